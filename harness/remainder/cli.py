@@ -1,0 +1,224 @@
+"""The command `remainder`. Thin: every command reads its arguments, calls the library, and prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remainder import __version__
+from remainder.errors import RecordError, RemainderError
+from remainder.report import FORMATS
+
+app = typer.Typer(
+    help="Score what an interpretation of a neural network leaves out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"remainder {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def tasks() -> None:
+    """List all tasks."""
+    from remainder.task import list_tasks, load_task
+
+    for name in list_tasks():
+        task = load_task(name)
+        print(f"{task.id}  {task.version}  {task.title}")
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(metavar="TASK|RECORD", help="A task's id, or a record (.json).")],
+    format: FormatOption = "table",
+) -> None:
+    """Show what a task measures, or the numbers of a record."""
+    if what.endswith(".json"):
+        from remainder.record import read_record
+        from remainder.report import render
+
+        print(render([read_record(Path(what)).record], format, color=sys.stdout.isatty()))
+        return
+    from remainder.submission import baselines_for
+    from remainder.task import load_task
+
+    task = load_task(what)
+    print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
+    print(task.description.strip())
+    print(f"\nmodel      {task.model.name} ({task.model.licence})")
+    print(f"text       {task.corpus.name} ({task.corpus.licence})")
+    print(f"site       {task.site.hook_in} -> {task.site.hook_out}, width {task.site.width}")
+    print(f"masked     special tokens {list(task.corpus.special_tokens)}, norms above", end=" ")
+    print(f"{task.positions.sink_norm:g}")
+    splits = task.splits
+    print(f"documents  {splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
+    print(f"rungs      {', '.join(task.rungs)}")
+    for name, tier in task.tiers.items():
+        print(
+            f"tier       {name}: {tier.evaluation_windows} evaluation and {tier.calibration_windows} "
+            f"calibration windows, {tier.pairs} pair(s) of draws, {tier.dtype}"
+        )
+    print(f"baselines  {', '.join(submission.name for submission in baselines_for(task))}")
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+) -> None:
+    """Fetch and convert the models and texts of tasks into the cache."""
+    from remainder.console import reporting
+    from remainder.task import list_tasks, load_task
+
+    chosen = [load_task(name) for name in names or list_tasks()]
+    from remainder.fetch import fetch as fetch_task
+
+    for task in chosen:
+        with reporting() as progress:
+            places = fetch_task(task, progress=progress, force=force)
+        for what, folder in places.items():
+            print(f"{task.id}  {what}  {folder}")
+
+
+@app.command()
+def run(
+    task: TaskArgument,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="SUBMISSION",
+            help="A submission's folder, a SAELens folder, hub:OWNER/REPO:SAE_ID, or a baseline's name; "
+            "may be given again. Default: all baselines of the task.",
+        ),
+    ] = None,
+    tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
+    rungs: Annotated[str | None, typer.Option(help="Comma-separated; default: the task's.")] = None,
+    pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows in one forward pass.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path("results"),
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")] = None,
+    format: FormatOption = "table",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
+) -> None:
+    """Score interpretations on a task, raw and with a Gaussian residual."""
+    from remainder.report import render, require_format
+
+    require_format(format)
+    _check_outputs(json, figure, with_)
+    from remainder.console import errors, reporting
+    from remainder.submission import baselines_for, open_submission
+    from remainder.task import load_task
+
+    chosen_task = load_task(task)
+    submissions = [open_submission(name) for name in with_] if with_ else baselines_for(chosen_task)
+
+    from remainder.engine import run as run_rows
+    from remainder.loaded import open_task
+    from remainder.measure.evaluate import plan
+
+    wanted = tuple(part.strip() for part in rungs.split(",")) if rungs else None
+    chosen_plan = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype)
+    with reporting() as progress:
+        loaded = open_task(chosen_task, device=device, batch_size=batch_size, progress=progress)
+        rows = []
+        for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
+            rows.append(row)
+            seconds = sum(row.record.provenance.timings.values())
+            state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
+            errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+    records = [row.record for row in rows]
+    if json is not None:
+        from remainder.record import write_record
+
+        write_record(rows[0].record, rows[0].values, json)
+    if figure is not None:
+        from remainder.plot import overview
+
+        overview(records).savefig(figure)
+    print(render(records, format, color=sys.stdout.isatty()))
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A record.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="A record of the same task.")],
+    format: FormatOption = "table",
+) -> None:
+    """Paired differences B − A on the documents that two records share, with intervals."""
+    from remainder.compare import compare as compare_files
+    from remainder.compare import render_comparison
+
+    print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
+
+
+def _check_outputs(json: Path | None, figure: Path | None, with_: list[str] | None) -> None:
+    """Refuse before measuring what could not be written afterwards."""
+    if json is not None and len(with_ or []) != 1:
+        raise RecordError(
+            "--json writes one record, and this run has several",
+            fix="name one submission with --with; all records are kept in the folder given by --out",
+        )
+    if figure is not None and figure.suffix not in {".png", ".svg", ".pdf"}:
+        raise RecordError(f"--figure {figure}: unknown kind of image", fix="end its name in .png or .svg")
+    for path in (json, figure):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise RecordError(f"{path}: there is no folder {path.absolute().parent}", fix="make it first")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are printed without a traceback."""
+    # Notes that third parties address to programmers; our own warnings are in the records.
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except RemainderError as problem:
+        print(f"remainder: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        print("\nremainder: interrupted. Finished rows are kept; run it again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measuring: losses, the evaluation loop, intervals, summaries and complexity."""

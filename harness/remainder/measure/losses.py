@@ -1,0 +1,118 @@
+"""Loss, KL to the clean model and top-1 agreement of spliced passes, from chunked logits.
+
+With clean probabilities p and logits z of a spliced pass, per token and in nats,
+    loss = log Σ exp z − z_y,    KL(p ‖ q) = Σ p log p − Σ p z + log Σ exp z.
+Only p of one batch is kept ([scored tokens of the batch, vocabulary]); spliced logits exist for `CHUNK`
+tokens at a time. Σ p log p is computed from the clean logits by the very same operations, so that rounding
+cancels where the two passes agree.
+
+Source: protocol 1, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from remainder.activations import Batch
+from remainder.errors import MeasurementError
+from remainder.model import Runner
+
+__all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass"]
+
+CHUNK = 128
+"""Tokens whose logits exist at a time."""
+
+_BINS_PER_DECADE, _LOWEST = 20, -160
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Sums over the scored tokens of each window of a batch."""
+
+    tokens: list[int]
+    loss: list[float]  # nats
+    kl: list[float]  # nats
+    top1: list[int]
+    kl_histogram: list[str]
+
+
+class Clean(NamedTuple):
+    """The untouched model on one batch: what spliced passes are compared with."""
+
+    batch: Batch
+    targets: Int[Tensor, " scored"]
+    probabilities: Float[Tensor, "scored vocabulary"]
+    negentropy: Float[Tensor, " scored"]  # Σ p log p, nats
+    top1: Int[Tensor, " scored"]
+    scores: WindowScores
+
+
+def clean_pass(runner: Runner, batch: Batch) -> Clean:
+    """Run the suffix on the clean activations of a batch."""
+    hidden = runner.suffix(batch.tokens, batch.prefix, batch.prefix.x_out)[batch.scored]
+    targets = torch.roll(batch.tokens, -1, dims=1)[batch.scored]
+    probabilities, negentropy, top1, loss = [], [], [], []
+    for rows, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+        logits = runner.logits(rows)
+        partition = torch.logsumexp(logits, -1)
+        p = torch.exp(logits - partition[:, None])
+        probabilities.append(p)
+        negentropy.append(torch.linalg.vecdot(p, logits) - partition)
+        top1.append(logits.argmax(-1))
+        loss.append(partition - logits.gather(-1, target[:, None])[:, 0])
+    losses = torch.cat(loss)
+    zero = torch.zeros_like(losses)
+    scores = _by_window(batch, losses, zero, torch.ones_like(losses, dtype=torch.bool))
+    return Clean(
+        batch, targets, torch.cat(probabilities), torch.cat(negentropy), torch.cat(top1), scores
+    )
+
+
+def spliced_pass(
+    runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]
+) -> WindowScores:
+    """Run the suffix with `activations` at the site, and compare it with the clean pass.
+
+    `activations` is used as it is: the caller has left the clean values where nothing is spliced.
+    """
+    hidden = runner.suffix(clean.batch.tokens, clean.batch.prefix, activations)[clean.batch.scored]
+    loss, kl, agree = [], [], []
+    for start in range(0, len(hidden), CHUNK):
+        part = slice(start, start + CHUNK)
+        logits = runner.logits(hidden[part])
+        partition = torch.logsumexp(logits, -1)
+        loss.append(partition - logits.gather(-1, clean.targets[part, None])[:, 0])
+        cross = torch.linalg.vecdot(clean.probabilities[part], logits)
+        kl.append(clean.negentropy[part] - cross + partition)
+        agree.append(logits.argmax(-1) == clean.top1[part])
+    return _by_window(clean.batch, torch.cat(loss), torch.cat(kl), torch.cat(agree))
+
+
+def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
+    """Counts of KL in logarithmic bins, 20 a decade, as `bin:count;…`; the lowest bin takes all up to 1e-8."""
+    floor = 10.0 ** (_LOWEST / _BINS_PER_DECADE)
+    bins = np.floor(_BINS_PER_DECADE * np.log10(np.maximum(kl, floor))).astype(int)
+    values, counts = np.unique(np.maximum(bins, _LOWEST), return_counts=True)
+    return ";".join(f"{value}:{count}" for value, count in zip(values, counts, strict=True))
+
+
+def _by_window(batch: Batch, loss: Tensor, kl: Tensor, agree: Tensor) -> WindowScores:
+    """Sums in float64 over the scored tokens of each window."""
+    counts = batch.scored.sum(1).tolist()
+    losses, kls = loss.double().cpu(), kl.double().cpu()
+    if not (torch.isfinite(losses).all() and torch.isfinite(kls).all()):
+        raise MeasurementError(
+            "a loss or KL is NaN or infinite",
+            fix="the spliced activations are too large for the model's dtype; try --dtype float32",
+        )
+    split = zip(losses.split(counts), kls.split(counts), agree.cpu().split(counts), strict=True)
+    rows = [(float(a.sum()), float(b.sum()), int(c.sum()), kl_histogram(b.numpy())) for a, b, c in split]
+    return WindowScores(
+        counts, [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows]
+    )

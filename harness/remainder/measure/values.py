@@ -1,0 +1,163 @@
+"""The table of per-document values: one row per (document, window, rung, draw), the raw material of a record.
+
+| column | holds |
+|---|---|
+| `document`, `window`, `rung`, `draw` | the key; rung `clean` is the untouched model, draw 0 |
+| `tokens` | scored tokens |
+| `loss`, `kl` | sums over scored tokens, nats; `kl` is KL(clean, spliced) |
+| `top1` | scored tokens whose most likely prediction is the clean one |
+| `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
+| `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
+| `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
+
+Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from remainder.canonical import significant
+from remainder.errors import MeasurementError
+
+__all__ = ["canonical_values", "column", "document_totals", "values_from_csv", "values_to_csv"]
+
+DIGITS = 9
+"""Significant digits of every float in the table."""
+
+KEY = ["document", "window", "rung", "draw"]
+_NAMES = ["document", "rung"]
+_INTEGERS = ["window", "draw", "tokens", "top1"]
+_FLOATS = ["loss", "kl"]
+_RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
+COLUMNS = [*KEY, "tokens", *_FLOATS, "top1", "kl_histogram", *_RAW_ONLY]
+_FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
+
+
+def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
+    """The table checked, rounded, and in its one order of rows and columns. Doing it twice changes nothing.
+
+    Raises:
+        MeasurementError: a column is missing or foreign, a number is missing or not finite, or a rung does
+            not cover the windows and tokens of `clean`, all with the same draws.
+    """
+    missing, foreign = set(COLUMNS) - set(values.columns), set(values.columns) - set(COLUMNS)
+    if missing or foreign:
+        raise MeasurementError(
+            f"per-document values: columns missing {sorted(missing)}, foreign {sorted(foreign)}", fix=_FIX
+        )
+    table = values[COLUMNS].reset_index(drop=True)
+    for name in _NAMES:
+        table[name] = _names(table, name)
+    for name in _INTEGERS:
+        table[name] = _integers(table, name)
+    for name in [*_FLOATS, *_RAW_ONLY]:
+        table[name] = _floats(table, name)
+    table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
+    ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
+    _check_coverage(ordered)
+    return ordered
+
+
+def values_to_csv(values: pd.DataFrame) -> bytes:
+    """The canonical table as CSV, UTF-8, the same bytes for the same content."""
+    text: str = canonical_values(values).to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    return text.encode()
+
+
+def values_from_csv(data: bytes) -> pd.DataFrame:
+    """The canonical table from its CSV; exactly the table that was written.
+
+    Whatever a parser does to the last bit of a float is undone by the rounding to nine digits.
+    """
+    table = pd.read_csv(
+        io.BytesIO(data),
+        dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
+        keep_default_na=False,  # a document may be called "NA"
+        na_values={name: [""] for name in [*_FLOATS, *_RAW_ONLY]},
+    )
+    return canonical_values(table)
+
+
+def document_totals(values: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Per rung, one row per document (sorted by id): sums over windows, averaged over draws.
+
+    Args:
+        values: a canonical table.
+    """
+    columns = ["tokens", *_FLOATS, "top1", *_RAW_ONLY]
+    totals = {}
+    for rung, rows in values.groupby("rung", sort=True):
+        sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
+        totals[str(rung)] = sums.astype(np.float64) / rows["draw"].nunique()
+    return totals
+
+
+def column(totals: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """One column of `document_totals` as an array `[documents]`."""
+    return totals[name].to_numpy(dtype=np.float64)
+
+
+def _names(table: pd.DataFrame, name: str) -> pd.Series:
+    names = table[name]
+    for entry in names.unique():
+        if not isinstance(entry, str) or not entry or not entry.isprintable():
+            raise MeasurementError(
+                f"per-document values: {name} {entry!r} is not a printable, non-empty name", fix=_FIX
+            )
+    return names.astype(str)
+
+
+def _integers(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
+    numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
+    _refuse(table, name, ~(np.isfinite(numbers) & (numbers % 1 == 0) & (numbers >= 0)), "a count")
+    return numbers.astype(np.int64)
+
+
+def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
+    empty = np.isnan(numbers)
+    _refuse(table, name, np.isinf(numbers), "a finite number")
+    if name in _FLOATS:
+        _refuse(table, name, empty, "a finite number")
+    else:
+        raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
+        _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")
+        if not empty[raw].all():  # a kind of interpretation may have none; half a column is a fault
+            _refuse(table, name, empty & raw, "a number in every row of rung raw")
+    return np.array([significant(number, DIGITS) for number in numbers.tolist()], dtype=np.float64)
+
+
+def _refuse(table: pd.DataFrame, name: str, bad: NDArray[np.bool_], expected: str) -> None:
+    """Raise for the first row where `bad`, saying which it is."""
+    if bad.any():
+        row = table.loc[bad].iloc[0]
+        place = ", ".join(f"{key} {row[key]}" for key in KEY)
+        raise MeasurementError(
+            f"per-document values: {name} is {row[name]} at {place}; expected {expected}", fix=_FIX
+        )
+
+
+def _check_coverage(table: pd.DataFrame) -> None:
+    """Every rung covers exactly the windows and tokens of `clean`, each with the same draws."""
+    duplicated = table.duplicated(KEY).to_numpy(dtype=np.bool_)
+    _refuse(table, "draw", duplicated, "each key once")
+    clean = table.loc[table["rung"] == "clean"]
+    if clean.empty or clean["draw"].nunique() != 1:
+        raise MeasurementError("per-document values: rung clean is missing or has several draws", fix=_FIX)
+    reference = clean.set_index(["document", "window"])["tokens"]
+    windows = pd.MultiIndex.from_frame(table[["document", "window"]])
+    expected = reference.reindex(windows).to_numpy(dtype=np.float64)
+    _refuse(table, "tokens", table["tokens"].to_numpy() != expected, "as many as for rung clean")
+    for rung, rows in table.groupby("rung"):
+        wanted = len(reference) * rows["draw"].nunique()
+        if len(rows) != wanted:
+            raise MeasurementError(
+                f"per-document values: rung {rung} has {len(rows)} rows, expected {wanted} "
+                "(every window of clean with every draw)",
+                fix=_FIX,
+            )

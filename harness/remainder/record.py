@@ -1,0 +1,343 @@
+"""Records: made from values, kept in two files, read back and verified.
+
+A record is `<stem>.json` (canonical JSON) beside `<stem>.csv.gz` (the per-document values, from which every
+metric can be recomputed without a model). It carries two hashes: `result_id` over the scientific content,
+equal for two runs that found the same, and `record_id` over everything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pandas as pd
+from pydantic import ValidationError
+
+from remainder.canonical import canonical_json, content_hash, sha256, write_atomically
+from remainder.errors import RecordError
+from remainder.measure.summary import summarise, summarise_l0
+from remainder.measure.values import values_from_csv, values_to_csv
+from remainder.schema import (
+    SCHEMA_VERSION,
+    Calibration,
+    Check,
+    Complexity,
+    DocumentsInfo,
+    Measurement,
+    Pinned,
+    Provenance,
+    Record,
+    SubmissionInfo,
+    TaskInfo,
+)
+
+__all__ = [
+    "StoredRecord",
+    "find_record",
+    "make_record",
+    "measurement_key",
+    "read_record",
+    "recompute",
+    "values_path",
+    "write_record",
+]
+
+_ABSOLUTE = re.compile(r"""(?:^|[\s'"=(\[,])(?:/[\w.@+~-]+/[\w.@+~-]|~/|[A-Za-z]:\\)""")
+
+
+class StoredRecord(NamedTuple):
+    """A record and the per-document values beside it."""
+
+    record: Record
+    values: pd.DataFrame
+
+
+def make_record(
+    values: pd.DataFrame,
+    *,
+    protocol: str | int,
+    task: TaskInfo,
+    submission: SubmissionInfo,
+    tier: str,
+    model: Pinned,
+    corpus: Pinned,
+    complexity: Complexity,
+    checks: Mapping[str, Check],
+    calibration: Calibration,
+    measurement: Measurement,
+    provenance: Provenance,
+    warnings: Iterable[str] = (),
+) -> Record:
+    """Summarise `values` and seal them with their circumstances into a record.
+
+    The metrics and `complexity.l0` are computed here, with `measurement.seed`.
+
+    Raises:
+        MeasurementError: the values are incomplete or not finite.
+        RecordError: a number is NaN or infinite, a path of this machine would be stored, or a rung that was
+            to be measured is not among the values.
+    """
+    absent = set(measurement.rungs) - set(values["rung"])
+    if absent:
+        raise RecordError(
+            f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
+        )
+    l0 = summarise_l0(values, seed=measurement.seed)
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": str(protocol),
+        "task": task.model_dump(),
+        "submission": submission.model_dump(),
+        "tier": tier,
+        "model": model.model_dump(),
+        "corpus": corpus.model_dump(),
+        "metrics": summarise(values, seed=measurement.seed).model_dump(),
+        "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
+        "checks": {name: check.model_dump() for name, check in checks.items()},
+        "calibration": calibration.model_dump(),
+        "measurement": measurement.model_dump(),
+        "documents": _documents_info(values).model_dump(),
+        "provenance": provenance.model_dump(),
+        "warnings": list(warnings),
+        "measurement_key": measurement_key(
+            task_hash=task.hash,
+            submission_hash=submission.hash,
+            tier=tier,
+            rungs=measurement.rungs,
+            pairs=measurement.pairs,
+            dtype=measurement.dtype,
+            device=measurement.device,
+            protocol=protocol,
+            version=provenance.packages.get("remainder", "unknown"),
+        ),
+    }
+    _refuse_machine_paths(content, "")
+    content["result_id"] = _result_id(content)
+    content["record_id"] = content_hash(content)
+    return Record.model_validate(content)
+
+
+def measurement_key(
+    *,
+    task_hash: str,
+    submission_hash: str,
+    tier: str,
+    rungs: Iterable[str],
+    pairs: int,
+    dtype: str,
+    device: str,
+    protocol: str | int,
+    version: str,
+) -> str:
+    """What a run is going to measure, as one hash: a finished record with this key need not be made again.
+
+    Args:
+        rungs: in any order.
+        device: its type (`cpu`, `cuda`), not its number.
+        version: of this package.
+    """
+    return content_hash(
+        {
+            "task": task_hash,
+            "submission": submission_hash,
+            "tier": tier,
+            "rungs": sorted(set(rungs)),
+            "pairs": pairs,
+            "dtype": dtype,
+            "device": device,
+            "protocol": str(protocol),
+            "version": version,
+        }
+    )
+
+
+def values_path(path: Path) -> Path:
+    """Where the per-document values of the record at `path` lie."""
+    return path.with_suffix(".csv.gz")
+
+
+def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
+    """Write `path` (`<stem>.json`) and `<stem>.csv.gz`, each whole or not at all, the JSON last.
+
+    Raises:
+        RecordError: `values` are not those of the record.
+    """
+    data = values_to_csv(values)
+    if sha256(data) != record.documents.sha256:
+        raise RecordError(
+            f"{path.name}: these are not the values of the record", fix="pass what was summarised"
+        )
+    write_atomically(values_path(path), gzip.compress(data, mtime=0))
+    text = canonical_json(record.model_dump(mode="json"), indent=1) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read_record(path: Path) -> StoredRecord:
+    """Read a record and its values, and verify every hash.
+
+    Raises:
+        RecordError: a file is missing, truncated or edited, or the record has another schema version.
+    """
+    record = _read_json(path)
+    beside = values_path(path)
+    try:
+        data = gzip.decompress(beside.read_bytes())
+    except FileNotFoundError as error:
+        raise RecordError(
+            f"{path.name}: the values {beside.name} are not beside it",
+            fix="copy both files of a record together",
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{beside}: cannot be unpacked ({error})", fix="fetch it again") from error
+    found = sha256(data)
+    if found != record.documents.sha256:
+        raise RecordError(
+            f"{beside}: content hash {found[:12]}…, the record says {record.documents.sha256[:12]}…",
+            fix="restore the file as it was written; values are not edited",
+        )
+    return StoredRecord(record, values_from_csv(data))
+
+
+def find_record(folder: Path, key: str) -> Path | None:
+    """The finished record below `folder` with this `measurement_key`, verified; None if there is none.
+
+    Raises:
+        RecordError: the record with this key is damaged.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        if (
+            key in path.read_text(encoding="utf-8", errors="replace")
+            and read_record(path).record.measurement_key == key
+        ):
+            return path
+    return None
+
+
+def recompute(record: Record, values: pd.DataFrame) -> None:
+    """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
+
+    Raises:
+        RecordError: a summary differs; the message names the first few.
+    """
+    stated = {
+        "metrics": record.metrics.model_dump(mode="json"),
+        "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
+        "documents": record.documents.model_dump(mode="json"),
+    }
+    seed = record.measurement.seed
+    found = {
+        "metrics": summarise(values, seed=seed).model_dump(mode="json"),
+        "complexity": {"l0": summarise_l0(values, seed=seed).model_dump(mode="json")},
+        "documents": _documents_info(values).model_dump(mode="json"),
+    }
+    first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
+    differing = [
+        f"{place}: {first.get(place)} recorded, {second.get(place)} recomputed"
+        for place in sorted(first.keys() | second.keys())
+        if not _same(first.get(place), second.get(place))
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise RecordError(
+            f"record {record.record_id[:12]}: {'; '.join(differing[:3])}{more}",
+            fix="measure again; a summary that its values do not give is not to be trusted",
+        )
+
+
+def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
+    clean = values.loc[values["rung"] == "clean"]
+    return DocumentsInfo(
+        sha256=sha256(values_to_csv(values)),
+        rows=len(values),
+        documents=int(clean["document"].nunique()),
+        windows=len(clean),
+        tokens=int(clean["tokens"].sum()),
+    )
+
+
+def _result_id(content: Mapping[str, Any]) -> str:
+    """Hash of what was found, whoever ran it wherever: no name, host, timing or provenance."""
+    science = {
+        name: content[name]
+        for name in ("schema_version", "protocol", "task", "tier", "model", "corpus", "metrics", "complexity")
+    }
+    submission, measurement = content["submission"], content["measurement"]
+    science["submission"] = {name: submission[name] for name in ("kind", "files", "hash")}
+    science["measurement"] = {name: measurement[name] for name in ("rungs", "pairs", "seed", "dtype")}
+    science["calibration"] = content["calibration"]
+    science["documents"] = content["documents"]
+    return content_hash(science)
+
+
+def _read_json(path: Path) -> Record:
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such record", fix="give the path of a record's .json file") from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: is not whole JSON ({error})", fix="fetch or measure it again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: schema version {version}, this package reads {SCHEMA_VERSION}",
+            fix="use the package version that wrote it, or check that this is a record",
+        )
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RecordError(
+            f"{path}: {place}: {first['msg']} ({error.error_count()} fields at fault)",
+            fix="restore the file as it was",
+        ) from error
+    stated = content.pop("record_id")
+    if content_hash(content) != stated or _result_id(content) != record.result_id:
+        raise RecordError(
+            f"{path}: its content does not match its record_id {stated[:12]}…: it was edited",
+            fix="restore the file as it was written, or measure again",
+        )
+    return record
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that a record may hold")
+
+
+def _refuse_machine_paths(content: Any, place: str) -> None:
+    """A record is public: no path of the machine it was made on, in keys or in values."""
+    if isinstance(content, dict):
+        for name, item in content.items():
+            _refuse_machine_paths(name, f"a name in {place}")
+            _refuse_machine_paths(item, f"{place}.{name}" if place else name)
+    elif isinstance(content, (list, tuple)):
+        for index, item in enumerate(content):
+            _refuse_machine_paths(item, f"{place}[{index}]")
+    elif isinstance(content, str) and _ABSOLUTE.search(content):
+        raise RecordError(
+            f"{place}: {content!r} holds an absolute path", fix="store a path relative to the project"
+        )
+
+
+def _leaves(content: Any, place: str) -> Iterable[tuple[str, Any]]:
+    """Every scalar of nested dicts and lists with its dotted place."""
+    if isinstance(content, dict):
+        for name, item in content.items():
+            yield from _leaves(item, f"{place}.{name}" if place else name)
+    elif isinstance(content, (list, tuple)):
+        for index, item in enumerate(content):
+            yield from _leaves(item, f"{place}[{index}]")
+    else:
+        yield place, content
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-9)
+    return bool(first == second)

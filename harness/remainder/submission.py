@@ -1,0 +1,209 @@
+"""A submission: a folder with `submission.toml` that says what the interpretation is and how it is read.
+
+Every baseline is a submission like any other. `[method] format` names either a reader of weights
+(`saelens`: a folder of this submission, or a Hugging Face id) or a reference that is made from moments of
+the task's `fit` split (`identity`, `mean`, `pca`, `random-projection`). All of these are data; nothing of
+a submission is executed.
+
+`open_submission` also takes what people have at hand: the name of a baseline, a bare SAELens folder, or
+`hub:OWNER/REPO:SAE_ID`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from remainder.assets import sha256_file
+from remainder.errors import InterpretationError
+from remainder.formats import saelens
+from remainder.interpretation import (
+    Adapted,
+    Identity,
+    adapt,
+    mean_only,
+    principal_components,
+    random_projection,
+)
+from remainder.paths import project_root
+from remainder.residual.moments import Moments
+from remainder.task import Task, read_toml
+
+__all__ = ["Method", "Submission", "baselines_for", "object_submission", "open_submission"]
+
+FitMoments = Callable[[], Moments]
+"""Gives mean and scatter of the site's activations on `fit`; called only by what needs them."""
+
+
+class Method(BaseModel):
+    """`[method]` of a submission: a format and its settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["identity", "mean", "pca", "random-projection", "saelens"]
+    rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
+    seed: int = Field(default=0, description="random-projection")
+    path: str | None = Field(default=None, description="folder of the weights: saelens")
+    hub: str | None = Field(default=None, description="OWNER/REPO:SAE_ID: saelens")
+
+
+class Submission(BaseModel):
+    """The content of `submission.toml`, and the files that belong to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    kind: Literal["reconstruction"]
+    title: str
+    authors: tuple[str, ...]
+    licence: str
+    paper: str | None = None
+    tasks: tuple[str, ...] = Field(default=(), description="ids of tasks that it was made for; empty: any")
+    method: Method
+    folder: Path | None = Field(default=None, exclude=True)
+    files: dict[str, str] = Field(default_factory=dict, exclude=True)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the settings and the hash of every file that can move a number."""
+        content = {"method": self.method.model_dump(mode="json"), "files": self.files}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def fits(self, task: Task) -> bool:
+        """Whether it was made for `task` (one that names no tasks fits all)."""
+        return not self.tasks or task.id in self.tasks
+
+    def build(self, task: Task, fit: FitMoments) -> Adapted:
+        """The interpretation, ready for the task's site.
+
+        Raises:
+            InterpretationError: if it was made for another task or width, or its weights are unusable.
+        """
+        if not self.fits(task):
+            raise InterpretationError(
+                f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
+                fix="run it on one of those tasks, or add this one to `tasks` in its submission.toml",
+            )
+        return adapt(self._make(task, fit), task.site.width, self.name)
+
+    def _make(self, task: Task, fit: FitMoments) -> Any:
+        method = self.method
+        if method.format == "identity":
+            return Identity()
+        if method.format == "mean":
+            return mean_only(fit())
+        if method.format == "saelens":
+            if method.hub is not None:
+                return saelens.load_hub(method.hub, task.site)
+            assert self.folder is not None
+            return saelens.load_folder(self.folder / (method.path or "."), task.site)
+        if method.rank is None:
+            raise InterpretationError(f"submission {self.name}: format {method.format} needs `rank`")
+        if method.format == "pca":
+            return principal_components(fit(), method.rank)
+        return random_projection(fit(), method.rank, method.seed)
+
+
+def open_submission(where: str | Path) -> Submission:
+    """The submission at a path, of a baseline's name, of a bare SAELens folder, or of `hub:OWNER/REPO:SAE_ID`.
+
+    Raises:
+        InterpretationError: if there is none, or its `submission.toml` is malformed.
+    """
+    text = str(where)
+    if text.startswith("hub:"):
+        return _bare(text.rpartition("/")[2].replace(":", "-"), Method(format="saelens", hub=text[4:]))
+    folder = Path(where)
+    if not folder.exists() and (project_root() / "baselines" / text.removeprefix("baselines/")).is_dir():
+        folder = project_root() / "baselines" / text.removeprefix("baselines/")
+    if (folder / "submission.toml").is_file():
+        return _read(folder)
+    if (folder / saelens.CONFIG).is_file():
+        return _bare(folder.resolve().name, Method(format="saelens", path="."), folder)
+    known = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
+    near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
+    raise InterpretationError(
+        f"{where} is no submission: there is no submission.toml or {saelens.CONFIG} in it",
+        fix=f"give such a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
+    )
+
+
+def baselines_for(task: Task) -> list[Submission]:
+    """All bundled baselines that fit a task, by name."""
+    folders = sorted((project_root() / "baselines").glob("*/submission.toml"))
+    every = [open_submission(path.parent) for path in folders]
+    return [submission for submission in every if submission.fits(task)]
+
+
+@dataclass(frozen=True)
+class ObjectSubmission:
+    """An object from a notebook, as a submission: named and hashed as well as it can be."""
+
+    name: str
+    hash: str
+    thing: Any
+    kind: str = "reconstruction"
+
+    @property
+    def files(self) -> dict[str, str]:
+        """No files: what is known of an object is the hash of its weights."""
+        return {}
+
+
+def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
+    """Wrap an object with encode and decode; hashed by its tensors, or by nothing but its type."""
+    import torch
+
+    label = name or type(thing).__name__.lower()
+    digest = hashlib.sha256(type(thing).__qualname__.encode())
+    state = thing.state_dict() if isinstance(thing, torch.nn.Module) else vars(thing)
+    for key in sorted(state):
+        if isinstance(state[key], torch.Tensor):
+            value = state[key].detach().cpu().contiguous()
+            digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return ObjectSubmission(label, digest.hexdigest(), thing)
+
+
+def _read(folder: Path) -> Submission:
+    content = read_toml(folder / "submission.toml", error=InterpretationError)
+    try:
+        submission = Submission(**content, folder=folder)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InterpretationError(
+            f"{folder / 'submission.toml'}: {place}: {first['msg']}", fix="correct that field"
+        ) from None
+    return submission.model_copy(update={"files": _hashes(folder, submission.method)})
+
+
+def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
+    clean = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower())[:40].strip("-._") or "sae"
+    files = {} if folder is None else _hashes(folder, method)
+    return Submission(
+        name=clean,
+        kind="reconstruction",
+        title=name,
+        authors=(),
+        licence="unknown",
+        method=method,
+        folder=folder,
+        files=files,
+    )
+
+
+def _hashes(folder: Path, method: Method) -> dict[str, str]:
+    """Hashes of the files that can move a number: the weights and their config."""
+    if method.path is None:
+        return {}
+    base = folder / method.path
+    paths = sorted(path for path in base.glob("*") if path.suffix in {".json", ".safetensors"})
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
