@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
+from safetensors.torch import load_file, save_file
 
 from remainder.loaded import open_task
 
@@ -50,7 +50,10 @@ class Logged(SAETrainer):  # type: ignore[type-arg]
     def step(self, batch: torch.Tensor):  # type: ignore[no-untyped-def]
         output = super().step(batch)
         if self.n_training_steps % 50 == 0 or self.n_training_steps == STEPS - 1:
-            losses = {name: round(float(torch.as_tensor(value).detach()), 5) for name, value in output.losses.items()}
+            losses = {
+                name: round(float(torch.as_tensor(value).detach()), 5)
+                for name, value in output.losses.items()
+            }
             dead = int(self.dead_neurons.sum())
             self.log.append({"step": self.n_training_steps, **losses, "dead": dead})
         return output

@@ -128,7 +128,9 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Windows in one forward pass.")] = 8,
-    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
+        "results"
+    ),
     json: Annotated[
         Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
     ] = None,
@@ -154,14 +156,18 @@ def run(
 
     wanted = tuple(part.strip() for part in rungs.split(",")) if rungs else None
     chosen_plan = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype)
-    with reporting() as progress:
-        loaded = open_task(chosen_task, device=device, batch_size=batch_size, progress=progress)
-        rows = []
-        for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
-            rows.append(row)
-            seconds = sum(row.record.provenance.timings.values())
-            state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-            errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+    rows = []
+    try:
+        with reporting() as progress:
+            loaded = open_task(chosen_task, device=device, batch_size=batch_size, progress=progress)
+            for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
+                rows.append(row)
+                seconds = sum(row.record.provenance.timings.values())
+                state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
+                errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+    except KeyboardInterrupt:
+        errors.print(f"interrupted: {len(rows)} finished row(s) are kept in {out}; run again to go on")
+        raise typer.Exit(130) from None
     records = [row.record for row in rows]
     if json is not None:
         from remainder.record import write_record
@@ -211,13 +217,6 @@ def main() -> None:
     except RemainderError as problem:
         print(f"remainder: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        print("\nremainder: interrupted. Finished rows are kept; run it again to go on.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

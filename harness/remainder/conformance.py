@@ -78,7 +78,7 @@ def check_conformance(
 def _refuse(name: str, when: str, change: float) -> None:
     if change > _TOLERANCE:
         raise InterpretationError(
-            f"{name}: its reconstruction at a position changes (by {change:.2g} of the root mean square of x) "
+            f"{name}: the reconstruction at a position changes by {change:.2g} of the root mean square of x "
             f"when {when}",
-            fix="make encode and decode deterministic functions of the same and earlier positions of one window",
+            fix="make encode and decode deterministic, of the same and earlier positions of one window only",
         )

@@ -47,14 +47,15 @@ def reporting() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    last = {"doing": "", "time": 0.0}
+    last_doing, last_time = "", 0.0
 
     def report(doing: str, done: int, total: int | None) -> None:
+        nonlocal last_doing, last_time
         now = time.monotonic()
-        if doing == last["doing"] and now - float(last["time"]) < _LINE_SECONDS:
+        if doing == last_doing and now - last_time < _LINE_SECONDS:
             return
-        share = f" {100 * done // total} %" if total and doing == last["doing"] else ""
+        share = f" {100 * done // total} %" if total and doing == last_doing else ""
         print(f"{doing}{share} …", file=sys.stderr, flush=True)
-        last["doing"], last["time"] = doing, now
+        last_doing, last_time = doing, now
 
     return report

@@ -159,10 +159,8 @@ class Corpus:
         )
 
 
-def build_corpus(
-    source: Path, spec: CorpusSpec, tokenize: Callable[[str], list[int]], folder: Path
-) -> None:
-    """Read, tokenise and write a corpus into `folder` (`tokens.safetensors`, `documents.json`, `ATTRIBUTION`).
+def build_corpus(source: Path, spec: CorpusSpec, tokenize: Callable[[str], list[int]], folder: Path) -> None:
+    """Read, tokenise and write a corpus into `folder`: token ids, titles, attribution.
 
     `tokenize` adds no special tokens.
     """
@@ -178,7 +176,7 @@ def build_corpus(
 
 
 def read_mediawiki(source: Path) -> Iterator[Document]:
-    """Articles of a MediaWiki dump (`.xml.bz2`) as plain prose; redirects and other namespaces are left out."""
+    """Articles of a MediaWiki dump (`.xml.bz2`) as prose; redirects and other namespaces are left out."""
     with bz2.open(source) as stream:
         for _, element in ElementTree.iterparse(stream):
             if element.tag.rpartition("}")[2] != "page":

@@ -73,7 +73,7 @@ def load_bridge(
         from transformer_lens.model_bridge import TransformerBridge
 
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
-        model.to(device)
+        model.to(torch.device(device))  # type: ignore[arg-type]
         bridge = TransformerBridge.boot_transformers(
             str(folder), hf_model=model, tokenizer=load_tokenizer(folder), dtype=DTYPES[dtype]
         )
@@ -160,7 +160,7 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
     if spec.weights_sha256 is not None and found != spec.weights_sha256:
         raise AssetError(
             f"the weights of {spec.name} hash to {found[:16]}…, the task pins {spec.weights_sha256[:16]}…",
-            fix="install the versions of constraints.txt (transformers, gguf), then `remainder fetch --force`",
+            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`",
         )
     return found
 
@@ -171,6 +171,8 @@ def _hub_snapshot(spec: ModelSpec) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     assert spec.hub is not None
+    if Path(spec.hub).is_dir():
+        return Path(spec.hub)
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
     try:
         return Path(snapshot_download(spec.hub, revision=spec.revision, allow_patterns=patterns))
@@ -188,8 +190,8 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -197,7 +199,7 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

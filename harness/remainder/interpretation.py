@@ -87,7 +87,8 @@ def principal_components(moments: Moments, rank: int) -> Projection:
     _check_rank(rank, len(moments.mean))
     if moments.count <= rank:
         raise InterpretationError(
-            f"{rank} principal components cannot be found from {moments.count} rows", fix="fit on more windows"
+            f"{rank} principal components cannot be found from {moments.count} rows",
+            fix="fit on more windows",
         )
     _, vectors = torch.linalg.eigh(moments.covariance)
     return Projection(moments.mean.float(), vectors.flip(-1).T[:rank].float().contiguous())

@@ -48,7 +48,7 @@ class Prefix(NamedTuple):
     x_out: Float[Tensor, "docs pos d_out"]
 
 
-class _Reached(Exception):
+class _ReachedSite(Exception):  # noqa: N818 -- a signal, not an error
     """Raised inside a hook to leave a forward pass when everything wanted has been seen."""
 
 
@@ -133,13 +133,13 @@ class Runner:
             def hook(value: Tensor, hook: Any) -> None:
                 seen[name] = value.detach().float().clone()
                 if len(seen) == len(wanted):
-                    raise _Reached
+                    raise _ReachedSite
 
             return hook
 
         try:
             self._forward(tokens, [(name, keep(name)) for name in sorted(wanted)])
-        except _Reached:
+        except _ReachedSite:
             pass
         else:
             missing = ", ".join(sorted(wanted - set(seen)))

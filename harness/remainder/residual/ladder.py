@@ -9,7 +9,7 @@ rung that is there as a check, `TrueResidual`, is handed the residual).
 | `raw` | ε = 0 | nothing |
 | `mean` | μ = E r | bias |
 | `full` | N(μ, Σ) by the symmetric square root of Σ | correlations |
-| `permuted` | a real residual of the calibration split, drawn anew at each position | all one-position shape |
+| `permuted` | a real calibration residual, drawn anew at each position | all one-position shape |
 | `true` | r itself | everything: must equal the clean model |
 
 The denominators of the Gaussian ratio are kernels too, but are added to the clean activation.
@@ -136,9 +136,7 @@ class Permuted:
 
     def fit(self, calibration: Calibration) -> Self:
         if calibration.bank.rows is None or len(calibration.bank.rows) == 0:
-            raise MeasurementError(
-                "the bank of real residuals is empty", fix="use more calibration windows"
-            )
+            raise MeasurementError("the bank of real residuals is empty", fix="use more calibration windows")
         self.rows = calibration.bank.rows
         return self
 
@@ -224,7 +222,8 @@ def symmetric_root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
             f"a covariance has eigenvalue {float(values[0]):.3g} (the largest is {largest:.3g})",
             fix="this is a bug in how its moments were made; please report it",
         )
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def _root_of(moments: Moments) -> Float[Tensor, "d d"]:
@@ -233,7 +232,9 @@ def _root_of(moments: Moments) -> Float[Tensor, "d d"]:
 
 def _given(context: Context) -> Float[Tensor, "docs pos d"]:
     if context.residual is None:
-        raise MeasurementError("this kernel needs the residual, which it was not given", fix="report this bug")
+        raise MeasurementError(
+            "this kernel needs the residual, which it was not given", fix="report this bug"
+        )
     return context.residual.double()
 
 
@@ -245,7 +246,7 @@ def _of_length(
     norm = direction.norm(dim=-1, keepdim=True)
     if bool(((norm == 0) & (length > 0)).any()):
         raise MeasurementError(
-            "the fitted covariance is zero but residuals on evaluation are not: there is no direction to follow",
+            "the fitted covariance is zero, but residuals on evaluation are not: no direction to follow",
             fix="look at the calibration residual: it is constant",
         )
     return torch.where(length > 0, direction * (length / norm.clamp(min=torch.finfo(norm.dtype).tiny)), 0.0)

@@ -15,7 +15,7 @@ Source: protocol 1, section 5.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +35,8 @@ class Places(NamedTuple):
     windows: tuple[int, ...]
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """One draw. For Gaussian-driven kernels draws 2i and 2i + 1 are an antithetic pair, +z and −z."""
 
     index: int
@@ -53,7 +54,8 @@ def normal(places: Places, draw: Draw, positions: int, width: int) -> Float[Tens
     """Standard normal values, float64; the second of an antithetic pair is the first one negated."""
     raw = _raw(places, f"normal|{draw.pair}", positions * width)
     uniform = (torch.from_numpy((raw >> np.uint64(11)).astype(np.float64)) + 0.5) * 2.0**-53
-    return draw.sign * torch.special.ndtri(uniform).reshape(len(places.documents), positions, width)
+    z: Tensor = torch.special.ndtri(uniform)
+    return draw.sign * z.reshape(len(places.documents), positions, width)
 
 
 def indices(places: Places, draw: Draw, positions: int, size: int) -> Int[Tensor, "docs pos"]:
@@ -81,14 +83,3 @@ def _philox(key: str, count: int) -> NDArray[np.uint64]:
     generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
     raw: NDArray[np.uint64] = generator.random_raw(count)
     return raw
-
-
-def keyed_seed(*parts: object) -> int:
-    """A 63-bit seed from anything that prints stably, for library code that takes an integer."""
-    text = "|".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
-
-
-def stack_places(seed: int, documents: Sequence[str], windows: Sequence[int]) -> Places:
-    """`Places` from any two sequences."""
-    return Places(seed, tuple(documents), tuple(windows))
