@@ -11,6 +11,7 @@ Source: protocol 1, section 9 (after the description lengths of Ayonrinde et al.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -109,7 +110,7 @@ def quantisation_step(
     allowed = _ADDED * max(mse, _FLOOR * variance)
     # Independent rounding errors of uniform law would add step²/12 for each active feature.
     active = max(float((contributions != 0).sum(-1).double().mean()), 1e-9)
-    low = high = (12 * allowed / active) ** 0.5
+    low = high = math.sqrt(12 * allowed / active)
 
     def added(step: float) -> float:
         return error(torch.round(contributions / step) * step) - mse
@@ -125,7 +126,7 @@ def quantisation_step(
             break
         low /= 2
     while high / low > 1.001:
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         low, high = (middle, high) if added(middle) <= allowed else (low, middle)
     return low
 
