@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +105,13 @@ def collect_activations(
     """
     text = f"v1|{model_hash}|{task.site.hook_in}|{task.site.hook_out}|{device.type}|"
     digest = hashlib.sha256(text.encode() + windows.tokens.tobytes())
-    need = windows.tokens.size * task.site.width * 4
+    need, limit = windows.tokens.size * task.site.width * 4, _limit()
 
     def build(folder: Path) -> None:
-        doing = f"activations ({split})"
-        save_file(_prefix_pass(runner(), windows, batch_size, doing, progress), folder / _FILE)
+        tensors = _prefix_pass(runner(), windows, batch_size, f"activations ({split})", progress)
+        _make_room(sum(tensor.nbytes for tensor in tensors.values()), limit)
+        save_file(tensors, folder / _FILE)
 
-    _make_room(need)
     folder = build_once("activations", digest.hexdigest()[:24], build, need=need)
     verify(folder)
     os.utime(folder)
@@ -142,19 +143,25 @@ def _prefix_pass(
     return {name: torch.cat(rows) for name, rows in parts.items() if rows}
 
 
-def _make_room(need: int) -> None:
-    """Drop the least recently used activations until `need` more bytes stay within the limit."""
-    import shutil
-
-    try:
-        limit = float(os.environ.get(_LIMIT, _DEFAULT_LIMIT)) * 1e9
-    except ValueError:
-        raise AssetError(f"{_LIMIT} is {os.environ[_LIMIT]!r}, not a number", fix="give gigabytes") from None
+def _make_room(need: int, limit: float) -> None:
+    """Drop the least recently used activations until `need` more bytes stay within `limit`."""
     root = cache_root() / "activations"
-    files = sorted(root.glob(f"*/{_FILE}"), key=lambda path: path.parent.stat().st_mtime)
+    # What another process is making has a temporary folder with a dot in its name.
+    files = [path for path in root.glob(f"*/{_FILE}") if "." not in path.parent.name]
+    files.sort(key=lambda path: path.parent.stat().st_mtime)
     total = sum(path.stat().st_size for path in files)
     for path in files:
         if total + need <= limit:
             return
         total -= path.stat().st_size
-        shutil.rmtree(path.parent)
+        # Renamed first, so that a folder half removed is never taken for a damaged one.
+        shutil.rmtree(path.parent.rename(path.parent.with_name(f"{path.parent.name}.tmp-dropped")))
+
+
+def _limit() -> float:
+    """Bytes that activations may take on the disk."""
+    text = os.environ.get(_LIMIT, str(_DEFAULT_LIMIT))
+    try:
+        return float(text) * 1e9
+    except ValueError:
+        raise AssetError(f"{_LIMIT} is {text!r}, not a number", fix="give gigabytes") from None

@@ -44,7 +44,7 @@ def check_conformance(
     if len(x) < 2:
         raise ValueError(f"conformance needs at least 2 windows, {len(x)} given")
     scale = float(x[mask].square().mean().sqrt())
-    reference = interpretation.reconstruct(x)[1]
+    reference = interpretation.reconstruct(x, mask)[1]
     generator = torch.Generator().manual_seed(0)
     # A window of other real activations, shuffled: as far away as activations of the model ever are.
     order = torch.randperm(int(mask.sum()), generator=generator)
@@ -52,7 +52,7 @@ def check_conformance(
     other = pool[torch.arange(x[0].shape[0], device=x.device) % len(pool)]
 
     def change(changed: Tensor, kept: Tensor) -> float:
-        difference = (interpretation.reconstruct(changed)[1] - reference).abs().amax(-1)
+        difference = (interpretation.reconstruct(changed, kept & mask)[1] - reference).abs().amax(-1)
         return float(torch.where(kept & mask, difference, 0.0).max()) / scale
 
     repeated = change(x, torch.ones_like(mask))
@@ -64,11 +64,15 @@ def check_conformance(
         kept = torch.zeros_like(mask)
         kept[:, : cut + 1] = True
         later = max(later, change(changed, kept))
-    changed = x.clone()
-    changed[1:] = other
-    kept = torch.zeros_like(mask)
-    kept[0] = True
-    result = Conformance(repeated, later, change(changed, kept))
+    windows = 0.0
+    # The first and the last window, so that both what leaks forward and what leaks backward is seen.
+    for own in (0, len(x) - 1):
+        changed = other.expand_as(x).clone()
+        changed[own] = x[own]
+        kept = torch.zeros_like(mask)
+        kept[own] = True
+        windows = max(windows, change(changed, kept))
+    result = Conformance(repeated, later, windows)
     _refuse(interpretation.name, "the same activations are given again", result.repeated)
     _refuse(interpretation.name, "only activations at later positions change", result.later_positions)
     _refuse(interpretation.name, "only other windows of the batch change", result.other_windows)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from remainder.errors import InterpretationError
@@ -112,9 +112,9 @@ def _check_rank(rank: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class Adapted:
-    """Any object with encode and decode, its results checked: shape, dtype float32, finite values.
+    """Any object with encode and decode, its results in float32 and checked.
 
-    Raises (from both methods):
+    Raises (from its methods):
         InterpretationError: naming the method, what it gave and what was expected.
     """
 
@@ -123,52 +123,58 @@ class Adapted:
     name: str
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        codes = _call(self.name, self.inner.encode, x)
+        codes = _call(self.name, "encode", self.inner.encode, x)
         if codes.shape[:-1] != x.shape[:-1] or codes.ndim != x.ndim:
             raise InterpretationError(
                 f"{self.name}: encode gave shape {tuple(codes.shape)} for activations {tuple(x.shape)}",
                 fix="return codes of shape [docs, positions, features]",
             )
-        return self._finite("encode", codes)
+        return codes
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        x = _call(self.name, self.inner.decode, codes)
+        x = _call(self.name, "decode", self.inner.decode, codes)
         expected = (*codes.shape[:-1], self.width)
         if tuple(x.shape) != expected:
             raise InterpretationError(
                 f"{self.name}: decode gave shape {tuple(x.shape)}, the site needs {expected}",
                 fix=f"check that the interpretation was made for a site of width {self.width}",
             )
-        return self._finite("decode", x)
+        return x
 
-    def reconstruct(self, x: Float[Tensor, "docs pos d"]) -> tuple[Tensor, Tensor]:
-        """Codes [docs pos features] and reconstruction [docs pos d]."""
+    def reconstruct(
+        self, x: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
+    ) -> tuple[Float[Tensor, "docs pos features"], Float[Tensor, "docs pos d"]]:
+        """Codes and reconstruction, finite where `mask` holds.
+
+        Elsewhere – at attention sinks, whose norm is a hundred times the usual – a method trained in half
+        precision may well overflow, and nothing is read there.
+        """
         codes = self.encode(x)
-        return codes, self.decode(codes)
+        reconstruction = self.decode(codes)
+        for method, value in (("encode", codes), ("decode", reconstruction)):
+            bad = int((~torch.isfinite(value[mask])).sum())
+            if bad:
+                raise InterpretationError(
+                    f"{self.name}: {method} gave {bad} values that are NaN or infinite",
+                    fix="check the weights for NaN, and the dtype for overflow",
+                )
+        return codes, reconstruction
 
-    def _finite(self, method: str, value: Tensor) -> Tensor:
-        if not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
-            raise InterpretationError(
-                f"{self.name}: {method} gave {count} values that are NaN or infinite",
-                fix="check the weights for NaN, and the dtype for overflow",
-            )
-        return value
 
-
-def _call(name: str, method: Any, argument: Tensor) -> Tensor:
+def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     try:
-        value = method(argument)
-    except RuntimeError as problem:
-        if isinstance(problem, torch.OutOfMemoryError):
-            raise
+        value = function(argument)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:  # whatever foreign code raises, the cause is shown
         raise InterpretationError(
-            f"{name}: {method.__name__} failed on a tensor of shape {tuple(argument.shape)}: {problem}",
+            f"{name}: {method} failed on a tensor of shape {tuple(argument.shape)}: "
+            f"{type(problem).__name__}: {problem}",
             fix="check that the interpretation was made for this site (its width, its dtype, its device)",
         ) from problem
     if not isinstance(value, Tensor):
         raise InterpretationError(
-            f"{name}: {method.__name__} gave {type(value).__name__} instead of a tensor",
+            f"{name}: {method} gave {type(value).__name__} instead of a tensor",
             fix="return one torch tensor",
         )
     return value.float()

@@ -25,10 +25,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from remainder.errors import MeasurementError, TaskError
+from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.task import Site
 
 __all__ = ["DTYPES", "Prefix", "Runner", "pick_device", "weights_hash"]
@@ -56,12 +56,14 @@ def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
     """`auto` is CUDA if there is any, else the CPU.
 
     Raises:
-        TaskError: if CUDA is asked for and there is none.
+        TaskError: if CUDA is asked for and there is none, or there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise TaskError("--device cuda: this PyTorch sees no CUDA device", fix="use --device cpu or auto")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu or cuda")
     return torch.device(name)
 
 
@@ -69,12 +71,21 @@ def weights_hash(folder: Path) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors in a folder's safetensors, sorted by name.
 
     It depends neither on how tensors are spread over files nor on their order or metadata there.
+
+    Raises:
+        AssetError: if there is no such file, or one is truncated.
     """
+    fix = "save or fetch the model again, as safetensors"
     with ExitStack() as stack:
         where = {}
         for path in sorted(folder.glob("*.safetensors")):
-            stored = stack.enter_context(safe_open(path, framework="pt"))
+            try:
+                stored = stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as problem:
+                raise AssetError(f"{path} is no whole safetensors file: {problem}", fix=fix) from problem
             where.update(dict.fromkeys(stored.keys(), stored))
+        if not where:
+            raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
         digest = hashlib.sha256()
         for name in sorted(where):
             tensor = where[name].get_tensor(name).contiguous()
@@ -145,7 +156,7 @@ class Runner:
             missing = ", ".join(sorted(wanted - set(seen)))
             raise MeasurementError(
                 f"hook {missing} exists but did not fire in a forward pass",
-                fix="choose a hook that this architecture really calls (`remainder show TASK` lists them)",
+                fix="choose a hook that this architecture really calls",
             )
         # Hooks that are one and the same place share one tensor, so that it is stored and moved once.
         x_out = seen[self.site.hook_out].flatten(2)
@@ -236,6 +247,12 @@ class Runner:
                 f"the model has no hook {name!r}",
                 fix=f"did you mean {', '.join(near) or 'another name'}? [site] of the task names the hook",
             )
+        try:
+            self.bridge.check_hooks_to_add(self.bridge.hook_dict[name].name)
+        except ValueError as problem:  # a hook that fires only with a switch set that costs time or memory
+            raise TaskError(
+                f"hook {name} is switched off: {problem}", fix="choose a hook that is always on"
+            ) from problem
 
     def _pass_through(self, index: int) -> Callable[..., Any]:
         rest = self._tuples[index]
@@ -246,8 +263,11 @@ class Runner:
 
         return forward
 
-    def _record_structure(self) -> Tensor:
-        """Note what each block before the site returns; gives the full pass's logits on the probe."""
+    def _record_structure(self) -> None:
+        """Note what each block before the site returns, on other tokens than those of the check.
+
+        So a model that carries values past the residual stream does not find the right ones by chance.
+        """
         handles = []
 
         def noted(index: int) -> Callable[..., None]:
@@ -259,17 +279,18 @@ class Runner:
         for index in range(max(self._first, 0)):
             handles.append(self.bridge.blocks[index].register_forward_hook(noted(index)))
         try:
-            return self.full_logits(self.probe)
+            self.full_logits(self.probe.flip(-1))
         finally:
             for handle in handles:
                 handle.remove()
 
     def _self_check(self) -> str:
-        """Find the fastest of three ways of running the suffix that equals the full pass on the probe."""
-        expected = self._record_structure()
+        """Find the fastest of four ways of running the suffix that equals the full pass on the probe."""
+        expected = self.full_logits(self.probe)
         tolerance = (1e-4 if self.dtype == torch.float32 else 2e-2) * float(expected.abs().max())
         prefix = self.prefix(self.probe)
-        for skip, split in ((True, True), (False, True), (False, False)):
+        self._record_structure()
+        for skip, split in ((True, True), (True, False), (False, True), (False, False)):
             self._skip, self._split_head = skip and self._first > 0, split
             hidden = self.suffix(self.probe, prefix, prefix.x_out)
             found = torch.stack([self.logits(rows) for rows in hidden])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from remainder.schema import Number, Record
 
@@ -40,7 +41,7 @@ def overview(records: Sequence[Record]) -> Figure:
         loc="left",
     )
     axes.set_xlabel("loss with the interpretation in place − clean loss (nats per token)")
-    axes.legend(loc="lower left", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -63,6 +64,7 @@ def _axes(rows: int) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_xscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
     axes.axvline(0, color=_GREY, lw=0.8)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
@@ -52,6 +53,14 @@ class Method(BaseModel):
     seed: int = Field(default=0, description="random-projection")
     path: str | None = Field(default=None, description="folder of the weights: saelens")
     hub: str | None = Field(default=None, description="OWNER/REPO:SAE_ID: saelens")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Method:
+        if self.path is not None and self.hub is not None:
+            raise ValueError("give `path` or `hub`, not both")
+        if self.path is not None and (Path(self.path).is_absolute() or ".." in Path(self.path).parts):
+            raise ValueError("`path` must lie in the submission's folder")
+        return self
 
 
 class Submission(BaseModel):
@@ -174,6 +183,10 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
 
 def _read(folder: Path) -> Submission:
     content = read_toml(folder / "submission.toml", error=InterpretationError)
+    if reserved := sorted({"folder", "files"} & content.keys()):
+        raise InterpretationError(
+            f"{folder / 'submission.toml'}: {reserved[0]}: this is found, not given", fix="leave it out"
+        )
     try:
         submission = Submission(**content, folder=folder)
     except ValidationError as problem:
@@ -186,7 +199,7 @@ def _read(folder: Path) -> Submission:
 
 
 def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
-    clean = "".join(c if c.isalnum() or c in "._-" else "-" for c in name.lower())[:40].strip("-._") or "sae"
+    clean = re.sub(r"[^a-z0-9._-]", "-", name.lower())[:40].strip("-._") or "sae"
     files = {} if folder is None else _hashes(folder, method)
     return Submission(
         name=clean,
@@ -202,8 +215,8 @@ def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
 
 def _hashes(folder: Path, method: Method) -> dict[str, str]:
     """Hashes of the files that can move a number: the weights and their config."""
-    if method.path is None:
+    if method.format != "saelens" or method.hub is not None:
         return {}
-    base = folder / method.path
+    base = folder / (method.path or ".")
     paths = sorted(path for path in base.glob("*") if path.suffix in {".json", ".safetensors"})
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}

@@ -43,7 +43,7 @@ def load_folder(folder: Path, site: Site) -> Any:
 
     try:
         return SAE.load_from_disk(folder, dtype="float32").eval()
-    except (KeyError, ValueError, TypeError, RuntimeError) as problem:
+    except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as problem:
         raise InterpretationError(
             f"{folder}: sae-lens cannot load it: {problem}", fix="save it anew with sae.save_inference_model"
         ) from problem

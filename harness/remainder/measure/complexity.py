@@ -20,6 +20,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from remainder.errors import InterpretationError
 from remainder.interpretation import Adapted
 
 __all__ = ["CodeSample", "bits_per_token", "entropy_bits", "quantisation_step"]
@@ -69,12 +70,18 @@ def bits_per_token(
     codes, x = torch.cat(sample.codes)[:, live], torch.cat(sample.x)
     if len(live) == 0:
         return 0.0, "no feature is ever active"
-    base, directions = _directions(interpretation, live, sample.live.numel(), device)
     part = codes[:_STEP_TOKENS]
-    decoded = _decode_rows(interpretation, part, live, sample.live.numel(), device)
+    try:
+        base, directions = _directions(interpretation, live, sample.live.numel(), device)
+        decoded = _decode_rows(interpretation, part, live, sample.live.numel(), device)
+    except InterpretationError as problem:
+        # A decoder may lean on what `encode` left behind, as that of a layer-normalised SAE does.
+        return None, f"codes cannot be decoded by themselves: {problem.what}"
     linear = base + part @ directions
     scale = float((x - x.mean(0)).square().sum(-1).mean())
-    if float((decoded - linear).square().sum(-1).mean()) > 1e-6 * scale:
+    miss = float((decoded - linear).square().sum(-1).mean())
+    # Written so that a NaN is refused as well.
+    if not miss <= 1e-6 * scale:
         return None, "decode is not affine in the codes, so contributions of features are not defined"
     norms = directions.norm(dim=-1)
     step = quantisation_step(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -57,6 +57,7 @@ TRUE_LIMIT = 1e-4
 _ENOUGH_ROWS = 5  # calibration tokens per dimension, below which a covariance is doubtful
 
 
+@runtime_checkable
 class Subject(Protocol):
     """What is measured: a submission of files, or an object from a notebook."""
 
@@ -175,6 +176,8 @@ class _Run:
         activations = self.loaded.activations("calibration", self.plan.calibration_windows)
         for batch in activations.batches(max(self.loaded.batch_size, 2), self.loaded.device):
             if not sample.seen:
+                if not batch.spliced.any():
+                    raise _nothing_spliced()
                 found = check_conformance(interpretation, batch.prefix.x_in, batch.spliced)
                 worst = max(found.repeated, found.later_positions, found.other_windows)
                 self.checks["conformance"] = Check(
@@ -184,7 +187,7 @@ class _Run:
                     note="largest change of the reconstruction on repeating, on changing later positions or "
                     "other windows, over the root mean square of x",
                 )
-            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in)
+            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
             residual = batch.prefix.x_out.double() - reconstruction.double()
             calibration.update(self._places(batch), residual, batch.spliced)
             sample.update(codes[batch.spliced], batch.prefix.x_in[batch.spliced])
@@ -222,7 +225,7 @@ class _Run:
         deviation = None
         for number, batch in enumerate(activations.batches(self.loaded.batch_size, self.loaded.device)):
             clean = clean_pass(runner, batch)
-            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in)
+            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
             rows += _rows(batch, "clean", 0, clean.scores)
             if number == 0:
                 self._check_zero(runner, clean)
@@ -420,5 +423,9 @@ def _mean_of(batches: Iterator[Batch]) -> Float[Tensor, " d"]:
         total = rows.sum(0) if total is None else total + rows.sum(0)
         count += len(rows)
     if total is None or count == 0:
-        raise MeasurementError("no position is spliced", fix="raise sink_norm in the task's [positions]")
+        raise _nothing_spliced()
     return total / count
+
+
+def _nothing_spliced() -> MeasurementError:
+    return MeasurementError("no position is spliced", fix="raise sink_norm in the task's [positions]")

@@ -58,7 +58,7 @@ def clean_pass(runner: Runner, batch: Batch) -> Clean:
     hidden = runner.suffix(batch.tokens, batch.prefix, batch.prefix.x_out)[batch.scored]
     targets = torch.roll(batch.tokens, -1, dims=1)[batch.scored]
     probabilities, negentropy, top1, loss = [], [], [], []
-    for start in range(0, len(hidden), CHUNK):
+    for start in range(0, max(len(hidden), 1), CHUNK):  # one empty chunk if nothing is scored
         target = targets[start : start + CHUNK]
         logits = runner.logits(hidden[start : start + CHUNK])
         partition = torch.logsumexp(logits, -1)
@@ -80,7 +80,7 @@ def spliced_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs 
     """
     hidden = runner.suffix(clean.batch.tokens, clean.batch.prefix, activations)[clean.batch.scored]
     loss, kl, agree = [], [], []
-    for start in range(0, len(hidden), CHUNK):
+    for start in range(0, max(len(hidden), 1), CHUNK):  # one empty chunk if nothing is scored
         part = slice(start, start + CHUNK)
         logits = runner.logits(hidden[part])
         partition = torch.logsumexp(logits, -1)

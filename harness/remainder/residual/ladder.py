@@ -20,12 +20,11 @@ Source: protocol 1, section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from typing_extensions import Self
 
 from remainder.errors import MeasurementError
 from remainder.residual.moments import Calibration, Moments
@@ -66,13 +65,14 @@ class Context:
         return replace(self, residual=None)
 
 
+@runtime_checkable
 class ResidualModel(Protocol):
     """A rung: fitted on calibration residuals, sampled given the reconstruction only."""
 
     driver: ClassVar[Driver]
     needs_residual: ClassVar[bool]
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> ResidualModel:
         """Fit to calibration residuals; returns itself."""
         ...
 
@@ -87,7 +87,7 @@ class Raw:
     driver: ClassVar[Driver] = "none"
     needs_residual: ClassVar[bool] = False
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> Raw:
         return self
 
     def sample(self, context: Context, draw: Draw) -> Float[Tensor, "docs pos d"]:
@@ -101,7 +101,7 @@ class Mean:
     needs_residual: ClassVar[bool] = False
     mean: Float[Tensor, " d"]
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> Mean:
         self.mean = calibration.moments.mean
         return self
 
@@ -117,7 +117,7 @@ class Full:
     mean: Float[Tensor, " d"]
     root: Float[Tensor, "d d"]
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> Full:
         self.mean = calibration.moments.mean
         self.root = _root_of(calibration.moments)
         return self
@@ -134,7 +134,7 @@ class Permuted:
     needs_residual: ClassVar[bool] = False
     rows: Float[Tensor, "rows d"]
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> Permuted:
         if calibration.bank.rows is None or len(calibration.bank.rows) == 0:
             raise MeasurementError("the bank of real residuals is empty", fix="use more calibration windows")
         self.rows = calibration.bank.rows
@@ -152,7 +152,7 @@ class TrueResidual:
     driver: ClassVar[Driver] = "none"
     needs_residual: ClassVar[bool] = True
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> TrueResidual:
         return self
 
     def sample(self, context: Context, draw: Draw) -> Float[Tensor, "docs pos d"]:
@@ -182,7 +182,7 @@ class IsotropicNoise:
     driver: ClassVar[Driver] = "normal"
     needs_residual: ClassVar[bool] = True
 
-    def fit(self, calibration: Calibration) -> Self:
+    def fit(self, calibration: Calibration) -> IsotropicNoise:
         return self
 
     def sample(self, context: Context, draw: Draw) -> Float[Tensor, "docs pos d"]:

@@ -7,7 +7,8 @@ sharding and device change nothing, and two interpretations see the same draws (
    2011, "Parallel random numbers: as easy as 1, 2, 3").
 2. Value i of position t is number t·width + i of its raw 64-bit output: NumPy's raw stream is fixed,
    while its `Generator` methods may change between versions.
-3. Normal values by inversion, z = Φ⁻¹((u + ½)/2⁵³) with the upper 53 bits u.
+3. Normal values by inversion, z = Φ⁻¹((u + ½)/2⁵²) with the upper 52 bits u: the most for which u + ½ is
+   exact in float64. With 53, the largest u would round to 1, whose z is infinite.
 
 Source: protocol 1, section 5.
 """
@@ -53,7 +54,7 @@ class Draw:
 def normal(places: Places, draw: Draw, positions: int, width: int) -> Float[Tensor, "docs pos width"]:
     """Standard normal values, float64; the second of an antithetic pair is the first one negated."""
     raw = _raw(places, f"normal|{draw.pair}", positions * width)
-    uniform = (torch.from_numpy((raw >> np.uint64(11)).astype(np.float64)) + 0.5) * 2.0**-53
+    uniform = (torch.from_numpy((raw >> np.uint64(12)).astype(np.float64)) + 0.5) * 2.0**-52
     z: Tensor = torch.special.ndtri(uniform)
     return draw.sign * z.reshape(len(places.documents), positions, width)
 

@@ -1,0 +1,129 @@
+"""Which methods keep the rules, and which are caught breaking them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from remainder.conformance import check_conformance
+from remainder.errors import InterpretationError
+from remainder.interpretation import Identity, adapt
+
+DOCS, POSITIONS, WIDTH = 3, 16, 5
+
+
+def activations() -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows and a mask that leaves out the first position, as that of a real task."""
+    x = 3 * torch.randn(DOCS, POSITIONS, WIDTH, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(DOCS, POSITIONS).bool()
+    mask[:, 0] = False
+    return x, mask
+
+
+class Method(Identity):
+    """Codes are the activations; the decoder is the function under test."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.function = function
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.function(codes)
+
+
+def shifted(x: torch.Tensor, by: int, axis: int) -> torch.Tensor:
+    """x moved along an axis; zeros move in."""
+    moved = torch.zeros_like(x)
+    count = x.shape[axis] - abs(by)
+    source, target = (0, by) if by > 0 else (-by, 0)
+    moved.narrow(axis, target, count).copy_(x.narrow(axis, source, count))
+    return moved
+
+
+def batch_topk(x: torch.Tensor, k: int = 100) -> torch.Tensor:
+    """The k largest codes of the whole batch stay."""
+    threshold = x.abs().flatten().topk(k).values[-1]
+    return torch.where(x.abs() >= threshold, x, 0.0)
+
+
+def running_mean(x: torch.Tensor) -> torch.Tensor:
+    return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+
+
+KEEPS_THE_RULES = {
+    "identity": lambda x: x,
+    "token by token": lambda x: torch.tanh(x),
+    "top k of a token": lambda x: torch.where(x.abs() >= x.abs().topk(2).values[..., -1:], x, 0.0),
+    "mean of earlier positions": running_mean,
+    "previous position": lambda x: shifted(x, 1, 1),
+    "position-dependent": lambda x: x * torch.arange(x.shape[1])[:, None],
+    "rounding": lambda x: x + 1e-6 * torch.rand_like(x),
+}
+
+BREAKS_A_RULE = {
+    "next position": (lambda x: x + 0.01 * shifted(x, -1, 1), "later positions"),
+    "far later position": (lambda x: x + shifted(x, -(POSITIONS - 3), 1), "later positions"),
+    "mean of the window": (lambda x: x.mean(1, keepdim=True).expand_as(x), "later positions"),
+    "last position": (lambda x: x + 0.1 * x[:, -1:], "later positions"),
+    "batch top k": (batch_topk, "later positions|other windows"),
+    "mean of the batch": (lambda x: x - x.mean(0), "other windows"),
+    "window before": (lambda x: x + 0.01 * shifted(x, 1, 0), "other windows"),
+    "window after": (lambda x: x + 0.01 * shifted(x, -1, 0), "other windows"),
+    "windows so far": (lambda x: x.cumsum(0), "other windows"),
+    "chance": (lambda x: x + 0.01 * torch.randn_like(x), "given again"),
+    "dropout": (lambda x: torch.nn.functional.dropout(x, 0.1), "given again"),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS_THE_RULES)
+def test_methods_that_keep_the_rules_pass(name: str) -> None:
+    found = check_conformance(adapt(Method(KEEPS_THE_RULES[name]), WIDTH), *activations())
+    assert max(found.repeated, found.later_positions, found.other_windows) < found.limit
+
+
+@pytest.mark.parametrize("name", BREAKS_A_RULE)
+def test_methods_that_break_a_rule_are_caught(name: str) -> None:
+    method, rule = BREAKS_A_RULE[name]
+    with pytest.raises(InterpretationError, match=f"^mine: .* when .*({rule})") as raised:
+        check_conformance(adapt(Method(method), WIDTH, "mine"), *activations())
+    assert raised.value.fix
+
+
+def test_memory_between_calls_is_caught() -> None:
+    class Remembers(Identity):
+        calls = 0
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return codes * (1 + 0.01 * self.calls)
+
+    with pytest.raises(InterpretationError, match="given again"):
+        check_conformance(adapt(Remembers(), WIDTH), *activations())
+
+
+def test_masked_positions_are_free() -> None:
+    """What is never spliced cannot leak: here the first position sees the whole window."""
+
+    def sees_all(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.sum(1, keepdim=True), x[:, 1:]], 1)
+
+    x, mask = activations()
+    check_conformance(adapt(Method(sees_all), WIDTH), x, mask)
+    with pytest.raises(InterpretationError, match="later positions"):
+        check_conformance(adapt(Method(sees_all), WIDTH), x, torch.ones_like(mask))
+
+
+def test_changes_are_told_relative_to_the_activations() -> None:
+    x, mask = activations()
+    leak = Method(lambda x: x + 2e-5 * shifted(x, -1, 1))
+    found = check_conformance(adapt(leak, WIDTH), x, mask)
+    again = check_conformance(adapt(leak, WIDTH), 100 * x, mask)
+    assert 0 < found.later_positions < found.limit
+    assert again.later_positions == pytest.approx(found.later_positions, rel=0.05)
+
+
+def test_one_window_is_too_few() -> None:
+    x, mask = activations()
+    with pytest.raises(ValueError, match="at least 2 windows, 1"):
+        check_conformance(adapt(Identity(), WIDTH), x[:1], mask[:1])
