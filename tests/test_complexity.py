@@ -161,7 +161,7 @@ def test_a_decoder_that_needs_its_encoder_has_no_bits() -> None:
     sae = StandardSAE(StandardSAEConfig(d_in=4, d_sae=9, normalize_activations="layer_norm"))
     sae.requires_grad_(False)
     interpretation, x = adapt(sae, 4), gaussian(2, 50, 4)
-    codes, _ = interpretation.reconstruct(x)
+    codes, _ = interpretation.reconstruct(x, torch.ones(2, 50).bool())
     bits, reason = bits_per_token(sample_of(codes.flatten(0, 1), x.flatten(0, 1)), interpretation, CPU)
     assert bits is None
     assert "cannot be decoded by themselves" in reason

@@ -30,6 +30,7 @@ def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 X = gaussian(8, 50, WIDTH) @ gaussian(WIDTH, WIDTH, seed=1) + gaussian(WIDTH, seed=2)
+MASK = torch.ones(8, 50).bool()
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,10 @@ def moments() -> Moments:
 
 
 def test_identity_and_mean(moments: Moments) -> None:
-    codes, reconstruction = adapt(Identity(), WIDTH).reconstruct(X)
+    codes, reconstruction = adapt(Identity(), WIDTH).reconstruct(X, MASK)
     assert torch.equal(codes, X)
     assert torch.equal(reconstruction, X)
-    codes, reconstruction = adapt(mean_only(moments), WIDTH).reconstruct(X)
+    codes, reconstruction = adapt(mean_only(moments), WIDTH).reconstruct(X, MASK)
     assert codes.shape == (8, 50, 0)
     torch.testing.assert_close(reconstruction, X.mean((0, 1)).expand_as(X))
 
@@ -52,7 +53,7 @@ def test_identity_and_mean(moments: Moments) -> None:
 def test_principal_components_equal_sklearn(moments: Moments, rank: int) -> None:
     rows = X.reshape(-1, WIDTH).double().numpy()
     reference = PCA(n_components=rank).fit(rows)
-    codes, reconstruction = adapt(principal_components(moments, rank), WIDTH).reconstruct(X)
+    codes, reconstruction = adapt(principal_components(moments, rank), WIDTH).reconstruct(X, MASK)
     expected = reference.inverse_transform(reference.transform(rows))
     np.testing.assert_allclose(reconstruction.reshape(-1, WIDTH), expected, atol=2e-5)
     # Directions have no sign.
@@ -71,8 +72,8 @@ def test_random_directions_are_orthonormal_seeded_and_isotropic(moments: Moments
     torch.testing.assert_close(average, torch.eye(WIDTH) / 3, atol=0.085, rtol=0)
     # A projection: doing it twice changes nothing, and means stay.
     adapted = adapt(one, WIDTH)
-    once = adapted.reconstruct(X)[1]
-    torch.testing.assert_close(adapted.reconstruct(once)[1], once)
+    once = adapted.reconstruct(X, MASK)[1]
+    torch.testing.assert_close(adapted.reconstruct(once, MASK)[1], once)
     torch.testing.assert_close(once.mean((0, 1)), X.mean((0, 1)))
 
 
@@ -99,7 +100,7 @@ def tiny_sae(width: int = WIDTH, **settings: Any) -> StandardSAE:
 def test_a_sae_of_sae_lens_is_accepted_as_it_is(settings: dict[str, Any]) -> None:
     sae = tiny_sae(**settings)
     assert isinstance(sae, Reconstruction)
-    codes, reconstruction = adapt(sae, WIDTH).reconstruct(X)
+    codes, reconstruction = adapt(sae, WIDTH).reconstruct(X, MASK)
     assert codes.shape == (8, 50, 11)
     torch.testing.assert_close(reconstruction, sae(X))
 
@@ -124,7 +125,7 @@ def test_results_are_float32_and_adapting_twice_changes_nothing() -> None:
             return codes.bfloat16()
 
     adapted = adapt(Half(), WIDTH, "half")
-    assert adapted.reconstruct(X)[1].dtype == torch.float32
+    assert adapted.reconstruct(X, MASK)[1].dtype == torch.float32
     assert adapted.name == "half"
     assert adapt(Half(), WIDTH).name == "Half"
     assert adapt(adapted, WIDTH) is adapted
@@ -186,8 +187,22 @@ def bad(encode: Any = None, decode: Any = None) -> Adapted:
 )
 def test_results_that_cannot_be_used_are_refused(adapted: Adapted, message: str) -> None:
     with pytest.raises(InterpretationError, match=f"mine: {message}") as raised:
-        adapted.reconstruct(X)
+        adapted.reconstruct(X, MASK)
     assert raised.value.fix
+
+
+def test_positions_where_nothing_is_spliced_may_overflow() -> None:
+    mask = MASK.clone()
+    mask[3, 7] = False
+    for method in ("encode", "decode"):
+
+        def overflows(x: torch.Tensor) -> torch.Tensor:
+            return x.index_put((torch.tensor(3), torch.tensor(7)), torch.tensor(torch.inf))
+
+        adapted = bad(**{method: overflows})
+        torch.testing.assert_close(adapted.reconstruct(X, mask)[1][mask], X[mask])
+        with pytest.raises(InterpretationError, match=f"mine: {method} gave 6 values"):
+            adapted.reconstruct(X, MASK)
 
 
 def test_running_out_of_memory_stays_what_it_is() -> None:
@@ -197,4 +212,4 @@ def test_running_out_of_memory_stays_what_it_is() -> None:
         raise torch.OutOfMemoryError("too much")
 
     with pytest.raises(torch.OutOfMemoryError):
-        bad(encode=encode).reconstruct(X)
+        bad(encode=encode).reconstruct(X, MASK)

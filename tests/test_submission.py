@@ -66,6 +66,7 @@ def never() -> Moments:
 
 
 X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
+MASK = torch.ones(2, 5).bool()
 
 
 # --------------------------------------------------------------------------------------------- opening
@@ -78,7 +79,7 @@ def test_a_folder_is_opened_and_its_sae_reconstructs(tmp_path: Path) -> None:
     adapted = submission.build(small_task(), never)
     assert adapted.name == "mine"
     torch.testing.assert_close(
-        adapted.reconstruct(X)[1], SAE.load_from_disk(tmp_path / "weights")(X).detach()
+        adapted.reconstruct(X, MASK)[1], SAE.load_from_disk(tmp_path / "weights")(X).detach()
     )
 
 
@@ -92,7 +93,7 @@ def test_a_baseline_is_opened_by_name_or_path(
     submission = open_submission(where)
     assert (submission.name, submission.method.format) == ("identity", "identity")
     assert submission.files == {}
-    assert torch.equal(submission.build(small_task(), never).reconstruct(X)[1], X)
+    assert torch.equal(submission.build(small_task(), never).reconstruct(X, MASK)[1], X)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_bare_folder_of_sae_lens_is_a_submission(tmp_path: Path, folder: str, 
     submission = open_submission(tmp_path / folder)
     assert (submission.name, submission.title) == (name, folder)
     assert set(submission.files) == {CONFIG, WEIGHTS}
-    assert submission.build(small_task(), never).reconstruct(X)[0].shape == (2, 5, LATENTS)
+    assert submission.build(small_task(), never).reconstruct(X, MASK)[0].shape == (2, 5, LATENTS)
 
 
 def test_a_hub_id_is_a_submission() -> None:
@@ -201,7 +202,7 @@ def test_reference_methods_are_made_from_moments() -> None:
     words = {"name": "n", "kind": "reconstruction", "title": "t", "authors": (), "licence": "MIT"}
 
     def built(**method: Any) -> torch.Tensor:
-        return Submission(**words, method=method).build(small_task(), moments).reconstruct(X)[1]
+        return Submission(**words, method=method).build(small_task(), moments).reconstruct(X, MASK)[1]
 
     mean = moments().mean.float()
     torch.testing.assert_close(built(format="mean"), mean.expand_as(X))

@@ -142,9 +142,9 @@ class Adapted:
         return x
 
     def reconstruct(
-        self, x: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
+        self, x: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"] | None = None
     ) -> tuple[Float[Tensor, "docs pos features"], Float[Tensor, "docs pos d"]]:
-        """Codes and reconstruction, finite where `mask` holds.
+        """Codes and reconstruction, finite where `mask` holds (default: everywhere).
 
         Elsewhere – at attention sinks, whose norm is a hundred times the usual – a method trained in half
         precision may well overflow, and nothing is read there.
@@ -152,7 +152,8 @@ class Adapted:
         codes = self.encode(x)
         reconstruction = self.decode(codes)
         for method, value in (("encode", codes), ("decode", reconstruction)):
-            bad = int((~torch.isfinite(value[mask])).sum())
+            read = value if mask is None else value[mask]
+            bad = int((~torch.isfinite(read)).sum())
             if bad:
                 raise InterpretationError(
                     f"{self.name}: {method} gave {bad} values that are NaN or infinite",

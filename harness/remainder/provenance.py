@@ -10,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from remainder import __version__
 from remainder.paths import project_root
 from remainder.schema import Provenance
 
 __all__ = ["PACKAGES", "GitState", "collect_provenance", "git_state", "package_versions"]
 
 PACKAGES = (
-    "remainder",
     "numpy",
     "pandas",
     "pydantic",
@@ -26,7 +26,7 @@ PACKAGES = (
     "transformer-lens",
     "transformers",
 )
-"""Whose versions a record names; those that are not installed are left out."""
+"""Whose versions a record names beside this package's own; those that are not installed are left out."""
 
 
 class GitState(NamedTuple):
@@ -52,8 +52,9 @@ def collect_provenance(timings: Mapping[str, float] | None = None) -> Provenance
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of `PACKAGES`, read without importing any of them."""
-    versions = {}
+    """Versions of this package and of those of `PACKAGES` that are installed, without importing them."""
+    # Its own from the source: a checkout may not be installed, or be newer than its installed metadata.
+    versions = {"remainder": __version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)

@@ -3,7 +3,8 @@
 A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
 tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
 only if they share `N`; `X` moves when only words changed. `Task.hash` covers everything that can move
-a number, and `tasks/lock.json` holds the hash of every task, so that a number cannot move silently.
+a number, and `tasks/lock.json` holds the hash of every task, so that a number cannot move silently. It is written
+by `python -m remainder.task`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import difflib
 import hashlib
 import json
 import sys
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ __all__ = [
     "list_tasks",
     "load_task",
     "read_toml",
+    "write_lock",
 ]
 
 
@@ -154,7 +155,7 @@ class Task(_Spec):
     tiers: dict[str, Tier]
     protocol: Literal["1"] = "1"
 
-    @cached_property
+    @property  # not cached: `model_copy` would take the old one along
     def hash(self) -> str:
         """SHA-256 over everything that can move a number (titles, names and descriptions cannot)."""
         content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
@@ -213,13 +214,15 @@ def load_task(name: str | Path | Task) -> Task:
     folder = project_root() / "tasks" / name
     identifier = str(name)
     if identifier not in list_tasks():
-        folder = Path(name)
+        folder = Path(name).resolve()
         if not (folder / "task.toml").is_file():
             raise _unknown(identifier)
-        identifier = "/".join(folder.resolve().parts[-2:])
+        identifier = "/".join(folder.parts[-2:])
     family = folder.parent / "family.toml"
     content = read_toml(family) if family.is_file() else {}
     content.update(read_toml(folder / "task.toml"))
+    if "id" in content:
+        raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
     try:
         return Task(id=identifier, **content)
     except ValidationError as problem:
@@ -227,7 +230,7 @@ def load_task(name: str | Path | Task) -> Task:
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
             f"{folder / 'task.toml'}: {place}: {first['msg']}",
-            fix="correct that field; tasks/smollm2-135m is a complete example",
+            fix="correct that field; the tasks that come with this package are complete examples",
         ) from None
 
 
@@ -240,3 +243,29 @@ def _unknown(name: str) -> TaskError:
         if near
         else "no task is installed",
     )
+
+
+def write_lock() -> Path:
+    """Write `tasks/lock.json`: version and hash of every task.
+
+    Raises:
+        TaskError: if the numbers of a locked task would move while its `N` stays, or it is gone.
+    """
+    path = project_root() / "tasks" / "lock.json"
+    locked = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {name: load_task(name) for name in list_tasks()}
+    for name, entry in locked.items():
+        if name not in found:
+            raise TaskError(f"task {name} is locked and gone", fix="bring it back; results refer to it")
+        if found[name].major == int(entry["version"].split("-")[0]) and found[name].hash != entry["hash"]:
+            raise TaskError(
+                f"task {name} measures something else than when it was locked as {entry['version']}",
+                fix=f"write version = \"{found[name].major + 1}-A\" in its task.toml, or undo the change",
+            )
+    content = {name: {"version": task.version, "hash": task.hash} for name, task in found.items()}
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    print(write_lock())
