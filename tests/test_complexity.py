@@ -64,12 +64,12 @@ def mse_at(step: float, x, base, contributions, units) -> float:
     return float(((x - base - np.einsum("tj,jd->td", values, units)) ** 2).sum(1).mean())
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3])
-def test_the_step_adds_what_is_allowed(noise: float) -> None:
+@pytest.mark.parametrize(("noise", "tokens"), [(0.0, 20_000), (0.3, 400)])
+def test_the_step_adds_what_is_allowed(noise: float, tokens: int) -> None:
     units = torch.nn.functional.normalize(gaussian(12, 5, seed=1), dim=-1)
-    contributions = torch.relu(gaussian(20_000, 12, seed=2))
+    contributions = torch.relu(gaussian(tokens, 12, seed=2))
     base = gaussian(5, seed=3)
-    x = base + contributions @ units + noise * gaussian(20_000, 5, seed=4)
+    x = base + contributions @ units + noise * gaussian(tokens, 5, seed=4)
     variance = float(x.var(0, correction=0).sum())
     step = quantisation_step(x, base, contributions, units, variance)
     arrays = [value.double().numpy() for value in (x, base, contributions, units)]
@@ -78,9 +78,9 @@ def test_the_step_adds_what_is_allowed(noise: float) -> None:
     assert (noise == 0) == (mse < 1e-3 * variance)  # both sides of the maximum are met
     assert mse_at(step, *arrays) - mse <= allowed * 1.001
     assert mse_at(step * 1.003, *arrays) - mse > allowed
-    # The law of uniform rounding errors, by which the search starts, is near.
-    active = float((contributions != 0).sum(-1).double().mean())
-    assert step == pytest.approx(math.sqrt(12 * allowed / active), rel=0.05)
+    if noise == 0:  # else errors of few tokens are correlated with what was left anyway
+        active = float((contributions != 0).sum(-1).double().mean())
+        assert step == pytest.approx(math.sqrt(12 * allowed / active), rel=0.05)
 
 
 def test_orthonormal_gaussian_codes_cost_their_shannon_entropy() -> None:
@@ -102,11 +102,14 @@ def test_orthonormal_gaussian_codes_cost_their_shannon_entropy() -> None:
 
 
 def test_sparse_codes_cost_their_gates_and_their_values() -> None:
-    """A code that is active with probability q and then takes one of two values: H(q) + q bits."""
+    """A code that is active with probability q and then takes one of two values: H(q) + q bits.
+
+    The lower value is far below the step, and still it is not silence.
+    """
     generator = torch.Generator().manual_seed(0)
     q, tokens = 0.2, 100_000
     gates = torch.rand(tokens, 1, generator=generator) < q
-    codes = gates * (1.0 + 2.0 * torch.randint(2, (tokens, 1), generator=generator))
+    codes = gates * (1e-6 + 3.0 * torch.randint(2, (tokens, 1), generator=generator))
     x = codes * torch.tensor([[0.6, 0.8]])
     bits, _ = bits_per_token(
         sample_of(codes, x), adapt(Linear(torch.tensor([[0.6, 0.8]]), torch.zeros(2)), 2), CPU
@@ -170,7 +173,7 @@ def test_a_decoder_that_needs_its_encoder_has_no_bits() -> None:
 def test_a_sample_keeps_what_fits_and_counts_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(complexity, "_MAX_ENTRIES", 100)
     codes = torch.zeros(60, 3)
-    codes[::2, 0] = 1.0
+    codes[:4, 0] = 1.0  # in the first batch only
     codes[59, 2] = 1.0  # seen only beyond what is kept
     sample = sample_of(codes, gaussian(60, 4), size=8)
     assert (sample.tokens, sample.seen, sample.features, sample.live_features) == (33, 60, 3, 2)

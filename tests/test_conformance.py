@@ -41,6 +41,13 @@ def shifted(x: torch.Tensor, by: int, axis: int) -> torch.Tensor:
     return moved
 
 
+def only(x: torch.Tensor, position: int) -> torch.Tensor:
+    """One position sees the next one."""
+    changed = x.clone()
+    changed[:, position] += 0.1 * x[:, position + 1]
+    return changed
+
+
 def batch_topk(x: torch.Tensor, k: int = 100) -> torch.Tensor:
     """The k largest codes of the whole batch stay."""
     threshold = x.abs().flatten().topk(k).values[-1]
@@ -62,7 +69,10 @@ KEEPS_THE_RULES = {
 }
 
 BREAKS_A_RULE = {
-    "next position": (lambda x: x + 0.01 * shifted(x, -1, 1), "later positions"),
+    "next position, faintly": (lambda x: x + 0.001 * shifted(x, -1, 1), "later positions"),
+    "next position, early": (lambda x: only(x, POSITIONS // 4), "later positions"),
+    "next position, midway": (lambda x: only(x, POSITIONS // 2), "later positions"),
+    "next position, late": (lambda x: only(x, POSITIONS - 2), "later positions"),
     "far later position": (lambda x: x + shifted(x, -(POSITIONS - 3), 1), "later positions"),
     "mean of the window": (lambda x: x.mean(1, keepdim=True).expand_as(x), "later positions"),
     "last position": (lambda x: x + 0.1 * x[:, -1:], "later positions"),

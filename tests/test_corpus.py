@@ -47,12 +47,13 @@ Image:One.jpg|caption of one
 === Lists ===
 * [[A list]]
 
-== Work ==
-Prose again.
-
 == External links ==
 * [http://example.org link]
 <references/>
+
+== Work ==
+Prose again.
+
 [[Category:People]]
 [[de:Anna]]
 [[zh-min-nan:Anna]]

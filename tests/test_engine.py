@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from remainder import engine
+from remainder import __version__, engine
 from remainder.engine import Row
 from remainder.errors import InterpretationError, MeasurementError, RecordError
 from remainder.loaded import LoadedTask
@@ -149,6 +150,26 @@ def test_whatever_moves_a_number_is_measured_again(options: dict[str, Any], out:
 def test_the_order_of_rungs_is_the_same_measurement(out: Path) -> None:
     run(out, FIRST, rungs=("full", "raw"))
     assert kept(run(out, FIRST, rungs=("raw", "full"))) == [True]
+
+
+@pytest.mark.parametrize("installed", ["0.0.0", None])
+def test_what_metadata_say_of_this_package_does_not_matter(
+    installed: str | None, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout may not be installed, or its metadata may be older than its source."""
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name != "remainder":
+            return real(name)
+        if installed is None:
+            raise metadata.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(metadata, "version", version)
+    (row,) = run(out, FIRST)
+    assert row.record.provenance.packages["remainder"] == __version__
+    assert kept(run(out, FIRST)) == [True]
 
 
 # what is not whole

@@ -10,6 +10,7 @@ or random directions) are made here from moments of the `fit` split.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -121,6 +122,17 @@ class Adapted:
     inner: Any
     width: int
     name: str
+
+    def placed(self, device: torch.device) -> Adapted:
+        """The same on `device` and in float32: a copy, if its weights are elsewhere or otherwise."""
+        if not isinstance(self.inner, torch.nn.Module):
+            return self
+        weights = [w for w in self.inner.state_dict().values() if w.is_floating_point()]
+        if all(w.dtype == torch.float32 and w.device.type == device.type for w in weights):
+            return self
+        # Named arguments, since a sae-lens SAE keeps its config in step only for these.
+        copied = copy.deepcopy(self.inner).to(device=device, dtype=torch.float32)
+        return Adapted(copied, self.width, self.name)
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
         codes = _call(self.name, "encode", self.inner.encode, x)

@@ -3,8 +3,8 @@
 A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
 tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
 only if they share `N`; `X` moves when only words changed. `Task.hash` covers everything that can move
-a number, and `tasks/lock.json` holds the hash of every task, so that a number cannot move silently. It is written
-by `python -m remainder.task`.
+a number, and `tasks/lock.json`, written by `python -m remainder.task`, holds the hash of every task, so
+that a number cannot move silently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from remainder.errors import TaskError
+from remainder.errors import RemainderError, TaskError
 from remainder.paths import project_root
 
 if sys.version_info >= (3, 11):
@@ -183,7 +183,7 @@ class Task(_Spec):
         return self.tiers[name]
 
 
-def read_toml(path: Path, *, error: type[TaskError] | Any = TaskError) -> dict[str, Any]:
+def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[str, Any]:
     """The content of a TOML file.
 
     Raises:
@@ -260,7 +260,7 @@ def write_lock() -> Path:
         if found[name].major == int(entry["version"].split("-")[0]) and found[name].hash != entry["hash"]:
             raise TaskError(
                 f"task {name} measures something else than when it was locked as {entry['version']}",
-                fix=f"write version = \"{found[name].major + 1}-A\" in its task.toml, or undo the change",
+                fix=f'write version = "{found[name].major + 1}-A" in its task.toml, or undo the change',
             )
     content = {name: {"version": task.version, "hash": task.hash} for name, task in found.items()}
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -159,7 +159,7 @@ class _Run:
 
     def record(self) -> tuple[Record, pd.DataFrame]:
         with self._timed("build"):
-            interpretation = self.build()
+            interpretation = self.build().placed(self.loaded.device)
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
             kernels = self._fit(calibration)
