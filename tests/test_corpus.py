@@ -57,6 +57,7 @@ Prose again.
 [[Category:People]]
 [[de:Anna]]
 [[zh-min-nan:Anna]]
+[[simple:Anna]]
 """
 
 PAGE = """<page><title>{title}</title><ns>{ns}</ns><id>{id}</id>{redirect}

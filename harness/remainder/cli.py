@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 
 from remainder import __version__
 from remainder.errors import RecordError, RemainderError
-from remainder.report import FORMATS
+from remainder.report import FORMATS, WIDTH
 
 app = typer.Typer(
     help="Score what an interpretation of a neural network leaves out.",
@@ -28,10 +29,11 @@ FormatOption = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"remainder {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -70,21 +72,24 @@ def show(
 
     task = load_task(what)
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
-    print(task.description.strip())
-    print(f"\nmodel      {task.model.name} ({task.model.licence})")
-    print(f"text       {task.corpus.name} ({task.corpus.licence})")
-    print(f"site       {task.site.hook_in} -> {task.site.hook_out}, width {task.site.width}")
-    print(f"masked     special tokens {list(task.corpus.special_tokens)}, norms above", end=" ")
-    print(f"{task.positions.sink_norm:g}")
-    splits = task.splits
-    print(f"documents  {splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
-    print(f"rungs      {', '.join(task.rungs)}")
+    print(textwrap.fill(" ".join(task.description.split()), WIDTH), end="\n\n")
+    site, splits = task.site, task.splits
+    special = " ".join(str(token) for token in task.corpus.special_tokens)
+    _line("model", f"{task.model.name} ({task.model.licence})")
+    _line("text", f"{task.corpus.name} ({task.corpus.licence})")
+    _line("site", f"{site.hook_in} -> {site.hook_out}, width {site.width}")
+    _line("masked", f"special tokens {special}; norms above {task.positions.sink_norm:g}")
+    _line("documents", f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
+    _line("rungs", ", ".join(task.rungs))
     for name, tier in task.tiers.items():
-        print(
-            f"tier       {name}: {tier.evaluation_windows} evaluation and {tier.calibration_windows} "
-            f"calibration windows, {tier.pairs} pair(s) of draws, {tier.dtype}"
-        )
-    print(f"baselines  {', '.join(submission.name for submission in baselines_for(task))}")
+        windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration windows"
+        _line("tier", f"{name}: {windows}, {tier.pairs} pair(s) of draws, {tier.dtype}")
+    _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
+
+
+def _line(word: str, text: str) -> None:
+    """Print `text` behind `word`, in as many lines as a terminal needs."""
+    print(textwrap.fill(f"{word:<11}{text}", WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False))
 
 
 @app.command()
@@ -142,7 +147,7 @@ def run(
     from remainder.report import render, require_format
 
     require_format(format)
-    _check_outputs(json, figure, with_)
+    _check_outputs(json, figure, out, with_)
     from remainder.console import errors, reporting
     from remainder.submission import baselines_for, open_submission
     from remainder.task import load_task
@@ -193,7 +198,7 @@ def compare(
     print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
 
 
-def _check_outputs(json: Path | None, figure: Path | None, with_: list[str] | None) -> None:
+def _check_outputs(json: Path | None, figure: Path | None, out: Path, with_: list[str] | None) -> None:
     """Refuse before measuring what could not be written afterwards."""
     if json is not None and len(with_ or []) != 1:
         raise RecordError(
@@ -205,6 +210,11 @@ def _check_outputs(json: Path | None, figure: Path | None, with_: list[str] | No
     for path in (json, figure):
         if path is not None and not path.absolute().parent.is_dir():
             raise RecordError(f"{path}: there is no folder {path.absolute().parent}", fix="make it first")
+        if path is not None and path.is_dir():
+            raise RecordError(f"{path} is a folder", fix="name a file in it")
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RecordError(f"--out {out}: {there} is no folder", fix="name another folder for the records")
 
 
 def main() -> None:

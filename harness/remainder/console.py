@@ -30,6 +30,8 @@ def reporting() -> Iterator[Report]:
         current: dict[str, int] = {}
 
         def report(doing: str, done: int, total: int | None) -> None:
+            if doing not in current and done == total:
+                return  # over before there was anything to wait for
             if doing not in current:
                 for name in list(current):  # one thing is done at a time
                     bars.remove_task(bars.task_ids[0])
@@ -52,6 +54,8 @@ def _lines() -> Report:
     def report(doing: str, done: int, total: int | None) -> None:
         nonlocal last_doing, last_time
         now = time.monotonic()
+        if doing != last_doing and done == total:
+            return  # over before there was anything to wait for
         if doing == last_doing and now - last_time < _LINE_SECONDS:
             return
         share = f" {100 * done // total} %" if total and doing == last_doing else ""

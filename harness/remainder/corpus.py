@@ -43,7 +43,7 @@ _LINK_SECTIONS = re.compile(
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
 # Files, categories and links to other languages are [[prefix:…]] too.
-_NOT_PROSE_LINK = re.compile(r"(file|image|category|[a-z]{2,3}(-[a-z]+)?):", re.IGNORECASE)
+_NOT_PROSE_LINK = re.compile(r"(file|image|category|simple|[a-z]{2,3}(-[a-z]+)*):", re.IGNORECASE)
 
 
 class Document(NamedTuple):
