@@ -222,6 +222,9 @@ def main() -> None:
     # Notes that third parties address to programmers; our own warnings are in the records.
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Read when torch is loaded. Threads that spin while they wait make a run three times as long as it need
+    # be as soon as anything else uses the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except RemainderError as problem:
