@@ -355,17 +355,6 @@ def test_a_cache_that_is_a_file_is_named(
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_that_may_not_be_written_is_named(task: Path, cache: Path, remainder: Command) -> None:
-    cache.chmod(0o500)
-    try:
-        outcome = remainder("run", task, "--with", "mean-only")
-    finally:
-        cache.chmod(0o700)
-    assert outcome.code == ASSET
-    assert "REMAINDER_CACHE" in outcome.err
-
-
 # records
 
 
