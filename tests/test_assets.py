@@ -732,13 +732,15 @@ def test_an_interrupt_kills_pip_and_cleans_up(
         f'echo $$ > "{tmp_path}/pid.part"; mv "{tmp_path}/pid.part" "{tmp_path}/pid"; exec sleep 600'
     )
     child = start(
+        # SIGINT may be ignored where the tests run in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "sys.executable = os.environ['SCRIPT']; fetch_wheel_file(source)",
         SCRIPT=str(script),
     )
     while not (tmp_path / "pid").exists():
         assert child.poll() is None, child.communicate()
     child.send_signal(signal.SIGINT)  # to the one process only: a terminal's Ctrl-C would reach pip too
-    _, errors = child.communicate()
+    _, errors = child.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert child.returncode != 0
     with pytest.raises(ProcessLookupError):
