@@ -137,3 +137,15 @@ def test_one_window_is_too_few() -> None:
     x, mask = activations()
     with pytest.raises(ValueError, match="at least 2 windows, 1"):
         check_conformance(adapt(Identity(), WIDTH), x[:1], mask[:1])
+
+
+@pytest.mark.parametrize(("length", "offset"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (4, 1)])
+def test_a_method_that_averages_blocks_of_positions_is_caught(length: int, offset: int) -> None:
+    def blocks(x: torch.Tensor) -> torch.Tensor:
+        label = (torch.arange(x.shape[1]) + offset) // length
+        same = (label[:, None] == label[None]).to(x)
+        return (same / same.sum(-1, keepdim=True)) @ x
+
+    x, mask = activations()
+    with pytest.raises(InterpretationError, match="later positions"):
+        check_conformance(adapt(Method(blocks), WIDTH), x, mask)

@@ -213,3 +213,31 @@ def test_running_out_of_memory_stays_what_it_is() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         bad(encode=encode).reconstruct(X, MASK)
+
+
+def test_a_method_that_works_in_place_does_not_touch_what_it_is_scored_by() -> None:
+    class Clips:
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x.clamp_(-0.1, 0.1)
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes.mul_(2)
+
+    x = X.clone()
+    codes, reconstruction = adapt(Clips(), WIDTH).reconstruct(x)
+    assert torch.equal(x, X)
+    assert float(codes.abs().max()) <= 0.1 + 1e-6
+    assert torch.equal(reconstruction, 2 * codes)
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse"])
+def test_a_tensor_of_another_kind_is_refused(kind: str) -> None:
+    class Odd:
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to_sparse() if kind == "sparse" else x.to(torch.complex64)
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes
+
+    with pytest.raises(InterpretationError, match=kind):
+        adapt(Odd(), WIDTH).reconstruct(X)

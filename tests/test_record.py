@@ -108,14 +108,23 @@ def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> No
     assert len(keys | {key}) == len(arguments) + 1
 
 
-def test_a_finished_record_is_found_by_its_key(stored: Path, record: Record) -> None:
+def test_a_finished_record_is_found_by_its_key(
+    stored: Path, record: Record, caplog: pytest.LogCaptureFixture
+) -> None:
     (stored.parent / "other.json").write_text("{}")
     assert find_record(stored.parent.parent, record.measurement_key) == stored
     assert find_record(stored.parent, fake_hash("nothing")) is None
     assert find_record(stored.parent / "absent", record.measurement_key) is None
     values_path(stored).unlink()
-    with pytest.raises(RecordError, match="not beside it"):
-        find_record(stored.parent, record.measurement_key)
+    assert find_record(stored.parent, record.measurement_key) is None
+    assert "not beside it" in caplog.text
+
+
+def test_a_record_is_only_written_as_json(stored: Path, record: Record) -> None:
+    values = read_record(stored).values
+    with pytest.raises(RecordError, match="does not end in .json"):
+        write_record(record, values, stored.with_name("sae.k32"))
+    assert not stored.with_name("sae.csv.gz").exists()
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

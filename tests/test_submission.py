@@ -326,3 +326,46 @@ def test_whatever_the_hub_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp
     assert saelens.load_hub("a/b:c", SITE) is sae
     with pytest.raises(InterpretationError, match=r"a/b:c: d_in is 8; .* has width 9"):
         saelens.load_hub("a/b:c", SITE.model_copy(update={"width": 9}))
+
+
+@pytest.mark.parametrize(
+    ("made_at", "site", "fits"),
+    [
+        ("blocks.14.hook_resid_post", "blocks.15.hook_resid_pre", True),
+        ("blocks.15.hook_in", "blocks.15.hook_resid_pre", True),
+        ("blocks.3.hook_resid_pre", "blocks.15.hook_resid_pre", False),
+        ("blocks.15.hook_mlp_out", "blocks.15.hook_resid_pre", False),
+    ],
+)
+def test_an_sae_of_another_hook_is_refused(made_at: str, site: str, fits: bool) -> None:
+    class Config:
+        def to_dict(self) -> dict[str, object]:
+            return {"d_in": 4, "metadata": {"hook_name": made_at}}
+
+    class Thing:
+        cfg = Config()
+
+    where = Site(hook_in=site, hook_out=site, width=4)
+    if fits:
+        saelens.check_object(Thing(), where, "mine")
+    else:
+        with pytest.raises(InterpretationError, match=made_at):
+            saelens.check_object(Thing(), where, "mine")
+
+
+def test_the_hash_of_an_object_sees_numbers_slots_and_nested_weights() -> None:
+    class Slotted:
+        __slots__ = ("k",)
+
+        def __init__(self, k: int) -> None:
+            self.k = k
+
+    class Wrapper:
+        def __init__(self, weight: float) -> None:
+            self.inner = torch.nn.Linear(2, 2)
+            torch.nn.init.constant_(self.inner.weight, weight)
+            torch.nn.init.zeros_(self.inner.bias)
+
+    assert object_submission(Slotted(8)).hash != object_submission(Slotted(32)).hash
+    assert object_submission(Slotted(8)).hash == object_submission(Slotted(8)).hash
+    assert object_submission(Wrapper(1.0)).hash != object_submission(Wrapper(2.0)).hash

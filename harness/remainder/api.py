@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from remainder.assets import Progress
+from remainder.formats.saelens import check_object
 from remainder.interpretation import adapt
 from remainder.loaded import LoadedTask, open_task
 from remainder.measure.evaluate import measure, plan
@@ -16,7 +17,7 @@ from remainder.record import write_record
 from remainder.report import render, rows
 from remainder.schema import Record
 from remainder.submission import object_submission, open_submission
-from remainder.task import Task
+from remainder.task import Task, load_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +57,7 @@ def evaluate(
     *,
     name: str | None = None,
     tier: str = "quick",
-    rungs: tuple[str, ...] | list[str] | None = None,
+    rungs: tuple[str, ...] | list[str] | str | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
@@ -67,7 +68,8 @@ def evaluate(
 
     Args:
         task: an id such as `smollm2-135m/resid-15`, the folder of a task, or a task that `open_task` made
-            ready (to score several interpretations with one model in memory).
+            ready (to score several interpretations with one model in memory; `device` and `batch_size` are
+            then those that it was opened with).
         interpretation: anything with `encode` and `decode` on tensors [docs, positions, width], such as a
             sae-lens `SAE`; or, as a string or path, what `remainder run --with` takes.
         name: what it is called in tables; default: the name of its class or folder.
@@ -82,6 +84,14 @@ def evaluate(
     Raises:
         RemainderError: with what is wrong and how to mend it.
     """
+    chosen_task = task.task if isinstance(task, LoadedTask) else load_task(task)
+    if isinstance(rungs, str):
+        rungs = [rungs]
+    if not isinstance(interpretation, (str, Path)):
+        # Before anything is loaded: what can be told wrong at once.
+        thing = object_submission(interpretation, name)
+        adapted = adapt(interpretation, chosen_task.site.width, thing.name)
+        check_object(interpretation, chosen_task.site, thing.name)
     loaded = (
         task
         if isinstance(task, LoadedTask)
@@ -98,9 +108,5 @@ def evaluate(
             loaded, submission, lambda: submission.build(loaded.task, fit), chosen, progress=progress
         )
     else:
-        thing = object_submission(interpretation, name)
-        width = loaded.task.site.width
-        record, values = measure(
-            loaded, thing, lambda: adapt(interpretation, width, thing.name), chosen, progress=progress
-        )
+        record, values = measure(loaded, thing, lambda: adapted, chosen, progress=progress)
     return Result(record, values)

@@ -61,11 +61,13 @@ def show(
     format: FormatOption = "table",
 ) -> None:
     """Show what a task measures, or the numbers of a record."""
+    from remainder.report import render, require_format
+
+    require_format(format)
     if what.endswith(".json"):
         from remainder.record import read_record
-        from remainder.report import render
 
-        print(render([read_record(Path(what)).record], format, color=sys.stdout.isatty()))
+        _print(render([read_record(Path(what)).record], format, color=sys.stdout.isatty()))
         return
     from remainder.submission import baselines_for
     from remainder.task import load_task
@@ -85,6 +87,11 @@ def show(
         windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration windows"
         _line("tier", f"{name}: {windows}, {tier.pairs} pair(s) of draws, {tier.dtype}")
     _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
+
+
+def _print(text: str) -> None:
+    """Print what may end in a newline already."""
+    print(text.removesuffix("\n"))
 
 
 def _line(word: str, text: str) -> None:
@@ -159,7 +166,7 @@ def run(
     from remainder.loaded import open_task
     from remainder.measure.evaluate import plan
 
-    wanted = tuple(part.strip() for part in rungs.split(",")) if rungs else None
+    wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     chosen_plan = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype)
     rows = []
     try:
@@ -182,7 +189,7 @@ def run(
         from remainder.plot import overview
 
         overview(records).savefig(figure)
-    print(render(records, format, color=sys.stdout.isatty()))
+    _print(render(records, format, color=sys.stdout.isatty()))
 
 
 @app.command()
@@ -195,7 +202,7 @@ def compare(
     from remainder.compare import compare as compare_files
     from remainder.compare import render_comparison
 
-    print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
+    _print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
 
 
 def _check_outputs(json: Path | None, figure: Path | None, out: Path, with_: list[str] | None) -> None:
@@ -212,6 +219,8 @@ def _check_outputs(json: Path | None, figure: Path | None, out: Path, with_: lis
             raise RecordError(f"{path}: there is no folder {path.absolute().parent}", fix="make it first")
         if path is not None and path.is_dir():
             raise RecordError(f"{path} is a folder", fix="name a file in it")
+        if path is json and path is not None and path.suffix != ".json":
+            raise RecordError(f"--json {path} does not end in .json", fix="name the record's file so")
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise RecordError(f"--out {out}: {there} is no folder", fix="name another folder for the records")

@@ -63,7 +63,9 @@ def run(
             version=__version__,
         )
         base = folder / loaded.task.id / str(loaded.task.major) / submission.name
-        found = None if fresh or not base.is_dir() else find_record(base, key)
+        # What lies on a hub may have changed under the same id, so it is measured every time.
+        again = fresh or submission.method.hub is not None or not base.is_dir()
+        found = None if again else find_record(base, key)
         if found is not None:
             record, values = read_record(found)
             yield Row(record, values, found, kept=True)

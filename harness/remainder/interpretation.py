@@ -127,7 +127,8 @@ class Adapted:
         """The same on `device` and in float32: a copy, if its weights are elsewhere or otherwise."""
         if not isinstance(self.inner, torch.nn.Module):
             return self
-        weights = [w for w in self.inner.state_dict().values() if w.is_floating_point()]
+        state = self.inner.state_dict().values()
+        weights = [w for w in state if isinstance(w, Tensor) and w.is_floating_point()]
         if all(w.dtype == torch.float32 and w.device.type == device.type for w in weights):
             return self
         # Named arguments, since a sae-lens SAE keeps its config in step only for these.
@@ -176,7 +177,8 @@ class Adapted:
 
 def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     try:
-        value = function(argument)
+        # A copy, since foreign code may work in place, and these activations are also what it is scored by.
+        value = function(argument.clone())
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:  # whatever foreign code raises, the cause is shown
@@ -190,6 +192,9 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
             f"{name}: {method} gave {type(value).__name__} instead of a tensor",
             fix="return one torch tensor",
         )
+    if value.is_complex() or value.layout != torch.strided:
+        kind = "complex" if value.is_complex() else "sparse"
+        raise InterpretationError(f"{name}: {method} gave a {kind} tensor", fix="return a dense, real one")
     return value.float()
 
 
@@ -217,7 +222,8 @@ def adapt(thing: Any, width: int, name: str | None = None) -> Adapted:
         )
     if isinstance(thing, torch.nn.Module):
         for parameter, value in thing.state_dict().items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
+            # A module may keep things that are no tensors in its state.
+            if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
                 raise InterpretationError(
                     f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"
                 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import re
 import zlib
@@ -166,8 +167,10 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
     """Write `path` (`<stem>.json`) and `<stem>.csv.gz`, each whole or not at all, the JSON last.
 
     Raises:
-        RecordError: `values` are not those of the record.
+        RecordError: `path` does not end in .json, or `values` are not those of the record.
     """
+    if path.suffix != ".json":
+        raise RecordError(f"{path.name} does not end in .json", fix="name the record's file so")
     data = values_to_csv(values)
     if sha256(data) != record.documents.sha256:
         raise RecordError(
@@ -207,15 +210,16 @@ def read_record(path: Path) -> StoredRecord:
 def find_record(folder: Path, key: str) -> Path | None:
     """The finished record below `folder` with this `measurement_key`, verified; None if there is none.
 
-    Raises:
-        RecordError: the record with this key is damaged.
+    A damaged record is no finished one: it is passed over, with a warning that names it.
     """
     for path in sorted(folder.rglob("*.json")):
-        if (
-            key in path.read_text(encoding="utf-8", errors="replace")
-            and read_record(path).record.measurement_key == key
-        ):
-            return path
+        if key not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        try:
+            if read_record(path).record.measurement_key == key:
+                return path
+        except RecordError as problem:
+            logging.getLogger(__name__).warning("not used, since it is damaged: %s", problem.what)
     return None
 
 

@@ -153,7 +153,10 @@ def baselines_for(task: Task) -> list[Submission]:
 
 @dataclass(frozen=True)
 class ObjectSubmission:
-    """An object from a notebook, as a submission: named and hashed as well as it can be."""
+    """An object from a notebook, as a submission: named and hashed as well as it can be.
+
+    The hash covers tensors, numbers and words down to a few levels, not the code of its methods.
+    """
 
     name: str
     hash: str
@@ -167,17 +170,39 @@ class ObjectSubmission:
 
 
 def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
-    """Wrap an object with encode and decode; hashed by its tensors, or by nothing but its type."""
+    """Wrap an object with encode and decode, and hash what can be seen of it.
+
+    Raises:
+        InterpretationError: if the name cannot stand in a table.
+    """
     import torch
 
     label = name or type(thing).__name__.lower()
-    digest = hashlib.sha256(type(thing).__qualname__.encode())
-    state = thing.state_dict() if isinstance(thing, torch.nn.Module) else vars(thing)
-    for key in sorted(state):
-        if isinstance(state[key], torch.Tensor):
-            value = state[key].detach().cpu().contiguous()
-            digest.update(f"{key}|{value.dtype}|{tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    if not re.fullmatch(r"[\w][\w .-]{0,39}", label):
+        raise InterpretationError(
+            f"the name {label!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
+        )
+    digest = hashlib.sha256()
+
+    def add(key: str, value: Any, depth: int) -> None:
+        if isinstance(value, torch.Tensor):
+            raw = value.detach().cpu().contiguous()
+            digest.update(f"{key}|{raw.dtype}|{tuple(raw.shape)}".encode())
+            digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, (bool, int, float, str)):
+            digest.update(f"{key}|{value!r}".encode())
+        elif depth < 4:
+            digest.update(f"{key}|{type(value).__qualname__}".encode())
+            inner = dict(value.state_dict()) if isinstance(value, torch.nn.Module) else {}
+            inner.update(getattr(value, "__dict__", {}))
+            inner.update(
+                {slot: getattr(value, slot, None) for slot in getattr(value, "__slots__", None) or ()}
+            )
+            for part in sorted(inner, key=str):
+                if not str(part).startswith("_"):
+                    add(f"{key}.{part}", inner[part], depth + 1)
+
+    add("", thing, 0)
     return ObjectSubmission(label, digest.hexdigest(), thing)
 
 

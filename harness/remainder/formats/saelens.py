@@ -1,11 +1,13 @@
 """SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, or a release on the Hugging Face hub.
 
-sae-lens itself reads both; this module checks what it would let pass, and refuses pickles.
+sae-lens itself reads both; this module checks what it would let pass. Folders with pickles are refused;
+what the hub holds is read by sae-lens with whatever it uses there.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from remainder.errors import InterpretationError
 from remainder.task import Site
 
-__all__ = ["CONFIG", "WEIGHTS", "load_folder", "load_hub"]
+__all__ = ["CONFIG", "WEIGHTS", "check_object", "load_folder", "load_hub"]
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
@@ -95,6 +97,35 @@ def _check_site(config: dict[str, Any], site: Site, where: Path | str) -> None:
             f"{where}: d_in is {width}; the task's site {site.hook_in} has width {site.width}",
             fix="choose the task that this SAE was made for",
         )
+    metadata = config.get("metadata")
+    named = metadata.get("hook_name") if isinstance(metadata, dict) else config.get("hook_name")
+    if isinstance(named, str) and _tensor_of(named) != _tensor_of(site.hook_in):
+        raise InterpretationError(
+            f"{where}: it was trained at {named}; the task's site is {site.hook_in}",
+            fix="choose the task that this SAE was made for",
+        )
+
+
+def check_object(thing: Any, site: Site, name: str) -> None:
+    """Check a loaded SAE's own config (if it has one) against the site.
+
+    Raises:
+        InterpretationError: if it was made for another width or hook.
+    """
+    config: Any = getattr(thing, "cfg", None)
+    if config is not None and callable(getattr(config, "to_dict", None)):
+        content = config.to_dict()
+        if isinstance(content, dict) and "d_in" in content:
+            _check_site(content, site, name)
+
+
+def _tensor_of(hook: str) -> str:
+    """One name for each tensor of the residual stream, which has up to four."""
+    match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)", hook)
+    if match is None:
+        return hook
+    after = match[2] in ("resid_post", "out")
+    return f"residual stream entering block {int(match[1]) + after}"
 
 
 def _check_weights(path: Path, config: dict[str, Any]) -> None:

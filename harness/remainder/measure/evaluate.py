@@ -54,6 +54,7 @@ __all__ = ["Plan", "Subject", "measure", "plan"]
 TRUE_LIMIT = 1e-4
 """Nats per token by which the true residual may miss the clean model."""
 
+_MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss without a warning
 _ENOUGH_ROWS = 5  # calibration tokens per dimension, below which a covariance is doubtful
 
 
@@ -286,10 +287,17 @@ class _Run:
             return (sum(values) - sum(reference)) / tokens
 
         loss = per_token(clean.scores.loss, exact.scores.loss)
+        moved = per_token(raw.loss, exact_raw.loss) - loss
+        gap = per_token(exact_raw.loss, exact.scores.loss)
+        if abs(loss) > _MOVED or abs(moved) > max(_MOVED, 2 * _MOVED * abs(gap)):
+            self.warnings.append(
+                f"{self.plan.dtype} moves the clean loss by {loss:.3g} and the raw gap by {moved:.3g} nats "
+                "per token from float32: measure with float32"
+            )
         return {
             "tokens": float(tokens),
             "clean_loss": loss,
-            "raw_gap": per_token(raw.loss, exact_raw.loss) - loss,
+            "raw_gap": moved,
             "raw_kl": per_token(raw.kl, exact_raw.kl),
         }
 
