@@ -122,7 +122,7 @@ def test_a_finished_record_is_found_by_its_key(
 
 def test_a_record_is_only_written_as_json(stored: Path, record: Record) -> None:
     values = read_record(stored).values
-    with pytest.raises(RecordError, match="does not end in .json"):
+    with pytest.raises(RecordError, match=r"does not end in \.json"):
         write_record(record, values, stored.with_name("sae.k32"))
     assert not stored.with_name("sae.csv.gz").exists()
 
