@@ -21,14 +21,13 @@ from torch import Tensor
 
 from remainder.activations import Batch
 from remainder.errors import MeasurementError
+from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.model import Runner
 
 __all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass"]
 
 CHUNK = 128
 """Tokens whose logits exist at a time."""
-
-_BINS_PER_DECADE, _LOWEST = 20, -160
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,9 @@ def spliced_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs 
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
     """Counts of KL in bins of log10, 20 a decade, as `bin:count;…`; the lowest takes all up to 1e-8."""
-    floor = 10.0 ** (_LOWEST / _BINS_PER_DECADE)
-    bins = np.floor(_BINS_PER_DECADE * np.log10(np.maximum(kl, floor))).astype(int)
-    values, counts = np.unique(np.maximum(bins, _LOWEST), return_counts=True)
+    floor = 10.0 ** (LOWEST_BIN / BINS_PER_DECADE)
+    bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(kl, floor))).astype(int)
+    values, counts = np.unique(np.maximum(bins, LOWEST_BIN), return_counts=True)
     return ";".join(f"{value}:{count}" for value, count in zip(values, counts, strict=True))
 
 
