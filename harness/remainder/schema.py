@@ -22,19 +22,28 @@ from remainder.measure.intervals import Estimate
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AnnealedMetrics",
     "Calibration",
+    "CalibrationSpread",
     "Check",
     "CleanMetrics",
     "Complexity",
+    "CouplingPoint",
+    "Couplings",
+    "DirectionTests",
     "DocumentsInfo",
     "FrozenModel",
     "GaussianRatio",
+    "Gaussianity",
     "Measurement",
     "Metrics",
+    "NullTest",
     "Number",
+    "PerturbativeFit",
     "Pinned",
     "Provenance",
     "QuenchedMetrics",
+    "RadiusHistogram",
     "Real",
     "ReconstructionMetrics",
     "Record",
@@ -42,6 +51,7 @@ __all__ = [
     "Sha256",
     "SubmissionInfo",
     "TaskInfo",
+    "Telescope",
 ]
 
 SCHEMA_VERSION = 1
@@ -110,10 +120,134 @@ class QuenchedMetrics(FrozenModel):
     top1: Number
 
 
+class AnnealedMetrics(FrozenModel):
+    """One rung, its noise integrated out of the prediction: −log E_ε p(y). Nats per scored token.
+
+    Estimated by the jackknife over independent units: antithetic pairs, or single draws where there are none.
+    """
+
+    loss: Number
+    gap: Number
+    draws: int
+    nested: dict[str, Number]
+    """The gap by number of draws (2 units, 4, …): where it stops moving, there are enough."""
+
+
 class RungMetrics(FrozenModel):
     """One rung of the ladder."""
 
     quenched: QuenchedMetrics
+    annealed: AnnealedMetrics | None = None
+    """Null for a rung without noise (it equals the quenched loss), and with fewer than two units."""
+
+
+class Telescope(FrozenModel):
+    """Where the Gaussian gap comes from: shape + dependence + rest = total, exactly. Nats per scored token.
+
+    `total` is the gap of `full-unshrunk`; `shrinkage` is what `full` differs from it by.
+    """
+
+    total: Number
+    shape: Number
+    """full-unshrunk − permuted: one-token shape."""
+    dependence: Number
+    """permuted − matched: what the cell of x̂ tells."""
+    rest: Number
+    """matched − clean: context, target, order of tokens, and x̂ beyond its cell."""
+    shrinkage: Number
+
+
+class PerturbativeFit(FrozenModel):
+    """Least squares of the gap on the rungs `perturbative-m`: limit + c1 m^(−1/2) + c2 / m. Nats."""
+
+    limit: Number
+    """The Gaussian limit, m → ∞."""
+    c1: Number
+    """What third cumulants cost."""
+    c2: Number
+    """What fourth cumulants, and squares of third ones, cost."""
+
+
+class CouplingPoint(FrozenModel):
+    """Gaps on the calibration split with noise times `alpha` and source times `beta`. Nats."""
+
+    alpha: Real
+    beta: Real
+    quenched: Number
+    annealed: Number
+
+
+class Couplings(FrozenModel):
+    """Amplitudes of source and noise that predict best: the minimum of a quadratic through `grid`."""
+
+    alpha: Number
+    beta: Number
+    edge: bool
+    """Whether the minimum lies on the edge of the grid, so that it may be farther out."""
+    draws: int
+    """At each point of the grid."""
+    grid: tuple[CouplingPoint, ...]
+
+
+class CalibrationSpread(FrozenModel):
+    """Gaps of `full` refitted without one fold of the calibration documents each. Nats."""
+
+    gaps: dict[str, Number]
+    spread: Number
+    """Largest less smallest."""
+
+
+class NullTest(FrozenModel):
+    """A statistic, and where it lies for Gaussian surrogates put through the same pipeline."""
+
+    value: Real
+    null_low: Real
+    null_high: Real
+    """Between these lie 95 % of the surrogates."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether it could be that of a Gaussian."""
+        return self.null_low <= self.value <= self.null_high
+
+
+class DirectionTests(FrozenModel):
+    """The residual along some directions, whitened: shape beyond mean and variance."""
+
+    directions: int
+    skewness: NullTest
+    """Of the direction where it is largest in size."""
+    kurtosis: NullTest
+    """Excess, of the direction where it is largest in size."""
+    negentropy: NullTest
+    """Mean of κ₃²/12 + κ₄²/48, nats a direction."""
+
+
+class RadiusHistogram(FrozenModel):
+    """Whitened lengths ‖Σ^(−1/2)(r − μ)‖ on evaluation."""
+
+    edges: tuple[Real, ...]
+    counts: tuple[int, ...]
+    """One fewer than edges; every row is in some bin."""
+
+
+class Gaussianity(FrozenModel):
+    """How far the residual on evaluation is from the Gaussian fitted on calibration. Effect sizes."""
+
+    rank: int
+    """Dimensions of the whitened residual."""
+    surrogates: int
+    radial_kurtosis: NullTest
+    """κ̂ = [d/(d+2)] mean‖w‖⁴/(mean‖w‖²)² − 1; 0 for a Gaussian of known covariance."""
+    directions: dict[str, DirectionTests]
+    """By what the directions come from, e.g. loss gradients or the decoder."""
+    maximum_kurtosis: NullTest
+    """Excess kurtosis on evaluation along the direction that maximises it on calibration."""
+    radial_gain: Number
+    """Log-likelihood of `radial` over `full` on evaluation, nats a dimension."""
+    linear_gain: Number
+    """Log-likelihood of `linear` over `full` on evaluation, nats a dimension."""
+    radii: RadiusHistogram
 
 
 class GaussianRatio(FrozenModel):
@@ -138,6 +272,12 @@ class Metrics(FrozenModel):
     rungs: dict[str, RungMetrics]
     gaussian_ratio: GaussianRatio
     reconstruction: ReconstructionMetrics
+    telescope: Telescope | None = None
+    perturbative: PerturbativeFit | None = None
+    couplings: Couplings | None = None
+    calibration_spread: CalibrationSpread | None = None
+    gaussianity: Gaussianity | None = None
+    """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
 
 
 class TaskInfo(FrozenModel):
@@ -196,8 +336,18 @@ class Calibration(FrozenModel):
     dimension: int
     shrinkage: Real | None = None
     """Intensity of the correlation matrix's shrinkage, 0 to 1."""
+    oas: Real | None = None
+    """The intensity if rows were independent (oracle-approximating shrinkage), for comparison."""
     held_out_mahalanobis: Real | None = None
     """Mean squared whitened residual on held-out documents per dimension; near 1 if the fit is sound."""
+    rank: int | None = None
+    """Dimensions that the residual occupies."""
+    bank_rows: int | None = None
+    """Real residuals that rungs draw from."""
+    cells: int | None = None
+    """Cells of x̂ that `matched` draws within."""
+    cells_explained: Real | None = None
+    """Share of the residual's variance between these cells, adjusted for their number."""
 
 
 class Measurement(FrozenModel):
@@ -206,6 +356,10 @@ class Measurement(FrozenModel):
     rungs: tuple[str, ...]
     pairs: int
     """Antithetic pairs of draws."""
+    annealed_draws: int = 0
+    """Draws of the rungs whose annealed loss is a headline; 0 if there is none."""
+    unmeasured: dict[str, str] = {}
+    """Rungs that this residual does not admit, and why."""
     seed: int
     dtype: str
     suffix: str
@@ -251,6 +405,8 @@ class Record(FrozenModel):
     protocol: str
     task: TaskInfo
     submission: SubmissionInfo
+    reference: SubmissionInfo | None = None
+    """The finer interpretation that stood in for the model, if two were nested."""
     tier: str
     model: Pinned
     corpus: Pinned

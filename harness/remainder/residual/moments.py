@@ -1,4 +1,4 @@
-"""Streaming sufficient statistics of residuals, in float64, and a keyed bank of real ones.
+"""Streaming sufficient statistics of rows, in float64.
 
 Mean and scatter are updated batch by batch and merged by the pairwise formula of Chan, Golub & LeVeque
 (1983): with counts n₁, n₂ and δ = m₂ − m₁,
@@ -10,18 +10,16 @@ Source: protocol 1, section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 
 from remainder.errors import MeasurementError
-from remainder.residual.noise import Places, priorities
 
-__all__ = ["Bank", "Calibration", "Moments"]
+__all__ = ["Moments"]
 
 
 @dataclass
@@ -40,6 +38,22 @@ class Moments:
             torch.zeros(width, dtype=torch.float64, device=device),
             torch.zeros(width, width, dtype=torch.float64, device=device),
         )
+
+    @classmethod
+    def merged(cls, parts: Iterable[Moments]) -> Moments:
+        """Statistics of all that several have seen; they stay as they are."""
+        parts = list(parts)
+        total = cls.empty(len(parts[0].mean), parts[0].mean.device)
+        for part in parts:
+            total.merge(part)
+        return total
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "rows d"]) -> Moments:
+        """Statistics of these rows."""
+        moments = cls.empty(rows.shape[-1], rows.device)
+        moments.update(rows)
+        return moments
 
     def update(self, rows: Float[Tensor, "rows d"]) -> None:
         """Add rows.
@@ -72,6 +86,15 @@ class Moments:
         )
         self.count = total
 
+    def about(self, centre: Float[Tensor, " d"]) -> Float[Tensor, "d d"]:
+        """Sum of outer products of rows less `centre`."""
+        delta = self.mean - centre
+        return self.scatter + self.count * torch.outer(delta, delta)
+
+    def part(self, columns: slice) -> Moments:
+        """Statistics of some columns."""
+        return Moments(self.count, self.mean[columns], self.scatter[columns, columns])
+
     @property
     def covariance(self) -> Float[Tensor, "d d"]:
         """Unbiased covariance."""
@@ -81,47 +104,3 @@ class Moments:
                 fix="use more calibration windows",
             )
         return self.scatter / (self.count - 1)
-
-
-@dataclass
-class Bank:
-    """A keyed reservoir of real rows: the `capacity` rows of lowest random priority, in that order.
-
-    Priorities are keyed by document, window and position, so the bank does not depend on batching or order.
-    """
-
-    capacity: int
-    rows: Float[Tensor, "rows d"] | None = None
-    _priorities: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
-
-    def update(
-        self, places: Places, values: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
-    ) -> None:
-        """Offer the rows of a batch where `mask` holds."""
-        keys = np.concatenate([self._priorities, priorities(places, values.shape[1])[mask.cpu().numpy()]])
-        new = values[mask].float()
-        rows = new if self.rows is None else torch.cat([self.rows, new])
-        order = np.argsort(keys, kind="stable")[: self.capacity]
-        self.rows, self._priorities = rows[torch.from_numpy(order).to(rows.device)], keys[order]
-
-
-@dataclass
-class Calibration:
-    """All that a residual model may be fitted to: moments and a bank of residuals, and how many documents."""
-
-    moments: Moments
-    bank: Bank
-    documents: set[str] = field(default_factory=set)
-
-    @classmethod
-    def empty(cls, width: int, capacity: int = 65536, device: torch.device | str = "cpu") -> Calibration:
-        """Nothing seen yet."""
-        return cls(Moments.empty(width, device), Bank(capacity))
-
-    def update(
-        self, places: Places, residual: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
-    ) -> None:
-        """Add the residuals of a batch of windows where `mask` holds."""
-        self.moments.update(residual[mask])
-        self.bank.update(places, residual, mask)
-        self.documents.update(places.documents)

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Draw", "Places", "indices", "normal", "priorities"]
+__all__ = ["Draw", "Places", "folds", "indices", "normal", "priorities"]
 
 
 class Places(NamedTuple):
@@ -51,24 +51,47 @@ class Draw:
         return 1 - 2 * (self.index % 2)
 
 
-def normal(places: Places, draw: Draw, positions: int, width: int) -> Float[Tensor, "docs pos width"]:
-    """Standard normal values, float64; the second of an antithetic pair is the first one negated."""
-    raw = _raw(places, f"normal|{draw.pair}", positions * width)
+def normal(
+    places: Places, draw: Draw, positions: int, width: int, stream: str = "normal"
+) -> Float[Tensor, "docs pos width"]:
+    """Standard normal values, float64; the second of an antithetic pair is the first one negated.
+
+    Streams of other names are independent of each other.
+    """
+    raw = _raw(places, f"{stream}|{draw.pair}", positions * width)
     uniform = (torch.from_numpy((raw >> np.uint64(12)).astype(np.float64)) + 0.5) * 2.0**-52
     z: Tensor = torch.special.ndtri(uniform)
     return draw.sign * z.reshape(len(places.documents), positions, width)
 
 
-def indices(places: Places, draw: Draw, positions: int, size: int) -> Int[Tensor, "docs pos"]:
-    """Uniform indices below `size`, independent from position to position and from draw to draw."""
-    raw = _raw(places, f"index|{draw.index}", positions)
+def indices(
+    places: Places,
+    index: int,
+    positions: int,
+    size: int | Int[Tensor, "docs pos"],
+    stream: str = "index",
+) -> Int[Tensor, "docs pos"]:
+    """Uniform indices below `size` (one for all, or one a position), independent between positions.
+
+    `index` is that of the draw, or of its pair where both halves are to find the same.
+    """
+    raw = _raw(places, f"{stream}|{index}", positions)
+    below = size.cpu().numpy().astype(np.uint64) if isinstance(size, Tensor) else np.uint64(size)
     # The modulo's bias is below size / 2⁶⁴.
-    return torch.from_numpy((raw % np.uint64(size)).astype(np.int64))
+    return torch.from_numpy((raw % below).astype(np.int64))
 
 
-def priorities(places: Places, positions: int) -> NDArray[np.uint64]:
-    """One random 64-bit number per window and position [docs, pos]: who enters a keyed reservoir."""
-    return _raw(places, "priority", positions)
+def priorities(places: Places) -> NDArray[np.uint64]:
+    """One random 64-bit number per window [docs]: who enters a keyed reservoir."""
+    return _raw(places, "priority", 1)[:, 0]
+
+
+def folds(places: Places, count: int) -> list[int]:
+    """Which of `count` parts each window's document is dealt into; all windows of a document into one."""
+    return [
+        int.from_bytes(hashlib.sha256(f"{places.seed}|fold|{document}".encode()).digest()[:8], "big") % count
+        for document in places.documents
+    ]
 
 
 def _raw(places: Places, stream: str, count: int) -> NDArray[np.uint64]:

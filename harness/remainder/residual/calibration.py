@@ -1,0 +1,221 @@
+"""All that a residual model may be fitted to: moments of (x̂, r), and a bank of real residuals.
+
+- Joint moments of (x̂, r), streamed in float64, one part for each of a few folds of documents; the parts give
+  held-out likelihoods and refits, their sum everything else.
+- A keyed reservoir of whole windows, so that real residuals can be drawn one by one or as they follow each
+  other, together with the reconstruction that they belonged to.
+
+From `LARGE` dimensions on no d × d matrix is formed, and everything is fitted to the bank.
+
+Source: protocol 1, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from remainder.errors import MeasurementError
+from remainder.residual.moments import Moments
+from remainder.residual.noise import Places, folds, priorities
+from remainder.rungs import FOLDS
+
+__all__ = ["LARGE", "Bank", "Calibration"]
+
+LARGE = 8192
+"""Dimensions from which on no d × d matrix is formed."""
+
+Fit = TypeVar("Fit")
+
+_CAPACITY = 65536  # rows
+_CAPACITY_LARGE = 20480
+
+
+@dataclass
+class Bank:
+    """A keyed reservoir of windows: those of lowest random priority that fit `capacity` spliced rows.
+
+    Priorities are keyed by document and window, so the bank depends on neither batching nor order.
+    """
+
+    capacity: int
+    residual: Float[Tensor, "windows pos d"] | None = None
+    reconstruction: Float[Tensor, "windows pos d"] | None = None
+    mask: Bool[Tensor, "windows pos"] | None = None
+    _priorities: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+
+    def update(
+        self,
+        places: Places,
+        reconstruction: Float[Tensor, "docs pos d"],
+        residual: Float[Tensor, "docs pos d"],
+        mask: Bool[Tensor, "docs pos"],
+    ) -> None:
+        """Offer the windows of a batch; only what lies where `mask` holds is ever read."""
+        keep = mask[..., None]
+        parts = (
+            torch.where(keep, residual, 0.0).float(),
+            torch.where(keep, reconstruction, 0.0).float(),
+            mask,
+        )
+        self._merge(priorities(places), *parts)
+
+    def merge(self, other: Bank) -> None:
+        """Add what `other` holds; gives the bank that would have seen everything."""
+        if other.residual is not None and other.reconstruction is not None and other.mask is not None:
+            self._merge(other._priorities, other.residual, other.reconstruction, other.mask)
+
+    def _merge(
+        self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor
+    ) -> None:
+        if self.residual is None or self.reconstruction is None or self.mask is None:
+            new = (residual, reconstruction, mask)
+        else:
+            new = (
+                torch.cat([self.residual, residual]),
+                torch.cat([self.reconstruction, reconstruction]),
+                torch.cat([self.mask, mask]),
+            )
+        keys = np.concatenate([self._priorities, keys])
+        order = np.argsort(keys, kind="stable")
+        total = np.cumsum(new[2].sum(1).cpu().numpy()[order])
+        order = order[: max(int(np.searchsorted(total, self.capacity, side="right")), 1)]
+        chosen = torch.from_numpy(order).to(mask.device)
+        self.residual, self.reconstruction, self.mask = (part[chosen] for part in new)
+        self._priorities = keys[order]
+
+    @property
+    def filled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual and reconstruction [windows, pos, d] and mask [windows, pos].
+
+        Raises:
+            MeasurementError: if no spliced position was seen.
+        """
+        if self.residual is None or self.reconstruction is None or self.mask is None or not self.mask.any():
+            raise MeasurementError("the bank of real residuals is empty", fix="use more calibration windows")
+        return self.residual, self.reconstruction, self.mask
+
+    def rows(self) -> Float[Tensor, "rows d"]:
+        """Residuals at spliced positions, float32, window after window."""
+        residual, _, mask = self.filled
+        return residual[mask]
+
+    def reconstructions(self) -> Float[Tensor, "rows d"]:
+        """The reconstructions that `rows` belonged to."""
+        _, reconstruction, mask = self.filled
+        return reconstruction[mask]
+
+
+@dataclass
+class Calibration:
+    """Statistics of (x̂, r) by fold of documents, a bank, and which documents were seen."""
+
+    width: int
+    folds: tuple[Moments, ...]
+    """Joint moments of (x̂, r), width 2d, of each fold of documents; none from `LARGE` dimensions on."""
+    bank: Bank
+    documents: set[str] = field(default_factory=set)
+    tokens: int = 0
+    _fitted: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def empty(
+        cls, width: int, capacity: int | None = None, device: torch.device | str = "cpu"
+    ) -> Calibration:
+        """Nothing seen yet; the bank holds up to `capacity` rows."""
+        large = width >= LARGE
+        parts = () if large else tuple(Moments.empty(2 * width, device) for _ in range(FOLDS))
+        return cls(width, parts, Bank(capacity or (_CAPACITY_LARGE if large else _CAPACITY)))
+
+    def update(
+        self,
+        places: Places,
+        reconstruction: Float[Tensor, "docs pos d"],
+        residual: Float[Tensor, "docs pos d"],
+        mask: Bool[Tensor, "docs pos"],
+    ) -> None:
+        """Add a batch of windows, where `mask` holds.
+
+        Raises:
+            MeasurementError: if a value is not finite there.
+        """
+        for name, value in (("residual", residual), ("reconstruction", reconstruction)):
+            bad = int((~torch.isfinite(value[mask])).any(-1).sum())
+            if bad:
+                raise MeasurementError(
+                    f"{bad} of {int(mask.sum())} rows of the {name} hold NaN or infinity",
+                    fix="check the interpretation's weights and the scale of its output",
+                )
+        self._fitted.clear()
+        if self.folds:
+            dealt = torch.tensor(folds(places, len(self.folds)))
+            for index, part in enumerate(self.folds):
+                mine = (dealt == index).to(mask.device)[:, None] & mask
+                part.update(torch.cat([reconstruction[mine].double(), residual[mine].double()], -1))
+        self.bank.update(places, reconstruction, residual, mask)
+        self.documents.update(places.documents)
+        self.tokens += int(mask.sum())
+
+    def merge(self, other: Calibration) -> None:
+        """Add what `other` has seen (of other documents or windows)."""
+        self._fitted.clear()
+        for mine, theirs in zip(self.folds, other.folds, strict=True):
+            mine.merge(theirs)
+        self.bank.merge(other.bank)
+        self.documents |= other.documents
+        self.tokens += other.tokens
+
+    def once(self, name: str, fit: Callable[[Calibration], Fit]) -> Fit:
+        """What `fit` makes of this calibration: made when first asked for, then shared by all rungs."""
+        if name not in self._fitted:
+            self._fitted[name] = fit(self)
+        fitted: Fit = self._fitted[name]
+        return fitted
+
+    @property
+    def is_large(self) -> bool:
+        """Whether d × d matrices are out of the question."""
+        return not self.folds
+
+    @property
+    def joint(self) -> Moments:
+        """Moments of (x̂, r) over all folds."""
+        self._require_matrices()
+        return Moments.merged(self.folds)
+
+    @property
+    def residual_folds(self) -> tuple[Moments, ...]:
+        """Moments of r, fold by fold."""
+        self._require_matrices()
+        return tuple(part.part(slice(self.width, None)) for part in self.folds)
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of r over all folds."""
+        return Moments.merged(self.residual_folds)
+
+    @property
+    def mean(self) -> Float[Tensor, " d"]:
+        """E r."""
+        return self.bank.rows().double().mean(0) if self.is_large else self.moments.mean
+
+    @property
+    def reconstruction_mean(self) -> Float[Tensor, " d"]:
+        """E x̂."""
+        if self.is_large:
+            return self.bank.reconstructions().double().mean(0)
+        return self.joint.mean[: self.width]
+
+    def _require_matrices(self) -> None:
+        if self.is_large:
+            raise MeasurementError(
+                f"this needs a covariance of {self.width} dimensions as a matrix; the limit is {LARGE - 1}",
+                fix="leave out the rungs linear-mean, linear, temporal and radial",
+            )

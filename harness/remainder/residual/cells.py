@@ -1,0 +1,91 @@
+"""Cells of reconstructions: k-means, and no cell with too few rows.
+
+1. k-means (scikit-learn) on the reconstructions of the bank, about `_ROWS_A_CELL` rows a cell.
+2. While a cell has fewer than `MINIMUM` rows, the smallest is given up and its rows go to their next nearest
+   centre.
+3. The share of the residual's variance that the cell explains, adjusted for the number of cells,
+   1 − (W/(N − K))/(T/(N − 1)), says how much these cells can show at all.
+
+Source: protocol 1, section 3 (`matched`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["MINIMUM", "Cells", "fit_cells"]
+
+MINIMUM = 30
+"""Rows that every cell has at least (unless there are fewer in all)."""
+
+_ROWS_A_CELL = 60
+_MOST = 256
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Centres, and for each cell where its rows stand in `members`."""
+
+    centres: Float[Tensor, "cells d"]
+    members: Int[Tensor, " rows"]
+    starts: Int[Tensor, " cells"]
+    sizes: Int[Tensor, " cells"]
+    explained: float | None
+    """Adjusted share of the residual's variance between cells; None if there is no variance."""
+
+    def assign(self, x: Float[Tensor, "*rows d"]) -> Int[Tensor, "*rows"]:
+        """The cell of each reconstruction: that of the nearest centre."""
+        return _nearest(self.centres.to(x.device), x.float())
+
+
+def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "rows d"]) -> Cells:
+    """Cells of `reconstruction`, deterministic for rows in the same order."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    points = reconstruction.float()
+    wanted = max(1, min(_MOST, len(points) // _ROWS_A_CELL))
+    if wanted == 1 or bool((points == points[0]).all()):
+        centres = points.double().mean(0, keepdim=True).float()
+    else:
+        with warnings.catch_warnings():
+            # Fewer distinct points than cells: the empty ones are given up below.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            found = KMeans(wanted, n_init=1, random_state=0, max_iter=50).fit(points.cpu().numpy())
+        centres = torch.from_numpy(found.cluster_centers_).to(points)
+    while True:
+        labels = _nearest(centres, points)
+        sizes = torch.bincount(labels, minlength=len(centres))
+        if len(centres) == 1 or int(sizes.min()) >= MINIMUM:
+            break
+        kept = torch.ones(len(centres), dtype=torch.bool, device=centres.device)
+        kept[sizes.argmin()] = False
+        centres = centres[kept]
+    members = torch.argsort(labels, stable=True).cpu()
+    sizes = sizes.cpu()
+    starts = torch.cumsum(sizes, 0) - sizes
+    return Cells(centres, members, starts, sizes, _explained(residual.double(), labels, len(centres)))
+
+
+def _nearest(centres: Tensor, x: Tensor) -> Tensor:
+    # ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², without what all centres share; about their mean, for the digits.
+    shift = centres.mean(0)
+    c = centres - shift
+    return ((x - shift) @ (-2 * c).T + c.square().sum(-1)).argmin(-1)
+
+
+def _explained(residual: Tensor, labels: Tensor, cells: int) -> float | None:
+    rows = len(residual)
+    total = float((residual - residual.mean(0)).square().sum())
+    if total == 0 or rows <= cells:
+        return None
+    sums = torch.zeros(cells, residual.shape[1], dtype=torch.float64, device=residual.device)
+    sums.index_add_(0, labels, residual)
+    means = sums / torch.bincount(labels, minlength=cells)[:, None]
+    within = float((residual - means[labels]).square().sum())
+    return 1 - (within / (rows - cells)) / (total / (rows - 1))
