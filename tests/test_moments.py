@@ -1,4 +1,4 @@
-"""Streaming moments against numpy.cov; the keyed bank against a plain sort."""
+"""Streaming moments against numpy."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from remainder.errors import MeasurementError
-from remainder.residual.moments import Bank, Calibration, Moments
-from remainder.residual.noise import Places, priorities
+from remainder.residual.moments import Moments
 
 
 def correlated(seed: int, rows: int, width: int) -> torch.Tensor:
@@ -81,68 +79,14 @@ def test_a_covariance_needs_two_rows() -> None:
         _ = moments.covariance
 
 
-# ------------------------------------------------------------------------------------------------ bank
-
-WINDOWS, POSITIONS = 12, 10
-DOCUMENTS, INDICES = tuple(f"page-{i % 7}" for i in range(WINDOWS)), tuple(i // 7 for i in range(WINDOWS))
-# A row says where it is from: document, window, position.
-VALUES = torch.tensor(
-    [[[i % 7, i // 7, t] for t in range(POSITIONS)] for i in range(WINDOWS)], dtype=torch.float64
-)
-MASK = torch.rand(WINDOWS, POSITIONS, generator=torch.Generator().manual_seed(0)) < 0.7
-
-
-def bank_of(capacity: int, batches: list[list[int]], seed: int = 5) -> Bank:
-    """A bank that was offered these batches of windows."""
-    bank = Bank(capacity)
-    for batch in batches:
-        places = Places(seed, tuple(DOCUMENTS[i] for i in batch), tuple(INDICES[i] for i in batch))
-        bank.update(places, VALUES[batch], MASK[batch])
-    return bank
-
-
-@given(st.permutations(range(WINDOWS)), st.integers(1, WINDOWS), st.integers(1, 200))
-def test_the_bank_depends_neither_on_batches_nor_on_order(order: list[int], size: int, capacity: int) -> None:
-    bank = bank_of(capacity, [order[i : i + size] for i in range(0, WINDOWS, size)])
-    # By brute force: all rows sorted by key.
-    keys = priorities(Places(5, DOCUMENTS, INDICES), POSITIONS)[MASK.numpy()]
-    expected = VALUES[MASK][np.argsort(keys).tolist()][:capacity]
-    assert bank.rows is not None
-    assert torch.equal(bank.rows.double(), expected)
-
-
-def test_a_smaller_bank_is_the_head_of_a_larger_one_and_the_seed_matters() -> None:
-    everything = [list(range(WINDOWS))]
-    large, small, other = bank_of(60, everything), bank_of(20, everything), bank_of(20, everything, seed=6)
-    assert large.rows is not None
-    assert small.rows is not None
-    assert other.rows is not None
-    assert torch.equal(large.rows[:20], small.rows)
-    assert not torch.equal(other.rows, small.rows)
-
-
-def test_the_bank_is_a_uniform_sample() -> None:
-    chosen = torch.zeros(7, 2, POSITIONS)
-    for seed in range(300):
-        rows = bank_of(10, [list(range(WINDOWS))], seed).rows
-        assert rows is not None
-        for document, window, position in rows.long().tolist():
-            chosen[document, window, position] += 1
-    offered = torch.stack([chosen[i % 7, i // 7] for i in range(WINDOWS)])
-    assert float(chosen.sum()) == float(offered[MASK].sum()) == 3000
-    # Without replacement, counts scatter a little less than a multinomial's: both tails are tested.
-    statistic = stats.chi2(int(MASK.sum()) - 1)
-    spread = stats.chisquare(offered[MASK].numpy()).statistic
-    shrink = 1 - 10 / int(MASK.sum())
-    assert statistic.ppf(0.0005) < spread / shrink < statistic.ppf(0.9995)
-
-
-def test_calibration_counts_masked_rows_only() -> None:
-    calibration = Calibration.empty(3, capacity=8)
-    calibration.update(Places(5, DOCUMENTS, INDICES), VALUES, MASK)
-    assert calibration.moments.count == int(MASK.sum())
-    np.testing.assert_allclose(
-        calibration.moments.covariance, np.cov(VALUES[MASK].numpy(), rowvar=False), rtol=1e-11, atol=1e-12
-    )
-    assert calibration.documents == set(DOCUMENTS)
-    assert torch.equal(calibration.bank.rows, bank_of(8, [list(range(WINDOWS))]).rows)
+def test_parts_sums_and_other_centres_equal_numpy() -> None:
+    rows = correlated(3, 400, 5)
+    parts = [moments_of(part) for part in rows.split([150, 1, 249])]
+    counts = [part.count for part in parts]
+    assert_same(Moments.merged(parts), moments_of(rows))
+    assert counts == [part.count for part in parts]  # they stay as they were
+    assert_same(Moments.of(rows), moments_of(rows), 0.0)
+    assert_same(Moments.of(rows).part(slice(1, 4)), Moments.of(rows[:, 1:4]))
+    centre = rows[7]
+    about = ((rows - centre).T @ (rows - centre)).numpy()
+    np.testing.assert_allclose(Moments.of(rows).about(centre), about, rtol=1e-11, atol=1e-11 * about.max())

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from remainder.residual import noise
-from remainder.residual.noise import Draw, Places, indices, normal, priorities
+from remainder.residual.noise import Draw, Places, folds, indices, normal, priorities
 
 DOCUMENTS = tuple(f"page-{i}" for i in range(6))
 PLACES = Places(7, DOCUMENTS, (0, 1, 0, 2, 0, 5))
@@ -38,11 +38,12 @@ def philox_words(key: str, count: int) -> list[int]:
 
 
 def every_stream(places: Places, positions: int = 5, width: int = 3) -> list[torch.Tensor]:
-    """All three kinds of draw, [docs, pos, ...]."""
+    """All kinds of draw that there are one or more of at every position, [docs, pos, ...]."""
     return [
         normal(places, Draw(2), positions, width),
-        indices(places, Draw(2), positions, 1000),
-        torch.from_numpy(priorities(places, positions).astype(np.float64)),
+        normal(places, Draw(3), positions, width, "another"),
+        indices(places, 2, positions, 1000),
+        indices(places, 2, positions, torch.full((len(places.documents), positions), 77), "another"),
     ]
 
 
@@ -52,9 +53,16 @@ def test_draws_equal_an_independent_philox() -> None:
     expected = [special.ndtri((word // 2**12 + 0.5) / 2**52) for word in words]
     np.testing.assert_allclose(normal(places, Draw(4), 4, 3).ravel(), expected, rtol=1e-13)
     np.testing.assert_array_equal(
-        indices(places, Draw(4), 9, 77)[0], [word % 77 for word in philox_words("11|index|4|page-12|3", 9)]
+        indices(places, 4, 9, 77)[0], [word % 77 for word in philox_words("11|index|4|page-12|3", 9)]
     )
-    np.testing.assert_array_equal(priorities(places, 9)[0], philox_words("11|priority|page-12|3", 9))
+    sizes = [[3, 1, 10**6, 77, 5, 2]]  # one for each position
+    np.testing.assert_array_equal(
+        indices(places, 4, 6, torch.tensor(sizes), "cell")[0],
+        [word % size for word, size in zip(philox_words("11|cell|4|page-12|3", 6), sizes[0], strict=True)],
+    )
+    assert priorities(places).tolist() == philox_words("11|priority|page-12|3", 1)
+    digest = hashlib.sha256(b"11|fold|page-12").digest()
+    assert folds(places, 3) == [int.from_bytes(digest[:8], "big") % 3]
 
 
 def test_golden_values() -> None:
@@ -62,8 +70,8 @@ def test_golden_values() -> None:
     places = Places(15, ("page-10",), (0,))
     found = normal(places, Draw(0), 1, 3).ravel().tolist()
     assert found == pytest.approx([0.584139184261587, -0.5209084931376264, 0.4512630204210807], rel=1e-14)
-    assert indices(places, Draw(0), 4, 65536)[0].tolist() == [28832, 64895, 8066, 37544]
-    assert priorities(places, 2)[0].tolist() == [14358858728012074812, 9329885462085066633]
+    assert indices(places, 0, 4, 65536)[0].tolist() == [28832, 64895, 8066, 37544]
+    assert priorities(places).tolist() == [14358858728012074812]
 
 
 @given(st.permutations(range(6)), st.integers(1, 6))
@@ -72,6 +80,17 @@ def test_batch_composition_and_order_change_nothing(order: list[int], size: int)
     batch = Places(7, tuple(DOCUMENTS[i] for i in chosen), tuple(PLACES.windows[i] for i in chosen))
     for whole, part in zip(every_stream(PLACES), every_stream(batch), strict=True):
         assert torch.equal(part, whole[chosen])
+    assert priorities(batch).tolist() == priorities(PLACES)[chosen].tolist()
+    assert folds(batch, 3) == [folds(PLACES, 3)[i] for i in chosen]
+
+
+def test_folds_deal_whole_documents_about_evenly() -> None:
+    documents = tuple(f"page-{i // 3}" for i in range(9000))
+    dealt = np.array(folds(Places(4, documents, tuple(i % 3 for i in range(9000))), 3)).reshape(-1, 3)
+    assert (dealt == dealt[:, :1]).all()
+    assert stats.chisquare(np.bincount(dealt[:, 0], minlength=3)).pvalue > 0.001
+    other = np.array(folds(Places(5, documents, (0,) * 9000), 3)).reshape(-1, 3)
+    assert stats.contingency.crosstab(dealt[:, 0], other[:, 0]).count.min() > 250  # 333 if independent
 
 
 def test_a_longer_window_keeps_earlier_positions() -> None:
@@ -87,18 +106,21 @@ def test_seed_document_window_pair_and_stream_all_matter() -> None:
         (Places(7, ("page-1",), (1,)), Draw(0)),
         (one, Draw(2)),
     ]
-    reference, rows = normal(one, Draw(0), 500, 40), indices(one, Draw(0), 20_000, 65536)
+    reference, rows = normal(one, Draw(0), 500, 40), indices(one, 0, 20_000, 65536)
+    named = normal(one, Draw(0), 500, 40, "another")
+    assert abs(float(np.corrcoef(reference.ravel(), named.ravel())[0, 1])) < 0.035
+    assert float((indices(one, 0, 20_000, 65536, "another") == rows).double().mean()) < 0.001
     for places, draw in others:
         # The correlation of 20,000 independent pairs has standard deviation 0.007.
         other = normal(places, draw, 500, 40)
         assert abs(float(np.corrcoef(reference.ravel(), other.ravel())[0, 1])) < 0.035
-        assert float((indices(places, draw, 20_000, 65536) == rows).double().mean()) < 0.001
+        assert float((indices(places, draw.index, 20_000, 65536) == rows).double().mean()) < 0.001
 
 
 def test_draws_of_a_pair_are_antithetic_and_indices_are_not() -> None:
     assert torch.equal(normal(PLACES, Draw(6), 5, 3), -normal(PLACES, Draw(7), 5, 3))
     assert not torch.equal(normal(PLACES, Draw(6), 5, 3).abs(), normal(PLACES, Draw(8), 5, 3).abs())
-    first, second = (indices(PLACES, Draw(i), 400, 50) for i in (6, 7))
+    first, second = (indices(PLACES, i, 400, 50) for i in (6, 7))
     assert float((first == second).double().mean()) < 0.05
 
 
@@ -116,7 +138,7 @@ def test_values_are_standard_normal() -> None:
 
 def test_indices_are_uniform() -> None:
     many = Places(3, tuple(f"page-{i}" for i in range(40)), (0,) * 40)
-    chosen = indices(many, Draw(1), 1000, 37)
+    chosen = indices(many, 1, 1000, 37)
     assert stats.chisquare(np.bincount(chosen.ravel(), minlength=37)).pvalue > 0.001
     assert (int(chosen.min()), int(chosen.max())) == (0, 36)
 

@@ -42,10 +42,10 @@ class Result:
         return Path(path)
 
     def plot(self) -> Figure:
-        """Gap to the clean model on every rung, with intervals."""
-        from remainder.plot import ladder
+        """Gap to the clean model on every rung, and where it comes from; see `remainder.plot.explanation`."""
+        from remainder.plot import explanation
 
-        return ladder(self.record)
+        return explanation(self.record)
 
     def __str__(self) -> str:
         return render([self.record])

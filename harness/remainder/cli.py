@@ -205,6 +205,29 @@ def compare(
     _print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
 
 
+@app.command()
+def explain(
+    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record (.json).")],
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
+    ] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Show the whole ladder of a record, and where the lost nats live."""
+    from remainder.explain import explain as explain_record
+    from remainder.record import read_record
+    from remainder.report import require_format
+
+    require_format(format)
+    found = read_record(record).record
+    if save is not None:
+        from remainder.plot import explanation
+        from remainder.plot import save as save_figure
+
+        save_figure(explanation(found), save)
+    _print(explain_record(found, format, color=sys.stdout.isatty()))
+
+
 def _check_outputs(json: Path | None, figure: Path | None, out: Path, with_: list[str] | None) -> None:
     """Refuse before measuring what could not be written afterwards."""
     if json is not None and len(with_ or []) != 1:

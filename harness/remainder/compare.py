@@ -19,7 +19,7 @@ from rich.text import Text
 from remainder.errors import RecordError
 from remainder.measure.intervals import Bootstrap, Ratio
 from remainder.measure.summary import Totals, explained_variance, gap, gaussian_ratio, pooled
-from remainder.measure.values import canonical_values, column, document_totals
+from remainder.measure.values import canonical_values, column, document_totals, of_split
 from remainder.record import StoredRecord, read_record
 from remainder.report import (
     MISSING,
@@ -121,7 +121,7 @@ def compare_records(a: StoredRecord, b: StoredRecord) -> Comparison:
             f"and {second.id} {second.version} (hash {second.hash[:12]}…)",
             fix="measure both submissions on the same version of one task",
         )
-    rows_a, rows_b = _common(canonical_values(a.values), canonical_values(b.values))
+    rows_a, rows_b = _common(of_split(canonical_values(a.values)), of_split(canonical_values(b.values)))
     totals_a, totals_b = document_totals(rows_a), document_totals(rows_b)
     clean = totals_a["clean"]
     if not np.array_equal(column(clean, "tokens"), column(totals_b["clean"], "tokens")):

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from remainder.canonical import canonical_json, content_hash, sha256, write_atomically
 from remainder.errors import RecordError
 from remainder.measure.summary import summarise, summarise_l0
-from remainder.measure.values import values_from_csv, values_to_csv
+from remainder.measure.values import of_split, values_from_csv, values_to_csv
 from remainder.schema import (
     SCHEMA_VERSION,
     Calibration,
@@ -255,7 +255,7 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
 
 
 def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
-    clean = values.loc[values["rung"] == "clean"]
+    clean = of_split(values.loc[values["rung"] == "clean"])
     return DocumentsInfo(
         sha256=sha256(values_to_csv(values)),
         rows=len(values),

@@ -37,6 +37,7 @@ __all__ = [
     "render_frame",
     "require_format",
     "rows",
+    "troubles",
 ]
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -273,9 +274,9 @@ def _glance(records: Sequence[Record]) -> RenderableType:
             *(_plain(number_of(record, key), notes) for key in ("l0", "bits_per_token")),
             *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
         )
-    troubles = [Text(line, style="red") for line in _troubles(records)]
+    warned = [Text(line, style="red") for line in troubles(records)]
     footer = [Text(line, style="dim") for line in [*notes.lines(), *_LEGEND]]
-    return Group(Text(_title(records), style="bold"), "", table, "", *troubles, *footer)
+    return Group(Text(_title(records), style="bold"), "", table, "", *warned, *footer)
 
 
 def _plain(number: Number, notes: Notes) -> Text:
@@ -291,7 +292,7 @@ def _written(records: Sequence[Record], format: str) -> str:
         [record.submission.name, *(notes.cell(quantity.get(record)) for quantity in _QUANTITIES)]
         for record in records
     ]
-    below = [*notes.lines(), *_troubles(records), *_LEGEND]
+    below = [*notes.lines(), *troubles(records), *_LEGEND]
     return render_cells(headings, cells, format, title=_title(records), notes=below)
 
 
@@ -307,7 +308,7 @@ def _title(records: Sequence[Record]) -> str:
     )
 
 
-def _troubles(records: Iterable[Record]) -> list[str]:
+def troubles(records: Iterable[Record]) -> list[str]:
     """Failed checks and warnings, one line each."""
     lines = []
     for record in records:

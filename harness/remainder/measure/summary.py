@@ -13,10 +13,15 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import MeasurementError
+from remainder.measure.couplings import fit_couplings, point_of
 from remainder.measure.intervals import Bootstrap, Estimate, Ratio
-from remainder.measure.values import canonical_values, column, document_totals
+from remainder.measure.telescope import perturbative_fit, telescope
+from remainder.measure.values import annealed_totals, canonical_values, column, document_totals, of_split
 from remainder.schema import (
+    AnnealedMetrics,
+    CalibrationSpread,
     CleanMetrics,
+    Couplings,
     GaussianRatio,
     Metrics,
     Number,
@@ -64,10 +69,11 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
         )
     bootstrap = Bootstrap(len(clean), seed=seed)
     rungs = {
-        rung: _rung(bootstrap, totals, rung, table.loc[table["rung"] == rung])
+        rung: _rung(bootstrap, totals, rung, of_split(table.loc[table["rung"] == rung]))
         for rung in totals
         if rung != "clean"
     }
+    gaps = {rung: ratio for rung in rungs if isinstance(ratio := gap(totals, rung), Ratio)}
     return Metrics(
         clean=CleanMetrics(loss=_number(bootstrap, pooled(totals, "clean", "loss"))),
         rungs=rungs,
@@ -79,6 +85,42 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
         reconstruction=ReconstructionMetrics(
             explained_variance=_number(bootstrap, explained_variance(totals))
         ),
+        telescope=telescope(bootstrap, gaps),
+        perturbative=perturbative_fit(bootstrap, gaps),
+        couplings=couplings(table, seed=seed),
+        calibration_spread=calibration_spread(bootstrap, gaps),
+    )
+
+
+def couplings(values: pd.DataFrame, *, seed: int) -> Couplings | None:
+    """Fitted amplitudes of source and noise, from the calibration split of a canonical table, if it has one."""
+    totals = document_totals(values, "calibration")
+    quenched, annealed, draws = {}, {}, 0
+    for rung, rows in totals.items():
+        point = point_of(rung)
+        if point is not None:
+            by_draws = annealed_totals(values, rung, "calibration")
+            draws = max(by_draws)
+            quenched[point] = column(rows, "loss")
+            annealed[point] = column(by_draws[draws], "annealed")
+    if not annealed:
+        return None
+    clean = totals["clean"]
+    return fit_couplings(
+        quenched, annealed, column(clean, "loss"), column(clean, "tokens"), draws=draws, seed=seed
+    )
+
+
+def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> CalibrationSpread | None:
+    """How far the Gaussian gap moves when it is refitted without one fold of the calibration documents."""
+    refits = {rung: ratio for rung, ratio in gaps.items() if rung.startswith("full-fold-")}
+    if len(refits) < 2:
+        return None
+    numbers = {rung: _number(bootstrap, ratio) for rung, ratio in refits.items()}
+    found = [number.value for number in numbers.values() if number.value is not None]
+    return CalibrationSpread(
+        gaps=numbers,
+        spread=Number.bare(max(found) - min(found), f"the range of {len(found)} refits, no interval"),
     )
 
 
@@ -161,6 +203,27 @@ def histogram_quantile(histograms: Iterable[str], level: float, *, tokens: int) 
     return Estimate(value, None, None, "read off a pooled histogram, which has no interval")
 
 
+def _annealed(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -> AnnealedMetrics | None:
+    """Annealed metrics of one rung, if its draws allow any."""
+    by_draws = annealed_totals(rows, rung)
+    if not by_draws:
+        return None
+    clean = totals["clean"]
+    tokens, reference = column(clean, "tokens"), column(clean, "loss")
+
+    def number(draws: int, subtract: float) -> Number:
+        return _number(bootstrap, Ratio(column(by_draws[draws], "annealed") - subtract * reference, tokens))
+
+    most = max(by_draws)
+    nested = [draws for draws in by_draws if most % draws == 0 and (most // draws).bit_count() == 1]
+    return AnnealedMetrics(
+        loss=number(most, 0.0),
+        gap=number(most, 1.0),
+        draws=most,
+        nested={str(draws): number(draws, 1.0) for draws in nested},
+    )
+
+
 def _rung(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -> RungMetrics:
     """Metrics of one rung; `rows` are those of the table that belong to it."""
     p99 = histogram_quantile(rows["kl_histogram"], 0.99, tokens=int(rows["tokens"].sum()))
@@ -171,7 +234,8 @@ def _rung(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -
             kl=_number(bootstrap, pooled(totals, rung, "kl")),
             kl_p99=Number.of(p99),
             top1=_number(bootstrap, pooled(totals, rung, "top1")),
-        )
+        ),
+        annealed=_annealed(bootstrap, totals, rung, rows),
     )
 
 

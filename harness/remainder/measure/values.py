@@ -1,21 +1,24 @@
-"""The table of per-document values: one row per (document, window, rung, draw), the raw material of a record.
+"""The table of per-document values, the raw material of a record: one row per window, rung and draw.
 
 | column | holds |
 |---|---|
-| `document`, `window`, `rung`, `draw` | the key; rung `clean` is the untouched model, draw 0 |
+| `split`, `document`, `window`, `rung`, `draw` | the key; rung `clean` is the untouched model, draw 0 |
 | `tokens` | scored tokens |
 | `loss`, `kl` | sums over scored tokens, nats; `kl` is KL(clean, spliced) |
 | `top1` | scored tokens whose most likely prediction is the clean one |
+| `annealed` | sum of the annealed loss over all draws up to this one, at the end of an independent unit |
 | `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
 | `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
 | `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
 
+Split `evaluation` holds every score; split `calibration` the grid that couplings are fitted to, if any.
 Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
 """
 
 from __future__ import annotations
 
 import io
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -24,17 +27,27 @@ from numpy.typing import NDArray
 from remainder.canonical import significant
 from remainder.errors import MeasurementError
 
-__all__ = ["canonical_values", "column", "document_totals", "values_from_csv", "values_to_csv"]
+__all__ = [
+    "annealed_totals",
+    "canonical_values",
+    "column",
+    "document_totals",
+    "of_split",
+    "values_from_csv",
+    "values_to_csv",
+]
 
 DIGITS = 9
 """Significant digits of every float in the table."""
 
-KEY = ["document", "window", "rung", "draw"]
-_NAMES = ["document", "rung"]
+KEY = ["split", "document", "window", "rung", "draw"]
+SPLITS = ("calibration", "evaluation")
+_NAMES = ["split", "document", "rung"]
 _INTEGERS = ["window", "draw", "tokens", "top1"]
 _FLOATS = ["loss", "kl"]
+_ANNEALED = "annealed"
 _RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
-COLUMNS = [*KEY, "tokens", *_FLOATS, "top1", "kl_histogram", *_RAW_ONLY]
+COLUMNS = [*KEY, "tokens", *_FLOATS, "top1", "kl_histogram", _ANNEALED, *_RAW_ONLY]
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
 
@@ -55,11 +68,16 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         table[name] = _names(table, name)
     for name in _INTEGERS:
         table[name] = _integers(table, name)
-    for name in [*_FLOATS, *_RAW_ONLY]:
+    for name in [*_FLOATS, _ANNEALED, *_RAW_ONLY]:
         table[name] = _floats(table, name)
     table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
     ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
-    _check_coverage(ordered)
+    for split, rows in ordered.groupby("split"):
+        if split not in SPLITS:
+            raise MeasurementError(f"per-document values: there is no split {split!r}", fix=_FIX)
+        _check_coverage(rows)
+    if "evaluation" not in set(ordered["split"]):
+        raise MeasurementError("per-document values: no row is of split evaluation", fix=_FIX)
     return ordered
 
 
@@ -78,23 +96,39 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, *_RAW_ONLY]},
+        na_values={name: [""] for name in [*_FLOATS, _ANNEALED, *_RAW_ONLY]},
     )
     return canonical_values(table)
 
 
-def document_totals(values: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def of_split(values: pd.DataFrame, split: str = "evaluation") -> pd.DataFrame:
+    """The rows of one split."""
+    return values.loc[values["split"] == split]
+
+
+def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str, pd.DataFrame]:
     """Per rung, one row per document (sorted by id): sums over windows, averaged over draws.
 
     Args:
         values: a canonical table.
+        split: whose rows.
     """
     columns = ["tokens", *_FLOATS, "top1", *_RAW_ONLY]
     totals = {}
-    for rung, rows in values.groupby("rung", sort=True):
+    for rung, rows in of_split(values, split).groupby("rung", sort=True):
         sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
         totals[str(rung)] = sums.astype(np.float64) / rows["draw"].nunique()
     return totals
+
+
+def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") -> dict[int, pd.DataFrame]:
+    """Sums of the annealed loss of each document, by how many draws they took; empty if there are none."""
+    rows = of_split(values, split)
+    rows = rows.loc[(rows["rung"] == rung) & rows[_ANNEALED].notna()]
+    return {
+        int(cast(int, draw)) + 1: part.groupby("document", sort=True)[[_ANNEALED]].sum()
+        for draw, part in rows.groupby("draw", sort=True)
+    }
 
 
 def column(totals: pd.DataFrame, name: str) -> NDArray[np.float64]:
@@ -124,6 +158,10 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     _refuse(table, name, np.isinf(numbers), "a finite number")
     if name in _FLOATS:
         _refuse(table, name, empty, "a finite number")
+    elif name == _ANNEALED:
+        for _, draws in table.groupby(["split", "rung", "draw"])[name]:
+            if draws.isna().any() and not draws.isna().all():
+                _refuse(table, name, empty & table.index.isin(draws.index), "a number in every window")
     else:
         raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
         _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")

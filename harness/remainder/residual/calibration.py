@@ -50,6 +50,8 @@ class Bank:
     reconstruction: Float[Tensor, "windows pos d"] | None = None
     mask: Bool[Tensor, "windows pos"] | None = None
     _priorities: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    _cut: int = 2**64
+    """The lowest priority that did not fit: whatever lies beyond it does not belong here either."""
 
     def update(
         self,
@@ -65,15 +67,15 @@ class Bank:
             torch.where(keep, reconstruction, 0.0).float(),
             mask,
         )
-        self._merge(priorities(places), *parts)
+        self._merge(priorities(places), *parts, 2**64)
 
     def merge(self, other: Bank) -> None:
         """Add what `other` holds; gives the bank that would have seen everything."""
         if other.residual is not None and other.reconstruction is not None and other.mask is not None:
-            self._merge(other._priorities, other.residual, other.reconstruction, other.mask)
+            self._merge(other._priorities, other.residual, other.reconstruction, other.mask, other._cut)
 
     def _merge(
-        self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor
+        self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor, cut: int
     ) -> None:
         if self.residual is None or self.reconstruction is None or self.mask is None:
             new = (residual, reconstruction, mask)
@@ -86,7 +88,12 @@ class Bank:
         keys = np.concatenate([self._priorities, keys])
         order = np.argsort(keys, kind="stable")
         total = np.cumsum(new[2].sum(1).cpu().numpy()[order])
-        order = order[: max(int(np.searchsorted(total, self.capacity, side="right")), 1)]
+        self._cut = min(self._cut, cut)
+        fit = max(int(np.searchsorted(total, self.capacity, side="right")), 1)
+        if fit < len(order):
+            self._cut = min(self._cut, int(keys[order[fit]]))
+        order = order[:fit]
+        order = order[[int(key) < self._cut for key in keys[order]]]
         chosen = torch.from_numpy(order).to(mask.device)
         self.residual, self.reconstruction, self.mask = (part[chosen] for part in new)
         self._priorities = keys[order]

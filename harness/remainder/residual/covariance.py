@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class NotMeasurableError(MeasurementError):
     """A residual model that cannot be fitted to this residual: it is left out, and the record says why."""
 
 
+@runtime_checkable
 class Covariance(Protocol):
     """What every Gaussian rung samples with."""
 
@@ -141,6 +142,8 @@ class MemoryFreeCovariance:
     oas: float | None
     held_out: float | None = None
     warnings: tuple[str, ...] = ()
+    ddof: int = 1
+    """The covariance is divided by the number of rows less this."""
 
     @property
     def rank(self) -> int:
@@ -156,7 +159,7 @@ class MemoryFreeCovariance:
             one = Places(places.seed, (document,), (window,))
             w = normal(one, draw, positions, count, "normal-bank")[0].to(device)
             mixed = w.to(self.rows.dtype) @ self.rows - w.sum(-1, keepdim=True).to(mean.dtype) * mean
-            parts.append(mixed.double() / math.sqrt(count - 1))
+            parts.append(mixed.double() / math.sqrt(count - self.ddof))
         low_rank = torch.stack(parts).to(z.device)
         diagonal = z * self.variances.sqrt().to(z.device)
         return math.sqrt(1 - self.intensity) * low_rank + math.sqrt(self.intensity) * diagonal
@@ -185,7 +188,7 @@ def bank_covariance(calibration: Calibration) -> Covariance:
 
     def fit(calibration: Calibration) -> Covariance:
         if calibration.is_large:
-            return replace(_memory_free(calibration.bank), intensity=0.0)
+            return replace(_memory_free(calibration.bank), intensity=0.0, ddof=0)
         moments = Moments.of(calibration.bank.rows())
         found = fit_covariance([moments], shrink=False)
         return replace(found, values=found.values * (1 - 1 / moments.count))
@@ -209,7 +212,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     # Below this the spread of a coordinate is the rounding of its value.
     varying = variances > 1e-14 * total.mean.square()
     scale = torch.where(varying, variances, 1.0).sqrt()
-    correlation = sample / torch.outer(scale, scale)
+    correlation = torch.where(torch.outer(varying, varying), sample / torch.outer(scale, scale), 0.0)
     values, vectors = torch.linalg.eigh(correlation)
     rank = int((values > _RANK * values[-1].clamp(min=torch.finfo(values.dtype).tiny)).sum())
     visible = min(int(varying.sum()), total.count - 1)

@@ -223,6 +223,11 @@ class LinearMean(_Kernel):
     coupling: LinearCoupling
 
     def fit(self, calibration: Calibration) -> LinearMean:
+        if calibration.is_large:
+            raise NotMeasurableError(
+                f"what x̂ tells linearly takes a matrix of {calibration.width} dimensions",
+                fix="leave the rungs linear-mean and linear out",
+            )
         self.coupling = calibration.once("linear", fit_linear)
         return self
 

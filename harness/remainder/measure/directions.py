@@ -1,0 +1,72 @@
+"""Directions along which the shape of a residual matters: what the loss reads, and what features write.
+
+- Loss gradients: leading eigenvectors of the second moment of ∂(sum of losses)/∂x over spliced calibration
+  tokens.
+- Decoder rows: of the features with the largest summed squared contribution on calibration.
+
+Source: protocol 1, section 6 ("along functional directions").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.activations import Batch
+from remainder.interpretation import Adapted
+from remainder.measure.complexity import CodeSample, decoder_rows
+from remainder.model import Prefix, Runner
+
+__all__ = ["decoder_directions", "gradient_directions"]
+
+_PART = 4  # windows whose graph is in memory at a time
+
+
+def gradient_directions(
+    runner: Runner, batches: Iterable[Batch], count: int = 16
+) -> Float[Tensor, "directions d"]:
+    """Unit directions that the loss depends on most, leading one first; float64."""
+    total: Tensor | None = None
+    for batch in batches:
+        for start in range(0, len(batch.windows), _PART):
+            part = slice(start, start + _PART)
+            rows = _gradients(runner, batch, part)[batch.spliced[part]].double()
+            total = rows.T @ rows if total is None else total + rows.T @ rows
+    if total is None:
+        raise ValueError("no batch was given")
+    _, vectors = torch.linalg.eigh(total)
+    return vectors.flip(-1).T[:count].contiguous()
+
+
+def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs pos d"]:
+    """Of the summed loss of each window with respect to its activations at the site."""
+    with torch.inference_mode(False), torch.enable_grad():
+        # Copies: tensors made in inference mode cannot take part in a graph.
+        tokens, scored = batch.tokens[part].clone(), batch.scored[part].clone()
+        prefix = Prefix(*(tensor[part].clone() for tensor in batch.prefix))
+        x = prefix.x_out.clone().requires_grad_()
+        hidden = runner.suffix(tokens, prefix, x)[scored]
+        targets = torch.roll(tokens, -1, dims=1)[scored]
+        loss = torch.nn.functional.cross_entropy(runner.logits(hidden), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    return gradient.detach()
+
+
+def decoder_directions(
+    sample: CodeSample, interpretation: Adapted, device: torch.device, count: int = 32
+) -> Float[Tensor, "directions d"] | None:
+    """Unit decoder rows of the features that contribute most; None if there is no feature or no fixed row."""
+    found = decoder_rows(sample, interpretation, device)
+    if found is None:
+        return None
+    codes, rows = found
+    energy = codes.square().sum(0).double() * rows.square().sum(-1).double()
+    chosen = energy.argsort(descending=True, stable=True)[:count]
+    chosen = chosen[energy[chosen] > 0]
+    if len(chosen) == 0:
+        return None
+    directions = rows[chosen].double()
+    return directions / directions.norm(dim=-1, keepdim=True)

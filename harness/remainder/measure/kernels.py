@@ -1,0 +1,150 @@
+"""Kernels ready to be scored: fitted residual models, how many draws each takes, and what they give.
+
+One batch at a time: every kernel's sample is put in at all spliced positions at once, draw by draw, so that all
+kernels of one draw share its noise.
+
+Source: protocol 1, sections 2, 3 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.activations import Batch
+from remainder.measure.annealed import annealed_loss, unit_log_means
+from remainder.measure.losses import Clean, WindowScores, spliced_pass, window_sums
+from remainder.model import Runner
+from remainder.residual.calibration import Calibration
+from remainder.residual.covariance import NotMeasurableError
+from remainder.residual.ladder import Context, ResidualModel
+from remainder.residual.noise import Draw, Places
+
+__all__ = ["Kernel", "fit_kernels", "score", "splice", "table_rows"]
+
+
+class Kernel(NamedTuple):
+    """A fitted residual model, by what it is called, and what its sample is added to."""
+
+    name: str
+    model: ResidualModel
+    draws: int
+    around_x: bool = False
+
+    @property
+    def draws_a_unit(self) -> int:
+        """Draws that are not independent of each other: an antithetic pair is one unit."""
+        return 2 if self.model.driver == "normal" else 1
+
+
+def fit_kernels(
+    models: Mapping[str, Callable[[], ResidualModel]],
+    calibration: Calibration,
+    draws: Callable[[str], int],
+    *,
+    around_x: bool = False,
+) -> tuple[list[Kernel], dict[str, str]]:
+    """Every model fitted, and why some could not be.
+
+    Args:
+        draws: how many a noisy model of this name takes.
+        around_x: whether samples are added to the clean activation instead of the reconstruction.
+    """
+    kernels, unmeasured = [], {}
+    for name, make in models.items():
+        try:
+            model = make().fit(calibration)
+        except NotMeasurableError as problem:
+            unmeasured[name] = problem.what
+            continue
+        kernels.append(Kernel(name, model, 1 if model.driver == "none" else draws(name), around_x))
+    return kernels, unmeasured
+
+
+def score(
+    runner: Runner,
+    clean: Clean,
+    kernels: Sequence[Kernel],
+    reconstruction: Float[Tensor, "docs pos d"],
+    places: Places,
+    *,
+    split: str = "evaluation",
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of the table of values for a batch, kernel after kernel and draw after draw."""
+    units: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
+    unfinished: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
+    memo: dict[int, Tensor] = {}
+    for index in range(max((kernel.draws for kernel in kernels), default=0)):
+        for kernel in kernels:
+            if index >= kernel.draws:
+                continue
+            spliced = splice(kernel, Draw(index), clean.batch, reconstruction, places, memo)
+            scores, loss = spliced_pass(runner, clean, spliced)
+            annealed = None
+            if kernel.draws > kernel.draws_a_unit:
+                part = unfinished[kernel.name]
+                part.append(-loss)
+                if len(part) == kernel.draws_a_unit:
+                    done = units[kernel.name]
+                    done.append(unit_log_means(torch.stack(part), len(part))[0])
+                    part.clear()
+                    if len(done) > 1:
+                        annealed = window_sums(clean.batch, annealed_loss(torch.stack(done)))
+            yield table_rows(clean.batch, kernel.name, index, scores, split=split, annealed=annealed)
+
+
+def splice(
+    kernel: Kernel,
+    draw: Draw,
+    batch: Batch,
+    reconstruction: Float[Tensor, "docs pos d"],
+    places: Places,
+    memo: dict[int, Tensor] | None = None,
+) -> Float[Tensor, "docs pos d"]:
+    """x̂ + ε (or x + ε) where something is spliced, x elsewhere.
+
+    Sums are made in float64, so that x̂ + (x − x̂) is x to the bit whatever the suffix's dtype.
+    """
+    x, estimate = batch.prefix.x_out.double(), reconstruction.double()
+    context = Context(places, estimate, batch.spliced, x - estimate, {} if memo is None else memo)
+    if not kernel.model.needs_residual:
+        context = context.without_residual()
+    spliced = (x if kernel.around_x else estimate) + kernel.model.sample(context, draw)
+    return torch.where(batch.spliced[..., None], spliced, x).float()
+
+
+def table_rows(
+    batch: Batch,
+    rung: str,
+    draw: int,
+    scores: WindowScores,
+    *,
+    split: str = "evaluation",
+    annealed: Sequence[float] | None = None,
+) -> list[dict[str, Any]]:
+    """One row of the table of values for each window of a batch."""
+    windows = zip(batch.windows.documents, batch.windows.indices, strict=True)
+    return [
+        {
+            "split": split,
+            "document": document,
+            "window": window,
+            "rung": rung,
+            "draw": draw,
+            "tokens": scores.tokens[i],
+            "loss": scores.loss[i],
+            "kl": scores.kl[i],
+            "top1": scores.top1[i],
+            "kl_histogram": scores.kl_histogram[i],
+            "annealed": None if annealed is None else annealed[i],
+            "residual_ss": None,
+            "centred_ss": None,
+            "active": None,
+            "spliced": None,
+        }
+        for i, (document, window) in enumerate(windows)
+    ]
