@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from remainder.assets import Progress
 from remainder.formats.saelens import check_object
-from remainder.interpretation import adapt
+from remainder.interpretation import Adapted, adapt
 from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import measure, plan
+from remainder.measure.evaluate import Reference, Subject, measure, plan
 from remainder.record import write_record
 from remainder.report import render, rows
+from remainder.residual.moments import Moments
 from remainder.schema import Record
 from remainder.submission import object_submission, open_submission
 from remainder.task import Task, load_task
@@ -55,6 +57,7 @@ def evaluate(
     task: str | Path | Task | LoadedTask,
     interpretation: Any,
     *,
+    coarse: Any = None,
     name: str | None = None,
     tier: str = "quick",
     rungs: tuple[str, ...] | list[str] | str | None = None,
@@ -72,9 +75,13 @@ def evaluate(
             then those that it was opened with).
         interpretation: anything with `encode` and `decode` on tensors [docs, positions, width], such as a
             sae-lens `SAE`; or, as a string or path, what `remainder run --with` takes.
+        coarse: a coarser interpretation of the same site. Then it is the one that is scored, with what
+            `interpretation` adds to it as its residual: is the finer level just noise over the coarser?
+            The clean loss is that of `interpretation`, and rung `model` the untouched model.
         name: what it is called in tables; default: the name of its class or folder.
         tier: `quick` or `standard`.
-        rungs: default: those of the task.
+        rungs: default: those of the task. `all`: every rung, annealed losses, the telescope, couplings, and
+            tests of Gaussianity.
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier.
         device: `auto`, `cpu` or `cuda`.
@@ -87,26 +94,37 @@ def evaluate(
     chosen_task = task.task if isinstance(task, LoadedTask) else load_task(task)
     if isinstance(rungs, str):
         rungs = [rungs]
-    if not isinstance(interpretation, (str, Path)):
-        # Before anything is loaded: what can be told wrong at once.
-        thing = object_submission(interpretation, name)
-        adapted = adapt(interpretation, chosen_task.site.width, thing.name)
-        check_object(interpretation, chosen_task.site, thing.name)
+    chosen = plan(chosen_task, tier, rungs=tuple(rungs) if rungs else None, pairs=pairs, dtype=dtype)
+    # Before anything is loaded: what can be told wrong at once.
+    scored = _opened(interpretation if coarse is None else coarse, chosen_task, name)
+    finer = None if coarse is None else _opened(interpretation, chosen_task, None)
     loaded = (
         task
         if isinstance(task, LoadedTask)
         else open_task(task, device=device, batch_size=batch_size, progress=progress)
     )
-    chosen = plan(loaded.task, tier, rungs=tuple(rungs) if rungs else None, pairs=pairs, dtype=dtype)
+
+    def fit() -> Moments:
+        return loaded.fit_moments(chosen.fit_windows)
+
+    reference = None if finer is None else Reference(finer.subject, lambda: finer.build(fit))
+    record, values = measure(
+        loaded, scored.subject, lambda: scored.build(fit), chosen, reference=reference, progress=progress
+    )
+    return Result(record, values)
+
+
+class _Opened(NamedTuple):
+    subject: Subject
+    build: Callable[[Callable[[], Moments]], Adapted]
+
+
+def _opened(interpretation: Any, task: Task, name: str | None) -> _Opened:
+    """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
         submission = open_submission(interpretation)
-
-        def fit() -> Any:
-            return loaded.fit_moments(chosen.fit_windows)
-
-        record, values = measure(
-            loaded, submission, lambda: submission.build(loaded.task, fit), chosen, progress=progress
-        )
-    else:
-        record, values = measure(loaded, thing, lambda: adapted, chosen, progress=progress)
-    return Result(record, values)
+        return _Opened(submission, lambda fit: submission.build(task, fit))
+    thing = object_submission(interpretation, name)
+    adapted = adapt(interpretation, task.site.width, thing.name)
+    check_object(interpretation, task.site, thing.name)
+    return _Opened(thing, lambda _: adapted)

@@ -56,6 +56,7 @@ def run(
             submission_hash=submission.hash,
             tier=plan.tier,
             rungs=plan.rungs,
+            whole=plan.whole,
             pairs=plan.pairs,
             dtype=plan.dtype,
             device=loaded.device.type,

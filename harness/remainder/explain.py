@@ -42,7 +42,7 @@ from remainder.report import (
 from remainder.rungs import ALL, PERTURBATIVE, RUNG_ADDS
 from remainder.schema import Gaussianity, NullTest, Number, Record, RungMetrics
 
-__all__ = ["NOISELESS", "Rung", "explain", "half_width", "ladder", "rung_frame"]
+__all__ = ["NOISELESS", "Rung", "aligned", "explain", "half_width", "ladder", "rung_frame"]
 
 NOISELESS = frozenset({"raw", "mean", "linear-mean", "true", "model"})
 """Rungs that add the same in every draw."""
@@ -198,6 +198,23 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     return text if format == "markdown" else _latex(text)
 
 
+def aligned(numbers: Sequence[Number]) -> list[tuple[str, str]]:
+    """Value and half-width of each with the same decimals: what adds up, adds up as printed.
+
+    Empty where there is none.
+    """
+    halves = [half_width(number) for number in numbers]
+    size = max((abs(number.value) for number in numbers if number.value is not None), default=0.0)
+    decimals = _decimals(size, min((half for half in halves if half), default=0.0))
+    return [
+        (
+            "" if number.value is None else _fixed(number.value, decimals),
+            "" if half is None else _fixed(half, decimals),
+        )
+        for number, half in zip(numbers, halves, strict=True)
+    ]
+
+
 def half_width(number: Number) -> float | None:
     """Half the width of the interval; None without one."""
     return None if number.low is None or number.high is None else (number.high - number.low) / 2
@@ -237,9 +254,11 @@ def _telescope(record: Record, notes: Notes) -> _Section | None:
         ("+ rest", telescope.rest, "matched − clean: context, target, tokens jointly"),
         ("apart: shrinkage", telescope.shrinkage, "full − full-unshrunk"),
     ]
-    halves = [half for _, number, _ in rows if (half := half_width(number))]
-    decimals = _decimals(max(abs(number.value or 0.0) for _, number, _ in rows), min(halves, default=0.0))
-    body = [(name, *_plus_minus(number, decimals, notes), what) for name, number, what in rows]
+    texts = aligned([number for _, number, _ in rows])
+    body = []
+    for (name, number, what), (value, half) in zip(rows, texts, strict=True):
+        mark = "" if value and half else notes.mark(number.reason)
+        body.append((name, value or MISSING + mark, f"± {half}" if half else mark if value else "", what))
     return _Section("Where the Gaussian gap comes from (nats per token, ± half a 95 % interval)", body)
 
 
@@ -419,7 +438,7 @@ def _of_total(total: Number) -> str:
         return f"The Gaussian gap {_cell(total)} is not told from 0."
     if total.value is not None and total.value < 0:
         return f"The Gaussian residual beats the clean model by Δ {_cell(total)}, which is not faithfulness."
-    return f"The Gaussian residual loses {_cell(total)} nats per token."
+    return f"The Gaussian residual, its covariance not shrunk, loses {_cell(total)} nats per token."
 
 
 def _resolved(number: Number) -> bool:
@@ -518,20 +537,17 @@ def _written(section: _Section) -> str:
     return f"{section.heading}: {joined.removesuffix(';')}"
 
 
-def _plus_minus(number: Number, decimals: int, notes: Notes) -> tuple[str, str]:
-    if number.value is None:
-        return MISSING + notes.mark(number.reason), ""
-    half = half_width(number)
-    beside = notes.mark(number.reason) if half is None else f"± {_fixed(half, decimals)}"
-    return _fixed(number.value, decimals), beside
-
-
 def _decimals(size: float, narrowest: float) -> int:
-    """Decimals for numbers of at most `size` that stand together: two digits of the narrowest half-width."""
+    """Decimals for numbers up to `size` that stand together, with a half-width down to `narrowest`.
+
+    Four digits of the largest, and more if the narrowest asks for them.
+    """
+    if size == 0:
+        return 3
+    leading = math.floor(math.log10(size))
+    wanted = math.ceil(math.log10(2 / narrowest)) if narrowest > 0 else 0
     # A record keeps six digits: what lies beyond those of the largest would be made up.
-    most = 5 - math.floor(math.log10(max(size, 0.1)))
-    wanted = 1 - math.floor(math.log10(narrowest)) if narrowest > 0 else 3
-    return max(min(max(wanted, 3), most), 0)
+    return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading), 0)
 
 
 def _fixed(value: float, decimals: int) -> str:

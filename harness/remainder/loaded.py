@@ -42,9 +42,13 @@ class LoadedTask:
     def runner(self, dtype: str) -> Runner:
         """The model with weights in `dtype`, split at the task's site."""
         if dtype not in self._runners:
-            bridge: Any = load_bridge(self.task.model, dtype=dtype, device=self.device, folder=self.folder)
-            probe = torch.from_numpy(self.corpus.windows("calibration").first(1).tokens).to(self.device)
-            self._runners[dtype] = Runner(bridge, self.task.site, probe)
+            # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
+            with torch.inference_mode(False):
+                bridge: Any = load_bridge(
+                    self.task.model, dtype=dtype, device=self.device, folder=self.folder
+                )
+                probe = torch.from_numpy(self.corpus.windows("calibration").first(1).tokens).to(self.device)
+                self._runners[dtype] = Runner(bridge, self.task.site, probe)
         return self._runners[dtype]
 
     def activations(self, split: Split, windows: int | None = None) -> SiteActivations:

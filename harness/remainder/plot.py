@@ -14,11 +14,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 
 from remainder.canonical import write_atomically
 from remainder.errors import RecordError
-from remainder.explain import Rung, half_width, ladder
+from remainder.explain import Rung, aligned, half_width, ladder
 from remainder.report import format_value
 from remainder.rungs import PERTURBATIVE
 from remainder.schema import CouplingPoint, Couplings, Metrics, Number, Record
@@ -28,10 +28,11 @@ __all__ = ["IMAGES", "explanation", "overview", "save"]
 IMAGES = (".png", ".svg")
 
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
-_SKY, _GREEN, _ORANGE = "#56B4E9", "#009E73", "#E69F00"
+_PALE, _GREEN, _ORANGE = "#BBDDF3", "#009E73", "#E69F00"
 _LINEAR_BELOW = 0.01  # nats: the axis is linear around zero, so that an exact 0 has a place
 _FLOOR = 0.5  # tokens: where the axis of counts ends, below a single one
 _HEIGHT = 2.9  # inches of a panel
+_PLAINLY = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
 _TITLE: dict[str, Any] = {"fontsize": 9, "loc": "left", "fontweight": "bold"}
 
 
@@ -79,7 +80,7 @@ def explanation(record: Record) -> Figure:
     _draw_ladder(axes["ladder"], rungs)
     for name, draw in panels:
         draw(axes[name], record)
-    title = figure.suptitle(_wrapped(_of(record), 105 if panels else 75), x=0.01, ha="left", fontsize=10)
+    title = figure.suptitle(_wrapped(_of(record), 122 if panels else 86), x=0.01, ha="left", fontsize=10)
     title.set_parse_math(False)  # a name may hold dollar signs
     return figure
 
@@ -109,6 +110,15 @@ def save(figure: Figure, path: Path) -> None:
 def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
     axes.set_title("Every rung", **_TITLE)
     _symlog(axes, len(rungs))
+    numbers = [number for rung in rungs for number in (rung.gap, rung.annealed)]
+    ends = [end for number in numbers for end in (number.value, number.low, number.high) if end is not None]
+    if max(map(abs, ends), default=0.0) < _LINEAR_BELOW:  # the logarithmic part would be out of sight
+        axes.set_xscale("linear")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(_PLAINLY)
+    else:
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LINEAR_BELOW))
+        axes.xaxis.get_major_locator().set_params(numticks=9)
     annealed = any(rung.annealed.value is not None for rung in rungs)
     shift = 0.16 if annealed else 0.0
     for place, rung in enumerate(rungs):
@@ -130,13 +140,14 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
     assert telescope is not None
     steps = [
         ("rest", telescope.rest, _GREY, "..."),
-        ("dependence\non $\\hat{x}$", telescope.dependence, _ORANGE, "///"),
+        ("dependence", telescope.dependence, _ORANGE, "///"),
         ("shape", telescope.shape, _GREEN, "\\\\\\"),
         ("Gaussian", telescope.total, _VERMILION, ""),
     ]
     axes.set_title("Where the Gaussian gap comes from", **_TITLE)
     axes.axhline(0, color="black", lw=0.8)
     level, labels = 0.0, []
+    texts = aligned([*(number for _, number, _, _ in steps), telescope.shrinkage])
     for place, (name, number, color, hatch) in enumerate(steps):
         total = place == len(steps) - 1
         start, value = 0.0 if total else level, number.value or 0.0
@@ -157,10 +168,9 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
             axes.plot(
                 [place - 0.31, place + 1.31], [start + value] * 2, color="black", lw=0.7, ls=":", zorder=1
             )
-        half = half_width(number)
-        shown = format_value(value, half or 0.0)
-        sign = "" if total else "+" if value >= 0 and not shown.startswith("-") else ""
-        labels.append(f"{name}\n{sign}{shown}" + ("" if half is None else f"\n± {format_value(half, half)}"))
+        shown, half = texts[place]
+        sign = "" if total or shown.startswith("-") else "+"
+        labels.append(f"{name}\n{sign}{shown}".replace("-", "−") + (f"\n± {half}" if half else ""))
         level = start + value
     axes.set_xticks(range(len(steps)), labels, fontsize=8)
     axes.tick_params(axis="x", length=0)
@@ -221,7 +231,7 @@ def _draw_radii(axes: Axes, record: Record) -> None:
         edges,
         baseline=_FLOOR,
         fill=True,
-        facecolor=_SKY,
+        facecolor=_PALE,
         edgecolor=_BLUE,
         hatch="...",
         label="evaluation",
@@ -231,8 +241,8 @@ def _draw_radii(axes: Axes, record: Record) -> None:
         np.maximum(expected, _FLOOR),
         edges,
         baseline=_FLOOR,
-        color=_VERMILION,
-        lw=1.6,
+        color="black",
+        lw=1.8,
         ls="--",
         label=f"Gaussian: χ, {gaussianity.rank:,} degrees",
     )
@@ -355,6 +365,8 @@ def _legend(axes: Axes) -> None:
 
 def _plain(axes: Axes, label: str, *, grid: Literal["x", "y"]) -> None:
     axes.set_ylabel(label, fontsize=8)
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_formatter(_PLAINLY)  # a power of ten above the axis would lie on the legend
     axes.tick_params(labelsize=8)
     axes.grid(axis=grid, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
@@ -376,7 +388,7 @@ def _symlog(axes: Axes, rows: int) -> None:
     """One row per entry, first on top; the axis is linear around 0 and logarithmic beyond."""
     axes.set_xscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
     axes.axvline(0, color=_GREY, lw=0.8)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(_PLAINLY)
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)

@@ -30,6 +30,7 @@ from remainder.schema import (
     Check,
     Complexity,
     DocumentsInfo,
+    Gaussianity,
     Measurement,
     Pinned,
     Provenance,
@@ -73,18 +74,20 @@ def make_record(
     calibration: Calibration,
     measurement: Measurement,
     provenance: Provenance,
+    reference: SubmissionInfo | None = None,
+    gaussianity: Gaussianity | None = None,
     warnings: Iterable[str] = (),
 ) -> Record:
     """Summarise `values` and seal them with their circumstances into a record.
 
-    The metrics and `complexity.l0` are computed here, with `measurement.seed`.
+    The metrics (but `gaussianity`) and `complexity.l0` are computed here, with `measurement.seed`.
 
     Raises:
         MeasurementError: the values are incomplete or not finite.
         RecordError: a number is NaN or infinite, a path of this machine would be stored, or a rung that was
             to be measured is not among the values.
     """
-    absent = set(measurement.rungs) - set(values["rung"])
+    absent = set(measurement.rungs) - set(values["rung"]) - set(measurement.unmeasured)
     if absent:
         raise RecordError(
             f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
@@ -95,10 +98,13 @@ def make_record(
         "protocol": str(protocol),
         "task": task.model_dump(),
         "submission": submission.model_dump(),
+        "reference": None if reference is None else reference.model_dump(),
         "tier": tier,
         "model": model.model_dump(),
         "corpus": corpus.model_dump(),
-        "metrics": summarise(values, seed=measurement.seed).model_dump(),
+        "metrics": summarise(values, seed=measurement.seed)
+        .model_copy(update={"gaussianity": gaussianity})
+        .model_dump(),
         "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
         "checks": {name: check.model_dump() for name, check in checks.items()},
         "calibration": calibration.model_dump(),
@@ -109,8 +115,10 @@ def make_record(
         "measurement_key": measurement_key(
             task_hash=task.hash,
             submission_hash=submission.hash,
+            reference_hash=None if reference is None else reference.hash,
             tier=tier,
             rungs=measurement.rungs,
+            whole=measurement.whole,
             pairs=measurement.pairs,
             dtype=measurement.dtype,
             device=measurement.device,
@@ -135,11 +143,15 @@ def measurement_key(
     device: str,
     protocol: str | int,
     version: str,
+    whole: bool = False,
+    reference_hash: str | None = None,
 ) -> str:
     """What a run is going to measure, as one hash: a finished record with this key need not be made again.
 
     Args:
         rungs: in any order.
+        whole: whether couplings, refits and tests of Gaussianity are asked for.
+        reference_hash: of the finer interpretation that stands in for the model, if any.
         device: its type (`cpu`, `cuda`), not its number.
         version: of this package.
     """
@@ -147,8 +159,10 @@ def measurement_key(
         {
             "task": task_hash,
             "submission": submission_hash,
+            "reference": reference_hash,
             "tier": tier,
             "rungs": sorted(set(rungs)),
+            "whole": whole,
             "pairs": pairs,
             "dtype": dtype,
             "device": device,
@@ -226,17 +240,19 @@ def find_record(folder: Path, key: str) -> Path | None:
 def recompute(record: Record, values: pd.DataFrame) -> None:
     """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
 
+    Tests of Gaussianity need activations and are left out.
+
     Raises:
         RecordError: a summary differs; the message names the first few.
     """
     stated = {
-        "metrics": record.metrics.model_dump(mode="json"),
+        "metrics": record.metrics.model_dump(mode="json", exclude={"gaussianity"}),
         "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
         "documents": record.documents.model_dump(mode="json"),
     }
     seed = record.measurement.seed
     found = {
-        "metrics": summarise(values, seed=seed).model_dump(mode="json"),
+        "metrics": summarise(values, seed=seed).model_dump(mode="json", exclude={"gaussianity"}),
         "complexity": {"l0": summarise_l0(values, seed=seed).model_dump(mode="json")},
         "documents": _documents_info(values).model_dump(mode="json"),
     }
@@ -273,7 +289,10 @@ def _result_id(content: Mapping[str, Any]) -> str:
     }
     submission, measurement = content["submission"], content["measurement"]
     science["submission"] = {name: submission[name] for name in ("kind", "files", "hash")}
-    science["measurement"] = {name: measurement[name] for name in ("rungs", "pairs", "seed", "dtype")}
+    settings = ("rungs", "pairs", "annealed_draws", "whole", "unmeasured", "seed", "dtype")
+    science["measurement"] = {name: measurement[name] for name in settings if name in measurement}
+    if content.get("reference") is not None:
+        science["reference"] = {name: content["reference"][name] for name in ("kind", "files", "hash")}
     science["calibration"] = content["calibration"]
     science["documents"] = content["documents"]
     return content_hash(science)

@@ -358,6 +358,8 @@ class Measurement(FrozenModel):
     """Antithetic pairs of draws."""
     annealed_draws: int = 0
     """Draws of the rungs whose annealed loss is a headline; 0 if there is none."""
+    whole: bool = False
+    """Whether couplings, refits and tests of Gaussianity were asked for (`--rungs all`)."""
     unmeasured: dict[str, str] = {}
     """Rungs that this residual does not admit, and why."""
     seed: int

@@ -1,6 +1,6 @@
 """The loss of a prediction whose noise is integrated out: −log E_ε p(y | x̂ + ε), per token.
 
-1. Draws are grouped into G independent units: an antithetic pair is one, since its halves are not independent.
+1. Draws are grouped into G independent units; an antithetic pair is one, its halves being dependent.
 2. The plain estimate A = −log mean p is too high by about Var(p)/(2 S p̄²); the jackknife
    G·A − (G − 1)·mean_u A₋ᵤ, leaving out one unit at a time, removes that order.
 

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.errors import InterpretationError
 from remainder.interpretation import Adapted
 
-__all__ = ["CodeSample", "bits_per_token", "entropy_bits", "quantisation_step"]
+__all__ = [
+    "AffineDecoder",
+    "CodeSample",
+    "affine_decoder",
+    "bits_per_token",
+    "entropy_bits",
+    "quantisation_step",
+]
 
 _MAX_ENTRIES = 48_000_000  # codes kept for the entropy, as float32
 _STEP_TOKENS = 2048  # tokens on which the step is found
@@ -60,29 +68,45 @@ class CodeSample:
         return 0 if self.live is None else int(self.live.sum())
 
 
-def bits_per_token(
-    sample: CodeSample, interpretation: Adapted, device: torch.device
-) -> tuple[float | None, str]:
-    """Bits that the codes of a token take, and a note on how that was found or why it was not."""
+class AffineDecoder(NamedTuple):
+    """`decode` as far as live features go: what it gives for none, and what a unit code of each adds."""
+
+    live: Int[Tensor, " live"]
+    base: Float[Tensor, " d"]
+    directions: Float[Tensor, "live d"]
+
+
+def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.device) -> AffineDecoder | str:
+    """The decoder as an affine map of the codes, or why it is none."""
     if sample.live is None or not sample.codes:
-        return None, "no calibration token was seen"
+        return "no calibration token was seen"
     live = sample.live.nonzero()[:, 0]
-    codes, x = torch.cat(sample.codes)[:, live], torch.cat(sample.x)
-    if len(live) == 0:
-        return 0.0, "no feature is ever active"
-    part = codes[:_STEP_TOKENS]
+    x = torch.cat(sample.x)
+    part = torch.cat(sample.codes)[:_STEP_TOKENS, live]
     try:
         base, directions = _directions(interpretation, live, sample.live.numel(), device)
         decoded = _decode_rows(interpretation, part, live, sample.live.numel(), device)
     except InterpretationError as problem:
         # A decoder may lean on what `encode` left behind, as that of a layer-normalised SAE does.
-        return None, f"codes cannot be decoded by themselves: {problem.what}"
-    linear = base + part @ directions
+        return f"codes cannot be decoded by themselves: {problem.what}"
     scale = float((x - x.mean(0)).square().sum(-1).mean())
-    miss = float((decoded - linear).square().sum(-1).mean())
+    miss = float((decoded - base - part @ directions).square().sum(-1).mean())
     # Written so that a NaN is refused as well.
     if not miss <= 1e-6 * scale:
-        return None, "decode is not affine in the codes, so contributions of features are not defined"
+        return "decode is not affine in the codes, so contributions of features are not defined"
+    return AffineDecoder(live, base, directions)
+
+
+def bits_per_token(sample: CodeSample, decoder: AffineDecoder | str) -> tuple[float | None, str]:
+    """Bits that the codes of a token take, and a note on how that was found or why it was not."""
+    if isinstance(decoder, str):
+        return None, decoder
+    live, base, directions = decoder
+    if len(live) == 0:
+        return 0.0, "no feature is ever active"
+    codes, x = torch.cat(sample.codes)[:, live], torch.cat(sample.x)
+    part = codes[:_STEP_TOKENS]
+    scale = float((x - x.mean(0)).square().sum(-1).mean())
     norms = directions.norm(dim=-1)
     step = quantisation_step(
         x[:_STEP_TOKENS], base, part * norms, directions / norms.clamp(min=1e-30)[:, None], scale

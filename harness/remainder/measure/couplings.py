@@ -51,6 +51,7 @@ QUICK_GRID = (
 )
 
 _PREFIX = "coupled:"
+_OUTSIDE = 9.0  # a coordinate outside the box from −1 to 1
 
 
 def rung_of(point: Point) -> str:
@@ -156,11 +157,11 @@ def _stationary(c: Array) -> Array:
         x = (c[:, 4] * c[:, 2] - 2 * c[:, 5] * c[:, 1]) / determinant
         y = (c[:, 4] * c[:, 1] - 2 * c[:, 3] * c[:, 2]) / determinant
     found = np.stack([x, y], 1)
-    return np.where(np.isfinite(found), found, np.inf)
+    return np.where(np.isfinite(found), found, _OUTSIDE)
 
 
 def _vertex(slope: Array, curvature: Array) -> Array:
     """Minimum of slope·t + curvature·t²; outside the box where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = -slope / (2 * curvature)
-    return np.where((curvature > 0) & np.isfinite(t), t, np.inf)
+    return np.where((curvature > 0) & np.isfinite(t), t, _OUTSIDE)

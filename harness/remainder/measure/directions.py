@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.activations import Batch
-from remainder.interpretation import Adapted
-from remainder.measure.complexity import CodeSample, decoder_rows
+from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.model import Prefix, Runner
 
 __all__ = ["decoder_directions", "gradient_directions"]
@@ -38,7 +37,8 @@ def gradient_directions(
     if total is None:
         raise ValueError("no batch was given")
     _, vectors = torch.linalg.eigh(total)
-    return vectors.flip(-1).T[:count].contiguous()
+    leading: Tensor = vectors.flip(-1).T[:count].contiguous()
+    return leading
 
 
 def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs pos d"]:
@@ -56,17 +56,16 @@ def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs
 
 
 def decoder_directions(
-    sample: CodeSample, interpretation: Adapted, device: torch.device, count: int = 32
+    sample: CodeSample, decoder: AffineDecoder, count: int = 32
 ) -> Float[Tensor, "directions d"] | None:
-    """Unit decoder rows of the features that contribute most; None if there is no feature or no fixed row."""
-    found = decoder_rows(sample, interpretation, device)
-    if found is None:
-        return None
-    codes, rows = found
-    energy = codes.square().sum(0).double() * rows.square().sum(-1).double()
+    """Unit decoder rows of the features that contribute most; None if no feature contributes."""
+    codes = torch.cat(sample.codes)[:, decoder.live].double()
+    rows = decoder.directions.double()
+    energy = codes.square().sum(0) * rows.square().sum(-1)
     chosen = energy.argsort(descending=True, stable=True)[:count]
     chosen = chosen[energy[chosen] > 0]
     if len(chosen) == 0:
         return None
-    directions = rows[chosen].double()
-    return directions / directions.norm(dim=-1, keepdim=True)
+    directions = rows[chosen]
+    unit: Tensor = directions / directions.norm(dim=-1, keepdim=True)
+    return unit

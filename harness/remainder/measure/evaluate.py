@@ -2,11 +2,13 @@
 
 1. Build the interpretation; check that it is deterministic, causal and local.
 2. Calibrate: stream its residuals r = x − x̂ on the `calibration` split into moments and a keyed bank.
-3. Fit every rung, and the denominators of the Gaussian ratio, to these.
+3. Fit every rung, and the denominators of the Gaussian ratio, to these; in a whole run also the couplings.
 4. Evaluate: per batch of windows, one clean suffix pass, then one for each rung and draw, with x̂ + ε put
    in at all spliced positions at once; for the denominators x + ε.
 5. Count what the interpretation costs: active features, bits per token.
 6. Check what must hold in every run, and seal everything into a record.
+
+With a second, finer interpretation its reconstruction stands in for the model's activation x throughout.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
@@ -25,21 +28,30 @@ from torch import Tensor
 from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
+from remainder.corpus import Split
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation import Adapted
 from remainder.loaded import LoadedTask
-from remainder.measure.complexity import CodeSample, bits_per_token
-from remainder.measure.losses import Clean, WindowScores, clean_pass, spliced_pass
+from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, bits_per_token
+from remainder.measure.couplings import FULL_GRID, QUICK_GRID, rung_of
+from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.measure.kernels import Kernel, fit_kernels, score, splice, table_rows
+from remainder.measure.losses import Clean, clean_pass, spliced_pass
+from remainder.measure.summary import couplings
 from remainder.model import DTYPES, Runner
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
-from remainder.residual.ladder import NOISES, RUNGS, Context, ResidualModel
-from remainder.residual.moments import Calibration
+from remainder.residual.calibration import Calibration
+from remainder.residual.covariance import NotMeasurableError, covariance_of
+from remainder.residual.gaussianity import measure_gaussianity
+from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
 from remainder.residual.noise import Draw, Places
+from remainder.rungs import ALL
 from remainder.schema import Calibration as CalibrationInfo
 from remainder.schema import (
     Check,
     Complexity,
+    Gaussianity,
     Measurement,
     Number,
     Pinned,
@@ -49,13 +61,16 @@ from remainder.schema import (
 )
 from remainder.task import Task
 
-__all__ = ["Plan", "Subject", "measure", "plan"]
+__all__ = ["Plan", "Reference", "Subject", "measure", "plan"]
 
 TRUE_LIMIT = 1e-4
 """Nats per token by which the true residual may miss the clean model."""
 
 _MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss without a warning
-_ENOUGH_ROWS = 5  # calibration tokens per dimension, below which a covariance is doubtful
+_ANNEALED_PAIRS = 8
+_ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
+_COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
+_GRADIENT_WINDOWS = 16
 
 
 @runtime_checkable
@@ -72,6 +87,13 @@ class Subject(Protocol):
     def hash(self) -> str: ...
 
 
+class Reference(NamedTuple):
+    """A finer interpretation whose reconstruction stands in for the model's activation."""
+
+    subject: Subject
+    build: Callable[[], Adapted]
+
+
 class Plan(NamedTuple):
     """How much is measured, and how."""
 
@@ -82,6 +104,14 @@ class Plan(NamedTuple):
     evaluation_windows: int
     calibration_windows: int
     fit_windows: int
+    annealed_pairs: int = 0
+    """Pairs of the rungs whose annealed loss is a headline, if more than `pairs`."""
+    whole: bool = False
+    """Whether couplings, refits and tests of Gaussianity are measured too."""
+
+    def draws(self, rung: str) -> int:
+        """Of a rung that has noise."""
+        return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
 
 
 def plan(
@@ -94,21 +124,25 @@ def plan(
 ) -> Plan:
     """A tier of a task, with parts of it replaced.
 
+    Args:
+        rungs: names; `all` asks for every rung, annealed losses, couplings, refits and Gaussianity.
+
     Raises:
         TaskError: if there is no such tier, rung or dtype.
     """
     amount = task.tier(tier)
     chosen = tuple(rungs or task.rungs)
-    unknown = [rung for rung in chosen if rung not in RUNGS]
+    unknown = [rung for rung in chosen if rung not in RUNGS and rung != ALL]
     if unknown:
-        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join(RUNGS)}")
+        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *RUNGS])}")
     precision = dtype or amount.dtype
     if precision not in DTYPES:
         raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
     if pairs is not None and pairs < 1:
         raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
+    whole = ALL in chosen
     # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
-    ordered = tuple(rung for rung in RUNGS if rung in {"raw", *chosen})
+    ordered = tuple(rung for rung in RUNGS if whole or rung in {"raw", *chosen})
     return Plan(
         tier,
         ordered,
@@ -117,6 +151,8 @@ def plan(
         amount.evaluation_windows,
         amount.calibration_windows,
         amount.fit_windows,
+        _ANNEALED_PAIRS if whole else 0,
+        whole,
     )
 
 
@@ -126,25 +162,20 @@ def measure(
     build: Callable[[], Adapted],
     plan: Plan,
     *,
+    reference: Reference | None = None,
     progress: Progress | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Measure `subject`; gives its record and the table of per-document values.
+
+    Args:
+        reference: a finer interpretation that stands in for the model.
 
     Raises:
         InterpretationError: if it breaks a rule, or gives values of a wrong shape or not finite.
         MeasurementError: if a check inside the run fails.
     """
     with torch.inference_mode():
-        return _Run(loaded, subject, build, plan, progress).record()
-
-
-class Kernel(NamedTuple):
-    """A fitted residual model, by what it is called, and what its sample is added to."""
-
-    name: str
-    model: ResidualModel
-    around_x: bool
-    draws: int
+        return _Run(loaded, subject, build, plan, reference, progress).record()
 
 
 @dataclass
@@ -153,115 +184,196 @@ class _Run:
     subject: Subject
     build: Callable[[], Adapted]
     plan: Plan
+    reference: Reference | None
     progress: Progress | None
+    finer: Adapted | None = None
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     checks: dict[str, Check] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> tuple[Record, pd.DataFrame]:
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
+            if self.reference is not None:
+                self.finer = self.reference.build().placed(self.loaded.device)
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
             kernels = self._fit(calibration)
+        rows: list[dict[str, Any]] = []
+        if self.plan.whole:
+            with self._timed("couplings"):
+                coupled, rows = self._couple(interpretation, calibration)
+                kernels += coupled
         with self._timed("evaluation"):
-            values, deviation = self._evaluate(interpretation, kernels)
+            found, deviation, residuals = self._evaluate(interpretation, kernels)
+            values = pd.DataFrame(rows + found)
         with self._timed("complexity"):
-            complexity = self._complexity(interpretation, sample)
+            decoder = affine_decoder(sample, interpretation, self.loaded.device)
+            complexity = _complexity(sample, decoder)
+        gaussianity = None
+        if self.plan.whole:
+            with self._timed("gaussianity"):
+                gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
         self._check_true(values)
-        return self._seal(values, calibration, complexity, deviation), values
+        return self._seal(values, calibration, complexity, deviation, gaussianity), values
+
+    def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches of a split, their activation that of the finer interpretation if there is one.
+
+        With each comes the model's own activation.
+        """
+        for batch in self.loaded.activations(split, windows).batches(size, self.loaded.device):
+            x = batch.prefix.x_out
+            if self.finer is not None:
+                _, finer = self.finer.reconstruct(batch.prefix.x_in, batch.spliced)
+                standing = torch.where(batch.spliced[..., None], finer, x)
+                batch = replace(batch, prefix=batch.prefix._replace(x_out=standing))
+            yield batch, x
 
     def _calibrate(self, interpretation: Adapted) -> tuple[Calibration, CodeSample]:
         """Stream residuals of the calibration split; the first batch also goes through conformance."""
         calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
-        activations = self.loaded.activations("calibration", self.plan.calibration_windows)
-        for batch in activations.batches(max(self.loaded.batch_size, 2), self.loaded.device):
+        size = max(self.loaded.batch_size, 2)
+        for batch, _ in self._batches("calibration", self.plan.calibration_windows, size):
             if not sample.seen:
                 if not batch.spliced.any():
                     raise _nothing_spliced()
-                found = check_conformance(interpretation, batch.prefix.x_in, batch.spliced)
-                worst = max(found.repeated, found.later_positions, found.other_windows)
-                self.checks["conformance"] = Check(
-                    passed=True,
-                    value=worst,
-                    limit=found.limit,
-                    note="largest change of the reconstruction on repeating, on changing later positions or "
-                    "other windows, over the root mean square of x",
-                )
+                self._check_conformance(interpretation, batch)
             codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
-            residual = batch.prefix.x_out.double() - reconstruction.double()
-            calibration.update(self._places(batch), residual, batch.spliced)
+            estimate = reconstruction.double()
+            residual = batch.prefix.x_out.double() - estimate
+            calibration.update(self._places(batch), estimate, residual, batch.spliced)
             sample.update(codes[batch.spliced], batch.prefix.x_in[batch.spliced])
-        tokens, width = calibration.moments.count, self._site.width
-        if tokens < _ENOUGH_ROWS * width:
-            self.warnings.append(
-                f"the covariance of {width} dimensions was fitted to {tokens} tokens, fewer than "
-                f"{_ENOUGH_ROWS} a dimension: `full` is uncertain"
-            )
+        self.warnings += covariance_of(calibration).warnings
         return calibration, sample
 
+    def _check_conformance(self, interpretation: Adapted, batch: Batch) -> None:
+        found = check_conformance(interpretation, batch.prefix.x_in, batch.spliced)
+        self.checks["conformance"] = Check(
+            passed=True,
+            value=max(found.repeated, found.later_positions, found.other_windows),
+            limit=found.limit,
+            note="largest change of the reconstruction on repeating, on changing later positions or "
+            "other windows, over the root mean square of x",
+        )
+
     def _fit(self, calibration: Calibration) -> list[Kernel]:
-        """Every rung of the plan, and the denominators of the Gaussian ratio."""
-        draws = 2 * self.plan.pairs
-        kernels = []
-        chosen = {rung: RUNGS[rung] for rung in self.plan.rungs}
-        for name, kind in {**chosen, **NOISES}.items():
-            count = 1 if kind.driver == "none" else draws
-            kernels.append(Kernel(name, kind().fit(calibration), name in NOISES, count))
-        return kernels
+        """Every rung of the plan, refits, and the denominators of the Gaussian ratio."""
+        models = {rung: RUNGS[rung] for rung in self.plan.rungs}
+        if self.plan.whole:
+            models |= FOLD_RUNGS
+        kernels, unmeasured = fit_kernels(models, calibration, self.plan.draws)
+        noises, unmeasured_noises = fit_kernels(NOISES, calibration, self.plan.draws, around_x=True)
+        self.unmeasured |= unmeasured | unmeasured_noises
+        self.warnings += [f"{name} was not measured: {why}" for name, why in self.unmeasured.items()]
+        return kernels + noises
+
+    def _couple(
+        self, interpretation: Adapted, calibration: Calibration
+    ) -> tuple[list[Kernel], list[dict[str, Any]]]:
+        """Fit amplitudes of source and noise on calibration; gives them as a kernel, and the grid's rows."""
+        grid = QUICK_GRID if self.plan.pairs == 1 else FULL_GRID
+        models = {rung_of(point): partial(Coupled, *point) for point in grid}
+        kernels, _ = fit_kernels(models, calibration, lambda _: 2 * _COUPLING_PAIRS)
+        windows = min(_COUPLING_WINDOWS, self.plan.calibration_windows)
+        passes = sum(kernel.draws for kernel in kernels)
+        runner = self.loaded.runner(self.plan.dtype)
+        rows: list[dict[str, Any]] = []
+        done = 0
+        for batch, _ in self._batches("calibration", windows, self.loaded.batch_size):
+            clean = clean_pass(runner, batch)
+            rows += table_rows(batch, "clean", 0, clean.scores, split="calibration")
+            _, estimate = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+            places = self._places(batch)
+            for new in score(runner, clean, kernels, estimate, places, split="calibration"):
+                rows += new
+                done += len(new)
+                self._report(f"{self.subject.name}: couplings", done, windows * passes)
+        found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
+        assert found is not None
+        assert found.alpha.value is not None
+        assert found.beta.value is not None
+        if found.edge:
+            self.warnings.append(
+                f"the best couplings (α {found.alpha.value:.2f}, β {found.beta.value:.2f}) lie on the edge "
+                "of the grid: they may be farther out"
+            )
+        models = {"coupled": partial(Coupled, found.alpha.value, found.beta.value)}
+        coupled, _ = fit_kernels(models, calibration, self.plan.draws)
+        return coupled, rows
 
     def _evaluate(
         self, interpretation: Adapted, kernels: list[Kernel]
-    ) -> tuple[pd.DataFrame, dict[str, float] | None]:
-        """Per-document values of the clean model and of every kernel and draw."""
+    ) -> tuple[list[dict[str, Any]], dict[str, float] | None, _Residuals]:
+        """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
         runner = self.loaded.runner(self.plan.dtype)
         self.checks["suffix"] = Check(
             passed=True, note=f"{runner.mode}: gives the full pass's logits; every hook fired exactly once"
         )
-        activations = self.loaded.activations("evaluation", self.plan.evaluation_windows)
-        mean = _mean_of(activations.batches(32))
-        passes = sum(kernel.draws for kernel in kernels)
-        total, done = len(activations.windows) * passes, 0
+        windows = len(self.loaded.activations("evaluation", self.plan.evaluation_windows).windows)
+        mean = _mean_of(batch for batch, _ in self._batches("evaluation", windows, 32))
+        total, done = windows * sum(kernel.draws for kernel in kernels), 0
         rows: list[dict[str, Any]] = []
+        residuals = _Residuals()
         deviation = None
-        for number, batch in enumerate(activations.batches(self.loaded.batch_size, self.loaded.device)):
+        for number, (batch, x) in enumerate(self._batches("evaluation", windows, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
             codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
-            rows += _rows(batch, "clean", 0, clean.scores)
+            rows += table_rows(batch, "clean", 0, clean.scores)
+            if self.finer is not None:
+                rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
             if number == 0:
                 self._check_zero(runner, clean)
                 deviation = self._deviation(runner, clean, reconstruction)
-            for kernel in kernels:
-                for draw in range(kernel.draws):
-                    spliced = self._splice(kernel, Draw(draw), batch, reconstruction)
-                    new = _rows(batch, kernel.name, draw, spliced_pass(runner, clean, spliced))
-                    if kernel.name == "raw":
-                        _add_reconstruction(new, batch, codes, reconstruction, mean)
-                    rows += new
-                    done += len(batch.windows)
-                    if self.progress is not None:
-                        self.progress(f"{self.subject.name}", done, total)
-        return pd.DataFrame(rows), deviation
+            if self.plan.whole:
+                residuals.update(batch, reconstruction)
+            for new in score(runner, clean, kernels, reconstruction, self._places(batch)):
+                if new[0]["rung"] == "raw":
+                    _add_reconstruction(new, batch, codes, reconstruction, mean)
+                rows += new
+                done += len(new)
+                self._report(self.subject.name, done, total)
+        return rows, deviation, residuals
 
-    def _splice(
-        self, kernel: Kernel, draw: Draw, batch: Batch, reconstruction: Tensor
-    ) -> Float[Tensor, "docs pos d"]:
-        """x̂ + ε (or x + ε) where something is spliced, x elsewhere.
+    def _gaussianity(
+        self,
+        calibration: Calibration,
+        residuals: _Residuals,
+        sample: CodeSample,
+        decoder: AffineDecoder | str,
+    ) -> Gaussianity | None:
+        """How far the residual on evaluation is from the Gaussian fitted on calibration."""
+        self._report(f"{self.subject.name}: Gaussianity", 0, None)
+        windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
+        batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
+        directions = {"gradient": gradient_directions(self.loaded.runner("float32"), batches)}
+        if isinstance(decoder, AffineDecoder):
+            found = decoder_directions(sample, decoder)
+            if found is not None:
+                directions["decoder"] = found
+        try:
+            return measure_gaussianity(
+                calibration,
+                torch.cat(residuals.rows),
+                torch.cat(residuals.reconstructions),
+                residuals.documents,
+                directions,
+                seed=self.loaded.task.seed,
+            )
+        except NotMeasurableError as problem:
+            self.warnings.append(f"Gaussianity was not measured: {problem.what}")
+            return None
 
-        Sums are made in float64, so that x̂ + (x − x̂) is x to the bit whatever the suffix's dtype.
-        """
-        x, estimate = batch.prefix.x_out.double(), reconstruction.double()
-        context = Context(self._places(batch), estimate, batch.spliced, x - estimate)
-        if not kernel.model.needs_residual:
-            context = context.without_residual()
-        spliced = (x if kernel.around_x else estimate) + kernel.model.sample(context, draw)
-        return torch.where(batch.spliced[..., None], spliced, x).float()
+    def _report(self, doing: str, done: int, total: int | None) -> None:
+        if self.progress is not None:
+            self.progress(doing, done, total)
 
     def _check_zero(self, runner: Runner, clean: Clean) -> None:
         """Splicing zeros must change the loss: else the hook does nothing."""
         x = clean.batch.prefix.x_out
         zeros = torch.where(clean.batch.spliced[..., None], 0.0, x)
-        scores = spliced_pass(runner, clean, zeros)
+        scores, _ = spliced_pass(runner, clean, zeros)
         change = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
         if change == 0:
             raise MeasurementError(
@@ -278,9 +390,10 @@ class _Run:
             return None
         exact_runner = self.loaded.runner("float32")
         exact = clean_pass(exact_runner, clean.batch)
-        kernel = Kernel("raw", RUNGS["raw"](), False, 1)
-        spliced = self._splice(kernel, Draw(0), clean.batch, reconstruction)
-        raw, exact_raw = spliced_pass(runner, clean, spliced), spliced_pass(exact_runner, exact, spliced)
+        kernel = Kernel("raw", RUNGS["raw"](), 1)
+        spliced = splice(kernel, Draw(0), clean.batch, reconstruction, self._places(clean.batch))
+        raw, _ = spliced_pass(runner, clean, spliced)
+        exact_raw, _ = spliced_pass(exact_runner, exact, spliced)
         tokens = sum(exact.scores.tokens)
 
         def per_token(values: list[float], reference: list[float]) -> float:
@@ -301,19 +414,11 @@ class _Run:
             "raw_kl": per_token(raw.kl, exact_raw.kl),
         }
 
-    def _complexity(self, interpretation: Adapted, sample: CodeSample) -> Complexity:
-        bits, note = bits_per_token(sample, interpretation, self.loaded.device)
-        return Complexity(
-            live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
-            bits_per_token=Number.null(note) if bits is None else Number.bare(bits, note),
-            features=sample.features,
-        )
-
     def _check_true(self, values: pd.DataFrame) -> None:
         """The true residual must give back the clean model."""
         if "true" not in self.plan.rungs:
             return
-        sums = values.groupby("rung")[["loss", "tokens"]].sum()
+        sums = values[values["split"] == "evaluation"].groupby("rung")[["loss", "tokens"]].sum()
         gap = float((sums.loss["true"] - sums.loss["clean"]) / sums.tokens["clean"])
         if abs(gap) > TRUE_LIMIT:
             raise MeasurementError(
@@ -331,6 +436,7 @@ class _Run:
         calibration: Calibration,
         complexity: Complexity,
         deviation: dict[str, float] | None,
+        gaussianity: Gaussianity | None,
     ) -> Record:
         task, model, device = self.loaded.task, self.loaded.task.model, self.loaded.device
         corpus = task.corpus.wheel
@@ -339,25 +445,21 @@ class _Run:
             values,
             protocol=task.protocol,
             task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
-            submission=SubmissionInfo(
-                name=self.subject.name,
-                kind=self.subject.kind,
-                files=self.subject.files,
-                hash=self.subject.hash,
-            ),
+            submission=_info(self.subject),
+            reference=None if self.reference is None else _info(self.reference.subject),
             tier=self.plan.tier,
             model=Pinned(source=model.source, revision=model.revision, sha256=self.loaded.model_hash),
             corpus=Pinned(source=f"{corpus.package}=={corpus.version}", sha256=self.loaded.corpus.hash),
             complexity=complexity,
             checks=self.checks,
-            calibration=CalibrationInfo(
-                documents=len(calibration.documents),
-                tokens=calibration.moments.count,
-                dimension=self._site.width,
-            ),
+            calibration=_calibration_info(calibration),
+            gaussianity=gaussianity,
             measurement=Measurement(
                 rungs=self.plan.rungs,
                 pairs=self.plan.pairs,
+                annealed_draws=2 * self.plan.annealed_pairs,
+                whole=self.plan.whole,
+                unmeasured=self.unmeasured,
                 seed=task.seed,
                 dtype=self.plan.dtype,
                 suffix=self.loaded.runner(self.plan.dtype).mode,
@@ -384,27 +486,52 @@ class _Run:
         self.timings[stage] = time.perf_counter() - start
 
 
-def _rows(batch: Batch, rung: str, draw: int, scores: WindowScores) -> list[dict[str, Any]]:
-    """One row of the table of values for each window of a batch."""
-    windows = zip(batch.windows.documents, batch.windows.indices, strict=True)
-    return [
-        {
-            "document": document,
-            "window": window,
-            "rung": rung,
-            "draw": draw,
-            "tokens": scores.tokens[i],
-            "loss": scores.loss[i],
-            "kl": scores.kl[i],
-            "top1": scores.top1[i],
-            "kl_histogram": scores.kl_histogram[i],
-            "residual_ss": None,
-            "centred_ss": None,
-            "active": None,
-            "spliced": None,
-        }
-        for i, (document, window) in enumerate(windows)
-    ]
+@dataclass
+class _Residuals:
+    """Residuals and reconstructions at spliced positions, and the number of each row's document."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    reconstructions: list[Tensor] = field(default_factory=list)
+    documents: list[int] = field(default_factory=list)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def update(self, batch: Batch, reconstruction: Tensor) -> None:
+        """Add those of a batch."""
+        estimate = reconstruction.double()
+        self.rows.append((batch.prefix.x_out.double() - estimate)[batch.spliced].cpu())
+        self.reconstructions.append(estimate[batch.spliced].cpu())
+        for document, count in zip(batch.windows.documents, batch.spliced.sum(1).tolist(), strict=True):
+            self.documents += [self._numbers.setdefault(document, len(self._numbers))] * count
+
+
+def _info(subject: Subject) -> SubmissionInfo:
+    return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
+
+
+def _complexity(sample: CodeSample, decoder: AffineDecoder | str) -> Complexity:
+    bits, note = bits_per_token(sample, decoder)
+    return Complexity(
+        live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
+        bits_per_token=Number.null(note) if bits is None else Number.bare(bits, note),
+        features=sample.features,
+    )
+
+
+def _calibration_info(calibration: Calibration) -> CalibrationInfo:
+    covariance = covariance_of(calibration)
+    cells = calibration.already("cells")
+    return CalibrationInfo(
+        documents=len(calibration.documents),
+        tokens=calibration.tokens,
+        dimension=calibration.width,
+        shrinkage=covariance.intensity,
+        oas=covariance.oas,
+        held_out_mahalanobis=covariance.held_out,
+        rank=covariance.rank,
+        bank_rows=len(calibration.bank.rows()),
+        cells=None if cells is None else len(cells.sizes),
+        cells_explained=None if cells is None else cells.explained,
+    )
 
 
 def _add_reconstruction(

@@ -1,13 +1,14 @@
 """Kernels ready to be scored: fitted residual models, how many draws each takes, and what they give.
 
-One batch at a time: every kernel's sample is put in at all spliced positions at once, draw by draw, so that all
-kernels of one draw share its noise.
+One batch at a time, draw by draw, so that all kernels of one draw share its noise; a sample is put in at all
+spliced positions at once.
 
 Source: protocol 1, sections 2, 3 and 5.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -140,11 +141,8 @@ def table_rows(
             "kl": scores.kl[i],
             "top1": scores.top1[i],
             "kl_histogram": scores.kl_histogram[i],
-            "annealed": None if annealed is None else annealed[i],
-            "residual_ss": None,
-            "centred_ss": None,
-            "active": None,
-            "spliced": None,
+            "annealed": math.nan if annealed is None else annealed[i],
+            **dict.fromkeys(("residual_ss", "centred_ss", "active", "spliced"), math.nan),
         }
         for i, (document, window) in enumerate(windows)
     ]

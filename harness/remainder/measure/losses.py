@@ -24,7 +24,7 @@ from remainder.errors import MeasurementError
 from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.model import Runner
 
-__all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass"]
+__all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass", "window_sums"]
 
 CHUNK = 128
 """Tokens whose logits exist at a time."""
@@ -72,8 +72,12 @@ def clean_pass(runner: Runner, batch: Batch) -> Clean:
     return Clean(batch, targets, torch.cat(probabilities), torch.cat(negentropy), torch.cat(top1), scores)
 
 
-def spliced_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]) -> WindowScores:
+def spliced_pass(
+    runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]
+) -> tuple[WindowScores, Float[Tensor, " scored"]]:
     """Run the suffix with `activations` at the site, and compare it with the clean pass.
+
+    Gives sums by window, and the loss of each scored token.
 
     `activations` is used as it is: the caller has left the clean values where nothing is spliced.
     """
@@ -87,7 +91,8 @@ def spliced_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs 
         cross = torch.linalg.vecdot(clean.probabilities[part], logits)
         kl.append(clean.negentropy[part] - cross + partition)
         agree.append(logits.argmax(-1) == clean.top1[part])
-    return _by_window(clean.batch, torch.cat(loss), torch.cat(kl), torch.cat(agree))
+    losses = torch.cat(loss)
+    return _by_window(clean.batch, losses, torch.cat(kl), torch.cat(agree)), losses
 
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
@@ -107,12 +112,23 @@ def _by_window(batch: Batch, loss: Tensor, kl: Tensor, agree: Tensor) -> WindowS
             "a loss or KL is NaN or infinite",
             fix="the spliced activations are too large for the model's dtype; try --dtype float32",
         )
-    ends = np.cumsum(counts).tolist()
-    parts = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    parts = _parts(counts)
     return WindowScores(
         counts,
-        [float(losses[part].sum()) for part in parts],
-        [float(kls[part].sum()) for part in parts],
+        window_sums(batch, losses),
+        window_sums(batch, kls),
         [int(agrees[part].sum()) for part in parts],
         [kl_histogram(kls[part].numpy()) for part in parts],
     )
+
+
+def window_sums(batch: Batch, values: Float[Tensor, " scored"]) -> list[float]:
+    """Sums in float64 of values at scored tokens, window by window."""
+    numbers = values.double().cpu()
+    counts: list[int] = batch.scored.sum(1).tolist()
+    return [float(numbers[part].sum()) for part in _parts(counts)]
+
+
+def _parts(counts: list[int]) -> list[slice]:
+    ends = np.cumsum(counts).tolist()
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]

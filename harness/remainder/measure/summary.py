@@ -93,7 +93,7 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
 
 
 def couplings(values: pd.DataFrame, *, seed: int) -> Couplings | None:
-    """Fitted amplitudes of source and noise, from the calibration split of a canonical table, if it has one."""
+    """Fitted amplitudes of source and noise, if the table has a calibration split to fit them to."""
     totals = document_totals(values, "calibration")
     quenched, annealed, draws = {}, {}, 0
     for rung, rows in totals.items():

@@ -1,10 +1,10 @@
 """Where the Gaussian gap comes from, and how it is reached as cumulants fade.
 
-- Telescope: L(full) − L(clean) = [full − permuted] + [permuted − matched] + [matched − clean], exact since all
-  terms are differences on the same tokens; `full` is the one with the bank's own μ and Σ.
+- Telescope: L(full) − L(clean) = [full − permuted] + [permuted − matched] + [matched − clean], exact since
+  all terms are differences on the same tokens; `full` is the one with the bank's own μ and Σ.
 - Least squares through the gaps of m = 1 (`permuted`), 2, 4, … and the Gaussian limit at m = ∞ gives
-  L_G + c₁ m^{−1/2} + c₂ m^{−1}: c₁ comes from third, c₂ from fourth cumulants and squares of third ones. Every
-  coefficient is a fixed linear combination of gaps, so it is a ratio of sums over documents like any other.
+  L_G + c₁ m^{−1/2} + c₂ m^{−1}: c₁ comes from third, c₂ from fourth cumulants and squares of third ones.
+  Every coefficient is a fixed combination of gaps, so a ratio of sums over documents like any other number.
 
 Source: protocol 1, section 3.
 """
@@ -49,8 +49,7 @@ def telescope(bootstrap: Bootstrap, gaps: Gaps) -> Telescope | None:
 def perturbative_weights(orders: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weights [3, orders] that give (L_G, c₁, c₂) from losses at m = `orders` (∞ is the Gaussian limit)."""
     design = np.stack([np.ones_like(orders), orders**-0.5, 1 / orders], axis=1)
-    weights: NDArray[np.float64] = np.linalg.pinv(design)
-    return weights
+    return np.asarray(np.linalg.pinv(design), dtype=np.float64)
 
 
 def perturbative_fit(bootstrap: Bootstrap, gaps: Gaps) -> PerturbativeFit | None:

@@ -103,7 +103,8 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
 
 def of_split(values: pd.DataFrame, split: str = "evaluation") -> pd.DataFrame:
     """The rows of one split."""
-    return values.loc[values["split"] == split]
+    rows: pd.DataFrame = values.loc[values["split"] == split]
+    return rows
 
 
 def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str, pd.DataFrame]:

@@ -186,6 +186,10 @@ class Calibration:
         fitted: Fit = self._fitted[name]
         return fitted
 
+    def already(self, name: str) -> Any:
+        """What `once` made under this name; None if nobody asked for it."""
+        return self._fitted.get(name)
+
     @property
     def is_large(self) -> bool:
         """Whether d × d matrices are out of the question."""

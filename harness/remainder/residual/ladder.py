@@ -347,7 +347,8 @@ class Permuted(_Kernel):
     def _drawn(self, context: Context, draw: Draw, stream: str) -> Sample:
         positions = context.reconstruction.shape[1]
         chosen = indices(context.places, draw.index, positions, len(self.rows), stream)
-        return self.rows[chosen.to(self.rows.device)].double().to(context.reconstruction.device)
+        drawn: Tensor = self.rows[chosen.to(self.rows.device)].double()
+        return drawn.to(context.reconstruction.device)
 
 
 class Perturbative(Permuted):
@@ -369,7 +370,8 @@ class Perturbative(Permuted):
         for i in range(1, self.order):
             total += self._drawn(context, draw, f"index-{i}")
         centre = self._centre(context)
-        return centre + (total - self.order * centre) / self.order**0.5
+        sample: Tensor = centre + (total - self.order * centre) / self.order**0.5
+        return sample
 
 
 class PermutedBlock(_Kernel):
