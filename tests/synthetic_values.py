@@ -26,7 +26,7 @@ def synthetic_values(*, documents: int = 12, windows: int = 2, pairs: int = 1, s
         for window in range(windows):
             tokens = int(keys.integers(90, 127))
             clean = float(keys.lognormal(1.0, 0.3)) * tokens
-            key = {"document": f"article-{document}", "window": window}
+            key = {"split": "evaluation", "document": f"article-{document}", "window": window}
             rows.append(
                 {
                     **key,
@@ -50,7 +50,9 @@ def synthetic_values(*, documents: int = 12, windows: int = 2, pairs: int = 1, s
                         row |= {"residual_ss": 0.2 * centred * float(generator.uniform(0.8, 1.2))}
                         row |= {"centred_ss": centred, "spliced": tokens, "active": 32 * tokens + document}
                     rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table["annealed"] = np.nan
+    return table
 
 
 def histogram(kl: np.ndarray) -> str:

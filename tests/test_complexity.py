@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sae_lens import StandardSAE, StandardSAEConfig
 from scipy import linalg, stats
 
-from remainder.interpretation import Identity, Projection, adapt, mean_only
+from remainder.interpretation import Adapted, Identity, Projection, adapt, mean_only
 from remainder.measure import complexity
-from remainder.measure.complexity import CodeSample, bits_per_token, entropy_bits, quantisation_step
+from remainder.measure.complexity import CodeSample, affine_decoder, entropy_bits, quantisation_step
 from remainder.residual.moments import Moments
 
 CPU = torch.device("cpu")
@@ -31,6 +31,13 @@ class Linear:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         return codes @ self.rows + self.offset
+
+
+def bits_per_token(
+    sample: CodeSample, interpretation: Adapted, device: torch.device
+) -> tuple[float | None, str]:
+    """Both steps: find the decoder, then count."""
+    return complexity.bits_per_token(sample, affine_decoder(sample, interpretation, device))
 
 
 def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:

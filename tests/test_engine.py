@@ -15,8 +15,8 @@ from remainder import __version__, engine
 from remainder.engine import Row
 from remainder.errors import InterpretationError, MeasurementError
 from remainder.loaded import LoadedTask
-from remainder.measure import evaluate
-from remainder.measure.evaluate import plan
+from remainder.measure import checks, evaluate, kernels
+from remainder.measure.plan import plan
 from remainder.measure.values import canonical_values
 from remainder.submission import Method, Submission
 from tiny import make_loaded, make_task
@@ -234,7 +234,8 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, above: int) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(runner, clean, activations)
 
-    monkeypatch.setattr(evaluate, "spliced_pass", limited)
+    for module in (checks, evaluate, kernels):
+        monkeypatch.setattr(module, "spliced_pass", limited)
     return tried
 
 

@@ -20,7 +20,7 @@ from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation import Identity
 from remainder.loaded import LoadedTask
 from remainder.measure import evaluate as module
-from remainder.measure.evaluate import plan
+from remainder.measure.plan import plan
 from remainder.schema import Record
 from remainder.task import Positions, Task, Tier
 from tiny import VOCABULARY, WIDTH, Shrink, make_loaded, make_model, make_task, save_model
@@ -47,7 +47,7 @@ def run(
 ) -> tuple[Record, pd.DataFrame]:
     loaded = loaded or make_loaded(task_of(), batch_size=batch_size)
     result = evaluate(loaded, interpretation or Shrink(), **options)
-    return result.record, result.values.set_index(KEY).sort_index()
+    return result.record, result.values.drop(columns="split").set_index(KEY).sort_index()
 
 
 @once

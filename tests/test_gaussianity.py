@@ -14,8 +14,9 @@ import pytest
 import torch
 from scipy import special, stats
 
+from remainder.measure import gaussianity as module
+from remainder.measure.gaussianity import measure_gaussianity
 from remainder.measure.intervals import Bootstrap, Ratio
-from remainder.residual import gaussianity as module
 from remainder.residual.calibration import Bank, Calibration
 from remainder.residual.covariance import (
     DenseCovariance,
@@ -23,7 +24,6 @@ from remainder.residual.covariance import (
     covariance_of,
     fit_covariance,
 )
-from remainder.residual.gaussianity import measure_gaussianity
 from remainder.residual.linear import fit_linear
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Places

@@ -33,7 +33,8 @@ LIGHT = [
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "sklearn"}
 
 MAY_IMPORT = {
-    "residual": {"residual", "errors"},
+    "residual": {"residual", "rungs", "errors"},
+    "rungs": set(),
     "task": {"errors", "paths"},
     "corpus": {"task", "errors"},
     "model": {"task", "errors"},

@@ -17,7 +17,7 @@ from remainder.activations import Batch
 from remainder.corpus import Windows
 from remainder.errors import MeasurementError
 from remainder.measure import losses
-from remainder.measure.losses import CHUNK, clean_pass, kl_histogram, spliced_pass
+from remainder.measure.losses import CHUNK, clean_pass, kl_histogram, spliced_pass, window_sums
 from remainder.model import Prefix, Runner
 
 WINDOWS, POSITIONS, WIDTH, VOCABULARY = 4, 75, 6, 40
@@ -94,7 +94,7 @@ def test_sums_equal_those_made_by_hand(batch: Batch, chunk: int, monkeypatch: py
     assert total % CHUNK
     new = batch.prefix.x_out + 0.7 * random(WINDOWS, POSITIONS, WIDTH, seed=2)
     clean = clean_pass(runner, batch)
-    spliced = spliced_pass(runner, clean, new)
+    spliced, per_token = spliced_pass(runner, clean, new)
     assert max(runner.sizes) == min(chunk, total)
     for scores, activations in ((clean.scores, batch.prefix.x_out), (spliced, new)):
         expected = by_hand(runner, batch, activations)
@@ -104,6 +104,9 @@ def test_sums_equal_those_made_by_hand(batch: Batch, chunk: int, monkeypatch: py
         assert scores.top1 == [sum(window["top1"]) for window in expected]
     assert scores.tokens[2] == scores.loss[2] == scores.kl[2] == 0
     assert scores.kl_histogram[2] == ""
+    by_token = [loss for window in by_hand(runner, batch, new) for loss in window["loss"]]
+    assert per_token.tolist() == pytest.approx(by_token, rel=1e-5, abs=1e-5)
+    assert window_sums(batch, per_token) == spliced.loss
     assert 0 < sum(spliced.top1) < total
     assert sum(spliced.kl) > 10
     for window, histogram in zip(by_hand(runner, batch, new), spliced.kl_histogram, strict=True):
@@ -118,7 +121,7 @@ def test_sums_equal_those_made_by_hand(batch: Batch, chunk: int, monkeypatch: py
 def test_the_clean_activations_put_back_cost_nothing(batch: Batch) -> None:
     runner = MatrixRunner()
     clean = clean_pass(runner, batch)
-    again = spliced_pass(runner, clean, batch.prefix.x_out)
+    again, _ = spliced_pass(runner, clean, batch.prefix.x_out)
     assert again.loss == clean.scores.loss
     assert again.top1 == again.tokens == clean.scores.top1
     assert max(abs(kl) for kl in again.kl) < 1e-5
@@ -131,7 +134,7 @@ def test_what_is_not_scored_changes_nothing(batch: Batch) -> None:
     clean = clean_pass(runner, batch)
     new = batch.prefix.x_out + random(WINDOWS, POSITIONS, WIDTH, seed=2)
     loud = torch.where(batch.scored[..., None], new, 1e3)
-    assert spliced_pass(runner, clean, loud) == spliced_pass(runner, clean, new)
+    assert spliced_pass(runner, clean, loud)[0] == spliced_pass(runner, clean, new)[0]
 
 
 def test_the_target_is_the_next_token(batch: Batch) -> None:
@@ -149,7 +152,7 @@ def test_the_target_is_the_next_token(batch: Batch) -> None:
 def test_a_batch_of_which_nothing_is_scored(batch: Batch) -> None:
     runner = MatrixRunner()
     clean = clean_pass(runner, replace(batch, scored=torch.zeros_like(batch.scored)))
-    scores = spliced_pass(runner, clean, batch.prefix.x_out)
+    scores, _ = spliced_pass(runner, clean, batch.prefix.x_out)
     assert scores.tokens == scores.loss == scores.kl == [0] * WINDOWS
 
 

@@ -61,7 +61,10 @@ def spoil(column: str, rung: str, value: object) -> Callable[[pd.DataFrame], pd.
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (spoil("loss", "full", np.nan), "loss is nan at document article-0, window 0, rung full, draw 0"),
+        (
+            spoil("loss", "full", np.nan),
+            "loss is nan at split evaluation, document article-0, window 0, rung full, draw 0",
+        ),
         (spoil("kl", "raw", np.inf), "kl is inf"),
         (spoil("tokens", "raw", 3), "tokens is 3 .* as many as for rung clean"),
         (spoil("top1", "raw", 1.5), "top1 is 1.5 .* a count"),
@@ -74,6 +77,9 @@ def spoil(column: str, rung: str, value: object) -> Callable[[pd.DataFrame], pd.
         ),
         (lambda values: pd.concat([values, values.tail(1)]), "each key once"),
         (lambda values: values[values["rung"] != "clean"], "rung clean is missing"),
+        (spoil("annealed", "full", 1.0), "annealed is nan .* a number in every window"),
+        (lambda values: pd.concat([values, values.assign(split="fit")]), "no split 'fit'"),
+        (lambda values: values.assign(split="calibration"), "no row is of split evaluation"),
         (lambda values: values.drop(columns="kl"), r"missing \['kl'\]"),
         (lambda values: values.assign(extra=1), r"foreign \['extra'\]"),
     ],

@@ -13,7 +13,8 @@ from remainder.assets import Progress
 from remainder.formats.saelens import check_object
 from remainder.interpretation import Adapted, adapt
 from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import Reference, Subject, measure, plan
+from remainder.measure.evaluate import Reference, Subject, measure
+from remainder.measure.plan import plan
 from remainder.record import write_record
 from remainder.report import render, rows
 from remainder.residual.moments import Moments

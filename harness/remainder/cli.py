@@ -164,7 +164,7 @@ def run(
 
     from remainder.engine import run as run_rows
     from remainder.loaded import open_task
-    from remainder.measure.evaluate import plan
+    from remainder.measure.plan import plan
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     chosen_plan = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype)

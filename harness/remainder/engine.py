@@ -18,7 +18,8 @@ from remainder import __version__
 from remainder.assets import Progress
 from remainder.errors import MeasurementError
 from remainder.loaded import LoadedTask
-from remainder.measure.evaluate import Plan, measure
+from remainder.measure.evaluate import measure
+from remainder.measure.plan import Plan
 from remainder.record import find_record, measurement_key, read_record, write_record
 from remainder.schema import Record
 from remainder.submission import Submission

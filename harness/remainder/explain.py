@@ -51,6 +51,7 @@ OFF_ONE = 0.2
 """How far from 1 the best amplitude of the noise may lie before it is called well off: in controls with known
 answers Gaussian backgrounds stay nearer, and those with a discrete source left in them do not."""
 
+_MOST_DECIMALS = 7
 _BESIDE = {"coupled": "noise × α*, source × β*", "model": "the untouched model"}
 _NO_NOISE = "without noise, annealed is quenched"
 _FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
@@ -65,11 +66,21 @@ _TERMS = {
     "rest": "the rest",
 }
 _MEANS = {
-    "shape": "At single tokens what was left out is not Gaussian, and the model notices.",
-    "dependence": "What was left out can be told from x̂, and the model uses it.",
-    "rest": "What was left out belongs to its own context, token order and target: "
-    "no residual from elsewhere stands in for it.",
+    "shape": (
+        "At single tokens what was left out is not Gaussian, and the model notices.",
+        "Real residuals from elsewhere cost more than Gaussian ones.",
+    ),
+    "dependence": (
+        "What was left out can be told from x̂, and the model uses it.",
+        "Residuals of like x̂ cost more than any others.",
+    ),
+    "rest": (
+        "What was left out belongs to its own context, token order and target: "
+        "no residual from elsewhere stands in for it.",
+        "Real residuals of like x̂ do better than the model's own.",
+    ),
 }
+"""What a term says if it is positive, and if it is negative."""
 _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "telescope": ("the terms of the gap", ("full", "full-unshrunk", "permuted", "matched")),
     "perturbative": (
@@ -410,7 +421,7 @@ def _reading(record: Record) -> _Section | None:
         share = number.value / total.value if _resolved(total) else math.nan
         of = f", {_percent(share)} of it" if 0 < share <= 1 else ""
         said.append(f"The largest resolved term is {_TERMS[largest]}: {_cell(number)}{of}.")
-        said.append(_MEANS[largest] if number.value > 0 else "Its sign is negative: it makes up for others.")
+        said.append(_MEANS[largest][number.value < 0])
         against = [name for name in resolved if terms[name].value * number.value < 0]
         if against:
             listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in against)
@@ -547,7 +558,7 @@ def _decimals(size: float, narrowest: float) -> int:
     leading = math.floor(math.log10(size))
     wanted = math.ceil(math.log10(2 / narrowest)) if narrowest > 0 else 0
     # A record keeps six digits: what lies beyond those of the largest would be made up.
-    return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading), 0)
+    return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading, _MOST_DECIMALS), 0)
 
 
 def _fixed(value: float, decimals: int) -> str:

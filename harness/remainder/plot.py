@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from remainder.canonical import write_atomically
 from remainder.errors import RecordError
@@ -49,8 +49,10 @@ def overview(records: Sequence[Record]) -> Figure:
         low, high = _gap(record, "raw"), _gap(record, "full")
         if low.value is not None and high.value is not None:
             axes.plot([low.value, high.value], [place, place], color=_GREY, lw=1, zorder=1)
-        _point(axes, low, place, "o", _BLUE, "raw: what is left out is zero" if place == 0 else None)
-        _point(axes, high, place, "D", _VERMILION, "Gaussian: it is noise N(μ, Σ)" if place == 0 else None)
+        _point(axes, low, float(place), "o", _BLUE, "raw: what is left out is zero" if place == 0 else None)
+        _point(
+            axes, high, float(place), "D", _VERMILION, "Gaussian: it is noise N(μ, Σ)" if place == 0 else None
+        )
     labels = [f"{r.submission.name}  ({_bits(r)} bits)" for r in ordered]
     axes.set_yticks(range(len(ordered)), labels)
     first = records[0]
@@ -115,16 +117,15 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
     if max(map(abs, ends), default=0.0) < _LINEAR_BELOW:  # the logarithmic part would be out of sight
         axes.set_xscale("linear")
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(_PLAINLY)
     else:
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LINEAR_BELOW))
-        axes.xaxis.get_major_locator().set_params(numticks=9)
+        axes.xaxis.set_major_locator(FixedLocator(_powers(min(ends), max(ends))))
+    axes.xaxis.set_major_formatter(_PLAINLY)
     annealed = any(rung.annealed.value is not None for rung in rungs)
     shift = 0.16 if annealed else 0.0
     for place, rung in enumerate(rungs):
-        _point(axes, rung.gap, place - shift, "o", _BLUE, None, size=5)
+        _point(axes, rung.gap, place - shift, "o", _BLUE, None, size=5.0)
         if rung.annealed.value is not None:
-            _point(axes, rung.annealed, place + shift, "D", _VERMILION, None, size=4)
+            _point(axes, rung.annealed, place + shift, "D", _VERMILION, None, size=4.0)
     axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs], fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("loss on this rung − clean loss (nats per token)", fontsize=8)
@@ -132,6 +133,15 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
         axes.plot([], [], "o-", color=_BLUE, ms=5, label="quenched")
         axes.plot([], [], "D-", color=_VERMILION, ms=4, markerfacecolor="white", label="annealed")
         _legend(axes)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Zero and powers of ten on the sides that are needed, few enough to stand beside each other."""
+    decades = math.floor(math.log10(max(-low, high) / _LINEAR_BELOW) + 0.1)  # the axis goes a little farther
+    signs = [sign for sign, end in ((-1, -low), (1, high)) if end > _LINEAR_BELOW]
+    step = math.ceil((decades + 1) * len(signs) / 6)
+    powers = range(decades, -1 if step == 1 else 0, -step)
+    return [0.0, *(sign * _LINEAR_BELOW * 10**power for sign in signs for power in powers)]
 
 
 def _draw_waterfall(axes: Axes, record: Record) -> None:
@@ -163,7 +173,7 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
             lw=0.8,
             zorder=2,
         )
-        _whisker(axes, place, number, start)
+        _whisker(axes, float(place), number, start)
         if not total:
             axes.plot(
                 [place - 0.31, place + 1.31], [start + value] * 2, color="black", lw=0.7, ls=":", zorder=1
@@ -398,7 +408,7 @@ def _symlog(axes: Axes, rows: int) -> None:
 
 
 def _point(
-    axes: Axes, number: Number, place: float, marker: str, color: str, label: str | None, *, size: float = 6
+    axes: Axes, number: Number, place: float, marker: str, color: str, label: str | None, *, size: float = 6.0
 ) -> None:
     if number.value is None:
         axes.annotate("–", (0, place), color=color, va="center")

@@ -178,7 +178,7 @@ class CouplingPoint(FrozenModel):
 
 
 class Couplings(FrozenModel):
-    """Amplitudes of source and noise that predict best: the minimum of a quadratic through `grid`."""
+    """Amplitudes of source and noise that predict best: the minimum of a polynomial through `grid`."""
 
     alpha: Number
     beta: Number
@@ -216,11 +216,11 @@ class DirectionTests(FrozenModel):
 
     directions: int
     skewness: NullTest
-    """Of the direction where it is largest in size."""
+    """Largest size over the directions; below `null_high` lie 95 % of surrogates."""
     kurtosis: NullTest
-    """Excess, of the direction where it is largest in size."""
+    """Largest size of the excess kurtosis over the directions (a ±1 direction has 2); null as above."""
     negentropy: NullTest
-    """Mean of κ₃²/12 + κ₄²/48, nats a direction."""
+    """Mean of κ₃²/12 + κ₄²/48, nats a direction; null as above."""
 
 
 class RadiusHistogram(FrozenModel):

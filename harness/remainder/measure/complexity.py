@@ -82,6 +82,8 @@ def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.de
         return "no calibration token was seen"
     live = sample.live.nonzero()[:, 0]
     x = torch.cat(sample.x)
+    if len(live) == 0:
+        return AffineDecoder(live, x.mean(0), torch.zeros(0, x.shape[1]))
     part = torch.cat(sample.codes)[:_STEP_TOKENS, live]
     try:
         base, directions = _directions(interpretation, live, sample.live.numel(), device)

@@ -1,8 +1,10 @@
 """How strongly source and noise are felt: x' = m + β(x̂ − m) + μ + α ε, fitted by annealed loss.
 
 1. On calibration, the annealed loss at each point of a grid of (α, β), with common noise.
-2. A quadratic in (α, β) through the pooled losses by least squares; its minimum inside the box of the grid.
-   One on the edge is flagged, since it may be farther out.
+2. A polynomial through the pooled losses by least squares, of fourth degree in α and second in β; its
+   minimum inside the box of the grid. One on the edge is flagged, since it may be farther out. (A quadratic
+   in both is too stiff: on control D, where the truth can be computed, it puts α* at .76 to .95 where .66 and
+   .86 are right, and on the edge where 1.05 is.)
 3. Intervals: percentiles over resampled documents, each fitted anew.
 
 α* ≈ 1 for a Gaussian background; well off 1 where a discrete source was left in it.
@@ -51,7 +53,8 @@ QUICK_GRID = (
 )
 
 _PREFIX = "coupled:"
-_OUTSIDE = 9.0  # a coordinate outside the box from −1 to 1
+_STEPS = 1001
+_FLAT = 1e-12  # share of the loss below which a difference is rounding
 
 
 def rung_of(point: Point) -> str:
@@ -122,46 +125,32 @@ def fit_couplings(
 
 
 def minimum_in_box(points: Sequence[Point], losses: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Minima [fits, 2] of quadratics through `losses` [fits, points] inside the box of the points.
+    """Minima [fits, 2] of polynomials through `losses` [fits, points], inside the box of the points.
 
-    Also whether each lies on the edge of the box.
+    Also whether each lies on the edge of the box. Where β changes nothing it is left at 1.
     """
     grid = np.array(points, dtype=np.float64)
     low, high = grid.min(0), grid.max(0)
-    # In coordinates from −1 to 1 over the box.
-    u, v = ((grid - low) / (high - low) * 2 - 1).T
-    design = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
-    c = losses @ np.linalg.pinv(design).T
-    candidates = [_stationary(c)]
-    for fixed in (-1.0, 1.0):
-        along_v = _vertex(c[:, 2] + c[:, 4] * fixed, c[:, 5])
-        along_u = _vertex(c[:, 1] + c[:, 4] * fixed, c[:, 3])
-        edge = np.full(len(c), fixed)
-        candidates += [np.stack([edge, along_v], 1), np.stack([along_u, edge], 1)]
-        candidates += [np.stack([edge, np.full(len(c), other)], 1) for other in (-1.0, 1.0)]
-    stacked = np.stack(candidates)  # [candidates, fits, 2]
-    x, y = stacked[..., 0], stacked[..., 1]
-    values = c[:, 0] + c[:, 1] * x + c[:, 2] * y + c[:, 3] * x * x + c[:, 4] * x * y + c[:, 5] * y * y
-    inside = (np.abs(stacked) <= 1).all(-1)
-    values = np.where(inside, values, np.inf)
-    chosen = values.argmin(0)
-    best = stacked[chosen, np.arange(len(c))]
-    edge_hit = (np.abs(best) >= 1 - 1e-9).any(-1)
-    return low + (best + 1) / 2 * (high - low), edge_hit
-
-
-def _stationary(c: Array) -> Array:
-    """Where both derivatives vanish, [fits, 2]; far outside the box if that is nowhere."""
-    determinant = 4 * c[:, 3] * c[:, 5] - c[:, 4] ** 2
+    middle, half = (low + high) / 2, (high - low) / 2
+    u, v = ((grid - middle) / half).T
+    c = losses @ np.linalg.pinv(_powers(u, v)).T  # [fits, terms]
+    # For each α on a fine grid the best β is that of a parabola: its vertex, an end, or 1 if all are equal.
+    alpha = np.linspace(-1, 1, _STEPS)
+    slope = c[:, 5, None] + c[:, 6, None] * alpha
+    curvature = np.broadcast_to(c[:, 7, None], slope.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
-        x = (c[:, 4] * c[:, 2] - 2 * c[:, 5] * c[:, 1]) / determinant
-        y = (c[:, 4] * c[:, 1] - 2 * c[:, 3] * c[:, 2]) / determinant
-    found = np.stack([x, y], 1)
-    return np.where(np.isfinite(found), found, _OUTSIDE)
+        vertex = np.where(curvature > 0, np.clip(-slope / (2 * curvature), -1, 1), 0.0)
+    one = (1 - middle[1]) / half[1]
+    choices = np.stack([np.full_like(slope, one), vertex, np.full_like(slope, -1), np.full_like(slope, 1)])
+    tilt = slope * choices + curvature * choices**2
+    chosen = np.where(tilt[1:].min(0) < tilt[0] - _FLAT * np.abs(c[:, :1]), tilt[1:].argmin(0) + 1, 0)
+    beta = np.take_along_axis(choices, chosen[None], 0)[0]
+    along = c[:, :5] @ np.stack([alpha**power for power in range(5)])
+    best = (along + np.take_along_axis(tilt, chosen[None], 0)[0]).argmin(1)
+    found = np.stack([alpha[best], beta[np.arange(len(c)), best]], 1)
+    return middle + half * found, (np.abs(found) >= 1).any(1)
 
 
-def _vertex(slope: Array, curvature: Array) -> Array:
-    """Minimum of slope·t + curvature·t²; outside the box where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = -slope / (2 * curvature)
-    return np.where((curvature > 0) & np.isfinite(t), t, _OUTSIDE)
+def _powers(u: Array, v: Array) -> Array:
+    """Terms of the polynomial, [points, 8]: up to the fourth power of α, and β, αβ, β²."""
+    return np.stack([u**0, u, u**2, u**3, u**4, v, u * v, v * v], axis=1)

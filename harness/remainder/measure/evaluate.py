@@ -29,24 +29,25 @@ from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
-from remainder.errors import MeasurementError, TaskError
+from remainder.errors import MeasurementError
 from remainder.interpretation import Adapted
 from remainder.loaded import LoadedTask
+from remainder.measure.checks import check_true, check_zero, dtype_deviation
 from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, bits_per_token
 from remainder.measure.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.measure.directions import decoder_directions, gradient_directions
-from remainder.measure.kernels import Kernel, fit_kernels, score, splice, table_rows
+from remainder.measure.gaussianity import measure_gaussianity
+from remainder.measure.kernels import Kernel, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
+from remainder.measure.plan import Plan
 from remainder.measure.summary import couplings
-from remainder.model import DTYPES, Runner
+from remainder.model import Runner
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
-from remainder.residual.gaussianity import measure_gaussianity
 from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
-from remainder.residual.noise import Draw, Places
-from remainder.rungs import ALL
+from remainder.residual.noise import Places
 from remainder.schema import Calibration as CalibrationInfo
 from remainder.schema import (
     Check,
@@ -59,16 +60,9 @@ from remainder.schema import (
     SubmissionInfo,
     TaskInfo,
 )
-from remainder.task import Task
 
-__all__ = ["Plan", "Reference", "Subject", "measure", "plan"]
+__all__ = ["Reference", "Subject", "measure"]
 
-TRUE_LIMIT = 1e-4
-"""Nats per token by which the true residual may miss the clean model."""
-
-_MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss without a warning
-_ANNEALED_PAIRS = 8
-_ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
 _COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
 
@@ -92,68 +86,6 @@ class Reference(NamedTuple):
 
     subject: Subject
     build: Callable[[], Adapted]
-
-
-class Plan(NamedTuple):
-    """How much is measured, and how."""
-
-    tier: str
-    rungs: tuple[str, ...]
-    pairs: int
-    dtype: str
-    evaluation_windows: int
-    calibration_windows: int
-    fit_windows: int
-    annealed_pairs: int = 0
-    """Pairs of the rungs whose annealed loss is a headline, if more than `pairs`."""
-    whole: bool = False
-    """Whether couplings, refits and tests of Gaussianity are measured too."""
-
-    def draws(self, rung: str) -> int:
-        """Of a rung that has noise."""
-        return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
-
-
-def plan(
-    task: Task,
-    tier: str,
-    *,
-    rungs: tuple[str, ...] | None = None,
-    pairs: int | None = None,
-    dtype: str | None = None,
-) -> Plan:
-    """A tier of a task, with parts of it replaced.
-
-    Args:
-        rungs: names; `all` asks for every rung, annealed losses, couplings, refits and Gaussianity.
-
-    Raises:
-        TaskError: if there is no such tier, rung or dtype.
-    """
-    amount = task.tier(tier)
-    chosen = tuple(rungs or task.rungs)
-    unknown = [rung for rung in chosen if rung not in RUNGS and rung != ALL]
-    if unknown:
-        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *RUNGS])}")
-    precision = dtype or amount.dtype
-    if precision not in DTYPES:
-        raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
-    if pairs is not None and pairs < 1:
-        raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
-    whole = ALL in chosen
-    # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
-    ordered = tuple(rung for rung in RUNGS if whole or rung in {"raw", *chosen})
-    return Plan(
-        tier,
-        ordered,
-        pairs or amount.pairs,
-        precision,
-        amount.evaluation_windows,
-        amount.calibration_windows,
-        amount.fit_windows,
-        _ANNEALED_PAIRS if whole else 0,
-        whole,
-    )
 
 
 def measure(
@@ -215,7 +147,8 @@ class _Run:
         if self.plan.whole:
             with self._timed("gaussianity"):
                 gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
-        self._check_true(values)
+        if "true" in self.plan.rungs:
+            self.checks["true_equals_clean"] = check_true(values)
         return self._seal(values, calibration, complexity, deviation, gaussianity), values
 
     def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -324,7 +257,7 @@ class _Run:
             if self.finer is not None:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
             if number == 0:
-                self._check_zero(runner, clean)
+                self.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
                 deviation = self._deviation(runner, clean, reconstruction)
             if self.plan.whole:
                 residuals.update(batch, reconstruction)
@@ -352,6 +285,12 @@ class _Run:
             found = decoder_directions(sample, decoder)
             if found is not None:
                 directions["decoder"] = found
+        rank = covariance_of(calibration).rank
+        if calibration.tokens < 5 * rank:
+            self.warnings.append(
+                f"{calibration.tokens} calibration tokens for {rank} dimensions are too few for tests of "
+                "Gaussianity: their nulls lie too low"
+            )
         try:
             return measure_gaussianity(
                 calibration,
@@ -365,70 +304,19 @@ class _Run:
             self.warnings.append(f"Gaussianity was not measured: {problem.what}")
             return None
 
+    def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
+        """How far the suffix's dtype moves results from float32, on one batch."""
+        if runner.dtype == torch.float32:
+            return None
+        exact = self.loaded.runner("float32")
+        found = dtype_deviation(runner, exact, clean, reconstruction, self._places(clean.batch))
+        if found.warning is not None:
+            self.warnings.append(found.warning)
+        return found.content
+
     def _report(self, doing: str, done: int, total: int | None) -> None:
         if self.progress is not None:
             self.progress(doing, done, total)
-
-    def _check_zero(self, runner: Runner, clean: Clean) -> None:
-        """Splicing zeros must change the loss: else the hook does nothing."""
-        x = clean.batch.prefix.x_out
-        zeros = torch.where(clean.batch.spliced[..., None], 0.0, x)
-        scores, _ = spliced_pass(runner, clean, zeros)
-        change = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
-        if change == 0:
-            raise MeasurementError(
-                f"splicing zeros at {self._site.hook_out} does not change the loss",
-                fix="choose a hook whose value the model uses",
-            )
-        self.checks["zero_splice"] = Check(
-            passed=True, value=change, note="loss with zeros spliced in, less the clean loss, on one batch"
-        )
-
-    def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
-        """How far the suffix's dtype moves the clean loss and the raw gap from float32, on one batch."""
-        if runner.dtype == torch.float32:
-            return None
-        exact_runner = self.loaded.runner("float32")
-        exact = clean_pass(exact_runner, clean.batch)
-        kernel = Kernel("raw", RUNGS["raw"](), 1)
-        spliced = splice(kernel, Draw(0), clean.batch, reconstruction, self._places(clean.batch))
-        raw, _ = spliced_pass(runner, clean, spliced)
-        exact_raw, _ = spliced_pass(exact_runner, exact, spliced)
-        tokens = sum(exact.scores.tokens)
-
-        def per_token(values: list[float], reference: list[float]) -> float:
-            return (sum(values) - sum(reference)) / tokens
-
-        loss = per_token(clean.scores.loss, exact.scores.loss)
-        moved = per_token(raw.loss, exact_raw.loss) - loss
-        gap = per_token(exact_raw.loss, exact.scores.loss)
-        if abs(loss) > _MOVED or abs(moved) > max(_MOVED, 2 * _MOVED * abs(gap)):
-            self.warnings.append(
-                f"{self.plan.dtype} moves the clean loss by {loss:.3g} and the raw gap by {moved:.3g} nats "
-                "per token from float32: measure with float32"
-            )
-        return {
-            "tokens": float(tokens),
-            "clean_loss": loss,
-            "raw_gap": moved,
-            "raw_kl": per_token(raw.kl, exact_raw.kl),
-        }
-
-    def _check_true(self, values: pd.DataFrame) -> None:
-        """The true residual must give back the clean model."""
-        if "true" not in self.plan.rungs:
-            return
-        sums = values[values["split"] == "evaluation"].groupby("rung")[["loss", "tokens"]].sum()
-        gap = float((sums.loss["true"] - sums.loss["clean"]) / sums.tokens["clean"])
-        if abs(gap) > TRUE_LIMIT:
-            raise MeasurementError(
-                f"splicing the true residual back misses the clean loss by {gap:.3g} nats per token, more "
-                f"than {TRUE_LIMIT:g}",
-                fix="this is a bug, or the reconstruction is so large that x is lost in rounding",
-            )
-        self.checks["true_equals_clean"] = Check(
-            passed=True, value=gap, limit=TRUE_LIMIT, note="loss with the true residual, less the clean loss"
-        )
 
     def _seal(
         self,

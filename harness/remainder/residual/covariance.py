@@ -28,7 +28,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -46,6 +46,7 @@ __all__ = [
     "covariance_of",
     "fit_covariance",
     "oas_intensity",
+    "varies",
 ]
 
 _RANK = 1e-7
@@ -209,8 +210,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
         )
     width, sample = len(total.mean), total.covariance
     variances = sample.diagonal().clamp(min=0)
-    # Below this the spread of a coordinate is the rounding of its value.
-    varying = variances > 1e-14 * total.mean.square()
+    varying = varies(variances, total.mean)
     scale = torch.where(varying, variances, 1.0).sqrt()
     correlation = torch.where(torch.outer(varying, varying), sample / torch.outer(scale, scale), 0.0)
     values, vectors = torch.linalg.eigh(correlation)
@@ -257,6 +257,11 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
         held_out,
         warnings,
     )
+
+
+def varies(variances: Float[Tensor, " d"], mean: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Coordinates whose spread is more than rounding (of activations in float32, larger than they)."""
+    return variances > 1e-10 * mean.square()
 
 
 def oas_intensity(eigenvalues: Float[Tensor, " d"], width: int, count: int) -> float:
@@ -371,7 +376,7 @@ def _memory_free(bank: Bank) -> MemoryFreeCovariance:
         0
     )
     variances = squares / (len(rows) - 1)
-    varying = variances > 0
+    varying = varies(variances, mean)
     dimensions = int(varying.sum())
     warnings = []
     if dimensions == 0:

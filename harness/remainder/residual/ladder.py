@@ -48,6 +48,7 @@ from remainder.residual.covariance import (
     bank_covariance,
     covariance_of,
     fit_covariance,
+    varies,
 )
 from remainder.residual.linear import LinearCoupling, fit_linear
 from remainder.residual.noise import Draw, Places, indices, normal
@@ -466,7 +467,7 @@ class DirectionalNoise(Full):
 
     def fit(self, calibration: Calibration) -> DirectionalNoise:
         super().fit(calibration)
-        if not bool((self.covariance.variances > 0).any()) and bool((self.mean != 0).any()):
+        if not bool(varies(self.covariance.variances, self.mean).any()) and bool((self.mean != 0).any()):
             raise NotMeasurableError(
                 "the residual is constant on calibration, so its covariance has no direction to follow",
                 fix="leave this denominator of the Gaussian ratio out",
@@ -474,7 +475,7 @@ class DirectionalNoise(Full):
         return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        return _of_length(_given(context), context.coloured(self.covariance, draw))
+        return _of_length(context, context.coloured(self.covariance, draw))
 
 
 class IsotropicNoise(_Kernel):
@@ -487,7 +488,7 @@ class IsotropicNoise(_Kernel):
         return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        return _of_length(_given(context), context.normal(draw))
+        return _of_length(context, context.normal(draw))
 
 
 RUNGS: dict[str, Callable[[], ResidualModel]] = {
@@ -551,11 +552,11 @@ def _given(context: Context) -> Sample:
     return context.residual.double()
 
 
-def _of_length(residual: Sample, direction: Sample) -> Sample:
-    """`direction` scaled, position by position, to the length of `residual`."""
-    length = residual.norm(dim=-1, keepdim=True)
+def _of_length(context: Context, direction: Sample) -> Sample:
+    """`direction` scaled, position by position, to the length of the residual."""
+    length = _given(context).norm(dim=-1, keepdim=True)
     norm = direction.norm(dim=-1, keepdim=True)
-    if bool(((norm == 0) & (length > 0)).any()):
+    if bool(((norm == 0) & (length > 0))[context.mask].any()):
         raise MeasurementError(
             "the fitted covariance is zero, but residuals on evaluation are not: no direction to follow",
             fix="look at the calibration residual: it is constant",

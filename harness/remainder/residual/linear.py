@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.residual.calibration import Calibration
+from remainder.residual.covariance import varies
 from remainder.residual.moments import Moments
 
 __all__ = ["LinearCoupling", "fit_linear"]
@@ -53,8 +54,7 @@ def fit_linear(calibration: Calibration) -> LinearCoupling:
     width, folds, total = calibration.width, calibration.folds, calibration.joint
     x, r = slice(0, width), slice(width, None)
     variances = total.scatter.diagonal()[x] / max(total.count, 1)
-    # Below this the spread of a coordinate is the rounding of its value.
-    scale = torch.where(variances > 1e-14 * total.mean[x].square(), variances, 1.0).sqrt()
+    scale = torch.where(varies(variances, total.mean[x]), variances, 1.0).sqrt()
     errors = _held_out_errors(folds, scale, width)
     best = int(errors.argmin()) if errors is not None else 0
     if errors is None or best == len(_RIDGES):

@@ -1,0 +1,110 @@
+"""Checks inside every run: a splice that changes nothing, one that should change nothing, and the dtype.
+
+Source: protocol 1, section 10.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.errors import MeasurementError
+from remainder.measure.kernels import Kernel, splice
+from remainder.measure.losses import Clean, clean_pass, spliced_pass
+from remainder.measure.values import of_split
+from remainder.model import Runner
+from remainder.residual.ladder import RUNGS
+from remainder.residual.noise import Draw, Places
+from remainder.schema import Check
+
+__all__ = ["TRUE_LIMIT", "Deviation", "check_true", "check_zero", "dtype_deviation"]
+
+TRUE_LIMIT = 1e-4
+"""Nats per token by which the true residual may miss the clean model."""
+
+_MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss without a warning
+
+
+class Deviation(NamedTuple):
+    """How far the suffix's dtype moved one batch from float32, nats per token."""
+
+    content: dict[str, float]
+    warning: str | None
+
+
+def check_zero(runner: Runner, clean: Clean, hook: str) -> Check:
+    """Splicing zeros must change the loss: else the hook does nothing.
+
+    Raises:
+        MeasurementError: if it does not.
+    """
+    x = clean.batch.prefix.x_out
+    zeros = torch.where(clean.batch.spliced[..., None], 0.0, x)
+    scores, _ = spliced_pass(runner, clean, zeros)
+    change = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
+    if change == 0:
+        raise MeasurementError(
+            f"splicing zeros at {hook} does not change the loss",
+            fix="choose a hook whose value the model uses",
+        )
+    note = "loss with zeros spliced in, less the clean loss, on one batch"
+    return Check(passed=True, value=change, note=note)
+
+
+def check_true(values: pd.DataFrame) -> Check:
+    """The true residual must give back the clean model.
+
+    Raises:
+        MeasurementError: if it does not.
+    """
+    sums = of_split(values).groupby("rung")[["loss", "tokens"]].sum()
+    gap = float((sums.loss["true"] - sums.loss["clean"]) / sums.tokens["clean"])
+    if abs(gap) > TRUE_LIMIT:
+        raise MeasurementError(
+            f"splicing the true residual back misses the clean loss by {gap:.3g} nats per token, more "
+            f"than {TRUE_LIMIT:g}",
+            fix="this is a bug, or the reconstruction is so large that x is lost in rounding",
+        )
+    note = "loss with the true residual, less the clean loss"
+    return Check(passed=True, value=gap, limit=TRUE_LIMIT, note=note)
+
+
+def dtype_deviation(
+    runner: Runner,
+    exact_runner: Runner,
+    clean: Clean,
+    reconstruction: Float[Tensor, "docs pos d"],
+    places: Places,
+) -> Deviation:
+    """What `runner`'s dtype does to the clean loss and to the raw gap, against that of `exact_runner`."""
+    exact = clean_pass(exact_runner, clean.batch)
+    kernel = Kernel("raw", RUNGS["raw"](), 1)
+    spliced = splice(kernel, Draw(0), clean.batch, reconstruction, places)
+    raw, _ = spliced_pass(runner, clean, spliced)
+    exact_raw, _ = spliced_pass(exact_runner, exact, spliced)
+    tokens = sum(exact.scores.tokens)
+
+    def per_token(values: list[float], reference: list[float]) -> float:
+        return (sum(values) - sum(reference)) / tokens
+
+    loss = per_token(clean.scores.loss, exact.scores.loss)
+    moved = per_token(raw.loss, exact_raw.loss) - loss
+    gap = per_token(exact_raw.loss, exact.scores.loss)
+    warning = None
+    if abs(loss) > _MOVED or abs(moved) > max(_MOVED, 2 * _MOVED * abs(gap)):
+        dtype = str(runner.dtype).removeprefix("torch.")
+        warning = (
+            f"{dtype} moves the clean loss by {loss:.3g} and the raw gap by {moved:.3g} nats "
+            "per token from float32: measure with float32"
+        )
+    content = {
+        "tokens": float(tokens),
+        "clean_loss": loss,
+        "raw_gap": moved,
+        "raw_kl": per_token(raw.kl, exact_raw.kl),
+    }
+    return Deviation(content, warning)
