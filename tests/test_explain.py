@@ -526,7 +526,7 @@ def test_nested_records_say_what_clean_is() -> None:
             [
                 "largest resolved term is shape",
                 "Whether the rest is larger in size is not resolved",
-                "Unresolved, since no interval that leaves out 0: dependence on x̂ 0.020 [-0.010, 0.050]",
+                "Unresolved, as the interval includes 0: dependence on x̂ 0.020 [-0.010, 0.050]",
             ],
             [],
             id="two overlap",

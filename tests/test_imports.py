@@ -23,6 +23,7 @@ LIGHT = [
     "remainder",
     "remainder.cli",
     "remainder.compare",
+    "remainder.explain",
     "remainder.measure.intervals",
     "remainder.measure.summary",
     "remainder.record",

@@ -15,17 +15,16 @@ from remainder.errors import MeasurementError
 from remainder.residual import calibration as calibration_module
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of
+from remainder.residual.gaussian import Radial, Temporal
 from remainder.residual.ladder import (
     FOLD_RUNGS,
     NOISES,
     RUNGS,
     Context,
     Coupled,
-    Perturbative,
-    Radial,
-    Temporal,
 )
 from remainder.residual.noise import Draw, Places, folds
+from remainder.residual.real import Perturbative
 from remainder.rungs import FOLDS, PERTURBATIVE, RUNG_ADDS
 
 KERNELS = {**RUNGS, **NOISES, **FOLD_RUNGS, "coupled": partial(Coupled, 0.75, 1.1)}

@@ -434,7 +434,7 @@ def _reading(record: Record) -> _Section | None:
     unresolved = [name for name in terms if name not in resolved]
     if resolved and unresolved:
         listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in unresolved)
-        said.append(f"Unresolved, since no interval that leaves out 0: {listed}.")
+        said.append(f"Unresolved, as the interval includes 0: {listed}.")
     full = record.metrics.rungs.get("full")
     if full is not None and full.annealed is not None and full.annealed.gap.value is not None:
         said.append(

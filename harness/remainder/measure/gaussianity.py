@@ -47,7 +47,7 @@ from remainder.residual.covariance import (
     covariance_of,
     fit_covariance,
 )
-from remainder.residual.ladder import Linear, Radial
+from remainder.residual.gaussian import Linear, Radial
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, Places, normal
 from remainder.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram

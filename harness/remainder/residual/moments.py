@@ -21,6 +21,8 @@ from remainder.errors import MeasurementError
 
 __all__ = ["Moments"]
 
+_CHUNK = 1024  # rows in float64 at a time, so that they stay in the processor's cache
+
 
 @dataclass
 class Moments:
@@ -63,16 +65,19 @@ class Moments:
         """
         if len(rows) == 0:
             return
-        rows = rows.double()
-        if not torch.isfinite(rows).all():
+        mean = rows.sum(0, dtype=torch.float64) / len(rows)
+        # A sum of finite float32 values is finite in float64, and one that is not taints it.
+        if not torch.isfinite(mean).all():
             bad = int((~torch.isfinite(rows)).any(-1).sum())
             raise MeasurementError(
-                f"{bad} of {len(rows)} rows of the residual hold NaN or infinity",
+                f"{bad or len(rows)} of {len(rows)} rows hold NaN or infinity, or overflow",
                 fix="check the interpretation's weights and the scale of its output",
             )
-        mean = rows.mean(0)
-        centred = rows - mean
-        self.merge(Moments(len(rows), mean, centred.T @ centred))
+        scatter = torch.zeros_like(self.scatter)
+        for part in torch.split(rows, _CHUNK):
+            centred = part.double() - mean
+            scatter.addmm_(centred.T, centred)
+        self.merge(Moments(len(rows), mean, scatter))
 
     def merge(self, other: Moments) -> None:
         """Add what `other` has seen; the order of merging changes nothing beyond rounding."""
