@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -27,6 +27,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from remainder.reading import BESIDE, Section, half_width, sections
 from remainder.report import (
     MISSING,
     WIDTH,
@@ -39,20 +40,15 @@ from remainder.report import (
     require_format,
     troubles,
 )
-from remainder.rungs import ALL, PERTURBATIVE, RUNG_ADDS
-from remainder.schema import Gaussianity, NullTest, Number, Record, RungMetrics
+from remainder.rungs import ALL, RUNG_ADDS
+from remainder.schema import Number, Record, RungMetrics
 
-__all__ = ["NOISELESS", "Rung", "aligned", "explain", "half_width", "ladder", "rung_frame"]
+__all__ = ["NOISELESS", "Rung", "explain", "ladder", "rung_frame"]
 
 NOISELESS = frozenset({"raw", "mean", "linear-mean", "true", "model"})
 """Rungs that add the same in every draw."""
 
-OFF_ONE = 0.2
-"""How far from 1 the best amplitude of the noise may lie before it is called well off: in controls with known
-answers Gaussian backgrounds stay nearer, and those with a discrete source left in them do not."""
 
-_MOST_DECIMALS = 7
-_BESIDE = {"coupled": "noise × α*, source × β*", "model": "the untouched model"}
 _NO_NOISE = "without noise, annealed is quenched"
 _FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
 _LEGEND = (
@@ -60,38 +56,6 @@ _LEGEND = (
     "Quenched: the noise drawn before the loss is read. Annealed: integrated out.",
     "Brackets: 95 % intervals, bootstrap over documents.",
 )
-_TERMS = {
-    "shape": "shape",
-    "dependence": "dependence on x̂",
-    "rest": "the rest",
-}
-_MEANS = {
-    "shape": (
-        "At single tokens what was left out is not Gaussian, and the model notices.",
-        "Real residuals from elsewhere cost more than Gaussian ones.",
-    ),
-    "dependence": (
-        "What was left out can be told from x̂, and the model uses it.",
-        "Residuals of like x̂ cost more than any others.",
-    ),
-    "rest": (
-        "What was left out belongs to its own context, token order and target: "
-        "no residual from elsewhere stands in for it.",
-        "Real residuals of like x̂ do better than the model's own.",
-    ),
-}
-"""What a term says if it is positive, and if it is negative."""
-_NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "telescope": ("the terms of the gap", ("full", "full-unshrunk", "permuted", "matched")),
-    "perturbative": (
-        "cumulants",
-        ("full-unshrunk", "permuted", *(f"perturbative-{m}" for m in PERTURBATIVE)),
-    ),
-    "couplings": ("couplings", ("full",)),
-    "calibration_spread": ("the spread of refits", ("full",)),
-    "gaussianity": ("Gaussianity", ("full",)),
-}
-"""Optional parts of the metrics, what they are called here, and the rungs that they need."""
 
 
 class Rung(NamedTuple):
@@ -122,20 +86,13 @@ class Rung(NamedTuple):
         return self.metrics.annealed.gap
 
 
-class _Section(NamedTuple):
-    """A heading and what stands below it: sentences, and rows of cells that are aligned."""
-
-    heading: str
-    body: Sequence[str | tuple[str, ...]]
-
-
 def ladder(record: Record) -> list[Rung]:
     """The rungs of a record in the order of the ladder, with those that its residual does not admit.
 
     Noise around the clean activation and refits without a fold are no rungs of the ladder.
     """
     found = []
-    for name, adds in (RUNG_ADDS | _BESIDE).items():
+    for name, adds in (RUNG_ADDS | BESIDE).items():
         metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)
         if metrics is not None or reason is not None:
             found.append(Rung(name, adds, metrics, reason or "measured"))
@@ -187,10 +144,10 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     notes = Notes()
     title = _title(record)
     if format == "table":
-        table, sections = _table(ladder(record), notes), _sections(record, notes)
+        table, said = _table(ladder(record), notes), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *_LEGEND]]
         warned = [Text(line, style="red") for line in troubles([record])]
-        blocks = [block for section in sections for block in ("", *_drawn(section))]
+        blocks = [block for section in said for block in ("", *_drawn(section))]
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
         # The hat of x̂ has no width but is a character: two columns are left free for it.
         return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
@@ -199,7 +156,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         [rung.name, rung.adds, *(notes.cell(number) for number in (rung.gap, rung.annealed, rung.kl))]
         for rung in ladder(record)
     ]
-    written = [_written(section) for section in _sections(record, notes)]
+    written = [_written(section) for section in sections(record, notes)]
     below = [*_notes(notes), *written, *troubles([record]), *_LEGEND]
     if format == "markdown":
         title, below = _markdown(title), [_markdown(line) for line in below]
@@ -207,272 +164,6 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         title, below = _one_line(title), [_one_line(line) for line in below]
     text = render_cells(headings, cells, format, title=title, notes=below)
     return text if format == "markdown" else _latex(text)
-
-
-def aligned(numbers: Sequence[Number]) -> list[tuple[str, str]]:
-    """Value and half-width of each with the same decimals: what adds up, adds up as printed.
-
-    Empty where there is none.
-    """
-    halves = [half_width(number) for number in numbers]
-    size = max((abs(number.value) for number in numbers if number.value is not None), default=0.0)
-    decimals = _decimals(size, min((half for half in halves if half), default=0.0))
-    return [
-        (
-            "" if number.value is None else _fixed(number.value, decimals),
-            "" if half is None else _fixed(half, decimals),
-        )
-        for number, half in zip(numbers, halves, strict=True)
-    ]
-
-
-def half_width(number: Number) -> float | None:
-    """Half the width of the interval; None without one."""
-    return None if number.low is None or number.high is None else (number.high - number.low) / 2
-
-
-# -------------------------------------------------------------------------------------------- sections
-
-
-def _sections(record: Record, notes: Notes) -> list[_Section]:
-    found = [_nested(record, notes), _telescope(record, notes), _perturbative(record, notes)]
-    found += [_couplings(record, notes), _ratio(record, notes), _calibration(record, notes)]
-    found += [_gaussianity(record, notes), _reading(record), _missing(record)]
-    return [section for section in found if section is not None]
-
-
-def _nested(record: Record, notes: Notes) -> _Section | None:
-    if record.reference is None:
-        return None
-    says = (
-        f"Clean stands for the finer interpretation {record.reference.name} everywhere: the residual is what "
-        f"{record.submission.name} leaves out of that one."
-    )
-    model = record.metrics.rungs.get("model")
-    if model is not None:
-        says += f" The untouched model itself is at Δ {notes.cell(model.quenched.gap)}."
-    return _Section("Two interpretations, nested", [says])
-
-
-def _telescope(record: Record, notes: Notes) -> _Section | None:
-    telescope = record.metrics.telescope
-    if telescope is None:
-        return None
-    rows = [
-        ("Gaussian gap", telescope.total, "full-unshrunk − clean"),
-        ("= shape", telescope.shape, "full-unshrunk − permuted"),
-        ("+ dependence on x̂", telescope.dependence, "permuted − matched"),
-        ("+ rest", telescope.rest, "matched − clean: context, target, tokens jointly"),
-        ("apart: shrinkage", telescope.shrinkage, "full − full-unshrunk"),
-    ]
-    texts = aligned([number for _, number, _ in rows])
-    body = []
-    for (name, number, what), (value, half) in zip(rows, texts, strict=True):
-        mark = "" if value and half else notes.mark(number.reason)
-        body.append((name, value or MISSING + mark, f"± {half}" if half else mark if value else "", what))
-    return _Section("Where the Gaussian gap comes from (nats per token, ± half a 95 % interval)", body)
-
-
-def _perturbative(record: Record, notes: Notes) -> _Section | None:
-    fit = record.metrics.perturbative
-    if fit is None:
-        return None
-    body = [
-        ("L_G", notes.cell(fit.limit), "the Gaussian limit, m → ∞"),
-        ("c1", notes.cell(fit.c1), "third cumulants"),
-        ("c2", notes.cell(fit.c2), "fourth cumulants, squares of third ones"),
-    ]
-    return _Section("As cumulants fade: Δ(m) = L_G + c1 m^(−1/2) + c2/m (nats per token)", body)
-
-
-def _couplings(record: Record, notes: Notes) -> _Section | None:
-    couplings = record.metrics.couplings
-    if couplings is None:
-        return None
-    alpha = couplings.alpha
-    verdict = "α* has no interval: whether it is 1 is not resolved."
-    if alpha.value is not None and alpha.low is not None and alpha.high is not None:
-        side = "below" if alpha.value < 1 else "above"
-        if alpha.low <= 1 <= alpha.high:
-            verdict = "The interval of α* includes 1, as for a Gaussian background."
-        elif abs(alpha.value - 1) <= OFF_ONE:
-            verdict = f"α* is {side} 1, but by no more than {OFF_ONE:g}: close to a Gaussian background."
-        else:
-            verdict = f"α* is well {side} 1: a sign of a discrete source left in the background."
-    body: list[str | tuple[str, ...]] = [
-        ("α* (noise)", notes.cell(alpha)),
-        ("β* (source)", notes.cell(couplings.beta)),
-        verdict,
-    ]
-    if couplings.edge:
-        body.append("On the edge of the grid: the best amplitudes may lie farther out.")
-    coupled = next((rung for rung in ladder(record) if rung.name == "coupled"), None)
-    if coupled is not None:
-        scored = f"Δ {notes.cell(coupled.gap)} quenched, {notes.cell(coupled.annealed)} annealed"
-        body.append(f"Scored with them on evaluation: {scored}.")
-    what = f"annealed loss on calibration, {couplings.draws} draws a point"
-    return _Section(f"Amplitudes that predict best ({what})", body)
-
-
-def _ratio(record: Record, notes: Notes) -> _Section:
-    ratio = record.metrics.gaussian_ratio
-    body = [
-        ("fitted", notes.cell(ratio.fitted), "noise of the residual's covariance"),
-        ("directional", notes.cell(ratio.directional), "the same, token by token as long"),
-        ("isotropic", notes.cell(ratio.isotropic), "as long, in any direction"),
-    ]
-    return _Section("ρ: KL of raw over KL of noise around x (1: like noise; above: worse)", body)
-
-
-def _calibration(record: Record, notes: Notes) -> _Section:
-    fit, spread = record.calibration, record.metrics.calibration_spread
-    body: list[str | tuple[str, ...]] = [
-        f"N = {fit.tokens:,} tokens of {fit.documents:,} documents in d = {fit.dimension:,} dimensions"
-        + ("" if fit.rank is None else f", rank {fit.rank:,}")
-        + f"; N/d = {format_value(fit.tokens / fit.dimension)}."
-    ]
-    if fit.shrinkage is not None:
-        beside = (
-            "" if fit.oas is None else f"; for independent rows (OAS) it would be {format_value(fit.oas)}"
-        )
-        body.append(f"Correlations shrunk by {format_value(fit.shrinkage)}{beside}.")
-    if fit.held_out_mahalanobis is not None:
-        value = format_value(fit.held_out_mahalanobis)
-        body.append(f"Squared whitened residual on held-out documents: {value} per dimension (sound: 1).")
-    if fit.bank_rows is not None:
-        cells = "" if fit.cells is None else f"; {fit.cells:,} cells of x̂"
-        if fit.cells_explained is not None:
-            cells += f", which explain {_percent(fit.cells_explained, 1)} of its variance"
-        body.append(f"Real residuals to draw from: {fit.bank_rows:,}{cells}.")
-    if spread is not None:
-        gaps = ", ".join(
-            MISSING + notes.mark(gap.reason) if gap.value is None else format_value(gap.value)
-            for gap in spread.gaps.values()
-        )
-        width = spread.spread.value
-        shown = MISSING + notes.mark(spread.spread.reason) if width is None else format_value(width)
-        body.append(f"Δ full refitted without one fold each: {gaps} (spread {shown}).")
-    return _Section("What the Gaussian was fitted on", body)
-
-
-def _gaussianity(record: Record, notes: Notes) -> _Section | None:
-    found = record.metrics.gaussianity
-    if found is None:
-        return None
-    body: list[str | tuple[str, ...]] = [_tested(name, test) for name, test in _tests(found)]
-    gains = f"radial {notes.cell(found.radial_gain)}, linear {notes.cell(found.linear_gain)}"
-    body.append(f"Log-likelihood over full, nats per dimension: {gains}.")
-    what = f"rank {found.rank:,}; brackets: 95 % of {found.surrogates} Gaussian surrogates"
-    return _Section(f"How Gaussian the residual is ({what})", body)
-
-
-def _tests(found: Gaussianity) -> Iterator[tuple[str, NullTest]]:
-    yield "length, κ̂", found.radial_kurtosis
-    for name, tests in found.directions.items():
-        group = f"{name} ({tests.directions})"
-        yield f"{group}: skewness", tests.skewness
-        yield f"{group}: excess kurtosis", tests.kurtosis
-        yield f"{group}: negentropy", tests.negentropy
-    yield "largest excess kurtosis", found.maximum_kurtosis
-
-
-def _tested(name: str, test: NullTest) -> tuple[str, ...]:
-    parts = (test.value, test.null_low, test.null_high)
-    decimals = _decimals(max(map(abs, parts)), (test.null_high - test.null_low) / 2)
-    value, low, high = (_fixed(part, decimals) for part in parts)
-    return name, value, f"[{low}, {high}]", "inside the null" if test.inside else "outside the null"
-
-
-def _missing(record: Record) -> _Section | None:
-    """Parts that the record does not hold: why not, or how to get them."""
-    unmeasured = record.measurement.unmeasured
-    absent, body = [], []
-    for part, (name, rungs) in _NEEDS.items():
-        if getattr(record.metrics, part) is not None:
-            continue
-        barred = [rung for rung in rungs if rung in unmeasured]
-        if barred:
-            body.append(f"{name}: rung {barred[0]} could not be measured ({unmeasured[barred[0]]}).")
-        else:
-            absent.append(name)
-    if absent:
-        how = f"remainder run {record.task.id} --with {record.submission.name} --rungs {ALL}"
-        body.append(f"{', '.join(absent)}. To measure: {how}")
-    others = {rung: why for rung, why in unmeasured.items() if rung not in RUNG_ADDS | _BESIDE}
-    body += [f"{rung}: {why}." for rung, why in others.items()]
-    return _Section("Not in this record", body) if body else None
-
-
-# --------------------------------------------------------------------------------------------- reading
-
-
-def _reading(record: Record) -> _Section | None:
-    """Where the lost nats live, as far as the intervals tell."""
-    telescope = record.metrics.telescope
-    if telescope is None or telescope.total.value is None:
-        return None
-    total = telescope.total
-    terms = {name: getattr(telescope, name) for name in _TERMS}
-    resolved = [name for name, number in terms.items() if _resolved(number)]
-    said = [_of_total(total)]
-    if resolved:
-        largest = max(resolved, key=lambda name: abs(terms[name].value))
-        number = terms[largest]
-        share = number.value / total.value if _resolved(total) else math.nan
-        of = f", {_percent(share)} of it" if 0 < share <= 1 else ""
-        said.append(f"The largest resolved term is {_TERMS[largest]}: {_cell(number)}{of}.")
-        said.append(_MEANS[largest][number.value < 0])
-        against = [name for name in resolved if terms[name].value * number.value < 0]
-        if against:
-            listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in against)
-            said.append(f"Of the other sign: {listed}.")
-        rivals = [_TERMS[name] for name in terms if name != largest and _may_exceed(terms[name], number)]
-        if rivals:
-            said.append(f"Whether {' or '.join(rivals)} is larger in size is not resolved.")
-    else:
-        said.append("None of its three terms is resolved: more documents would tell.")
-    unresolved = [name for name in terms if name not in resolved]
-    if resolved and unresolved:
-        listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in unresolved)
-        said.append(f"Unresolved, as the interval includes 0: {listed}.")
-    full = record.metrics.rungs.get("full")
-    if full is not None and full.annealed is not None and full.annealed.gap.value is not None:
-        said.append(
-            f"Of full's Δ {_cell(full.quenched.gap)}, {_cell(full.annealed.gap)} is left with the noise "
-            "integrated out."
-        )
-    return _Section("Where the lost nats live", [" ".join(said)])
-
-
-def _of_total(total: Number) -> str:
-    if not _resolved(total):
-        return f"The Gaussian gap {_cell(total)} is not told from 0."
-    if total.value is not None and total.value < 0:
-        return f"The Gaussian residual beats the clean model by Δ {_cell(total)}, which is not faithfulness."
-    return f"The Gaussian residual, its covariance not shrunk, loses {_cell(total)} nats per token."
-
-
-def _resolved(number: Number) -> bool:
-    return number.low is not None and number.high is not None and (number.low > 0 or number.high < 0)
-
-
-def _may_exceed(other: Number, largest: Number) -> bool:
-    """Whether the other's interval reaches the largest's, both in size."""
-    if other.low is None or other.high is None or largest.low is None or largest.high is None:
-        return True
-    return max(abs(other.low), abs(other.high)) >= min(abs(largest.low), abs(largest.high))
-
-
-def _cell(number: Number) -> str:
-    """Value and interval without a footnote; those stand in the sections above."""
-    if number.value is None:
-        return MISSING
-    interval = format_interval(number)
-    shown = format_value(number.value, half_width(number) or 0.0)
-    return f"{shown} (no interval)" if interval is None else f"{shown} {interval}"
-
-
-# ------------------------------------------------------------------------------------------------ text
 
 
 def _numbers(rung: Rung) -> dict[str, Number]:
@@ -523,7 +214,7 @@ def _value(number: Number, notes: Notes, *, style: str = "") -> Text:
     return Text(format_value(number.value, half_width(number) or 0.0), style=style)
 
 
-def _drawn(section: _Section) -> list[RenderableType]:
+def _drawn(section: Section) -> list[RenderableType]:
     """A section for a terminal: its rows in columns, its sentences wrapped."""
     below: list[RenderableType] = []
     grid: Table | None = None
@@ -541,33 +232,11 @@ def _drawn(section: _Section) -> list[RenderableType]:
     return [Text(section.heading, style="bold"), Padding(Group(*below), (0, 0, 0, 2))]
 
 
-def _written(section: _Section) -> str:
+def _written(section: Section) -> str:
     """A section as one paragraph."""
     parts = [line if isinstance(line, str) else " ".join(line) for line in section.body]
     joined = " ".join(part if part.endswith((".", ALL)) else f"{part};" for part in parts)
     return f"{section.heading}: {joined.removesuffix(';')}"
-
-
-def _decimals(size: float, narrowest: float) -> int:
-    """Decimals for numbers up to `size` that stand together, with a half-width down to `narrowest`.
-
-    Four digits of the largest, and more if the narrowest asks for them.
-    """
-    if size == 0:
-        return 3
-    leading = math.floor(math.log10(size))
-    wanted = math.ceil(math.log10(2 / narrowest)) if narrowest > 0 else 0
-    # A record keeps six digits: what lies beyond those of the largest would be made up.
-    return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading, _MOST_DECIMALS), 0)
-
-
-def _fixed(value: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def _percent(share: float, decimals: int = 0) -> str:
-    return f"{100 * share:.{decimals}f} %"
 
 
 def _notes(notes: Notes) -> list[str]:

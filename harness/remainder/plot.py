@@ -18,7 +18,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from remainder.canonical import write_atomically
 from remainder.errors import RecordError
-from remainder.explain import Rung, aligned, half_width, ladder
+from remainder.explain import Rung, ladder
+from remainder.reading import aligned, half_width
 from remainder.report import format_value
 from remainder.rungs import PERTURBATIVE
 from remainder.schema import CouplingPoint, Couplings, Metrics, Number, Record

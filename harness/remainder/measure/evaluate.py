@@ -302,6 +302,7 @@ class _Run:
             )
         except NotMeasurableError as problem:
             self.warnings.append(f"Gaussianity was not measured: {problem.what}")
+            self.unmeasured["gaussianity"] = problem.what
             return None
 
     def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:

@@ -160,9 +160,8 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     if name in _FLOATS:
         _refuse(table, name, empty, "a finite number")
     elif name == _ANNEALED:
-        for _, draws in table.groupby(["split", "rung", "draw"])[name]:
-            if draws.isna().any() and not draws.isna().all():
-                _refuse(table, name, empty & table.index.isin(draws.index), "a number in every window")
+        given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
+        _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
     else:
         raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
         _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")
