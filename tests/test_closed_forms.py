@@ -16,6 +16,7 @@ import torch
 from scipy import special, stats
 
 from remainder.measure.annealed import annealed_loss, unit_log_means
+from remainder.measure.gaussianity import measure_gaussianity
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import RUNGS, Context, ResidualModel
 from remainder.residual.noise import Draw, Places
@@ -476,3 +477,22 @@ def test_the_telescope_adds_up_and_a_gaussian_residual_has_no_shape(measured: Me
     _, error = by_documents(measured.loss("permuted") - measured.loss("matched"))
     assert abs(everything) > 20 * error
     assert 0.5 < dependence / everything < 1 + 3 * error / abs(everything)
+
+
+def test_the_residual_of_the_linear_network_passes_for_gaussian(measured: Measured) -> None:
+    """κ̂ and the direction of largest kurtosis inside their surrogate nulls."""
+    estimate = measured.context.reconstruction[:60].double()
+    residual = torch.from_numpy(measured.x[:60]) - estimate
+    found = measure_gaussianity(
+        measured.calibration,
+        residual.flatten(0, 1),
+        estimate.flatten(0, 1),
+        np.repeat(np.arange(60), estimate.shape[1]).tolist(),
+        {},
+        seed=1,
+    )
+    assert found.radial_kurtosis.inside
+    assert found.maximum_kurtosis.inside
+    # Given x̂ it lies in fewer dimensions, so that densities do not compare.
+    assert found.linear_gain.value is None
+    assert "3 dimensions" in (found.linear_gain.reason or "")

@@ -133,7 +133,13 @@ def run(
         ),
     ] = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
-    rungs: Annotated[str | None, typer.Option(help="Comma-separated; default: the task's.")] = None,
+    rungs: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, or all: every residual model, annealed losses, couplings, Gaussianity "
+            "(minutes a row). Default: the task's."
+        ),
+    ] = None,
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
