@@ -174,7 +174,7 @@ def test_a_residual_in_a_subspace_stays_there(dimensions: int) -> None:
     raw = rows_of(400, width).numpy() / np.geomspace(0.01, 100, width) @ basis @ basis.T
     covariance = fitted(dealt(torch.from_numpy(raw).float()))
     assert covariance.rank == dimensions
-    assert any(f"lies in {dimensions} of {width} dimensions" in w for w in covariance.warnings)
+    assert any("lies in a subspace" in w for w in covariance.warnings)
     samples = coloured(covariance, 20, 100)
     assert np.abs(samples @ (np.eye(width) - basis @ basis.T)).max() < 1e-6
     assert_covariance(samples, covariance.matrix.numpy())

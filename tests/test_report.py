@@ -11,7 +11,7 @@ from tests.synthetic_records import synthetic_record
 from tests.synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
-from remainder.report import FORMATS, Notes, format_interval, format_value, number_of, render, rows
+from remainder.report import FORMATS, Notes, format_interval, format_value, number_of, render, rows, troubles
 from remainder.schema import Check, Complexity, Number, Record
 
 
@@ -69,6 +69,14 @@ def test_troubles_are_shown(records: list[Record], format: str) -> None:
     text = " ".join(render(records, format).split())
     assert "check true_equals_clean failed (value 0.002, limit 0.0001, see docs)" in text
     assert "few calibration tokens" in text
+
+
+def test_what_is_said_of_several_records_is_said_once(records: list[Record]) -> None:
+    same = [record.model_copy(update={"warnings": ("few tokens",)}) for record in records[:2]]
+    other = records[2].model_copy(update={"warnings": ("no tokens",)})
+    lines = [line for line in troubles([*same, other]) if line.startswith("!")]
+    names = ", ".join(record.submission.name for record in same)
+    assert lines == [f"! {names}: few tokens", f"! {other.submission.name}: no tokens"]
 
 
 def test_rows_go_by_bits_with_unknown_bits_last(records: list[Record]) -> None:

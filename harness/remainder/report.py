@@ -309,8 +309,9 @@ def _title(records: Sequence[Record]) -> str:
 
 
 def troubles(records: Iterable[Record]) -> list[str]:
-    """Failed checks and warnings, one line each."""
-    lines = []
+    """Failed checks and warnings, one line each; what is said of several records is said once."""
+    lines: list[str] = []
+    said: dict[str, list[str]] = {}
     for record in records:
         name = record.submission.name
         for check in _failed(record):
@@ -322,8 +323,9 @@ def troubles(records: Iterable[Record]) -> list[str]:
             ]
             detail = ", ".join([*numbers, *([found.note] if found.note else [])])
             lines.append(f"✗ {name}: check {check} failed" + (f" ({detail})" if detail else ""))
-        lines += [f"! {name}: {warning}" for warning in record.warnings]
-    return lines
+        for warning in record.warnings:
+            said.setdefault(warning, []).append(name)
+    return lines + [f"! {', '.join(names)}: {warning}" for warning, names in said.items()]
 
 
 def _failed(record: Record) -> list[str]:

@@ -351,9 +351,7 @@ def _warnings(
             f"the residual is constant in {constant} of {width} coordinates: no noise is added there"
         )
     if confined_to is not None:
-        found.append(
-            f"the residual lies in {confined_to} of {width} dimensions: Gaussian rungs stay inside them"
-        )
+        found.append("the residual lies in a subspace (calibration.rank): Gaussian rungs stay inside it")
     largest = float(torch.linalg.eigvalsh(sample)[-1])
     share = largest / float(sample.diagonal().sum())
     if share > 0.5 and dimensions > 1:
