@@ -31,6 +31,7 @@ IMAGES = (".png", ".svg")
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
 _PALE, _GREEN, _ORANGE = "#BBDDF3", "#009E73", "#E69F00"
 _LINEAR_BELOW = 0.01  # nats: the axis is linear around zero, so that an exact 0 has a place
+_ONE_SCALE = 12.0  # sizes that differ by less than this go on a linear axis
 _FLOOR = 0.5  # tokens: where the axis of counts ends, below a single one
 _HEIGHT = 2.9  # inches of a panel
 _PLAINLY = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
@@ -115,9 +116,10 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
     _symlog(axes, len(rungs))
     numbers = [number for rung in rungs for number in (rung.gap, rung.annealed)]
     ends = [end for number in numbers for end in (number.value, number.low, number.high) if end is not None]
-    if max(map(abs, ends), default=0.0) < _LINEAR_BELOW:  # the logarithmic part would be out of sight
+    sizes = [abs(end) for end in ends if abs(end) > _LINEAR_BELOW]
+    if not sizes or max(sizes) < _ONE_SCALE * min(sizes):  # powers of ten would only blur what differs
         axes.set_xscale("linear")
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     else:
         axes.xaxis.set_major_locator(FixedLocator(_powers(min(ends), max(ends))))
     axes.xaxis.set_major_formatter(_PLAINLY)
