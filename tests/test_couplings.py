@@ -39,7 +39,7 @@ def test_minima_are_those_of_a_numerical_optimiser(grid: tuple[Point, ...]) -> N
         theirs = min(optimize.minimize(polynomial, start, bounds=bounds).fun for start in starts)
         assert polynomial(best[0]) == pytest.approx(theirs, abs=1e-4)
         on_edge = bool((np.abs(best[0] - low) < 1e-9).any() or (np.abs(best[0] - high) < 1e-9).any())
-        assert bool(edge[0]) is on_edge
+        assert bool(edge[0].any()) is on_edge
         edges += on_edge
     assert 20 < edges < 80
 
@@ -48,7 +48,7 @@ def test_where_the_source_does_not_matter_it_is_left_alone() -> None:
     losses = np.array([[2 + (point.alpha - 0.6) ** 2 for point in QUICK_GRID]])
     best, edge = minimum_in_box(QUICK_GRID, losses)
     np.testing.assert_allclose(best, [[0.6, 1.0]], atol=1e-3)
-    assert not edge[0]
+    assert not edge.any()
 
 
 def test_a_point_is_found_again_from_the_name_of_its_rung() -> None:
@@ -88,6 +88,18 @@ def test_a_minimum_outside_is_put_on_the_edge_and_flagged() -> None:
     found = fit_couplings(losses, losses, np.zeros(20), np.full(20, 100.0), draws=4, seed=0)
     assert found.edge
     assert found.alpha.value == 1.25
+
+
+def test_an_amplitude_that_moves_nothing_has_no_value() -> None:
+    losses = {point: np.full(20, 200 + 100 * (point.alpha - 0.7) ** 2) for point in QUICK_GRID}
+    found = fit_couplings(losses, losses, np.zeros(20), np.full(20, 100.0), draws=4, seed=0)
+    assert found.alpha.value == pytest.approx(0.7, abs=1e-3)
+    assert found.beta.value is None
+    assert found.beta.reason == "source of any amplitude gives the same loss"
+    assert not found.edge
+    flat = {point: np.full(20, 200.0) for point in QUICK_GRID}
+    found = fit_couplings(flat, flat, np.zeros(20), np.full(20, 100.0), draws=4, seed=0)
+    assert found.alpha.value is found.beta.value is None
 
 
 def test_few_documents_give_no_interval() -> None:
@@ -134,6 +146,7 @@ def test_control_d_has_the_couplings_that_enumeration_gives(decay: float, kept: 
     losses = {point: np.full(20, 100 * loss(np.array(point))) for point in FULL_GRID}
     found = fit_couplings(losses, losses, np.zeros(20), np.full(20, 100.0), draws=2, seed=0)
     exact = optimize.minimize(loss, [1.0, 1.0], bounds=[(0.25, 1.25), (0.9, 1.1)]).x
+    assert (found.beta.value is None) is (kept == 0)  # nothing is kept: there is no source
     assert found.alpha.value is not None
     assert found.alpha.value == pytest.approx(exact[0], abs=0.05)
     assert (found.alpha.value < 0.87) is weak

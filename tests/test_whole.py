@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from remainder.api import evaluate
+from remainder.errors import InterpretationError
 from remainder.interpretation import Identity, Projection, principal_components, random_projection
 from remainder.measure import kernels
 from remainder.measure.complexity import AffineDecoder, CodeSample
@@ -212,6 +213,18 @@ def test_a_finer_interpretation_stands_in_for_the_model() -> None:
         len({other.measurement_key, nested.record.measurement_key, run(coarse).record.measurement_key}) == 3
     )
     assert other.result_id != nested.record.result_id
+
+
+class Ahead(Shrink):
+    """A reconstruction that looks at the next position."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.roll(x, -1, dims=1)
+
+
+def test_what_stands_in_for_the_model_must_keep_the_rules_too() -> None:
+    with pytest.raises(InterpretationError, match="position"):
+        run(Ahead(), coarse=projected(4))
 
 
 def test_an_interpretation_over_itself_leaves_nothing() -> None:

@@ -79,7 +79,7 @@ def evaluate(
         coarse: a coarser interpretation of the same site. Then it is the one that is scored, with what
             `interpretation` adds to it as its residual: is the finer level just noise over the coarser?
             The clean loss is that of `interpretation`, and rung `model` the untouched model.
-        name: what it is called in tables; default: the name of its class or folder.
+        name: what the scored one is called in tables; default: the name of its class or folder.
         tier: `quick` or `standard`.
         rungs: default: those of the task. `all`: every rung, annealed losses, the telescope, couplings, and
             tests of Gaussianity.
@@ -94,7 +94,7 @@ def evaluate(
     """
     chosen_task = task.task if isinstance(task, LoadedTask) else load_task(task)
     if isinstance(rungs, str):
-        rungs = [rungs]
+        rungs = [part.strip() for part in rungs.split(",")]
     chosen = plan(chosen_task, tier, rungs=tuple(rungs) if rungs else None, pairs=pairs, dtype=dtype)
     # Before anything is loaded: what can be told wrong at once.
     scored = _opened(interpretation if coarse is None else coarse, chosen_task, name)

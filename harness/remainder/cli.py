@@ -213,7 +213,12 @@ def compare(
 
 @app.command()
 def explain(
-    record: Annotated[Path, typer.Argument(metavar="RECORD", help="A record (.json).")],
+    record: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECORD", help="A record (.json), or a folder: its record with most rungs, newest first."
+        ),
+    ],
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
     ] = None,
@@ -221,11 +226,11 @@ def explain(
 ) -> None:
     """Show the whole ladder of a record, and where the lost nats live."""
     from remainder.explain import explain as explain_record
-    from remainder.record import read_record
+    from remainder.record import fullest_record, read_record
     from remainder.report import require_format
 
     require_format(format)
-    found = read_record(record).record
+    found = read_record(fullest_record(record) if record.is_dir() else record).record
     if save is not None:
         from remainder.plot import explanation
         from remainder.plot import save as save_figure

@@ -108,6 +108,16 @@ def compare(a_path: Path, b_path: Path) -> Comparison:
     return compare_records(read_record(a_path), read_record(b_path))
 
 
+def _reference(record: Record) -> str | None:
+    return None if record.reference is None else record.reference.hash
+
+
+def _standing(record: Record) -> str:
+    if record.reference is None:
+        return "the model stands for itself"
+    return f"{record.reference.name} stands for the model"
+
+
 def compare_records(a: StoredRecord, b: StoredRecord) -> Comparison:
     """Paired differences B - A on the common windows.
 
@@ -120,6 +130,12 @@ def compare_records(a: StoredRecord, b: StoredRecord) -> Comparison:
             f"the records are of different tasks: {first.id} {first.version} (hash {first.hash[:12]}…) "
             f"and {second.id} {second.version} (hash {second.hash[:12]}…)",
             fix="measure both submissions on the same version of one task",
+        )
+    if _reference(a.record) != _reference(b.record):
+        raise RecordError(
+            f"{_standing(a.record)} in one record and {_standing(b.record)} in the other: "
+            "their clean losses are of different things",
+            fix="compare records that are measured against the same",
         )
     rows_a, rows_b = _common(of_split(canonical_values(a.values)), of_split(canonical_values(b.values)))
     totals_a, totals_b = document_totals(rows_a), document_totals(rows_b)

@@ -204,6 +204,9 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
         )
     if alpha.value is not None:
         label = f"best: α* = {format_value(alpha.value, half_width(alpha) or 0.0)}"
+        beta = couplings.beta.value
+        if beta is not None and abs(beta - 1) > 0.02:  # then it is not the minimum of these curves
+            label += f" with source × {beta:.3g}"
         axes.axvline(alpha.value, color="black", lw=1, ls="-.", zorder=1, label=label)
     for name, marker, line, color, numbers in (
         ("quenched", "o", "-", _BLUE, [point.quenched for point in points]),

@@ -19,9 +19,8 @@ from remainder.schema import Gaussianity, NullTest, Number, Record
 
 __all__ = ["BESIDE", "Section", "aligned", "half_width", "sections"]
 
-OFF_ONE = 0.2
-"""How far from 1 the best amplitude of the noise may lie before it is called well off: in controls with known
-answers Gaussian backgrounds stay nearer, and those with a discrete source left in them do not."""
+_ROUNDING = 1e-6
+"""Nats per token below which losses of float32 passes do not differ."""
 
 _MOST_DECIMALS = 7
 
@@ -126,22 +125,17 @@ def _couplings(record: Record, notes: Notes) -> Section | None:
     if couplings is None:
         return None
     alpha = couplings.alpha
-    verdict = "α* has no interval: whether it is 1 is not resolved."
-    if alpha.value is not None and alpha.low is not None and alpha.high is not None:
-        side = "below" if alpha.value < 1 else "above"
-        if alpha.low <= 1 <= alpha.high:
-            verdict = "The interval of α* includes 1, as for a Gaussian background."
-        elif abs(alpha.value - 1) <= OFF_ONE:
-            verdict = f"α* is {side} 1, but by no more than {OFF_ONE:g}: close to a Gaussian background."
-        else:
-            verdict = f"α* is well {side} 1: a sign of a discrete source left in the background."
     body: list[str | tuple[str, ...]] = [
         ("α* (noise)", notes.cell(alpha)),
         ("β* (source)", notes.cell(couplings.beta)),
-        verdict,
     ]
     if couplings.edge:
-        body.append("On the edge of the grid: the best amplitudes may lie farther out.")
+        body.append(
+            "On the edge of the grid, where intervals are cut off: the best amplitudes may lie farther out."
+        )
+    elif alpha.low is not None and alpha.high is not None and not alpha.low <= 1 <= alpha.high:
+        side, amount = ("below", "less") if alpha.high < 1 else ("above", "more")
+        body.append(f"α* is {side} 1: {amount} noise than the residual's own size predicts best.")
     coupled = record.metrics.rungs.get("coupled")
     if coupled is not None and coupled.annealed is not None:
         scored = f"Δ {notes.cell(coupled.quenched.gap)} quenched, {notes.cell(coupled.annealed.gap)} annealed"
@@ -227,13 +221,16 @@ def _missing(record: Record) -> Section | None:
         if getattr(record.metrics, part) is not None:
             continue
         barred = [rung for rung in rungs if rung in unmeasured]
+        if part in unmeasured:
+            continue  # said below
         if barred:
             body.append(f"{name}: rung {barred[0]} could not be measured ({unmeasured[barred[0]]}).")
         else:
             absent.append(name)
     if absent:
-        how = f"remainder run {record.task.id} --with {record.submission.name} --rungs {ALL}"
-        body.append(f"{', '.join(absent)}. To measure: {how}")
+        body.append(
+            f"{', '.join(absent)}. To measure: run with --rungs {ALL}, or evaluate with rungs='{ALL}'."
+        )
     others = {rung: why for rung, why in unmeasured.items() if rung not in RUNG_ADDS | BESIDE}
     body += [f"{rung}: {why}." for rung, why in others.items()]
     return Section("Not in this record", body) if body else None
@@ -247,6 +244,10 @@ def _reading(record: Record) -> Section | None:
     total = telescope.total
     terms = {name: getattr(telescope, name) for name in _TERMS}
     resolved = [name for name, number in terms.items() if _resolved(number)]
+    sizes = [abs(number.value or 0.0) for number in (total, *terms.values())]
+    if max(sizes) < _ROUNDING:
+        nothing = f"No nats are lost: all of this is below {_ROUNDING:g}, the rounding of float32."
+        return Section("Where the lost nats live", [nothing])
     said = [_of_total(total)]
     if resolved:
         largest = max(resolved, key=lambda name: abs(terms[name].value))
@@ -257,8 +258,9 @@ def _reading(record: Record) -> Section | None:
         said.append(_MEANS[largest][number.value < 0])
         against = [name for name in resolved if terms[name].value * number.value < 0]
         if against:
-            listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in against)
-            said.append(f"Of the other sign: {listed}.")
+            for name in against:
+                meaning = _MEANS[name][terms[name].value < 0]
+                said.append(f"Of the other sign: {_TERMS[name]} {_cell(terms[name])}. {meaning}")
         rivals = [_TERMS[name] for name in terms if name != largest and _may_exceed(terms[name], number)]
         if rivals:
             said.append(f"Whether {' or '.join(rivals)} is larger in size is not resolved.")

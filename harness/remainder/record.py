@@ -42,6 +42,7 @@ from remainder.schema import (
 __all__ = [
     "StoredRecord",
     "find_record",
+    "fullest_record",
     "make_record",
     "measurement_key",
     "read_record",
@@ -237,6 +238,23 @@ def find_record(folder: Path, key: str) -> Path | None:
     return None
 
 
+def fullest_record(folder: Path) -> Path:
+    """The record below `folder` with the most rungs, the newest of several.
+
+    Raises:
+        RecordError: there is none, or they are of more than one submission or task.
+    """
+    found = {path: _read_json(path) for path in sorted(folder.rglob("*.json"))}
+    if not found:
+        raise RecordError(f"{folder}: holds no record", fix="give a record's .json file, or its folder")
+    subjects = {f"{record.submission.name} on {record.task.id}" for record in found.values()}
+    if len(subjects) > 1:
+        raise RecordError(
+            f"{folder}: holds records of {', '.join(sorted(subjects))}", fix="give the folder of one of them"
+        )
+    return max(found, key=lambda path: (len(found[path].measurement.rungs), found[path].provenance.timestamp))
+
+
 def recompute(record: Record, values: pd.DataFrame) -> None:
     """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
 
@@ -303,6 +321,8 @@ def _read_json(path: Path) -> Record:
         content = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such record", fix="give the path of a record's .json file") from error
+    except IsADirectoryError as error:
+        raise RecordError(f"{path}: is a folder", fix="give the path of a record's .json file") from error
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: is not whole JSON ({error})", fix="fetch or measure it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None

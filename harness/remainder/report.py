@@ -42,6 +42,7 @@ __all__ = [
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 WIDTH = 80
+_DUST = 1e-9  # what is smaller is left by sums of numbers kept to nine digits
 MISSING = "–"
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -108,6 +109,7 @@ def rows(records: Iterable[Record]) -> pd.DataFrame:
             "tier": record.tier,
             "submission": record.submission.name,
             "kind": record.submission.kind,
+            "reference": "" if record.reference is None else record.reference.name,
             "features": math.nan if record.complexity.features is None else record.complexity.features,
         }
         for quantity in _QUANTITIES:
@@ -301,10 +303,11 @@ def _title(records: Sequence[Record]) -> str:
     losses = [record.metrics.clean.loss.value for record in records]
     shown = sorted({format_value(loss) for loss in losses if loss is not None})
     clean = " to ".join([shown[0], shown[-1]] if len(shown) > 1 else shown)
+    standing = "" if first.reference is None else f" (of {first.reference.name}, which stands for the model)"
     return (
         f"{first.task.id}, version {first.task.version}, tier {first.tier}: "
         f"{first.documents.tokens:,} scored tokens of {first.documents.documents:,} documents, "
-        f"clean loss {clean} nats"
+        f"clean loss {clean} nats" + standing
     )
 
 
@@ -334,7 +337,14 @@ def _failed(record: Record) -> list[str]:
 
 def _group_key(record: Record) -> tuple[str, ...]:
     """What must be equal for two records to stand in one table."""
-    return (record.task.id, record.task.version, record.tier, record.task.hash, str(record.documents.tokens))
+    return (
+        record.task.id,
+        record.task.version,
+        record.tier,
+        record.task.hash,
+        str(record.documents.tokens),
+        "" if record.reference is None else record.reference.hash,
+    )
 
 
 def _order(record: Record) -> tuple[float, float, str, str]:
@@ -351,6 +361,8 @@ def _order(record: Record) -> tuple[float, float, str, str]:
 def _decimals(value: float, spread: float) -> int | None:
     """Decimals for `value` with an interval of half-width `spread`; None stands for scientific notation."""
     size = max(abs(value), spread)
+    if size < _DUST:
+        return 3
     if 0 < size < 0.0005:
         return None
     decimals = 3 - sum(size >= limit for limit in (1, 10, 1000))

@@ -1,4 +1,4 @@
-"""The schema of a record: every field, its unit, and where it stands. Version 1.
+"""The schema of a record: every field, its unit, and where it stands. Version 2.
 
 Floats have six significant digits; NaN does not exist: a null comes with its reason.
 """
@@ -54,7 +54,7 @@ __all__ = [
     "Telescope",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -403,7 +403,7 @@ class Provenance(FrozenModel):
 class Record(FrozenModel):
     """Everything that is kept of one measurement. Make it with `make_record`."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     protocol: str
     task: TaskInfo
     submission: SubmissionInfo

@@ -54,6 +54,7 @@ QUICK_GRID = (
 
 _PREFIX = "coupled:"
 _STEPS = 1001
+_UNMOVED = 1e-6  # nats per token below which an amplitude moves nothing
 _FLAT = 1e-12  # share of the loss below which a difference is rounding
 
 
@@ -91,7 +92,9 @@ def fit_couplings(
     points = sorted(annealed)
     bootstrap = Bootstrap(len(tokens), seed=seed)
     losses = np.stack([annealed[point] for point in points], axis=1)
-    best, edge = minimum_in_box(points, losses.sum(0, keepdims=True) / tokens.sum())
+    pooled = losses.sum(0) / tokens.sum()
+    best, edge = minimum_in_box(points, pooled[None])
+    moved = {axis: _moved(points, pooled, axis) for axis in (0, 1)}
     resampled, _ = minimum_in_box(
         points, (bootstrap.weights @ losses) / (bootstrap.weights @ tokens)[:, None]
     )
@@ -99,6 +102,8 @@ def fit_couplings(
     low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
 
     def number(axis: int) -> Number:
+        if moved[axis] < _UNMOVED:
+            return Number.null(f"{('noise', 'source')[axis]} of any amplitude gives the same loss")
         value = float(best[0, axis])
         if len(tokens) < MINIMUM_DOCUMENTS:
             return Number.bare(value, f"{len(tokens)} documents; an interval needs {MINIMUM_DOCUMENTS}")
@@ -110,7 +115,7 @@ def fit_couplings(
     return Couplings(
         alpha=number(0),
         beta=number(1),
-        edge=bool(edge[0]),
+        edge=bool(edge[0, [moved[axis] >= _UNMOVED for axis in (0, 1)]].any()),
         draws=draws,
         grid=tuple(
             CouplingPoint(
@@ -127,7 +132,8 @@ def fit_couplings(
 def minimum_in_box(points: Sequence[Point], losses: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Minima [fits, 2] of polynomials through `losses` [fits, points], inside the box of the points.
 
-    Also whether each lies on the edge of the box. Where β changes nothing it is left at 1.
+    Also whether each coordinate lies on the edge of the box, [fits, 2]. Where β changes nothing it is left
+    at 1.
     """
     grid = np.array(points, dtype=np.float64)
     low, high = grid.min(0), grid.max(0)
@@ -148,7 +154,13 @@ def minimum_in_box(points: Sequence[Point], losses: Array) -> tuple[Array, NDArr
     along = c[:, :5] @ np.stack([alpha**power for power in range(5)])
     best = (along + np.take_along_axis(tilt, chosen[None], 0)[0]).argmin(1)
     found = np.stack([alpha[best], beta[np.arange(len(c)), best]], 1)
-    return middle + half * found, (np.abs(found) >= 1).any(1)
+    return middle + half * found, np.abs(found) >= 1
+
+
+def _moved(points: Sequence[Point], losses: Array, axis: int) -> float:
+    """How far the loss moves along α at β = 1, or along β at α = 1; nats per token."""
+    along = [loss for point, loss in zip(points, losses, strict=True) if point[1 - axis] == 1]
+    return float(max(along) - min(along))
 
 
 def _powers(u: Array, v: Array) -> Array:

@@ -173,6 +173,8 @@ class _Run:
                 if not batch.spliced.any():
                     raise _nothing_spliced()
                 self._check_conformance(interpretation, batch)
+                if self.finer is not None:
+                    check_conformance(self.finer, batch.prefix.x_in, batch.spliced)
             codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
             estimate = reconstruction.double()
             residual = batch.prefix.x_out.double() - estimate
@@ -225,14 +227,11 @@ class _Run:
                 self._report(f"{self.subject.name}: couplings", done, windows * passes)
         found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
         assert found is not None
-        assert found.alpha.value is not None
-        assert found.beta.value is not None
         if found.edge:
-            self.warnings.append(
-                f"the best couplings (α {found.alpha.value:.2f}, β {found.beta.value:.2f}) lie on the edge "
-                "of the grid: they may be farther out"
-            )
-        models = {"coupled": partial(Coupled, found.alpha.value, found.beta.value)}
+            self.warnings.append("the best couplings lie on the edge of the grid: they may be farther out")
+        # An amplitude that changes nothing has no best value; any will do.
+        alpha, beta = (1.0 if best.value is None else best.value for best in (found.alpha, found.beta))
+        models = {"coupled": partial(Coupled, alpha, beta)}
         coupled, _ = fit_kernels(models, calibration, self.plan.draws)
         return coupled, rows
 
