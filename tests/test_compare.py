@@ -15,7 +15,7 @@ from remainder.errors import RecordError
 from remainder.measure.values import canonical_values
 from remainder.record import StoredRecord, write_record
 from remainder.report import FORMATS
-from remainder.schema import TaskInfo
+from remainder.schema import SubmissionInfo, TaskInfo
 
 
 def stored(values: pd.DataFrame, **changes: object) -> StoredRecord:
@@ -104,6 +104,14 @@ def test_nothing_in_common_is_an_error(a: StoredRecord) -> None:
     other = stored(values.assign(document="other-" + values["document"]))
     with pytest.raises(RecordError, match="no document and window in common"):
         compare_records(a, other)
+
+
+def test_records_against_different_models_are_refused(a: StoredRecord) -> None:
+    fine = SubmissionInfo(name="fine-one", kind="reconstruction", files={}, hash=fake_hash("fine"))
+    nested = StoredRecord(synthetic_record(a.values, reference=fine), a.values)
+    with pytest.raises(RecordError, match="the model stands for itself in one record and fine-one stands"):
+        compare_records(a, nested)
+    assert compare_records(nested, nested)
 
 
 def test_other_tasks_are_refused(a: StoredRecord) -> None:

@@ -419,21 +419,42 @@ def test_the_terms_add_up_as_printed(kind: str) -> None:
 @pytest.mark.parametrize(
     ("alpha", "words"),
     [
-        (Number(value=0.66, low=0.6, high=0.7), "well below 1: a sign of a discrete source"),
-        (Number(value=1.4, low=1.3, high=1.5), "well above 1: a sign of a discrete source"),
-        (Number(value=0.9, low=0.85, high=0.95), "below 1, but by no more than 0.2: close to"),
-        (Number(value=0.66, low=0.2, high=1.1), "includes 1, as for a Gaussian background"),
-        (Number.bare(0.5, "too few documents"), "no interval: whether it is 1 is not resolved"),
+        (Number(value=0.66, low=0.6, high=0.7), "α* is below 1: less noise"),
+        (Number(value=1.4, low=1.3, high=1.5), "α* is above 1: more noise"),
+        (Number(value=0.66, low=0.2, high=1.1), None),
+        (Number.bare(0.5, "too few documents"), None),
+        (Number.null("noise of any amplitude gives the same loss"), None),
     ],
 )
-def test_what_the_amplitude_of_the_noise_says(record: Record, alpha: Number, words: str) -> None:
+def test_what_the_amplitude_of_the_noise_says(record: Record, alpha: Number, words: str | None) -> None:
     couplings = record.metrics.couplings
     assert couplings is not None
     text = said(with_metrics(record, couplings=couplings.model_copy(update={"alpha": alpha, "edge": False})))
-    assert words in text
+    assert ("α* is" in text) is (words is not None)
+    assert words is None or words in text
+    assert alpha.reason is None or alpha.reason in text
     assert "edge of the grid" not in text
     text = said(with_metrics(record, couplings=couplings.model_copy(update={"edge": True})))
     assert "On the edge of the grid" in text
+    assert "α* is" not in text
+
+
+def test_what_is_below_rounding_is_no_loss(record: Record) -> None:
+    telescope = record.metrics.telescope
+    assert telescope is not None
+    dust = Number(value=5e-8, low=1e-8, high=2e-7)
+    names = ("total", "shape", "dependence", "rest", "shrinkage")
+    text = said(with_metrics(record, telescope=telescope.model_copy(update=dict.fromkeys(names, dust))))
+    assert "No nats are lost" in text
+    assert "largest resolved term" not in text
+
+
+def test_a_part_that_the_residual_does_not_admit_is_named_once(record: Record) -> None:
+    bare = with_metrics(record, gaussianity=None)
+    measurement = bare.measurement.model_copy(update={"unmeasured": {"gaussianity": "it is constant"}})
+    text = said(bare.model_copy(update={"measurement": measurement}))
+    assert "gaussianity: it is constant." in text
+    assert "Gaussianity. To measure" not in text
 
 
 def test_the_sections_hold_their_numbers(record: Record) -> None:
@@ -488,14 +509,14 @@ def test_a_part_that_is_missing_is_named(
     assert heading in said(record, format)
     text = said(with_metrics(record, **{part: None}), format)
     assert heading not in text
-    assert f"{name}. To measure: remainder run family/task --with topk-sae-32 --rungs all" in text
+    assert f"{name}. To measure: run with --rungs all" in text
 
 
 def test_a_short_record_says_how_to_get_the_rest() -> None:
     text = said(short_record())
     for name in ("the terms of the gap", "cumulants", "couplings", "spread of refits", "Gaussianity"):
         assert name in text
-    assert "remainder run family/task --with pca-32 --rungs all" in text
+    assert "run with --rungs all" in text
     assert "Where the lost nats live" not in text
 
 

@@ -20,6 +20,7 @@ from remainder.errors import RecordError
 from remainder.provenance import collect_provenance, git_state
 from remainder.record import (
     find_record,
+    fullest_record,
     measurement_key,
     read_record,
     recompute,
@@ -298,3 +299,21 @@ def test_the_schema_can_be_published() -> None:
 def test_a_record_cannot_be_changed(record: Record) -> None:
     with pytest.raises(ValueError, match="frozen"):
         record.tier = "full"  # type: ignore[misc]
+
+
+def test_the_fullest_record_of_a_folder_is_the_one_with_most_rungs(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="holds no record"):
+        fullest_record(tmp_path)
+    values = synthetic_values()
+    more = synthetic_record(values)
+    measurement = more.measurement.model_copy(update={"rungs": ("raw",)})
+    fewer = synthetic_record(values, measurement=measurement)
+    for name, record in (("a", more), ("b", fewer)):
+        write_record(record, values, tmp_path / f"{name}.json")
+    assert fullest_record(tmp_path) == tmp_path / "a.json"
+    other = synthetic_record(values, name="another")
+    write_record(other, values, tmp_path / "c.json")
+    with pytest.raises(RecordError, match="records of another on"):
+        fullest_record(tmp_path)
+    with pytest.raises(RecordError, match="is a folder"):
+        read_record(tmp_path)

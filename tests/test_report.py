@@ -12,7 +12,7 @@ from tests.synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
 from remainder.report import FORMATS, Notes, format_interval, format_value, number_of, render, rows, troubles
-from remainder.schema import Check, Complexity, Number, Record
+from remainder.schema import Check, Complexity, Number, Record, SubmissionInfo
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,15 @@ def test_troubles_are_shown(records: list[Record], format: str) -> None:
     text = " ".join(render(records, format).split())
     assert "check true_equals_clean failed (value 0.002, limit 0.0001, see docs)" in text
     assert "few calibration tokens" in text
+
+
+def test_a_nested_record_says_what_stands_for_the_model(records: list[Record]) -> None:
+    fine = SubmissionInfo(name="fine-one", kind="reconstruction", files={}, hash="0" * 64)
+    nested = records[0].model_copy(update={"reference": fine})
+    text = " ".join(render([records[0], nested]).split())
+    assert text.count("Δ Gaussian") == 2  # two tables: their clean losses are of different things
+    assert "(of fine-one, which stands for the model)" in text
+    assert list(rows([records[0], nested])["reference"]) == ["", "fine-one"]
 
 
 def test_what_is_said_of_several_records_is_said_once(records: list[Record]) -> None:
