@@ -36,6 +36,7 @@ def synthetic_values(*, documents: int = 12, windows: int = 2, pairs: int = 1, s
                     "loss": clean,
                     "kl": 0.0,
                     "top1": tokens,
+                    "correct": tokens // 2,
                 }
             )
             for rung, mean in RUNGS.items():
@@ -44,6 +45,7 @@ def synthetic_values(*, documents: int = 12, windows: int = 2, pairs: int = 1, s
                     row = {**key, "rung": rung, "draw": draw, "tokens": tokens, "kl": float(kl.sum())}
                     row["loss"] = clean + float(kl.sum() + generator.normal(0, 0.5))
                     row["top1"] = int(generator.binomial(tokens, 0.9))
+                    row["correct"] = tokens // 3
                     row["kl_histogram"] = histogram(kl)
                     if rung == "raw":
                         centred = float(generator.lognormal(0, 0.2)) * tokens

@@ -85,12 +85,12 @@ def test_batches_cover_the_windows_in_order(size: int) -> None:
     batches = list(stored.batches(size))
     assert [len(batch.windows) for batch in batches] == [size] * (10 // size) + [10 % size] * (10 % size > 0)
     assert sum((batch.windows.documents for batch in batches), ()) == stored.windows.documents
-    ids = torch.cat([batch.tokens for batch in batches])
-    assert torch.equal(ids, torch.from_numpy(stored.windows.tokens))
+    ids = torch.cat([batch.inputs for batch in batches])
+    assert torch.equal(ids, torch.from_numpy(stored.windows.inputs))
     x = torch.cat([batch.prefix.x_out for batch in batches])
     torch.testing.assert_close(x, plain_hidden(loaded, 2, ids), rtol=0, atol=1e-5)
     for batch in batches:
-        spliced, scored = position_masks(loaded.task, batch.tokens, batch.prefix.x_out)
+        spliced, scored = position_masks(loaded.task, batch.inputs, batch.prefix.x_out)
         assert torch.equal(batch.spliced, spliced)
         assert torch.equal(batch.scored, scored)
 
@@ -100,7 +100,7 @@ def test_a_site_that_reads_and_writes_elsewhere_keeps_both(cache: Path) -> None:
     loaded = make_loaded(make_task(site=site))
     (batch,) = loaded.activations("evaluation", 3).batches(3)
     with torch.inference_mode():
-        _, seen = loaded.runner("float32").bridge.run_with_cache(batch.tokens)
+        _, seen = loaded.runner("float32").bridge.run_with_cache(batch.inputs)
     torch.testing.assert_close(batch.prefix.x_in, seen[site.hook_in], rtol=0, atol=1e-5)
     torch.testing.assert_close(batch.prefix.x_out, seen[site.hook_out], rtol=0, atol=1e-5)
     torch.testing.assert_close(batch.prefix.entry, seen["blocks.1.hook_in"], rtol=0, atol=1e-5)
@@ -122,7 +122,7 @@ def test_what_is_in_the_cache_is_not_computed_again_nor_is_the_model_loaded() ->
     first = make_loaded()
     made = collect(first, lambda: first.runner("float32"))
     again = make_loaded()
-    assert collect(again).file == made.file
+    assert collect(again).stored == made.stored
     assert again._runners == {}
 
 
@@ -135,7 +135,7 @@ def test_anything_that_moves_the_activations_is_computed_anew(change: str) -> No
     if change == "model":
         changed = {"model_hash": "b" * 64}
     elif change == "tokens":
-        ids = windows.tokens.copy()
+        ids = windows.inputs.copy()
         ids[3, 5] += 1
         changed = {"windows": Windows(ids, windows.documents, windows.indices)}
     elif change == "fewer windows":
@@ -151,7 +151,7 @@ def test_sharing_the_cache_between_tasks_keeps_the_masks_apart() -> None:
     made = collect(loaded, lambda: loaded.runner("float32"))
     stricter = make_task(positions=Positions(sink_norm=5.0))
     shared = collect(loaded, task=stricter)
-    assert shared.file == made.file
+    assert shared.stored == made.stored
     (loose,), (strict,) = made.batches(4), shared.batches(4)
     assert torch.equal(strict.spliced, loose.spliced & (strict.prefix.x_out.norm(dim=-1) <= 5.0))
     assert int(strict.spliced.sum()) < int(loose.spliced.sum())
@@ -159,7 +159,7 @@ def test_sharing_the_cache_between_tasks_keeps_the_masks_apart() -> None:
 
 def test_an_altered_file_is_refused() -> None:
     loaded = make_loaded()
-    file = collect(loaded, lambda: loaded.runner("float32")).file
+    file = collect(loaded, lambda: loaded.runner("float32")).stored
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
@@ -169,7 +169,7 @@ def test_an_altered_file_is_refused() -> None:
 
 def test_a_truncated_file_is_refused() -> None:
     loaded = make_loaded()
-    file = collect(loaded, lambda: loaded.runner("float32")).file
+    file = collect(loaded, lambda: loaded.runner("float32")).stored
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(AssetError, match="bytes; expected"):
         collect(loaded)
@@ -193,7 +193,7 @@ def kept(cache: Path) -> set[str]:
 def make(model: str, age: int = 0) -> str:
     """The cache's name of the activations of a pretended model, made `age` seconds ago."""
     loaded = make_loaded()
-    folder = collect(loaded, lambda: loaded.runner("float32"), model_hash=model).file.parent
+    folder = collect(loaded, lambda: loaded.runner("float32"), model_hash=model).stored.parent
     os.utime(folder, (1e9 - age, 1e9 - age))
     return folder.name
 
@@ -260,7 +260,7 @@ def test_moments_are_those_of_the_spliced_rows() -> None:
     loaded = make_loaded()
     moments = site_moments(loaded.activations("fit", 6), batch_size=4)
     windows = loaded.corpus.windows("fit").first(6)
-    ids = torch.from_numpy(windows.tokens)
+    ids = torch.from_numpy(windows.inputs)
     rows = plain_hidden(loaded, 2, ids)[~torch.isin(ids, torch.tensor([0, BOS, EOS]))].double()
     assert moments.count == len(rows) < 6 * WINDOW
     torch.testing.assert_close(moments.mean, rows.mean(0), rtol=0, atol=1e-5)

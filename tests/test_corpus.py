@@ -129,8 +129,8 @@ def test_windows_and_splits(lengths: list[int], seed: int) -> None:
     assert sum(map(len, documents)) == len(set.union(*documents))
     assert set.union(*documents) == {f"page-{i}" for i, length in enumerate(lengths) if length >= 5}
     for windows in parts.values():
-        assert (windows.tokens[:, 0] == BOS).all()
-        for row, name, place in zip(windows.tokens, windows.documents, windows.indices, strict=True):
+        assert (windows.inputs[:, 0] == BOS).all()
+        for row, name, place in zip(windows.inputs, windows.documents, windows.indices, strict=True):
             start = sum(lengths[: int(name.removeprefix("page-"))]) + 5 * place
             assert row[1:].tolist() == list(range(start, start + 5))
         # Every whole window exactly once.
@@ -180,10 +180,10 @@ def test_first_and_take() -> None:
     few = windows.first(3)
     assert len(few) == 3
     assert few.documents == windows.documents[:3]
-    assert (few.tokens == windows.tokens[:3]).all()
+    assert (few.inputs == windows.inputs[:3]).all()
     assert len(windows.first(10_000)) == len(windows)
     assert windows.take([2, 0]).indices == (windows.indices[2], windows.indices[0])
-    assert (windows.take([2, 0]).tokens == windows.tokens[[2, 0]]).all()
+    assert (windows.take([2, 0]).inputs == windows.inputs[[2, 0]]).all()
 
 
 def test_too_few_documents_are_named() -> None:

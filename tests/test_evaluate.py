@@ -115,7 +115,7 @@ class Brute:
     def residuals(self, interpretation: Any) -> torch.Tensor:
         """Calibration residuals at spliced positions [rows d], float64."""
         rows = []
-        for row in self.windows("calibration", 16).tokens:
+        for row in self.windows("calibration", 16).inputs:
             x, spliced = self.clean(torch.from_numpy(row))
             rows.append((x - interpretation.decode(interpretation.encode(x)))[spliced].double())
         return torch.cat(rows)
@@ -140,7 +140,7 @@ def test_clean_raw_and_mean_equal_brute_force() -> None:
     brute = Brute(task)
     mean = brute.residuals(subject).mean(0)
     windows = brute.windows("evaluation", 14)
-    for row, document, window in zip(windows.tokens, windows.documents, windows.indices, strict=True):
+    for row, document, window in zip(windows.inputs, windows.documents, windows.indices, strict=True):
         ids = torch.from_numpy(row)
         for rung, epsilon in {
             "raw": torch.zeros_like,
@@ -159,7 +159,7 @@ def test_reconstruction_sums_equal_brute_force() -> None:
     _, values = baseline()
     brute = Brute(task)
     windows = brute.windows("evaluation", 14)
-    clean = [brute.clean(torch.from_numpy(row)) for row in windows.tokens]
+    clean = [brute.clean(torch.from_numpy(row)) for row in windows.inputs]
     mean = torch.cat([x[spliced] for x, spliced in clean]).mean(0)
     for (x, spliced), document, window in zip(clean, windows.documents, windows.indices, strict=True):
         found = values.loc[(document, window, "raw", 0)]
@@ -180,7 +180,7 @@ def test_the_gaussian_rung_equals_monte_carlo_by_brute_force() -> None:
     gaussian = torch.distributions.MultivariateNormal(rows.mean(0), torch.cov(rows.T))
     torch.manual_seed(0)
     windows = brute.windows("evaluation", 2)
-    for row, document, window in zip(windows.tokens, windows.documents, windows.indices, strict=True):
+    for row, document, window in zip(windows.inputs, windows.documents, windows.indices, strict=True):
         ids = torch.from_numpy(row)
         independent = [
             brute.scores(ids, lambda r: gaussian.sample(r.shape[:1]), subject)[:2] for _ in range(draws)
@@ -220,7 +220,7 @@ def test_the_gaussian_ratio_has_brute_forces_denominators() -> None:
     for name, noise in noises.items():
         theirs = np.zeros(draws)
         tokens = 0
-        for row in windows.tokens:
+        for row in windows.inputs:
             ids = torch.from_numpy(row)
             for draw in range(draws):
                 # From x̂, r + noise(r) goes to x + noise(r).
@@ -513,7 +513,7 @@ def test_cuda_without_cuda_is_refused_before_anything_is_fetched(monkeypatch: py
 def test_the_tiny_model_is_no_trivial_one() -> None:
     """Some positions are sinks, some targets are special, and the model is not one that guesses."""
     brute = Brute(task_of())
-    windows = brute.windows("evaluation", 14).tokens
+    windows = brute.windows("evaluation", 14).inputs
     spliced = torch.stack([brute.clean(torch.from_numpy(row))[1] for row in windows])
     special = torch.isin(torch.from_numpy(windows), torch.tensor(SPECIAL))
     assert int(special[:, 1:].sum()) > 3

@@ -59,7 +59,7 @@ def batch() -> Batch:
     scored[:, -1] = False
     x = random(WINDOWS, POSITIONS, WIDTH, seed=1)
     windows = Windows(tokens.numpy(), ("a", "b", "c", "a"), (0, 0, 0, 1))
-    return Batch(windows, tokens, Prefix(x, x, x), spliced, scored)
+    return Batch(windows, tokens, torch.roll(tokens, -1, dims=1), Prefix(x, x, x), spliced, scored)
 
 
 def by_hand(runner: MatrixRunner, batch: Batch, activations: torch.Tensor) -> list[dict[str, list[float]]]:
@@ -67,7 +67,7 @@ def by_hand(runner: MatrixRunner, batch: Batch, activations: torch.Tensor) -> li
     weights = runner.unembedding.double().numpy()
     windows = []
     for tokens, x, new, scored in zip(
-        batch.tokens.numpy(), batch.prefix.x_out.double().numpy(), activations.double().numpy(), batch.scored,
+        batch.inputs.numpy(), batch.prefix.x_out.double().numpy(), activations.double().numpy(), batch.scored,
         strict=True,
     ):  # fmt: skip
         window: dict[str, list[float]] = {"loss": [], "kl": [], "top1": []}
@@ -140,8 +140,8 @@ def test_what_is_not_scored_changes_nothing(batch: Batch) -> None:
 def test_the_target_is_the_next_token(batch: Batch) -> None:
     """A model that is sure of one token: loss nought where it comes next, large elsewhere."""
     runner = MatrixRunner(unembedding=torch.eye(WIDTH, VOCABULARY))
-    targets = torch.cat([batch.tokens[:, 1:], batch.tokens[:, :1]], 1)
-    tokens = batch.tokens % WIDTH
+    targets = torch.cat([batch.inputs[:, 1:], batch.inputs[:, :1]], 1)
+    tokens = batch.inputs % WIDTH
     sure = 100 * torch.eye(WIDTH)[targets % WIDTH]
     batch = replace(batch, tokens=tokens, prefix=Prefix(sure, sure, sure))
     scores = clean_pass(runner, batch).scores

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.fetch import check_weights, load_bridge
-from remainder.model import Runner, pick_device, weights_hash
+from remainder.model import BridgeRunner, pick_device, weights_hash
 from remainder.task import ModelSpec, Site
 from tiny import ARCHITECTURES, LAYERS, SITE, WIDTH, make_model, model_folder, save_model, tokens
 
@@ -36,11 +36,11 @@ def bridge(architecture: str = "llama", dtype: str = "float32") -> Any:
     )
 
 
-def runner(of: Any, hook: str, hook_out: str | None = None, width: int = WIDTH) -> Runner:
-    return Runner(of, Site(hook_in=hook, hook_out=hook_out or hook, width=width), tokens(1, seed=9))
+def runner(of: Any, hook: str, hook_out: str | None = None, width: int = WIDTH) -> BridgeRunner:
+    return BridgeRunner(of, Site(hook_in=hook, hook_out=hook_out or hook, width=width), tokens(1, seed=9))
 
 
-def logits(run: Runner, ids: torch.Tensor, prefix: Any, activations: torch.Tensor) -> torch.Tensor:
+def logits(run: BridgeRunner, ids: torch.Tensor, prefix: Any, activations: torch.Tensor) -> torch.Tensor:
     hidden = run.suffix(ids, prefix, activations)
     return torch.stack([run.logits(rows) for rows in hidden])
 

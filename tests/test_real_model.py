@@ -47,7 +47,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedTask]:
 
 @pytest.fixture(scope="module")
 def ids(loaded: LoadedTask) -> torch.Tensor:
-    return torch.from_numpy(loaded.corpus.windows("evaluation").first(2).tokens)
+    return torch.from_numpy(loaded.corpus.windows("evaluation").first(2).inputs)
 
 
 def test_the_text_is_the_pinned_one(loaded: LoadedTask) -> None:
@@ -63,7 +63,7 @@ def test_the_text_is_the_pinned_one(loaded: LoadedTask) -> None:
 
 
 def test_the_weights_are_the_pinned_ones(loaded: LoadedTask) -> None:
-    assert loaded.model_hash == load_task(TASK).model.weights_sha256
+    assert loaded.model.sha256 == load_task(TASK).model.weights_sha256
 
 
 def test_the_suffix_equals_the_full_pass_to_the_bit(loaded: LoadedTask, ids: torch.Tensor) -> None:

@@ -122,7 +122,7 @@ def test_a_model_has_exactly_one_source(root: Path) -> None:
         'licence = "Apache-2.0"',
         'licence = "Apache-2.0"\nhub = "a/b"',
     )
-    with pytest.raises(TaskError, match=r"exactly one of `wheel` .* and `hub`"):
+    with pytest.raises(TaskError, match=r"exactly one of `wheel` .* `hub`"):
         load_task(EXAMPLE)
 
 

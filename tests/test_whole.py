@@ -241,10 +241,10 @@ def test_loss_gradients_are_those_of_finite_differences() -> None:
     loaded = make_loaded(make_task(positions=Positions(sink_norm=14.0)))
     runner = loaded.runner("float32")
     batch = next(iter(loaded.activations("calibration", 1).batches(1)))
-    targets = torch.roll(batch.tokens, -1, dims=1)
+    targets = torch.roll(batch.inputs, -1, dims=1)
 
     def loss(x: torch.Tensor) -> float:
-        hidden = runner.suffix(batch.tokens, batch.prefix, x)[batch.scored]
+        hidden = runner.suffix(batch.inputs, batch.prefix, x)[batch.scored]
         log_p = torch.log_softmax(runner.logits(hidden).double(), -1)
         return -float(log_p.gather(-1, targets[batch.scored][:, None]).sum())
 

@@ -29,7 +29,7 @@ from transformers import (
 from remainder.assets import build_once
 from remainder.corpus import Corpus
 from remainder.fetch import _quiet
-from remainder.loaded import LoadedTask
+from remainder.loaded import LanguageTask
 from remainder.task import CorpusSpec, ModelSpec, Positions, Site, SplitSpec, Task, Tier, WheelSpec, load_task
 
 VOCABULARY, WIDTH, LAYERS, WINDOW = 97, 16, 4, 24
@@ -155,12 +155,12 @@ def make_corpus(task: Task) -> Corpus:
     return Corpus(task.corpus, task.splits, ids, bounds, names, names)
 
 
-def make_loaded(task: Task | None = None, *, batch_size: int = 4) -> LoadedTask:
+def make_loaded(task: Task | None = None, *, batch_size: int = 4) -> LanguageTask:
     """A task on a tiny model made ready to measure, on the CPU."""
     task = task or make_task()
     assert task.model.hub is not None
     folder = Path(task.model.hub)
-    return LoadedTask(task, make_corpus(task), folder, torch.device("cpu"), batch_size, None)
+    return LanguageTask(task, torch.device("cpu"), batch_size, None, make_corpus(task), folder)
 
 
 class Shrink:

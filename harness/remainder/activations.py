@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from remainder.paths import cache_root
 from remainder.residual.moments import Moments
 from remainder.task import Task
 
-__all__ = ["Batch", "SiteActivations", "collect_activations", "position_masks", "site_moments"]
+__all__ = ["Batch", "SiteActivations", "collect_activations", "position_masks", "prefix_pass", "site_moments"]
 
 _FILE = "activations.safetensors"
 _LIMIT = "REMAINDER_ACTIVATIONS_GB"
@@ -41,18 +42,21 @@ class Batch:
     """Windows of one split with their clean activations and masks."""
 
     windows: Windows
-    tokens: Tensor  # int64 [docs pos]
+    inputs: Tensor  # [docs pos ...]; int64 token ids, or numbers
+    targets: Tensor  # [docs pos]; int64 classes, or float32 numbers
     prefix: Prefix
     spliced: Bool[Tensor, "docs pos"]
-    """Where the reconstruction is put in: everywhere but at special tokens and attention sinks."""
+    """Where the reconstruction is put in: in a text, everywhere but at special tokens and attention sinks."""
     scored: Bool[Tensor, "docs pos"]
-    """Where a loss counts: spliced, and the next token exists and is not special."""
+    """Where a loss counts: in a text, where spliced and the next token exists and is not special."""
 
 
 def position_masks(
     task: Task, tokens: Tensor, x: Float[Tensor, "docs pos d"]
 ) -> tuple[Bool[Tensor, "docs pos"], Bool[Tensor, "docs pos"]]:
-    """Masks (spliced, scored) of a batch; source: protocol 1, section 1."""
+    """Masks (spliced, scored) of a batch of text; source: protocol 1, section 1."""
+    assert task.corpus is not None
+    assert task.positions is not None
     special = torch.isin(tokens, torch.tensor(task.corpus.special_tokens, device=tokens.device))
     spliced = ~special & (x.norm(dim=-1) <= task.positions.sink_norm)
     scored = spliced.clone()
@@ -63,26 +67,40 @@ def position_masks(
 
 @dataclass(frozen=True)
 class SiteActivations:
-    """Windows of a split and where their activations lie."""
+    """Windows of a split and their activations: the file where they lie, or the tensors themselves."""
 
     task: Task
     windows: Windows
-    file: Path
+    stored: Path | Mapping[str, Tensor]
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Batches of `size` windows in the fixed order."""
-        with safe_open(self.file, framework="pt", device="cpu") as stored:
-            names = set(stored.keys())
+        with ExitStack() as stack:
+            if isinstance(self.stored, Path):
+                file = stack.enter_context(safe_open(self.stored, framework="pt", device="cpu"))
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            else:
+                slices = dict(self.stored)
             for start in range(0, len(self.windows), size):
                 rows = slice(start, min(start + size, len(self.windows)))
-                part = {name: stored.get_slice(name)[rows].to(device) for name in names}
+                part = {name: tensor[rows].to(device) for name, tensor in slices.items()}
                 prefix = Prefix(
                     part.get("entry", part["x_out"]), part.get("x_in", part["x_out"]), part["x_out"]
                 )
-                windows = self.windows.take(range(rows.start, rows.stop))
-                tokens = torch.from_numpy(windows.tokens).to(device)
-                spliced, scored = position_masks(self.task, tokens, prefix.x_out)
-                yield Batch(windows, tokens, prefix, spliced, scored)
+                yield _batch(self.task, self.windows.take(range(rows.start, rows.stop)), prefix)
+
+
+def _batch(task: Task, windows: Windows, prefix: Prefix) -> Batch:
+    """Windows with their activations, targets and masks, on the device of the activations."""
+    device = prefix.x_out.device
+    inputs = torch.from_numpy(windows.inputs).to(device)
+    if windows.targets is None or windows.spliced is None or windows.scored is None:
+        spliced, scored = position_masks(task, inputs, prefix.x_out)
+        return Batch(windows, inputs, torch.roll(inputs, -1, dims=1), prefix, spliced, scored)
+    targets, spliced, scored = (
+        torch.from_numpy(array).to(device) for array in (windows.targets, windows.spliced, windows.scored)
+    )
+    return Batch(windows, inputs, targets, prefix, spliced, scored)
 
 
 def collect_activations(
@@ -104,11 +122,11 @@ def collect_activations(
         AssetError: if the cache cannot be written, or a file of it has been altered.
     """
     text = f"v1|{model_hash}|{task.site.hook_in}|{task.site.hook_out}|{device.type}|"
-    digest = hashlib.sha256(text.encode() + windows.tokens.tobytes())
-    need, limit = windows.tokens.size * task.site.width * 4, _limit()
+    digest = hashlib.sha256(text.encode() + windows.inputs.tobytes())
+    need, limit = windows.inputs.size * task.site.width * 4, _limit()
 
     def build(folder: Path) -> None:
-        tensors = _prefix_pass(runner(), windows, batch_size, f"activations ({split})", progress)
+        tensors = prefix_pass(runner(), windows, batch_size, f"activations ({split})", progress)
         _make_room(sum(tensor.nbytes for tensor in tensors.values()), limit)
         save_file(tensors, folder / _FILE)
 
@@ -126,14 +144,15 @@ def site_moments(activations: SiteActivations, batch_size: int = 32) -> Moments:
     return moments
 
 
-def _prefix_pass(
+def prefix_pass(
     runner: Runner, windows: Windows, batch_size: int, doing: str, progress: Progress | None
 ) -> dict[str, Tensor]:
+    """Activations of windows at the runner's site, by the names of `Prefix`; no tensor stands twice."""
     parts: dict[str, list[Tensor]] = {"entry": [], "x_in": [], "x_out": []}
     for start in range(0, len(windows), batch_size):
-        tokens = torch.from_numpy(windows.tokens[start : start + batch_size])
+        inputs = torch.from_numpy(windows.inputs[start : start + batch_size])
         with torch.inference_mode():
-            prefix = runner.prefix(tokens)
+            prefix = runner.prefix(inputs)
         for name, value in prefix._asdict().items():
             if value.data_ptr() != prefix.x_out.data_ptr() or name == "x_out":
                 parts[name].append(value.cpu())

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from remainder.assets import Progress
-from remainder.formats.saelens import check_object
-from remainder.interpretation import Adapted, adapt
 from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import Reference, Subject, measure
+from remainder.measure.evaluate import Reference, measure
 from remainder.measure.plan import plan
 from remainder.record import write_record
 from remainder.report import render, rows
 from remainder.residual.moments import Moments
 from remainder.schema import Record
-from remainder.submission import object_submission, open_submission
+from remainder.submission import Entry, object_submission, open_submission
 from remainder.task import Task, load_task
 
 if TYPE_CHECKING:
@@ -65,7 +62,7 @@ def evaluate(
     pairs: int | None = None,
     dtype: str | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Score an interpretation on a task.
@@ -86,7 +83,7 @@ def evaluate(
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier.
         device: `auto`, `cpu` or `cuda`.
-        batch_size: windows in one forward pass.
+        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
         progress: told what is being done, and how much of it is done.
 
     Raises:
@@ -108,24 +105,17 @@ def evaluate(
     def fit() -> Moments:
         return loaded.fit_moments(chosen.fit_windows)
 
-    reference = None if finer is None else Reference(finer.subject, lambda: finer.build(fit))
+    reference = None if finer is None else Reference(finer, lambda: finer.build(chosen_task, fit))
     record, values = measure(
-        loaded, scored.subject, lambda: scored.build(fit), chosen, reference=reference, progress=progress
+        loaded, scored, lambda: scored.build(chosen_task, fit), chosen, reference=reference, progress=progress
     )
     return Result(record, values)
 
 
-class _Opened(NamedTuple):
-    subject: Subject
-    build: Callable[[Callable[[], Moments]], Adapted]
-
-
-def _opened(interpretation: Any, task: Task, name: str | None) -> _Opened:
+def _opened(interpretation: Any, task: Task, name: str | None) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
-        submission = open_submission(interpretation)
-        return _Opened(submission, lambda fit: submission.build(task, fit))
+        return open_submission(interpretation)
     thing = object_submission(interpretation, name)
-    adapted = adapt(interpretation, task.site.width, thing.name)
-    check_object(interpretation, task.site, thing.name)
-    return _Opened(thing, lambda _: adapted)
+    thing.check(task)
+    return thing

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from remainder import __version__
-from remainder.errors import RecordError, RemainderError
+from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.report import FORMATS, WIDTH
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
+SuiteOption = Annotated[
+    str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
+]
 FormatOption = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
 ]
@@ -46,13 +49,14 @@ def _common(
 
 
 @app.command()
-def tasks() -> None:
-    """List all tasks."""
+def tasks(suite: SuiteOption = None) -> None:
+    """List all tasks, or those of a suite."""
     from remainder.task import list_tasks, load_task
 
-    for name in list_tasks():
-        task = load_task(name)
-        print(f"{task.id}  {task.version}  {task.title}")
+    found = [load_task(name) for name in list_tasks(suite)]
+    width = max(len(task.id) for task in found)
+    for task in found:
+        print(f"{task.id:<{width}}  {task.version}  {task.title}")
 
 
 @app.command()
@@ -75,13 +79,20 @@ def show(
     task = load_task(what)
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
     print(textwrap.fill(" ".join(task.description.split()), WIDTH), end="\n\n")
-    site, splits = task.site, task.splits
-    special = " ".join(str(token) for token in task.corpus.special_tokens)
+    site, build, corpus, splits, positions = task.site, task.build, task.corpus, task.splits, task.positions
     _line("model", f"{task.model.name} ({task.model.licence})")
-    _line("text", f"{task.corpus.name} ({task.corpus.licence})")
+    if build is not None:
+        _line("data", f"{build.data} ({build.data_licence})")
+    if corpus is not None:
+        _line("text", f"{corpus.name} ({corpus.licence})")
     _line("site", f"{site.hook_in} -> {site.hook_out}, width {site.width}")
-    _line("masked", f"special tokens {special}; norms above {task.positions.sink_norm:g}")
-    _line("documents", f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
+    if corpus is not None and positions is not None:
+        special = " ".join(str(token) for token in corpus.special_tokens)
+        _line("masked", f"special tokens {special}; norms above {positions.sink_norm:g}")
+    if splits is not None:
+        _line("documents", f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
+    if build is not None and build.expected is not None:
+        _line("control", f"its right answers are known beforehand, from {build.expected}")
     _line("rungs", ", ".join(task.rungs))
     for name, tier in task.tiers.items():
         windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration windows"
@@ -122,14 +133,17 @@ def fetch(
 
 @app.command()
 def run(
-    task: TaskArgument,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
+    ] = None,
+    suite: SuiteOption = None,
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with",
             metavar="SUBMISSION",
-            help="A submission's folder, a SAELens folder, hub:OWNER/REPO:SAE_ID, or a baseline's name; "
-            "may be given again. Default: all baselines of the task.",
+            help="A submission's folder, a SAELens folder, hub:OWNER/REPO:SAE_ID, or the name of a baseline "
+            "or of what the task brings itself; may be given again. Default: all of the task's.",
         ),
     ] = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
@@ -145,7 +159,9 @@ def run(
         str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows in one forward pass.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
         "results"
     ),
@@ -160,42 +176,53 @@ def run(
     from remainder.report import render, require_format
 
     require_format(format)
-    _check_outputs(json, figure, out, with_)
-    from remainder.console import errors, reporting
-    from remainder.submission import baselines_for, open_submission
-    from remainder.task import load_task
+    from remainder.task import list_tasks, load_task
 
-    chosen_task = load_task(task)
-    submissions = [open_submission(name) for name in with_] if with_ else baselines_for(chosen_task)
+    names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
+    _check_outputs(names, json, figure, out, with_)
+    from remainder.console import errors, reporting
+    from remainder.submission import open_submission, submissions_for
+
+    chosen = [load_task(name) for name in names]
+    for name in with_ or []:
+        if all(task.build is None for task in chosen):
+            open_submission(name)  # before anything is loaded; a script's own are known only afterwards
 
     from remainder.engine import run as run_rows
     from remainder.loaded import open_task
     from remainder.measure.plan import plan
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
-    chosen_plan = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype)
-    rows = []
+    plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype) for task in chosen]
+    finished = 0
     try:
-        with reporting() as progress:
-            loaded = open_task(chosen_task, device=device, batch_size=batch_size, progress=progress)
-            for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
-                rows.append(row)
-                seconds = sum(row.record.provenance.timings.values())
-                state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-                errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+        for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
+            rows = []
+            with reporting() as progress:
+                loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
+                submissions = submissions_for(loaded, with_)
+                for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
+                    rows.append(row)
+                    finished += 1
+                    seconds = sum(row.record.provenance.timings.values())
+                    state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
+                    errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+            records = [row.record for row in rows]
+            if json is not None:
+                from remainder.record import write_record
+
+                write_record(rows[0].record, rows[0].values, json)
+            if figure is not None:
+                from remainder.plot import overview, save
+
+                save(overview(records), figure)
+            if number and format == "table":
+                print()
+            _print(render(records, format, color=sys.stdout.isatty()))
+            sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
     except KeyboardInterrupt:
-        errors.print(f"interrupted: {len(rows)} finished row(s) are kept in {out}; run again to go on")
+        errors.print(f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on")
         raise typer.Exit(130) from None
-    records = [row.record for row in rows]
-    if json is not None:
-        from remainder.record import write_record
-
-        write_record(rows[0].record, rows[0].values, json)
-    if figure is not None:
-        from remainder.plot import overview
-
-        overview(records).savefig(figure)
-    _print(render(records, format, color=sys.stdout.isatty()))
 
 
 @app.command()
@@ -239,8 +266,18 @@ def explain(
     _print(explain_record(found, format, color=sys.stdout.isatty()))
 
 
-def _check_outputs(json: Path | None, figure: Path | None, out: Path, with_: list[str] | None) -> None:
+def _check_outputs(
+    names: list[str], json: Path | None, figure: Path | None, out: Path, with_: list[str] | None
+) -> None:
     """Refuse before measuring what could not be written afterwards."""
+    if not names:
+        raise TaskError(
+            "no task is named", fix="name tasks, or a suite with --suite; `remainder tasks` lists all"
+        )
+    if len(names) > 1 and (json is not None or figure is not None):
+        raise RecordError(
+            "--json and --figure are for one task, and this run has several", fix="run each alone"
+        )
     if json is not None and len(with_ or []) != 1:
         raise RecordError(
             "--json writes one record, and this run has several",

@@ -21,7 +21,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,21 +55,30 @@ class Document(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Windows of token ids in their fixed order, with the document and the place that each came from."""
+    """Windows of a split in their fixed order, with the document and the place that each came from.
 
-    tokens: NDArray[np.int64]  # [windows position]
+    For a text, targets and masks follow from the token ids, and are None here.
+    """
+
+    inputs: NDArray[Any]  # [windows positions ...]; token ids (int64) or numbers
     documents: tuple[str, ...]  # id of the document of each window
     indices: tuple[int, ...]  # place of each window in its document
+    targets: NDArray[Any] | None = None  # [windows positions]
+    spliced: NDArray[np.bool_] | None = None  # [windows positions]
+    scored: NDArray[np.bool_] | None = None  # [windows positions]
 
     def first(self, count: int) -> Windows:
         """The first `count` windows (all, if there are fewer)."""
-        return Windows(self.tokens[:count], self.documents[:count], self.indices[:count])
+        return self.take(range(min(count, len(self))))
 
     def take(self, order: Sequence[int]) -> Windows:
         """The windows at these places, in this order."""
         rows = list(order)
         return Windows(
-            self.tokens[rows], tuple(self.documents[i] for i in rows), tuple(self.indices[i] for i in rows)
+            self.inputs[rows],
+            tuple(self.documents[i] for i in rows),
+            tuple(self.indices[i] for i in rows),
+            *(None if array is None else array[rows] for array in self[3:]),
         )
 
     def __len__(self) -> int:

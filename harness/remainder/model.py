@@ -1,6 +1,6 @@
 """Load a pretrained model through TransformerLens' bridge, and run it in two halves around a site.
 
-`Runner` is what measuring needs:
+A `Runner` is what measuring needs:
 1. `prefix(tokens)` runs the model up to the site, once, and returns the activations there;
 2. `suffix(tokens, prefix, activations)` runs only what comes after, with other activations put in;
 3. `logits(rows)` applies the unembedding to the few rows that are scored, chunk by chunk.
@@ -8,9 +8,9 @@
 The bridge cannot start at a layer. So blocks before the site become pass-throughs that return what they
 were given in the structure that they normally return, and the recorded input of the first kept block is
 put in its place; the unembedding becomes a pass-through as well. Whether that equals the full pass is
-checked on real tokens when a `Runner` is made: where it does not (an architecture with state across
+checked on real tokens when a `BridgeRunner` is made: where it does not (an architecture with state across
 blocks, or with something after the unembedding), the runner falls back to the full pass and says so in
-`Runner.mode`, which goes into the record.
+`mode`, which goes into the record.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.task import Site
 
-__all__ = ["DTYPES", "Prefix", "Runner", "pick_device", "weights_hash"]
+__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "weights_hash"]
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -94,8 +94,38 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+@runtime_checkable
+class Runner(Protocol):
+    """A model in two halves around a site."""
+
+    mode: str
+    """How the second half is run, in words."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        ...
+
+    def prefix(self, inputs: Shaped[Tensor, "docs pos *item"]) -> Prefix:
+        """Activations of the clean model at the site, float32."""
+        ...
+
+    def suffix(
+        self,
+        inputs: Shaped[Tensor, "docs pos *item"],
+        prefix: Prefix,
+        activations: Float[Tensor, "docs pos d_out"],
+    ) -> Float[Tensor, "docs pos hidden"]:
+        """What `logits` reads, with `activations` in place of the clean ones."""
+        ...
+
+    def logits(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
+        """The model's outputs in float32, from rows of `suffix`'s result."""
+        ...
+
+
 @dataclass
-class Runner:
+class BridgeRunner:
     """Runs a bridged model in two halves around a site; see the module's text.
 
     Args:
@@ -135,7 +165,7 @@ class Runner:
         dtype: torch.dtype = next(self.bridge.parameters()).dtype
         return dtype
 
-    def prefix(self, tokens: Int[Tensor, "docs pos"]) -> Prefix:
+    def prefix(self, inputs: Int[Tensor, "docs pos"]) -> Prefix:
         """Activations of the clean model at the site, float32."""
         wanted = {self._entry, self.site.hook_in, self.site.hook_out}
         seen: dict[str, Tensor] = {}
@@ -149,7 +179,7 @@ class Runner:
             return hook
 
         try:
-            self._forward(tokens, [(name, keep(name)) for name in sorted(wanted)])
+            self._forward(inputs, [(name, keep(name)) for name in sorted(wanted)])
         except _ReachedSite:
             pass
         else:
@@ -173,7 +203,7 @@ class Runner:
 
     def suffix(
         self,
-        tokens: Int[Tensor, "docs pos"],
+        inputs: Int[Tensor, "docs pos"],
         prefix: Prefix,
         activations: Float[Tensor, "docs pos d_out"],
     ) -> Float[Tensor, "docs pos hidden"]:
@@ -200,7 +230,7 @@ class Runner:
                     stack.enter_context(_replaced(self.bridge.blocks[index], self._pass_through(index)))
             if self._split_head:
                 stack.enter_context(_replaced(self.bridge.unembed, lambda hidden: hidden))
-            hidden: Tensor = self._forward(tokens, hooks)
+            hidden: Tensor = self._forward(inputs, hooks)
         for name, _ in hooks:
             if fired.get(name, 0) != 1:
                 raise MeasurementError(

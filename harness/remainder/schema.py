@@ -1,4 +1,4 @@
-"""The schema of a record: every field, its unit, and where it stands. Version 2.
+"""The schema of a record: every field, its unit, and where it stands. Version 3.
 
 Floats have six significant digits; NaN does not exist: a null comes with its reason.
 """
@@ -54,7 +54,7 @@ __all__ = [
     "Telescope",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -108,16 +108,22 @@ class CleanMetrics(FrozenModel):
 
     loss: Number
     """Nats per scored token."""
+    accuracy: Number
+    """Share of scored tokens whose most likely class is the target; null where targets are numbers."""
 
 
 class QuenchedMetrics(FrozenModel):
-    """One rung, its noise drawn before the loss is read. Nats per scored token, but `top1` (a share)."""
+    """One rung, its noise drawn before the loss is read. Nats per scored token, but for two shares.
+
+    `top1`: of scored tokens whose most likely class is that of the clean model; `accuracy`: is the target.
+    """
 
     loss: Number
     gap: Number
     kl: Number
     kl_p99: Number
     top1: Number
+    accuracy: Number
 
 
 class AnnealedMetrics(FrozenModel):
@@ -403,7 +409,7 @@ class Provenance(FrozenModel):
 class Record(FrozenModel):
     """Everything that is kept of one measurement. Make it with `make_record`."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     protocol: str
     task: TaskInfo
     submission: SubmissionInfo

@@ -1,9 +1,9 @@
 """A submission: a folder with `submission.toml` that says what the interpretation is and how it is read.
 
 Every baseline is a submission like any other. `[method] format` names either a reader of weights
-(`saelens`: a folder of this submission, or a Hugging Face id) or a reference that is made from moments of
-the task's `fit` split (`identity`, `mean`, `pca`, `random-projection`). All of these are data; nothing of
-a submission is executed.
+(`saelens`: a folder of this submission, or a Hugging Face id; `subspace` and `codebook`: a file of arrays)
+or a reference that is made from moments of the task's `fit` split (`identity`, `mean`, `pca`,
+`random-projection`). All of these are data; nothing of a submission is executed.
 
 `open_submission` also takes what people have at hand: the name of a baseline, a bare SAELens folder, or
 `hub:OWNER/REPO:SAE_ID`.
@@ -15,19 +15,21 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
-from remainder.formats import saelens
+from remainder.formats import arrays, saelens
 from remainder.interpretation import (
     Adapted,
+    Codebook,
     Identity,
+    Projection,
     adapt,
     mean_only,
     principal_components,
@@ -37,10 +39,38 @@ from remainder.paths import project_root
 from remainder.residual.moments import Moments
 from remainder.task import Task, read_toml
 
-__all__ = ["Method", "Submission", "baselines_for", "object_submission", "open_submission"]
+if TYPE_CHECKING:
+    from remainder.loaded import LoadedTask
+
+__all__ = [
+    "Entry",
+    "Method",
+    "Submission",
+    "baselines_for",
+    "object_submission",
+    "open_submission",
+    "submissions_for",
+]
 
 FitMoments = Callable[[], Moments]
 """Gives mean and scatter of the site's activations on `fit`; called only by what needs them."""
+
+
+@runtime_checkable
+class Entry(Protocol):
+    """What can be scored and told apart afterwards."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def files(self) -> dict[str, str]: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def is_pinned(self) -> bool: ...
+    def build(self, task: Task, fit: FitMoments) -> Adapted: ...
 
 
 class Method(BaseModel):
@@ -48,10 +78,12 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["identity", "mean", "pca", "random-projection", "saelens"]
+    format: Literal["identity", "mean", "pca", "random-projection", "subspace", "codebook", "saelens"]
     rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
     seed: int = Field(default=0, description="random-projection")
-    path: str | None = Field(default=None, description="folder of the weights: saelens")
+    path: str | None = Field(
+        default=None, description="of the weights: a folder (saelens), a file (subspace, codebook)"
+    )
     hub: str | None = Field(default=None, description="OWNER/REPO:SAE_ID: saelens")
 
     @model_validator(mode="after")
@@ -85,6 +117,11 @@ class Submission(BaseModel):
         content = {"method": self.method.model_dump(mode="json"), "files": self.files}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the hash says everything. What lies on a hub may change under the same id."""
+        return self.method.hub is None
+
     def fits(self, task: Task) -> bool:
         """Whether it was made for `task` (one that names no tasks fits all)."""
         return not self.tasks or task.id in self.tasks
@@ -113,11 +150,24 @@ class Submission(BaseModel):
                 return saelens.load_hub(method.hub, task.site)
             assert self.folder is not None
             return saelens.load_folder(self.folder / (method.path or "."), task.site)
+        if method.format in ("subspace", "codebook"):
+            return self._read_arrays(task.site.width)
         if method.rank is None:
             raise InterpretationError(f"submission {self.name}: format {method.format} needs `rank`")
         if method.format == "pca":
             return principal_components(fit(), method.rank)
         return random_projection(fit(), method.rank, method.seed)
+
+    def _read_arrays(self, width: int) -> Any:
+        assert self.folder is not None
+        if self.method.path is None:
+            raise InterpretationError(f"submission {self.name}: format {self.method.format} needs `path`")
+        path = self.folder / self.method.path
+        if self.method.format == "subspace":
+            return Projection(
+                **arrays.load(path, {"mean": ("width",), "directions": ("rank", "width")}, width)
+            )
+        return Codebook(**arrays.load(path, {"centroids": ("entries", "width")}, width))
 
 
 def open_submission(where: str | Path) -> Submission:
@@ -151,6 +201,18 @@ def baselines_for(task: Task) -> list[Submission]:
     return [submission for submission in every if submission.fits(task)]
 
 
+def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> list[Entry]:
+    """What is scored on a task: what is named, or all that it brings itself and all baselines that fit it.
+
+    Raises:
+        InterpretationError: if there is none of that name.
+    """
+    own = {name: object_submission(thing, name) for name, thing in loaded.interpretations.items()}
+    if names:
+        return [own.get(name) or open_submission(name) for name in names]
+    return [*own.values(), *baselines_for(loaded.task)]
+
+
 @dataclass(frozen=True)
 class ObjectSubmission:
     """An object from a notebook, as a submission: named and hashed as well as it can be.
@@ -163,10 +225,26 @@ class ObjectSubmission:
     thing: Any
     kind: str = "reconstruction"
 
+    is_pinned: bool = True
+
     @property
     def files(self) -> dict[str, str]:
         """No files: what is known of an object is the hash of its weights."""
         return {}
+
+    def build(self, task: Task, fit: FitMoments) -> Adapted:
+        """The object, wrapped for the task's site.
+
+        Raises:
+            InterpretationError: if it lacks a method, or was made for another site.
+        """
+        return self.check(task)
+
+    def check(self, task: Task) -> Adapted:
+        """What can be told wrong before anything is loaded; see `build`."""
+        adapted = adapt(self.thing, task.site.width, self.name)
+        saelens.check_object(self.thing, task.site, self.name)
+        return adapted
 
 
 def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
@@ -240,6 +318,13 @@ def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
 
 def _hashes(folder: Path, method: Method) -> dict[str, str]:
     """Hashes of the files that can move a number: the weights and their config."""
+    if method.format in ("subspace", "codebook"):
+        path = folder / (method.path or "")
+        if not path.is_file():
+            raise InterpretationError(
+                f"{folder / 'submission.toml'}: method.path: there is no file {path}", fix="name the weights"
+            )
+        return {path.relative_to(folder).as_posix(): sha256_file(path)}
     if method.format != "saelens" or method.hub is not None:
         return {}
     base = folder / (method.path or ".")

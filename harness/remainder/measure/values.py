@@ -5,7 +5,7 @@
 | `split`, `document`, `window`, `rung`, `draw` | the key; rung `clean` is the untouched model, draw 0 |
 | `tokens` | scored tokens |
 | `loss`, `kl` | sums over scored tokens, nats; `kl` is KL(clean, spliced) |
-| `top1` | scored tokens whose most likely prediction is the clean one |
+| `top1`, `correct` | scored tokens whose most likely class is the clean one, the target; empty for numbers |
 | `annealed` | sum of the annealed loss over all draws up to this one, at the end of an independent unit |
 | `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
 | `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
@@ -43,11 +43,12 @@ DIGITS = 9
 KEY = ["split", "document", "window", "rung", "draw"]
 SPLITS = ("calibration", "evaluation")
 _NAMES = ["split", "document", "rung"]
-_INTEGERS = ["window", "draw", "tokens", "top1"]
+_INTEGERS = ["window", "draw", "tokens"]
 _FLOATS = ["loss", "kl"]
+_ANSWERS = ["top1", "correct"]
 _ANNEALED = "annealed"
 _RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
-COLUMNS = [*KEY, "tokens", *_FLOATS, "top1", "kl_histogram", _ANNEALED, *_RAW_ONLY]
+COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *_RAW_ONLY]
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
 
@@ -68,7 +69,7 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         table[name] = _names(table, name)
     for name in _INTEGERS:
         table[name] = _integers(table, name)
-    for name in [*_FLOATS, _ANNEALED, *_RAW_ONLY]:
+    for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY]:
         table[name] = _floats(table, name)
     table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
     ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
@@ -96,7 +97,7 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, _ANNEALED, *_RAW_ONLY]},
+        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY]},
     )
     return canonical_values(table)
 
@@ -114,7 +115,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
         values: a canonical table.
         split: whose rows.
     """
-    columns = ["tokens", *_FLOATS, "top1", *_RAW_ONLY]
+    columns = ["tokens", *_FLOATS, *_ANSWERS, *_RAW_ONLY]
     totals = {}
     for rung, rows in of_split(values, split).groupby("rung", sort=True):
         sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
@@ -159,6 +160,10 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     _refuse(table, name, np.isinf(numbers), "a finite number")
     if name in _FLOATS:
         _refuse(table, name, empty, "a finite number")
+    elif name in _ANSWERS:
+        _refuse(table, name, ~empty & ~((numbers % 1 == 0) & (numbers >= 0)), "a count")
+        if not empty.all():  # numbers have no most likely class; half a column is a fault
+            _refuse(table, name, empty, "a count in every row")
     elif name == _ANNEALED:
         given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
         _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")

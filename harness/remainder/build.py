@@ -1,0 +1,155 @@
+"""Tasks made by a script: a plain torch module, examples for it, and interpretations whose score is known.
+
+A task whose `task.toml` has a table `[build]` names a script beside it. The script defines
+
+    def build(seed: int, folder: Path, **parameters) -> Built
+
+and is a file of the task like any other: it is hashed into the task's identity, and it is run when the task
+is opened. `folder` is the script's own, where trained weights lie as safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from remainder.corpus import Split, Windows
+from remainder.errors import TaskError
+from remainder.task import Task
+
+__all__ = ["Built", "Examples", "data_hash", "load_script", "run_script", "windows_of"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The windows of one split, in the order in which a smaller tier takes them.
+
+    A document is the unit of resampling, so windows that depend on each other belong to one. Windows of a
+    document are numbered in the order in which they stand here.
+    """
+
+    inputs: NDArray[Any]
+    """What the module is given, [windows, positions, ...]: float32, or int64 for token ids."""
+    targets: NDArray[Any]
+    """[windows, positions]: int64 classes, scored by cross-entropy; or float32 numbers, scored by the squared
+    error (y − f)²/2 + log(2π)/2, which is −log N(y; f, 1)."""
+    documents: tuple[str, ...]
+    """Id of the document of each window."""
+    spliced: NDArray[np.bool_] | None = None
+    """[windows, positions]: where the reconstruction is put in; default: everywhere."""
+    scored: NDArray[np.bool_] | None = None
+    """[windows, positions]: where a loss counts, of the spliced ones; default: all of these."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a task's script makes.
+
+    Args:
+        module: maps inputs [windows, positions, ...] to outputs [windows, positions, classes] (logits) or
+            [windows, positions, 1] (a number). The task's site is the name of one of its submodules (an
+            `nn.Identity` will do), called exactly once in a pass and giving [windows, positions, width].
+        examples: of each split.
+        interpretations: by name, with `encode` and `decode`; scored beside the baselines of the task.
+    """
+
+    module: nn.Module
+    examples: Mapping[Split, Examples]
+    interpretations: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_script(path: Path) -> Any:
+    """The module that a script of a task defines, imported by its path under a private name."""
+    name = f"remainder._scripts.{path.parent.name.replace('-', '_')}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name while they are made.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(task: Task) -> Built:
+    """What the script of a task makes, every shape and value of it checked.
+
+    Raises:
+        TaskError: naming what is wrong with it.
+    """
+    spec = task.build
+    assert spec is not None
+    path = spec.folder / spec.script
+    build = getattr(load_script(path), "build", None)
+    if not callable(build):
+        raise TaskError(f"{path} defines no function build", fix="see remainder.build for what it must give")
+    built = build(seed=task.seed, folder=path.parent, **spec.parameters)
+    if not isinstance(built, Built):
+        raise TaskError(f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.Built")
+    for split in ("fit", "calibration", "evaluation"):
+        if split not in built.examples:
+            raise TaskError(f"{path}: there are no examples of split {split}", fix="give all three splits")
+        _check(built.examples[split], f"{path}: {split}")
+    return built
+
+
+def windows_of(examples: Examples) -> Windows:
+    """Examples as windows, those of a document numbered in the order in which they stand."""
+    counts: Counter[str] = Counter()
+    indices = []
+    for document in examples.documents:
+        indices.append(counts[document])
+        counts[document] += 1
+    spliced, scored = _masks(examples)
+    return Windows(
+        examples.inputs, tuple(examples.documents), tuple(indices), examples.targets, spliced, scored
+    )
+
+
+def data_hash(built: Built) -> str:
+    """SHA-256 over all arrays and documents of all splits."""
+    digest = hashlib.sha256()
+    for split in sorted(built.examples):
+        examples = built.examples[split]
+        digest.update(f"{split}|{'|'.join(examples.documents)}|".encode())
+        for array in (examples.inputs, examples.targets, *_masks(examples)):
+            digest.update(f"{array.dtype}|{array.shape}|".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _masks(examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where spliced and where scored, with the defaults filled in."""
+    everywhere = np.ones(examples.targets.shape, dtype=np.bool_)
+    spliced = everywhere if examples.spliced is None else examples.spliced
+    return spliced, spliced if examples.scored is None else spliced & examples.scored
+
+
+def _check(examples: Examples, where: str) -> None:
+    inputs, targets = examples.inputs, examples.targets
+    for name, array in (("inputs", inputs), ("targets", targets)):
+        if array.dtype not in (np.float32, np.int64):
+            raise TaskError(f"{where}: {name} are {array.dtype}", fix="give float32 or int64")
+        if not np.isfinite(array).all():
+            raise TaskError(f"{where}: {name} hold NaN or infinity", fix="give finite numbers")
+    expected = inputs.shape[:2]
+    shapes = {"targets": targets.shape, "documents": (len(examples.documents), *expected[1:])}
+    for name, mask in (("spliced", examples.spliced), ("scored", examples.scored)):
+        if mask is not None:
+            shapes[name] = mask.shape
+    for name, shape in shapes.items():
+        if shape != expected or len(expected) < 2:
+            raise TaskError(
+                f"{where}: {name} have shape {shape}, inputs {inputs.shape}",
+                fix="inputs are [windows, positions, ...], everything else [windows, positions]",
+            )

@@ -1,0 +1,82 @@
+"""What a model's outputs say of a target: −log p, KL between two outputs, and which answers are right.
+
+Which likelihood it is follows from the targets. Classes (integers) have logits z for outputs,
+    loss = log Σ exp z − z_y,    KL(p ‖ q) = Σ p log p − Σ p z + log Σ exp z.
+Numbers have the mean f of a normal distribution of variance 1,
+    loss = (y − f)²/2 + log(2π)/2,    KL = (f − f′)²/2.
+Σ p log p is computed from the clean logits by the very same operations, so that rounding cancels where the
+two passes agree.
+
+Source: protocol 1, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+__all__ = ["Categorical", "Compared", "Likelihood", "Normal", "likelihood_of"]
+
+Outputs = Float[Tensor, "rows outputs"]
+Targets = Shaped[Tensor, " rows"]
+Kept = tuple[Tensor, ...]
+"""What the clean pass leaves of its outputs, tensors of the same number of rows."""
+
+
+class Compared(NamedTuple):
+    """Row by row."""
+
+    loss: Float[Tensor, " rows"]  # nats
+    kl: Float[Tensor, " rows"]  # nats, from the clean outputs
+    answers: Int[Tensor, " rows"] | None  # the most likely class
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """How outputs are read."""
+
+    def keep(self, outputs: Outputs) -> Kept:
+        """What must be known of clean outputs to compare others with them."""
+        ...
+
+    def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
+        """Loss of `outputs`, and KL from the clean outputs to them."""
+        ...
+
+
+class Categorical:
+    """Logits of classes."""
+
+    def keep(self, outputs: Outputs) -> Kept:
+        """p [rows, classes] and Σ p log p [rows]."""
+        partition = torch.logsumexp(outputs, -1)
+        p = torch.exp(outputs - partition[:, None])
+        return p, torch.linalg.vecdot(p, outputs) - partition
+
+    def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
+        probabilities, negentropy = kept
+        partition = torch.logsumexp(outputs, -1)
+        loss = partition - outputs.gather(-1, targets[:, None])[:, 0]
+        kl = negentropy - torch.linalg.vecdot(probabilities, outputs) + partition
+        return Compared(loss, kl, outputs.argmax(-1))
+
+
+class Normal:
+    """The mean of a normal distribution of variance 1."""
+
+    def keep(self, outputs: Outputs) -> Kept:
+        """f [rows, 1]."""
+        return (outputs,)
+
+    def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
+        loss = (targets - outputs[:, 0]).square() / 2 + math.log(2 * math.pi) / 2
+        return Compared(loss, (outputs - kept[0])[:, 0].square() / 2, None)
+
+
+def likelihood_of(targets: Tensor) -> Likelihood:
+    """Of classes where targets are integers, of numbers where they are not."""
+    return Normal() if targets.is_floating_point() else Categorical()
