@@ -90,6 +90,7 @@ def ladder_values(
             "loss": loss,
             "kl": 0.0,
             "top1": tokens,
+            "correct": tokens // 2,
             "kl_histogram": "",
             "annealed": None,
         }
@@ -367,7 +368,7 @@ def test_the_frame_holds_the_numbers_of_the_record(record: Record) -> None:
     assert list(frame.index) == [*RUNG_ADDS, "coupled"]
     for name in frame.index:
         metrics = record.metrics.rungs[name]
-        for part in ("loss", "gap", "kl", "kl_p99", "top1"):
+        for part in ("loss", "gap", "kl", "kl_p99", "top1", "accuracy"):
             number = getattr(metrics.quenched, part)
             found = [frame.loc[name, f"quenched_{part}{suffix}"] for suffix in ("", "_low", "_high")]
             wanted = [number.value, number.low, number.high]

@@ -70,13 +70,14 @@ def by_hand(runner: MatrixRunner, batch: Batch, activations: torch.Tensor) -> li
         batch.inputs.numpy(), batch.prefix.x_out.double().numpy(), activations.double().numpy(), batch.scored,
         strict=True,
     ):  # fmt: skip
-        window: dict[str, list[float]] = {"loss": [], "kl": [], "top1": []}
+        window: dict[str, list[float]] = {"loss": [], "kl": [], "top1": [], "correct": []}
         for t in range(POSITIONS):
             if scored[t]:
                 clean, spliced = log_softmax(x[t] @ weights), log_softmax(new[t] @ weights)
                 window["loss"].append(-spliced[tokens[t + 1]])
                 window["kl"].append(rel_entr(np.exp(clean), np.exp(spliced)).sum())
                 window["top1"].append(float(clean.argmax() == spliced.argmax()))
+                window["correct"].append(float(spliced.argmax() == tokens[t + 1]))
         windows.append(window)
     return windows
 
@@ -102,6 +103,7 @@ def test_sums_equal_those_made_by_hand(batch: Batch, chunk: int, monkeypatch: py
         assert scores.loss == pytest.approx([sum(window["loss"]) for window in expected], rel=1e-5)
         assert scores.kl == pytest.approx([sum(window["kl"]) for window in expected], rel=1e-5, abs=1e-4)
         assert scores.top1 == [sum(window["top1"]) for window in expected]
+        assert scores.correct == [sum(window["correct"]) for window in expected]
     assert scores.tokens[2] == scores.loss[2] == scores.kl[2] == 0
     assert scores.kl_histogram[2] == ""
     by_token = [loss for window in by_hand(runner, batch, new) for loss in window["loss"]]
@@ -126,7 +128,7 @@ def test_the_clean_activations_put_back_cost_nothing(batch: Batch) -> None:
     assert again.top1 == again.tokens == clean.scores.top1
     assert max(abs(kl) for kl in again.kl) < 1e-5
     assert clean.scores.kl == [0.0] * WINDOWS
-    torch.testing.assert_close(clean.probabilities.sum(-1), torch.ones(int(batch.scored.sum())))
+    torch.testing.assert_close(clean.kept[0].sum(-1), torch.ones(int(batch.scored.sum())))
 
 
 def test_what_is_not_scored_changes_nothing(batch: Batch) -> None:
@@ -137,16 +139,15 @@ def test_what_is_not_scored_changes_nothing(batch: Batch) -> None:
     assert spliced_pass(runner, clean, loud)[0] == spliced_pass(runner, clean, new)[0]
 
 
-def test_the_target_is_the_next_token(batch: Batch) -> None:
+def test_the_loss_is_that_of_the_target(batch: Batch) -> None:
     """A model that is sure of one token: loss nought where it comes next, large elsewhere."""
     runner = MatrixRunner(unembedding=torch.eye(WIDTH, VOCABULARY))
     targets = torch.cat([batch.inputs[:, 1:], batch.inputs[:, :1]], 1)
-    tokens = batch.inputs % WIDTH
     sure = 100 * torch.eye(WIDTH)[targets % WIDTH]
-    batch = replace(batch, tokens=tokens, prefix=Prefix(sure, sure, sure))
+    batch = replace(batch, targets=targets % WIDTH, prefix=Prefix(sure, sure, sure))
     scores = clean_pass(runner, batch).scores
     assert scores.loss == [0.0] * WINDOWS
-    assert sum(clean_pass(runner, replace(batch, tokens=tokens.roll(1, 1))).scores.loss) > 1000
+    assert sum(clean_pass(runner, replace(batch, targets=batch.targets.roll(1, 1))).scores.loss) > 1000
 
 
 def test_a_batch_of_which_nothing_is_scored(batch: Batch) -> None:

@@ -56,10 +56,13 @@ def test_every_task_is_locked_as_it_is(name: str) -> None:
 def test_every_task_pins_what_it_measures(name: str) -> None:
     task = load_task(name)
     assert task.id == name
-    assert task.model.weights_sha256
-    assert task.corpus.tokens_sha256
-    assert task.corpus.bos in task.corpus.special_tokens
-    assert task.splits.evaluation >= 40
+    if task.build is None:
+        assert task.model.weights_sha256
+        assert task.corpus.tokens_sha256
+        assert task.corpus.bos in task.corpus.special_tokens
+        assert task.splits.evaluation >= 40
+    else:
+        assert set(task.build.sha256) == {task.build.script, *task.build.files}
     assert set(task.tiers) >= {"quick", "standard"}
     assert task.description.strip()
 
@@ -92,7 +95,7 @@ def test_a_task_is_found_by_id_and_by_folder(tmp_path: Path, monkeypatch: pytest
 def test_an_unknown_task_is_refused_and_the_nearest_are_offered() -> None:
     with pytest.raises(TaskError, match="no task 'smolm2/resid-15'") as caught:
         load_task("smolm2/resid-15")
-    assert f"did you mean {EXAMPLE}?" in str(caught.value)
+    assert f"did you mean {EXAMPLE}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def tasks(suite: SuiteOption = None) -> None:
     found = [load_task(name) for name in list_tasks(suite)]
     width = max(len(task.id) for task in found)
     for task in found:
-        print(f"{task.id:<{width}}  {task.version}  {task.title}")
+        start = f"{task.id:<{width}}  {task.version}  "
+        print(textwrap.fill(start + task.title, WIDTH, subsequent_indent=" " * len(start)))
 
 
 @app.command()

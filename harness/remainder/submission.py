@@ -123,8 +123,11 @@ class Submission(BaseModel):
         return self.method.hub is None
 
     def fits(self, task: Task) -> bool:
-        """Whether it was made for `task` (one that names no tasks fits all)."""
-        return not self.tasks or task.id in self.tasks
+        """Whether it was made for `task`; one that names no tasks fits all where it makes sense."""
+        if not self.tasks:
+            # The mean of what is replaced exists everywhere; other references rebuild what they read.
+            return task.site.is_reconstruction or self.method.format == "mean"
+        return task.id in self.tasks
 
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site.
@@ -132,6 +135,12 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
+        if not self.fits(task) and not self.tasks:
+            raise InterpretationError(
+                f"submission {self.name} rebuilds what it reads; {task.id} reads {task.site.hook_in} and "
+                f"replaces {task.site.hook_out}",
+                fix="run it on a task that reads what it replaces",
+            )
         if not self.fits(task):
             raise InterpretationError(
                 f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
