@@ -70,6 +70,7 @@ class Built:
 
 def load_script(path: Path) -> Any:
     """The module that a script of a task defines, imported by its path under a private name."""
+    path = path.resolve()
     name = f"remainder._scripts.{path.parent.name.replace('-', '_')}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

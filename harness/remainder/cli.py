@@ -219,7 +219,8 @@ def run(
                 save(overview(records), figure)
             if number and format == "table":
                 print()
-            _print(render(records, format, color=sys.stdout.isatty()))
+            last = number == len(chosen) - 1  # one legend is enough for all tables
+            _print(render(records, format, color=sys.stdout.isatty(), legend=last))
             sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
     except KeyboardInterrupt:
         errors.print(f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on")
@@ -265,6 +266,67 @@ def explain(
 
         save_figure(explanation(found), save)
     _print(explain_record(found, format, color=sys.stdout.isatty()))
+
+
+@app.command()
+def validate(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Controls; default: all.")
+    ] = None,
+    suite: SuiteOption = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the third world, to repeat a run; default: drawn now.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every comparison, not failures only.")
+    ] = False,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="How often 95 % intervals hold the true value, instead.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.md",
+            help="Write a page and its figures here; default: docs/validation.md "
+            "of the checkout, if all controls are run.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv or json.")] = "table",
+) -> None:
+    """Measure the benchmark itself: controls whose right answer is known. Fails if one is missed."""
+    from remainder.console import errors, reporting
+    from remainder.paths import project_root
+    from remainder.task import list_tasks
+
+    names = [*(tasks or []), *(list_tasks(suite) if suite else [])] or None
+    if coverage:
+        from remainder.validation.coverage import cover_controls, render_coverage
+
+        with reporting() as progress:
+            found = cover_controls(names, progress=progress)
+        _print(render_coverage(found, format, color=sys.stdout.isatty()))
+        raise typer.Exit(0 if all(one.passed for one in found) else 1)
+    from remainder.validation.page import write_page
+    from remainder.validation.run import draw_seeds
+    from remainder.validation.run import validate as run_controls
+    from remainder.validation.tables import render, require_format
+
+    require_format(format)
+    docs = project_root() / "docs"
+    if page is None and names is None and docs.is_dir():
+        page = docs / "validation.md"
+    if page is not None and not page.absolute().parent.is_dir():
+        raise RecordError(f"--page {page}: there is no folder {page.absolute().parent}", fix="make it first")
+    seeds = draw_seeds(seed)
+    errors.print(f"seed drawn for the third world: {seeds[-1]}")
+    with reporting() as progress:
+        validation = run_controls(names, seeds, device=device, progress=progress)
+    _print(render(validation, format, everything=everything, color=sys.stdout.isatty()))
+    if page is not None:
+        for path in write_page(validation, page):
+            errors.print(f"written: {path}")
+    raise typer.Exit(0 if validation.passed else 1)
 
 
 def _check_outputs(

@@ -124,7 +124,12 @@ def rows(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def render(
-    records: Iterable[Record], format: str = "table", *, width: int = WIDTH, color: bool = False
+    records: Iterable[Record],
+    format: str = "table",
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+    legend: bool = True,
 ) -> str:
     """The records as text.
 
@@ -132,6 +137,7 @@ def render(
         format: one of `FORMATS`.
         width: columns of the terminal; `table` only.
         color: whether to style for a terminal; `table` only.
+        legend: whether to say below the table what its columns are; `table` only.
 
     Raises:
         RecordError: there is no record, or no such format.
@@ -148,7 +154,7 @@ def render(
     for record in sorted(records, key=lambda record: (_group_key(record), _order(record))):
         groups.setdefault(_group_key(record), []).append(record)
     if format == "table":
-        return draw([_glance(group) for group in groups.values()], width=width, color=color)
+        return draw([_glance(group, legend) for group in groups.values()], width=width, color=color)
     return "\n".join(_written(group, format) for group in groups.values())
 
 
@@ -263,7 +269,7 @@ def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bo
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def _glance(records: Sequence[Record]) -> RenderableType:
+def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     """The table for a terminal: one record in two lines, intervals below the values."""
     notes = Notes()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
@@ -277,7 +283,8 @@ def _glance(records: Sequence[Record]) -> RenderableType:
             *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
         )
     warned = [Text(line, style="red") for line in troubles(records)]
-    footer = [Text(line, style="dim") for line in [*notes.lines(), *_LEGEND]]
+    below = [*notes.lines(), *(_LEGEND if legend else ())]
+    footer = [Text(line, style="dim") for line in below]
     return Group(Text(_title(records), style="bold"), "", table, "", *warned, *footer)
 
 
@@ -378,7 +385,8 @@ def _spread(number: Number) -> float:
 
 def _with_decimals(value: float, decimals: int | None) -> str:
     if decimals is None:
-        return f"{value:.0e}" if value else "0"
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits}e{int(exponent)}" if value else "0"
     text = f"{value:.{decimals}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 

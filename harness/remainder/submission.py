@@ -205,9 +205,12 @@ def open_submission(where: str | Path) -> Submission:
 
 def baselines_for(task: Task) -> list[Submission]:
     """All bundled baselines that fit a task, by name."""
-    folders = sorted((project_root() / "baselines").glob("*/submission.toml"))
-    every = [open_submission(path.parent) for path in folders]
-    return [submission for submission in every if submission.fits(task)]
+    found = []
+    for path in sorted((project_root() / "baselines").glob("*/submission.toml")):
+        tasks = read_toml(path, error=InterpretationError).get("tasks")
+        if not tasks or task.id in tasks:  # files of the others are not even looked at
+            found.append(open_submission(path.parent))
+    return [submission for submission in found if submission.fits(task)]
 
 
 def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> list[Entry]:
