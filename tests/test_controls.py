@@ -580,6 +580,27 @@ def test_two_points_are_the_documented_and_the_enumerated_ones() -> None:
     assert_mean(np.abs(sums) > 1.5, values["perturbative-32"])
 
 
+def test_two_point_cross_entropies_are_those_of_a_simulation() -> None:
+    module = load("two-point")
+    values = module.cross_entropies(module.Parameters())
+    generator = np.random.default_rng(13)
+    signs = generator.choice((-1.0, 1.0), size=(200_000, 8))
+    draws = {
+        "clean": signs[:, 0],
+        "full": generator.normal(size=len(signs)),
+        "permuted": signs[:, 1],
+        "raw": np.zeros(len(signs)),
+        "perturbative-2": signs[:, :2].sum(1) / math.sqrt(2),
+        "perturbative-8": signs.sum(1) / math.sqrt(8),
+    }
+    for rung, epsilon in draws.items():
+        assert_mean(losses(4 * (1.5 - np.abs(epsilon)), np.ones(len(signs), bool)), values[rung], 1e-12)
+    integral, _ = integrate.quad(
+        lambda g: 2 * stats.norm.pdf(g) * np.logaddexp(0, 4 * (g - 1.5)), 0, 12, points=[1.5]
+    )
+    assert values["full"] == pytest.approx(integral, abs=1e-9)
+
+
 # H. Linear-Gaussian
 
 

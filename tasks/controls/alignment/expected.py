@@ -19,14 +19,23 @@ Steps:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Network", "Parameters", "draw", "expected", "expected_of_readout", "residual_covariance"]
+__all__ = [
+    "Network",
+    "Parameters",
+    "claims",
+    "draw",
+    "expected",
+    "expected_of_readout",
+    "residual_covariance",
+]
 
 Array = NDArray[np.float64]
+Claims = dict[str, dict[str, float | tuple[float, float]]]
 
 # ReLU: E σ = 1/√(2π), E zσ = 1/2, E σ He_2/√2 = 1/√(4π).
 _CONSTANT = float(1 / np.sqrt(2 * np.pi))
@@ -116,3 +125,15 @@ def expected_of_readout(parameters: Parameters, network: Network) -> dict[str, f
 def expected(parameters: Parameters) -> dict[str, float]:
     """Expected values, see `expected_of_readout`, for the readout of `draw`."""
     return expected_of_readout(parameters, draw(parameters))
+
+
+def claims(seed: int, **parameters: Any) -> Claims:
+    """Expected values of the task, by interpretation and quantity, in nats of −log N(y; f, 1).
+
+    That is half the squared error, plus log(2π)/2.
+    """
+    chosen = Parameters(seed=seed, **parameters)
+    values = expected_of_readout(chosen, draw(chosen))
+    gap = values.pop("gap") / 2
+    losses = {rung: value / 2 + float(np.log(2 * np.pi)) / 2 for rung, value in values.items()}
+    return {"linear": {**losses, "full gap": gap, "permuted gap": gap}}

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,20 @@ __all__ = [
     "Parameters",
     "activation_moments",
     "annealed_cross_entropy",
+    "claims",
+    "coverage",
     "cross_entropy",
     "draw",
     "expected",
     "expected_of_readout",
+    "figure",
     "residual_covariance",
     "ridge_squared_error",
     "sign_error",
 ]
 
 Array = NDArray[np.float64]
+Claims = dict[str, dict[str, float | tuple[float, float]]]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": lambda z: np.maximum(z, 0.0),
@@ -58,6 +62,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 ORDER = 60
 """Highest Hermite order kept: with |w_i·w_j| < 0.7 off the diagonal, what is dropped is below 1e-9."""
+
+FINITE_SIZE = {"tanh": (0.5, 0.25), "erf": (0.5, 0.25), "relu": (1.2, 0.4)}
+"""C of the allowance C/d of "clean" and "permuted", in nats and in shares. Simulations of 800,000 rows of
+eight networks with d = 100 were lower than these formulas by 0.35/d and 0.18/d at most with tanh, 0.94/d
+and 0.27/d with ReLU."""
+
+JACKKNIFE = 0.001
+"""Nats that a jackknife over four pairs of draws or more leaves of the annealed loss's bias: it was below
+0.0005."""
 
 _SIGN_SLOPE = float(np.sqrt(2 / np.pi))  # E[sign(z) z]
 
@@ -266,3 +279,52 @@ def expected(parameters: Parameters) -> dict[str, float]:
         power=1.0 if sign else 1 + parameters.label_noise,
     )
     return {**expected_of_readout(parameters, network), "ridge squared error": theory}
+
+
+def claims(seed: int, **parameters: Any) -> Claims:
+    """Expected values of the task, by interpretation and quantity, with their allowances (nats and shares).
+
+    "clean" and "permuted" hold up to C/d; annealed losses up to what the jackknife leaves.
+    """
+    chosen = Parameters(seed=seed, **parameters)
+    found: dict[str, float | tuple[float, float]] = {}
+    for name, value in expected_of_readout(chosen, draw(chosen)).items():
+        rung, _, kind = name.partition(" ")
+        if rung in ("clean", "permuted"):
+            found[name] = value, FINITE_SIZE[chosen.activation][kind == "error"] / chosen.dimension
+        else:
+            found[name] = (value, JACKKNIFE) if kind == "annealed" else value
+    return {"linear": found}
+
+
+def coverage() -> dict[str, list[str]]:
+    """Quantities whose intervals are studied: those whose values are exact at any d."""
+    return {"linear": ["raw", "raw error", "full"]}
+
+
+def figure() -> dict[str, Any]:
+    """Losses of the model, its linear denoiser, and the Gaussian residual."""
+    names = {"gaussian-equivalence": "tanh", "gaussian-equivalence-relu": "ReLU"}
+    return {
+        "name": "gaussian-equivalence",
+        "title": "The Gaussian residual gives back the model's loss; the interpretation alone beats it",
+        "caption": (
+            "Networks of random features with a trained readout. Black lines: theory. What the linear "
+            "interpretation leaves out acts as Gaussian noise, which the rung full adds again."
+        ),
+        "panels": [
+            {
+                "kind": "bars",
+                "title": "",
+                "xlabel": "",
+                "ylabel": "cross-entropy (nats)",
+                "series": [
+                    {"quantity": rung, "label": rung} for rung in ("clean", "raw", "full", "permuted")
+                ],
+                "points": [
+                    {"task": f"controls/{task}", "interpretation": "linear", "x": name}
+                    for task, name in names.items()
+                ],
+            }
+        ],
+    }

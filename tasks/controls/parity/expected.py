@@ -2,8 +2,8 @@
 
 Source: CONTROLS, E.
 
-r ∈ {±1}^m uniformly, y = Π_i r_i, x̂ carries none of it (it is 0 at the coordinates that the model reads). The
-model answers sign(Π_i x_i) at logit gain · Π_i x_i, so that the clean error is 0.
+r ∈ {±1}^m uniformly, y = Π_i r_i, x̂ carries none of it (it is 0 at the coordinates that the model reads).
+The model answers sign(Π_i x_i) at logit gain · Π_i x_i, so that the clean error is 0.
 
 Steps:
 1. Under every rung up to `matched`, ε is independent of y, and y is ±1 with equal chance: the error is 1/2
@@ -21,10 +21,13 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-__all__ = ["RUNGS", "Parameters", "expected", "joint_cumulant"]
+__all__ = ["RUNGS", "Parameters", "claims", "expected", "joint_cumulant"]
+
+Claims = dict[str, dict[str, float | tuple[float, float]]]
 
 GAUSSIAN = ("isotropic", "diagonal", "full", "linear", "temporal")
 """Rungs that are N(0, I) at each position here."""
@@ -96,3 +99,12 @@ def expected(parameters: Parameters) -> dict[str, float]:
     values |= {rung: gaussian for rung in GAUSSIAN} | {rung: copied for rung in REAL}
     values |= {f"{rung} annealed": chance for rung in (*GAUSSIAN, *REAL)}
     return values | {f"{rung} error": 0.5 for rung in RUNGS}
+
+
+def claims(seed: int, **parameters: Any) -> Claims:
+    """Expected values of the task, by interpretation and quantity (nats and shares); the same for every seed.
+
+    Annealed losses are left out: a jackknife over a few draws is not the limit of many.
+    """
+    values = expected(Parameters(**parameters))
+    return {"nothing": {name: value for name, value in values.items() if not name.endswith(" annealed")}}
