@@ -1,7 +1,7 @@
 """Loss, KL to the clean model and answers of spliced passes, from outputs computed in chunks.
 
 Only what the clean pass leaves of one batch is kept (for a language model p, [scored tokens of the batch,
-vocabulary]); spliced outputs exist for `CHUNK` tokens at a time. How outputs are read: `measure.likelihood`.
+vocabulary]); of spliced outputs no more than `CHUNK` numbers exist at a time. How outputs are read: `measure.likelihood`.
 
 Source: protocol 1, section 2.
 """
@@ -25,8 +25,8 @@ from remainder.model import Runner
 
 __all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass", "window_sums"]
 
-CHUNK = 128
-"""Tokens whose outputs exist at a time."""
+CHUNK = 128 * 49_152
+"""Outputs that exist at a time: 128 tokens of a large vocabulary, many of a small one."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def clean_pass(runner: Runner, batch: Batch) -> Clean:
     targets = batch.targets[batch.scored]
     likelihood = likelihood_of(targets)
     parts, losses, answers = [], [], []
-    for part in _chunks(len(hidden)):
+    for part in _chunks(len(hidden), runner.logits(hidden[:1]).shape[-1]):
         outputs = runner.logits(hidden[part])
         kept = likelihood.keep(outputs)
         compared = likelihood.compare(kept, outputs, targets[part])
@@ -85,7 +85,7 @@ def spliced_pass(
     hidden = runner.suffix(batch.inputs, batch.prefix, activations)[batch.scored]
     likelihood = likelihood_of(clean.targets)
     found = []
-    for part in _chunks(len(hidden)):
+    for part in _chunks(len(hidden), clean.kept[0].shape[-1]):
         kept = tuple(tensor[part] for tensor in clean.kept)
         found.append(likelihood.compare(kept, runner.logits(hidden[part]), clean.targets[part]))
     loss = torch.cat([compared.loss for compared in found])
@@ -94,9 +94,10 @@ def spliced_pass(
     return _by_window(batch, loss, kl, answers, clean.answers, clean.targets), loss
 
 
-def _chunks(rows: int) -> list[slice]:
-    """One empty chunk if nothing is scored."""
-    return [slice(start, start + CHUNK) for start in range(0, max(rows, 1), CHUNK)]
+def _chunks(rows: int, outputs: int) -> list[slice]:
+    """Rows of so many outputs each; one empty chunk if nothing is scored."""
+    size = max(CHUNK // outputs, 1)
+    return [slice(start, start + size) for start in range(0, max(rows, 1), size)]
 
 
 def _joined(answers: list[Tensor | None]) -> Tensor | None:

@@ -63,8 +63,9 @@ def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "
         sizes = torch.bincount(labels, minlength=len(centres))
         if len(centres) == 1 or int(sizes.min()) >= MINIMUM:
             break
-        kept = torch.ones(len(centres), dtype=torch.bool, device=centres.device)
-        kept[sizes.argmin()] = False
+        kept = sizes > 0
+        if kept.all():  # giving up empty ones, all at once, moves no row
+            kept[sizes.argmin()] = False
         centres = centres[kept]
     members = torch.argsort(labels, stable=True).cpu()
     sizes = sizes.cpu()
