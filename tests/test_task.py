@@ -15,7 +15,16 @@ from remainder.paths import project_root
 from remainder.task import Task, list_tasks, load_task, read_toml, write_lock
 from tiny import make_task
 
-IDS = {"smollm2-135m/resid-15"}
+IDS = {
+    *(f"controls/{name}" for name in ("alignment", "gaussian-equivalence", "gaussian-equivalence-relu")),
+    *(f"controls/impurities-{kind}" for kind in ("equal", "geometric", "per-sample", "strict")),
+    *(f"controls/{name}" for name in ("linear-gaussian", "parity", "two-point")),
+    *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
+    "smollm2-135m/resid-15",
+    *(f"tiny/{name}" for name in ("digits", "induction", "induction-heads", "modular-addition")),
+    *(f"tiny/{name}" for name in ("rule-and-noise", "wiki", "wiki-mlp")),
+    *(f"tracr/{name}" for name in ("frac-prevs", "histogram", "reverse")),
+}
 """Ids that results refer to. A new task is added here; none is ever taken out."""
 
 TASKS = project_root() / "tasks"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from remainder.loaded import open_task
-from remainder.model import Prefix, BridgeRunner
+from remainder.model import BridgeRunner, Prefix
 
 WINDOWS = 8
 

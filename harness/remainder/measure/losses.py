@@ -1,7 +1,8 @@
 """Loss, KL to the clean model and answers of spliced passes, from outputs computed in chunks.
 
 Only what the clean pass leaves of one batch is kept (for a language model p, [scored tokens of the batch,
-vocabulary]); of spliced outputs no more than `CHUNK` numbers exist at a time. How outputs are read: `measure.likelihood`.
+vocabulary]); of spliced outputs no more than `CHUNK` numbers exist at a time. How outputs are read:
+`measure.likelihood`.
 
 Source: protocol 1, section 2.
 """

@@ -2,8 +2,8 @@
 
     python tasks/tiny/induction/train.py
 
-About ten minutes on a free core. Every batch is new: sequences come from the stream of SEED, which no split of
-the task uses. Weights are trained in float32 and stored in float16; the log gives loss and accuracy
+About ten minutes on a free core. Every batch is new: sequences come from the stream of SEED, which no split
+of the task uses. Weights are trained in float32 and stored in float16; the log gives loss and accuracy
 before and after.
 """
 
