@@ -1,0 +1,1 @@
+"""The benchmark measures itself: controls of known answer, by the command `remainder validate`."""

@@ -1,0 +1,214 @@
+"""What a control claims: the values that its numbers must have, from formulas apart from the harness.
+
+A task whose `[build]` names a script `expected` is a control. The script defines
+
+    def claims(seed: int, **parameters) -> dict[str, dict[str, float | tuple[float, float]]]
+
+by interpretation and quantity: the expected value, or that and an allowance (by how much a correct
+measurement may be off, since a formula is asymptotic or a fit has a finite sample). Losses and KL are nats
+per scored token, errors shares of scored tokens. Quantities:
+
+| quantity | is |
+|---|---|
+| `clean`, `clean error` | loss of the untouched model; share of targets that it does not find likeliest |
+| `RUNG`, `RUNG error`, `RUNG kl`, `RUNG gap` | quenched loss on that rung, and so on |
+| `RUNG annealed` | annealed loss |
+| `shape`, `dependence`, `rest` | terms of the telescope |
+| `alpha` | fitted amplitude of the noise |
+| `radial kurtosis` | that of the whitened residual, less what Gaussian surrogates have |
+
+Each may end in ` at least` or ` at most`: then only a deviation to the other side counts. The script may
+also define `laws() -> list[dict]`, power laws across tasks, with the fields of `Law`, and `figure() ->
+dict` (see `remainder.validation.figures`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+from remainder.errors import TaskError
+from remainder.rungs import ALL, RUNG_ADDS
+
+__all__ = ["Claim", "Law", "Needs", "Quantity", "needs", "parse_quantity", "read_claims", "read_laws"]
+
+Kind = Literal[
+    "loss", "error", "kl", "gap", "annealed", "shape", "dependence", "rest", "alpha", "radial kurtosis"
+]
+Side = Literal["equal", "at least", "at most"]
+
+_OF_A_RUNG: tuple[Kind, ...] = ("error", "kl", "gap", "annealed")
+_TERMS: dict[Kind, tuple[str, ...]] = {
+    "shape": ("full", "permuted"),
+    "dependence": ("permuted", "matched"),
+    "rest": ("matched",),
+}
+"""Terms of the telescope, and the rungs that each is made from."""
+_WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
+_RUNGS = {*RUNG_ADDS, "coupled"}
+_ANNEALED_PAIRS = 8
+_SIDES: tuple[Side, ...] = ("at least", "at most")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is compared, and to which side a deviation counts."""
+
+    text: str
+    """As the control writes it."""
+    kind: Kind
+    rung: str | None
+    """`clean`, a rung, or None for what belongs to none."""
+    side: Side = "equal"
+
+    @property
+    def bare(self) -> str:
+        """Without the side."""
+        return self.text.removesuffix(f" {self.side}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One expected value of a control."""
+
+    interpretation: str
+    quantity: Quantity
+    expected: float
+    allowance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Law:
+    """|quantity| ∝ x^exponent across tasks."""
+
+    name: str
+    quantity: str
+    interpretation: str
+    tasks: Mapping[str, float]
+    """x by the id of a task."""
+    exponent: float
+    tolerance: float
+
+
+class Needs(NamedTuple):
+    """What must be measured for some quantities; `pairs` None: as many as the tier says."""
+
+    rungs: tuple[str, ...]
+    pairs: int | None
+
+
+def parse_quantity(text: str, place: str) -> Quantity:
+    """The quantity that a control writes as `text`.
+
+    Raises:
+        TaskError: if there is none of that name; the message begins with `place`.
+    """
+    bare, side = text, "equal"
+    for one in _SIDES:
+        if text.endswith(f" {one}"):
+            bare, side = text.removesuffix(f" {one}"), one
+    if bare in _TERMS or bare in _WHOLE:
+        return Quantity(text, bare, None, side)  # type: ignore[arg-type]
+    rung, _, word = bare.partition(" ")
+    if rung == "clean" and word in ("", "error"):
+        return Quantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
+    if rung in _RUNGS and word in ("", *_OF_A_RUNG):
+        return Quantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
+    raise TaskError(
+        f"{place}: there is no quantity {text!r}",
+        fix=f"write a rung, alone or before {', '.join(_OF_A_RUNG)}; clean, clean error; or one of "
+        f"{', '.join([*_TERMS, *_WHOLE])}; at least or at most may follow",
+    )
+
+
+def read_claims(script: ModuleType, seed: int, parameters: Mapping[str, Any], place: str) -> list[Claim]:
+    """The claims that a script makes about the world of `seed`.
+
+    Args:
+        parameters: those that the task's build script is given.
+        place: what to call the script in messages.
+
+    Raises:
+        TaskError: if it defines none, or one is malformed.
+    """
+    made = _call(script, "claims", place, seed, **parameters)
+    found = []
+    for interpretation, quantities in _mapping(made, f"{place}: claims()").items():
+        inside = f"{place}: {interpretation}"
+        for text, value in _mapping(quantities, inside).items():
+            expected, allowance = value if isinstance(value, tuple) and len(value) == 2 else (value, 0.0)
+            here = f"{inside}: {text}"
+            quantity = parse_quantity(text, inside)
+            found.append(Claim(interpretation, quantity, _number(expected, here), _number(allowance, here)))
+            if found[-1].allowance < 0:
+                raise TaskError(f"{here}: the allowance is negative", fix="give its size")
+    if not found:
+        raise TaskError(f"{place} claims nothing", fix="claim a value, or remove `expected` from [build]")
+    return found
+
+
+def read_laws(script: ModuleType, place: str) -> list[Law]:
+    """The power laws that a script states, if any.
+
+    Raises:
+        TaskError: if one is malformed.
+    """
+    if not hasattr(script, "laws"):
+        return []
+    return [_law(content, place) for content in _call(script, "laws", place)]
+
+
+def needs(quantities: Iterable[Quantity]) -> Needs:
+    """The rungs and pairs of draws that some quantities of one interpretation take."""
+    rungs: dict[str, None] = {"raw": None}
+    pairs = None
+    for quantity in quantities:
+        if quantity.kind in _WHOLE or quantity.rung == "coupled":
+            return Needs((ALL,), None)
+        rungs |= dict.fromkeys(_TERMS.get(quantity.kind, ()))
+        if quantity.rung not in (None, "clean"):
+            rungs[str(quantity.rung)] = None
+        if quantity.kind == "annealed":
+            pairs = _ANNEALED_PAIRS
+    return Needs(tuple(rungs), pairs)
+
+
+def _law(content: Any, place: str) -> Law:
+    given = _mapping(content, f"{place}: laws()")
+    wanted = {field.name for field in fields(Law)}
+    if given.keys() != wanted:
+        odd = ", ".join(sorted(given.keys() ^ wanted))
+        raise TaskError(f"{place}: laws(): fields missing or foreign: {odd}", fix="give the fields of a Law")
+    here = f"{place}: law {given['name']}"
+    numbers = {name: _number(given[name], f"{here}: {name}") for name in ("exponent", "tolerance")}
+    tasks = {task: _number(x, f"{here}: {task}") for task, x in _mapping(given["tasks"], here).items()}
+    if len(tasks) < 3 or min(tasks.values()) <= 0:
+        raise TaskError(f"{here}: x by task is {tasks}", fix="give at least three positive x")
+    parse_quantity(given["quantity"], here)
+    return Law(**{**given, **numbers, "tasks": tasks})
+
+
+def _call(script: ModuleType, name: str, place: str, *arguments: Any, **keywords: Any) -> Any:
+    if not callable(getattr(script, name, None)):
+        raise TaskError(f"{place} defines no function {name}", fix=f"define {name}(seed, **parameters)")
+    return getattr(script, name)(*arguments, **keywords)
+
+
+def _mapping(content: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        raise TaskError(f"{place}: is no table by name", fix="give a dict whose keys are names")
+    return content
+
+
+def _number(value: Any, place: str) -> float:
+    """A finite number, whichever library made it."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TaskError(f"{place}: {value!r} is not a finite number", fix="give a number, or a pair of them")
+    return number

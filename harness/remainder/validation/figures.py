@@ -1,0 +1,123 @@
+"""Figures of a validation, declared by the controls: what was measured beside what was expected.
+
+The script of expected values of a control may define `figure() -> dict`. It may show tasks of other
+controls too; everything that it shows must be claimed where it is shown. The form, by example:
+
+    {
+        "name": "width",                       # docs/figures/validation-width.png
+        "title": "The shape gap falls as 1/n",
+        "caption": "Plain words for below the figure.",
+        "panels": [
+            {
+                "kind": "law",                 # or "sweep", or "bars"
+                "title": "ReLU, six layers",   # may be ""
+                "xlabel": "width n",           # "" for bars
+                "ylabel": "shape gap (nats)",
+                "series": [{"quantity": "shape", "label": "shape gap"}],
+                "points": [
+                    {"task": "controls/width-16", "interpretation": "mean", "x": 16},
+                    {"task": "controls/width-32", "interpretation": "mean", "x": 32},
+                ],
+            },
+        ],
+    }
+
+- `bars`: a group of bars at each point, one for each series, and a black line where the value is expected.
+  x is the name of the group.
+- `sweep`: x is a number; points for what was measured, lines through what was expected.
+- `law`: the same on logarithmic axes, by size, with the fitted power law of each series.
+
+A number is the mean over the seeds of the run, its error bar the 95 % interval of that mean (1.96 standard
+errors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from remainder.errors import TaskError
+
+__all__ = ["FigureSpec", "Panel", "Point", "Series", "file_name", "read_figure"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Series(_Spec):
+    """One quantity, at every point of a panel."""
+
+    quantity: str
+    label: str
+
+
+class Point(_Spec):
+    """Where a panel shows a control."""
+
+    task: str
+    interpretation: str
+    x: float | str
+
+
+class Panel(_Spec):
+    """One pair of axes."""
+
+    kind: Literal["bars", "sweep", "law"]
+    title: str
+    xlabel: str
+    ylabel: str
+    series: tuple[Series, ...] = Field(min_length=1)
+    points: tuple[Point, ...] = Field(min_length=1)
+
+
+class FigureSpec(_Spec):
+    """A figure as a control declares it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    caption: str
+    panels: tuple[Panel, ...] = Field(min_length=1, max_length=4)
+
+    def every_point(self) -> Iterator[Point]:
+        """Points of all panels."""
+        for panel in self.panels:
+            yield from panel.points
+
+    def every_number(self) -> Iterator[tuple[str, str, str]]:
+        """Task, interpretation and quantity of all that is shown."""
+        for panel in self.panels:
+            for point in panel.points:
+                for series in panel.series:
+                    yield point.task, point.interpretation, series.quantity
+
+
+def read_figure(script: ModuleType, place: str) -> FigureSpec | None:
+    """The figure that a script declares, if any.
+
+    Raises:
+        TaskError: if it has another form.
+    """
+    if not hasattr(script, "figure"):
+        return None
+    try:
+        figure = FigureSpec.model_validate(script.figure())
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TaskError(f"{place}: figure(): {where}: {first['msg']}", fix="follow the form") from None
+    for panel in figure.panels:
+        named = panel.kind == "bars"
+        for point in panel.points:
+            if isinstance(point.x, str) != named or (panel.kind == "law" and float(point.x) <= 0):
+                wanted = "a name" if named else "a positive number" if panel.kind == "law" else "a number"
+                raise TaskError(f"{place}: figure(): x is {point.x!r}", fix=f"{panel.kind} need {wanted}")
+    return figure
+
+
+def file_name(figure: FigureSpec) -> str:
+    """What its file is called."""
+    return f"validation-{figure.name}.png"

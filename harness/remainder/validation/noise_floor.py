@@ -1,0 +1,154 @@
+"""The noise floor of a board: do methods differ by more than retraining one of them moves it?
+
+Records of several methods, each trained with several seeds, all on the same documents.
+
+1. Spread of seeds: standard deviation of the score within methods, pooled, s_w² = mean over methods of their
+   variances (weighted by degrees of freedom).
+2. Spread of methods: standard deviation of the mean scores of methods, less what the seeds contribute to it,
+   s_b² = max(var(means) − s_w² mean(1/seeds), 0) (one-way analysis of variance).
+3. Ratio s_b / s_w: above 1, what separates methods is more than luck in training.
+4. Ranks: for the first seed of every method, then the second, …, methods ordered by score; the share of
+   neighbours whose paired difference over documents has a 95 % interval without 0. The same share among
+   seeds of one method: differences that the documents resolve, but that another training would not repeat.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from remainder.compare import compare_records
+from remainder.errors import RecordError
+from remainder.record import StoredRecord, read_record
+from remainder.report import render_cells
+
+__all__ = ["NoiseFloor", "noise_floor", "render_noise_floor"]
+
+_SCORES = {"kl_raw": ("raw", "KL raw"), "kl_gaussian": ("full", "KL Gaussian")}
+"""By the key of `remainder.compare`: rung, and heading."""
+
+Separable = Callable[[StoredRecord, StoredRecord, str], bool]
+
+
+class NoiseFloor(NamedTuple):
+    """One score, nats per token."""
+
+    score: str
+    means: Mapping[str, float]
+    """Mean over seeds, by method."""
+    deviations: Mapping[str, float]
+    """Standard deviation over seeds, by method; NaN for a single seed."""
+    seeds: Mapping[str, int]
+    between_seeds: float
+    between_methods: float
+    ratio: float
+    """`between_methods` over `between_seeds`."""
+    separable: float
+    """Share of adjacent ranks of methods that the documents tell apart."""
+    separable_seeds: float
+    """Share of pairs of seeds of one method that the documents tell apart."""
+
+
+def noise_floor(records: Mapping[str, Sequence[StoredRecord | Path]]) -> list[NoiseFloor]:
+    """The noise floor of the raw and the Gaussian KL.
+
+    Args:
+        records: by method, one for each seed, as read or where they lie.
+
+    Raises:
+        RecordError: there are fewer than two methods, none with two seeds, a record lacks a score, or records
+            cannot be compared.
+    """
+    read = {
+        method: [one if isinstance(one, StoredRecord) else read_record(one) for one in each]
+        for method, each in records.items()
+    }
+    if len(read) < 2 or not any(len(each) > 1 for each in read.values()) or not all(read.values()):
+        raise RecordError(
+            "a noise floor takes two methods, one of them with two seeds", fix="name more records"
+        )
+    verdicts: dict[tuple[int, int], dict[str, bool]] = {}
+
+    def separable(a: StoredRecord, b: StoredRecord, key: str) -> bool:
+        pair = id(a), id(b)
+        if pair not in verdicts:
+            differences = compare_records(a, b).differences
+            verdicts[pair] = {row.key: bool(row.separable) for row in differences}
+        return verdicts[pair][key]
+
+    return [_floor(read, key, separable) for key in _SCORES]
+
+
+def render_noise_floor(floors: Sequence[NoiseFloor], format: str = "markdown") -> str:
+    """The noise floor as `markdown` or `latex`: methods in order of score, the summary below."""
+    return "\n".join(_rendered(floor, format) for floor in floors)
+
+
+def _floor(records: Mapping[str, Sequence[StoredRecord]], key: str, separable: Separable) -> NoiseFloor:
+    scores = {
+        method: np.array([_score(one, key) for one in each], dtype=np.float64)
+        for method, each in records.items()
+    }
+    counts = np.array([len(each) for each in scores.values()])
+    squares = sum(float(((each - each.mean()) ** 2).sum()) for each in scores.values())
+    within = squares / float((counts - 1).sum())
+    means = np.array([each.mean() for each in scores.values()])
+    between = max(float(means.var(ddof=1)) - within * float(np.mean(1 / counts)), 0.0)
+    adjacent, same = [], []
+    for seed in range(int(counts.min())):
+        ranked = sorted(records, key=lambda method: float(scores[method][seed]))
+        adjacent += [
+            separable(records[a][seed], records[b][seed], key) for a, b in itertools.pairwise(ranked)
+        ]
+    for each in records.values():
+        same += [separable(a, b, key) for a, b in itertools.combinations(each, 2)]
+    return NoiseFloor(
+        score=key,
+        means={method: float(each.mean()) for method, each in scores.items()},
+        deviations={
+            method: float(each.std(ddof=1)) if len(each) > 1 else math.nan for method, each in scores.items()
+        },
+        seeds={method: len(each) for method, each in scores.items()},
+        between_seeds=math.sqrt(within),
+        between_methods=math.sqrt(between),
+        ratio=math.sqrt(between / within) if within > 0 else math.inf,
+        separable=float(np.mean(adjacent)),
+        separable_seeds=float(np.mean(same)),
+    )
+
+
+def _score(stored: StoredRecord, key: str) -> float:
+    rung, heading = _SCORES[key]
+    metrics = stored.record.metrics.rungs.get(rung)
+    if metrics is None or metrics.quenched.kl.value is None:
+        raise RecordError(
+            f"{stored.record.submission.name}: has no {heading}", fix=f"measure it with rung {rung}"
+        )
+    return metrics.quenched.kl.value
+
+
+def _rendered(floor: NoiseFloor, format: str) -> str:
+    heading = _SCORES[floor.score][1]
+    ordered = sorted(floor.means, key=lambda method: floor.means[method])
+    cells = [
+        [
+            method,
+            f"{floor.means[method]:.4f}",
+            "–" if math.isnan(floor.deviations[method]) else f"{floor.deviations[method]:.4f}",
+            str(floor.seeds[method]),
+        ]
+        for method in ordered
+    ]
+    notes = [
+        f"Between seeds of a method: {floor.between_seeds:.4f}; between methods: "
+        f"{floor.between_methods:.4f}; ratio {floor.ratio:.1f}.",
+        f"Adjacent ranks that the documents tell apart: {floor.separable:.0%}; pairs of seeds of one method: "
+        f"{floor.separable_seeds:.0%}.",
+    ]
+    headings = ["Method", f"{heading}, mean", "Spread of seeds", "Seeds"]
+    return render_cells(headings, cells, format, title=f"{heading}, nats per token", notes=notes)

@@ -1,0 +1,169 @@
+"""Measured values of what controls claim, each with its standard error, from per-document values.
+
+1. Nearly all are ratios of sums over documents, sum a / sum b; those that are differences are paired, so that
+   what documents share cancels.
+2. Standard error: delete-one-document jackknife, s² = (n − 1)/n Σ (R₍ᵢ₎ − mean R₍ᵢ₎)² (Efron and Tibshirani
+   1993, section 11.5), which for a mean is the textbook one. It has n − 1 degrees of freedom.
+3. `alpha` is fitted anew without each calibration document.
+4. `radial kurtosis` is compared with the middle of its surrogates; its error is their spread. Of 60
+   surrogates the two outer quantiles tell a spread no worse than half as many values would.
+
+The intervals of the record are not used: what checks them must not be made from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from remainder.errors import MeasurementError
+from remainder.measure.couplings import minimum_in_box, point_of
+from remainder.measure.values import annealed_totals, canonical_values, column, document_totals, of_split
+from remainder.schema import Record
+from remainder.validation.claims import Quantity
+
+__all__ = ["Measured", "Measurements", "jackknife", "ratio_error"]
+
+Array = NDArray[np.float64]
+
+_NORMAL_95 = 1.959963984540054
+
+
+class Measured(NamedTuple):
+    """A number with its standard error, and how many degrees of freedom that has."""
+
+    value: float
+    error: float
+    freedom: int
+
+
+def jackknife(left_out: Array) -> float:
+    """Standard error of an estimate from its values without each one of the documents, `[documents]`."""
+    count = len(left_out)
+    return float(np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)))
+
+
+def ratio_error(numerator: Array, denominator: Array) -> float:
+    """Standard error of sum(numerator) / sum(denominator), both `[documents]`.
+
+    Raises:
+        ValueError: if there are fewer than two documents.
+    """
+    if len(numerator) < 2:
+        raise ValueError(f"a standard error needs two documents, not {len(numerator)}")
+    # Centred first: what is left out is a small share of the sums, and must not be lost to rounding.
+    centred = numerator - numerator.sum() / denominator.sum() * denominator
+    return jackknife(-centred / (denominator.sum() - denominator))
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """One measurement, from which any claimed quantity can be read."""
+
+    record: Record
+    values: pd.DataFrame
+
+    def read(self, quantity: Quantity) -> Measured:
+        """The measured value of a quantity.
+
+        Raises:
+            MeasurementError: if the record has none, with the reason.
+        """
+        if quantity.kind == "alpha":
+            return self._alpha(quantity)
+        if quantity.kind == "radial kurtosis":
+            return self._radial_kurtosis(quantity)
+        numerator = self._numerator(quantity)
+        tokens = column(self._totals["clean"], "tokens")
+        if len(tokens) < 2:
+            raise self._missing(quantity, "a standard error takes two documents")
+        value = float(numerator.sum() / tokens.sum())
+        return Measured(value, ratio_error(numerator, tokens), len(tokens) - 1)
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
+        return canonical_values(self.values)
+
+    @cached_property
+    def _totals(self) -> dict[str, pd.DataFrame]:
+        return document_totals(self._table)
+
+    def _numerator(self, quantity: Quantity) -> Array:
+        """What is summed over documents and divided by their tokens."""
+        if quantity.kind == "shape":
+            # With a telescope it is that of the covariance which is not shrunk.
+            whole = {"full-unshrunk", "matched"} <= self._totals.keys()
+            gaussian = "full-unshrunk" if whole else "full"
+            return self._column(quantity, gaussian) - self._column(quantity, "permuted")
+        if quantity.kind == "dependence":
+            return self._column(quantity, "permuted") - self._column(quantity, "matched")
+        if quantity.kind == "rest":
+            return self._column(quantity, "matched") - self._column(quantity, "clean")
+        assert quantity.rung is not None
+        if quantity.kind == "gap":
+            return self._column(quantity, quantity.rung) - self._column(quantity, "clean")
+        if quantity.kind == "error":
+            return self._column(quantity, "clean", "tokens") - self._column(
+                quantity, quantity.rung, "correct"
+            )
+        if quantity.kind == "annealed":
+            return self._annealed(quantity)
+        return self._column(quantity, quantity.rung, quantity.kind)
+
+    def _column(self, quantity: Quantity, rung: str, name: str = "loss") -> Array:
+        if rung not in self._totals:
+            why = self.record.measurement.unmeasured.get(rung, "it was not measured")
+            raise self._missing(quantity, f"rung {rung}: {why}")
+        found = column(self._totals[rung], name)
+        if np.isnan(found).any():
+            raise self._missing(quantity, f"targets of this task have no {name} answers")
+        return found
+
+    def _annealed(self, quantity: Quantity) -> Array:
+        assert quantity.rung is not None
+        loss = self._column(quantity, quantity.rung)
+        by_draws = annealed_totals(self._table, quantity.rung)
+        if by_draws:
+            return column(by_draws[max(by_draws)], "annealed")
+        rows = of_split(self._table)
+        if rows.loc[rows["rung"] == quantity.rung, "draw"].nunique() > 1:
+            raise self._missing(quantity, "it takes two independent units of draws")
+        return loss  # without noise, annealed is quenched
+
+    def _alpha(self, quantity: Quantity) -> Measured:
+        fitted = self.record.metrics.couplings
+        if fitted is None or fitted.alpha.value is None:
+            raise self._missing(quantity, "not measured" if fitted is None else str(fitted.alpha.reason))
+        totals = document_totals(self._table, "calibration")
+        losses, points = [], []
+        for rung in totals:
+            point = point_of(rung)
+            if point is not None:
+                by_draws = annealed_totals(self._table, rung, "calibration")
+                losses.append(column(by_draws[max(by_draws)], "annealed"))
+                points.append(point)
+        tokens = column(totals["clean"], "tokens")
+        each = np.stack(losses, axis=1)
+        left_out = (each.sum(0) - each) / (tokens.sum() - tokens)[:, None]
+        minima, _ = minimum_in_box(points, left_out)
+        return Measured(fitted.alpha.value, jackknife(minima[:, 0]), len(tokens) - 1)
+
+    def _radial_kurtosis(self, quantity: Quantity) -> Measured:
+        found = self.record.metrics.gaussianity
+        if found is None:
+            why = self.record.measurement.unmeasured.get("gaussianity", "it was not measured")
+            raise self._missing(quantity, why)
+        test = found.radial_kurtosis
+        error = (test.null_high - test.null_low) / (2 * _NORMAL_95)
+        return Measured(test.value - (test.null_low + test.null_high) / 2, error, found.surrogates // 2)
+
+    def _missing(self, quantity: Quantity, why: str) -> MeasurementError:
+        return MeasurementError(
+            f"{self.record.task.id}: {self.record.submission.name}: {quantity.text} has no value: {why}",
+            fix="claim only what this control can measure",
+        )
