@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
+import pytest
 from hypothesis import settings
+
+from terminal import Command, Outcome
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test must not depend on a hub
 os.environ["MPLBACKEND"] = "agg"
@@ -13,3 +17,25 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 settings.register_profile("remainder", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("remainder")
+
+
+@pytest.fixture
+def remainder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command, run in this process as from a terminal of 80 columns."""
+    from remainder import cli  # only now, when the checks of shapes are in place
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["remainder", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return call

@@ -10,45 +10,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 import pytest
 
 from remainder import __version__, cli
 from remainder.record import read_record
+from terminal import Command, Outcome
 from tiny import write_task
 
 HARNESS = Path(cli.__file__).parent.parent
 USAGE, TASK, ASSET, INTERPRETATION, RECORD = 2, 3, 4, 5, 7
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def remainder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command, run in this process as from a terminal of 80 columns."""
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["remainder", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture
@@ -413,3 +385,77 @@ def test_an_interrupt_keeps_finished_rows_and_says_so(
     assert again.code == 0
     assert again.err.count("found finished") == kept
     assert again.err.count("measured in") == 4 - kept
+
+
+# validate
+
+
+@pytest.fixture
+def control(tmp_path: Path, cache: Path) -> Callable[..., Path]:
+    """Writes a control whose answers are right but for what `shift` changes."""
+    from test_validation_run import write_control
+
+    return lambda name, shift="": write_control(tmp_path / "controls", name, shift=shift)
+
+
+def test_controls_that_hit_their_known_answers_pass(
+    control: Callable[..., Path], remainder: Command, tmp_path: Path
+) -> None:
+    done = remainder("validate", control("right"), "--seed", 5, "--page", tmp_path / "page.md")
+    assert done.code == 0
+    assert "Validation passed: 0 of 42 comparisons failed" in done.out
+    assert "5" in done.out.split("Seeds:")[1]
+    assert (tmp_path / "page.md").is_file()
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_control_that_misses_one_fails(
+    control: Callable[..., Path], remainder: Command, tmp_path: Path
+) -> None:
+    wrong = control("wrong", 'found["keep-2"]["raw kl"] += 0.5\nreturn found')
+    done = remainder("validate", wrong, "--seed", 5)
+    assert done.code == 1
+    assert "FAIL" in done.out
+    assert "raw kl" in done.out
+    table = pd.read_csv(io.StringIO(remainder("validate", wrong, "--seed", 5, "--format", "csv").out))
+    assert set(table.loc[~table["passed"], "quantity"]) == {"raw kl"}
+    assert not (tmp_path / "docs").exists()
+
+
+def test_validation_refuses_what_it_cannot_do(
+    control: Callable[..., Path], remainder: Command, tmp_path: Path, task: Path
+) -> None:
+    assert_refused(remainder("validate", task), TASK, "is no control")
+    place = control("right")
+    assert_refused(remainder("validate", place, "--page", tmp_path / "no" / "page.md"), RECORD, "no folder")
+    assert_refused(remainder("validate", place, "--format", "yaml"), RECORD, "yaml")
+    assert_refused(remainder("validate", "--suite", "none"), TASK, "no suite 'none'")
+    assert_refused(remainder("validate", place, "--coverage"), TASK, "coverage")
+
+
+# suites
+
+
+def test_a_suite_runs_task_after_task(
+    control: Callable[..., Path], remainder: Command, tmp_path: Path
+) -> None:
+    one, two = control("one"), control("two")
+    done = remainder("run", one, two, "--with", "keep-2", "--with", "mean-only", "--out", tmp_path / "out")
+    assert done.code == 0
+    assert done.out.count("Submission") == 2
+    assert done.out.count("Brackets:") == 1  # one legend for all
+    assert done.err.count("measured") == 4
+    again = remainder("run", one, two, "--with", "keep-2", "--out", tmp_path / "out")
+    assert again.err.count("found finished") == 2
+    assert_refused(remainder("run"), TASK, "no task is named")
+    assert_refused(remainder("run", "--suite", "none"), TASK, "no suite 'none'")
+    assert_refused(
+        remainder("run", one, two, "--with", "keep-2", "--json", tmp_path / "x.json"), RECORD, "for one task"
+    )
+    assert_refused(remainder("run", one, "--with", "keep-9"), INTERPRETATION, "keep-9")
+
+
+def test_a_control_says_that_it_is_one(control: Callable[..., Path], remainder: Command) -> None:
+    shown = remainder("show", control("one")).out
+    assert "random numbers (MIT)" in shown
+    assert "known beforehand" in shown
