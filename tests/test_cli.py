@@ -428,7 +428,12 @@ def test_validation_refuses_what_it_cannot_do(
     assert_refused(remainder("validate", task), TASK, "is no control")
     place = control("right")
     assert_refused(remainder("validate", place, "--page", tmp_path / "no" / "page.md"), RECORD, "no folder")
+    assert_refused(remainder("validate", place, "--page", tmp_path / "page.txt"), RECORD, "ends in .md")
+    assert_refused(remainder("validate", place, "--page", tmp_path), RECORD, "ends in .md")
+    assert remainder("validate", place, "--seed", "-1").code == USAGE
     assert_refused(remainder("validate", place, "--format", "yaml"), RECORD, "yaml")
+    broken = control("broken", "raise OSError('no formula')")
+    assert_refused(remainder("validate", broken), TASK, "claims() failed: OSError: no formula")
     assert_refused(remainder("validate", "--suite", "none"), TASK, "no suite 'none'")
     assert_refused(remainder("validate", place, "--coverage"), TASK, "coverage")
 
@@ -447,12 +452,16 @@ def test_a_suite_runs_task_after_task(
     assert done.err.count("measured") == 4
     again = remainder("run", one, two, "--with", "keep-2", "--out", tmp_path / "out")
     assert again.err.count("found finished") == 2
+    lists = json.loads(
+        remainder("run", one, two, "--with", "keep-2", "--out", tmp_path / "out", "--format", "json").out
+    )
+    assert len(lists) == 2
     assert_refused(remainder("run"), TASK, "no task is named")
     assert_refused(remainder("run", "--suite", "none"), TASK, "no suite 'none'")
     assert_refused(
         remainder("run", one, two, "--with", "keep-2", "--json", tmp_path / "x.json"), RECORD, "for one task"
     )
-    assert_refused(remainder("run", one, "--with", "keep-9"), INTERPRETATION, "keep-9")
+    assert_refused(remainder("run", one, "--with", "keep-9"), INTERPRETATION, "keep-9", "keep-2, keep-4")
 
 
 def test_a_control_says_that_it_is_one(control: Callable[..., Path], remainder: Command) -> None:

@@ -238,6 +238,35 @@ def test_a_reference_that_rebuilds_what_it_reads_needs_such_a_site(tmp_path: Pat
             "the module gives shape",
         ),
         ('"hidden", nn.Tanh()', '"middle", nn.Tanh()', "no submodule 'hidden'"),
+        ("import numpy as np", "import numpy as np)", "importing it failed: SyntaxError"),
+        ("import numpy as np", "import nothing_of_that_name", "failed: ModuleNotFoundError"),
+        ("torch.manual_seed(seed)", "raise SystemExit(0)", r"SystemExit: 0 \(build.py, line"),
+        ("torch.manual_seed(seed)", "folder / 3", "failed: TypeError"),
+        ("def build(seed, folder, ", "def build(seed, ", "unexpected keyword argument 'folder'"),
+        ("examples(30, 100)", "examples(30, 200)", "document 'group-200' is in two splits"),
+        ("> 0).astype(np.int64)", "> 0).astype(np.int64) * 7", "is class 7; the module has 2 outputs"),
+        ("> 0).astype(np.int64)", "> 0).astype(np.int64) - 1", "a target is -1"),
+        ("> 0).astype(np.int64)", "> 0).astype(np.float32)", "are numbers, and the module has 2 outputs"),
+        (
+            "scored = np.ones(targets.shape, dtype=bool)",
+            "scored = np.zeros(targets.shape, dtype=bool)",
+            "no position of evaluation is scored",
+        ),
+        ("scored=scored)", "scored=scored * 1)", "scored are int64|TypeCheckError"),
+        ("scored=scored)", "scored=scored.tolist())", "scored is a list|TypeCheckError"),
+        ("start + i // 2}", "start + i // 2}\\n", "is no name"),
+        ("examples(12, 0)", "examples(0, 0)", "failed|inputs have shape"),
+        ("Built(module, splits", "Built(module.forward, splits", "module is of type method|TypeCheckError"),
+        (
+            "return Built",
+            "nn.init.zeros_(module.lower.bias)\n    nn.init.zeros_(module.lower.weight)\n    return Built",
+            "nothing but zeros",
+        ),
+        (
+            "return Built",
+            "module.upper.weight.data[:] = float('nan')\n    return Built",
+            "own outputs are NaN",
+        ),
     ],
 )
 def test_a_script_that_is_wrong_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -279,13 +308,13 @@ class Twice(torch.nn.Module):
 def test_a_submodule_that_is_called_twice_is_refused(loaded: LoadedTask) -> None:
     site = loaded.task.site.model_copy(update={"hook_in": "inner", "hook_out": "inner"})
     with pytest.raises(MeasurementError, match="inner was called 2 times"):
-        ModuleRunner(Twice(), site, torch.zeros(2, 3, 4))
+        ModuleRunner(Twice(), site, torch.ones(2, 3, 4))
 
 
 def test_a_site_of_another_width_is_refused(loaded: LoadedTask) -> None:
     site = loaded.task.site.model_copy(update={"width": 5})
     with pytest.raises(TaskError, match=r"hidden gives shape \(2, 6, 4\); expected \(2, 6, 5\)"):
-        ModuleRunner(loaded.built.module, site, torch.zeros(2, 6, 4))  # type: ignore[attr-defined]
+        ModuleRunner(loaded.built.module, site, torch.ones(2, 6, 4))  # type: ignore[attr-defined]
 
 
 def test_a_module_that_is_not_deterministic_is_refused(loaded: LoadedTask) -> None:
@@ -299,7 +328,7 @@ def test_a_module_that_is_not_deterministic_is_refused(loaded: LoadedTask) -> No
 
     site = loaded.task.site.model_copy(update={"hook_in": "inner", "hook_out": "inner"})
     with pytest.raises(MeasurementError, match="deterministic"):
-        ModuleRunner(Noisy(), site, torch.zeros(2, 3, 4))
+        ModuleRunner(Noisy(), site, torch.ones(2, 3, 4))
 
 
 def test_half_precision_runs_in_half_precision(place: Path) -> None:

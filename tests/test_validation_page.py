@@ -126,7 +126,7 @@ def test_text_of_a_control_is_escaped(validation: Validation) -> None:
 
 def test_the_page_says_how_it_was_made(validation: Validation) -> None:
     text = markdown(validation)
-    assert "`remainder validate --seed 11` writes it again" in text
+    assert re.search(r"`remainder validate made/\S+.* --seed 11` writes it again", text)
     assert "Seeds: each task's own, 11; tier quick." in text
 
 
@@ -260,7 +260,7 @@ def test_a_law_is_on_logarithmic_axes_with_its_fit(validation: Validation) -> No
         np.array([one.se for one in found]),
     )
     (line,) = (line for line in axes.get_lines() if "fitted" in str(line.get_label()))
-    assert line.get_label() == f"fitted: power −{-fit.exponent:.3f} ± {1.96 * fit.error:.3f}"
+    assert line.get_label() == f"fitted: power −{-fit.exponent:.3f} ± {1.96 * fit.error:.3f} (95 %)"
     x, y = line.get_data()
     assert y == pytest.approx(fit.prefactor * x**fit.exponent)
 

@@ -61,7 +61,8 @@ def build(seed, folder, classes=False, scale=1.0, documents=40, evaluation_seed=
         x = rng.normal(size=(count, 100, 6))
         y = x @ b + rng.normal(size=(count, 100))
         targets = (y > 0).astype(np.int64) if classes else y.astype(np.float32)
-        return Examples(x.astype(np.float32), targets, tuple(f"document-{i}" for i in range(count)))
+        names = tuple(f"document-{count}-{i}" for i in range(count))
+        return Examples(x.astype(np.float32), targets, names)
 
     rng = np.random.default_rng([seed, 1])
     splits = {"fit": examples(rng, 4), "calibration": examples(rng, 200)}

@@ -13,8 +13,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from remainder.corpus import Split, Windows
-from remainder.errors import TaskError
+from remainder.errors import RemainderError, TaskError
 from remainder.task import Task
 
-__all__ = ["Built", "Examples", "data_hash", "load_script", "run_script", "windows_of"]
+__all__ = [
+    "Built",
+    "Examples",
+    "check_targets",
+    "data_hash",
+    "guarded",
+    "load_script",
+    "run_script",
+    "windows_of",
+]
+
+
+_SPLITS: tuple[Split, ...] = ("fit", "calibration", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,33 @@ class Built:
     interpretations: Mapping[str, Any] = field(default_factory=dict)
 
 
+@contextmanager
+def guarded(what: str) -> Iterator[None]:
+    """Turn whatever a script of a task raises into one message that begins with `what`.
+
+    Raises:
+        TaskError: with the kind of the exception, its first line and the line of the script.
+    """
+    try:
+        yield
+    except RemainderError:
+        raise
+    except (Exception, SystemExit) as problem:  # whatever foreign code raises, or leaving without a word
+        first = (str(problem).strip() or "no message").splitlines()[0]
+        last = traceback.extract_tb(problem.__traceback__)[-1]
+        place = f"{Path(last.filename).name}, line {last.lineno}"
+        raise TaskError(
+            f"{what} failed: {type(problem).__name__}: {first} ({place})",
+            fix="correct the script",
+        ) from problem
+
+
 def load_script(path: Path) -> Any:
-    """The module that a script of a task defines, imported by its path under a private name."""
+    """The module that a script of a task defines, imported by its path under a private name.
+
+    Raises:
+        TaskError: if it cannot be imported.
+    """
     path = path.resolve()
     name = f"remainder._scripts.{path.parent.name.replace('-', '_')}.{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -78,7 +117,8 @@ def load_script(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name while they are made.
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with guarded(f"{path}: importing it"):
+        spec.loader.exec_module(module)
     return module
 
 
@@ -94,13 +134,21 @@ def run_script(task: Task) -> Built:
     build = getattr(load_script(path), "build", None)
     if not callable(build):
         raise TaskError(f"{path} defines no function build", fix="see remainder.build for what it must give")
-    built = build(seed=task.seed, folder=path.parent, **spec.parameters)
+    with guarded(f"{path}: build(seed={task.seed}, …)"):
+        built = build(seed=task.seed, folder=path.parent, **spec.parameters)
     if not isinstance(built, Built):
         raise TaskError(f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.Built")
-    for split in ("fit", "calibration", "evaluation"):
-        if split not in built.examples:
-            raise TaskError(f"{path}: there are no examples of split {split}", fix="give all three splits")
+    for name, kind in (("module", nn.Module), ("examples", Mapping), ("interpretations", Mapping)):
+        if not isinstance(getattr(built, name), kind):
+            found = type(getattr(built, name)).__name__
+            raise TaskError(f"{path}: {name} is of type {found}", fix=f"give a {kind.__name__}")
+    for split in _SPLITS:
+        if not isinstance(built.examples.get(split), Examples):
+            raise TaskError(
+                f"{path}: there are no examples of split {split}", fix="give Examples of all three"
+            )
         _check(built.examples[split], f"{path}: {split}")
+    _check_together([built.examples[split] for split in _SPLITS], path)
     return built
 
 
@@ -129,6 +177,25 @@ def data_hash(built: Built) -> str:
     return digest.hexdigest()
 
 
+def check_targets(built: Built, outputs: int) -> None:
+    """Whether the targets are classes or numbers of a module with so many outputs.
+
+    Raises:
+        TaskError: if they are not.
+    """
+    for split, examples in built.examples.items():
+        if examples.targets.dtype == np.float32 and outputs != 1:
+            raise TaskError(
+                f"targets of {split} are numbers, and the module has {outputs} outputs",
+                fix="give one output, or int64 classes",
+            )
+        if examples.targets.dtype == np.int64 and int(examples.targets.max()) >= outputs:
+            raise TaskError(
+                f"a target of {split} is class {examples.targets.max()}; the module has {outputs} outputs",
+                fix="number classes from 0, and give an output for each",
+            )
+
+
 def _masks(examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where spliced and where scored, with the defaults filled in."""
     everywhere = np.ones(examples.targets.shape, dtype=np.bool_)
@@ -136,21 +203,52 @@ def _masks(examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return spliced, spliced if examples.scored is None else spliced & examples.scored
 
 
+def _check_together(splits: Sequence[Examples], path: Path) -> None:
+    if len({(each.targets.dtype, each.inputs.dtype, each.inputs.shape[1:]) for each in splits}) > 1:
+        raise TaskError(f"{path}: the splits differ in dtype or shape", fix="give all three of one kind")
+    for number, each in enumerate(splits):
+        for other in splits[:number]:
+            if shared := sorted(set(each.documents) & set(other.documents)):
+                raise TaskError(
+                    f"{path}: document {shared[0]!r} is in two splits", fix="let no document be in two splits"
+                )
+    if not _masks(splits[-1])[1].any():
+        raise TaskError(f"{path}: no position of evaluation is scored", fix="mark some in `scored`")
+
+
 def _check(examples: Examples, where: str) -> None:
     inputs, targets = examples.inputs, examples.targets
-    for name, array in (("inputs", inputs), ("targets", targets)):
-        if array.dtype not in (np.float32, np.int64):
-            raise TaskError(f"{where}: {name} are {array.dtype}", fix="give float32 or int64")
+    arrays = {"inputs": inputs, "targets": targets, "spliced": examples.spliced, "scored": examples.scored}
+    for name, array in arrays.items():
+        is_mask = name in ("spliced", "scored")
+        if is_mask and array is None:
+            continue
+        if not isinstance(array, np.ndarray):
+            raise TaskError(f"{where}: {name} is a {type(array).__name__}", fix="give a numpy array")
+        wanted = ("bool",) if is_mask else ("float32", "int64")
+        if array.dtype.name not in wanted:
+            raise TaskError(f"{where}: {name} are {array.dtype}", fix=f"give {' or '.join(wanted)}")
         if not np.isfinite(array).all():
             raise TaskError(f"{where}: {name} hold NaN or infinity", fix="give finite numbers")
     expected = inputs.shape[:2]
     shapes = {"targets": targets.shape, "documents": (len(examples.documents), *expected[1:])}
-    for name, mask in (("spliced", examples.spliced), ("scored", examples.scored)):
-        if mask is not None:
-            shapes[name] = mask.shape
+    masks = {"spliced": examples.spliced, "scored": examples.scored}
+    shapes |= {name: mask.shape for name, mask in masks.items() if mask is not None}
     for name, shape in shapes.items():
         if shape != expected or len(expected) < 2:
             raise TaskError(
                 f"{where}: {name} have shape {shape}, inputs {inputs.shape}",
                 fix="inputs are [windows, positions, ...], everything else [windows, positions]",
+            )
+    if inputs.shape[0] < 2 or inputs.shape[1] < 1:
+        raise TaskError(f"{where}: inputs have shape {inputs.shape}", fix="give at least two windows")
+    if targets.dtype == np.int64 and int(targets.min()) < 0:
+        raise TaskError(
+            f"{where}: a target is {targets.min()}", fix="number classes from 0; mask what counts not"
+        )
+    documents: tuple[Any, ...] = examples.documents  # a script may well give something else
+    for document in documents:
+        if not (isinstance(document, str) and document and document.isprintable()):
+            raise TaskError(
+                f"{where}: document {document!r} is no name", fix="give printable text that is not empty"
             )

@@ -103,7 +103,7 @@ def show(
 
 def _print(text: str) -> None:
     """Print what may end in a newline already."""
-    print(text.removesuffix("\n"))
+    print(text.rstrip("\n"))
 
 
 def _line(word: str, text: str) -> None:
@@ -196,6 +196,7 @@ def run(
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype) for task in chosen]
     finished = 0
+    measured = []
     try:
         for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
             rows = []
@@ -217,11 +218,15 @@ def run(
                 from remainder.plot import overview, save
 
                 save(overview(records), figure)
-            if number and format == "table":
-                print()
-            last = number == len(chosen) - 1  # one legend is enough for all tables
-            _print(render(records, format, color=sys.stdout.isatty(), legend=last))
-            sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
+            measured += records
+            if format == "table":
+                if number:
+                    print()
+                last = number == len(chosen) - 1  # one legend is enough for all tables
+                _print(render(records, format, color=sys.stdout.isatty(), legend=last))
+                sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
+        if format != "table":
+            _print(render(measured, format))
     except KeyboardInterrupt:
         errors.print(f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on")
         raise typer.Exit(130) from None
@@ -275,7 +280,7 @@ def validate(
     ] = None,
     suite: SuiteOption = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the third world, to repeat a run; default: drawn now.")
+        int | None, typer.Option(min=0, help="Of the third world, to repeat a run; default: drawn now.")
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Show every comparison, not failures only.")
@@ -308,7 +313,7 @@ def validate(
         _print(render_coverage(found, format, color=sys.stdout.isatty()))
         raise typer.Exit(0 if all(one.passed for one in found) else 1)
     from remainder.validation.page import write_page
-    from remainder.validation.run import draw_seeds
+    from remainder.validation.run import controls, draw_seeds
     from remainder.validation.run import validate as run_controls
     from remainder.validation.tables import render, require_format
 
@@ -318,8 +323,14 @@ def validate(
         page = docs / "validation.md"
     if page is not None and not page.absolute().parent.is_dir():
         raise RecordError(f"--page {page}: there is no folder {page.absolute().parent}", fix="make it first")
+    if page is not None and (page.suffix != ".md" or page.is_dir()):
+        raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
+    if page is not None and not os.access(page.absolute().parent, os.W_OK):
+        raise RecordError(f"--page {page}: its folder cannot be written", fix="name another folder")
+    controls(names)  # what is malformed is told before a seed is
     seeds = draw_seeds(seed)
-    errors.print(f"seed drawn for the third world: {seeds[-1]}")
+    if seed is None:
+        errors.print(f"seed drawn for the third world: {seeds[-1]}")
     with reporting() as progress:
         validation = run_controls(names, seeds, device=device, progress=progress)
     _print(render(validation, format, everything=everything, color=sys.stdout.isatty()))

@@ -44,6 +44,10 @@ def check_conformance(
     if len(x) < 2:
         raise ValueError(f"conformance needs at least 2 windows, {len(x)} given")
     scale = float(x[mask].square().mean().sqrt())
+    if scale == 0:
+        raise InterpretationError(
+            "the activations at the site are all zero", fix="choose a site at which something happens"
+        )
     reference = interpretation.reconstruct(x, mask)[1]
     generator = torch.Generator().manual_seed(0)
     # A window of other real activations, shuffled: as far away as activations of the model ever are.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from remainder.activations import SiteActivations, collect_activations, prefix_pass, site_moments
 from remainder.assets import Progress
-from remainder.build import Built, data_hash, run_script, windows_of
+from remainder.build import Built, check_targets, data_hash, run_script, windows_of
 from remainder.corpus import Corpus, Split, Windows
 from remainder.fetch import check_weights, load_bridge, load_corpus, local_model
 from remainder.model import BridgeRunner, Runner, pick_device
@@ -165,7 +165,9 @@ class ScriptTask(LoadedTask):
 
     def _make_runner(self, dtype: str) -> Runner:
         probe = torch.from_numpy(self.windows("calibration").first(2).inputs)
-        return ModuleRunner(self.built.module, self.task.site, probe, dtype_name=dtype, device=self.device)
+        runner = ModuleRunner(self.built.module, self.task.site, probe, dtype_name=dtype, device=self.device)
+        check_targets(self.built, runner.outputs)
+        return runner
 
 
 def open_task(

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from remainder.build import guarded
 from remainder.errors import MeasurementError, TaskError
 from remainder.model import DTYPES, Prefix
 from remainder.task import Site
@@ -76,6 +77,9 @@ class ModuleRunner:
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                if not isinstance(output, Tensor):
+                    kind = type(output).__name__
+                    raise TaskError(f"submodule {name} gives a {kind}", fix="choose one that gives a tensor")
                 seen[name].append(output.detach().float().clone())
 
             return hook
@@ -121,6 +125,11 @@ class ModuleRunner:
             )
         return outputs
 
+    @property
+    def outputs(self) -> int:
+        """Classes, or 1."""
+        return self._forward(self.probe).shape[-1]
+
     def logits(self, rows: Float[Tensor, "rows outputs"]) -> Float[Tensor, "rows outputs"]:
         """The outputs in float32."""
         return rows.float()
@@ -131,8 +140,17 @@ class ModuleRunner:
         return outputs
 
     def _self_check(self) -> None:
+        with guarded("a forward pass of the module"):
+            clean = self._forward(self.probe)
+        if not isinstance(clean, Tensor):
+            raise TaskError(f"the module gives a {type(clean).__name__}", fix="give one tensor")
+        if not torch.isfinite(clean).all():
+            raise TaskError("the module's own outputs are NaN or infinite", fix="check its weights")
         prefix = self.prefix(self.probe)
-        clean = self._forward(self.probe)
+        if not prefix.x_out.any():
+            raise TaskError(
+                f"submodule {self.site.hook_out} gives nothing but zeros", fix="choose another site"
+            )
         if clean.ndim != 3 or clean.shape[:2] != self.probe.shape[:2]:
             raise TaskError(
                 f"the module gives shape {tuple(clean.shape)} for inputs {tuple(self.probe.shape)}",

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -221,8 +221,20 @@ def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> l
     """
     own = {name: object_submission(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
-        return [own.get(name) or open_submission(name) for name in names]
+        return [own.get(name) or _open_beside(name, own) for name in names]
     return [*own.values(), *baselines_for(loaded.task)]
+
+
+def _open_beside(name: str, own: Mapping[str, Entry]) -> Entry:
+    try:
+        return open_submission(name)
+    except InterpretationError as problem:
+        if own and not Path(name).exists():
+            raise InterpretationError(
+                f"there is no submission {name!r}",
+                fix=f"name one of the task's own ({', '.join(own)}), a baseline, or a folder",
+            ) from problem
+        raise
 
 
 @dataclass(frozen=True)

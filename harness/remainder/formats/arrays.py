@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,6 +47,12 @@ def load(path: Path, shapes: Mapping[str, tuple[str, ...]], width: int) -> dict[
                 f"{path}: {name} has shape {found}; the site has width {width}",
                 fix=f"{name} must be [{', '.join(axes)}]",
             )
+        if arrays[name].dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise InterpretationError(
+                f"{path}: {name} is {arrays[name].dtype}", fix="store it as float16 or float32"
+            )
+        if 0 in found and axes[0] != "rank":
+            raise InterpretationError(f"{path}: {name} has shape {found}", fix="give at least one entry")
         if not arrays[name].isfinite().all():
             raise InterpretationError(f"{path}: {name} holds NaN or infinity", fix="make it again")
     return {name: array.float() for name, array in arrays.items()}

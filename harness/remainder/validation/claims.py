@@ -30,6 +30,7 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+from remainder.build import guarded
 from remainder.errors import TaskError
 from remainder.rungs import ALL, RUNG_ADDS
 
@@ -158,7 +159,10 @@ def read_laws(script: ModuleType, place: str) -> list[Law]:
     """
     if not hasattr(script, "laws"):
         return []
-    return [_law(content, place) for content in _call(script, "laws", place)]
+    laws = _call(script, "laws", place)
+    if not isinstance(laws, (list, tuple)):
+        raise TaskError(f"{place}: laws() gave {type(laws).__name__}", fix="give a list of laws")
+    return [_law(content, place) for content in laws]
 
 
 def needs(quantities: Iterable[Quantity]) -> Needs:
@@ -194,7 +198,8 @@ def _law(content: Any, place: str) -> Law:
 def _call(script: ModuleType, name: str, place: str, *arguments: Any, **keywords: Any) -> Any:
     if not callable(getattr(script, name, None)):
         raise TaskError(f"{place} defines no function {name}", fix=f"define {name}(seed, **parameters)")
-    return getattr(script, name)(*arguments, **keywords)
+    with guarded(f"{place}: {name}()"):
+        return getattr(script, name)(*arguments, **keywords)
 
 
 def _mapping(content: Any, place: str) -> Mapping[str, Any]:

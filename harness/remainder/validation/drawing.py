@@ -240,7 +240,7 @@ def _draw_fit(axes: Axes, numbers: Sequence[_Shown], color: str) -> None:
         color=color,
         lw=1.6,
         zorder=3,
-        label=f"fitted: power {exponent}",
+        label=f"fitted: power {exponent} (95 %)",
     )
 
 

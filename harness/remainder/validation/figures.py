@@ -39,6 +39,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from remainder.build import guarded
 from remainder.errors import TaskError
 
 __all__ = ["FigureSpec", "Panel", "Point", "Series", "file_name", "read_figure"]
@@ -104,11 +105,16 @@ def read_figure(script: ModuleType, place: str) -> FigureSpec | None:
     if not hasattr(script, "figure"):
         return None
     try:
-        figure = FigureSpec.model_validate(script.figure())
+        with guarded(f"{place}: figure()"):
+            made = script.figure()
+        figure = FigureSpec.model_validate(made)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise TaskError(f"{place}: figure(): {where}: {first['msg']}", fix="follow the form") from None
+        where = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise TaskError(
+            f"{place}: figure(): {where}: {first['msg']}",
+            fix="follow the form in remainder.validation.figures",
+        ) from None
     for panel in figure.panels:
         named = panel.kind == "bars"
         for point in panel.points:

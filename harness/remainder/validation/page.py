@@ -15,7 +15,7 @@ from remainder.canonical import write_atomically
 from remainder.task import Task
 from remainder.validation.drawing import save_figures
 from remainder.validation.figures import FigureSpec, file_name
-from remainder.validation.run import Validation
+from remainder.validation.run import Validation, controls
 from remainder.validation.tables import largest, law_line, score, value_with_error
 from remainder.validation.verdict import FAMILY_WISE, Comparison
 
@@ -64,7 +64,9 @@ def markdown(validation: Validation) -> str:
 
 def _command(validation: Validation) -> str:
     seeds = [f"--seed {seed}" for seed in validation.seeds[-1:] if seed is not None]
-    return " ".join(["remainder validate", *seeds])
+    every = {control.task.id for control in controls()}
+    named = [task.id for task in validation.controls]
+    return " ".join(["remainder validate", *([] if set(named) == every else named), *seeds])
 
 
 def _seeds(validation: Validation) -> str:

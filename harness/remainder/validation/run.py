@@ -14,13 +14,14 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from remainder.api import evaluate
 from remainder.assets import Progress
 from remainder.build import load_script
 from remainder.errors import TaskError
-from remainder.loaded import open_task
+from remainder.loaded import LoadedTask, open_task
+from remainder.submission import ObjectSubmission, submissions_for
 from remainder.task import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
@@ -83,6 +84,7 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
         TaskError: if there is no such task, it is no control, or nothing is installed.
     """
     tasks = [load_task(name) for name in (list_tasks() if names is None else names)]
+    tasks = list({task.id: task for task in tasks}.values())
     found = []
     for task in tasks:
         if task.build is not None and task.build.expected is not None:
@@ -123,6 +125,9 @@ def validate(
         RemainderError: if a control is malformed, or cannot measure what it claims.
     """
     chosen = controls(names)
+    for control in chosen:  # what is malformed is told before anything is measured
+        read_laws(control.script, control.place)
+        read_figure(control.script, control.place)
     seeds = tuple(draw_seeds() if seeds is None else seeds)
     pairs = [
         (control, seed)
@@ -147,7 +152,7 @@ def validate(
             wanted = needs(claim.quantity for claim in own)
             result = evaluate(
                 loaded,
-                loaded.interpretations.get(name, name),
+                _interpretation(loaded, name),
                 name=name,
                 tier=tier,
                 rungs=wanted.rungs,
@@ -169,6 +174,12 @@ def validate(
         figures=figures,
         left_out=(*without_law, *without_figure),
     )
+
+
+def _interpretation(loaded: LoadedTask, name: str) -> Any:
+    """What the task brings itself under that name, or the name of a baseline."""
+    (entry,) = submissions_for(loaded, [name])
+    return entry.thing if isinstance(entry, ObjectSubmission) else name
 
 
 def _judged_laws(
