@@ -18,23 +18,22 @@ from remainder.corpus import Windows
 from remainder.errors import MeasurementError
 from remainder.measure import losses
 from remainder.measure.losses import clean_pass, kl_histogram, spliced_pass, window_sums
-from remainder.model import Prefix, Runner
+from remainder.model import Prefix
 
 WINDOWS, POSITIONS, WIDTH, VOCABULARY = 4, 75, 6, 40
 
 
 @dataclass
-class MatrixRunner(Runner):
+class MatrixRunner:
     """Nothing lies between the site and the unembedding; notes how many rows were unembedded at a time."""
 
-    bridge: object = None
-    site: object = None
-    probe: object = None
+    mode = "a single matrix"
+    dtype = torch.float32
     unembedding: torch.Tensor = field(default_factory=lambda: 0.8 * random(WIDTH, VOCABULARY, seed=9))
     sizes: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        pass
+    def prefix(self, tokens):
+        raise NotImplementedError("the batch has its prefix")
 
     def suffix(self, tokens, prefix, activations):
         return activations

@@ -2,7 +2,8 @@
 
 `Reconstruction` is the whole interface: `encode` activations to codes, `decode` codes to activations.
 Anything with these two methods is accepted as it is, a sae-lens `SAE` for one; `adapt` wraps it and
-checks every shape and value on the way.
+checks every shape and value on the way. A transcoder is the same, but that it reads one place and rebuilds
+another; what a skip-transcoder passes on past its codes comes from a third method, `skip`.
 
 The reference interpretations that every task carries (`Identity`, `MeanOnly`, `Projection` onto principal
 or random directions) are made here from moments of the `fit` split.
@@ -11,8 +12,9 @@ or random directions) are made here from moments of the `fit` split.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,12 +28,18 @@ __all__ = [
     "Codebook",
     "Identity",
     "Projection",
+    "Reads",
     "Reconstruction",
+    "SkipTranscoder",
     "adapt",
     "mean_only",
     "principal_components",
     "random_projection",
 ]
+
+
+Reads = Literal["in", "out"]
+"""The activations at a site's `hook_in`, or at its `hook_out`."""
 
 
 @runtime_checkable
@@ -48,6 +56,15 @@ class Reconstruction(Protocol):
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
         """The reconstruction that codes stand for."""
+        ...
+
+
+@runtime_checkable
+class SkipTranscoder(Reconstruction, Protocol):
+    """A transcoder with a path past its codes: x̂ = decode(encode(x)) + skip(x)."""
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        """What is added to the decoded codes; it is not counted as complexity."""
         ...
 
 
@@ -129,7 +146,7 @@ def _check_rank(rank: int, width: int) -> None:
 
 @dataclass(frozen=True)
 class Adapted:
-    """Any object with encode and decode, its results in float32 and checked.
+    """Any object with encode and decode (and skip), its results in float32 and checked.
 
     Raises (from its methods):
         InterpretationError: naming the method, what it gave and what was expected.
@@ -138,6 +155,26 @@ class Adapted:
     inner: Any
     width: int
     name: str
+    reads: Reads = "in"
+    """Which of the site's two places it is given: `hook_in`, as a transcoder, or `hook_out` itself."""
+
+    def choose(
+        self, x_in: Float[Tensor, "docs pos d"], x_out: Float[Tensor, "docs pos d"]
+    ) -> Float[Tensor, "docs pos d"]:
+        """The activations that it reads, of those at `hook_in` and at `hook_out`."""
+        return x_in if self.reads == "in" else x_out
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"] | None:
+        """What it adds to the decoded codes, if it has a path past them."""
+        if not callable(getattr(self.inner, "skip", None)):
+            return None
+        passed = _call(self.name, "skip", self.inner.skip, x)
+        if passed.shape != x.shape:
+            raise InterpretationError(
+                f"{self.name}: skip gave shape {tuple(passed.shape)} for activations {tuple(x.shape)}",
+                fix="return what is added to decode's result, of the same shape",
+            )
+        return passed
 
     def placed(self, device: torch.device) -> Adapted:
         """The same on `device` and in float32: a copy, if its weights are elsewhere or otherwise."""
@@ -149,7 +186,7 @@ class Adapted:
             return self
         # Named arguments, since a sae-lens SAE keeps its config in step only for these.
         copied = copy.deepcopy(self.inner).to(device=device, dtype=torch.float32)
-        return Adapted(copied, self.width, self.name)
+        return dataclasses.replace(self, inner=copied)
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
         codes = _call(self.name, "encode", self.inner.encode, x)
@@ -180,6 +217,9 @@ class Adapted:
         """
         codes = self.encode(x)
         reconstruction = self.decode(codes)
+        passed = self.skip(x)
+        if passed is not None:
+            reconstruction = reconstruction + passed
         for method, value in (("encode", codes), ("decode", reconstruction)):
             read = value if mask is None else value[mask]
             bad = int((~torch.isfinite(read)).sum())
@@ -214,8 +254,8 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     return value.float()
 
 
-def adapt(thing: Any, width: int, name: str | None = None) -> Adapted:
-    """Wrap anything that has `encode` and `decode`.
+def adapt(thing: Any, width: int, name: str | None = None, reads: Reads = "in") -> Adapted:
+    """Wrap anything that has `encode` and `decode`, for a site of `width`.
 
     Raises:
         InterpretationError: if it lacks one of them, or says that it was made for another width.
@@ -243,4 +283,4 @@ def adapt(thing: Any, width: int, name: str | None = None) -> Adapted:
                 raise InterpretationError(
                     f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"
                 )
-    return Adapted(thing, width, label)
+    return Adapted(thing, width, label, reads)

@@ -158,7 +158,7 @@ class _Run:
         for batch in self.loaded.activations(split, windows).batches(size, self.loaded.device):
             x = batch.prefix.x_out
             if self.finer is not None:
-                _, finer = self.finer.reconstruct(batch.prefix.x_in, batch.spliced)
+                _, finer = self.finer.reconstruct(self.finer.choose(batch.prefix.x_in, x), batch.spliced)
                 standing = torch.where(batch.spliced[..., None], finer, x)
                 batch = replace(batch, prefix=batch.prefix._replace(x_out=standing))
             yield batch, x
@@ -167,23 +167,27 @@ class _Run:
         """Stream residuals of the calibration split; the first batch also goes through conformance."""
         calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
         size = max(self.loaded.batch_size, 2)
-        for batch, _ in self._batches("calibration", self.plan.calibration_windows, size):
+        for batch, x in self._batches("calibration", self.plan.calibration_windows, size):
+            read = interpretation.choose(batch.prefix.x_in, x)
             if not sample.seen:
                 if not batch.spliced.any():
                     raise _nothing_spliced()
-                self._check_conformance(interpretation, batch)
+                self._check_conformance(interpretation, read, batch)
                 if self.finer is not None:
-                    check_conformance(self.finer, batch.prefix.x_in, batch.spliced)
-            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+                    check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced)
+            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
             estimate = reconstruction.double()
             residual = batch.prefix.x_out.double() - estimate
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
-            sample.update(codes[batch.spliced], batch.prefix.x_in[batch.spliced])
+            # What the codes stand for: the activation, less what goes past them.
+            passed = interpretation.skip(read)
+            coded = x if passed is None else x - passed
+            sample.update(codes[batch.spliced], coded[batch.spliced])
         self.warnings += covariance_of(calibration).warnings
         return calibration, sample
 
-    def _check_conformance(self, interpretation: Adapted, batch: Batch) -> None:
-        found = check_conformance(interpretation, batch.prefix.x_in, batch.spliced)
+    def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch) -> None:
+        found = check_conformance(interpretation, read, batch.spliced)
         self.checks["conformance"] = Check(
             passed=True,
             value=max(found.repeated, found.later_positions, found.other_windows),
@@ -215,10 +219,11 @@ class _Run:
         runner = self.loaded.runner(self.plan.dtype)
         rows: list[dict[str, Any]] = []
         done = 0
-        for batch, _ in self._batches("calibration", windows, self.loaded.batch_size):
+        for batch, x in self._batches("calibration", windows, self.loaded.batch_size):
             clean = clean_pass(runner, batch)
             rows += table_rows(batch, "clean", 0, clean.scores, split="calibration")
-            _, estimate = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+            read = interpretation.choose(batch.prefix.x_in, x)
+            _, estimate = interpretation.reconstruct(read, batch.spliced)
             places = self._places(batch)
             for new in score(runner, clean, kernels, estimate, places, split="calibration"):
                 rows += new
@@ -250,7 +255,8 @@ class _Run:
         deviation = None
         for number, (batch, x) in enumerate(self._batches("evaluation", windows, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
-            codes, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+            read = interpretation.choose(batch.prefix.x_in, x)
+            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
             rows += table_rows(batch, "clean", 0, clean.scores)
             if self.finer is not None:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])

@@ -128,7 +128,8 @@ def _fresh(task: Task) -> Iterator[Windows]:
 def _calibrate(loaded: LoadedTask, interpretation: Adapted) -> Calibration:
     calibration = Calibration.empty(loaded.task.site.width, device=loaded.device)
     for batch in loaded.activations("calibration").batches(loaded.batch_size, loaded.device):
-        _, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+        read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
+        _, reconstruction = interpretation.reconstruct(read, batch.spliced)
         estimate = reconstruction.double()
         places = Places(loaded.task.seed, batch.windows.documents, batch.windows.indices)
         calibration.update(places, estimate, batch.prefix.x_out.double() - estimate, batch.spliced)
@@ -153,7 +154,8 @@ def _scored(
         within = {(rung, name): np.zeros(len(batch.windows)) for rung in draws for name in _SUMS}
         for name in _SUMS:
             within["clean", name] += getattr(clean.scores, name)
-        _, reconstruction = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
+        read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
+        _, reconstruction = interpretation.reconstruct(read, batch.spliced)
         places = Places(loaded.task.seed, batch.windows.documents, batch.windows.indices)
         for rows in score(runner, clean, kernels, reconstruction, places):
             for name in _SUMS:
