@@ -182,7 +182,7 @@ def fit_transcoder(task: LoadedTask, recipe: Recipe, seed: int) -> tuple[Any, li
         inputs, targets = x[batch].float() / scale_in, y[batch].float() / scale_out
         with torch.autocast("cpu", dtype=torch.bfloat16):
             before = (inputs @ weights["W_enc"] + weights["b_enc"]).relu()
-            norms = weights["W_dec"].norm(dim=1)
+            norms = weights["W_dec"].detach().norm(dim=1)
             least = (before.detach() * norms).flatten().topk(recipe.active * BATCH).values[-1]
             codes = torch.where(before * norms >= least, before, 0)
             output = codes @ weights["W_dec"] + weights["b_dec"]
@@ -266,7 +266,8 @@ def scores(sae: Any, task: LoadedTask, split: Any, windows: int | None) -> dict[
 
 def store(sae: Any, folder: Path) -> Any:
     """Save as float16 in sae-lens' format; gives what is read back, as float32."""
-    sae.save_inference_model(folder)
+    # What a training SAE is at inference; a transcoder is that already.
+    getattr(sae, "save_inference_model", sae.save_model)(folder)
     half = {name: value.half() for name, value in load_file(folder / "sae_weights.safetensors").items()}
     save_file(half, folder / "sae_weights.safetensors")
     config = json.loads((folder / "cfg.json").read_text())
