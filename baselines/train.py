@@ -3,10 +3,10 @@
     python baselines/train.py topk-sae-32                # baselines/topk-sae-32
     python baselines/train.py topk-sae-32 --seed 1       # baselines/topk-sae-32-seed-1
 
-Activations are those of the task's `fit` split at spliced positions (attention sinks and special tokens left
-out), shuffled anew in every epoch from the seed. Sparse autoencoders are trained by sae-lens. It has no trainer
-for transcoders, whose inputs and targets differ: theirs is `fit_transcoder`, and the result is saved as a
-sae-lens transcoder. Matrix products are bfloat16, sums and weights float32; the weights are stored as float16.
+Activations are those of the task's `fit` split at spliced positions (attention sinks and special tokens
+left out), shuffled anew in every epoch from the seed. Sparse autoencoders are trained by sae-lens. It has no
+trainer for transcoders, whose inputs and targets differ: theirs is `fit_transcoder`, and the result is saved
+as a sae-lens transcoder. Matrix products are bfloat16, sums and weights float32; weights are stored as float16.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sae_lens
@@ -36,15 +37,15 @@ BASELINES = Path(__file__).resolve().parent
 
 
 class Recipe(NamedTuple):
-    """How one baseline is made: by the `kind` of sae-lens, with its settings, for a number of active latents."""
+    """How one baseline is made: by a kind of sae-lens, with its settings, for a number of active latents."""
 
     kind: str
     active: int
     task: str = "smollm2-135m/resid-15"
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = MappingProxyType({})
     steered: str | None = None
-    """Name of the sparsity coefficient that is raised while more than `active` latents are active, and lowered
-    while fewer are, where the kind has no other way to be given their number."""
+    """Name of the sparsity coefficient that is raised while more than `active` latents are active and
+    lowered while fewer are, where the kind has no other way to be given their number."""
 
 
 RECIPES = {
@@ -83,9 +84,7 @@ def order(rows: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         shuffled = torch.randperm(rows, generator=generator)
-        yield from (
-            shuffled[start : start + BATCH] for start in range(0, rows - BATCH + 1, BATCH)
-        )
+        yield from (shuffled[start : start + BATCH] for start in range(0, rows - BATCH + 1, BATCH))
 
 
 class Logged(SAETrainer):  # type: ignore[type-arg]
@@ -152,10 +151,10 @@ def fit_sae(task: LoadedTask, recipe: Recipe, seed: int) -> tuple[Any, list[dict
 def fit_transcoder(task: LoadedTask, recipe: Recipe, seed: int) -> tuple[Any, list[dict[str, float]]]:
     """A transcoder with BatchTopK activations, saved with the threshold that these amount to.
 
-    As in sae-lens' BatchTopK: over a batch the `active` largest activations a row are kept, the threshold is a
-    moving average of the smallest one kept, and latents that were not active for a while learn the error that is
-    left (with as many of them as half the width). Inputs and outputs are scaled to a root mean square of 1, and
-    the scales folded into the weights at the end. The skip matrix starts at zero.
+    As in sae-lens' BatchTopK: over a batch the `active` largest activations a row are kept, the threshold is
+    a moving average of the smallest one kept, and latents that were not active for a while learn the error
+    that is left (as many of them as half the width). Inputs and outputs are scaled to a root mean square of
+    1, and the scales folded into the weights at the end. The skip matrix starts at zero.
     """
     batches = list(task.activations("fit").batches(64))
     x = torch.cat([batch.prefix.x_in[batch.spliced] for batch in batches]).bfloat16()

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "corpus": {"task", "errors"},
     "model": {"task", "errors"},
     "interpretation": {"residual", "errors"},
-    "formats": {"task", "interpretation", "errors"},
+    "formats": {"task", "interpretation", "errors", "formats"},
     "conformance": {"interpretation", "errors"},
     "schema": {"canonical", "measure"},
     "canonical": {"errors"},

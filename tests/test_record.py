@@ -153,7 +153,7 @@ def test_an_edited_number_with_a_fitting_record_id_is_noticed(stored: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(schema_version=1), "schema version 1, this package reads 3"),
+        (lambda content: content.update(schema_version=1), "schema version 1, this package reads 4"),
         (lambda content: content.update(extra=1), "extra: Extra inputs"),
         (lambda content: content.pop("metrics"), "metrics: Field required"),
         (lambda content: content["task"].update(hash="short"), "task.hash"),

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sae_lens import SAE, StandardSAE, StandardSAEConfig
-from safetensors.torch import load_file, save_file
+from sae_lens import SAE
 
+from format_files import (
+    LATENTS,
+    MASK,
+    MLP,
+    SITE,
+    WIDTH,
+    X,
+    make_sae,
+    never,
+    random_weights,
+    without_skip,
+    write_circuit_tracer,
+    write_dictionary_learning,
+    write_sparsify,
+)
 from remainder.errors import InterpretationError
-from remainder.formats import saelens
 from remainder.formats.saelens import CONFIG, WEIGHTS
 from remainder.paths import project_root
 from remainder.residual.moments import Moments
 from remainder.submission import Submission, baselines_for, object_submission, open_submission
-from remainder.task import Site, Task, load_task
-
-WIDTH, LATENTS = 8, 12
-SITE = Site(hook_in="blocks.1.hook_resid_pre", hook_out="blocks.1.hook_resid_pre", width=WIDTH)
+from remainder.task import Task, load_task
 
 TOML = """name = "mine"
 kind = "reconstruction"
@@ -34,13 +46,9 @@ path = "weights"
 """
 
 
-def save_sae(folder: Path, seed: int = 0) -> StandardSAE:
+def save_sae(folder: Path, seed: int = 0) -> Any:
     """A tiny SAE with random weights, as sae-lens writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sae = StandardSAE(StandardSAEConfig(d_in=WIDTH, d_sae=LATENTS)).requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in sae.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    sae = make_sae("StandardSAE", seed)
     sae.save_model(str(folder))
     return sae
 
@@ -59,14 +67,6 @@ def moments() -> Moments:
     moments = Moments.empty(WIDTH)
     moments.update(torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(0)))
     return moments
-
-
-def never() -> Moments:
-    raise AssertionError("moments were asked for in vain")
-
-
-X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(1))
-MASK = torch.ones(2, 5).bool()
 
 
 # --------------------------------------------------------------------------------------------- opening
@@ -108,12 +108,6 @@ def test_a_bare_folder_of_sae_lens_is_a_submission(tmp_path: Path, folder: str, 
     assert submission.build(small_task(), never).reconstruct(X, MASK)[0].shape == (2, 5, LATENTS)
 
 
-def test_a_hub_id_is_a_submission() -> None:
-    submission = open_submission("hub:Some-Lab/some-saes:layer_3/width_16k")
-    assert submission.method.hub == "Some-Lab/some-saes:layer_3/width_16k"
-    assert submission.name == "width_16k"
-
-
 @pytest.mark.parametrize("wrong", ["identiy", "baselines/identiy"])
 def test_an_unknown_name_offers_the_nearest(wrong: str) -> None:
     with pytest.raises(InterpretationError, match=f"{wrong} is no submission") as raised:
@@ -122,9 +116,63 @@ def test_an_unknown_name_offers_the_nearest(wrong: str) -> None:
     assert "topk-sae-32" not in (raised.value.fix or "")
 
 
-def test_an_empty_folder_is_no_submission(tmp_path: Path) -> None:
-    with pytest.raises(InterpretationError, match=r"there is no submission\.toml or cfg\.json in it"):
+def test_a_folder_that_holds_no_weights_is_no_submission(tmp_path: Path) -> None:
+    with pytest.raises(InterpretationError, match=r"what a known format consists of \(it holds nothing\)"):
         open_submission(tmp_path)
+    save_sae(tmp_path / "b" / "layer")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InterpretationError, match=r"it holds b, notes\.txt") as raised:
+        open_submission(tmp_path)
+    with pytest.raises(InterpretationError, match="no submission") as raised:
+        open_submission(tmp_path / "b")
+    assert raised.value.fix == f"give one of the folders in it, such as {tmp_path / 'b' / 'layer'}"
+
+
+def test_a_file_of_the_folder_leads_to_the_folder(tmp_path: Path) -> None:
+    save_sae(tmp_path)
+    with pytest.raises(InterpretationError, match="is a file; a submission is a folder") as raised:
+        open_submission(tmp_path / WEIGHTS)
+    assert str(tmp_path) in (raised.value.fix or "")
+
+
+FORMATS = {
+    "saelens": lambda folder: save_sae(folder),
+    "dictionary-learning": lambda folder: write_dictionary_learning(
+        folder, "JumpReluAutoEncoder", {**without_skip(random_weights()), "threshold": torch.ones(LATENTS)}
+    ),
+    "sparsify": lambda folder: write_sparsify(folder, random_weights()),
+    "circuit-tracer": lambda folder: write_circuit_tracer(folder, {1: without_skip(random_weights())}),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_bare_folder_is_of_the_format_that_lies_in_it(tmp_path: Path, format: str) -> None:
+    FORMATS[format](tmp_path)
+    submission = open_submission(tmp_path)
+    assert submission.method.format == format
+    assert len(submission.files) == 2
+    assert submission.is_pinned
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_submission_names_its_format_and_where_the_weights_lie(tmp_path: Path, format: str) -> None:
+    FORMATS[format](tmp_path / "made" / "here")
+    toml = TOML.replace('"saelens"', f'"{format}"').replace('"weights"', '"made/here"')
+    (tmp_path / "submission.toml").write_text(toml)
+    submission = open_submission(tmp_path)
+    assert all(name.startswith("made/here/") for name in submission.files)
+    site = MLP if format == "circuit-tracer" else SITE
+    found = submission.build(small_task(site=site), never).reconstruct(X, MASK)[0]
+    assert found.shape == (2, 5, LATENTS)
+
+
+def test_gigabytes_that_are_no_weights_are_not_hashed(tmp_path: Path) -> None:
+    save_sae(tmp_path)
+    os.truncate(tmp_path / WEIGHTS, 5_000_000_000)  # sparse: no disk is needed
+    start = time.perf_counter()
+    with pytest.raises(InterpretationError, match="longer than its header says"):
+        open_submission(tmp_path)
+    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -216,6 +264,16 @@ def test_reference_methods_are_made_from_moments() -> None:
             built(format=method)
 
 
+def test_references_rebuild_the_output_of_a_task_that_reads_another_place() -> None:
+    for name in ("identity", "mean-only", "pca-128"):
+        method = open_submission(name).method
+        method = method.model_copy(update={"rank": method.rank and 2})
+        submission = open_submission(name).model_copy(update={"tasks": (), "method": method})
+        assert submission.fits(small_task(site=MLP))
+        assert submission.build(small_task(site=MLP), moments).reads == "out"
+        assert submission.build(small_task(), moments).reads == "in"
+
+
 def test_an_object_is_hashed_by_its_tensors(tmp_path: Path) -> None:
     same, again, other = (save_sae(tmp_path, seed) for seed in (0, 0, 1))
     assert object_submission(same).name == "standardsae"
@@ -231,126 +289,6 @@ def test_an_object_is_hashed_by_its_tensors(tmp_path: Path) -> None:
         for weight in (X, X + 1, X.bfloat16(), X.reshape(-1), torch.zeros(()), torch.tensor([True]))
     }
     assert len(hashes) == 6
-
-
-# ---------------------------------------------------------------------------------------------- saelens
-
-
-def test_a_sae_is_loaded_whole_and_in_float32(tmp_path: Path) -> None:
-    sae = save_sae(tmp_path)
-    half = {name: value.half() for name, value in load_file(tmp_path / WEIGHTS).items()}
-    save_file(half, tmp_path / WEIGHTS)
-    loaded = saelens.load_folder(tmp_path, SITE)
-    assert not loaded.training
-    for name, value in loaded.state_dict().items():
-        assert value.dtype == torch.float32
-        torch.testing.assert_close(value, sae.state_dict()[name], rtol=1e-3, atol=1e-3)
-
-
-def change_config(folder: Path, **changed: Any) -> None:
-    content = {**json.loads((folder / CONFIG).read_text()), **changed}
-    (folder / CONFIG).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
-
-
-def change_weights(folder: Path, **changed: torch.Tensor) -> None:
-    save_file({**load_file(folder / WEIGHTS), **changed}, folder / WEIGHTS)
-
-
-def only_a_pickle(folder: Path) -> None:
-    (folder / WEIGHTS).unlink()
-    (folder / "sae.pt").write_bytes(b"\x80\x04.")
-
-
-def truncate(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
-
-
-NAN = torch.full((LATENTS,), float("nan"))
-BROKEN = {
-    "pickle": (only_a_pickle, rf"has no {WEIGHTS}, only sae\.pt", "pickles are never loaded"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), rf"has no {WEIGHTS}$", "save the SAE"),
-    "truncated": (truncate, "is not a readable safetensors file", "truncated"),
-    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "not a readable safetensors", "copy it again"),
-    "NaN": (lambda f: change_weights(f, b_enc=NAN), "b_enc holds NaN", "again"),
-    "infinite": (lambda f: change_weights(f, b_enc=NAN.nan_to_num(torch.inf)), "holds NaN or inf", "again"),
-    "transposed": (
-        lambda f: change_weights(f, W_dec=torch.ones(WIDTH, LATENTS)),
-        r"W_dec has shape \(8, 12\) \(transposed\); cfg.json says \(12, 8\)",
-        "d_sae, d_in",
-    ),
-    "other decoder": (
-        lambda f: change_weights(f, W_dec=torch.ones(LATENTS, 7)), r"shape \(12, 7\);", "d_sae, d_in",
-    ),
-    "other encoder": (
-        lambda f: change_weights(f, W_enc=torch.ones(LATENTS, WIDTH)), "cannot load it", "anew",
-    ),
-    "other width": (lambda f: change_config(f, d_in=9), "d_in is 9; the task's .* width 8", "choose"),
-    "no width": (lambda f: change_config(f, d_in=None), "d_in is None", "choose"),
-    "no architecture": (lambda f: change_config(f, architecture="none"), "cannot load it", "anew"),
-    "odd metadata": (lambda f: change_config(f, metadata=3), "cannot load it", "anew"),
-    "bad JSON": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "is not valid JSON", "anew"),
-    "not UTF-8": (lambda f: (f / CONFIG).write_bytes(b'{"\xff"}'), "is not valid JSON", "anew"),
-    "JSON list": (lambda f: (f / CONFIG).write_text("[8]"), "holds no JSON object", "anew"),
-    "no config": (lambda f: (f / CONFIG).unlink(), f"{CONFIG} does not exist", "SAELens"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_folders_are_refused(tmp_path: Path, name: str) -> None:
-    spoil, message, fix = BROKEN[name]
-    save_sae(tmp_path)
-    spoil(tmp_path)
-    with pytest.raises(InterpretationError) as raised:
-        saelens.load_folder(tmp_path, SITE)
-    assert str(tmp_path) in raised.value.what
-    raised.match(message.replace("$", "(?m:$)"))
-    assert fix in (raised.value.fix or "")
-
-
-@pytest.mark.parametrize("name", ["no-colon", ":id", "release:"])
-def test_a_hub_id_needs_two_parts(name: str) -> None:
-    with pytest.raises(InterpretationError, match=f"hub:{name} does not name an SAE"):
-        saelens.load_hub(name, SITE)
-
-
-def test_whatever_the_hub_says_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*args: Any, **settings: Any) -> None:
-        raise ConnectionError("no route to the hub\nand more")
-
-    monkeypatch.setattr(SAE, "from_pretrained", refuse)
-    with pytest.raises(InterpretationError, match="hub:a/b:c cannot be loaded: ConnectionError: no route"):
-        saelens.load_hub("a/b:c", SITE)
-    sae = save_sae(tmp_path)
-    monkeypatch.setattr(SAE, "from_pretrained", lambda *args, **settings: sae)
-    assert saelens.load_hub("a/b:c", SITE) is sae
-    with pytest.raises(InterpretationError, match=r"a/b:c: d_in is 8; .* has width 9"):
-        saelens.load_hub("a/b:c", SITE.model_copy(update={"width": 9}))
-
-
-@pytest.mark.parametrize(
-    ("made_at", "site", "fits"),
-    [
-        ("blocks.14.hook_resid_post", "blocks.15.hook_resid_pre", True),
-        ("blocks.15.hook_in", "blocks.15.hook_resid_pre", True),
-        ("blocks.3.hook_resid_pre", "blocks.15.hook_resid_pre", False),
-        ("blocks.15.hook_mlp_out", "blocks.15.hook_resid_pre", False),
-    ],
-)
-def test_an_sae_of_another_hook_is_refused(made_at: str, site: str, fits: bool) -> None:
-    class Config:
-        def to_dict(self) -> dict[str, object]:
-            return {"d_in": 4, "metadata": {"hook_name": made_at}}
-
-    class Thing:
-        cfg = Config()
-
-    where = Site(hook_in=site, hook_out=site, width=4)
-    if fits:
-        saelens.check_object(Thing(), where, "mine")
-    else:
-        with pytest.raises(InterpretationError, match=made_at):
-            saelens.check_object(Thing(), where, "mine")
 
 
 def test_the_hash_of_an_object_sees_numbers_slots_and_nested_weights() -> None:

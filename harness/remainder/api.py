@@ -61,6 +61,7 @@ def evaluate(
     rungs: tuple[str, ...] | list[str] | str | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
+    compat: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -79,9 +80,11 @@ def evaluate(
         name: what the scored one is called in tables; default: the name of its class or folder.
         tier: `quick` or `standard`.
         rungs: default: those of the task. `all`: every rung, annealed losses, the telescope, couplings, and
-            tests of Gaussianity.
+            tests of Gaussianity; of a text, `compat` too.
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier.
+        compat: the field's own metrics too, those of SAELens, SAEBench and dictionary_learning, with their
+            masks (texts only).
         device: `auto`, `cpu` or `cuda`.
         batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
         progress: told what is being done, and how much of it is done.
@@ -92,7 +95,8 @@ def evaluate(
     chosen_task = task.task if isinstance(task, LoadedTask) else load_task(task)
     if isinstance(rungs, str):
         rungs = [part.strip() for part in rungs.split(",")]
-    chosen = plan(chosen_task, tier, rungs=tuple(rungs) if rungs else None, pairs=pairs, dtype=dtype)
+    wanted = tuple(rungs) if rungs else None
+    chosen = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat)
     # Before anything is loaded: what can be told wrong at once.
     scored = _opened(interpretation if coarse is None else coarse, chosen_task, name)
     finer = None if coarse is None else _opened(interpretation, chosen_task, None)

@@ -143,8 +143,9 @@ def run(
         typer.Option(
             "--with",
             metavar="SUBMISSION",
-            help="A submission's folder, a SAELens folder, hub:OWNER/REPO:SAE_ID, or the name of a baseline "
-            "or of what the task brings itself; may be given again. Default: all of the task's.",
+            help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
+            "wrote, hub:OWNER/REPO:SAE_ID, or the name of a baseline or of what the task brings itself; may "
+            "be given again. Default: all of the task's.",
         ),
     ] = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
@@ -159,6 +160,9 @@ def run(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
     ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="The metrics of SAELens and SAEBench too, with their masks.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
@@ -194,7 +198,7 @@ def run(
     from remainder.measure.plan import plan
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
-    plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype) for task in chosen]
+    plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat) for task in chosen]
     finished = 0
     measured = []
     try:
@@ -230,6 +234,30 @@ def run(
     except KeyboardInterrupt:
         errors.print(f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on")
         raise typer.Exit(130) from None
+
+
+@app.command()
+def check(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="What `run --with` takes: a folder, a baseline, a hub: id."),
+    ],
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="A task's id or folder; default: its own.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
+) -> None:
+    """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
+    from remainder.checking import check as check_path
+    from remainder.checking import render, require_format
+    from remainder.console import reporting
+
+    require_format(format)
+    with reporting() as progress:
+        found = check_path(path, task, device=device, progress=progress)
+    _print(render(found, format, color=sys.stdout.isatty()))
+    raise typer.Exit(0 if found.passed else 1)
 
 
 @app.command()

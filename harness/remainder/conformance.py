@@ -19,7 +19,7 @@ from torch import Tensor
 from remainder.errors import InterpretationError
 from remainder.interpretation import Adapted
 
-__all__ = ["Conformance", "check_conformance"]
+__all__ = ["BROKEN", "Conformance", "Rule", "check_conformance", "measure_conformance"]
 
 _TOLERANCE = 1e-4  # of the root mean square of x, well above what reordered sums cost in float32
 
@@ -32,6 +32,33 @@ class Conformance(NamedTuple):
     other_windows: float
     limit: float = _TOLERANCE
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Each rule with what was seen of it."""
+        seen = (self.repeated, self.later_positions, self.other_windows)
+        return tuple(Rule(name, when, change) for (name, when), change in zip(_RULES, seen, strict=True))
+
+
+class Rule(NamedTuple):
+    """A rule, and how far the reconstruction moved when it should not have."""
+
+    name: str
+    when: str
+    change: float
+
+    @property
+    def is_kept(self) -> bool:
+        return self.change <= _TOLERANCE
+
+
+_RULES = (
+    ("deterministic", "the same activations are given again"),
+    ("causal", "only activations at later positions change"),
+    ("local", "only other windows of the batch change"),
+)
+BROKEN = "make encode and decode deterministic, of the same and earlier positions of one window only"
+"""How to mend what breaks a rule."""
+
 
 def check_conformance(
     interpretation: Adapted, x: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
@@ -40,6 +67,25 @@ def check_conformance(
 
     Raises:
         InterpretationError: naming the rule that is broken.
+    """
+    found = measure_conformance(interpretation, x, mask)
+    for rule in found.rules:
+        if not rule.is_kept:
+            raise InterpretationError(
+                f"{interpretation.name}: the reconstruction at a position changes by {rule.change:.2g} of "
+                f"the root mean square of x when {rule.when}",
+                fix=BROKEN,
+            )
+    return found
+
+
+def measure_conformance(
+    interpretation: Adapted, x: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
+) -> Conformance:
+    """How far the reconstruction moves where a rule forbids it; arguments as of `check_conformance`.
+
+    Raises:
+        InterpretationError: if it gives what is no reconstruction, or x is all zero.
     """
     if len(x) < 2:
         raise ValueError(f"conformance needs at least 2 windows, {len(x)} given")
@@ -77,17 +123,4 @@ def check_conformance(
         kept = torch.zeros_like(mask)
         kept[own] = True
         windows = max(windows, change(changed, kept))
-    result = Conformance(repeated, later, windows)
-    _refuse(interpretation.name, "the same activations are given again", result.repeated)
-    _refuse(interpretation.name, "only activations at later positions change", result.later_positions)
-    _refuse(interpretation.name, "only other windows of the batch change", result.other_windows)
-    return result
-
-
-def _refuse(name: str, when: str, change: float) -> None:
-    if change > _TOLERANCE:
-        raise InterpretationError(
-            f"{name}: the reconstruction at a position changes by {change:.2g} of the root mean square of x "
-            f"when {when}",
-            fix="make encode and decode deterministic, of the same and earlier positions of one window only",
-        )
+    return Conformance(repeated, later, windows)

@@ -58,6 +58,7 @@ def run(
             tier=plan.tier,
             rungs=plan.rungs,
             whole=plan.whole,
+            compat=plan.compat,
             pairs=plan.pairs,
             dtype=plan.dtype,
             device=loaded.device.type,

@@ -2,7 +2,7 @@
 
 A model inside a GGUF file is dequantised once and kept as safetensors (float32), because a model that
 transformers reads from GGUF takes half a minute to load and cannot be saved as it is. A model named by a
-Hugging Face id is loaded through huggingface-hub's own cache, safetensors only.
+Hugging Face id lies in huggingface-hub's own cache, safetensors only.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ import torch
 from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, sha256_file, verify
 from remainder.corpus import Corpus, build_corpus
 from remainder.errors import AssetError
+from remainder.hub import repository_files, snapshot
 from remainder.model import DTYPES, weights_hash
 from remainder.paths import project_root
 from remainder.task import CorpusSpec, ModelSpec, Task, WheelSpec
 
 __all__ = ["check_weights", "fetch", "load_bridge", "load_corpus", "load_tokenizer", "local_model"]
 
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
+_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
 _BYTES_PER_DEQUANTISED_BYTE = 6  # float32 from 4.5 bits a weight, with room to spare
 
 
@@ -48,7 +51,7 @@ def local_model(spec: ModelSpec, *, progress: Progress | None = None, force: boo
     if spec.folder is not None:
         return _project_folder(spec.folder)
     if spec.wheel is None:
-        return _hub_snapshot(spec)
+        return _hub_snapshot(spec, progress=progress)
     source = WheelFile(**spec.wheel.model_dump())
     key = f"{spec.wheel.sha256[:16]}-float32"
 
@@ -126,11 +129,13 @@ def _tokenize(tokenizer: Any, text: str) -> list[int]:
 
 
 def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
-    tokenizer = f"{model.hub}@{model.revision}"
     if model.wheel is not None:
         tokenizer = model.wheel.sha256
     elif model.folder is not None:
         tokenizer = sha256_file(_project_folder(model.folder) / "tokenizer.json")
+    else:
+        # What has no revision is as it was fetched: its folder is named by the commit.
+        tokenizer = f"{model.hub}@{model.revision or local_model(model).name}"
     # The version counts changes of the reader in this package.
     text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -184,23 +189,28 @@ def _project_folder(name: str) -> Path:
     return folder
 
 
-def _hub_snapshot(spec: ModelSpec) -> Path:
+def _hub_snapshot(spec: ModelSpec, *, progress: Progress | None = None) -> Path:
     """The files of a Hugging Face model at its revision, through huggingface-hub's cache; never a pickle."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     assert spec.hub is not None
     if Path(spec.hub).is_dir():
         return Path(spec.hub)
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(spec.hub, revision=spec.revision, allow_patterns=patterns))
-    except (RepositoryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+    # Of the root only: folders hold the same model in other formats.
+    folder = snapshot(spec.hub, spec.revision, _MODEL_FILES, ignore=["*/*"], progress=progress).folder
+    if not (folder / "config.json").is_file():
         raise AssetError(
-            f"the model {spec.hub} cannot be fetched from the hub: {first}",
-            fix="check the id and revision, the network and, for a gated model, the token of `hf auth login`",
-        ) from problem
+            f"{spec.hub} has no config.json: it is no model of transformers", fix="check `hub` in [model]"
+        )
+    if not any(folder.glob("*.safetensors")):
+        names = repository_files(spec.hub, spec.revision)
+        pickles = [name for name in names if "/" not in name and name.endswith((".bin", ".pt", ".pth"))]
+        only = f", only {pickles[0]}" if pickles else ""
+        raise AssetError(
+            f"the model {spec.hub} has no weights in safetensors{only}",
+            fix="pickles are never loaded; convert it once, where you trust it: "
+            f"AutoModelForCausalLM.from_pretrained({spec.hub!r}).save_pretrained(FOLDER), the tokenizer "
+            "likewise, and name that folder as `hub`",
+        )
+    return folder
 
 
 @contextmanager

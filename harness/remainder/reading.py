@@ -72,7 +72,7 @@ class Section(NamedTuple):
 def sections(record: Record, notes: Notes) -> list[Section]:
     found = [_nested(record, notes), _telescope(record, notes), _perturbative(record, notes)]
     found += [_couplings(record, notes), _ratio(record, notes), _calibration(record, notes)]
-    found += [_gaussianity(record, notes), _reading(record), _missing(record)]
+    found += [_gaussianity(record, notes), _compat(record, notes), _reading(record), _missing(record)]
     return [section for section in found if section is not None]
 
 
@@ -211,6 +211,23 @@ def _tested(name: str, test: NullTest) -> tuple[str, ...]:
     decimals = _decimals(max(map(abs, parts)), (test.null_high - test.null_low) / 2)
     value, low, high = (_fixed(part, decimals) for part in parts)
     return name, value, f"[{low}, {high}]", "inside the null" if test.inside else "outside the null"
+
+
+def _compat(record: Record, notes: Notes) -> Section | None:
+    """The metrics that papers quote most, with each peer's masks."""
+    if record.compat is None:
+        return None
+    saelens, saebench = record.compat.saelens, record.compat.saebench
+    body: list[str | tuple[str, ...]] = [
+        (name, notes.cell(getattr(saelens, field)), f"SAEBench: {notes.cell(getattr(saebench, field))}")
+        for name, field in (
+            ("ce_loss_score", "ce_loss_score"),
+            ("kl_div_score", "kl_div_score"),
+            ("explained variance", "explained_variance"),
+            ("L0", "l0"),
+        )
+    ]
+    return Section("In the field's own terms (SAELens' masks; beside it SAEBench's)", body)
 
 
 def _missing(record: Record) -> Section | None:

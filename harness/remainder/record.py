@@ -28,6 +28,7 @@ from remainder.schema import (
     SCHEMA_VERSION,
     Calibration,
     Check,
+    Compat,
     Complexity,
     DocumentsInfo,
     Gaussianity,
@@ -77,6 +78,7 @@ def make_record(
     provenance: Provenance,
     reference: SubmissionInfo | None = None,
     gaussianity: Gaussianity | None = None,
+    compat: Compat | None = None,
     warnings: Iterable[str] = (),
 ) -> Record:
     """Summarise `values` and seal them with their circumstances into a record.
@@ -106,6 +108,7 @@ def make_record(
         "metrics": summarise(values, seed=measurement.seed)
         .model_copy(update={"gaussianity": gaussianity})
         .model_dump(),
+        "compat": None if compat is None else compat.model_dump(),
         "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
         "checks": {name: check.model_dump() for name, check in checks.items()},
         "calibration": calibration.model_dump(),
@@ -120,6 +123,7 @@ def make_record(
             tier=tier,
             rungs=measurement.rungs,
             whole=measurement.whole,
+            compat=measurement.compat,
             pairs=measurement.pairs,
             dtype=measurement.dtype,
             device=measurement.device,
@@ -145,6 +149,7 @@ def measurement_key(
     protocol: str | int,
     version: str,
     whole: bool = False,
+    compat: bool = False,
     reference_hash: str | None = None,
 ) -> str:
     """What a run is going to measure, as one hash: a finished record with this key need not be made again.
@@ -152,6 +157,7 @@ def measurement_key(
     Args:
         rungs: in any order.
         whole: whether couplings, refits and tests of Gaussianity are asked for.
+        compat: whether the field's own metrics are asked for.
         reference_hash: of the finer interpretation that stands in for the model, if any.
         device: its type (`cpu`, `cuda`), not its number.
         version: of this package.
@@ -164,6 +170,7 @@ def measurement_key(
             "tier": tier,
             "rungs": sorted(set(rungs)),
             "whole": whole,
+            "compat": compat,
             "pairs": pairs,
             "dtype": dtype,
             "device": device,
@@ -258,7 +265,7 @@ def fullest_record(folder: Path) -> Path:
 def recompute(record: Record, values: pd.DataFrame) -> None:
     """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
 
-    Tests of Gaussianity need activations and are left out.
+    Tests of Gaussianity and `compat` need activations and are left out.
 
     Raises:
         RecordError: a summary differs; the message names the first few.
@@ -301,13 +308,21 @@ def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
 
 def _result_id(content: Mapping[str, Any]) -> str:
     """Hash of what was found, whoever ran it wherever: no name, host, timing or provenance."""
-    science = {
-        name: content[name]
-        for name in ("schema_version", "protocol", "task", "tier", "model", "corpus", "metrics", "complexity")
-    }
+    names = (
+        "schema_version",
+        "protocol",
+        "task",
+        "tier",
+        "model",
+        "corpus",
+        "metrics",
+        "compat",
+        "complexity",
+    )
+    science = {name: content[name] for name in names}
     submission, measurement = content["submission"], content["measurement"]
     science["submission"] = {name: submission[name] for name in ("kind", "files", "hash")}
-    settings = ("rungs", "pairs", "annealed_draws", "whole", "unmeasured", "seed", "dtype")
+    settings = ("rungs", "pairs", "annealed_draws", "whole", "compat", "unmeasured", "seed", "dtype")
     science["measurement"] = {name: measurement[name] for name in settings if name in measurement}
     if content.get("reference") is not None:
         science["reference"] = {name: content["reference"][name] for name in ("kind", "files", "hash")}

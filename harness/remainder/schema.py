@@ -1,4 +1,4 @@
-"""The schema of a record: every field, its unit, and where it stands. Version 3.
+"""The schema of a record: every field, its unit, and where it stands. Version 4.
 
 Floats have six significant digits; NaN does not exist: a null comes with its reason.
 """
@@ -27,9 +27,11 @@ __all__ = [
     "CalibrationSpread",
     "Check",
     "CleanMetrics",
+    "Compat",
     "Complexity",
     "CouplingPoint",
     "Couplings",
+    "DictionaryLearningMetrics",
     "DirectionTests",
     "DocumentsInfo",
     "FrozenModel",
@@ -39,6 +41,7 @@ __all__ = [
     "Metrics",
     "NullTest",
     "Number",
+    "PeerMetrics",
     "PerturbativeFit",
     "Pinned",
     "Provenance",
@@ -54,7 +57,7 @@ __all__ = [
     "Telescope",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -286,6 +289,64 @@ class Metrics(FrozenModel):
     """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
 
 
+class PeerMetrics(FrozenModel):
+    """The metrics that SAELens and SAEBench share, under their names. Losses and KL: nats per token."""
+
+    tokens: int
+    """That the peer counts: those whose own id is not special to it."""
+    ce_loss_without_sae: Number
+    ce_loss_with_sae: Number
+    ce_loss_with_ablation: Number
+    """With zeros at every position."""
+    ce_loss_score: Number
+    """(with ablation − with SAE) / (with ablation − without SAE)."""
+    kl_div_with_sae: Number
+    kl_div_with_ablation: Number
+    kl_div_score: Number
+    """(with ablation − with SAE) / with ablation."""
+    explained_variance: Number
+    explained_variance_legacy: Number
+    """Mean over tokens of 1 − ‖r‖²/‖x − E x‖²; the peers take E x over a batch."""
+    mse: Number
+    """E ‖r‖², summed over dimensions."""
+    cossim: Number
+    l2_norm_in: Number
+    l2_norm_out: Number
+    l2_ratio: Number
+    """E (‖x̂‖/‖x‖)."""
+    relative_reconstruction_bias: Number
+    """E ‖x̂‖² / E (x·x̂); the peers average it over batches."""
+    l0: Number
+
+
+class DictionaryLearningMetrics(FrozenModel):
+    """Those of dictionary_learning, pooled over tokens where it averages over batches. Nats per token."""
+
+    loss_original: Number
+    loss_reconstructed: Number
+    loss_zero: Number
+    frac_recovered: Number
+    """(reconstructed − zero) / (original − zero)."""
+    frac_variance_explained: Number
+    """1 − Σ Var r / Σ Var x, so that a constant offset is free."""
+
+
+class Compat(FrozenModel):
+    """The field's own metrics with its own masks, on the evaluation windows and in float32.
+
+    They need activations: like the tests of Gaussianity, they cannot be recomputed from per-document values.
+    """
+
+    saelens: PeerMetrics
+    """SAELens 6.54.12: special tokens keep their activation."""
+    saebench: PeerMetrics
+    """SAEBench 0.6.0: special tokens are reconstructed too, though not counted."""
+    dictionary_learning: DictionaryLearningMetrics
+    """Every position counts, the beginning of the sequence too."""
+    mdl_bits: dict[str, Number]
+    """Bits per token by the number of bins a feature, as SAEBench counts them; on calibration."""
+
+
 class TaskInfo(FrozenModel):
     """Which task, exactly."""
 
@@ -366,6 +427,8 @@ class Measurement(FrozenModel):
     """Draws of the rungs whose annealed loss is a headline; 0 if there is none."""
     whole: bool = False
     """Whether couplings, refits and tests of Gaussianity were asked for (`--rungs all`)."""
+    compat: bool = False
+    """Whether the field's own metrics were asked for (`--compat`, and `--rungs all` of a text)."""
     unmeasured: dict[str, str] = {}
     """Rungs that this residual does not admit, and why."""
     seed: int
@@ -409,7 +472,7 @@ class Provenance(FrozenModel):
 class Record(FrozenModel):
     """Everything that is kept of one measurement. Make it with `make_record`."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     protocol: str
     task: TaskInfo
     submission: SubmissionInfo
@@ -419,6 +482,7 @@ class Record(FrozenModel):
     model: Pinned
     corpus: Pinned
     metrics: Metrics
+    compat: Compat | None = None
     complexity: Complexity
     checks: dict[str, Check]
     calibration: Calibration

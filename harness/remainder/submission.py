@@ -1,12 +1,13 @@
 """A submission: a folder with `submission.toml` that says what the interpretation is and how it is read.
 
 Every baseline is a submission like any other. `[method] format` names either a reader of weights
-(`saelens`: a folder of this submission, or a Hugging Face id; `subspace` and `codebook`: a file of arrays)
-or a reference that is made from moments of the task's `fit` split (`identity`, `mean`, `pca`,
-`random-projection`). All of these are data; nothing of a submission is executed.
+(`saelens`: a folder of this submission, or a Hugging Face id; `dictionary-learning`, `sparsify`: a folder;
+`circuit-tracer`: a YAML file or its folder; `subspace` and `codebook`: a file of arrays) or a reference that
+is made from moments of the task's `fit` split (`identity`, `mean`, `pca`, `random-projection`). All of these
+are data; nothing of a submission is executed.
 
-`open_submission` also takes what people have at hand: the name of a baseline, a bare SAELens folder, or
-`hub:OWNER/REPO:SAE_ID`.
+`open_submission` also takes what people have at hand: the name of a baseline, what one of these formats' own
+libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
-from remainder.formats import arrays, saelens
+from remainder.formats import arrays, circuit_tracer, dictionary_learning, gemma_scope, hub, saelens, sparsify
+from remainder.formats.places import Loaded
+from remainder.formats.tensors import header
 from remainder.interpretation import (
     Adapted,
     Codebook,
@@ -56,6 +59,24 @@ FitMoments = Callable[[], Moments]
 """Gives mean and scatter of the site's activations on `fit`; called only by what needs them."""
 
 
+class Format(Protocol):
+    """A module of `remainder.formats` for weights that are found on the disk."""
+
+    def found_in(self, path: Path) -> bool: ...
+    def files(self, path: Path) -> list[Path]: ...
+    def load(self, path: Path, task: Task) -> Loaded: ...
+
+
+FORMATS: Mapping[str, Format] = {
+    # In this order, since what marks a later one may lie in the folder of an earlier one.
+    "sparsify": sparsify,
+    "dictionary-learning": dictionary_learning,
+    "saelens": saelens,
+    "circuit-tracer": circuit_tracer,
+    "gemma-scope": gemma_scope,
+}
+
+
 @runtime_checkable
 class Entry(Protocol):
     """What can be scored and told apart afterwards."""
@@ -78,18 +99,35 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["identity", "mean", "pca", "random-projection", "subspace", "codebook", "saelens"]
+    format: Literal[
+        "identity",
+        "mean",
+        "pca",
+        "random-projection",
+        "subspace",
+        "codebook",
+        "saelens",
+        "dictionary-learning",
+        "sparsify",
+        "circuit-tracer",
+        "gemma-scope",
+    ]
     rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
     seed: int = Field(default=0, description="random-projection")
     path: str | None = Field(
-        default=None, description="of the weights: a folder (saelens), a file (subspace, codebook)"
+        default=None, description="of the weights: a file (subspace, codebook), else what the format writes"
     )
-    hub: str | None = Field(default=None, description="OWNER/REPO:SAE_ID: saelens")
+    hub: str | None = Field(
+        default=None, description="OWNER/REPO:SAE_ID, or RELEASE:SAE_ID of sae-lens's list"
+    )
+    revision: str | None = Field(default=None, description="of `hub`: a commit; default: the newest")
 
     @model_validator(mode="after")
     def _one_place(self) -> Method:
         if self.path is not None and self.hub is not None:
             raise ValueError("give `path` or `hub`, not both")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("`revision` is that of `hub`")
         if self.path is not None and (Path(self.path).is_absolute() or ".." in Path(self.path).parts):
             raise ValueError("`path` must lie in the submission's folder")
         return self
@@ -110,24 +148,36 @@ class Submission(BaseModel):
     method: Method
     folder: Path | None = Field(default=None, exclude=True)
     files: dict[str, str] = Field(default_factory=dict, exclude=True)
+    commit: str | None = Field(default=None, exclude=True, description="of what lies on a hub, once fetched")
 
     @property
     def hash(self) -> str:
         """SHA-256 over the settings and the hash of every file that can move a number."""
-        content = {"method": self.method.model_dump(mode="json"), "files": self.files}
+        # Files of a hub are named with their commit, whatever the revision was called.
+        method = self.method.model_dump(mode="json", exclude={"revision"})
+        content = {"method": method, "files": self.files}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_pinned(self) -> bool:
-        """Whether the hash says everything. What lies on a hub may change under the same id."""
-        return self.method.hub is None
+        """Whether the hash says everything: what lies on a hub is known when it has been fetched."""
+        return self.method.hub is None or bool(self.files)
+
+    def fetched(self) -> Submission:
+        """The same with its files at hand and hashed, if it lies on a hub.
+
+        Raises:
+            AssetError: if the hub does not give them.
+            InterpretationError: if there is no such SAE there.
+        """
+        if self.method.hub is None or self.files:
+            return self
+        found = hub.fetch(hub.parse(self.method.hub, self.method.revision))
+        return self.model_copy(update=found._asdict())
 
     def fits(self, task: Task) -> bool:
-        """Whether it was made for `task`; one that names no tasks fits all where it makes sense."""
-        if not self.tasks:
-            # The mean of what is replaced exists everywhere; other references rebuild what they read.
-            return task.site.is_reconstruction or self.method.format == "mean"
-        return task.id in self.tasks
+        """Whether it was made for `task`; one that names no tasks was made for all."""
+        return not self.tasks or task.id in self.tasks
 
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site.
@@ -135,30 +185,30 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
-        if not self.fits(task) and not self.tasks:
-            raise InterpretationError(
-                f"submission {self.name} rebuilds what it reads; {task.id} reads {task.site.hook_in} and "
-                f"replaces {task.site.hook_out}",
-                fix="run it on a task that reads what it replaces",
-            )
         if not self.fits(task):
             raise InterpretationError(
                 f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
                 fix="run it on one of those tasks, or add this one to `tasks` in its submission.toml",
             )
-        return adapt(self._make(task, fit), task.site.width, self.name)
+        loaded = self.fetched()._make(task, fit)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
-    def _make(self, task: Task, fit: FitMoments) -> Any:
+    def _make(self, task: Task, fit: FitMoments) -> Loaded:
+        method = self.method
+        if method.hub is not None and self.folder is None:
+            return hub.load_release(hub.parse(method.hub, self.commit), task)
+        if method.format in FORMATS:
+            assert self.folder is not None
+            return FORMATS[method.format].load(self.folder / (method.path or "."), task)
+        # References, subspaces and codebooks rebuild what they read: at a task that does not, its output.
+        return Loaded(self._make_reference(task, fit), "in" if task.site.is_reconstruction else "out")
+
+    def _make_reference(self, task: Task, fit: FitMoments) -> Any:
         method = self.method
         if method.format == "identity":
             return Identity()
         if method.format == "mean":
             return mean_only(fit())
-        if method.format == "saelens":
-            if method.hub is not None:
-                return saelens.load_hub(method.hub, task.site)
-            assert self.folder is not None
-            return saelens.load_folder(self.folder / (method.path or "."), task.site)
         if method.format in ("subspace", "codebook"):
             return self._read_arrays(task.site.width)
         if method.rank is None:
@@ -180,36 +230,75 @@ class Submission(BaseModel):
 
 
 def open_submission(where: str | Path) -> Submission:
-    """The submission at a path, of a baseline's name, in a SAELens folder, or `hub:OWNER/REPO:SAE_ID`.
+    """The submission at a path, of a baseline's name, in what a format's own library wrote, or on the hub.
+
+    Args:
+        where: a folder (or the YAML file of circuit-tracer), a baseline, or `hub:OWNER/REPO:SAE_ID`.
 
     Raises:
         InterpretationError: if there is none, or its `submission.toml` is malformed.
     """
     text = str(where)
     if text.startswith("hub:"):
-        return _bare(text.rpartition("/")[2].replace(":", "-"), Method(format="saelens", hub=text[4:]))
+        return _on_hub(hub.parse(text[4:]))
     folder = Path(where)
     if not folder.exists() and (project_root() / "baselines" / text.removeprefix("baselines/")).is_dir():
         folder = project_root() / "baselines" / text.removeprefix("baselines/")
     if (folder / "submission.toml").is_file():
-        return _read(folder)
-    if (folder / saelens.CONFIG).is_file():
-        return _bare(folder.resolve().name, Method(format="saelens", path="."), folder)
+        return _read(folder).fetched()
+    for format, reader in FORMATS.items():
+        if reader.found_in(folder):
+            base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
+            method = Method.model_validate({"format": format, "path": path})
+            return _bare(base.resolve().name, method, base)
+    raise _not_found(text, folder)
+
+
+def _on_hub(address: hub.Address) -> Submission:
+    """An SAE on a hub, fetched, and in the format that its folder is found to have."""
+    found = hub.fetch(address)
+    format = "saelens"  # of what sae-lens lists, it knows the format itself
+    if found.folder is not None:
+        format = next((name for name, reader in FORMATS.items() if reader.found_in(found.folder)), format)
+    place = f"{address.place}:{address.sae_id}"
+    method = Method.model_validate({"format": format, "hub": place, "revision": address.revision})
+    name = f"{address.place.rpartition('/')[2]}-{address.sae_id.rpartition('/')[2]}"
+    return _bare(name, method).model_copy(update=found._asdict())
+
+
+def _not_found(text: str, folder: Path) -> InterpretationError:
+    """What there is instead: a file of the folder that was meant, folders one level below, or a near name."""
+    if folder.is_file():
+        return InterpretationError(
+            f"{text} is a file; a submission is a folder",
+            fix=f"give the folder that holds it: {folder.parent}",
+        )
+    if folder.is_dir():
+        readers = FORMATS.values()
+        below = sorted(p for p in folder.glob("*") if p.is_dir() and any(r.found_in(p) for r in readers))
+        held = ", ".join(sorted(path.name for path in folder.glob("*"))[:6]) or "nothing"
+        return InterpretationError(
+            f"{text} is no submission: there is no submission.toml in it, nor what a known format consists "
+            f"of (it holds {held})",
+            fix=f"give one of the folders in it, such as {below[0]}"
+            if below
+            else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote",
+        )
     known = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
     near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
-    raise InterpretationError(
-        f"{where} is no submission: there is no submission.toml or {saelens.CONFIG} in it",
-        fix=f"give such a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
+    return InterpretationError(
+        f"{text} is no submission: there is no such folder, and no baseline of that name",
+        fix=f"give a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
     )
 
 
 def baselines_for(task: Task) -> list[Submission]:
-    """All bundled baselines that fit a task, by name."""
+    """All bundled baselines that fit a task, by name; those on a hub are not fetched yet."""
     found = []
     for path in sorted((project_root() / "baselines").glob("*/submission.toml")):
         tasks = read_toml(path, error=InterpretationError).get("tasks")
         if not tasks or task.id in tasks:  # files of the others are not even looked at
-            found.append(open_submission(path.parent))
+            found.append(_read(path.parent))
     return [submission for submission in found if submission.fits(task)]
 
 
@@ -222,7 +311,7 @@ def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> l
     own = {name: object_submission(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
         return [own.get(name) or _open_beside(name, own) for name in names]
-    return [*own.values(), *baselines_for(loaded.task)]
+    return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
 
 
 def _open_beside(name: str, own: Mapping[str, Entry]) -> Entry:
@@ -266,9 +355,8 @@ class ObjectSubmission:
 
     def check(self, task: Task) -> Adapted:
         """What can be told wrong before anything is loaded; see `build`."""
-        adapted = adapt(self.thing, task.site.width, self.name)
-        saelens.check_object(self.thing, task.site, self.name)
-        return adapted
+        loaded = saelens.load_object(self.thing, task, self.name)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
 
 def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
@@ -310,7 +398,7 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
 
 def _read(folder: Path) -> Submission:
     content = read_toml(folder / "submission.toml", error=InterpretationError)
-    if reserved := sorted({"folder", "files"} & content.keys()):
+    if reserved := sorted({"folder", "files", "commit"} & content.keys()):
         raise InterpretationError(
             f"{folder / 'submission.toml'}: {reserved[0]}: this is found, not given", fix="leave it out"
         )
@@ -349,8 +437,15 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
                 f"{folder / 'submission.toml'}: method.path: there is no file {path}", fix="name the weights"
             )
         return {path.relative_to(folder).as_posix(): sha256_file(path)}
-    if method.format != "saelens" or method.hub is not None:
+    if method.format not in FORMATS or method.hub is not None:
         return {}
-    base = folder / (method.path or ".")
-    paths = sorted(path for path in base.glob("*") if path.suffix in {".json", ".safetensors"})
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+    paths = FORMATS[method.format].files(folder / (method.path or "."))
+    for path in paths:
+        if path.suffix == ".safetensors":
+            header(path)  # gigabytes that are no weights are not read through first
+    # What a list of files names elsewhere has no place in the folder, only one in the list.
+    names = [
+        path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"{number}/{path.name}"
+        for number, path in enumerate(paths)
+    ]
+    return {name: sha256_file(path) for name, path in zip(names, paths, strict=True)}

@@ -1,152 +1,336 @@
-"""SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, or a release on the Hugging Face hub.
+"""SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, or an object with such a config.
 
-sae-lens itself reads both; this module checks what it would let pass. Folders with pickles are refused;
-what the hub holds is read by sae-lens with whatever it uses there.
+1. The config's hook names, width and model against the task's.
+2. The file's names, types and shapes against those of the class that sae-lens would make. No pickles.
+3. sae-lens itself loads it.
+4. `wrapped` brings what sae-lens computes outside of `encode` and `decode` into these and `skip`, so that a
+   reconstruction is always decode(encode(x)) + skip(x), and `decode` a function of codes alone:
+   - a skip-transcoder's x W_skipᵀ goes into `skip`;
+   - where an activation is normalised before encoding, x = σ z + μ, codes are in units of x: σ f(z). What
+     remains, μ + (σ − 1) b_dec, goes into `skip`;
+   - a temporal SAE's codes are the novel ones, as in sae-lens; its prediction goes into `skip`;
+   - if the model's writing weights were centred (a LayerNorm model in TransformerLens), the SAE is given
+     x − m·1 with m the mean of x over the width, and m·1 goes into `skip`;
+   - the reshaping of `hook_z` is turned off: the heads' outputs come one behind the other already.
+
+Source: https://github.com/decoderesearch/SAELens, `saes/`, `loading/pretrained_sae_loaders.py`.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import copy
+import dataclasses
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
-from remainder.task import Site
+from remainder.formats.places import Loaded, check_model, check_width, reads_at, tensor_of
+from remainder.formats.tensors import Layout, header, read_json, read_tensors, refuse_pickles
+from remainder.interpretation import Reads
+from remainder.task import ModelSpec, Site, Task
 
-__all__ = ["CONFIG", "WEIGHTS", "check_object", "load_folder", "load_hub"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "check_config",
+    "files",
+    "found_in",
+    "load",
+    "load_folder",
+    "load_object",
+    "wrapped",
+]
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-_PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
+
+_AXES: dict[str, tuple[str | int, ...]] = {
+    "W_enc": ("d_in", "d_sae"),
+    "W_dec": ("d_sae", "d_out"),
+    "b_dec": ("d_out",),
+    "W_skip": ("d_out", "d_in"),
+}
+_HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
+_OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
+_NOT_FOLDED = {"expected_average_only_in", "covariance_whitening"}
+_RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, AssertionError)
 
 
-def load_folder(folder: Path, site: Site) -> Any:
-    """The SAE in `folder`, float32.
+def found_in(path: Path) -> bool:
+    """Whether `path` is such a folder."""
+    return (path / CONFIG).is_file() or (path / WEIGHTS).is_file()
+
+
+def files(path: Path) -> list[Path]:
+    """What can move a number."""
+    return sorted(file for file in path.glob("*") if file.suffix in {".json", ".safetensors"})
+
+
+def load(path: Path, task: Task) -> Loaded:
+    """The SAE or transcoder in a folder, for the task's site.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    config = _config(folder)
-    _check_site(config, site, folder / CONFIG)
+    reads = check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
+    return Loaded(wrapped(load_folder(path, task.site), str(path)), reads)
+
+
+def load_folder(folder: Path, site: Site) -> Any:
+    """The object of sae-lens in `folder`, float32.
+
+    Raises:
+        InterpretationError: naming the file, what was found and what was expected.
+    """
+    config = read_json(folder / CONFIG)
+    check_config(config, site, folder / CONFIG)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        pickles = [path.name for path in folder.glob("*") if path.suffix in _PICKLES]
-        raise InterpretationError(
-            f"{folder} has no {WEIGHTS}" + (f", only {', '.join(pickles)}" if pickles else ""),
-            fix="pickles are never loaded; convert once, where you trust the file: "
-            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'sae_weights.safetensors')"
-            if pickles
-            else "save the SAE with sae.save_inference_model(folder)",
-        )
-    _check_weights(weights, config)
+        raise refuse_pickles(folder, WEIGHTS, "save the SAE with sae.save_inference_model(folder)")
+    header(weights)
     from sae_lens import SAE
 
     try:
-        return SAE.load_from_disk(folder, dtype="float32").eval()
-    except (AttributeError, KeyError, ValueError, TypeError, RuntimeError) as problem:
+        # sae-lens warns of settings of the model, which `wrapped` heeds.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            layout = _layout(config, folder / CONFIG)
+            read_tensors(weights, layout)
+            return SAE.load_from_disk(folder, dtype="float32").eval()
+    except InterpretationError:
+        raise
+    except _RAISED as problem:
         raise InterpretationError(
-            f"{folder}: sae-lens cannot load it: {problem}", fix="save it anew with sae.save_inference_model"
+            f"{folder}: sae-lens cannot load it: {type(problem).__name__}: {problem}",
+            fix="save it anew with sae.save_inference_model(folder)",
         ) from problem
 
 
-def load_hub(name: str, site: Site) -> Any:
-    """The SAE `OWNER/REPO:SAE_ID` (or `RELEASE:SAE_ID` of sae-lens's list) from the hub, float32.
+def load_object(thing: Any, task: Task, name: str) -> Loaded:
+    """An object from a notebook, checked as far as it has a config of its own (`cfg`).
 
     Raises:
-        InterpretationError: if there is no such SAE, or it does not fit the site.
+        InterpretationError: if it was made for another width, hook or model.
     """
-    release, colon, sae_id = name.partition(":")
-    if not colon or not release or not sae_id:
-        raise InterpretationError(
-            f"hub:{name} does not name an SAE",
-            fix="write hub:OWNER/REPO:SAE_ID, the path inside the repository",
-        )
-    from sae_lens import SAE
-
-    try:
-        sae = SAE.from_pretrained(release, sae_id, dtype="float32")
-    except Exception as problem:  # whatever the hub, the network or the reader raise, the cause is shown
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InterpretationError(
-            f"hub:{name} cannot be loaded: {type(problem).__name__}: {first}",
-            fix="check the id, the network and, for a gated repository, the token of `hf auth login`",
-        ) from problem
-    _check_site(sae.cfg.to_dict(), site, name)
-    return sae.eval()
+    config = _config_of(thing)
+    reads = check_config(config, task.site, name, task.model) if "d_in" in config else "in"
+    return Loaded(wrapped(thing, name), reads)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InterpretationError(f"{path} does not exist", fix="give a folder that SAELens saved") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise InterpretationError(f"{path} is not valid JSON: {problem}", fix="save the SAE anew") from None
-    if not isinstance(config, dict):
-        raise InterpretationError(f"{path} holds no JSON object", fix="save the SAE anew")
-    return config
+def check_config(
+    config: dict[str, Any], site: Site, where: Path | str, model: ModelSpec | None = None
+) -> Reads:
+    """Which of the site's places a config's SAE reads. A config that names no hook fits by its width.
 
-
-def _check_site(config: dict[str, Any], site: Site, where: Path | str) -> None:
-    width = config.get("d_in")
-    if width != site.width:
-        raise InterpretationError(
-            f"{where}: d_in is {width}; the task's site {site.hook_in} has width {site.width}",
-            fix="choose the task that this SAE was made for",
-        )
+    Raises:
+        InterpretationError: if it is of another width, hook or model.
+    """
     metadata = config.get("metadata")
-    named = metadata.get("hook_name") if isinstance(metadata, dict) else config.get("hook_name")
-    if isinstance(named, str) and _tensor_of(named) != _tensor_of(site.hook_in):
+    said = {**config, **metadata} if isinstance(metadata, dict) else config
+    if model is not None:
+        check_model(said.get("model_name"), model, where)
+    check_width(config.get("d_in"), site, where)
+    transcodes = "d_out" in config
+    if transcodes:
+        check_width(config["d_out"], site, where, "d_out")
+    source = said.get("hook_name") or said.get("hook_point")
+    if source is None and isinstance(said.get("hook_layer"), int):
+        source = f"blocks.{said['hook_layer']}.hook_resid_post"
+    if isinstance(source, str):
+        target = said.get("hook_name_out")
+        if not isinstance(target, str):
+            # A transcoder that names its input only is taken to write where the task does.
+            target = site.hook_out if transcodes else source
+        return reads_at((source, target), site, where)
+    return "in" if transcodes or site.is_reconstruction else "out"
+
+
+def _layout(config: dict[str, Any], where: Path) -> Layout:
+    """Names and shapes that the class of sae-lens for this config has."""
+    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
+    from sae_lens.registry import SAE_CLASS_REGISTRY
+
+    if config.get("architecture", "standard") not in SAE_CLASS_REGISTRY:
         raise InterpretationError(
-            f"{where}: it was trained at {named}; the task's site is {site.hook_in}",
-            fix="choose the task that this SAE was made for",
+            f"{where}: architecture is {config['architecture']!r}; sae-lens knows "
+            f"{', '.join(SAE_CLASS_REGISTRY)}",
+            fix="save it anew with sae.save_inference_model(folder)",
         )
+    full = handle_config_defaulting(copy.deepcopy(config))
+    sae_class, config_class = SAE_CLASS_REGISTRY[full["architecture"]]
+    made = sae_class(config_class.from_dict({**full, "dtype": "float32", "device": "meta"}))
+    if made.cfg.normalize_activations in _NOT_FOLDED:
+        raise InterpretationError(
+            f"{where}: normalize_activations is {made.cfg.normalize_activations}: its weights are for "
+            "rescaled activations, and the file does not say by how much",
+            fix="fold the scale in before saving: sae.fold_activation_norm_scaling_factor(factor), or give "
+            "an SAE that sae-lens saved at the end of training",
+        )
+    sizes = {"d_in": made.cfg.d_in, "d_sae": made.cfg.d_sae}
+    sizes["d_out"] = getattr(made.cfg, "d_out", sizes["d_in"])
+    words = {size: word for word, size in sizes.items() if word == "d_sae"}
+    tensors: dict[str, tuple[str | int, ...]] = {}
+    for name, value in made.state_dict().items():
+        shape = tuple(value.shape)
+        axes = _AXES.get(name, tuple(words.get(size, size) for size in shape))
+        fits = shape == tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
+        tensors[name] = axes if fits else shape
+    # For a time sae-lens saved ones under this name; it drops them itself.
+    tensors["scaling_factor"] = ("d_sae",)
+    said = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
+    says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in said.items())
+    return Layout(tensors, sizes, says, optional=frozenset({"scaling_factor"}), hints=_HINTS)
 
 
-def check_object(thing: Any, site: Site, name: str) -> None:
-    """Check a loaded SAE's own config (if it has one) against the site.
+def _config_of(thing: Any) -> dict[str, Any]:
+    """The fields of an object's `cfg`, whatever kind of thing that is."""
+    config: Any = getattr(thing, "cfg", None)
+    if callable(getattr(config, "to_dict", None)):
+        config = config.to_dict()
+    elif dataclasses.is_dataclass(config) and not isinstance(config, type):
+        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    elif config is not None and not isinstance(config, dict):
+        config = getattr(config, "__dict__", {})
+    return config if isinstance(config, dict) else {}
+
+
+# from what sae-lens computes to encode, decode and skip
+
+
+def wrapped(thing: Any, name: str) -> Any:
+    """The thing itself, or for an object of sae-lens in what step 4 of this module's text asks for.
 
     Raises:
-        InterpretationError: if it was made for another width or hook.
+        InterpretationError: if there is no such way to take it apart.
     """
-    config: Any = getattr(thing, "cfg", None)
-    if config is not None and callable(getattr(config, "to_dict", None)):
-        content = config.to_dict()
-        if isinstance(content, dict) and "d_in" in content:
-            _check_site(content, site, name)
-
-
-def _tensor_of(hook: str) -> str:
-    """One name for each tensor of the residual stream, which has up to four."""
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|in|out)", hook)
-    if match is None:
-        return hook
-    after = match[2] in ("resid_post", "out")
-    return f"residual stream entering block {int(match[1]) + after}"
-
-
-def _check_weights(path: Path, config: dict[str, Any]) -> None:
-    """Header, shapes and finite values, before any library sees the file."""
-    try:
-        with safe_open(path, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
+    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
+    if lens is None or not isinstance(thing, lens.SAE):
+        return thing
+    normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
+    temporal = isinstance(thing, lens.TemporalSAE)
+    if temporal and normalised:
         raise InterpretationError(
-            f"{path} is not a readable safetensors file: {problem}", fix="copy it again; it may be truncated"
-        ) from problem
-    expected = (config.get("d_sae"), config.get("d_in"))
-    decoder = tensors.get("W_dec")
-    if decoder is not None and None not in expected and tuple(decoder.shape) != expected:
-        turned = " (transposed)" if tuple(decoder.shape) == expected[::-1] else ""
-        raise InterpretationError(
-            f"{path}: W_dec has shape {tuple(decoder.shape)}{turned}; {CONFIG} says {expected}",
-            fix="W_dec must be [d_sae, d_in]",
+            f"{name}: a temporal SAE with normalize_activations = {thing.cfg.normalize_activations} cannot "
+            "be taken apart into codes and what goes past them",
+            fix="train it with constant_scalar_rescale or none",
         )
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InterpretationError(
-                f"{path}: {name} holds NaN or infinity", fix="train or export the SAE again"
-            )
+    if thing.hook_z_reshaping_mode:
+        thing = copy.copy(thing)  # parameters are shared; the object of the notebook stays as it is
+        thing.turn_off_forward_pass_hook_z_reshaping()
+    inner: Any = thing
+    if temporal:
+        inner = _Temporal(thing)
+    elif isinstance(thing, lens.SkipTranscoder):
+        inner = _Skipping(thing)
+    elif normalised:
+        inner = _Normalised(thing)
+    if _is_centred(thing):
+        inner = _Centred(inner)
+    return inner
+
+
+def _is_centred(sae: Any) -> bool:
+    """Whether it was trained on a residual stream whose mean over the width had been taken out."""
+    settings = sae.cfg.metadata.model_from_pretrained_kwargs
+    hook = sae.cfg.metadata.hook_name
+    if not isinstance(settings, dict) or not settings.get("center_writing_weights"):
+        return False
+    # What a block's parts write to the residual stream, and that itself; nothing else was changed.
+    written = ("residual stream", "output of the MLP", "output of the attention")
+    return not isinstance(hook, str) or tensor_of(hook).startswith(written)
+
+
+class _Wrapper(nn.Module):
+    """Around an object of sae-lens, or around another of these."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As of sae-lens, which keeps its own notes of dtype and device in step."""
+        self.inner.to(*args, **kwargs)
+        return self
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        codes: Tensor = self.inner.encode(x)
+        return codes
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        x: Tensor = self.inner.decode(codes)
+        return x
+
+
+class _Skipping(_Wrapper):
+    """A skip-transcoder."""
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        passed: Tensor = x @ self.inner.W_skip.T
+        return passed
+
+
+class _Normalised(_Wrapper):
+    """x = σ z + μ with σ and μ of each token; the SAE is of z."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(copy.copy(inner))
+        self.inner.run_time_activation_norm_fn_in = _unchanged
+        self.inner.run_time_activation_norm_fn_out = _unchanged
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        scale, shift = self._scale(x)
+        # sae-lens divides by slightly more than it multiplies with afterwards.
+        floor = 1e-5 if self.inner.cfg.normalize_activations == "layer_norm" else 0.0
+        codes: Tensor = self.inner.encode((x - shift) / (scale + floor)) * scale
+        return codes
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        scale, shift = self._scale(x)
+        base: Tensor = self.inner.decode(x.new_zeros(1, 1, self.inner.cfg.d_sae))
+        return shift + (scale - 1) * base
+
+    def _scale(self, x: Float[Tensor, "docs pos d"]) -> tuple[Tensor, Tensor]:
+        """σ and μ [docs pos 1]."""
+        if self.inner.cfg.normalize_activations == "layer_norm":
+            return x.std(-1, keepdim=True), x.mean(-1, keepdim=True)
+        scale = x.norm(dim=-1, keepdim=True) / self.inner.cfg.d_in**0.5
+        return scale, torch.zeros_like(scale)
+
+
+class _Temporal(_Wrapper):
+    """Codes of what is new at a token; what earlier tokens predict goes past them."""
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        sae = self.inner
+        x: Tensor = codes @ sae.W_dec
+        if not sae.cfg.tied_weights or sae.cfg.apply_b_dec_to_input:
+            x = x + sae.b_dec
+        x = sae.run_time_activation_norm_fn_out(x)
+        return x
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        predicted = self.inner.encode_with_predictions(x)[1] @ self.inner.W_dec
+        passed: Tensor = self.inner.run_time_activation_norm_fn_out(predicted)
+        return passed
+
+
+class _Centred(_Wrapper):
+    """Given x − m·1, m the mean over the width; m·1 goes past it."""
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        codes: Tensor = self.inner.encode(x - x.mean(-1, keepdim=True))
+        return codes
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
+        mean = x.mean(-1, keepdim=True)
+        passed = mean.expand_as(x)
+        return passed + self.inner.skip(x - mean) if hasattr(self.inner, "skip") else passed
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x

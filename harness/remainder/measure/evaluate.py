@@ -5,7 +5,8 @@
 3. Fit every rung, and the denominators of the Gaussian ratio, to these; in a whole run also the couplings.
 4. Evaluate: per batch of windows, one clean suffix pass, then one for each rung and draw, with x̂ + ε put
    in at all spliced positions at once; for the denominators x + ε.
-5. Count what the interpretation costs: active features, bits per token.
+5. Count what the interpretation costs: active features, bits per token. If asked, score it by the field's own
+   metrics too.
 6. Check what must hold in every run, and seal everything into a record.
 
 With a second, finer interpretation its reconstruction stands in for the model's activation x throughout.
@@ -29,10 +30,11 @@ from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
-from remainder.errors import MeasurementError
+from remainder.errors import MeasurementError, RemainderError
 from remainder.interpretation import Adapted
-from remainder.loaded import LoadedTask
+from remainder.loaded import LanguageTask, LoadedTask
 from remainder.measure.checks import check_true, check_zero, dtype_deviation
+from remainder.measure.compat import measure_compat
 from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, bits_per_token
 from remainder.measure.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.measure.directions import decoder_directions, gradient_directions
@@ -51,6 +53,7 @@ from remainder.residual.noise import Places
 from remainder.schema import Calibration as CalibrationInfo
 from remainder.schema import (
     Check,
+    Compat,
     Complexity,
     Gaussianity,
     Measurement,
@@ -146,9 +149,13 @@ class _Run:
         if self.plan.whole:
             with self._timed("gaussianity"):
                 gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
+        compat = None
+        if self.plan.compat:
+            with self._timed("compat"):
+                compat = self._compat(interpretation, sample)
         if "true" in self.plan.rungs:
             self.checks["true_equals_clean"] = check_true(values)
-        return self._seal(values, calibration, complexity, deviation, gaussianity), values
+        return self._seal(values, calibration, complexity, deviation, gaussianity, compat), values
 
     def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of a split, their activation that of the finer interpretation if there is one.
@@ -309,6 +316,20 @@ class _Run:
             self.unmeasured["gaussianity"] = problem.what
             return None
 
+    def _compat(self, interpretation: Adapted, sample: CodeSample) -> Compat | None:
+        """The field's own metrics, or none with the reason among what was not measured."""
+        assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
+        if self.finer is not None:
+            self.unmeasured["compat"] = "the field has no metrics of an interpretation nested in another"
+            return None
+        windows = self.plan.evaluation_windows
+        try:
+            return measure_compat(self.loaded, interpretation, windows, sample, self.progress)
+        except RemainderError as problem:  # at special positions and sinks, which nothing else here reads
+            self.warnings.append(f"the field's metrics were not measured: {problem.what}")
+            self.unmeasured["compat"] = problem.what
+            return None
+
     def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
         """How far the suffix's dtype moves results from float32, on one batch."""
         if runner.dtype == torch.float32:
@@ -330,6 +351,7 @@ class _Run:
         complexity: Complexity,
         deviation: dict[str, float] | None,
         gaussianity: Gaussianity | None,
+        compat: Compat | None,
     ) -> Record:
         task, device = self.loaded.task, self.loaded.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -346,11 +368,13 @@ class _Run:
             checks=self.checks,
             calibration=_calibration_info(calibration),
             gaussianity=gaussianity,
+            compat=compat,
             measurement=Measurement(
                 rungs=self.plan.rungs,
                 pairs=self.plan.pairs,
                 annealed_draws=2 * self.plan.annealed_pairs,
                 whole=self.plan.whole,
+                compat=self.plan.compat,
                 unmeasured=self.unmeasured,
                 seed=task.seed,
                 dtype=self.plan.dtype,

@@ -33,6 +33,8 @@ class Plan(NamedTuple):
     """Pairs of the rungs whose annealed loss is a headline, if more than `pairs`."""
     whole: bool = False
     """Whether couplings, refits and tests of Gaussianity are measured too."""
+    compat: bool = False
+    """Whether the field's own metrics are measured too."""
 
     def draws(self, rung: str) -> int:
         """Of a rung that has noise."""
@@ -46,14 +48,17 @@ def plan(
     rungs: tuple[str, ...] | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
+    compat: bool = False,
 ) -> Plan:
     """A tier of a task, with parts of it replaced.
 
     Args:
-        rungs: names; `all` asks for every rung, annealed losses, couplings, refits and Gaussianity.
+        rungs: names; `all` asks for every rung, annealed losses, couplings, refits and Gaussianity, and of a
+            text for `compat`.
+        compat: the field's own metrics.
 
     Raises:
-        TaskError: if there is no such tier, rung or dtype.
+        TaskError: if there is no such tier, rung or dtype, or `compat` is asked of a task that is no text.
     """
     amount = task.tier(tier)
     chosen = tuple(rungs or task.rungs)
@@ -65,6 +70,11 @@ def plan(
         raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
     if pairs is not None and pairs < 1:
         raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
+    if compat and task.corpus is None:
+        raise TaskError(
+            f"{task.id} has no text, and the field's metrics (compat) are defined for language models only",
+            fix="leave compat out",
+        )
     whole = ALL in chosen
     # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
     ordered = tuple(rung for rung in RUNGS if whole or rung in {"raw", *chosen})
@@ -78,4 +88,5 @@ def plan(
         amount.fit_windows,
         _ANNEALED_PAIRS if whole else 0,
         whole,
+        compat or (whole and task.corpus is not None),
     )

@@ -1,0 +1,267 @@
+"""What `remainder check` finds: whether an interpretation can be scored, step by step, and why not.
+
+1. Find it, and the task: its own, or the one that is named.
+2. Read it: does it fit the task's site and model, are its weights whole and finite?
+3. Encode and decode activations of calibration windows: are shapes right and values finite?
+4. The rules that every interpretation keeps: deterministic, causal, local.
+5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
+6. Fraction of variance unexplained, active features a token, and the share of features that are ever active.
+
+A step that fails is the last one; nothing is scored and no record is written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+from rich.text import Text
+
+from remainder.assets import Progress
+from remainder.canonical import significant
+from remainder.conformance import BROKEN, measure_conformance
+from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.formats.places import MisfitError
+from remainder.interpretation import Adapted
+from remainder.loaded import LoadedTask, open_task
+from remainder.measure.complexity import CodeSample, affine_decoder
+from remainder.report import WIDTH, draw
+from remainder.residual.moments import Moments
+from remainder.submission import Submission, open_submission
+from remainder.task import Task, load_task
+
+__all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "render", "require_format"]
+
+FORMATS = ("table", "json")
+_STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local")
+_TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
+
+
+class Step(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool | None
+    """None: it is told, and is neither right nor wrong."""
+    detail: str
+    fix: str | None = None
+
+
+class Numbers(NamedTuple):
+    """What a few calibration windows say; a score needs `remainder run`."""
+
+    fvu: float
+    """Fraction of the variance of what is replaced that is left in the residual."""
+    l0: float
+    """Active features a token."""
+    live: int
+    features: int
+    tokens: int
+
+
+@dataclass
+class Checked:
+    """The steps in order, to the first that failed."""
+
+    where: str
+    task: str | None = None
+    steps: list[Step] = field(default_factory=list)
+    numbers: Numbers | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it can be scored."""
+        return all(step.passed is not False for step in self.steps)
+
+    def ok(self, name: str, detail: str) -> None:
+        self.steps.append(Step(name, True, detail))
+
+    def fail(self, name: str, problem: InterpretationError) -> Checked:
+        self.steps.append(Step(name, False, problem.what, problem.fix))
+        return self
+
+
+def check(
+    where: str, task: str | None = None, *, device: str = "auto", progress: Progress | None = None
+) -> Checked:
+    """Look at an interpretation as this module's text says.
+
+    Args:
+        where: what `remainder run --with` takes.
+        task: an id or folder; default: the first that a submission names for itself.
+
+    Raises:
+        TaskError: if there is no such task, or none is named.
+        AssetError: if model or text cannot be had.
+    """
+    found = Checked(where)
+    try:
+        submission = open_submission(where)
+    except InterpretationError as problem:
+        return found.fail("found", problem)
+    found.ok("found", _found(submission))
+    chosen = _task_of(submission, task, where)
+    found.task = chosen.id
+    opened: list[LoadedTask] = []
+
+    def loaded() -> LoadedTask:
+        if not opened:  # a text and a model, which a file that does not fit needs neither of
+            opened.append(open_task(chosen, device=device, progress=progress))
+        return opened[0]
+
+    def fit() -> Moments:
+        return loaded().fit_moments(chosen.tier(_TIER).fit_windows)
+
+    try:
+        interpretation = submission.build(chosen, fit)
+    except MisfitError as problem:
+        return found.fail("fits", problem)
+    except InterpretationError as problem:
+        if submission.fits(chosen):
+            return found.fail("weights", problem)
+        return found.fail("fits", problem)
+    found.ok("fits", _fits(chosen, interpretation))
+    found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
+    with torch.inference_mode():
+        _look(found, interpretation.placed(loaded().device), loaded())
+    return found
+
+
+def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
+    """Steps 3 to 6."""
+    sample, left, active, rows = CodeSample(), 0.0, 0.0, Moments.empty(loaded.task.site.width)
+    size = max(loaded.batch_size, 2)
+    windows = loaded.task.tier(_TIER).calibration_windows
+    for number, batch in enumerate(loaded.activations("calibration", windows).batches(size, loaded.device)):
+        here, target = batch.spliced, batch.prefix.x_out
+        x = interpretation.choose(batch.prefix.x_in, target)
+        try:
+            codes, reconstruction = interpretation.reconstruct(x, here)
+            rules = None if number else measure_conformance(interpretation, x, here)
+        except InterpretationError as problem:
+            found.fail("encode, decode", problem)
+            return
+        if rules is not None:
+            found.ok("encode, decode", f"{codes.shape[-1]:,} features; finite on {int(here.sum()):,} tokens")
+            for name, when, change in rules.rules:
+                kept, far = (
+                    change <= rules.limit,
+                    f"moves by {change:.1g} of x" if change else "does not move",
+                )
+                what = f"{far} when {when}"
+                found.steps.append(Step(name, kept, what, None if kept else _mend(rules.limit)))
+            if not found.passed:
+                return
+        passed = interpretation.skip(x)
+        sample.update(codes[here], (target if passed is None else target - passed)[here])
+        left += float((target - reconstruction)[here].double().square().sum())
+        active += float((codes[here] != 0).sum())
+        rows.update(target[here].cpu())
+    decoder = affine_decoder(sample, interpretation, loaded.device)
+    affine = (
+        decoder if isinstance(decoder, str) else "so contributions of features and bits per token can be told"
+    )
+    found.steps.append(Step("decode affine", None if isinstance(decoder, str) else True, affine))
+    features = sample.features or 0
+    variance = float(rows.scatter.trace())
+    found.numbers = Numbers(left / variance, active / rows.count, sample.live_features, features, rows.count)
+    if found.numbers.fvu >= 1:
+        found.warnings.append(
+            f"FVU {found.numbers.fvu:.3g}: the mean would leave less. Was it trained on rescaled "
+            "activations, at another place, or of another model?"
+        )
+    if not sample.live_features and features:
+        found.warnings.append("No feature is ever active on these windows.")
+
+
+def _mend(limit: float) -> str:
+    return f"{BROKEN} ({limit:.0e} of the root mean square of x is allowed)"
+
+
+def _task_of(submission: Submission, task: str | None, where: str) -> Task:
+    if task is not None:
+        return load_task(task)
+    if not submission.tasks:
+        raise TaskError(
+            f"{where} does not say which task it was made for",
+            fix="name one: remainder check PATH --task TASK; `remainder tasks` lists all",
+        )
+    return load_task(submission.tasks[0])
+
+
+def _found(submission: Submission) -> str:
+    method, number = submission.method, len(submission.files)
+    if not number and method.path is None and method.hub is None:
+        return f"format {method.format}, made from the task"
+    return f"format {method.format}, {number} file{'s' if number != 1 else ''}"
+
+
+def _fits(task: Task, interpretation: Adapted) -> str:
+    site = task.site
+    if site.is_reconstruction:
+        return f"{site.hook_out}, width {site.width}"
+    source = site.hook_in if interpretation.reads == "in" else site.hook_out
+    return f"reads {source}, rebuilds {site.hook_out}, width {site.width}"
+
+
+def require_format(format: str) -> None:
+    """Raise RecordError unless `format` is one of `FORMATS`."""
+    if format not in FORMATS:
+        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
+
+
+def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
+    """As text: what a person reads, or the same as JSON.
+
+    Raises:
+        RecordError: if there is no such format.
+    """
+    require_format(format)
+    if format == "json":
+        numbers = None if checked.numbers is None else checked.numbers._asdict()
+        content = {
+            "submission": checked.where,
+            "task": checked.task,
+            "passed": checked.passed,
+            "steps": [step._asdict() for step in checked.steps],
+            "numbers": None
+            if numbers is None
+            else {
+                name: significant(value) if isinstance(value, float) else value
+                for name, value in numbers.items()
+            },
+            "warnings": checked.warnings,
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    reached = {step.name for step in checked.steps}
+    left = () if checked.passed else tuple(name for name in _STEPS if name not in reached)
+    for step in checked.steps:
+        mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}[step.passed]
+        table.add_row(Text(mark, style), Text(step.name, "bold" if step.passed is False else ""), step.detail)
+        if step.fix is not None:
+            table.add_row("", "", Text(f"To mend it: {step.fix}", "bold"))
+    for name in left:
+        table.add_row(Text("–", "dim"), Text(name, "dim"), Text("not reached", "dim"))
+    title = f"{checked.where} on {checked.task}" if checked.task else checked.where
+    below = [Text(f"! {warning}", "red") for warning in checked.warnings]
+    return draw([Text(title, "bold"), "", table, "", *_numbers(checked), *below], width=width, color=color)
+
+
+def _numbers(checked: Checked) -> list[Text]:
+    if checked.numbers is None:
+        return []
+    fvu, l0, live, features, tokens = checked.numbers
+    share = f" ({100 * live / features:.3g} %)" if features else ""
+    return [
+        Text(f"FVU {fvu:.3g}   L0 {l0:.3g}   {live:,} of {features:,} features live{share}"),
+        Text(f"on {tokens:,} calibration tokens. To score it:", "dim"),
+        Text(f"  remainder run {checked.task} --with {checked.where}"),
+    ]

@@ -1,0 +1,176 @@
+"""dictionary_learning: a folder with `config.json` and `ae.pt`, the state of one of its classes.
+
+1. `config.json`, field `trainer`: dict_class, activation_dim, dict_size, k, layer, lm_name, submodule_name.
+2. The place: `submodule_name` with a layer; without one it is the residual stream leaving block `layer`,
+   which is what the library's own scripts train on.
+3. `ae.pt`, tensors only. An `nn.Linear` keeps its weight as [out in], so matrices are transposed, but for the
+   classes that keep W_enc and W_dec themselves.
+4. Codes as the class's `encode` gives them by default: top-k a token for AutoEncoderTopK; for BatchTopKSAE
+   and MatryoshkaBatchTopKSAE the threshold that training left behind, not the top k of a batch.
+
+Source: https://github.com/saprmarks/dictionary_learning, `dictionary.py`, `trainers/`, `utils.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from remainder.errors import InterpretationError
+from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
+from remainder.formats.places import Loaded, check_model, check_width, reads_at
+from remainder.formats.tensors import Layout, read_json, read_torch, refuse_pickles
+from remainder.interpretation import Reads
+from remainder.task import Task
+
+__all__ = ["CONFIG", "WEIGHTS", "files", "found_in", "load"]
+
+CONFIG, WEIGHTS = "config.json", "ae.pt"
+
+_LINEAR: dict[str, tuple[str | int, ...]] = {
+    "encoder.weight": ("dict_size", "activation_dim"),
+    "encoder.bias": ("dict_size",),
+    "decoder.weight": ("activation_dim", "dict_size"),
+}
+_OWN: dict[str, tuple[str | int, ...]] = {
+    "W_enc": ("activation_dim", "dict_size"),
+    "b_enc": ("dict_size",),
+    "W_dec": ("dict_size", "activation_dim"),
+    "b_dec": ("activation_dim",),
+}
+_GATED: dict[str, tuple[str | int, ...]] = {
+    "encoder.weight": ("dict_size", "activation_dim"),
+    "decoder.weight": ("activation_dim", "dict_size"),
+    "decoder_bias": ("activation_dim",),
+    "r_mag": ("dict_size",),
+    "mag_bias": ("dict_size",),
+    "gate_bias": ("dict_size",),
+}
+_BIAS: tuple[str | int, ...] = ("activation_dim",)
+_TENSORS: dict[str, dict[str, tuple[str | int, ...]]] = {
+    "AutoEncoder": {**_LINEAR, "bias": _BIAS},
+    "AutoEncoderNew": {**_LINEAR, "decoder.bias": _BIAS},
+    "GatedAutoEncoder": _GATED,
+    "AutoEncoderTopK": {**_LINEAR, "b_dec": _BIAS},
+    "BatchTopKSAE": {**_LINEAR, "b_dec": _BIAS, "threshold": ()},
+    "MatryoshkaBatchTopKSAE": {**_OWN, "threshold": ()},
+    "JumpReluAutoEncoder": {**_OWN, "threshold": ("dict_size",)},
+}
+_HINT = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
+_PLACES = (
+    (r"resid_pre", "blocks.{}.hook_resid_pre"),
+    (r"resid_mid", "blocks.{}.hook_resid_mid"),
+    (r"resid|^layer", "blocks.{}.hook_resid_post"),
+    (r"mlp_in", "blocks.{}.mlp.hook_in"),
+    (r"mlp", "blocks.{}.hook_mlp_out"),
+    (r"attn_in|head|hook_z", "blocks.{}.attn.hook_z"),
+    (r"att", "blocks.{}.hook_attn_out"),
+)
+
+
+def found_in(path: Path) -> bool:
+    """Whether `path` is such a folder."""
+    return (path / WEIGHTS).is_file() or (
+        (path / CONFIG).is_file() and isinstance(read_json(path / CONFIG).get("trainer"), dict)
+    )
+
+
+def files(path: Path) -> list[Path]:
+    """What can move a number."""
+    return [path / name for name in (CONFIG, WEIGHTS) if (path / name).is_file()]
+
+
+def load(path: Path, task: Task) -> Loaded:
+    """The SAE in a folder, for the task's site.
+
+    Raises:
+        InterpretationError: naming the file, what was found and what was expected.
+    """
+    where = path / CONFIG
+    trainer = read_json(where).get("trainer")
+    if not isinstance(trainer, dict):
+        raise InterpretationError(
+            f"{where} has no field `trainer`", fix="take the config.json that training wrote beside ae.pt"
+        )
+    kind = trainer.get("dict_class")
+    if kind not in _TENSORS:
+        raise InterpretationError(
+            f"{where}: trainer.dict_class is {kind!r}; known are {', '.join(_TENSORS)}",
+            fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
+        )
+    check_model(trainer.get("lm_name"), task.model, where)
+    hook = _hook(trainer, where)
+    reads: Reads = "in" if task.site.is_reconstruction else "out"
+    if hook is not None:
+        reads = reads_at((hook, hook), task.site, where)
+    check_width(trainer.get("activation_dim"), task.site, where, "trainer.activation_dim")
+    sizes = {"activation_dim": int(trainer["activation_dim"])}
+    says = f"{CONFIG} says activation_dim = {sizes['activation_dim']}"
+    if isinstance(trainer.get("dict_size"), int):
+        sizes["dict_size"] = trainer["dict_size"]
+        says += f", dict_size = {sizes['dict_size']}"
+    if not (path / WEIGHTS).is_file():
+        raise refuse_pickles(path, WEIGHTS, "give the folder that training wrote, with config.json and ae.pt")
+    # Counters that stand beside the weights (k, group_sizes) are not read.
+    layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
+    return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), reads)
+
+
+def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Path) -> Coder:
+    weights = {
+        "W_enc": found["W_enc"] if "W_enc" in found else found["encoder.weight"].T,
+        "W_dec": found["W_dec"] if "W_dec" in found else found["decoder.weight"].T,
+        "b_dec": next(found[name] for name in _BIASES if name in found),
+    }
+    latents = weights["W_enc"].shape[1]
+    weights["b_enc"] = next(
+        (found[name] for name in ("b_enc", "encoder.bias") if name in found), torch.zeros(latents)
+    )
+    activation: nn.Module = nn.ReLU()
+    if kind == "GatedAutoEncoder":
+        activation = Gated(found["r_mag"], found["mag_bias"], found["gate_bias"])
+    elif kind == "AutoEncoderTopK":
+        k = trainer.get("k")
+        if not isinstance(k, int) or not 0 < k <= latents:
+            raise InterpretationError(
+                f"{path / CONFIG}: trainer.k is {k!r}; expected a number from 1 to {latents}",
+                fix="take the config.json that training wrote",
+            )
+        activation = TopK(k)
+    elif "threshold" in found:
+        if kind != "JumpReluAutoEncoder" and float(found["threshold"]) < 0:
+            raise InterpretationError(
+                f"{path / WEIGHTS}: threshold is {float(found['threshold'])}: training ended before it was "
+                "estimated",
+                fix="train past threshold_start_step, or set it to what keeps k latents active on average",
+            )
+        activation = JumpReLU(found["threshold"])
+    return make_coder(weights, activation, centred=kind not in ("JumpReluAutoEncoder", "AutoEncoderNew"))
+
+
+_BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
+
+
+def _hook(trainer: dict[str, Any], where: Path) -> str | None:
+    """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
+    name, layer = trainer.get("submodule_name"), trainer.get("layer")
+    if isinstance(name, str) and re.fullmatch(r"blocks\.\d+\..+", name):
+        return name
+    numbers = re.findall(r"\d+", name) if isinstance(name, str) else []
+    if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0:
+        if not numbers:
+            return None
+        layer = int(numbers[-1])
+    if not isinstance(name, str):
+        return f"blocks.{layer}.hook_resid_post"
+    for pattern, hook in _PLACES:
+        if re.search(pattern, name):
+            return hook.format(layer)
+    raise InterpretationError(
+        f"{where}: trainer.submodule_name is {name!r}, which names no place that is known",
+        fix="write the hook's name there, such as blocks.8.hook_resid_post or blocks.8.hook_mlp_out",
+    )

@@ -1,0 +1,125 @@
+"""sparsify (EleutherAI): a folder with `cfg.json` and `sae.safetensors`, named after the module it is of.
+
+1. `cfg.json`: d_in, num_latents (0: d_in · expansion_factor), k, activation (topk or groupmax), transcode,
+   skip_connection.
+2. The place: the folder's name, as in `layers.15` (the output of that block) or `layers.15.mlp`. A sparse
+   autoencoder is of the module's output; a transcoder reads its input and rebuilds its output.
+3. `sae.safetensors`: encoder.weight and W_dec [num_latents d_in], encoder.bias, b_dec, W_skip [d_in d_in].
+4. b_dec is subtracted before encoding unless it is a transcoder. `normalize_decoder` is about training: the
+   stored W_dec is used as it is.
+
+Source: https://github.com/EleutherAI/sparsify, `sparse_coder.py`, `fused_encoder.py`, `config.py`,
+`trainer.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from remainder.errors import InterpretationError
+from remainder.formats.coder import GroupMax, TopK, make_coder
+from remainder.formats.places import Loaded, check_model, check_width, reads_at
+from remainder.formats.tensors import Layout, read_json, read_tensors, refuse_pickles
+from remainder.interpretation import Reads
+from remainder.task import Task
+
+__all__ = ["CONFIG", "WEIGHTS", "files", "found_in", "load"]
+
+CONFIG, WEIGHTS, RUN = "cfg.json", "sae.safetensors", "config.json"
+
+_BLOCK = r"(?:.*\.)?(?:layers|h)[._](\d+)"  # of Llama, GPT-NeoX …, and of GPT-2
+_MODULES = (
+    (rf"{_BLOCK}", "blocks.{}.hook_resid_pre", "blocks.{}.hook_resid_post"),
+    (rf"{_BLOCK}\.mlp", "blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out"),
+    (rf"{_BLOCK}\.(?:self_attn|attention|attn)", "blocks.{}.attn.hook_in", "blocks.{}.attn.hook_out"),
+)
+
+
+def found_in(path: Path) -> bool:
+    """Whether `path` is such a folder."""
+    if (path / WEIGHTS).is_file():
+        return True
+    if not (path / CONFIG).is_file():
+        return False
+    config = read_json(path / CONFIG)
+    return "d_sae" not in config and {"k", "expansion_factor"} <= config.keys()
+
+
+def files(path: Path) -> list[Path]:
+    """What can move a number."""
+    return [path / name for name in (CONFIG, WEIGHTS) if (path / name).is_file()]
+
+
+def load(path: Path, task: Task) -> Loaded:
+    """The SAE or transcoder in a folder, for the task's site.
+
+    Raises:
+        InterpretationError: naming the file, what was found and what was expected.
+    """
+    where = path / CONFIG
+    config = read_json(where)
+    above = path.resolve().parent / RUN  # of the whole run, beside the folders of its modules
+    if above.is_file():
+        check_model(read_json(above).get("model"), task.model, above)
+    reads = _reads(path, bool(config.get("transcode")), task)
+    check_width(config.get("d_in"), task.site, where)
+    latents = config.get("num_latents") or config["d_in"] * _number(config, "expansion_factor", where)
+    k = _number(config, "k", where)
+    activation = _activation(config, k, latents, where)
+    if not (path / WEIGHTS).is_file():
+        raise refuse_pickles(path, WEIGHTS, "give the folder that sparsify saved for one module")
+    shapes: dict[str, tuple[str | int, ...]] = {
+        "encoder.weight": ("num_latents", "d_in"),
+        "encoder.bias": ("num_latents",),
+        "W_dec": ("num_latents", "d_in"),
+        "b_dec": ("d_in",),
+    }
+    if config.get("skip_connection"):
+        shapes["W_skip"] = ("d_in", "d_in")
+    says = f"{CONFIG} says d_in = {config['d_in']}, num_latents = {latents}"
+    sizes = {"d_in": config["d_in"], "num_latents": latents}
+    found = read_tensors(path / WEIGHTS, Layout(shapes, sizes, says))
+    weights = {"W_enc": found.pop("encoder.weight").T, "b_enc": found.pop("encoder.bias"), **found}
+    return Loaded(make_coder(weights, activation, centred=not config.get("transcode")), reads)
+
+
+def _activation(config: dict[str, Any], k: int, latents: int, where: Path) -> nn.Module:
+    kind = config.get("activation", "topk")
+    if kind not in ("topk", "groupmax") or config.get("signed"):
+        what = "signed is true" if config.get("signed") else f"activation is {kind!r}"
+        raise InterpretationError(
+            f"{where}: {what}; known are topk and groupmax of what is above zero",
+            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object)",
+        )
+    if not 0 < k <= latents or (kind == "groupmax" and latents % k):
+        raise InterpretationError(
+            f"{where}: k is {k}, of {latents} latents", fix="take the cfg.json that training wrote"
+        )
+    return TopK(k) if kind == "topk" else GroupMax(k)
+
+
+def _number(config: dict[str, Any], field: str, where: Path) -> int:
+    value = config.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InterpretationError(
+            f"{where}: {field} is {value!r}; expected a number", fix="take the cfg.json that training wrote"
+        )
+    return value
+
+
+def _reads(path: Path, transcode: bool, task: Task) -> Reads:
+    """By the folder's name; a folder that is named otherwise tells nothing."""
+    place = path.resolve()
+    # Where a run has several seeds, each has its folder in that of the module.
+    name = place.parent.name if re.fullmatch(r"seed\d+", place.name) else place.name
+    for pattern, source, target in _MODULES:
+        if match := re.fullmatch(pattern, name):
+            out = target.format(match[1])
+            return reads_at((source.format(match[1]) if transcode else out, out), task.site, path)
+    if transcode or task.site.is_reconstruction:
+        return "in"
+    return "out"

@@ -1,0 +1,297 @@
+"""Reading files of weights and their settings: what is wrong with one is said before any weight is loaded.
+
+1. `read_json` and `read_yaml` give an object's fields, or one message.
+2. `header` reads the first bytes of a safetensors file and its size: names, types and shapes of its tensors.
+   A file that is none is refused in no time, however large it is.
+3. `read_tensors` compares these with what is expected, loads, and refuses values that are not finite.
+   `read_torch` does the same for a file of `torch.save`, of which nothing but tensors is ever loaded.
+
+Source of the layout: https://github.com/huggingface/safetensors#format (eight bytes that hold the length N of
+the header, N bytes of JSON, then the values without a gap).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from remainder.errors import InterpretationError
+
+__all__ = [
+    "PICKLES",
+    "Layout",
+    "Stored",
+    "header",
+    "read_json",
+    "read_tensors",
+    "read_torch",
+    "read_yaml",
+    "refuse_pickles",
+]
+
+PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
+
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+_CONVERT = (
+    "pickles are never loaded; convert once, where you trust the file: "
+    "safetensors.torch.save_file(torch.load(FILE, weights_only=True), {target!r})"
+)
+
+
+class Stored(NamedTuple):
+    """A tensor as a file describes it."""
+
+    dtype: str
+    """As safetensors writes it: F16, BF16, F32, F64, I8, …"""
+    shape: tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """What a file must hold.
+
+    An axis is a number, or a word such as `d_sae`, which stands for the same number throughout the file.
+    """
+
+    tensors: Mapping[str, tuple[str | int, ...]]
+    sizes: Mapping[str, int]
+    """Numbers of words that are known beforehand; others are whatever the file says."""
+    says: str
+    """A clause that tells where these are from: `cfg.json says d_sae = 12`."""
+    optional: frozenset[str] = frozenset()
+    hints: Mapping[str, str] = {}
+    """What a tensor is needed for, if it is missing."""
+    closed: bool = True
+    """Whether a tensor that is not expected is an error; else it is not read."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The fields of a JSON object.
+
+    Raises:
+        InterpretationError: if there is no such file, or it holds something else.
+    """
+    return _fields(path, "JSON", json.loads)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a YAML mapping; tags that would make objects are refused.
+
+    Raises:
+        InterpretationError: if there is no such file, or it holds something else.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    def parse(text: str) -> Any:
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as problem:
+            raise ValueError(" ".join(str(problem).split())) from None
+
+    return _fields(path, "YAML", parse)
+
+
+def _fields(path: Path, kind: str, parse: Any) -> dict[str, Any]:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
+    except OSError as problem:
+        raise InterpretationError(f"{path} cannot be read: {problem}", fix="check the path") from None
+    except ValueError as problem:  # of which bad JSON and bad UTF-8 are kinds
+        raise InterpretationError(f"{path} is not valid {kind}: {problem}", fix="save it anew") from None
+    if not isinstance(content, dict):
+        raise InterpretationError(f"{path} holds no {kind} object with named fields", fix="save it anew")
+    return content
+
+
+def header(path: Path) -> dict[str, Stored]:
+    """Names, types and shapes of a safetensors file's tensors; the values are not read.
+
+    Raises:
+        InterpretationError: if it is no safetensors file, or its size is not what its header says.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, _LONGEST_HEADER):
+                raise ValueError("it does not begin with the length of a header")
+            content = json.loads(stream.read(length).decode("utf-8"))
+        found = {
+            name: (Stored(str(about["dtype"]), tuple(int(n) for n in about["shape"])), about["data_offsets"])
+            for name, about in content.items()
+            if name != "__metadata__"
+        }
+        end = max((int(offsets[1]) for _, offsets in found.values()), default=0)
+    except FileNotFoundError:
+        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        raise InterpretationError(
+            f"{path} is not a readable safetensors file ({size_of(path)}): {problem}",
+            fix="copy it again; it may be truncated, or of another format under this name",
+        ) from None
+    if size != 8 + length + end:
+        short = "truncated" if size < 8 + length + end else "longer than its header says"
+        raise InterpretationError(
+            f"{path} is not a readable safetensors file: it is {short} ({size:,} bytes)",
+            fix="copy it again; it may be truncated",
+        )
+    return {name: stored for name, (stored, _) in found.items()}
+
+
+def size_of(path: Path) -> str:
+    """How large a file is, for people."""
+    size = path.stat().st_size
+    return next(
+        f"{size / 10**power:.1f} {unit}" if power else f"{size} bytes"
+        for power, unit in ((9, "GB"), (6, "MB"), (3, "kB"), (0, ""))
+        if size >= 10**power or not power
+    )
+
+
+def read_tensors(path: Path, layout: Layout) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, float32.
+
+    Raises:
+        InterpretationError: naming the file and the tensor, what was found and what was expected.
+    """
+    stored = header(path)
+    _check(path, stored, layout)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise InterpretationError(
+            f"{path} is not a readable safetensors file: {problem}", fix="copy it again; it may be truncated"
+        ) from problem
+    return _finite(path, tensors, layout)
+
+
+def read_torch(path: Path, layout: Layout) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save` wrote of a module's state, float32. Nothing in it is executed.
+
+    Raises:
+        InterpretationError: naming the file and the tensor, what was found and what was expected.
+    """
+    if not path.is_file():
+        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it")
+    if not zipfile.is_zipfile(path):
+        raise InterpretationError(
+            f"{path} ({size_of(path)}) is no file that torch.save wrote, or it is truncated",
+            fix="copy it again, or save it again with a torch of this decade",
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise InterpretationError(
+            f"{path} holds more than tensors, or is damaged: {first}",
+            fix="only tensors are ever loaded; where you trust it: torch.save(model.state_dict(), 'ae.pt')",
+        ) from None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InterpretationError(
+            f"{path} holds no tensors by name, as a module's state does",
+            fix="torch.save(model.state_dict(), 'ae.pt')",
+        )
+    names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
+    stored = {
+        str(name): Stored(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
+        for name, value in state.items()
+    }
+    _check(path, stored, layout)
+    return _finite(path, {str(name): value for name, value in state.items()}, layout)
+
+
+def refuse_pickles(folder: Path, wanted: str, fix: str) -> InterpretationError:
+    """The error for a folder that lacks `wanted`; says so if all it has instead is pickles."""
+    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in PICKLES]
+    return InterpretationError(
+        f"{folder} has no {wanted}" + (f", only {', '.join(pickles)}" if pickles else ""),
+        fix=_CONVERT.format(target=wanted) if pickles else fix,
+    )
+
+
+def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
+    """Names, types and shapes."""
+    missing = sorted(layout.tensors.keys() - layout.optional - stored.keys())
+    surplus = sorted(stored.keys() - layout.tensors.keys()) if layout.closed else []
+    if missing or surplus:
+        expected = ", ".join(sorted(layout.tensors.keys() - layout.optional))
+        reasons = [f"{name} is missing: {layout.hints[name]}" for name in missing if name in layout.hints]
+        raise InterpretationError(
+            f"{path} holds {', '.join(sorted(stored)) or 'nothing'}; expected {expected}",
+            fix=reasons[0] if reasons else "save exactly these tensors under these names",
+        )
+    found = {name: stored[name] for name in layout.tensors if name in stored}
+    for name, (dtype, _) in found.items():
+        if dtype not in _FLOATS:
+            raise InterpretationError(
+                f"{path}: {name} is stored as {dtype}; expected one of {', '.join(_FLOATS.values())}",
+                fix="convert it to float16 or float32 with its scale worked in, and save it again",
+            )
+    sizes = dict(layout.sizes)
+    agreed = _agreed(found, layout)
+    for word, number in agreed.items():
+        if sizes.get(word, number) != number and _all_fit(found, layout, {**sizes, **agreed}):
+            raise InterpretationError(
+                f"{path}: the weights have {word} = {number}; {layout.says}",
+                fix="one of the two belongs to something else; take both from one place",
+            )
+    sizes = {**agreed, **sizes}
+    for name, (_, shape) in found.items():
+        axes = layout.tensors[name]
+        wanted = tuple(axis if isinstance(axis, int) else sizes.get(axis) for axis in axes)
+        if shape != wanted:
+            turned = " (transposed)" if shape == wanted[::-1] else ""
+            raise InterpretationError(
+                f"{path}: {name} has shape {shape}{turned}; {layout.says}",
+                fix=f"{name} must be [{', '.join(map(str, axes))}]",
+            )
+    for name, (_, shape) in found.items():
+        if 0 in shape and "rank" not in layout.tensors[name]:
+            raise InterpretationError(f"{path}: {name} has shape {shape}", fix="give at least one entry")
+
+
+def _agreed(found: Mapping[str, Stored], layout: Layout) -> dict[str, int]:
+    """The size that most of the file's tensors give each word, of those with the right number of axes."""
+    votes: dict[str, dict[int, int]] = {}
+    for name, (_, shape) in found.items():
+        axes = layout.tensors[name]
+        if len(axes) == len(shape):
+            for axis, size in zip(axes, shape, strict=True):
+                if isinstance(axis, str):
+                    counts = votes.setdefault(axis, {})
+                    counts[size] = counts.get(size, 0) + 1
+    return {word: max(counts, key=lambda size: counts[size]) for word, counts in votes.items()}
+
+
+def _all_fit(found: Mapping[str, Stored], layout: Layout, sizes: Mapping[str, int]) -> bool:
+    """Whether every shape is right for these sizes."""
+    return all(
+        shape == tuple(axis if isinstance(axis, int) else sizes[axis] for axis in layout.tensors[name])
+        for name, (_, shape) in found.items()
+        if all(isinstance(axis, int) or axis in sizes for axis in layout.tensors[name])
+    )
+
+
+def _finite(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """What the layout names, float32 and finite."""
+    kept = {name: tensors[name].float() for name in layout.tensors if name in tensors}
+    for name, value in kept.items():
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise InterpretationError(
+                f"{path}: {name} holds NaN or infinity, in {bad:,} of {math.prod(value.shape):,} places",
+                fix="train or export it again",
+            )
+    return kept
