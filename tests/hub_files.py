@@ -1,4 +1,4 @@
-"""What tests put on the hub of `hub_server`: tiny SAEs that are good for nothing; and the settings to reach it."""
+"""What tests put on a hub: tiny SAEs that are good for nothing; and the settings that lead to it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ __all__ = [
     "random_sae",
     "release",
     "sae_repository",
+    "scope_repository",
+    "sha256",
 ]
 
 LATENTS = 24

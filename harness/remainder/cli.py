@@ -114,7 +114,7 @@ def _line(word: str, text: str) -> None:
 @app.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all.")
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all but those of a hub.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
 ) -> None:
@@ -122,7 +122,9 @@ def fetch(
     from remainder.console import reporting
     from remainder.task import list_tasks, load_task
 
-    chosen = [load_task(name) for name in names or list_tasks()]
+    # What lies on a hub may be large or gated, so it is fetched only when it is named.
+    chosen = [load_task(name) for name in names] if names else []
+    chosen += [task for name in list_tasks() if not names and (task := load_task(name)).model.hub is None]
     from remainder.fetch import fetch as fetch_task
 
     for task in chosen:
@@ -144,7 +146,7 @@ def run(
             "--with",
             metavar="SUBMISSION",
             help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
-            "wrote, hub:OWNER/REPO:SAE_ID, or the name of a baseline or of what the task brings itself; may "
+            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings itself; may "
             "be given again. Default: all of the task's.",
         ),
     ] = None,

@@ -66,7 +66,7 @@ def run(
             version=__version__,
         )
         base = folder / loaded.task.id / str(loaded.task.major) / submission.name
-        # What lies on a hub may have changed under the same id, so it is measured every time.
+        # What is not pinned may have changed under the same hash.
         again = fresh or not submission.is_pinned or not base.is_dir()
         found = None if again else find_record(base, key)
         if found is not None:

@@ -95,7 +95,10 @@ class LanguageTask(LoadedTask):
     def model(self) -> Pinned:
         spec = self.task.model
         found = check_weights(spec, self.folder)
-        return Pinned(source=spec.source, revision=spec.revision, sha256=found)
+        # The folder of a hub's snapshot is named by its commit.
+        of_hub = spec.hub is not None and not Path(spec.hub).is_dir()
+        revision = self.folder.name if of_hub else spec.revision
+        return Pinned(source=spec.source, revision=revision, sha256=found)
 
     @property
     def data(self) -> Pinned:

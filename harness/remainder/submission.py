@@ -1,10 +1,10 @@
 """A submission: a folder with `submission.toml` that says what the interpretation is and how it is read.
 
 Every baseline is a submission like any other. `[method] format` names either a reader of weights
-(`saelens`: a folder of this submission, or a Hugging Face id; `dictionary-learning`, `sparsify`: a folder;
-`circuit-tracer`: a YAML file or its folder; `subspace` and `codebook`: a file of arrays) or a reference that
-is made from moments of the task's `fit` split (`identity`, `mean`, `pca`, `random-projection`). All of these
-are data; nothing of a submission is executed.
+(`saelens`, `dictionary-learning`, `sparsify`, `gemma-scope`: a folder of this submission, or one on the
+Hugging Face hub; `circuit-tracer`: a YAML file or its folder; `subspace` and `codebook`: a file of arrays) or
+a reference that is made from moments of the task's `fit` split (`identity`, `mean`, `pca`,
+`random-projection`). All of these are data; nothing of a submission is executed.
 
 `open_submission` also takes what people have at hand: the name of a baseline, what one of these formats' own
 libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
