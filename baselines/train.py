@@ -6,7 +6,7 @@
 Activations are those of the task's `fit` split at spliced positions (attention sinks and special tokens
 left out), shuffled anew in every epoch from the seed. Sparse autoencoders are trained by sae-lens. It has no
 trainer for transcoders, whose inputs and targets differ: theirs is `fit_transcoder`, and the result is saved
-as a sae-lens transcoder. Matrix products are bfloat16, sums and weights float32; weights are stored as float16.
+as a sae-lens transcoder. Matrix products are bfloat16, sums and weights float32; what is stored is float16.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ from remainder.conformance import check_conformance
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
 from remainder.formats.saelens import CONFIG, WEIGHTS
+from remainder.objects import object_submission
 from remainder.paths import project_root
-from remainder.submission import object_submission, open_submission
+from remainder.submission import open_submission
 from remainder.task import Site
 
 HERE = {"hook_name": SITE.hook_in, "model_name": "HuggingFaceTB/SmolLM2-135M"}

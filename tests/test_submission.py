@@ -29,9 +29,10 @@ from format_files import (
 )
 from remainder.errors import InterpretationError
 from remainder.formats.saelens import CONFIG, WEIGHTS
+from remainder.objects import object_submission
 from remainder.paths import project_root
 from remainder.residual.moments import Moments
-from remainder.submission import Submission, baselines_for, object_submission, open_submission
+from remainder.submission import Submission, baselines_for, open_submission
 from remainder.task import Task, load_task
 
 TOML = """name = "mine"

@@ -26,23 +26,23 @@ FIGURES = project_root() / "docs" / "figures"
 SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")
 
 
-def records(task: str) -> list[Record]:
-    """The fullest record of every submission to a task, cheapest first; nested ones left out."""
-    found = [
-        read_record(fullest_record(folder)).record
-        for folder in sorted((RESULTS / task / "1").iterdir())
-        if ":" not in folder.name
-    ]
-    plain = [record for record in found if record.reference is None]
+def found(task: str) -> list[Record]:
+    """The fullest record of every folder of a task's results, cheapest first."""
+    folders = sorted((RESULTS / task / "1").iterdir())
+    fullest = [read_record(fullest_record(folder)).record for folder in folders]
     return sorted(
-        plain, key=lambda record: (record.complexity.bits_per_token.value or 0, record.submission.name)
+        fullest, key=lambda record: (record.complexity.bits_per_token.value or 0, record.submission.name)
     )
 
 
+def records(task: str) -> list[Record]:
+    """Those of single interpretations."""
+    return [record for record in found(task) if record.reference is None]
+
+
 def nested(task: str) -> list[Record]:
-    """Records in which a finer interpretation stands in for the model."""
-    paths = sorted((RESULTS / task / "nested").rglob("*.json"))
-    return [read_record(path).record for path in paths]
+    """Those in which a finer interpretation stands in for the model."""
+    return [record for record in found(task) if record.reference is not None]
 
 
 def show(number: Number | None, digits: int = 3) -> str:
@@ -165,19 +165,19 @@ def with_gap(chosen: Iterable[Record]) -> list[Record]:
 
 def tables() -> dict[str, pd.DataFrame]:
     """Every table of the page, by the name that stands in it."""
-    found = {"training": trainings()}
+    content = {"training": trainings()}
     resid = records("resid-15")
-    found["resid-15"] = scores(resid)
-    found["ratios"] = ratios(with_gap(resid))
-    found["telescope"] = telescopes(with_gap(resid))
-    found["ladder"] = ladders(with_gap(resid))
-    found["nested"] = differences()
-    found["mlp-15"] = scores(records("mlp-15"))
-    found["mlp-15 ratios"] = ratios(with_gap(records("mlp-15")))
+    content["resid-15"] = scores(resid)
+    content["ratios"] = ratios(with_gap(resid))
+    content["telescope"] = telescopes(with_gap(resid))
+    content["ladder"] = ladders(with_gap(resid))
+    content["nested"] = differences()
+    content["mlp-15"] = scores(records("mlp-15"))
+    content["mlp-15 ratios"] = ratios(with_gap(records("mlp-15")))
     for task in ("resid-8", "resid-22", "attn-15"):
         if (RESULTS / task).is_dir():
-            found[task] = scores(records(task))
-    return found
+            content[task] = scores(records(task))
+    return content
 
 
 def filled(page: str, content: dict[str, pd.DataFrame]) -> str:

@@ -12,11 +12,12 @@ from remainder.assets import Progress
 from remainder.loaded import LoadedTask, open_task
 from remainder.measure.evaluate import Reference, measure
 from remainder.measure.plan import plan
+from remainder.objects import object_submission
 from remainder.record import write_record
 from remainder.report import render, rows
 from remainder.residual.moments import Moments
 from remainder.schema import Record
-from remainder.submission import Entry, object_submission, open_submission
+from remainder.submission import Entry, open_submission
 from remainder.task import Task, load_task
 
 if TYPE_CHECKING:

@@ -146,8 +146,8 @@ def run(
             "--with",
             metavar="SUBMISSION",
             help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
-            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings itself; may "
-            "be given again. Default: all of the task's.",
+            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
+            "itself; may be given again. Default: all of the task's.",
         ),
     ] = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",

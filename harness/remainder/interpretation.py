@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -26,6 +27,7 @@ from remainder.residual.moments import Moments
 __all__ = [
     "Adapted",
     "Codebook",
+    "FitMoments",
     "Identity",
     "Projection",
     "Reads",
@@ -37,6 +39,9 @@ __all__ = [
     "random_projection",
 ]
 
+
+FitMoments = Callable[[], Moments]
+"""Gives mean and scatter of a site's activations on `fit`; called only by what needs them."""
 
 Reads = Literal["in", "out"]
 """The activations at a site's `hook_in`, or at its `hook_out`."""

@@ -16,8 +16,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -31,6 +30,7 @@ from remainder.formats.tensors import header
 from remainder.interpretation import (
     Adapted,
     Codebook,
+    FitMoments,
     Identity,
     Projection,
     adapt,
@@ -38,8 +38,8 @@ from remainder.interpretation import (
     principal_components,
     random_projection,
 )
+from remainder.objects import object_submission
 from remainder.paths import project_root
-from remainder.residual.moments import Moments
 from remainder.task import Task, read_toml
 
 if TYPE_CHECKING:
@@ -50,13 +50,9 @@ __all__ = [
     "Method",
     "Submission",
     "baselines_for",
-    "object_submission",
     "open_submission",
     "submissions_for",
 ]
-
-FitMoments = Callable[[], Moments]
-"""Gives mean and scatter of the site's activations on `fit`; called only by what needs them."""
 
 
 class Format(Protocol):
@@ -324,76 +320,6 @@ def _open_beside(name: str, own: Mapping[str, Entry]) -> Entry:
                 fix=f"name one of the task's own ({', '.join(own)}), a baseline, or a folder",
             ) from problem
         raise
-
-
-@dataclass(frozen=True)
-class ObjectSubmission:
-    """An object from a notebook, as a submission: named and hashed as well as it can be.
-
-    The hash covers tensors, numbers and words down to a few levels, not the code of its methods.
-    """
-
-    name: str
-    hash: str
-    thing: Any
-    kind: str = "reconstruction"
-
-    is_pinned: bool = True
-
-    @property
-    def files(self) -> dict[str, str]:
-        """No files: what is known of an object is the hash of its weights."""
-        return {}
-
-    def build(self, task: Task, fit: FitMoments) -> Adapted:
-        """The object, wrapped for the task's site.
-
-        Raises:
-            InterpretationError: if it lacks a method, or was made for another site.
-        """
-        return self.check(task)
-
-    def check(self, task: Task) -> Adapted:
-        """What can be told wrong before anything is loaded; see `build`."""
-        loaded = saelens.load_object(self.thing, task, self.name)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
-
-
-def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
-    """Wrap an object with encode and decode, and hash what can be seen of it.
-
-    Raises:
-        InterpretationError: if the name cannot stand in a table.
-    """
-    import torch
-
-    label = name or type(thing).__name__.lower()
-    if not re.fullmatch(r"[\w][\w .-]{0,39}", label):
-        raise InterpretationError(
-            f"the name {label!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
-        )
-    digest = hashlib.sha256()
-
-    def add(key: str, value: Any, depth: int) -> None:
-        if isinstance(value, torch.Tensor):
-            raw = value.detach().cpu().contiguous()
-            digest.update(f"{key}|{raw.dtype}|{tuple(raw.shape)}".encode())
-            digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, (bool, int, float, str)):
-            digest.update(f"{key}|{value!r}".encode())
-        elif depth < 4:
-            digest.update(f"{key}|{type(value).__qualname__}".encode())
-            inner = dict(value.state_dict()) if isinstance(value, torch.nn.Module) else {}
-            inner.update(getattr(value, "__dict__", {}))
-            inner.update(
-                {slot: getattr(value, slot, None) for slot in getattr(value, "__slots__", None) or ()}
-            )
-            for part in sorted(inner, key=str):
-                if not str(part).startswith("_"):
-                    add(f"{key}.{part}", inner[part], depth + 1)
-
-    add("", thing, 0)
-    return ObjectSubmission(label, digest.hexdigest(), thing)
 
 
 def _read(folder: Path) -> Submission:

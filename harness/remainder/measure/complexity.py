@@ -23,12 +23,14 @@ from torch import Tensor
 
 from remainder.errors import InterpretationError
 from remainder.interpretation import Adapted
+from remainder.schema import Complexity, Number
 
 __all__ = [
     "AffineDecoder",
     "CodeSample",
     "affine_decoder",
     "bits_per_token",
+    "complexity_of",
     "entropy_bits",
     "quantisation_step",
 ]
@@ -97,6 +99,16 @@ def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.de
     if not miss <= 1e-6 * scale:
         return "decode is not affine in the codes, so contributions of features are not defined"
     return AffineDecoder(live, base, directions)
+
+
+def complexity_of(sample: CodeSample, decoder: AffineDecoder | str) -> Complexity:
+    """Everything that is counted on calibration; L0 is counted on evaluation."""
+    bits, note = bits_per_token(sample, decoder)
+    return Complexity(
+        live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
+        bits_per_token=Number.null(note) if bits is None else Number.bare(bits, note),
+        features=sample.features,
+    )
 
 
 def bits_per_token(sample: CodeSample, decoder: AffineDecoder | str) -> tuple[float | None, str]:

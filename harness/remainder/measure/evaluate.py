@@ -23,21 +23,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
-from remainder.errors import MeasurementError, RemainderError
+from remainder.errors import RemainderError
 from remainder.interpretation import Adapted
 from remainder.loaded import LanguageTask, LoadedTask
 from remainder.measure.checks import check_true, check_zero, dtype_deviation
 from remainder.measure.compat import measure_compat
-from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, bits_per_token
+from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
 from remainder.measure.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.measure.gather import Residuals, add_reconstruction, mean_activation, nothing_spliced
 from remainder.measure.gaussianity import measure_gaussianity
 from remainder.measure.kernels import Kernel, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
@@ -57,7 +57,6 @@ from remainder.schema import (
     Complexity,
     Gaussianity,
     Measurement,
-    Number,
     Record,
     SubmissionInfo,
     TaskInfo,
@@ -144,7 +143,7 @@ class _Run:
             values = pd.DataFrame(rows + found)
         with self._timed("complexity"):
             decoder = affine_decoder(sample, interpretation, self.loaded.device)
-            complexity = _complexity(sample, decoder)
+            complexity = complexity_of(sample, decoder)
         gaussianity = None
         if self.plan.whole:
             with self._timed("gaussianity"):
@@ -178,7 +177,7 @@ class _Run:
             read = interpretation.choose(batch.prefix.x_in, x)
             if not sample.seen:
                 if not batch.spliced.any():
-                    raise _nothing_spliced()
+                    raise nothing_spliced()
                 self._check_conformance(interpretation, read, batch)
                 if self.finer is not None:
                     check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced)
@@ -248,17 +247,17 @@ class _Run:
 
     def _evaluate(
         self, interpretation: Adapted, kernels: list[Kernel]
-    ) -> tuple[list[dict[str, Any]], dict[str, float] | None, _Residuals]:
+    ) -> tuple[list[dict[str, Any]], dict[str, float] | None, Residuals]:
         """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
         runner = self.loaded.runner(self.plan.dtype)
         self.checks["suffix"] = Check(
             passed=True, note=f"{runner.mode}: gives the full pass's logits; every hook fired exactly once"
         )
         windows = len(self.loaded.activations("evaluation", self.plan.evaluation_windows).windows)
-        mean = _mean_of(batch for batch, _ in self._batches("evaluation", windows, 32))
+        mean = mean_activation(batch for batch, _ in self._batches("evaluation", windows, 32))
         total, done = windows * sum(kernel.draws for kernel in kernels), 0
         rows: list[dict[str, Any]] = []
-        residuals = _Residuals()
+        residuals = Residuals()
         deviation = None
         for number, (batch, x) in enumerate(self._batches("evaluation", windows, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
@@ -274,7 +273,7 @@ class _Run:
                 residuals.update(batch, reconstruction)
             for new in score(runner, clean, kernels, reconstruction, self._places(batch)):
                 if new[0]["rung"] == "raw":
-                    _add_reconstruction(new, batch, codes, reconstruction, mean)
+                    add_reconstruction(new, batch, codes, reconstruction, mean)
                 rows += new
                 done += len(new)
                 self._report(self.subject.name, done, total)
@@ -283,7 +282,7 @@ class _Run:
     def _gaussianity(
         self,
         calibration: Calibration,
-        residuals: _Residuals,
+        residuals: Residuals,
         sample: CodeSample,
         decoder: AffineDecoder | str,
     ) -> Gaussianity | None:
@@ -402,35 +401,8 @@ class _Run:
         self.timings[stage] = time.perf_counter() - start
 
 
-@dataclass
-class _Residuals:
-    """Residuals and reconstructions at spliced positions, and the number of each row's document."""
-
-    rows: list[Tensor] = field(default_factory=list)
-    reconstructions: list[Tensor] = field(default_factory=list)
-    documents: list[int] = field(default_factory=list)
-    _numbers: dict[str, int] = field(default_factory=dict)
-
-    def update(self, batch: Batch, reconstruction: Tensor) -> None:
-        """Add those of a batch."""
-        estimate = reconstruction.double()
-        self.rows.append((batch.prefix.x_out.double() - estimate)[batch.spliced].cpu())
-        self.reconstructions.append(estimate[batch.spliced].cpu())
-        for document, count in zip(batch.windows.documents, batch.spliced.sum(1).tolist(), strict=True):
-            self.documents += [self._numbers.setdefault(document, len(self._numbers))] * count
-
-
 def _info(subject: Subject) -> SubmissionInfo:
     return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
-
-
-def _complexity(sample: CodeSample, decoder: AffineDecoder | str) -> Complexity:
-    bits, note = bits_per_token(sample, decoder)
-    return Complexity(
-        live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
-        bits_per_token=Number.null(note) if bits is None else Number.bare(bits, note),
-        features=sample.features,
-    )
 
 
 def _calibration_info(calibration: Calibration) -> CalibrationInfo:
@@ -447,39 +419,4 @@ def _calibration_info(calibration: Calibration) -> CalibrationInfo:
         bank_rows=len(calibration.bank.rows()),
         cells=None if cells is None else len(cells.sizes),
         cells_explained=None if cells is None else cells.explained,
-    )
-
-
-def _add_reconstruction(
-    rows: list[dict[str, Any]], batch: Batch, codes: Tensor, reconstruction: Tensor, mean: Tensor
-) -> None:
-    """Sums of squares and active features over the spliced positions of each window, into its row."""
-    x = batch.prefix.x_out.double()
-    residual = (x - reconstruction.double()).square().sum(-1)
-    centred = (x - mean.to(x.device)).square().sum(-1)
-    active = (codes != 0).sum(-1)
-    for i, row in enumerate(rows):
-        mask = batch.spliced[i]
-        row["residual_ss"] = float(residual[i][mask].sum())
-        row["centred_ss"] = float(centred[i][mask].sum())
-        row["active"] = int(active[i][mask].sum())
-        row["spliced"] = int(mask.sum())
-
-
-def _mean_of(batches: Iterator[Batch]) -> Float[Tensor, " d"]:
-    """Mean clean activation over the spliced positions of the evaluation split, float64."""
-    total, count = None, 0
-    for batch in batches:
-        rows = batch.prefix.x_out[batch.spliced].double()
-        total = rows.sum(0) if total is None else total + rows.sum(0)
-        count += len(rows)
-    if total is None or count == 0:
-        raise _nothing_spliced()
-    return total / count
-
-
-def _nothing_spliced() -> MeasurementError:
-    return MeasurementError(
-        "no position is spliced",
-        fix="look at what the task masks: special tokens and sink_norm of a text, `spliced` of a script",
     )

@@ -21,7 +21,8 @@ from remainder.assets import Progress
 from remainder.build import load_script
 from remainder.errors import TaskError
 from remainder.loaded import LoadedTask, open_task
-from remainder.submission import ObjectSubmission, submissions_for
+from remainder.objects import ObjectSubmission
+from remainder.submission import submissions_for
 from remainder.task import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
