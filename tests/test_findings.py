@@ -1,4 +1,4 @@
-"""The records that docs/findings.md is written from: whole, the page's own tables, and what must hold in them."""
+"""The records that docs/findings.md is written from: whole, in its tables, and what must hold in them."""
 
 from __future__ import annotations
 
