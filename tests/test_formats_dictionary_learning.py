@@ -126,6 +126,8 @@ PLACES = [
     ({"submodule_name": None, "layer": -1}, RESIDUAL),
     ({"submodule_name": "mlp_out_layer1", "layer": 1}, "blocks.1.hook_mlp_out"),
     ({"submodule_name": "mlp", "layer": 1}, "blocks.1.hook_mlp_out"),
+    ({"submodule_name": "layers.1.mlp", "layer": None}, "blocks.1.hook_mlp_out"),
+    ({"submodule_name": "layers.0", "layer": None}, RESIDUAL),
     ({"submodule_name": "attn_out_layer1", "layer": 1}, "blocks.1.hook_attn_out"),
 ]
 

@@ -235,6 +235,17 @@ def test_an_sae_of_a_centred_residual_stream_is_given_one(tmp_path: Path) -> Non
     same(built(save(heads, tmp_path / "z"), site).reconstruct(X, MASK)[1], heads(X))
 
 
+@pytest.mark.parametrize("kind", ["Transcoder", "SkipTranscoder"])
+def test_a_transcoder_of_a_centred_residual_stream_gives_no_mean_back(tmp_path: Path, kind: str) -> None:
+    """What it rebuilds is another tensor than the one whose mean was taken out."""
+    site = Site(hook_in="blocks.1.hook_resid_mid", hook_out=MLP.hook_out, width=WIDTH)
+    centred = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
+        transcoder = make_transcoder(kind, hook_name=site.hook_in, **centred)
+    found = built(save(transcoder, tmp_path), site).reconstruct(X, MASK)[1]
+    same(found, transcoder(X - X.mean(-1, keepdim=True)))
+
+
 # ------------------------------------------------------------------------------------- notebooks
 
 

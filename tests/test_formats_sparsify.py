@@ -135,6 +135,11 @@ BROKEN = {
         "num_latents = 12; cfg.json says .* num_latents = 24",
         "one place",
     ),
+    "size in words": (
+        lambda f: change(f, num_latents="many"),
+        "num_latents is 'many'; expected a number",
+        "that training wrote",
+    ),
     "no k": (lambda f: change(f, k=None), "k is None; expected a number", "that training wrote"),
     "large k": (lambda f: change(f, k=13), "k is 13, of 12 latents", "that training wrote"),
     "uneven groups": (

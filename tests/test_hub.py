@@ -140,6 +140,39 @@ def test_a_submission_on_a_hub_is_fetched_when_it_is_needed(
 # other formats, and releases of sae-lens's list
 
 
+def test_a_submission_may_have_the_revision_in_its_address(
+    hub: Hub, saes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(monkeypatch, SAES, None)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "submission.toml").write_text(
+        f'name = "mine"\nkind = "reconstruction"\ntitle = "T"\nauthors = []\nlicence = "MIT"\n'
+        f'[method]\nformat = "saelens"\nhub = "tiny-release@{saes}:one"\n'
+    )
+    hub.add(SAES, sae_repository(tmp_path / "other", seed=5))
+    assert torch.equal(
+        decoded(open_submission(folder)), decoded(open_submission(f"hub:tiny-release@{saes}:one"))
+    )
+
+
+def test_a_release_that_names_its_own_revision_is_read_at_that(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = hub.add(SCOPE, scope_repository(tmp_path / "scope"))
+    release(
+        monkeypatch,
+        SCOPE,
+        "gemma_2_transcoder",
+        saes_map={"one": SCOPE_ID},
+        config_overrides={"d_in": WIDTH, "d_out": WIDTH, "d_sae": LATENTS, "revision": old},
+    )
+    (tmp_path / "scope" / "README.md").write_text("Later.")
+    new = hub.add(SCOPE, tmp_path / "scope")
+    assert open_submission("hub:tiny-release:one").commit == old
+    assert open_submission(f"hub:tiny-release@{new}:one").commit == new
+
+
 def both_ways(repo: str, path: str, name: str = "tiny") -> tuple[torch.Tensor, torch.Tensor]:
     """Reconstructions by sae-lens's reader of a release, and by ours of the folder that it lies in."""
     task = make_task(model=ModelSpec(name=name, licence="MIT", hub=str(model_folder())))

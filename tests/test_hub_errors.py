@@ -10,7 +10,9 @@ import huggingface_hub
 import pytest
 import torch
 
+from format_files import random_weights, write_circuit_tracer
 from hub_files import (
+    LATENTS,
     SAES,
     SCOPE,
     SCOPE_ID,
@@ -23,9 +25,10 @@ from hub_files import (
 )
 from hub_server import Hub, serving
 from remainder.errors import AssetError, InterpretationError
+from remainder.formats import circuit_tracer
 from remainder.formats import hub as reader
-from remainder.submission import open_submission
-from tiny import SITE
+from remainder.submission import Submission, open_submission
+from tiny import SITE, WIDTH, make_task
 
 
 @pytest.fixture
@@ -164,6 +167,25 @@ def test_a_file_that_is_no_safetensors(hub: Hub, tmp_path: Path, monkeypatch: py
         InterpretationError, match="tiny-release:one: sae-lens cannot read it: SafetensorError"
     ):
         open_submission("hub:tiny-release:one")
+
+
+def test_a_list_of_files_names_none_beyond_its_folder(hub: Hub, tmp_path: Path) -> None:
+    """Such a file is not hashed, and what lies on this machine is none of the hub's business."""
+    own = write_circuit_tracer(tmp_path / "own", {2: random_weights(WIDTH, LATENTS)})
+    private = [{"layer": 2, "filepath": str(own / "layer_2.safetensors")}]
+    listed = write_circuit_tracer(
+        tmp_path / "repo" / "set", {1: random_weights(WIDTH, LATENTS)}, private, model_name="tiny"
+    )
+    assert submission_on(hub, tmp_path / "repo").method.format == "circuit-tracer"
+    with pytest.raises(InterpretationError, match=r"layer_2\.safetensors lies outside of the folder"):
+        submission_on(hub, tmp_path / "repo").build(make_task(), lambda: pytest.fail("none"))
+    # The same list on this machine is its user's own.
+    assert str(own) in str(circuit_tracer.files(listed))
+
+
+def submission_on(hub: Hub, folder: Path) -> Submission:
+    hub.add("test/sets", folder)
+    return open_submission("hub:test/sets:set")
 
 
 @pytest.mark.parametrize("text", ["a/b", ":x", "a/b:", "a/b@:x", "a/b:/", "a/b:../../secret"])

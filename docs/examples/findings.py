@@ -26,7 +26,7 @@ FIGURES = project_root() / "docs" / "figures"
 SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")
 
 
-def found(task: str) -> list[Record]:
+def every(task: str) -> list[Record]:
     """The fullest record of every folder of a task's results, cheapest first."""
     folders = sorted((RESULTS / task / "1").iterdir())
     fullest = [read_record(fullest_record(folder)).record for folder in folders]
@@ -36,13 +36,14 @@ def found(task: str) -> list[Record]:
 
 
 def records(task: str) -> list[Record]:
-    """Those of single interpretations."""
-    return [record for record in found(task) if record.reference is None]
+    """Those of single interpretations, each method once."""
+    single = (record for record in every(task) if record.reference is None)
+    return [record for record in single if "-seed-" not in record.submission.name]
 
 
 def nested(task: str) -> list[Record]:
     """Those in which a finer interpretation stands in for the model."""
-    return [record for record in found(task) if record.reference is not None]
+    return [record for record in every(task) if record.reference is not None]
 
 
 def show(number: Number | None, digits: int = 3) -> str:
@@ -154,6 +155,11 @@ def trainings() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def seeds() -> pd.DataFrame:
+    """One method, trained five times."""
+    return scores(record for record in every("resid-15") if record.submission.name.startswith("topk-sae-32"))
+
+
 def is_sparse(record: Record) -> bool:
     return record.submission.name.startswith(SPARSE)
 
@@ -172,6 +178,7 @@ def tables() -> dict[str, pd.DataFrame]:
     content["telescope"] = telescopes(with_gap(resid))
     content["ladder"] = ladders(with_gap(resid))
     content["nested"] = differences()
+    content["seeds"] = seeds()
     content["mlp-15"] = scores(records("mlp-15"))
     content["mlp-15 ratios"] = ratios(with_gap(records("mlp-15")))
     for task in ("resid-8", "resid-22", "attn-15"):

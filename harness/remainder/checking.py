@@ -23,11 +23,12 @@ from rich.text import Text
 from remainder.assets import Progress
 from remainder.canonical import significant
 from remainder.conformance import BROKEN, measure_conformance
-from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.errors import InterpretationError, MeasurementError, RecordError, TaskError
 from remainder.formats.places import MisfitError
 from remainder.interpretation import Adapted
 from remainder.loaded import LoadedTask, open_task
 from remainder.measure.complexity import CodeSample, affine_decoder
+from remainder.measure.gather import nothing_spliced
 from remainder.report import WIDTH, draw
 from remainder.residual.moments import Moments
 from remainder.submission import Submission, open_submission
@@ -97,6 +98,7 @@ def check(
     Raises:
         TaskError: if there is no such task, or none is named.
         AssetError: if model or text cannot be had.
+        MeasurementError: if the task replaces nothing, or what it replaces does not vary.
     """
     found = Checked(where)
     try:
@@ -138,6 +140,8 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
     windows = loaded.task.tier(_TIER).calibration_windows
     for number, batch in enumerate(loaded.activations("calibration", windows).batches(size, loaded.device)):
         here, target = batch.spliced, batch.prefix.x_out
+        if not number and not here.any():
+            raise nothing_spliced()
         x = interpretation.choose(batch.prefix.x_in, target)
         try:
             codes, reconstruction = interpretation.reconstruct(x, here)
@@ -148,12 +152,11 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
         if rules is not None:
             found.ok("encode, decode", f"{codes.shape[-1]:,} features; finite on {int(here.sum()):,} tokens")
             for name, when, change in rules.rules:
-                kept, far = (
-                    change <= rules.limit,
-                    f"moves by {change:.1g} of x" if change else "does not move",
+                far = f"moves by {change:.1g} of x" if change else "does not move"
+                kept = change <= rules.limit
+                found.steps.append(
+                    Step(name, kept, f"{far} when {when}", None if kept else _mend(rules.limit))
                 )
-                what = f"{far} when {when}"
-                found.steps.append(Step(name, kept, what, None if kept else _mend(rules.limit)))
             if not found.passed:
                 return
         passed = interpretation.skip(x)
@@ -168,6 +171,11 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
     found.steps.append(Step("decode affine", None if isinstance(decoder, str) else True, affine))
     features = sample.features or 0
     variance = float(rows.scatter.trace())
+    if variance == 0:
+        raise MeasurementError(
+            "the activations that the task replaces do not vary",
+            fix="choose a site at which something happens",
+        )
     found.numbers = Numbers(left / variance, active / rows.count, sample.live_features, features, rows.count)
     if found.numbers.fvu >= 1:
         found.warnings.append(

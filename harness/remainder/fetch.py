@@ -30,7 +30,6 @@ from remainder.task import CorpusSpec, ModelSpec, Task, WheelSpec
 __all__ = ["check_weights", "fetch", "load_bridge", "load_corpus", "load_tokenizer", "local_model"]
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
-_MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
 _BYTES_PER_DEQUANTISED_BYTE = 6  # float32 from 4.5 bits a weight, with room to spare
 
 

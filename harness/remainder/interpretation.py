@@ -5,8 +5,8 @@ Anything with these two methods is accepted as it is, a sae-lens `SAE` for one; 
 checks every shape and value on the way. A transcoder is the same, but that it reads one place and rebuilds
 another; what a skip-transcoder passes on past its codes comes from a third method, `skip`.
 
-The reference interpretations that every task carries (`Identity`, `MeanOnly`, `Projection` onto principal
-or random directions) are made here from moments of the `fit` split.
+The reference interpretations that every task carries (`Identity`, and `Projection` onto principal or
+random directions, or onto none: the mean) are made here from moments of the `fit` split.
 """
 
 from __future__ import annotations

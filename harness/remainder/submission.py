@@ -192,12 +192,25 @@ class Submission(BaseModel):
     def _make(self, task: Task, fit: FitMoments) -> Loaded:
         method = self.method
         if method.hub is not None and self.folder is None:
-            return hub.load_release(hub.parse(method.hub, self.commit), task)
+            address = hub.parse(method.hub, method.revision)
+            return hub.load_release(address._replace(revision=self.commit), task)
         if method.format in FORMATS:
             assert self.folder is not None
-            return FORMATS[method.format].load(self.folder / (method.path or "."), task)
+            reader, path = FORMATS[method.format], self.folder / (method.path or ".")
+            if method.hub is not None:
+                self._refuse_others(path, reader.files(path))
+            return reader.load(path, task)
         # References, subspaces and codebooks rebuild what they read: at a task that does not, its output.
         return Loaded(self._make_reference(task, fit), "in" if task.site.is_reconstruction else "out")
+
+    def _refuse_others(self, folder: Path, paths: list[Path]) -> None:
+        """A list of files that came from a hub names no others: these were neither fetched nor hashed."""
+        others = [path for path in paths if path.parent != folder]
+        if others:
+            raise InterpretationError(
+                f"submission {self.name}: {others[0]} lies outside of the folder that was fetched",
+                fix="if you trust that list, download the repository and give its folder on this machine",
+            )
 
     def _make_reference(self, task: Task, fit: FitMoments) -> Any:
         method = self.method

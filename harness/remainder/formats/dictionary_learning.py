@@ -64,11 +64,12 @@ _HINT = {"threshold": "a latent is active above it, so codes are not known witho
 _PLACES = (
     (r"resid_pre", "blocks.{}.hook_resid_pre"),
     (r"resid_mid", "blocks.{}.hook_resid_mid"),
-    (r"resid|^layer", "blocks.{}.hook_resid_post"),
+    (r"resid", "blocks.{}.hook_resid_post"),
     (r"mlp_in", "blocks.{}.mlp.hook_in"),
     (r"mlp", "blocks.{}.hook_mlp_out"),
     (r"attn_in|head|hook_z", "blocks.{}.attn.hook_z"),
     (r"att", "blocks.{}.hook_attn_out"),
+    (r"^layer", "blocks.{}.hook_resid_post"),  # last: `layers.8.mlp` is an MLP
 )
 
 

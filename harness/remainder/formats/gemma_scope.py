@@ -94,7 +94,7 @@ def _read(where: Path) -> dict[str, Tensor]:
             raise InterpretationError(
                 f"{where}: {name} ({array.dtype}) holds what is no finite number", fix="fetch it again"
             )
-    return {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in _SHAPES}
+    return {name: torch.from_numpy(arrays[name].astype(np.float32, copy=False)) for name in _SHAPES}
 
 
 def _hook(path: Path) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import glob
 import pickle
+import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+_ONE_AT_A_TIME = threading.Lock()  # a function of sae-lens is replaced for the whole process
 
 
 class Address(NamedTuple):
@@ -196,15 +198,21 @@ class _Downloads:
         self.revision, self.commit, self.files = revision, dict[str, str](), dict[str, str]()
 
     def __call__(
-        self, repo_id: str, filename: str, subfolder: str | None = None, force_download: bool = False
+        self,
+        repo_id: str,
+        filename: str,
+        subfolder: str | None = None,
+        force_download: bool = False,
+        revision: str | None = None,
     ) -> str:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if filename.endswith("sparsity.safetensors"):  # of training: sae-lens does without
             raise LocalEntryNotFoundError(f"{filename} is not wanted")
-        revision = self.commit.get(repo_id, self.revision)
-        path = hf_hub_download(repo_id, filename, subfolder=subfolder, revision=revision)
+        # A few releases name a revision of their own; what the address says comes before it.
+        wanted = self.commit.get(repo_id) or self.revision or revision
+        path = hf_hub_download(repo_id, filename, subfolder=subfolder, revision=wanted)
         # …/snapshots/COMMIT/PATH
         commit, inside = path.replace("\\", "/").rpartition("/snapshots/")[2].split("/", 1)
         self.commit[repo_id] = commit
@@ -217,9 +225,11 @@ def _one_commit(revision: str | None) -> Iterator[_Downloads]:
     """Let sae-lens's readers, which know no revisions, ask for files of one commit only."""
     from sae_lens.loading import pretrained_sae_loaders as readers
 
-    ordinary, downloads = readers.hf_hub_download, _Downloads(revision)
-    readers.hf_hub_download = downloads
-    try:
-        yield downloads
-    finally:
-        readers.hf_hub_download = ordinary
+    downloads = _Downloads(revision)
+    with _ONE_AT_A_TIME:
+        ordinary = readers.hf_hub_download
+        readers.hf_hub_download = downloads
+        try:
+            yield downloads
+        finally:
+            readers.hf_hub_download = ordinary

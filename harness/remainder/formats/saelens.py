@@ -3,14 +3,15 @@
 1. The config's hook names, width and model against the task's.
 2. The file's names, types and shapes against those of the class that sae-lens would make. No pickles.
 3. sae-lens itself loads it.
-4. `wrapped` brings what sae-lens computes outside of `encode` and `decode` into these and `skip`, so that a
+4. `_wrapped` brings what sae-lens computes outside of `encode` and `decode` into these and `skip`, so that a
    reconstruction is always decode(encode(x)) + skip(x), and `decode` a function of codes alone:
    - a skip-transcoder's x W_skipᵀ goes into `skip`;
    - where an activation is normalised before encoding, x = σ z + μ, codes are in units of x: σ f(z). What
      remains, μ + (σ − 1) b_dec, goes into `skip`;
    - a temporal SAE's codes are the novel ones, as in sae-lens; its prediction goes into `skip`;
    - if the model's writing weights were centred (a LayerNorm model in TransformerLens), the SAE is given
-     x − m·1 with m the mean of x over the width, and m·1 goes into `skip`;
+     x − m·1 with m the mean of x over the width, and m·1 goes into `skip`, but for a transcoder, whose output
+     is another tensor;
    - the reshaping of `hook_z` is turned off: the heads' outputs come one behind the other already.
 
 Source: https://github.com/decoderesearch/SAELens, `saes/`, `loading/pretrained_sae_loaders.py`.
@@ -38,13 +39,10 @@ from remainder.task import ModelSpec, Site, Task
 __all__ = [
     "CONFIG",
     "WEIGHTS",
-    "check_config",
     "files",
     "found_in",
     "load",
-    "load_folder",
     "load_object",
-    "wrapped",
 ]
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -77,18 +75,18 @@ def load(path: Path, task: Task) -> Loaded:
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    reads = check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
-    return Loaded(wrapped(load_folder(path, task.site), str(path)), reads)
+    reads = _check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
+    return Loaded(_wrapped(_load_folder(path, task.site), str(path)), reads)
 
 
-def load_folder(folder: Path, site: Site) -> Any:
+def _load_folder(folder: Path, site: Site) -> Any:
     """The object of sae-lens in `folder`, float32.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
     config = read_json(folder / CONFIG)
-    check_config(config, site, folder / CONFIG)
+    _check_config(config, site, folder / CONFIG)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise refuse_pickles(folder, WEIGHTS, "save the SAE with sae.save_inference_model(folder)")
@@ -96,7 +94,7 @@ def load_folder(folder: Path, site: Site) -> Any:
     from sae_lens import SAE
 
     try:
-        # sae-lens warns of settings of the model, which `wrapped` heeds.
+        # sae-lens warns of settings of the model, which `_wrapped` heeds.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             layout = _layout(config, folder / CONFIG)
@@ -118,11 +116,11 @@ def load_object(thing: Any, task: Task, name: str) -> Loaded:
         InterpretationError: if it was made for another width, hook or model.
     """
     config = _config_of(thing)
-    reads = check_config(config, task.site, name, task.model) if "d_in" in config else "in"
-    return Loaded(wrapped(thing, name), reads)
+    reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
+    return Loaded(_wrapped(thing, name), reads)
 
 
-def check_config(
+def _check_config(
     config: dict[str, Any], site: Site, where: Path | str, model: ModelSpec | None = None
 ) -> Reads:
     """Which of the site's places a config's SAE reads. A config that names no hook fits by its width.
@@ -202,7 +200,7 @@ def _config_of(thing: Any) -> dict[str, Any]:
 # from what sae-lens computes to encode, decode and skip
 
 
-def wrapped(thing: Any, name: str) -> Any:
+def _wrapped(thing: Any, name: str) -> Any:
     """The thing itself, or for an object of sae-lens in what step 4 of this module's text asks for.
 
     Raises:
@@ -230,7 +228,7 @@ def wrapped(thing: Any, name: str) -> Any:
     elif normalised:
         inner = _Normalised(thing)
     if _is_centred(thing):
-        inner = _Centred(inner)
+        inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
     return inner
 
 
@@ -320,7 +318,11 @@ class _Temporal(_Wrapper):
 
 
 class _Centred(_Wrapper):
-    """Given x − m·1, m the mean over the width; m·1 goes past it."""
+    """Given x − m·1, m the mean over the width; m·1 goes past it, if it rebuilds what it reads."""
+
+    def __init__(self, inner: Any, *, rebuilds: bool) -> None:
+        super().__init__(inner)
+        self.rebuilds = rebuilds
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
         codes: Tensor = self.inner.encode(x - x.mean(-1, keepdim=True))
@@ -328,7 +330,7 @@ class _Centred(_Wrapper):
 
     def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
         mean = x.mean(-1, keepdim=True)
-        passed = mean.expand_as(x)
+        passed = mean.expand_as(x) if self.rebuilds else torch.zeros_like(x)
         return passed + self.inner.skip(x - mean) if hasattr(self.inner, "skip") else passed
 
 

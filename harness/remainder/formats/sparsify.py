@@ -67,7 +67,10 @@ def load(path: Path, task: Task) -> Loaded:
         check_model(read_json(above).get("model"), task.model, above)
     reads = _reads(path, bool(config.get("transcode")), task)
     check_width(config.get("d_in"), task.site, where)
-    latents = config.get("num_latents") or config["d_in"] * _number(config, "expansion_factor", where)
+    if config.get("num_latents"):
+        latents = _number(config, "num_latents", where)
+    else:
+        latents = task.site.width * _number(config, "expansion_factor", where)
     k = _number(config, "k", where)
     activation = _activation(config, k, latents, where)
     if not (path / WEIGHTS).is_file():

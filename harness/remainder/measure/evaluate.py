@@ -29,7 +29,7 @@ from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
-from remainder.errors import RemainderError
+from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation import Adapted
 from remainder.loaded import LanguageTask, LoadedTask
 from remainder.measure.checks import check_true, check_zero, dtype_deviation
@@ -324,7 +324,8 @@ class _Run:
         windows = self.plan.evaluation_windows
         try:
             return measure_compat(self.loaded, interpretation, windows, sample, self.progress)
-        except RemainderError as problem:  # at special positions and sinks, which nothing else here reads
+        # At special positions and sinks, which nothing else here reads.
+        except (InterpretationError, MeasurementError) as problem:
             self.warnings.append(f"the field's metrics were not measured: {problem.what}")
             self.unmeasured["compat"] = problem.what
             return None
