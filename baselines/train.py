@@ -33,6 +33,7 @@ from remainder.loaded import LoadedTask, open_task
 LATENTS, BATCH, STEPS = 2304, 2048, 2500
 RATE, LAST_RATE, WARM_UP, DECAY = 1e-3, 1e-4, 100, STEPS // 5
 DEAD_AFTER = 300  # steps without being active
+EVALUATED = 88  # windows of the evaluation split
 BASELINES = Path(__file__).resolve().parent
 
 
@@ -303,7 +304,7 @@ def main() -> None:
         "torch": torch.__version__,
         "sae_lens": sae_lens.__version__,
         "fit": scores(stored, task, "fit", None),
-        "evaluation": scores(stored, task, "evaluation", 88),
+        "evaluation": scores(stored, task, "evaluation", EVALUATED),
     }
     (folder / "train.log").write_text("\n".join(json.dumps(entry) for entry in (*log, summary)) + "\n")
     print(json.dumps(summary, indent=1))

@@ -28,6 +28,10 @@ def findings() -> ModuleType:
     return module
 
 
+def test_there_are_records() -> None:
+    assert len(RESULTS) > 20
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: "/".join(path.parts[-5:-1]))
 def test_every_number_follows_from_the_values_beside_it(path) -> None:
     record, values = read_record(path)

@@ -161,6 +161,8 @@ def test_names_of_the_same_model_and_of_none(named: object, model: ModelSpec) ->
         ("HuggingFaceTB/SmolLM2-360M", OURS),
         ("distilgpt2", GPT2),
         ("google/gemma-2-2b", GPT2),
+        ("gpt2-medium", GPT2),
+        ("EleutherAI/pythia-70m", ModelSpec(name="pythia-70m-deduped", licence="Apache-2.0")),
     ],
 )
 def test_another_model_is_refused(named: str, model: ModelSpec) -> None:

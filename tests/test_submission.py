@@ -308,3 +308,4 @@ def test_the_hash_of_an_object_sees_numbers_slots_and_nested_weights() -> None:
     assert object_submission(Slotted(8)).hash != object_submission(Slotted(32)).hash
     assert object_submission(Slotted(8)).hash == object_submission(Slotted(8)).hash
     assert object_submission(Wrapper(1.0)).hash != object_submission(Wrapper(2.0)).hash
+    assert object_submission(Outer(1)).hash == object_submission(Outer(1)).hash != object_submission(Outer(2)).hash

@@ -106,7 +106,7 @@ def ladders(chosen: Iterable[Record]) -> pd.DataFrame:
         {
             "submission": record.submission.name,
             **{
-                rung: f"{record.metrics.rungs[rung].quenched.gap.value:.3f}"
+                rung: show(record.metrics.rungs[rung].quenched.gap.model_copy(update={"low": None}))
                 for rung in rungs
                 if rung in record.metrics.rungs
             },

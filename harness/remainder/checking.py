@@ -151,16 +151,16 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
             return
         if rules is not None:
             found.ok("encode, decode", f"{codes.shape[-1]:,} features; finite on {int(here.sum()):,} tokens")
-            for name, when, change in rules.rules:
+            for rule in rules.rules:
+                name, when, change = rule
                 far = f"moves by {change:.1g} of x" if change else "does not move"
-                kept = change <= rules.limit
+                kept = rule.is_kept
                 found.steps.append(
                     Step(name, kept, f"{far} when {when}", None if kept else _mend(rules.limit))
                 )
             if not found.passed:
                 return
-        passed = interpretation.skip(x)
-        sample.update(codes[here], (target if passed is None else target - passed)[here])
+        sample.update(codes[here], interpretation.coded(target, x)[here])
         left += float((target - reconstruction)[here].double().square().sum())
         active += float((codes[here] != 0).sum())
         rows.update(target[here].cpu())

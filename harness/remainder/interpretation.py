@@ -32,7 +32,6 @@ __all__ = [
     "Projection",
     "Reads",
     "Reconstruction",
-    "SkipTranscoder",
     "adapt",
     "mean_only",
     "principal_components",
@@ -53,6 +52,9 @@ class Reconstruction(Protocol):
 
     Both methods work on whole windows, so a method may use earlier positions; using later ones, other
     windows or other documents fails the conformance check.
+
+    There may be a third method, `skip(x) -> [docs pos d]`: then x̂ = decode(encode(x)) + skip(x), as in a
+    skip-transcoder. What goes past the codes is not counted as complexity.
     """
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
@@ -61,15 +63,6 @@ class Reconstruction(Protocol):
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
         """The reconstruction that codes stand for."""
-        ...
-
-
-@runtime_checkable
-class SkipTranscoder(Reconstruction, Protocol):
-    """A transcoder with a path past its codes: x̂ = decode(encode(x)) + skip(x)."""
-
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        """What is added to the decoded codes; it is not counted as complexity."""
         ...
 
 
@@ -192,6 +185,13 @@ class Adapted:
         # Named arguments, since a sae-lens SAE keeps its config in step only for these.
         copied = copy.deepcopy(self.inner).to(device=device, dtype=torch.float32)
         return dataclasses.replace(self, inner=copied)
+
+    def coded(
+        self, x_out: Float[Tensor, "docs pos d"], read: Float[Tensor, "docs pos d"]
+    ) -> Float[Tensor, "docs pos d"]:
+        """What the codes stand for: the activation that is rebuilt, less what goes past them."""
+        passed = self.skip(read)
+        return x_out if passed is None else x_out - passed
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
         codes = _call(self.name, "encode", self.inner.encode, x)

@@ -17,6 +17,9 @@ from remainder.task import Task
 __all__ = ["ObjectSubmission", "object_submission"]
 
 
+_DEPTH = 4  # of attributes of attributes that are hashed
+
+
 @dataclass(frozen=True)
 class ObjectSubmission:
     """An object from a notebook, as a submission: named and hashed as well as it can be.
@@ -70,9 +73,19 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
             digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
         elif isinstance(value, (bool, int, float, str)):
             digest.update(f"{key}|{value!r}".encode())
-        elif depth < 4:
+        elif depth >= _DEPTH:
+            return
+        elif isinstance(value, (list, tuple)):
+            for number, part in enumerate(value):
+                add(f"{key}[{number}]", part, depth + 1)
+        elif isinstance(value, dict):
+            for part in sorted(value, key=str):
+                add(f"{key}[{part!r}]", value[part], depth + 1)
+        else:
             digest.update(f"{key}|{type(value).__qualname__}".encode())
-            inner = dict(value.state_dict()) if isinstance(value, torch.nn.Module) else {}
+            inner: dict[str, Any] = {}
+            if isinstance(value, torch.nn.Module):
+                inner = {**dict(value.state_dict()), **dict(value.named_children())}
             inner.update(getattr(value, "__dict__", {}))
             inner.update(
                 {slot: getattr(value, slot, None) for slot in getattr(value, "__slots__", None) or ()}

@@ -271,7 +271,8 @@ def _on_hub(address: hub.Address) -> Submission:
         format = next((name for name, reader in FORMATS.items() if reader.found_in(found.folder)), format)
     place = f"{address.place}:{address.sae_id}"
     method = Method.model_validate({"format": format, "hub": place, "revision": address.revision})
-    name = f"{address.place.rpartition('/')[2]}-{address.sae_id.rpartition('/')[2]}"
+    # Of a name too long for tables the end is kept: what tells the SAEs of one repository apart.
+    name = f"{address.place.rpartition('/')[2]}-{address.sae_id}"[-40:]
     return _bare(name, method).model_copy(update=found._asdict())
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from remainder.errors import InterpretationError
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
 from remainder.formats.places import Loaded, check_model, check_width, reads_at
-from remainder.formats.tensors import Layout, read_json, read_torch, refuse_pickles
+from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
 from remainder.interpretation import Reads
 from remainder.task import Task
 
@@ -115,7 +115,9 @@ def load(path: Path, task: Task) -> Loaded:
         sizes["dict_size"] = trainer["dict_size"]
         says += f", dict_size = {sizes['dict_size']}"
     if not (path / WEIGHTS).is_file():
-        raise refuse_pickles(path, WEIGHTS, "give the folder that training wrote, with config.json and ae.pt")
+        raise missing_weights(
+            path, WEIGHTS, "give the folder of config.json and ae.pt"
+        )
     # Counters that stand beside the weights (k, group_sizes) are not read.
     layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
     return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), reads)

@@ -26,6 +26,7 @@ from remainder.errors import InterpretationError
 from remainder.interpretation import Reads
 from remainder.task import ModelSpec, Site
 
+_SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
 _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outputs", "runs", "saved"})
 
 __all__ = ["Loaded", "MisfitError", "check_model", "check_width", "reads_at", "tensor_of"]
@@ -99,9 +100,10 @@ def check_width(width: Any, site: Site, where: Path | str, field: str = "d_in") 
 def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
     """Refuse an interpretation of another model, as far as its name can tell.
 
-    Names are compared loosely: the owner, upper case and what follows a comma do not count, and one may say
-    less than the other (`gpt2` and `gpt2-small`, `SmolLM2-135M` and `SmolLM2-135M-Instruct`). A name that may
-    be a folder's – a path, or a word that is no model of TransformerLens – tells nothing, and is accepted.
+    Names are compared loosely: the owner, upper case and what follows a comma do not count, nor whether one
+    says `small` or `instruct` (`gpt2` and `gpt2-small`, `SmolLM2-135M` and `SmolLM2-135M-Instruct`); other
+    words do (`pythia-70m` and `pythia-70m-deduped`). A name that may be a folder's – a path, or a word that
+    is no model of TransformerLens – tells nothing, and is accepted.
 
     Raises:
         MisfitError: if it names a published model, and that is not the task's.
@@ -109,7 +111,7 @@ def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
     if not isinstance(named, str) or not named.strip() or named == model.name:
         return
     here = [words for name in (model.name, model.hub or "") if (words := _words(name))]
-    if any(_words(named) <= words or words <= _words(named) for words in here):
+    if any(_words(named) ^ words <= _SAY_LITTLE for words in here):
         return
     if _is_published(named):
         raise MisfitError(

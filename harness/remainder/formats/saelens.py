@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.formats.places import Loaded, check_model, check_width, reads_at, tensor_of
-from remainder.formats.tensors import Layout, header, read_json, read_tensors, refuse_pickles
+from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import ModelSpec, Site, Task
 
@@ -89,7 +89,7 @@ def _load_folder(folder: Path, site: Site) -> Any:
     _check_config(config, site, folder / CONFIG)
     weights = folder / WEIGHTS
     if not weights.is_file():
-        raise refuse_pickles(folder, WEIGHTS, "save the SAE with sae.save_inference_model(folder)")
+        raise missing_weights(folder, WEIGHTS, "save the SAE with sae.save_inference_model(folder)")
     header(weights)
     from sae_lens import SAE
 

@@ -23,7 +23,7 @@ from torch import nn
 from remainder.errors import InterpretationError
 from remainder.formats.coder import GroupMax, TopK, make_coder
 from remainder.formats.places import Loaded, check_model, check_width, reads_at
-from remainder.formats.tensors import Layout, read_json, read_tensors, refuse_pickles
+from remainder.formats.tensors import Layout, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import Task
 
@@ -74,7 +74,7 @@ def load(path: Path, task: Task) -> Loaded:
     k = _number(config, "k", where)
     activation = _activation(config, k, latents, where)
     if not (path / WEIGHTS).is_file():
-        raise refuse_pickles(path, WEIGHTS, "give the folder that sparsify saved for one module")
+        raise missing_weights(path, WEIGHTS, "give the folder that sparsify saved for one module")
     shapes: dict[str, tuple[str | int, ...]] = {
         "encoder.weight": ("num_latents", "d_in"),
         "encoder.bias": ("num_latents",),

@@ -32,11 +32,11 @@ __all__ = [
     "Layout",
     "Stored",
     "header",
+    "missing_weights",
     "read_json",
     "read_tensors",
     "read_torch",
     "read_yaml",
-    "refuse_pickles",
 ]
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
@@ -108,7 +108,7 @@ def _fields(path: Path, kind: str, parse: Any) -> dict[str, Any]:
         raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
     except OSError as problem:
         raise InterpretationError(f"{path} cannot be read: {problem}", fix="check the path") from None
-    except ValueError as problem:  # of which bad JSON and bad UTF-8 are kinds
+    except (ValueError, RecursionError) as problem:  # of the first, bad JSON and bad UTF-8 are kinds
         raise InterpretationError(f"{path} is not valid {kind}: {problem}", fix="save it anew") from None
     if not isinstance(content, dict):
         raise InterpretationError(f"{path} holds no {kind} object with named fields", fix="save it anew")
@@ -136,7 +136,7 @@ def header(path: Path) -> dict[str, Stored]:
         end = max((int(offsets[1]) for _, offsets in found.values()), default=0)
     except FileNotFoundError:
         raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
         raise InterpretationError(
             f"{path} is not a readable safetensors file ({size_of(path)}): {problem}",
             fix="copy it again; it may be truncated, or of another format under this name",
@@ -212,7 +212,7 @@ def read_torch(path: Path, layout: Layout) -> dict[str, Tensor]:
     return _finite(path, {str(name): value for name, value in state.items()}, layout)
 
 
-def refuse_pickles(folder: Path, wanted: str, fix: str) -> InterpretationError:
+def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
     """The error for a folder that lacks `wanted`; says so if all it has instead is pickles."""
     pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in PICKLES]
     return InterpretationError(

@@ -185,10 +185,7 @@ class _Run:
             estimate = reconstruction.double()
             residual = batch.prefix.x_out.double() - estimate
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
-            # What the codes stand for: the activation, less what goes past them.
-            passed = interpretation.skip(read)
-            coded = x if passed is None else x - passed
-            sample.update(codes[batch.spliced], coded[batch.spliced])
+            sample.update(codes[batch.spliced], interpretation.coded(x, read)[batch.spliced])
         self.warnings += covariance_of(calibration).warnings
         return calibration, sample
 
