@@ -157,7 +157,8 @@ def trainings() -> pd.DataFrame:
 
 def seeds() -> pd.DataFrame:
     """One method, trained five times."""
-    return scores(record for record in every("resid-15") if record.submission.name.startswith("topk-sae-32"))
+    single = (record for record in every("resid-15") if record.reference is None)
+    return scores(record for record in single if record.submission.name.startswith("topk-sae-32"))
 
 
 def is_sparse(record: Record) -> bool:
