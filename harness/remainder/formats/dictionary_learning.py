@@ -115,7 +115,7 @@ def load(path: Path, task: Task) -> Loaded:
         sizes["dict_size"] = trainer["dict_size"]
         says += f", dict_size = {sizes['dict_size']}"
     if not (path / WEIGHTS).is_file():
-        raise missing_weights(path, WEIGHTS, "give the folder of config.json and ae.pt")
+        raise missing_weights(path, WEIGHTS, "give the folder that training wrote")
     # Counters that stand beside the weights (k, group_sizes) are not read.
     layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
     return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), reads)
