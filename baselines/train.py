@@ -53,6 +53,7 @@ RECIPES = {
     "topk-sae-16": Recipe("TopK", 16),
     "topk-sae-32": Recipe("TopK", 32),
     "topk-sae-64": Recipe("TopK", 64),
+    "topk-sae-32-resid-8": Recipe("TopK", 32, task="smollm2-135m/resid-8"),
     "batchtopk-sae-32": Recipe("BatchTopK", 32),
     "matryoshka-sae-32": Recipe(
         "MatryoshkaBatchTopK", 32, settings={"matryoshka_widths": [144, 576, LATENTS]}

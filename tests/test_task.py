@@ -16,6 +16,7 @@ from remainder.paths import project_root
 from remainder.task import Task, list_tasks, load_task, read_toml, write_lock
 from tiny import make_task
 
+MODELS = ("gpt2", "qwen2.5-0.5b", "smollm2-135m")
 IDS = {
     *(f"controls/{name}" for name in ("alignment", "gaussian-equivalence", "gaussian-equivalence-relu")),
     *(f"controls/impurities-{kind}" for kind in ("equal", "geometric", "per-sample", "strict")),
@@ -23,11 +24,16 @@ IDS = {
     *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
     "gemma-2-2b/resid-13",
     "gpt2/resid-8",
+    *(f"{model}/{name}" for model in MODELS for name in ("ioi", "agreement", "greater-than", "pronouns")),
     "pythia-70m/resid-4",
     *(f"smollm2-135m/{site}" for site in ("attn-15", "mlp-15", "resid-8", "resid-15", "resid-22")),
-    *(f"tiny/{name}" for name in ("digits", "induction", "induction-heads", "modular-addition")),
+    *(f"tiny/{name}" for name in ("digits", "induction", "induction-circuit", "induction-heads")),
+    "tiny/modular-addition",
     *(f"tiny/{name}" for name in ("rule-and-noise", "wiki", "wiki-mlp")),
-    *(f"tracr/{name}" for name in ("frac-prevs", "histogram", "reverse")),
+    *(
+        f"tracr/{name}"
+        for name in ("frac-prevs", "histogram", "histogram-circuit", "reverse", "reverse-circuit")
+    ),
 }
 """Ids that results refer to. A new task is added here; none is ever taken out."""
 
@@ -72,9 +78,12 @@ def test_every_task_pins_what_it_measures(name: str) -> None:
     if task.build is None:
         # What is on a hub was not at hand to be hashed; a commit there says as much.
         on_hub = task.model.hub is not None and re.fullmatch("[0-9a-f]{40}", task.model.revision or "")
-        assert on_hub or (task.model.weights_sha256 and task.corpus.tokens_sha256)
-        assert task.corpus.bos in task.corpus.special_tokens
-        assert task.splits.evaluation >= 40
+        if task.circuit is not None:
+            assert on_hub or (task.model.weights_sha256 and task.circuit.prompts_sha256)
+        else:
+            assert on_hub or (task.model.weights_sha256 and task.corpus.tokens_sha256)
+            assert task.corpus.bos in task.corpus.special_tokens
+            assert task.splits.evaluation >= 40
     else:
         assert set(task.build.sha256) == {task.build.script, *task.build.files}
     assert set(task.tiers) >= {"quick", "standard"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,18 @@ class Batch:
     """Where the reconstruction is put in: in a text, everywhere but at special tokens and attention sinks."""
     scored: Bool[Tensor, "docs pos"]
     """Where a loss counts: in a text, where spliced and the next token exists and is not special."""
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """The windows at these places, in this order."""
+        chosen = list(rows)
+        return Batch(
+            self.windows.take(chosen),
+            self.inputs[chosen],
+            self.targets[chosen],
+            Prefix(*(tensor[chosen] for tensor in self.prefix)),
+            self.spliced[chosen],
+            self.scored[chosen],
+        )
 
 
 def position_masks(

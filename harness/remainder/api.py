@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from remainder.assets import Progress
+from remainder.circuit.loaded import CircuitTask
+from remainder.errors import TaskError
 from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import Reference, measure
+from remainder.measure.evaluate import Reference, info, measure
+from remainder.measure.faithfulness import measure_circuit
 from remainder.measure.plan import plan
-from remainder.objects import object_submission
+from remainder.objects import circuit_submission, object_submission
 from remainder.record import write_record
 from remainder.report import render, rows
 from remainder.residual.moments import Moments
@@ -74,13 +77,14 @@ def evaluate(
             ready (to score several interpretations with one model in memory; `device` and `batch_size` are
             then those that it was opened with).
         interpretation: anything with `encode` and `decode` on tensors [docs, positions, width], such as a
-            sae-lens `SAE`; or, as a string or path, what `remainder run --with` takes.
+            sae-lens `SAE`; of a task of circuits a `Circuit` or a `Ranking`; or, as a string or path, what
+            `remainder run --with` takes.
         coarse: a coarser interpretation of the same site. Then it is the one that is scored, with what
             `interpretation` adds to it as its residual: is the finer level just noise over the coarser?
             The clean loss is that of `interpretation`, and rung `model` the untouched model.
         name: what the scored one is called in tables; default: the name of its class or folder.
         tier: `quick` or `standard`.
-        rungs: default: those of the task. `all`: every rung, annealed losses, the telescope, couplings, and
+        rungs: default: those of the task; of circuits these are backgrounds. `all`: every rung, annealed losses, the telescope, couplings, and
             tests of Gaussianity; of a text, `compat` too.
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier.
@@ -107,6 +111,12 @@ def evaluate(
         else open_task(task, device=device, batch_size=batch_size, progress=progress)
     )
 
+    if isinstance(loaded, CircuitTask):
+        if coarse is not None:
+            raise TaskError("circuits are not nested", fix="score them one by one, and compare the records")
+        found = scored.circuits(loaded, chosen.fit_windows)
+        return Result(*measure_circuit(loaded, info(scored), found.circuits, chosen, found.notes))
+
     def fit() -> Moments:
         return loaded.fit_moments(chosen.fit_windows)
 
@@ -121,6 +131,8 @@ def _opened(interpretation: Any, task: Task, name: str | None) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
         return open_submission(interpretation)
+    if task.circuit is not None:
+        return circuit_submission(interpretation, name)
     thing = object_submission(interpretation, name)
     thing.check(task)
     return thing

@@ -5,7 +5,8 @@ A task whose `task.toml` has a table `[build]` names a script beside it. The scr
     def build(seed: int, folder: Path, **parameters) -> Built
 
 and is a file of the task like any other: it is hashed into the task's identity, and it is run when the task
-is opened. `folder` is the script's own, where trained weights lie as safetensors.
+is opened. `folder` is the script's own, where trained weights lie as safetensors. Of a task with a table
+`[circuit]` it gives a `BuiltCircuit`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from remainder.circuit.prompts import Prompts
 from remainder.corpus import Split, Windows
 from remainder.errors import RemainderError, TaskError
 from remainder.task import Task
 
 __all__ = [
     "Built",
+    "BuiltCircuit",
     "Examples",
     "check_targets",
     "data_hash",
     "guarded",
     "load_script",
+    "run_circuit_script",
     "run_script",
     "windows_of",
 ]
@@ -79,6 +83,22 @@ class Built:
 
     module: nn.Module
     examples: Mapping[Split, Examples]
+    interpretations: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuiltCircuit:
+    """What the script of a task with `[circuit]` makes.
+
+    Args:
+        model: an `nn.Module` that is a `circuit.model.CircuitModel` too, in float32 on the CPU. It is hashed
+            by its parameters and buffers, and copied (`copy.deepcopy`, `.to`) for other dtypes and devices.
+        prompts: of each split, one `Prompts` a template.
+        interpretations: circuits by name; scored beside the baselines of the task.
+    """
+
+    model: nn.Module
+    prompts: Mapping[Split, tuple[Prompts, ...]]
     interpretations: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,20 +148,11 @@ def run_script(task: Task) -> Built:
     Raises:
         TaskError: naming what is wrong with it.
     """
-    spec = task.build
-    assert spec is not None
-    path = spec.folder / spec.script
-    build = getattr(load_script(path), "build", None)
-    if not callable(build):
-        raise TaskError(f"{path} defines no function build", fix="see remainder.build for what it must give")
-    with guarded(f"{path}: build(seed={task.seed}, …)"):
-        built = build(seed=task.seed, folder=path.parent, **spec.parameters)
+    path, built = _run(task)
     if not isinstance(built, Built):
         raise TaskError(f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.Built")
-    for name, kind in (("module", nn.Module), ("examples", Mapping), ("interpretations", Mapping)):
-        if not isinstance(getattr(built, name), kind):
-            found = type(getattr(built, name)).__name__
-            raise TaskError(f"{path}: {name} is of type {found}", fix=f"give a {kind.__name__}")
+    kinds = {"module": nn.Module, "examples": Mapping, "interpretations": Mapping}
+    _check_kinds(built, kinds, path)
     for split in _SPLITS:
         if not isinstance(built.examples.get(split), Examples):
             raise TaskError(
@@ -150,6 +161,57 @@ def run_script(task: Task) -> Built:
         _check(built.examples[split], f"{path}: {split}")
     _check_together([built.examples[split] for split in _SPLITS], path)
     return built
+
+
+def run_circuit_script(task: Task) -> BuiltCircuit:
+    """What the script of a task with `[circuit]` makes, checked.
+
+    Raises:
+        TaskError: naming what is wrong with it.
+    """
+    from remainder.circuit.model import CircuitModel  # of no use to the other tasks
+
+    path, built = _run(task)
+    if not isinstance(built, BuiltCircuit):
+        raise TaskError(
+            f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.BuiltCircuit"
+        )
+    kinds = {"model": nn.Module, "prompts": Mapping, "interpretations": Mapping}
+    _check_kinds(built, kinds, path)
+    if not isinstance(built.model, CircuitModel):
+        raise TaskError(f"{path}: model has no graph, run or outputs", fix="see remainder.circuit.model")
+    seen: dict[str, Split] = {}
+    for split in _SPLITS:
+        groups = built.prompts.get(split)
+        if not (isinstance(groups, tuple) and groups and all(isinstance(one, Prompts) for one in groups)):
+            raise TaskError(f"{path}: there are no prompts of split {split}", fix="give a tuple of Prompts")
+        for document in (name for group in groups for name in group.documents):
+            if document in seen:
+                raise TaskError(
+                    f"{path}: document {document!r} is in {seen[document]} and again in {split}",
+                    fix="a document is one prompt, of one split",
+                )
+            seen[document] = split
+    return built
+
+
+def _run(task: Task) -> tuple[Path, Any]:
+    """The path of a task's script, and what its `build` gives."""
+    spec = task.build
+    assert spec is not None
+    path = spec.folder / spec.script
+    build = getattr(load_script(path), "build", None)
+    if not callable(build):
+        raise TaskError(f"{path} defines no function build", fix="see remainder.build for what it must give")
+    with guarded(f"{path}: build(seed={task.seed}, …)"):
+        return path, build(seed=task.seed, folder=path.parent, **spec.parameters)
+
+
+def _check_kinds(built: Built | BuiltCircuit, kinds: Mapping[str, type], path: Path) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(getattr(built, name), kind):
+            found = type(getattr(built, name)).__name__
+            raise TaskError(f"{path}: {name} is of type {found}", fix=f"give a {kind.__name__}")
 
 
 def windows_of(examples: Examples) -> Windows:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from remainder import __version__
+from remainder import __version__, cli_board, cli_publish
 from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.report import FORMATS, WIDTH
 
@@ -158,6 +158,19 @@ def run(
             "(minutes a row). Default: the task's."
         ),
     ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Of circuits, what removed edges carry: counterfactual, zero, mean, mean-positional, "
+            "resample, optimal-constant or gaussian. Default: the task's."
+        ),
+    ] = None,
+    baths: Annotated[
+        str, typer.Option(help="Of a Gaussian background: shared by all readers, or independent.")
+    ] = "shared",
+    statistics: Annotated[
+        str, typer.Option(help="Of a Gaussian background: single-shot, sequential or counterterm.")
+    ] = "single-shot",
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
@@ -200,6 +213,14 @@ def run(
     from remainder.measure.plan import plan
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
+    if background is not None:
+        if wanted is not None or any(task.circuit is None for task in chosen):
+            raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
+        from remainder.circuit.backgrounds import rung_named
+
+        wanted = (rung_named(background, baths, statistics),)
+    elif (baths, statistics) != ("shared", "single-shot"):
+        raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
     plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat) for task in chosen]
     finished = 0
     measured = []
@@ -266,13 +287,35 @@ def check(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="A record.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="A record of the same task.")],
+    fail_on_regression: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-on-regression",
+            metavar="KEY=MARGIN,...",
+            help="Exit with 1 if B is worse by more than a margin and not by chance: gap=0.01,kl=0.02.",
+        ),
+    ] = None,
     format: FormatOption = "table",
 ) -> None:
     """Paired differences B − A on the documents that two records share, with intervals."""
-    from remainder.compare import compare as compare_files
-    from remainder.compare import render_comparison
+    from remainder.compare import compare_records, render_comparison
+    from remainder.record import read_record
+    from remainder.regression import find_changes, parse_margins, refuse, render_changes
 
-    _print(render_comparison(compare_files(a, b), format, color=sys.stdout.isatty()))
+    margins = {} if fail_on_regression is None else parse_margins(fail_on_regression)
+    first, second = read_record(a), read_record(b)
+    color = sys.stdout.isatty()
+    shown = render_comparison(compare_records(first, second), format, color=color)
+    changes = find_changes(first, second, margins)
+    _print(shown)
+    if changes:
+        # What a program reads from standard output stays what it was.
+        print(
+            "\n" + render_changes(changes, format, color=color),
+            end="",
+            file=sys.stderr if format in ("csv", "json") else sys.stdout,
+        )
+        refuse(changes, first, second)
 
 
 @app.command()
@@ -368,6 +411,13 @@ def validate(
         for path in write_page(validation, page):
             errors.print(f"written: {path}")
     raise typer.Exit(0 if validation.passed else 1)
+
+
+app.command()(cli_publish.verify)
+app.command()(cli_publish.cite)
+app.command()(cli_publish.submit)
+app.command()(cli_publish.review)
+app.add_typer(cli_board.board, name="board")
 
 
 def _check_outputs(

@@ -16,9 +16,11 @@ import torch
 
 from remainder import __version__
 from remainder.assets import Progress
+from remainder.circuit.loaded import CircuitTask
 from remainder.errors import MeasurementError
 from remainder.loaded import LoadedTask
-from remainder.measure.evaluate import measure
+from remainder.measure.evaluate import info, measure
+from remainder.measure.faithfulness import measure_circuit
 from remainder.measure.plan import Plan
 from remainder.record import find_record, measurement_key, read_record, write_record
 from remainder.schema import Record
@@ -83,6 +85,9 @@ def _measured(
     loaded: LoadedTask, submission: Entry, plan: Plan, progress: Progress | None
 ) -> tuple[Record, pd.DataFrame]:
     """Measure, with half the batch each time the device runs out of memory."""
+    if isinstance(loaded, CircuitTask):
+        found = submission.circuits(loaded, plan.fit_windows)
+        return measure_circuit(loaded, info(submission), found.circuits, plan, found.notes)
 
     def build() -> object:
         return submission.build(loaded.task, lambda: loaded.fit_moments(plan.fit_windows))

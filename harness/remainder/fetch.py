@@ -42,6 +42,8 @@ def fetch(task: Task, *, progress: Progress | None = None, force: bool = False) 
     if task.build is not None:
         return {}
     model = local_model(task.model, progress=progress, force=force)
+    if task.corpus is None:
+        return {"model": model}
     return {"model": model, "corpus": _corpus_folder(task, progress=progress, force=force)}
 
 

@@ -185,15 +185,21 @@ def open_task(
     Args:
         task: an id such as `smollm2-135m/resid-15`, or the folder of a task.
         device: `auto` (CUDA if there is any), `cpu` or `cuda`.
-        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
+        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples, 16 prompts.
         progress: told what is being done.
 
     Raises:
-        TaskError: if there is no such task or device, or its script does not make what it should.
+        TaskError: if there is no such task or device, its script does not make what it should, or the model
+            does not show the behaviour that it asks for.
         AssetError: if something cannot be fetched, or is not what the task pins.
     """
     loaded = load_task(task)
     place = pick_device(device)
+    if loaded.circuit is not None:
+        # Tasks of circuits are loaded tasks too, so their module needs this one first.
+        from remainder.circuit.loaded import open_circuit_task
+
+        return open_circuit_task(loaded, place, batch_size, progress)
     if loaded.build is not None:
         with torch.inference_mode(False):
             built = run_script(loaded)

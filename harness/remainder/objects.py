@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from remainder.circuit.graph import Circuit
+from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
+from remainder.formats.eap_ig import Found
 from remainder.interpretation import Adapted, FitMoments, adapt
 from remainder.task import Task
 
-__all__ = ["ObjectSubmission", "object_submission"]
+if TYPE_CHECKING:
+    from remainder.circuit.loaded import CircuitTask
+
+__all__ = ["CircuitSubmission", "ObjectSubmission", "circuit_submission", "object_submission"]
 
 
 _DEPTH = 4  # of attributes of attributes that are hashed
@@ -52,6 +59,88 @@ class ObjectSubmission:
         loaded = saelens.load_object(self.thing, task, self.name)
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+        """Refused: it rebuilds activations.
+
+        Raises:
+            InterpretationError: always.
+        """
+        raise InterpretationError(
+            f"{self.name} is a {type(self.thing).__name__}; task {loaded.task.id} scores circuits",
+            fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
+        )
+
+
+@dataclass(frozen=True)
+class CircuitSubmission:
+    """A circuit, or a ranking of edges or nodes, from a notebook or a task's script."""
+
+    name: str
+    hash: str
+    thing: Circuits
+    kind: str = "circuit"
+
+    is_pinned: bool = True
+
+    @property
+    def files(self) -> dict[str, str]:
+        """No files: what is known of an object is the hash of its edges."""
+        return {}
+
+    def build(self, task: Task, fit: FitMoments) -> Adapted:
+        """Refused: a circuit rebuilds no activations.
+
+        Raises:
+            InterpretationError: always.
+        """
+        raise InterpretationError(
+            f"{self.name} is a circuit; task {task.id} scores reconstructions of activations",
+            fix="run it on a task of circuits; `remainder tasks` lists them",
+        )
+
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+        """The circuits, if they are of the task's graph.
+
+        Raises:
+            InterpretationError: they are of another architecture.
+        """
+        graph = loaded.circuit_model().graph
+        if self.thing.graph != graph:
+            raise InterpretationError(
+                f"{self.name} is of {self.thing.graph.architecture}; the model of {loaded.task.id} is "
+                f"{graph.architecture}",
+                fix="make the circuit for that model",
+            )
+        return Found(self.thing, ())
+
+
+def circuit_submission(thing: Any, name: str | None = None) -> CircuitSubmission:
+    """Wrap a circuit, circuits by size, or a ranking, and hash its edges.
+
+    Raises:
+        InterpretationError: it is something else, or the name cannot stand in a table.
+    """
+    circuits = (
+        Sized(thing.graph, {thing.edges / thing.graph.edges: thing}) if isinstance(thing, Circuit) else thing
+    )
+    if not isinstance(circuits, Circuits):
+        raise InterpretationError(
+            f"a {type(thing).__name__} is no circuit",
+            fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
+        )
+    digest = hashlib.sha256(repr(circuits.graph.architecture).encode())
+    if isinstance(circuits, Sized):
+        for size, circuit in sorted(circuits.circuits.items()):
+            digest.update(repr(float(size)).encode() + circuit.kept.tobytes())
+    elif isinstance(circuits, (Ranking, NodeRanking)):
+        digest.update(np.ascontiguousarray(circuits.scores, dtype=np.float64).tobytes())
+    else:
+        raise InterpretationError(
+            f"a {type(thing).__name__} gives circuits that cannot be hashed",
+            fix="give a Ranking, a NodeRanking or Sized circuits",
+        )
+    return CircuitSubmission(_label(name or type(thing).__name__.lower()), digest.hexdigest(), circuits)
+
 
 def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
     """Wrap an object with encode and decode, and hash what can be seen of it.
@@ -59,11 +148,7 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
     Raises:
         InterpretationError: if the name cannot stand in a table.
     """
-    label = name or type(thing).__name__.lower()
-    if not re.fullmatch(r"[\w][\w .-]{0,39}", label):
-        raise InterpretationError(
-            f"the name {label!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
-        )
+    label = _label(name or type(thing).__name__.lower())
     digest = hashlib.sha256()
 
     def add(key: str, value: Any, depth: int) -> None:
@@ -96,3 +181,11 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
 
     add("", thing, 0)
     return ObjectSubmission(label, digest.hexdigest(), thing)
+
+
+def _label(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w .-]{0,39}", name):
+        raise InterpretationError(
+            f"the name {name!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
+        )
+    return name

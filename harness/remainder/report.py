@@ -21,7 +21,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from remainder.errors import RecordError
-from remainder.schema import Number, Record
+from remainder.schema import CircuitSize, Number, Record
 
 __all__ = [
     "FORMATS",
@@ -55,6 +55,18 @@ _LEGEND = (
 )
 
 
+_CIRCUIT_LEGEND = (
+    "Δ: loss of the circuit minus clean loss, nats per scored token.",
+    "Raw: removed edges carry their mean at each position. Gaussian: noise of equal",
+    "mean and covariance, shared by all edges of a writer.",
+    "ρ: KL of raw over KL of such noise around the clean values; near 1: noise.",
+    "Bits: log₂ of the number of circuits with as many edges; fewest first.",
+    "f: share of the answer (log-odds) that is kept, counterfactual background.",
+    "CPR, CMD: areas under f and |1 − f| over sizes (MIB); at best 1 and 0.",
+    "Brackets: 95 % intervals, bootstrap over prompts.",
+)
+
+
 @dataclass(frozen=True)
 class _Quantity:
     """One number of a record: its key in data formats, its heading for people, and where it is."""
@@ -75,9 +87,27 @@ def _on_rung(rung: str, name: str) -> Callable[[Record], Number]:
     return get
 
 
+def _circuit(record: Record) -> CircuitSize | None:
+    """Of the circuit that the headline numbers are of; None for other interpretations."""
+    circuits = record.complexity.circuits
+    return None if circuits is None else circuits["headline"]
+
+
+def _l0(record: Record) -> Number:
+    circuit = _circuit(record)
+    return record.complexity.l0 if circuit is None else Number.bare(circuit.edges, "a count of edges")
+
+
+def _bits(record: Record) -> Number:
+    circuit = _circuit(record)
+    if circuit is None:
+        return record.complexity.bits_per_token
+    return Number.bare(circuit.bits, "bits of a circuit, once")
+
+
 _QUANTITIES = (
-    _Quantity("l0", "L0", lambda record: record.complexity.l0),
-    _Quantity("bits_per_token", "Bits", lambda record: record.complexity.bits_per_token),
+    _Quantity("l0", "L0", _l0),
+    _Quantity("bits_per_token", "Bits", _bits),
     _Quantity(
         "explained_variance", "Expl. var.", lambda record: record.metrics.reconstruction.explained_variance
     ),
@@ -88,6 +118,9 @@ _QUANTITIES = (
     _Quantity("gaussian_ratio", "ρ", lambda record: record.metrics.gaussian_ratio.fitted),
 )
 _BY_KEY = {quantity.key: quantity for quantity in _QUANTITIES}
+_OF_CIRCUITS = {"l0": "Edges"}
+"""Headings that are others in a table of circuits."""
+_COSTS = ("l0", "bits_per_token")
 _AT_A_GLANCE = ("gap_raw", "gap_gaussian", "gaussian_ratio")
 
 
@@ -272,24 +305,61 @@ def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bo
 def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     """The table for a terminal: one record in two lines, intervals below the values."""
     notes = Notes()
+    circuits = records[0].metrics.circuit is not None
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     table.add_column("Submission", overflow="fold", max_width=24)
-    for key in ("l0", "bits_per_token", *_AT_A_GLANCE):
-        table.add_column(_BY_KEY[key].heading, justify="right", no_wrap=True)
+    for key in (*_COSTS, *_AT_A_GLANCE):
+        heading = _BY_KEY[key].heading
+        if circuits:
+            heading = _OF_CIRCUITS.get(key, heading)
+        table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
             Text(record.submission.name),
-            *(_plain(number_of(record, key), notes) for key in ("l0", "bits_per_token")),
+            *(_plain(number_of(record, key), notes, count=circuits and key == "l0") for key in _COSTS),
             *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
         )
     warned = [Text(line, style="red") for line in troubles(records)]
-    below = [*notes.lines(), *(_LEGEND if legend else ())]
+    over_sizes: list[RenderableType] = [faithfulness_table(records, notes), ""] if circuits else []
+    below = [*notes.lines(), *((_CIRCUIT_LEGEND if circuits else _LEGEND) if legend else ())]
     footer = [Text(line, style="dim") for line in below]
-    return Group(Text(_title(records), style="bold"), "", table, "", *warned, *footer)
+    return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
 
 
-def _plain(number: Number, notes: Notes) -> Text:
+def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
+    """What MIB reports of circuits: areas over all sizes, and f of the circuit in the table above."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
+    table.add_column("Submission", overflow="fold", max_width=24)
+    for heading in ("f", "CPR", "CMD", "CMD Gaussian"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        circuit = record.metrics.circuit
+        assert circuit is not None
+        headline = circuit.points["headline"].rungs
+        single = len(circuit.points) < _SEVERAL
+        missing = "a single circuit has no area over sizes" if single else "not measured at all sizes"
+        measured = headline.get("counterfactual")
+        f = Number.null("not measured at all sizes") if measured is None else measured.faithfulness
+        areas = [
+            of.get(name, Number.null(missing))
+            for of, name in (
+                (circuit.cpr, "counterfactual"),
+                (circuit.cmd, "counterfactual"),
+                (circuit.cmd, "full"),
+            )
+        ]
+        cells = [notes.stacked(number) for number in (f, *areas)]
+        table.add_row(Text(record.submission.name), *cells)
+    return table
+
+
+_SEVERAL = 3  # points: the empty circuit, the headline, and others
+
+
+def _plain(number: Number, notes: Notes, *, count: bool = False) -> Text:
     """A value alone; a footnote only where it is missing."""
+    if count and number.value is not None:
+        return Text(f"{number.value:,.0f}")
     return Text(MISSING + notes.mark(number.reason) if number.value is None else format_value(number.value))
 
 

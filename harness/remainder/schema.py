@@ -5,7 +5,8 @@ Floats have six significant digits; NaN does not exist: a null comes with its re
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,9 +24,15 @@ from remainder.measure.intervals import Estimate
 __all__ = [
     "SCHEMA_VERSION",
     "AnnealedMetrics",
+    "Behaviour",
     "Calibration",
     "CalibrationSpread",
     "Check",
+    "CircuitMetrics",
+    "CircuitPoint",
+    "CircuitRung",
+    "CircuitSize",
+    "CircuitTelescope",
     "CleanMetrics",
     "Compat",
     "Complexity",
@@ -37,6 +44,7 @@ __all__ = [
     "FrozenModel",
     "GaussianRatio",
     "Gaussianity",
+    "GrownModel",
     "Measurement",
     "Metrics",
     "NullTest",
@@ -69,6 +77,20 @@ class FrozenModel(BaseModel):
     """Base of everything in a record: immutable, and strangers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class GrownModel(FrozenModel):
+    """A part of a record that has grown: fields that came later are left out where there is nothing to say.
+
+    So records that were written before such a field keep their bytes and hashes.
+    """
+
+    later: ClassVar[tuple[str, ...]]
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: Callable[..., Any]) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {name: part for name, part in content.items() if part is not None or name not in self.later}
 
 
 class Number(FrozenModel):
@@ -274,8 +296,54 @@ class ReconstructionMetrics(FrozenModel):
     """1 - residual / centred sum of squares, over spliced tokens of the evaluation set."""
 
 
-class Metrics(FrozenModel):
+class CircuitRung(FrozenModel):
+    """A circuit with one background. Nats per scored token, but for faithfulness."""
+
+    answer: Number
+    """log-odds of the right tokens against the wrong ones; of one token each, their logit difference."""
+    faithfulness: Number
+    """f = (answer − answer of the empty circuit) / (clean answer − answer of the empty circuit)."""
+    gap: Number
+    kl: Number
+
+
+class CircuitTelescope(FrozenModel):
+    """Where the Gaussian gap of a circuit comes from; the terms add up exactly. Nats per scored token."""
+
+    total: Number
+    """The gap of `full`."""
+    shape: Number
+    """full − permuted: other prompts' real values in place of a Gaussian of their covariance."""
+    dependence: Number
+    """permuted − counterfactual: a prompt that differs in what matters only, in place of any."""
+    rest: Number
+    """counterfactual − clean: what matters."""
+
+
+class CircuitPoint(FrozenModel):
+    """One circuit."""
+
+    rungs: dict[str, CircuitRung]
+    telescope: CircuitTelescope | None = None
+
+
+class CircuitMetrics(FrozenModel):
+    """Circuits of all sizes that were looked at."""
+
+    answer: Number
+    """Of the untouched model, nats."""
+    points: dict[str, CircuitPoint]
+    """By size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit."""
+    cpr: dict[str, Number]
+    """By background, the area under f over sizes of circuits chosen by signed scores (MIB's CPR)."""
+    cmd: dict[str, Number]
+    """By background, the area under |1 − f| of those chosen by absolute scores (MIB's CMD)."""
+
+
+class Metrics(GrownModel):
     """Every metric at its fixed place."""
+
+    later = ("circuit",)
 
     clean: CleanMetrics
     rungs: dict[str, RungMetrics]
@@ -287,6 +355,8 @@ class Metrics(FrozenModel):
     calibration_spread: CalibrationSpread | None = None
     gaussianity: Gaussianity | None = None
     """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
+    circuit: CircuitMetrics | None = None
+    """Of circuits only."""
 
 
 class PeerMetrics(FrozenModel):
@@ -374,8 +444,19 @@ class Pinned(FrozenModel):
     sha256: Sha256
 
 
-class Complexity(FrozenModel):
+class CircuitSize(FrozenModel):
+    """What a circuit costs."""
+
+    edges: int
+    nodes: int
+    bits: Real
+    """log₂ C(E, k) of k of E edges: once, not per token."""
+
+
+class Complexity(GrownModel):
     """What the interpretation costs."""
+
+    later = ("circuits",)
 
     l0: Number = Number.null("codes were not counted")
     """Nonzero codes per spliced token, on evaluation; filled in from the values by `make_record`."""
@@ -383,7 +464,9 @@ class Complexity(FrozenModel):
     """Features that were active at all."""
     bits_per_token: Number
     features: int | None
-    """Codes per token, active or not; null for an interpretation without codes."""
+    """Codes per token, active or not, or edges of the graph; null for an interpretation without codes."""
+    circuits: dict[str, CircuitSize] | None = None
+    """By size as in `metrics.circuit`; `headline` is the one that the headline numbers are of."""
 
 
 class Check(FrozenModel):
@@ -417,8 +500,20 @@ class Calibration(FrozenModel):
     """Share of the residual's variance between these cells, adjusted for their number."""
 
 
-class Measurement(FrozenModel):
+class Behaviour(FrozenModel):
+    """Prompts that a model was tried on, of which those that it solves are scored."""
+
+    candidates: int
+    solved: int
+    answer: Real
+    """Mean over the candidates, nats."""
+    answer_of_solved: Real
+
+
+class Measurement(GrownModel):
     """How it was measured."""
+
+    later = ("behaviour",)
 
     rungs: tuple[str, ...]
     pairs: int
@@ -441,6 +536,8 @@ class Measurement(FrozenModel):
     batch_size: int | None = None
     """Windows per forward pass."""
     bf16_deviation: dict[str, Real] | None = None
+    behaviour: Behaviour | None = None
+    """Of circuits: what the model does by itself."""
 
 
 class DocumentsInfo(FrozenModel):

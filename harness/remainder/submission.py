@@ -4,7 +4,9 @@ Every baseline is a submission like any other. `[method] format` names either a 
 (`saelens`, `dictionary-learning`, `sparsify`, `gemma-scope`: a folder of this submission, or one on the
 Hugging Face hub; `circuit-tracer`: a YAML file or its folder; `subspace` and `codebook`: a file of arrays) or
 a reference that is made from moments of the task's `fit` split (`identity`, `mean`, `pca`,
-`random-projection`). All of these are data; nothing of a submission is executed.
+`random-projection`). A circuit is a file in EAP-IG's format (`eap-ig`), MIB's folder of these (`mib`), or
+found on the task's `fit` prompts (`edge-attribution`, `node-attribution`, `edge-patching`, `random-edges`,
+`full-graph`, `empty-graph`). All of these are data; nothing of a submission is executed.
 
 `open_submission` also takes what people have at hand: the name of a baseline, what one of these formats' own
 libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
@@ -13,18 +15,28 @@ libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from remainder.assets import sha256_file
+from remainder.circuit.making import make_circuits
 from remainder.errors import InterpretationError
-from remainder.formats import arrays, circuit_tracer, dictionary_learning, gemma_scope, hub, saelens, sparsify
+from remainder.formats import (
+    arrays,
+    circuit_tracer,
+    dictionary_learning,
+    eap_ig,
+    gemma_scope,
+    hub,
+    mib,
+    saelens,
+    sparsify,
+)
+from remainder.formats.eap_ig import Found
 from remainder.formats.places import Loaded
 from remainder.formats.tensors import header
 from remainder.interpretation import (
@@ -38,11 +50,13 @@ from remainder.interpretation import (
     principal_components,
     random_projection,
 )
-from remainder.objects import object_submission
+from remainder.method import CIRCUIT_FORMATS, NAME, Method, submission_hash
+from remainder.objects import circuit_submission, object_submission
 from remainder.paths import project_root
 from remainder.task import Task, read_toml
 
 if TYPE_CHECKING:
+    from remainder.circuit.loaded import CircuitTask
     from remainder.loaded import LoadedTask
 
 __all__ = [
@@ -88,45 +102,7 @@ class Entry(Protocol):
     @property
     def is_pinned(self) -> bool: ...
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
-
-
-class Method(BaseModel):
-    """`[method]` of a submission: a format and its settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[
-        "identity",
-        "mean",
-        "pca",
-        "random-projection",
-        "subspace",
-        "codebook",
-        "saelens",
-        "dictionary-learning",
-        "sparsify",
-        "circuit-tracer",
-        "gemma-scope",
-    ]
-    rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
-    seed: int = Field(default=0, description="random-projection")
-    path: str | None = Field(
-        default=None, description="of the weights: a file (subspace, codebook), else what the format writes"
-    )
-    hub: str | None = Field(
-        default=None, description="OWNER/REPO:SAE_ID, or RELEASE:SAE_ID of sae-lens's list"
-    )
-    revision: str | None = Field(default=None, description="of `hub`: a commit; default: the newest")
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Method:
-        if self.path is not None and self.hub is not None:
-            raise ValueError("give `path` or `hub`, not both")
-        if self.revision is not None and self.hub is None:
-            raise ValueError("`revision` is that of `hub`")
-        if self.path is not None and (Path(self.path).is_absolute() or ".." in Path(self.path).parts):
-            raise ValueError("`path` must lie in the submission's folder")
-        return self
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found: ...
 
 
 class Submission(BaseModel):
@@ -134,8 +110,8 @@ class Submission(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
-    kind: Literal["reconstruction"]
+    name: str = Field(pattern=NAME)
+    kind: Literal["reconstruction", "circuit"]
     title: str
     authors: tuple[str, ...]
     licence: str
@@ -149,10 +125,7 @@ class Submission(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 over the settings and the hash of every file that can move a number."""
-        # Files of a hub are named with their commit, whatever the revision was called.
-        method = self.method.model_dump(mode="json", exclude={"revision"})
-        content = {"method": method, "files": self.files}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return submission_hash(self.method, self.files)
 
     @property
     def is_pinned(self) -> bool:
@@ -173,7 +146,10 @@ class Submission(BaseModel):
 
     def fits(self, task: Task) -> bool:
         """Whether it was made for `task`; one that names no tasks was made for all."""
-        return not self.tasks or task.id in self.tasks
+        return self._is_of_kind(task) and (not self.tasks or task.id in self.tasks)
+
+    def _is_of_kind(self, task: Task) -> bool:
+        return (self.kind == "circuit") == (task.circuit is not None)
 
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site.
@@ -181,13 +157,31 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
+        self._require_fit(task)
+        loaded = self.fetched()._make(task, fit)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
+
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+        """The circuits, on the graph of the task's model; methods that look for one do so on its `fit` prompts.
+
+        Raises:
+            InterpretationError: if it was made for another task or architecture, or its file is not sound.
+        """
+        self._require_fit(loaded.task)
+        return make_circuits(self.method, self.folder, loaded, fit_windows)
+
+    def _require_fit(self, task: Task) -> None:
+        if not self._is_of_kind(task):
+            wanted = "circuits" if task.circuit is not None else "reconstructions of activations"
+            raise InterpretationError(
+                f"submission {self.name} is a {self.kind}; task {task.id} scores {wanted}",
+                fix="`remainder tasks` lists what there is",
+            )
         if not self.fits(task):
             raise InterpretationError(
                 f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
                 fix="run it on one of those tasks, or add this one to `tasks` in its submission.toml",
             )
-        loaded = self.fetched()._make(task, fit)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
     def _make(self, task: Task, fit: FitMoments) -> Loaded:
         method = self.method
@@ -260,6 +254,11 @@ def open_submission(where: str | Path) -> Submission:
             base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
             method = Method.model_validate({"format": format, "path": path})
             return _bare(base.resolve().name, method, base)
+    for format, circuits in (("eap-ig", eap_ig), ("mib", mib)):
+        if circuits.found_in(folder):
+            base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
+            method = Method.model_validate({"format": format, "path": path})
+            return _bare(folder.stem if folder.is_file() else base.resolve().name, method, base)
     raise _not_found(text, folder)
 
 
@@ -318,7 +317,8 @@ def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> l
     Raises:
         InterpretationError: if there is none of that name.
     """
-    own = {name: object_submission(thing, name) for name, thing in loaded.interpretations.items()}
+    wrap = object_submission if loaded.task.circuit is None else circuit_submission
+    own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
         return [own.get(name) or _open_beside(name, own) for name in names]
     return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
@@ -358,7 +358,7 @@ def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
     files = {} if folder is None else _hashes(folder, method)
     return Submission(
         name=clean,
-        kind="reconstruction",
+        kind="circuit" if method.format in CIRCUIT_FORMATS else "reconstruction",
         title=name,
         authors=(),
         licence="unknown",
@@ -377,6 +377,15 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
                 f"{folder / 'submission.toml'}: method.path: there is no file {path}", fix="name the weights"
             )
         return {path.relative_to(folder).as_posix(): sha256_file(path)}
+    if method.format in ("eap-ig", "mib"):
+        path = folder / (method.path or ".")
+        found = mib.all_files(path) if method.format == "mib" else [path]
+        if not found or not all(file.is_file() for file in found):
+            raise InterpretationError(
+                f"{folder / 'submission.toml'}: method.path: there is no circuit at {path}",
+                fix="name a .json or .pt file in EAP-IG's format, or MIB's folder of these",
+            )
+        return {file.relative_to(folder).as_posix(): sha256_file(file) for file in found}
     if method.format not in FORMATS or method.hub is not None:
         return {}
     paths = FORMATS[method.format].files(folder / (method.path or "."))

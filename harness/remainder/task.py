@@ -14,10 +14,11 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from remainder.circuit.graph import SIZES
 from remainder.errors import RemainderError, TaskError
 from remainder.paths import project_root
 
@@ -28,6 +29,7 @@ else:
 
 __all__ = [
     "BuildSpec",
+    "CircuitSpec",
     "CorpusSpec",
     "ModelSpec",
     "Positions",
@@ -41,6 +43,9 @@ __all__ = [
     "read_toml",
     "write_lock",
 ]
+
+
+_OF_TEXT = ("corpus", "splits", "positions")
 
 
 class _Spec(BaseModel):
@@ -127,6 +132,38 @@ class CorpusSpec(_Spec):
     tokens_sha256: str | None = Field(default=None, description="hash of all token ids and document bounds")
 
 
+class CircuitSpec(_Spec):
+    """Prompts that ask for a behaviour, whose circuit is scored; see `remainder.circuit.behaviour`.
+
+    With a table `[build]` the script makes the prompts and the model, and there is no `behaviour`.
+    """
+
+    behaviour: str | None = Field(
+        default=None,
+        description="TOML of templates and fillers, relative to the task's folder, or else to tasks/",
+    )
+    file: Path | None = Field(default=None, exclude=True, description="the behaviour's; found, not given")
+    sha256: str | None = Field(default=None, description="of that file; found, not given")
+    seed: int = Field(default=0, description="of the split of the fillers and the draw of prompts")
+    bos: int | None = Field(default=None, description="id of the token put before every prompt")
+    candidates: int = Field(
+        default=96, gt=1, description="prompts of each template and split that the model is tried on"
+    )
+    prompts_sha256: str | None = Field(default=None, description="hash of the prompts that it solves")
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=SIZES, min_length=1, description="shares of all edges at which a ranking is cut"
+    )
+    headline: float = Field(default=0.05, description="of the sizes, the one that stands for a ranking")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CircuitSpec:
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError("`sizes` must ascend, none twice")
+        if self.headline not in self.sizes:
+            raise ValueError(f"`headline` is {self.headline}, which is none of `sizes`")
+        return self
+
+
 class SplitSpec(_Spec):
     """How many documents each split has. Documents are ordered by a seeded hash; `fit` gets the rest."""
 
@@ -155,7 +192,7 @@ class Positions(_Spec):
 
 
 class Tier(_Spec):
-    """How much is measured. Tiers differ in amount only: a smaller one takes the first windows."""
+    """How much is measured. Tiers differ in amount only: a smaller one takes the first windows or prompts."""
 
     evaluation_windows: int = Field(gt=1)
     calibration_windows: int = Field(gt=1)
@@ -176,6 +213,7 @@ class Task(_Spec):
     corpus: CorpusSpec | None = None
     splits: SplitSpec | None = None
     positions: Positions | None = None
+    circuit: CircuitSpec | None = None
     site: Site
     seed: int
     rungs: tuple[str, ...]
@@ -184,13 +222,27 @@ class Task(_Spec):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Task:
-        text = {"corpus": self.corpus, "splits": self.splits, "positions": self.positions}
+        text = {name: getattr(self, name) for name in _OF_TEXT}
         missing = [name for name, part in text.items() if part is None]
+        if self.circuit is not None:
+            return self._of_circuits(sorted(text.keys() - set(missing)))
         if self.build is None and (missing or not self.model.is_language_model):
             wanted = ", ".join(missing) or "a place of the model in [model]"
             raise ValueError(f"a task on a text needs {wanted}; one that a script makes needs [build]")
         if self.build is not None and (len(missing) < len(text) or self.model.is_language_model):
             raise ValueError("a task with [build] makes model and data itself: leave out where they are")
+        return self
+
+    def _of_circuits(self, text: list[str]) -> Task:
+        assert self.circuit is not None
+        if text:
+            raise ValueError(f"a task with [circuit] has prompts and no text: leave out {', '.join(text)}")
+        if (self.build is None) != self.model.is_language_model:
+            raise ValueError("a task with [circuit] needs a place of its model in [model], or a [build]")
+        if (self.build is None) != (self.circuit.behaviour is not None):
+            raise ValueError(
+                "[circuit] needs a `behaviour`, except where a script ([build]) makes the prompts"
+            )
         return self
 
     @property
@@ -206,7 +258,7 @@ class Task(_Spec):
             for words in ("name", "licence", "attribution", "data", "data_licence", "expected"):
                 (content[part] or {}).pop(words, None)
         # Tasks were locked before there were such fields.
-        for place, name in ((content, "build"), (content["model"], "folder")):
+        for place, name in ((content, "build"), (content, "circuit"), (content["model"], "folder")):
             if place[name] is None:
                 del place[name]
         text = json.dumps({"major": self.major, **content}, sort_keys=True, separators=(",", ":"))
@@ -277,12 +329,17 @@ def load_task(name: str | Path | Task) -> Task:
             raise _unknown(identifier)
         identifier = "/".join(folder.parts[-2:])
     family = folder.parent / "family.toml"
-    content = read_toml(family) if family.is_file() else {}
-    content.update(read_toml(folder / "task.toml"))
+    shared = read_toml(family) if family.is_file() else {}
+    own = read_toml(folder / "task.toml")
+    if "circuit" in own:  # it shares the model of a family, not the text
+        shared = {name: part for name, part in shared.items() if name not in _OF_TEXT}
+    content = {**shared, **own}
     if "id" in content:
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
     if isinstance(content.get("build"), dict):
         content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
+    if isinstance(content.get("circuit"), dict):
+        content["circuit"] |= _behaviour(folder, content["circuit"])
     try:
         return Task(id=identifier, **content)
     except ValidationError as problem:
@@ -311,6 +368,25 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
             )
         found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
+    """Where the file of a behaviour is, and its hash."""
+    if given := sorted({"file", "sha256"} & circuit.keys()):
+        raise TaskError(
+            f"{folder / 'task.toml'}: circuit.{given[0]}: this is found, not given",
+            fix=f"remove `{given[0]}`",
+        )
+    if "behaviour" not in circuit:
+        return {}
+    name = str(circuit["behaviour"])
+    for path in (folder / name, project_root() / "tasks" / name):
+        if path.is_file():
+            return {"file": path, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    raise TaskError(
+        f"{folder / 'task.toml'}: circuit.behaviour: there is no file {name}",
+        fix="name one relative to the folder of the task or to tasks/, such as behaviours/ioi.toml",
+    )
 
 
 def _unknown(name: str) -> TaskError:

@@ -15,7 +15,7 @@ With a second, finer interpretation its reconstruction stands in for the model's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +43,7 @@ from remainder.measure.kernels import Kernel, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
 from remainder.measure.summary import couplings
+from remainder.measure.values import canonical_values
 from remainder.model import Runner
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
@@ -62,7 +63,7 @@ from remainder.schema import (
     TaskInfo,
 )
 
-__all__ = ["Reference", "Subject", "measure"]
+__all__ = ["Reference", "Remeasured", "Subject", "measure", "remeasure"]
 
 _COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
@@ -111,6 +112,42 @@ def measure(
         return _Run(loaded, subject, build, plan, reference, progress).record()
 
 
+class Remeasured(NamedTuple):
+    """What `remeasure` finds."""
+
+    values: pd.DataFrame
+    """The canonical table of per-document values, of the documents asked for alone."""
+    complexity: Complexity
+    """Without L0, which is that of all documents."""
+    calibration: CalibrationInfo
+
+
+def remeasure(
+    loaded: LoadedTask,
+    subject: Subject,
+    build: Callable[[], Adapted],
+    plan: Plan,
+    documents: Collection[str],
+    *,
+    reference: Reference | None = None,
+    progress: Progress | None = None,
+) -> Remeasured:
+    """Measure some documents of the evaluation split, with all that is fitted fitted as in `measure`.
+
+    Noise is keyed by document, so the values are those that `measure` gives for these documents, up to the
+    rounding of other batches. Couplings, tests of Gaussianity and the field's own metrics are left out.
+
+    Args:
+        documents: ids; at least one of them is in the evaluation windows of the plan.
+
+    Raises:
+        InterpretationError, MeasurementError: as `measure`.
+    """
+    run = _Run(loaded, subject, build, plan, reference, progress, documents=frozenset(documents))
+    with torch.inference_mode():
+        return run.remeasured()
+
+
 @dataclass
 class _Run:
     loaded: LoadedTask
@@ -120,19 +157,35 @@ class _Run:
     reference: Reference | None
     progress: Progress | None
     finer: Adapted | None = None
+    documents: frozenset[str] | None = None
+    """Of the evaluation split, those that are measured; None: all."""
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     checks: dict[str, Check] = field(default_factory=dict)
     unmeasured: dict[str, str] = field(default_factory=dict)
 
-    def record(self) -> tuple[Record, pd.DataFrame]:
+    def remeasured(self) -> Remeasured:
+        interpretation, calibration, sample, kernels = self._prepare()
+        rows, _, _ = self._evaluate(interpretation, kernels)
+        decoder = affine_decoder(sample, interpretation, self.loaded.device)
+        return Remeasured(
+            canonical_values(pd.DataFrame(rows)),
+            complexity_of(sample, decoder),
+            _calibration_info(calibration),
+        )
+
+    def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[Kernel]]:
+        """Steps 1 to 3, but for couplings."""
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
             if self.reference is not None:
                 self.finer = self.reference.build().placed(self.loaded.device)
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
-            kernels = self._fit(calibration)
+            return interpretation, calibration, sample, self._fit(calibration)
+
+    def record(self) -> tuple[Record, pd.DataFrame]:
+        interpretation, calibration, sample, kernels = self._prepare()
         rows: list[dict[str, Any]] = []
         if self.plan.whole:
             with self._timed("couplings"):
@@ -256,7 +309,7 @@ class _Run:
         rows: list[dict[str, Any]] = []
         residuals = Residuals()
         deviation = None
-        for number, (batch, x) in enumerate(self._batches("evaluation", windows, self.loaded.batch_size)):
+        for number, (batch, x) in enumerate(self._chosen(windows)):
             clean = clean_pass(runner, batch)
             read = interpretation.choose(batch.prefix.x_in, x)
             codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
@@ -275,6 +328,16 @@ class _Run:
                 done += len(new)
                 self._report(self.subject.name, done, total)
         return rows, deviation, residuals
+
+    def _chosen(self, windows: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches of the evaluation split, as far as they are to be measured."""
+        for batch, x in self._batches("evaluation", windows, self.loaded.batch_size):
+            if self.documents is None:
+                yield batch, x
+                continue
+            rows = [row for row, name in enumerate(batch.windows.documents) if name in self.documents]
+            if rows:
+                yield batch.take(rows), x[rows]
 
     def _gaussianity(
         self,
@@ -356,8 +419,8 @@ class _Run:
             values,
             protocol=task.protocol,
             task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
-            submission=_info(self.subject),
-            reference=None if self.reference is None else _info(self.reference.subject),
+            submission=info(self.subject),
+            reference=None if self.reference is None else info(self.reference.subject),
             tier=self.plan.tier,
             model=self.loaded.model,
             corpus=self.loaded.data,
@@ -399,7 +462,7 @@ class _Run:
         self.timings[stage] = time.perf_counter() - start
 
 
-def _info(subject: Subject) -> SubmissionInfo:
+def info(subject: Subject) -> SubmissionInfo:
     return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
 
 

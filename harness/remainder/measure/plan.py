@@ -5,8 +5,10 @@ Source: protocol 1, sections 1 and 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from remainder.circuit.backgrounds import BACKGROUNDS
 from remainder.errors import TaskError
 from remainder.model import DTYPES
 from remainder.residual.ladder import RUNGS
@@ -53,8 +55,8 @@ def plan(
     """A tier of a task, with parts of it replaced.
 
     Args:
-        rungs: names; `all` asks for every rung, annealed losses, couplings, refits and Gaussianity, and of a
-            text for `compat`.
+        rungs: names, of a task of circuits those of backgrounds; `all` asks for every rung, annealed losses,
+            couplings, refits and Gaussianity, and of a text for `compat`.
         compat: the field's own metrics.
 
     Raises:
@@ -62,9 +64,10 @@ def plan(
     """
     amount = task.tier(tier)
     chosen = tuple(rungs or task.rungs)
-    unknown = [rung for rung in chosen if rung not in RUNGS and rung != ALL]
+    known: Iterable[str] = BACKGROUNDS if task.circuit is not None else RUNGS
+    unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:
-        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *RUNGS])}")
+        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
     precision = dtype or amount.dtype
     if precision not in DTYPES:
         raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
@@ -77,7 +80,17 @@ def plan(
         )
     whole = ALL in chosen
     # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
-    ordered = tuple(rung for rung in RUNGS if whole or rung in {"raw", *chosen})
+    ordered = tuple(rung for rung in known if whole or rung in {"raw", *chosen})
+    if task.circuit is not None:
+        return Plan(
+            tier,
+            ordered,
+            pairs or amount.pairs,
+            precision,
+            amount.evaluation_windows,
+            amount.calibration_windows,
+            amount.fit_windows,
+        )
     return Plan(
         tier,
         ordered,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import MeasurementError
+from remainder.measure.circuit_summary import AT, circuit_metrics
 from remainder.measure.couplings import fit_couplings, point_of
 from remainder.measure.intervals import Bootstrap, Estimate, Ratio
 from remainder.measure.telescope import perturbative_fit, telescope
@@ -71,7 +72,7 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
     rungs = {
         rung: _rung(bootstrap, totals, rung, of_split(table.loc[table["rung"] == rung]))
         for rung in totals
-        if rung != "clean"
+        if rung != "clean" and AT not in rung
     }
     gaps = {rung: ratio for rung in rungs if isinstance(ratio := gap(totals, rung), Ratio)}
     return Metrics(
@@ -92,6 +93,7 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
         perturbative=perturbative_fit(bootstrap, gaps),
         couplings=couplings(table, seed=seed),
         calibration_spread=calibration_spread(bootstrap, gaps),
+        circuit=circuit_metrics(bootstrap, totals),
     )
 
 

@@ -10,6 +10,7 @@
 | `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
 | `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
 | `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
+| `answer` | circuits only: sum of the log-odds of right against wrong tokens; else there is no such column |
 
 Split `evaluation` holds every score; split `calibration` the grid that couplings are fitted to, if any.
 Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
@@ -48,6 +49,7 @@ _FLOATS = ["loss", "kl"]
 _ANSWERS = ["top1", "correct"]
 _ANNEALED = "annealed"
 _RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
+_ANSWER = "answer"  # the one column that a table may lack
 COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *_RAW_ONLY]
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
@@ -59,18 +61,20 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         MeasurementError: a column is missing or foreign, a number is missing or not finite, or a rung does
             not cover the windows and tokens of `clean`, all with the same draws.
     """
-    missing, foreign = set(COLUMNS) - set(values.columns), set(values.columns) - set(COLUMNS)
+    columns = [*COLUMNS, _ANSWER] if _ANSWER in values.columns else COLUMNS
+    missing, foreign = set(columns) - set(values.columns), set(values.columns) - set(columns)
     if missing or foreign:
         raise MeasurementError(
             f"per-document values: columns missing {sorted(missing)}, foreign {sorted(foreign)}", fix=_FIX
         )
-    table = values[COLUMNS].reset_index(drop=True)
+    table = values[columns].reset_index(drop=True)
     for name in _NAMES:
         table[name] = _names(table, name)
     for name in _INTEGERS:
         table[name] = _integers(table, name)
-    for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY]:
-        table[name] = _floats(table, name)
+    for name in columns[columns.index("tokens") + 1 :]:
+        if name != "kl_histogram":
+            table[name] = _floats(table, name)
     table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
     ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
     for split, rows in ordered.groupby("split"):
@@ -97,7 +101,7 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY]},
+        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY, _ANSWER]},
     )
     return canonical_values(table)
 
@@ -116,6 +120,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
         split: whose rows.
     """
     columns = ["tokens", *_FLOATS, *_ANSWERS, *_RAW_ONLY]
+    columns += [_ANSWER] if _ANSWER in values.columns else []
     totals = {}
     for rung, rows in of_split(values, split).groupby("rung", sort=True):
         sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
@@ -158,7 +163,7 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
     empty = np.isnan(numbers)
     _refuse(table, name, np.isinf(numbers), "a finite number")
-    if name in _FLOATS:
+    if name in _FLOATS or name == _ANSWER:
         _refuse(table, name, empty, "a finite number")
     elif name in _ANSWERS:
         _refuse(table, name, ~empty & ~((numbers % 1 == 0) & (numbers >= 0)), "a count")

@@ -1,0 +1,1 @@
+"""The leaderboard: records verified, frozen, ranked, shown and cited."""

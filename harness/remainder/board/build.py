@@ -1,0 +1,284 @@
+"""The board from the records: README.md and the site. The same records give the same bytes.
+
+1. Records are found by their place, a task at a time (`merge`). Tasks are independent of each other, so that
+   many are shared out among processes.
+2. Per task: read, verify, rank, write the pages of the task and of each of its records.
+3. What the pages of all tasks share: front page, list of all records, assets, README.md.
+
+The site is made in a folder beside the one that is wanted, and takes its place when it is whole. A folder
+that holds something else is never replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from remainder.board.bundle import write_assets
+from remainder.board.figures import spark
+from remainder.board.merge import Entry, Fault, folders_of_tasks, read_entries, strays
+from remainder.board.pages import (
+    HistoryRow,
+    TaskText,
+    history_row,
+    plain_page,
+    record_html,
+    task_html,
+)
+from remainder.board.readme import readme, section
+from remainder.board.text import page_name
+from remainder.board.view import Board, Cell, boards, points, record_page
+from remainder.canonical import write_atomically
+from remainder.errors import RecordError
+from remainder.record import values_path
+from remainder.task import list_tasks, load_task
+
+__all__ = ["Built", "build", "check"]
+
+_MARK = ".remainder-board"
+"""A file that tells a site of ours from a folder that must not be replaced."""
+
+_ALONE = 400
+"""Records up to which one process is faster than several."""
+
+
+class Best(NamedTuple):
+    """The first of a table, for the front page."""
+
+    name: str
+    kl: Cell
+    bits: Cell
+    tied: int
+
+
+class TierText(NamedTuple):
+    """A table in a line of the front page."""
+
+    tier: str
+    submissions: int
+    references: int
+    best: Best | None
+    spark: Markup
+
+
+class TaskLine(NamedTuple):
+    """One N of a task, for the front page."""
+
+    task: str
+    major: str
+    title: str
+    page: str
+    newest: bool
+    tiers: tuple[TierText, ...]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What the shared pages need of one task."""
+
+    lines: tuple[TaskLine, ...]
+    history: tuple[HistoryRow, ...]
+    sections: tuple[str, ...]
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of a build."""
+
+    records: int
+    tasks: int
+    faults: tuple[Fault, ...]
+    readme: str
+
+
+def build(results: Path, site: Path | None, *, processes: int | None = None) -> Built:
+    """Read all records below `results`, and write the site.
+
+    Args:
+        results: `leaderboard/results`, or a folder of the same form.
+        site: where the site goes; None writes nothing. What stood there before is replaced.
+        processes: how many share the work; default: one for few records, else one per core.
+
+    Raises:
+        RecordError: there is no folder of records, or `site` holds something else than a site.
+        AssetError: a package that the site is drawn with is missing.
+    """
+    found = folders_of_tasks(results)
+    if site is None:
+        return _summary(list(_each(results, found, None, processes)), strays(results))
+    _check_replaceable(site, results)
+    made = site.absolute().with_name(f".{site.absolute().name}.{uuid.uuid4().hex}.tmp")
+    try:
+        for folder in ("tasks", "records"):
+            (made / folder).mkdir(parents=True)
+        write_assets(made / "assets")
+        done = list(_each(results, found, made, processes))
+        built = _summary(done, strays(results))
+        _shared(made, done, built)
+        if site.exists():
+            shutil.rmtree(site)
+        made.replace(site)
+    finally:
+        if made.exists():
+            shutil.rmtree(made)
+    return built
+
+
+def check(readme_path: Path, built: Built) -> str:
+    """How the README differs from what the records give; empty if it does not."""
+    if not readme_path.is_file():
+        return f"{readme_path.name} is missing"
+    kept, made = readme_path.read_text(encoding="utf-8").splitlines(), built.readme.splitlines()
+    if kept == made:
+        return ""
+    pairs = zip([*kept, None], [*made, None], strict=False)
+    line = next(number for number, (old, new) in enumerate(pairs, 1) if old != new)
+    return f"{readme_path.name} is not what the records give, from line {line} on"
+
+
+def write_readme(readme_path: Path, built: Built) -> None:
+    """Write the README, whole or not at all."""
+    write_atomically(readme_path, built.readme.encode())
+
+
+def _each(
+    results: Path, found: dict[str, list[Path]], site: Path | None, processes: int | None
+) -> Iterator[_Done]:
+    """Every task's work, in the order of their ids, by as many processes as are worth it."""
+    jobs = [(results, paths, site) for _, paths in sorted(found.items())]
+    if processes is None:
+        processes = 1 if sum(map(len, found.values())) <= _ALONE else os.cpu_count() or 1
+    if processes == 1:
+        yield from map(_task, jobs)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_task, jobs)
+
+
+def _task(job: tuple[Path, list[Path], Path | None]) -> _Done:
+    """Read the records of one task, rank them, and write their pages."""
+    results, paths, site = job
+    entries, faults = read_entries(results, paths)
+    found = boards(entries)
+    titles = {board.group.task: _title(board.group.task) for board in found}
+    majors = sorted({(int(board.group.major), board.group.task) for board in found})
+    pages = [(str(major), page_name(task, str(major))) for major, task in majors]
+    lines = []
+    for (name, major), some in groupby(found, key=lambda board: (board.group.task, board.group.major)):
+        tables = list(some)
+        task = TaskText(name, major, titles[name], pages)
+        newest = major == pages[-1][0]
+        tiers = tuple(map(_tier, tables))
+        lines.append(TaskLine(name, major, task.title, page_name(name, major), newest, tiers))
+        if site is not None:
+            text = task_html(task, tables)
+            (site / "tasks" / page_name(name, major)).write_text(text, encoding="utf-8")
+    if site is not None:
+        _write_records(results, site, entries, found)
+    return _Done(
+        tuple(lines),
+        tuple(map(history_row, entries)),
+        tuple(section(titles[board.group.task], board) for board in found if board.rows),
+        tuple(faults),
+    )
+
+
+def _write_records(results: Path, site: Path, entries: Sequence[Entry], found: Sequence[Board]) -> None:
+    """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
+    places: dict[str, list[tuple[str, object]]] = {}
+    for board in found:
+        for by, ranking in board.rankings.items():
+            for record_id, place in ranking.places.items():
+                places.setdefault(record_id, []).append((by, place))
+    same: dict[str, list[Entry]] = {}
+    for entry in entries:
+        same.setdefault(entry.record.submission.name, []).append(entry)
+    for entry in entries:
+        record = entry.record
+        page = site / record_page(record.record_id)
+        text = record_html(entry, places.get(record.record_id, []), same[record.submission.name])  # type: ignore[arg-type]
+        page.write_text(text, encoding="utf-8")
+        source = results / entry.path
+        shutil.copyfile(source, page.with_suffix(".json"))
+        shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
+
+
+def _shared(site: Path, done: Sequence[_Done], built: Built) -> None:
+    """Front page, list of all records, how to read."""
+    lines = [line for one in done for line in one.lines]
+    suites = [
+        (suite, list(some)) for suite, some in groupby(lines, key=lambda line: line.task.partition("/")[0])
+    ]
+    tiers = [tier for line in lines for tier in line.tiers]
+    counts = {
+        "submissions": sum(tier.submissions for tier in tiers),
+        "references": sum(tier.references for tier in tiers),
+        "tasks": built.tasks,
+        "records": built.records,
+    }
+    history = sorted(
+        (row for one in done for row in one.history),
+        key=lambda row: (row.written, row.task, row.name, row.record_id),
+        reverse=True,
+    )
+    pages = {
+        "index.html": plain_page(
+            "index.html", root="", here="tasks", suites=suites, counts=counts, faults=built.faults
+        ),
+        "history.html": plain_page("history.html", root="", here="history", records=history),
+        "about.html": plain_page("about.html", root="", here="about"),
+        _MARK: "made by remainder board build\n",
+    }
+    for name, text in pages.items():
+        (site / name).write_text(text, encoding="utf-8")
+
+
+def _summary(done: Sequence[_Done], stray: Sequence[Fault]) -> Built:
+    return Built(
+        records=sum(len(one.history) for one in done),
+        tasks=len({line.task for one in done for line in one.lines}),
+        faults=tuple(sorted([*stray, *(fault for one in done for fault in one.faults)])),
+        readme=readme([text for one in done for text in one.sections]),
+    )
+
+
+def _tier(board: Board) -> TierText:
+    order = board.rankings["raw"].order
+    best = None
+    if order:
+        place = board.rankings["raw"].places[order[0].record.record_id]
+        row = next(row for row in board.rows if row.entry is order[0])
+        name = order[0].record.submission.name
+        best = Best(name, row.cells["kl_raw"], row.cells["bits"], place.last - place.first)
+    references = len(board.rows) - board.submissions
+    return TierText(board.group.tier, board.submissions, references, best, spark(points(board, "raw")))
+
+
+def _title(task: str) -> str:
+    """A task's title, if it is one of this package: ids of records are no paths to be opened."""
+    return load_task(task).title if task in list_tasks() else ""
+
+
+def _check_replaceable(site: Path, results: Path) -> None:
+    where = site.absolute()
+    if where.is_symlink() or (where.exists() and not where.is_dir()):
+        raise RecordError(f"{site} is no folder", fix="name another folder for the site")
+    if where.is_dir() and any(where.iterdir()) and not (where / _MARK).is_file():
+        raise RecordError(
+            f"{site} holds something else than a site of the board", fix="name an empty or a new folder"
+        )
+    if results.absolute().is_relative_to(where):
+        raise RecordError(f"{site} holds the records", fix="name another folder for the site")
+    if not where.parent.is_dir():
+        raise RecordError(f"{site}: there is no folder {where.parent}", fix="make it first")

@@ -1,0 +1,206 @@
+"""How a snapshot or a record is cited: BibTeX, the Citation File Format 1.2, and a reference in APA style.
+
+1. Find what is meant: a snapshot by name, a record by its file or by how its id begins.
+2. Who: of a snapshot the benchmark's authors, as CITATION.cff has them; of a record those of the submission,
+   if it comes with the benchmark.
+3. Write it down, with the hash that pins every number: the Merkle root of a snapshot, the id of a record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml  # type: ignore[import-untyped]
+
+from remainder import __version__
+from remainder.board.snapshot import read_snapshot, results_folder, snapshots_folder
+from remainder.errors import InterpretationError, RecordError
+from remainder.paths import project_root
+from remainder.record import read_record
+from remainder.schema import Record
+from remainder.task import read_toml
+
+__all__ = ["FORMATS", "Citation", "citation_of", "cite"]
+
+FORMATS = ("bibtex", "cff", "apa", "all")
+
+_TITLE = "Remainder: a benchmark for what an interpretation of a neural network leaves out"
+_AUTHORS = ("Remainder contributors",)
+_SHORTEST = 6  # hexadecimal digits of an id that are taken for one
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_TEX = {
+    # Of braces BibTeX counts even those behind a backslash.
+    "\\": r"{\textbackslash}",
+    "{": r"{\textbraceleft}",
+    "}": r"{\textbraceright}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"{\textasciitilde}",
+    "^": r"{\textasciicircum}",
+}
+
+
+class Citation(NamedTuple):
+    """What is said of a snapshot or a record, whatever the style."""
+
+    key: str
+    """Of BibTeX: letters, digits and hyphens."""
+    title: str
+    authors: tuple[str, ...]
+    """Names of people or groups, as they write themselves."""
+    version: str
+    date: str
+    """Year, month and day: of the measurement, or the first of a snapshot's month."""
+    hash: str
+    hash_name: str
+    """What it is the hash of."""
+
+
+def cite(what: str, format: str = "all") -> str:
+    """The citation of a snapshot or record.
+
+    Args:
+        what: name of a snapshot, path of a record, or how a record's id begins (6 digits or more).
+        format: one of `FORMATS`.
+
+    Raises:
+        RecordError: if there is no such thing (near ones are named), several, or no such format.
+    """
+    if format not in FORMATS:
+        raise RecordError(f"there is no format {format!r}", fix=f"choose one of: {', '.join(FORMATS)}")
+    found = citation_of(what)
+    styles = {"bibtex": _bibtex, "cff": _cff, "apa": _apa}
+    chosen = list(styles) if format == "all" else [format]
+    return "\n\n".join(styles[style](found) for style in chosen)
+
+
+def citation_of(what: str) -> Citation:
+    """What there is to say of a snapshot or record; arguments and errors as of `cite`."""
+    if re.fullmatch(r"20\d\d\.\d\d(\.\d+)?", what):
+        if (snapshots_folder() / f"{what}.json").is_file():
+            return _of_snapshot(what)
+        raise _unknown(what)
+    path = Path(what)
+    if path.suffix == ".json":
+        return _of_record(read_record(path).record)
+    if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", what):
+        raise _unknown(what)
+    matching = [file for file in results_folder().rglob("*.json") if file.stem.startswith(what)]
+    if not matching:
+        raise _unknown(what)
+    if len(matching) > 1:
+        names = ", ".join(sorted(_named(file) for file in matching)[:5])
+        raise RecordError(f"{len(matching)} records begin with {what}: {names}", fix="give more digits")
+    return _of_record(read_record(matching[0]).record)
+
+
+def _of_snapshot(name: str) -> Citation:
+    snapshot = read_snapshot(name)
+    year, month = name.split(".")[:2]
+    tasks = len({task.id for task in snapshot.tasks})
+    count = f"{len(snapshot.records)} record{'s' * (len(snapshot.records) != 1)}"
+    return Citation(
+        key=f"remainder-{name.replace('.', '-')}",
+        title=f"{_TITLE}. Leaderboard {name} ({count} of {tasks} task{'s' * (tasks != 1)})",
+        authors=_AUTHORS,
+        version=name,
+        date=f"{year}-{month}-01",
+        hash=snapshot.root,
+        hash_name="Merkle root",
+    )
+
+
+def _of_record(record: Record) -> Citation:
+    name = record.submission.name
+    if record.reference is not None:
+        name += f" nested in {record.reference.name}"
+    return Citation(
+        key=f"remainder-{record.record_id[:12]}",
+        title=f"{name} on {record.task.id} {record.task.version}, {record.tier}: a record of Remainder",
+        authors=_authors(record) or _AUTHORS,
+        version=record.provenance.packages.get("remainder", __version__),
+        date=record.provenance.timestamp[:10],
+        hash=record.record_id,
+        hash_name="record id",
+    )
+
+
+def _authors(record: Record) -> tuple[str, ...]:
+    """Of the submission, if it comes with the benchmark and its name leads nowhere else."""
+    folder = project_root() / "baselines"
+    path = folder / record.submission.name / "submission.toml"
+    if path.parent.parent != folder or ".." in path.parts or not path.is_file():
+        return ()
+    found = read_toml(path, error=InterpretationError).get("authors", [])
+    return tuple(str(author) for author in found)
+
+
+def _unknown(what: str) -> RecordError:
+    """What there is instead: snapshots and records with a near name or id, or of a submission so called."""
+    snapshots = sorted(path.stem for path in snapshots_folder().glob("*.json"))
+    paths = sorted(results_folder().rglob("*.json"))
+    of_name = [_named(path) for path in paths if path.parent.name == what]
+    ids = {path.stem[: max(len(what), 12)]: _named(path) for path in paths}
+    near = difflib.get_close_matches(what, [*snapshots, *ids], n=3, cutoff=0.5)
+    offers = of_name[:3] or [ids.get(name, name) for name in near]
+    known = ", ".join(snapshots) or "none yet"
+    return RecordError(
+        f"there is no snapshot or record {what[:80]!a}",
+        fix=f"did you mean {', '.join(offers)}?"
+        if offers
+        else f"give a record's file or how its id begins, or a snapshot ({known})",
+    )
+
+
+def _named(path: Path) -> str:
+    """A record by the start of its id and where it lies."""
+    return f"{path.stem[:12]} ({path.parent.relative_to(results_folder()).as_posix()})"
+
+
+def _bibtex(found: Citation) -> str:
+    # A name in braces is a group, or a person as written: BibTeX takes nothing of it apart.
+    authors = " and ".join(f"{{{_tex(author)}}}" for author in found.authors)
+    fields = {
+        "author": f"{{{authors}}}",
+        "title": f"{{{{{_tex(found.title)}}}}}",
+        "year": f"{{{found.date[:4]}}}",
+        "month": _MONTHS[int(found.date[5:7]) - 1],
+        "version": f"{{{_tex(found.version)}}}",
+        "note": f"{{{_tex(found.hash_name)} \\texttt{{{found.hash}}}}}",
+    }
+    lines = [f"  {name:<7} = {value}," for name, value in fields.items()]
+    return "\n".join([f"@misc{{{found.key},", *lines, "}"])
+
+
+def _cff(found: Citation) -> str:
+    content = {
+        "cff-version": "1.2.0",
+        "message": "If you use these numbers, please cite them.",
+        "type": "dataset",
+        "title": found.title,
+        "authors": [{"name": author} for author in found.authors],
+        "version": found.version,
+        "date-released": found.date,
+        "identifiers": [
+            {"type": "other", "value": f"sha256:{found.hash}", "description": found.hash_name},
+        ],
+    }
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.rstrip("\n")
+
+
+def _apa(found: Citation) -> str:
+    *others, last = found.authors
+    names = f"{', '.join(others)}, & {last}" if others else last
+    version = f"Version {found.version}; {found.hash_name} {found.hash}"
+    return f"{names} ({found.date[:4]}). {found.title} ({version}) [Data set]."
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)

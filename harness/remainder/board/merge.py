@@ -1,0 +1,294 @@
+"""All records below a folder, verified, and which of them is the current one of its submission.
+
+1. A record stands at `<task>/<N>/<submission>/<record_id>.json`, its values beside it. Its content, its two
+   hashes and the hash of its values are verified. What is missing, edited, of another schema, or stands
+   elsewhere than it says, is a `Fault` with its path: it is left out, and never silently. Whether its numbers
+   follow from its values is `verify`'s business; its verdict, where one was kept, is shown beside it.
+2. Of the values, only what paired comparisons need is kept: KL of two rungs summed over each document.
+3. Records are comparable within a `Group`: one task, one N of its version, one tier, so that all were
+   measured on the same documents.
+4. Of the records of a submission in a group, the current one has the submission's newest content (its hash is
+   that of the record written last), and of those the most rungs; of several such the newest. Measuring again
+   with fewer rungs thus hides nothing, and new weights replace old ones. The others are history.
+5. A record in which a finer interpretation stands for the model (`reference`) is of another question than the
+   others: it is in no ranking, and shown apart.
+6. A submission without files holds nothing that was trained: the identity, the mean, principal components,
+   random directions, what a task brings itself. It is a reference row: shown always, in no place.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remainder.board.verifications import Verification, read_verification, verification_path
+from remainder.canonical import sha256
+from remainder.errors import RecordError
+from remainder.record import _read_json as read_summary  # the record without its values
+from remainder.record import values_path
+from remainder.schema import Record
+
+__all__ = [
+    "RUNGS",
+    "DocumentSums",
+    "Entry",
+    "Fault",
+    "Group",
+    "folders_of_tasks",
+    "groups",
+    "read_entries",
+    "strays",
+]
+
+RUNGS = {"raw": "raw", "gaussian": "full"}
+"""What a submission is ranked by -> the rung whose KL that is."""
+
+_SPLIT = "evaluation"
+_MOST = 512 * 2**20  # bytes of unpacked values; what claims more is there to fill the memory
+_VERSION = re.compile(r"[1-9][0-9]{0,5}-[A-Z]")
+
+
+class Fault(NamedTuple):
+    """A file that could not be taken into the board."""
+
+    path: str
+    """Relative to the folder of results."""
+    what: str
+
+
+@dataclass(frozen=True)
+class DocumentSums:
+    """What paired comparisons need of a record: sums over each document of the evaluation split."""
+
+    documents: tuple[str, ...]
+    """Sorted."""
+    tokens: NDArray[np.float64]
+    """Scored tokens, `[documents]`."""
+    kl: dict[str, NDArray[np.float64]]
+    """KL summed over scored tokens and averaged over draws, nats, `[documents]`, by the keys of `RUNGS`."""
+
+
+class Group(NamedTuple):
+    """What must be equal for two records to be comparable."""
+
+    task: str
+    major: str
+    """N of the task's version N-X."""
+    tier: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record of the board, and where it was found."""
+
+    record: Record
+    path: str
+    """Relative to the folder of results."""
+    sums: DocumentSums
+    current: bool = True
+    verification: Verification | None = None
+    """What the checker found, if its verdict was kept."""
+
+    @property
+    def group(self) -> Group:
+        """Which records it can be compared with."""
+        task = self.record.task
+        return Group(task.id, task.version.partition("-")[0], self.record.tier)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether its submission holds nothing that was trained (step 6)."""
+        return not self.record.submission.files
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether a finer interpretation stands for the model (step 5)."""
+        return self.record.reference is not None
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the checks inside the run that failed, and whether verification did."""
+        names = [name for name, check in self.record.checks.items() if not check.passed]
+        refuted = self.verification is not None and self.verification.outcome == "failed"
+        return [*names, "verification"] if refuted else names
+
+
+def strays(results: Path) -> list[Fault]:
+    """Files below `results` that are neither a record nor the values of one."""
+    return [
+        Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
+        for path in sorted(results.rglob("*"))
+        if path.is_file() and path.suffix != ".json" and not _is_values(path)
+    ]
+
+
+def _is_values(path: Path) -> bool:
+    return path.name.endswith(".csv.gz") and path.with_name(path.name[:-7] + ".json").is_file()
+
+
+def folders_of_tasks(results: Path) -> dict[str, list[Path]]:
+    """The records' files below `results` by the id of the task that their place says; both sorted.
+
+    Raises:
+        RecordError: there is no such folder.
+    """
+    if not results.is_dir():
+        raise RecordError(f"{results}: there is no such folder", fix="give the folder of the records")
+    found: dict[str, list[Path]] = {}
+    for path in sorted(results.rglob("*.json")):
+        parts = path.relative_to(results).parts
+        found.setdefault("/".join(parts[:-3]), []).append(path)
+    return found
+
+
+def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[Entry], list[Fault]]:
+    """Records at `paths`, with the current ones marked; and what could not be read, with the reason."""
+    entries, faults = [], []
+    for path in paths:
+        place = path.relative_to(results).as_posix()
+        try:
+            entry = _read(path, place)
+        except RecordError as problem:
+            faults.append(Fault(place, problem.what.replace(f"{results}/", "")))
+            continue
+        except RecursionError:
+            faults.append(Fault(place, "its JSON is nested deeper than any record's"))
+            continue
+        kept = verification_path(results, entry.record.record_id)
+        try:
+            entries.append(replace(entry, verification=read_verification(kept) if kept.is_file() else None))
+        except RecordError as problem:  # the record is none the worse for it
+            faults.append(Fault(kept.name, problem.what.replace(f"{kept.parent}/", "")))
+            entries.append(entry)
+    return list(_marked(entries)), faults
+
+
+def groups(entries: Iterable[Entry]) -> dict[Group, list[Entry]]:
+    """Entries by what they can be compared with, in the order of task, version and tier."""
+    found: dict[Group, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.group, []).append(entry)
+    return dict(sorted(found.items(), key=lambda item: (item[0].task, int(item[0].major), item[0].tier)))
+
+
+def _read(path: Path, place: str) -> Entry:
+    record = read_summary(path)
+    _check(record, place)
+    beside = values_path(path)
+    try:
+        with gzip.open(beside) as file:
+            data = file.read(_MOST + 1)
+    except FileNotFoundError as error:
+        raise RecordError(f"{place}: its values {beside.name} are not beside it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{place}: its values cannot be unpacked ({error})") from error
+    if len(data) > _MOST:
+        raise RecordError(f"{place}: its values unpack to more than {_MOST:,} bytes")
+    if sha256(data) != record.documents.sha256:
+        raise RecordError(f"{place}: the values beside it are not those that it states: they were edited")
+    return Entry(record, place, document_sums(data.decode(), place))
+
+
+def _check(record: Record, place: str) -> None:
+    """A record stands where its content says, else it would be shown as what it is not; and can be shown."""
+    folder, _, name = place.rpartition("/")
+    if not _VERSION.fullmatch(record.task.version):
+        raise RecordError(f"{place}: its task's version {record.task.version[:40]!r} is not of the form N-X")
+    base = f"{record.task.id}/{record.task.version.partition('-')[0]}/"
+    submission = folder.removeprefix(base)
+    wanted = record.submission.name
+    nested = record.reference is not None and submission.startswith(f"{wanted}-to-")
+    if not (folder.startswith(base) and (submission == wanted or nested)) or "/" in submission:
+        raise RecordError(
+            f"{place}: stands in another folder than that of its task and submission, {base}{wanted}"[:600]
+        )
+    circuit = record.metrics.circuit
+    for part in (record.complexity.circuits, None if circuit is None else circuit.points):
+        if part is not None and "headline" not in part:
+            raise RecordError(f"{place}: does not say which of its circuits is the headline")
+    if name != f"{record.record_id}.json":
+        raise RecordError(f"{place}: is not named by its record_id, {record.record_id}.json")
+
+
+def document_sums(text: str, place: str) -> DocumentSums:
+    """Sums over documents, from the CSV of a record whose hash has been verified.
+
+    Only the columns and rows that count are read: parsing all values of thousands of records takes minutes.
+
+    Raises:
+        RecordError: it is no table of per-document values.
+    """
+    try:
+        return _sums(csv.reader(io.StringIO(text)))
+    except (ValueError, LookupError, ZeroDivisionError, csv.Error) as error:
+        raise RecordError(f"{place}: its values are no table of per-document values ({error})") from error
+
+
+def _sums(reader: Iterator[list[str]]) -> DocumentSums:
+    header = next(reader, [])
+    split, document, rung, draw, tokens, kl = (
+        header.index(name) for name in ("split", "document", "rung", "draw", "tokens", "kl")
+    )
+    wanted = {name: key for key, name in RUNGS.items()}
+    counted: dict[str, int] = {}
+    sums: dict[str, dict[str, float]] = {key: {} for key in RUNGS}
+    draws: dict[str, set[str]] = {key: set() for key in RUNGS}
+    for row in reader:
+        if row[split] != _SPLIT:
+            continue
+        name = row[document]
+        if row[rung] == "clean":
+            counted[name] = counted.get(name, 0) + int(row[tokens])
+        elif (key := wanted.get(row[rung])) is not None:
+            sums[key][name] = sums[key].get(name, 0.0) + float(row[kl])
+            draws[key].add(row[draw])
+    documents = tuple(sorted(counted))
+    found = DocumentSums(
+        documents,
+        np.array([counted[name] for name in documents], dtype=np.float64),
+        {
+            key: np.array([of[name] for name in documents], dtype=np.float64) / len(draws[key])
+            for key, of in sums.items()
+            if of
+        },
+    )
+    for key, array in found.kl.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"KL of {RUNGS[key]} is not finite")
+    return found
+
+
+def _marked(entries: list[Entry]) -> Iterator[Entry]:
+    """The same entries, those that were replaced by others marked as not current (step 4)."""
+
+    def subject(entry: Entry) -> tuple[str, ...]:
+        reference = entry.record.reference
+        return (*entry.group, entry.record.submission.name, "" if reference is None else reference.name)
+
+    by_subject: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in entries:
+        by_subject.setdefault(subject(entry), []).append(entry)
+    chosen: dict[tuple[str, ...], Entry] = {}
+    for key, same in by_subject.items():
+        last = max(same, key=_written).record.submission.hash
+        chosen[key] = max(
+            (entry for entry in same if entry.record.submission.hash == last),
+            key=lambda entry: (len(entry.record.measurement.rungs), *_written(entry)),
+        )
+    for entry in entries:
+        current = chosen[subject(entry)] is entry
+        yield replace(entry, current=current)
+
+
+def _written(entry: Entry) -> tuple[str, str]:
+    return entry.record.provenance.timestamp, entry.record.record_id

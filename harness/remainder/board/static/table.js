@@ -1,0 +1,69 @@
+// Tables that sort and filter. Without it they stand there as they are, ordered by KL raw.
+(function () {
+  "use strict";
+  const jQuery = window.jQuery;
+  // The order of this project's cells: numbers by `data-order`, words by letters, what is missing always last.
+  const types = jQuery.fn.dataTable.ext.type.order;
+  const asNumber = (text) => (text === "" || Number.isNaN(Number(text)) ? null : Number(text));
+  const last = (sign) => (a, b) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (a - b);
+  };
+  types["number-pre"] = asNumber;
+  types["number-asc"] = last(1);
+  types["number-desc"] = last(-1);
+
+  for (const board of document.querySelectorAll("[data-board]")) {
+    const element = board.querySelector("[data-table]");
+    const numeric = [];
+    [...element.tBodies[0].rows].slice(0, 1).forEach((row) =>
+      [...row.cells].forEach((cell, index) => {
+        if (cell.matches(".num, .place")) numeric.push(index);
+      })
+    );
+    const pages = Number(board.dataset.pages || 0);
+    const table = jQuery(element).DataTable({
+      autoWidth: false,
+      info: false,
+      order: [],
+      paging: pages > 0 && element.tBodies[0].rows.length > pages,
+      pageLength: pages || 10,
+      searching: true,
+      layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: pages > 0 ? "paging" : null },
+      columnDefs: [{ targets: numeric, type: "number", orderSequence: ["asc", "desc", ""] }],
+    });
+    const tools = board.querySelector(".tools");
+    const of = (name) => tools.querySelector("[data-" + name + "]");
+    const [search, kind, bits, front, count] = ["search", "kind", "bits", "front", "count"].map(of);
+
+    const wanted = (row) => {
+      if (row.classList.contains("reference")) return true; // in view under every filter
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      if (!words.every((word) => (row.dataset.words || row.textContent.toLowerCase()).includes(word))) return false;
+      if (kind && kind.value && row.dataset.kind !== kind.value) return false;
+      if (bits && bits.value !== "" && !(row.dataset.bits !== "" && Number(row.dataset.bits) <= Number(bits.value))) return false;
+      return !(front && front.checked && !("front" in row.dataset));
+    };
+    table.search.fixed("tools", (text, data, index) => wanted(table.row(index).node()));
+
+    const tell = () => {
+      const nodes = table.rows().nodes().toArray();
+      const references = nodes.filter((row) => row.classList.contains("reference")).length;
+      const all = nodes.length - references;
+      const shown = table.rows({ search: "applied" }).count() - references;
+      const what = board.dataset.pages ? "records" : "submissions";
+      count.textContent = shown + " of " + all + " " + what + (references ? ", " + references + " references" : "");
+    };
+    const apply = () => { table.draw(); tell(); };
+    tools.addEventListener("input", apply);
+    of("reset").addEventListener("click", () => {
+      for (const input of [search, kind, bits]) if (input) input.value = "";
+      if (front) front.checked = false;
+      table.order([]);
+      apply();
+      search.focus();
+    });
+    tools.hidden = false;
+    tell();
+  }
+})();

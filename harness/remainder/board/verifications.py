@@ -1,0 +1,171 @@
+"""Verdicts on records, shown and kept.
+
+`leaderboard/verifications/<record_id>.json` is written here alone, never by hand; the same record and the
+same version of this package give the same bytes. Its fields are those of `Verification`.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from remainder import __version__
+from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
+from remainder.canonical import canonical_json, write_atomically
+from remainder.errors import RecordError
+from remainder.report import WIDTH
+from remainder.schema import FrozenModel, Real, Sha256
+
+__all__ = [
+    "FORMATS",
+    "Remeasured",
+    "Verification",
+    "read_verification",
+    "render_verdicts",
+    "require_format",
+    "verification_path",
+    "write_verification",
+]
+
+FORMATS = ("table", "json")
+
+_FEW = 3  # records whose notes are shown without asking
+
+
+class Remeasured(FrozenModel):
+    """Documents of a record that were measured again, and how far they came out."""
+
+    documents: tuple[str, ...]
+    """Ids of evaluation documents."""
+    chosen_by: str
+    """What the choice was drawn from: a commit, and a word of the maintainers."""
+    largest_deviation: Real
+    """Of any loss or KL of a document, nats per scored token."""
+    tolerance: Real
+    """Nats per scored token."""
+    device: str
+    passed: bool
+
+
+class Verification(FrozenModel):
+    """What was checked of a record, by which version, with which outcome."""
+
+    schema_version: Literal[1]
+    record_id: Sha256
+    result_id: Sha256
+    task: str
+    submission: str
+    verifier: str
+    """Version of this package."""
+    checked: tuple[str, ...]
+    """Names of the checks; see `board.verify`."""
+    outcome: Literal["passed", "failed"]
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What could not be looked at, or is allowed and worth knowing."""
+    remeasured: Remeasured | None = None
+
+
+def verification_path(root: Path, record_id: str) -> Path:
+    """Where the verification of a record in the results `root` is kept: in a folder beside them."""
+    return root.absolute().parent / "verifications" / f"{record_id}.json"
+
+
+def read_verification(path: Path) -> Verification:
+    """A verification that was kept.
+
+    Raises:
+        RecordError: if it is missing or not one.
+    """
+    try:
+        return Verification.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as problem:
+        first = str(problem).splitlines()[0]
+        raise RecordError(
+            f"{path}: is no verification ({first})", fix="delete it, and write it with `remainder verify`"
+        ) from problem
+
+
+def write_verification(verdict: Verdict, remeasured: Remeasured | None = None) -> Path:
+    """Keep a verdict; gives its file.
+
+    What was measured again before is kept, unless it is measured again now.
+
+    Raises:
+        RecordError: if the record could not be read, or does not lie in a folder of results.
+    """
+    record, root = verdict.record, verdict.root
+    if record is None:
+        raise RecordError(
+            f"{verdict.path}: cannot be read, so there is no id to keep a verdict under",
+            fix="; ".join(verdict.faults) or None,
+        )
+    if root is None:
+        raise RecordError(
+            f"{verdict.path}: does not lie in a folder of results, beside which verdicts are kept",
+            fix="give the folder, or leave out --write",
+        )
+    path = verification_path(root, record.record_id)
+    if remeasured is None and path.is_file():
+        remeasured = read_verification(path).remeasured
+    passed = verdict.passed and (remeasured is None or remeasured.passed)
+    content = Verification(
+        schema_version=1,
+        record_id=record.record_id,
+        result_id=record.result_id,
+        task=record.task.id,
+        submission=record.submission.name,
+        verifier=__version__,
+        checked=(*FIRST_CHECKS, *CHECKS),
+        outcome="passed" if passed else "failed",
+        faults=verdict.faults,
+        notes=verdict.notes,
+        remeasured=remeasured,
+    )
+    text = canonical_json(content.model_dump(mode="json"), indent=1) + "\n"
+    write_atomically(path, text.encode())
+    return path
+
+
+def require_format(format: str) -> None:
+    """Raise RecordError unless verdicts can be shown so."""
+    if format not in FORMATS:
+        raise RecordError(f"there is no format {format!r}", fix=f"choose one of: {', '.join(FORMATS)}")
+
+
+def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
+    """Every fault under the file that it was found in, and how many passed; or all of it as JSON."""
+    if format == "json":
+        content = [
+            {
+                "path": verdict.path.as_posix(),
+                "record_id": None if verdict.record is None else verdict.record.record_id,
+                "passed": verdict.passed,
+                "faults": verdict.faults,
+                "notes": verdict.notes,
+            }
+            for verdict in verdicts
+        ]
+        return json.dumps(content, indent=1, ensure_ascii=False)
+    lines = []
+    for verdict in verdicts:
+        said = [("fault", fault) for fault in verdict.faults]
+        if len(verdicts) <= _FEW:
+            said += [("note", note) for note in verdict.notes]
+        if said:
+            lines.append(verdict.path.as_posix())
+        for kind, text in said:
+            start = f"  {kind}: "
+            lines += textwrap.wrap(start + text, WIDTH, subsequent_indent=" " * len(start))
+    failed = sum(not verdict.passed for verdict in verdicts)
+    plural = "" if len(verdicts) == 1 else "s"
+    lines.append(f"{len(verdicts)} file{plural} verified: {len(verdicts) - failed} passed, {failed} at fault")
+    notes = sum(len(verdict.notes) for verdict in verdicts)
+    if notes and len(verdicts) > _FEW:
+        lines.append(f"{notes} notes on what could not be looked at: see --format json")
+    return "\n".join(lines)

@@ -1,0 +1,326 @@
+"""Verify records: everything that can be told from the files alone, in a second, without a model.
+
+1. Files: regular ones, of bounded size, at the place that the record's own content names, nothing beside
+   them.
+2. Schema, both hashes and the hash of the values (`record.read_record`); the bytes are those that
+   `record.write_record` would write, so that no number hides in another type or a seventh digit.
+3. The record against itself and its values (`board.consistency`, `board.plausibility`).
+4. The record against task, submission and the other records of the task (`board.origin`).
+
+What this cannot see is said in docs/threats.md: a forger who changes values and summaries together is caught
+only by measuring again.
+
+How a verdict is shown and kept: `board.verifications`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from remainder.board import consistency, origin, plausibility
+from remainder.board.origin import Finding, Peer
+from remainder.canonical import canonical_json
+from remainder.errors import RecordError, RemainderError
+from remainder.paths import project_root
+from remainder.record import read_record, values_path
+from remainder.schema import Record
+
+__all__ = [
+    "CHECKS",
+    "FIRST_CHECKS",
+    "Shelf",
+    "Verdict",
+    "record_files",
+    "results_root",
+    "verify_paths",
+    "verify_record",
+]
+
+_LARGEST_JSON = 4_000_000  # bytes; a record with every rung has 40,000
+_LARGEST_VALUES = 50_000_000  # bytes as they lie on the disk
+_LARGEST_UNPACKED = 500_000_000  # bytes
+_CHUNK = 1 << 20
+_VALUES = ".csv.gz"
+_LINK = "is a link; results are plain files"
+_LONGEST = 600  # characters of a finding that are shown
+
+
+class Shelf:
+    """A folder of results, `<task>/<N>/<submission>/<record_id>.json`, and what its records share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._peers: dict[Path, list[Peer]] = {}
+
+    def place(self, record: Record) -> Path:
+        """Where a record belongs; one of nested interpretations in a folder `<submission>-to-<finer>`."""
+        major = record.task.version.partition("-")[0]
+        return self.root / record.task.id / major / record.submission.name / f"{record.record_id}.json"
+
+    def peers(self, record: Record) -> list[Peer]:
+        """All records of the task and major version, those that cannot be read left out: each is at fault
+        when it is verified itself."""
+        folder = self.root / record.task.id / record.task.version.partition("-")[0]
+        if folder not in self._peers:
+            self._peers[folder] = list(_peers(folder))
+        return self._peers[folder]
+
+
+class Verdict(NamedTuple):
+    """What was found of one file."""
+
+    path: Path
+    record: Record | None
+    """None if it could not be read."""
+    findings: tuple[Finding, ...]
+    root: Path | None = None
+    """The folder of results that it belongs to."""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong."""
+        return tuple(_shown(finding.text) for finding in self.findings if finding.is_fault)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be looked at, or is allowed and worth knowing."""
+        return tuple(_shown(finding.text) for finding in self.findings if not finding.is_fault)
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is no fault."""
+        return self.record is not None and not self.faults
+
+
+class _Subject(NamedTuple):
+    """A record that could be read."""
+
+    path: Path
+    record: Record
+    values: pd.DataFrame
+    shelf: Shelf | None
+
+
+def _of(check: Callable[[Record, pd.DataFrame], Iterator[str]]) -> Callable[[_Subject], Iterator[Finding]]:
+    return lambda subject: (Finding(text) for text in check(subject.record, subject.values))
+
+
+def _of_record(check: Callable[[Record], Iterator[str]]) -> Callable[[_Subject], Iterator[Finding]]:
+    return lambda subject: (Finding(text) for text in check(subject.record))
+
+
+def _form(subject: _Subject) -> Iterator[Finding]:
+    """Whether the file has the bytes that `write_record` gives it."""
+    # Fields that a later version of the package added are not in files that an earlier one wrote.
+    content = subject.record.model_dump(mode="json", exclude_unset=True)
+    written = canonical_json(content, indent=1) + "\n"
+    if subject.path.read_bytes() != written.encode():
+        yield Finding("the file is not in the one form that records are written in (types, digits, order)")
+
+
+def _words(subject: _Subject) -> Iterator[Finding]:
+    content = subject.record.model_dump(mode="json")
+    for text in consistency.check_words(content):
+        yield Finding(text)
+    for document in subject.values["document"].unique():
+        for text in consistency.check_words([document]):
+            yield Finding(f"values: document {text}")
+
+
+def _place(subject: _Subject) -> Iterator[Finding]:
+    if subject.shelf is None:
+        yield Finding("its place was not checked: it does not lie in a folder of results", is_fault=False)
+        return
+    expected = subject.shelf.place(subject.record)
+    found = subject.path.resolve()
+    if subject.record.reference is not None and found.parent.name.startswith(f"{expected.parent.name}-to-"):
+        expected = expected.parent.parent / found.parent.name / expected.name
+    if found != expected.resolve():
+        yield Finding(f"lies at the wrong place; expected {expected.relative_to(subject.shelf.root)}")
+
+
+def _shared(subject: _Subject) -> Iterator[Finding]:
+    peers = [] if subject.shelf is None else subject.shelf.peers(subject.record)
+    yield from origin.check_peers(subject.record, peers)
+
+
+CHECKS: dict[str, Callable[[_Subject], Iterator[Finding]]] = {
+    "form": _form,
+    "words": _words,
+    "place": _place,
+    "task": lambda subject: origin.check_task(subject.record),
+    "submission": lambda subject: origin.check_submission(subject.record),
+    "peers": _shared,
+    "measurement": _of(consistency.check_measurement),
+    "checks": _of(consistency.check_checks),
+    "values": _of(consistency.check_values),
+    "summaries": _of(consistency.check_summaries),
+    "cost": _of_record(plausibility.check_cost),
+    "gaussianity": _of(plausibility.check_gaussianity),
+    "compat": _of_record(plausibility.check_compat),
+    "provenance": _of_record(consistency.check_provenance),
+}
+"""What is checked of a record that can be read, by name; before these come files, schema and hashes."""
+
+FIRST_CHECKS = ("files", "schema", "hashes")
+"""What is checked while it is read."""
+
+
+def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
+    """Every fault of the record at `path` (`<stem>.json`, its values beside it).
+
+    Args:
+        shelf: the folder of results that it belongs to; None leaves its place and its peers unchecked.
+    """
+    faults = tuple(Finding(text) for text in _file_faults(path))
+    if faults:
+        return Verdict(path, None, faults)
+    try:
+        record, values = read_record(path)
+    except (RemainderError, ValueError, RecursionError) as problem:  # whatever foreign bytes bring about
+        text = problem.what if isinstance(problem, RemainderError) else f"cannot be read: {problem}"
+        return Verdict(path, None, (Finding(text.removeprefix(f"{path}: ")),))
+    subject = _Subject(path, record, values, shelf)
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        try:
+            findings += check(subject)
+        except (RemainderError, ValueError, LookupError, ArithmeticError, TypeError) as problem:
+            what = problem.what if isinstance(problem, RemainderError) else repr(problem)
+            findings.append(Finding(f"{name} could not be checked: {what}"))
+    return Verdict(path, record, tuple(findings), None if shelf is None else shelf.root)
+
+
+def verify_paths(paths: Sequence[Path], *, jobs: int | None = None) -> list[Verdict]:
+    """Verdicts on records, and on all that lies in folders, in the order of their paths.
+
+    Args:
+        paths: files of records, or folders of results.
+        jobs: processes; default: one for each core if there are many records.
+
+    Raises:
+        RecordError: if a path does not exist, or there is no record at all.
+    """
+    work: list[tuple[Path, Path | None]] = []
+    verdicts: list[Verdict] = []
+    for given in paths:
+        if not given.exists():
+            raise RecordError(f"{given}: there is no such file or folder", fix="give a record or a folder")
+        root = results_root(given)
+        records, strays = record_files(given)
+        work += [(path, root) for path in records]
+        verdicts += [Verdict(path, None, (Finding(why),)) for path, why in strays]
+    if not work and not verdicts:
+        raise RecordError(
+            f"{', '.join(map(str, paths))}: holds no record", fix="give a record's .json file, or a folder"
+        )
+    # Starting a process costs as much as verifying two records.
+    processes = min(jobs or os.cpu_count() or 1, max(len(work) // 4, 1))
+    groups = [work[start::processes] for start in range(processes)]
+    if processes == 1:
+        found = [_verify_all(group) for group in groups]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            found = list(pool.map(_verify_all, groups))
+    return sorted([*verdicts, *(verdict for part in found for verdict in part)], key=lambda one: one.path)
+
+
+def results_root(path: Path) -> Path | None:
+    """The folder of results that a path belongs to: the benchmark's own, or the given folder itself."""
+    own = project_root() / "leaderboard" / "results"
+    if path.resolve().is_relative_to(own.resolve()):
+        return own
+    return path if path.is_dir() else None
+
+
+def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it."""
+    if not path.is_dir():
+        return [path], []
+    records, strays = [], []
+    for folder, names, files in os.walk(path):
+        strays += [(Path(folder) / name, _LINK) for name in names if (Path(folder) / name).is_symlink()]
+        for name in sorted(files):
+            file = Path(folder) / name
+            if file.suffix == ".json":
+                records.append(file)
+            elif file.is_symlink():
+                strays.append((file, _LINK))
+            elif not name.endswith(_VALUES):
+                strays.append((file, "is neither a record nor its values"))
+            elif not file.with_name(name.removesuffix(_VALUES) + ".json").is_file():
+                strays.append((file, "are values without their record"))
+    return sorted(records), sorted(strays)
+
+
+def _verify_all(work: Iterable[tuple[Path, Path | None]]) -> list[Verdict]:
+    shelves: dict[Path, Shelf] = {}
+    found = []
+    for path, root in work:
+        shelf = None if root is None else shelves.setdefault(root, Shelf(root))
+        found.append(verify_record(path, shelf))
+    return found
+
+
+def _file_faults(path: Path) -> Iterator[str]:
+    """What is wrong with the two files before they are read."""
+    values = values_path(path)
+    for file, most in ((path, _LARGEST_JSON), (values, _LARGEST_VALUES)):
+        name = "" if file == path else f"the values {file.name[:80]} "
+        if file.is_symlink():
+            yield f"{name}{_LINK}"
+        elif file.exists() and not file.is_file():
+            yield f"{name}is no file"
+        elif file.exists() and file.stat().st_size > most:
+            yield f"{name}has {file.stat().st_size:,} bytes, at most {most:,} are read"
+    readable = values.is_file() and not values.is_symlink() and values.stat().st_size <= _LARGEST_VALUES
+    if readable and not _unpacks_within(values, _LARGEST_UNPACKED):
+        yield f"the values unpack to more than {_LARGEST_UNPACKED:,} bytes"
+
+
+def _unpacks_within(path: Path, most: int) -> bool:
+    """Whether a gzip file holds no more bytes than that; a few megabytes can hold gigabytes of zeros."""
+    total = 0
+    with path.open("rb") as file:
+        unpacker = zlib.decompressobj(wbits=31)
+        for chunk in iter(partial(file.read, _CHUNK), b""):
+            data = chunk
+            while data:
+                try:
+                    total += len(unpacker.decompress(data, _CHUNK))
+                except zlib.error:
+                    return True  # told when it is read
+                data = unpacker.unconsumed_tail
+                if unpacker.eof and unpacker.unused_data:  # gzip files may follow each other
+                    data, unpacker = unpacker.unused_data, zlib.decompressobj(wbits=31)
+                if total > most:
+                    return False
+    return True
+
+
+def _peers(folder: Path) -> Iterator[Peer]:
+    for path in sorted(folder.glob("*/*.json")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST_JSON:
+            continue
+        try:
+            content: Any = json.loads(path.read_bytes())
+            yield origin.peer_of(content)
+        except (RecordError, ValueError, RecursionError):
+            continue
+
+
+def _shown(text: str) -> str:
+    """A finding as a terminal may be given it: a record's words come from anybody."""
+    safe = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return safe if len(safe) <= _LONGEST else f"{safe[:_LONGEST]} …"

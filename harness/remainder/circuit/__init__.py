@@ -1,0 +1,1 @@
+"""Circuits: a model as a graph of heads and MLPs, some of whose edges are kept."""

@@ -1,0 +1,380 @@
+"""What removed edges carry.
+
+| background | a removed writer gives |
+|---|---|
+| `counterfactual` | what it gives on the counterfactual prompt |
+| `zero` | nothing |
+| `mean` | its mean over calibration prompts and positions |
+| `raw` | its mean over calibration prompts at each position of the template |
+| `permuted` | what it gives on one other, calibration prompt of the template; all writers on the same one |
+| `full` | a Gaussian surrogate: mean and joint covariance of all writers and positions on calibration |
+| `noise-fitted` | its clean value and the Gaussian's noise: the denominator of ρ |
+| `optimal-constant` | the constant that loses least on calibration (see `circuit.constants`) |
+
+The covariance over all writers is never formed. With M calibration prompts of the template, whose values are
+u_m, the surrogate is  μ + (M − 1)^(−1/2) Σ_m w_m (u_m − μ),  w ~ N(0, I_M): exactly the sample's mean and
+covariance, of rank M − 1 at most.
+
+*Shared* baths use one w for all writers, so that one surrogate of a writer is on all its removed edges.
+*Independent* ones draw w anew for every reader. Statistics are
+- single-shot: of the clean model;
+- sequential: of the model that is coarse-grained already in earlier stages, the calibration prompts going
+  through the same pass;
+- counterterm: such that what a reader reads, kept edges and bath together, has the mean and covariance that
+  it
+  has in the clean model, the kept part being independent of the bath; directions in which the kept part
+  varies
+  more than that get no noise (projection to positive semidefinite matrices).
+
+Source: protocol 1, sections 4 and 8; Li & Janson, "Optimal ablation for interpretability", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.circuit.graph import Circuit, Stage
+from remainder.circuit.model import CircuitModel
+from remainder.circuit.prompts import Prompts
+from remainder.circuit.run import (
+    BUDGET,
+    ReaderBath,
+    Values,
+    WriterBath,
+    record,
+    record_streams,
+    rows_within,
+    run_circuit,
+)
+from remainder.errors import TaskError
+from remainder.residual.noise import Draw, Places, indices, normal
+
+__all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values", "rung_named"]
+
+
+@dataclass(frozen=True)
+class Background:
+    """One way to fill removed edges."""
+
+    kind: str
+    baths: str = "shared"
+    """`shared` or `independent`, of the Gaussian."""
+    statistics: str = "single-shot"
+    """`single-shot`, `sequential` or `counterterm`, of the Gaussian."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is anything to draw."""
+        return self.kind in ("gaussian", "noise", "resample")
+
+    @property
+    def antithetic(self) -> bool:
+        """Whether draws come as pairs of w and −w."""
+        return self.kind in ("gaussian", "noise")
+
+
+BACKGROUNDS: Mapping[str, Background] = {
+    "raw": Background("mean-positional"),
+    "zero": Background("zero"),
+    "mean": Background("mean"),
+    "counterfactual": Background("counterfactual"),
+    "permuted": Background("resample"),
+    "full": Background("gaussian"),
+    "full-independent": Background("gaussian", "independent"),
+    "full-sequential": Background("gaussian", statistics="sequential"),
+    "full-sequential-independent": Background("gaussian", "independent", "sequential"),
+    "full-counterterm": Background("gaussian", statistics="counterterm"),
+    "full-counterterm-independent": Background("gaussian", "independent", "counterterm"),
+    "noise-fitted": Background("noise"),
+    "optimal-constant": Background("optimal-constant"),
+}
+"""By the name of the rung that they are."""
+
+
+@dataclass
+class Scene:
+    """The prompts of one template, ready to be run with any circuit and background.
+
+    Values of the calibration prompts, and of the counterfactual and clean prompts once they are asked for,
+    are
+    kept (heads in z-space); that is all the memory that does not depend on the portion of rows.
+
+    Args:
+        model: with its graph.
+        calibration, evaluation: prompts of one template, of one length.
+        seed: of the noise, which is keyed by document.
+        means: of `mean`, by stage [1, 1, writers, size], over all templates; default: over this one.
+        budget: bytes that values of single writers may take in a pass.
+    """
+
+    model: CircuitModel
+    calibration: Prompts
+    evaluation: Prompts
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    means: Values | None = None
+    budget: int = BUDGET
+
+    def __post_init__(self) -> None:
+        self._bank: dict[str, Tensor] | None = None
+        self._streams: dict[str, Tensor] | None = None
+        self._recorded: dict[str, tuple[dict[str, Tensor], Tensor]] = {}
+
+    @property
+    def counterfactual_logits(self) -> Float[Tensor, "prompts seen vocabulary"]:
+        """Of the counterfactual prompts, at `positions`."""
+        return self._of("counterfactual")[1]
+
+    @property
+    def positions(self) -> list[int]:
+        """Where any prompt of the template is scored; logits are computed there alone."""
+        return [int(place) for place in np.flatnonzero(self.evaluation.scored.any(0))]
+
+    @property
+    def bank(self) -> dict[str, Tensor]:
+        """Clean values of the calibration prompts, [M, positions, writers, size] by stage."""
+        if self._bank is None:
+            self._bank, _ = self._record(self.calibration.tokens)
+        return self._bank
+
+    @property
+    def clean_logits(self) -> Float[Tensor, "prompts seen vocabulary"]:
+        """Of the evaluation prompts, at `positions`."""
+        return self._of("tokens")[1]
+
+    def run(
+        self,
+        circuit: Circuit,
+        background: Background,
+        draw: int = 0,
+        *,
+        constants: Values | None = None,
+    ) -> Float[Tensor, "prompts seen vocabulary"]:
+        """Logits of the evaluation prompts at `positions`, in a pass of the circuit."""
+        beside = background.statistics != "single-shot" or background.baths == "independent"
+        ahead = len(self.calibration) if beside else 0
+        positions = self.evaluation.tokens.shape[1]
+        size = max(rows_within(circuit, positions, budget=self.budget) - ahead, 8)
+        found = []
+        for start in range(0, len(self.evaluation), size):
+            rows = slice(start, min(start + size, len(self.evaluation)))
+            bath = self._bath(background, Draw(draw), rows, constants)
+            tokens = torch.from_numpy(self.evaluation.tokens[rows])
+            if beside:
+                tokens = torch.cat([torch.from_numpy(self.calibration.tokens), tokens])
+            clean = ahead if background.statistics == "single-shot" else 0
+            logits = run_circuit(
+                self.model,
+                circuit,
+                tokens.to(self.device),
+                bath,
+                clean_rows=clean,
+                positions=self.positions,
+            )
+            found.append(logits[ahead:])
+        return torch.cat(found)
+
+    def _bath(
+        self, background: Background, draw: Draw, rows: slice, constants: Values | None
+    ) -> WriterBath | ReaderBath | Values:
+        kind = background.kind
+        if kind == "counterfactual":
+            return {name: value[rows] for name, value in self._of("counterfactual")[0].items()}
+        if kind == "zero":
+            return {name: torch.zeros_like(value[:1, :1]) for name, value in self.bank.items()}
+        if kind == "mean":
+            given = self.means or {name: v.mean((0, 1), keepdim=True) for name, v in self.bank.items()}
+            return given
+        if kind == "mean-positional":
+            return {name: value.mean(0, keepdim=True) for name, value in self.bank.items()}
+        if kind == "resample":
+            chosen = indices(self._places(rows), draw.index, 1, len(self.calibration), "resample")[:, 0]
+            return {name: value[chosen.to(value.device)] for name, value in self.bank.items()}
+        if kind == "optimal-constant":
+            assert constants is not None
+            return constants
+        if kind == "noise":
+            clean = self._of("tokens")[0]
+            weights = self._weights(rows, draw)
+            return _Noisy({name: value[rows] for name, value in clean.items()}, self.bank, weights)
+        return self._gaussian(background, draw, rows)
+
+    def _gaussian(self, background: Background, draw: Draw, rows: slice) -> WriterBath | ReaderBath:
+        if background.baths == "shared" and background.statistics == "single-shot":
+            return _Shared(self.bank, self._weights(rows, draw))
+        places = self._keyed(self.calibration.documents + self.evaluation.documents[rows])
+        count = len(self.calibration)
+        if background.statistics == "counterterm":
+            if self._streams is None:
+                self._streams = record_streams(self.model, self._tokens(self.calibration.tokens))
+            return _Counterterm(self._streams, places, draw, background.baths == "independent", count)
+        if background.baths == "independent":
+            return _Independent(places, draw, count)
+        return _Sequential(places, draw, count)
+
+    def _weights(self, rows: slice, draw: Draw) -> Float[Tensor, "rows bank"]:
+        return normal(self._places(rows), draw, 1, len(self.calibration), "bath")[:, 0].float()
+
+    def _places(self, rows: slice) -> Places:
+        return self._keyed(self.evaluation.documents[rows])
+
+    def _keyed(self, documents: tuple[str, ...]) -> Places:
+        return Places(self.seed, documents, (0,) * len(documents))
+
+    def _tokens(self, tokens: object) -> Tensor:
+        return torch.as_tensor(tokens).to(self.device)
+
+    def _of(self, which: str) -> tuple[dict[str, Tensor], Tensor]:
+        if which not in self._recorded:
+            self._recorded[which] = self._record(getattr(self.evaluation, which))
+        return self._recorded[which]
+
+    def _record(self, tokens: object) -> tuple[dict[str, Tensor], Tensor]:
+        """In portions, so that no pass is larger than those of circuits."""
+        rows = [record(self.model, part, self.positions) for part in torch.split(self._tokens(tokens), 32)]
+        values = {name: torch.cat([part[name] for part, _ in rows]) for name in rows[0][0]}
+        return values, torch.cat([logits for _, logits in rows])
+
+
+def mean_values(scenes: list[Scene]) -> Values:
+    """Mean of every writer over the calibration prompts and positions of all templates, [1, 1, writers,
+    size]."""
+    count = sum(scene.calibration.tokens.size for scene in scenes)
+    return {
+        name: torch.stack([scene.bank[name].sum((0, 1), keepdim=True) for scene in scenes]).sum(0) / count
+        for name in scenes[0].bank
+    }
+
+
+def rung_named(kind: str, baths: str, statistics: str) -> str:
+    """The rung of a background by its words; `baths` and `statistics` are of the Gaussian only.
+
+    Raises:
+        TaskError: if there is none.
+    """
+    plain = Background(kind) if kind != "gaussian" else Background(kind, baths, statistics)
+    names = {background: name for name, background in BACKGROUNDS.items()}
+    if plain not in names:
+        kinds = sorted({background.kind for background in BACKGROUNDS.values()} - {"noise"})
+        raise TaskError(
+            f"there is no background {kind!r} with {baths} baths and {statistics} statistics",
+            fix=f"backgrounds: {', '.join(kinds)}; baths: shared, independent; statistics: single-shot, "
+            "sequential, counterterm",
+        )
+    return names[plain]
+
+
+def _surrogate(
+    bank: Float[Tensor, "bank pos writers size"], weights: Float[Tensor, "rows bank"]
+) -> Float[Tensor, "rows pos writers size"]:
+    """Deviations of the memory-free sampler: (M − 1)^(−1/2) Σ_m w_m (u_m − μ), without the mean."""
+    weights = weights.to(bank)
+    # Σ w_m (u_m − μ) = Σ (w_m − w̄) u_m
+    centred = (weights - weights.mean(1, keepdim=True)) / max(len(bank) - 1, 1) ** 0.5
+    found: Tensor = (centred @ bank.reshape(len(bank), -1)).view(len(weights), *bank.shape[1:])
+    return found
+
+
+class _Shared:
+    """The Gaussian of a bank, one surrogate a writer."""
+
+    def __init__(self, bank: Values, weights: Tensor) -> None:
+        self.bank, self.weights = bank, weights
+
+    def values(self, stage: Stage, now: Tensor) -> Tensor:
+        bank = self.bank[stage.name]
+        return bank.mean(0, keepdim=True) + _surrogate(bank, self.weights)
+
+
+class _Noisy:
+    """Clean values and the Gaussian's noise."""
+
+    def __init__(self, clean: Values, bank: Values, weights: Tensor) -> None:
+        self.clean, self.bank, self.weights = clean, bank, weights
+
+    def values(self, stage: Stage, now: Tensor) -> Tensor:
+        return self.clean[stage.name] + _surrogate(self.bank[stage.name], self.weights)
+
+
+class _Sequential:
+    """The Gaussian of what the calibration rows, first in the batch, give in this very pass."""
+
+    def __init__(self, places: Places, draw: Draw, count: int) -> None:
+        self.count = count
+        self.weights = normal(places, draw, 1, count, "bath")[:, 0].float()
+
+    def values(self, stage: Stage, now: Tensor) -> Tensor:
+        bank = now[: self.count]
+        return bank.mean(0, keepdim=True) + _surrogate(bank, self.weights)
+
+
+class _Independent:
+    """The Gaussian of the removed sum of each reader, on the calibration rows, drawn anew for every
+    reader."""
+
+    def __init__(self, places: Places, draw: Draw, count: int) -> None:
+        self.places, self.draw, self.count = places, draw, count
+
+    def inputs(self, stage: Stage, kept: Tensor, written: Tensor, stream: Tensor) -> Tensor:
+        weights = _by_reader(self.places, self.draw, stage, self.count)
+        removed = written[: self.count] - kept[:, : self.count]
+        return torch.stack(
+            [
+                bank.mean(0, keepdim=True) + _surrogate(bank[:, :, None], weights[r])[:, :, 0]
+                for r, bank in enumerate(removed)
+            ]
+        )
+
+
+class _Counterterm:
+    """What is missing of each reader's clean mean and covariance."""
+
+    def __init__(self, clean: Values, places: Places, draw: Draw, independent: bool, count: int) -> None:
+        self.clean, self.places, self.draw = clean, places, draw
+        self.independent, self.count = independent, count
+
+    def inputs(self, stage: Stage, kept: Tensor, written: Tensor, stream: Tensor) -> Tensor:
+        constant = (stream - written)[: self.count]
+        wanted = self.clean[stage.name]
+        width = 2 * self.count
+        if self.independent:
+            weights = _by_reader(self.places, self.draw, stage, width)
+        else:
+            one = normal(self.places, self.draw, 1, width, "counterterm")[:, 0].float()
+            weights = one.expand(len(kept), -1, -1)
+        found = []
+        for reader, part in enumerate(kept):
+            have = part[: self.count] + constant
+            mean = wanted.mean(0) - have.mean(0)
+            factor = _missing_factor(wanted - wanted.mean(0), have - have.mean(0))
+            noise = torch.einsum("pdf,bf->bpd", factor, weights[reader][:, : factor.shape[-1]].to(factor))
+            found.append(mean + noise)
+        return torch.stack(found)
+
+
+def _missing_factor(
+    wanted: Float[Tensor, "bank pos d"], have: Float[Tensor, "bank pos d"]
+) -> Float[Tensor, "pos d rank"]:
+    """F with F Fᵀ = the positive part of Cov(wanted) − Cov(have), at each position.
+
+    Both covariances lie in the span of the 2M centred rows, so that is where the eigenvalues are taken.
+    """
+    # In float32 the eigenvalues of nearly constant values may not be found.
+    stacked = torch.cat([wanted, have]).permute(1, 2, 0).double()
+    basis, triangle = torch.linalg.qr(stacked)
+    signs = torch.cat([torch.ones(len(wanted)), -torch.ones(len(have))]).to(stacked)
+    inner = (triangle * (signs / max(len(wanted) - 1, 1))) @ triangle.transpose(-1, -2)
+    values, vectors = torch.linalg.eigh((inner + inner.transpose(-1, -2)) / 2)
+    factor: Tensor = basis @ (vectors * values.clamp_min(0).sqrt()[:, None])
+    return factor.to(wanted.dtype)
+
+
+def _by_reader(places: Places, draw: Draw, stage: Stage, width: int) -> Float[Tensor, "readers rows width"]:
+    readers = stage.readers.stop - stage.readers.start
+    return normal(places, draw, readers, width, f"bath {stage.name}").permute(1, 0, 2).float()

@@ -1,0 +1,108 @@
+"""The commands `remainder board ...`. Thin, as `cli` is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["board"]
+
+board = typer.Typer(
+    help="The board of all records: its pages, and snapshots of it.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="FOLDER", help="Default: leaderboard/results of the project."),
+]
+SiteOption = Annotated[Path, typer.Option("--site", metavar="FOLDER", help="The folder of the site.")]
+
+
+@board.command()
+def build(
+    results: ResultsOption = None,
+    site: SiteOption = Path("site"),
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            "--readme",
+            metavar="FILE.md",
+            help="The tables in short; default: leaderboard/README.md of the checkout, but with --results.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if the README is not what the records give.")
+    ] = False,
+) -> None:
+    """Make the site and leaderboard/README.md from all records. Fails if a record had to be left out."""
+    from remainder.board.build import build as build_board
+    from remainder.board.build import check as check_readme
+    from remainder.board.build import write_readme
+    from remainder.board.pages import faults_text
+    from remainder.console import errors
+    from remainder.errors import RecordError
+    from remainder.paths import project_root
+
+    where = project_root() / "leaderboard" / "results" if results is None else results
+    if readme is None and results is None and (project_root() / "pyproject.toml").is_file():
+        readme = where.parent / "README.md"
+    built = build_board(where, None if check else site)
+    if check:
+        differs = check_readme(readme, built) if readme is not None else ""
+        if differs:
+            raise RecordError(differs, fix="run `remainder board build`, and commit the file")
+        print(f"{built.records} records of {built.tasks} tasks: README.md is current")
+    else:
+        if readme is not None:
+            write_readme(readme, built)
+        print(f"{built.records} records of {built.tasks} tasks: {site / 'index.html'}")
+    if built.faults:
+        errors.print(f"left out, {len(built.faults)} file(s):", markup=False)
+        errors.print(faults_text(built.faults), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(RecordError.exit_code)
+
+
+@board.command()
+def serve(
+    site: SiteOption = Path("site"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+) -> None:
+    """Show a built site at an address of this machine, until it is interrupted."""
+    from remainder.board.serve import HOST, server
+
+    with server(site, port) as running:
+        print(f"http://{HOST}:{running.server_address[1]}/  (Ctrl-C ends it)", flush=True)
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+@board.command()
+def freeze(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Year and month, e.g. 2026.12.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Rebuild a frozen snapshot and compare; write nothing.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the records; default: the benchmark's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the snapshots; default: the benchmark's.")
+    ] = None,
+) -> None:
+    """Write an immutable list of all records, with one hash over them."""
+    from remainder.board.snapshot import check_snapshot, read_snapshot
+    from remainder.board.snapshot import freeze as freeze_records
+
+    if check:
+        found = check_snapshot(name, results=results, folder=out)
+        print(f"{name}: {len(found.records)} records, root {found.root}: as it was frozen")
+        return
+    path = freeze_records(name, results=results, folder=out)
+    found = read_snapshot(name, folder=out)
+    print(f"{path}: {len(found.records)} records of {len(found.tasks)} tasks\nroot {found.root}")

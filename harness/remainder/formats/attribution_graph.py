@@ -1,0 +1,375 @@
+"""circuit-tracer: an attribution graph, as its frontend has it (JSON), read as a circuit of features.
+
+1. Nodes are features of transcoders, their errors, tokens and logits, each at a position; a link says how
+   much its source adds directly to its target; links of 0 are dropped (an export without pruning has all
+   pairs). Every other goes from an earlier layer to a later one, and not to an earlier position, so there is
+   no cycle.
+2. `FeatureGraph.pinned` and `.pruned` choose nodes: those that a person pinned, or those that account for a
+   share of all influence.
+3. `FeatureGraph.features` and `.errors` say what is kept where, for a run with everything else replaced.
+4. `FeatureGraph.scores` are circuit-tracer's own, of the links alone, without a pass of the model. With A the
+   sizes of the links, each target's divided by their sum, and w the logits' probabilities:
+   influence I = Σₙ w Aⁿ; replacement = I_tokens / (I_tokens + I_errors);
+   completeness = Σᵢ (1 − Σ_errors Aᵢ)(Iᵢ + wᵢ) / Σᵢ (Iᵢ + wᵢ).
+   These are of the graph in the file, which circuit-tracer has mostly pruned; its own are of the whole one.
+
+Source: https://github.com/safety-research/circuit-tracer, `frontend/graph_models.py`, `graph.py`
+(`compute_graph_scores`, `find_threshold`), `utils/create_graph_files.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remainder.errors import InterpretationError
+from remainder.formats.places import check_model
+from remainder.formats.tensors import read_json
+from remainder.task import ModelSpec
+
+__all__ = ["FeatureGraph", "FeatureNode", "GraphScores", "Kind", "files", "found_in", "load"]
+
+Kind = Literal["feature", "error", "token", "logit"]
+
+_KINDS: dict[str, Kind] = {
+    "cross layer transcoder": "feature",  # said of those of a single layer, too
+    "mlp reconstruction error": "error",
+    "embedding": "token",
+    "logit": "logit",
+}
+_HEAD = 65_536
+_LEAST = 1e-10
+"""What the links of a target are divided by, at least; circuit-tracer's."""
+
+
+class FeatureNode(NamedTuple):
+    """A node of the graph."""
+
+    id: str
+    """As links name it."""
+    kind: Kind
+    layer: int
+    """Block whose MLP's output it is part of; -1 of tokens, the number of blocks of logits."""
+    number: int
+    """Of the feature among its transcoder's; the id of a token or logit in the vocabulary; -1 of errors."""
+    position: int
+    activation: float | None
+    influence: float | None
+    """Share of all influence that this node and all of larger influence account for: small is important."""
+    probability: float
+    """Of a logit; 0 of others."""
+
+
+class GraphScores(NamedTuple):
+    """How much of what reaches the logits does so through features."""
+
+    replacement: float | None
+    """Influence of tokens, over that of tokens and errors; None: neither has any."""
+    completeness: float
+    """Share of what nodes are given that is not from errors, by the nodes' influence."""
+
+
+@dataclass(frozen=True)
+class FeatureGraph:
+    """Features at positions of one prompt, and what links them."""
+
+    model: str
+    """As the file names it, with its transcoders (metadata.scan)."""
+    prompt: str
+    tokens: tuple[str, ...]
+    """One a position."""
+    nodes: tuple[FeatureNode, ...]
+    sources: NDArray[np.int64]
+    """[links]: places in `nodes`."""
+    targets: NDArray[np.int64]
+    """[links]"""
+    weights: NDArray[np.float64]
+    """[links]: how much of the target's value is from the source, with its sign."""
+    pinned_ids: tuple[str, ...] = ()
+    """Nodes that a person pinned in the frontend."""
+
+    def features(self) -> dict[int, dict[int, tuple[int, ...]]]:
+        """Block → position → ids of its features, ascending."""
+        found: dict[int, dict[int, tuple[int, ...]]] = {}
+        for node in sorted(self.nodes, key=lambda node: (node.layer, node.position, node.number)):
+            if node.kind == "feature":
+                at = found.setdefault(node.layer, {})
+                at[node.position] = (*at.get(node.position, ()), node.number)
+        return found
+
+    def errors(self) -> dict[int, tuple[int, ...]]:
+        """Block → positions of its error nodes, ascending."""
+        found: dict[int, tuple[int, ...]] = {}
+        for node in sorted(self.nodes, key=lambda node: (node.layer, node.position)):
+            if node.kind == "error":
+                found[node.layer] = (*found.get(node.layer, ()), node.position)
+        return found
+
+    def pinned(self) -> FeatureGraph:
+        """Only what is pinned, tokens and logits, and the links between these.
+
+        Raises:
+            InterpretationError: nothing is pinned.
+        """
+        if not self.pinned_ids:
+            raise InterpretationError(
+                "the graph pins no node (qParams.pinnedIds is empty)",
+                fix="pin nodes in the frontend, or choose them by their share of influence",
+            )
+        wanted = set(self.pinned_ids)
+        return self._of(np.array([node.id in wanted or _is_end(node) for node in self.nodes]))
+
+    def pruned(self, share: float) -> FeatureGraph:
+        """Nodes of largest influence that together reach `share` of it, tokens and logits.
+
+        Of these, features and errors without a link to another one go, and features without a link into them.
+
+        Raises:
+            InterpretationError: `share` is none, or a node has no influence.
+        """
+        if not 0 <= share <= 1:
+            raise InterpretationError(f"{share} is no share of influence", fix="choose one from 0 to 1")
+        reach = []
+        for node in self.nodes:
+            if node.influence is None and node.kind != "logit":
+                raise InterpretationError(
+                    f"node {node.id} has no influence", fix="export the graph again with circuit-tracer"
+                )
+            reach.append(math.inf if node.influence is None else node.influence)
+        reached = np.array(reach)
+        last = min((value for value in reach if value >= share), default=math.inf)  # the one that reaches it
+        ends = np.array([_is_end(node) for node in self.nodes])
+        feature = np.array([node.kind == "feature" for node in self.nodes])
+        kept = ends | (reached <= last)
+        while True:
+            linked = kept[self.sources] & kept[self.targets]
+            gives, takes = np.zeros_like(kept), np.zeros_like(kept)
+            gives[self.sources[linked]] = True
+            takes[self.targets[linked]] = True
+            after = kept & (ends | (gives & (takes | ~feature)))
+            if (after == kept).all():
+                return self._of(kept)
+            kept = after
+
+    def scores(self) -> GraphScores:
+        """Replacement and completeness; see the module.
+
+        Raises:
+            InterpretationError: no logit has a probability.
+        """
+        weight = np.array([node.probability for node in self.nodes])
+        if weight.sum() <= 0:
+            raise InterpretationError(
+                "no logit of the graph has a probability", fix="export the graph again with circuit-tracer"
+            )
+        sizes, into = np.abs(self.weights), np.zeros(len(self.nodes))
+        np.add.at(into, self.targets, sizes)
+        shares = sizes / np.maximum(into, _LEAST)[self.targets]
+        layer = np.array([node.layer for node in self.nodes])
+        influence = np.zeros(len(self.nodes))
+        # From the last layer to the first: what a node is credited with is complete before it is passed on.
+        for last in sorted(set(layer[self.targets]), reverse=True):
+            at = layer[self.targets] == last
+            passed = shares[at] * (influence + weight)[self.targets[at]]
+            np.add.at(influence, self.sources[at], passed)
+        kinds = np.array([node.kind for node in self.nodes])
+        from_errors = np.zeros(len(self.nodes))
+        errs = kinds[self.sources] == "error"
+        np.add.at(from_errors, self.targets[errs], shares[errs])
+        tokens, errors = influence[kinds == "token"].sum(), influence[kinds == "error"].sum()
+        total = influence + weight
+        return GraphScores(
+            replacement=float(tokens / (tokens + errors)) if tokens + errors > 0 else None,
+            completeness=float(((1 - from_errors) * total).sum() / total.sum()),
+        )
+
+    def _of(self, kept: NDArray[np.bool_]) -> FeatureGraph:
+        """Some of the nodes, and the links between them."""
+        places = np.cumsum(kept) - 1
+        linked = kept[self.sources] & kept[self.targets]
+        nodes = tuple(node for node, keep in zip(self.nodes, kept, strict=True) if keep)
+        ids = {node.id for node in nodes}
+        return replace(
+            self,
+            nodes=nodes,
+            sources=places[self.sources[linked]],
+            targets=places[self.targets[linked]],
+            weights=self.weights[linked],
+            pinned_ids=tuple(name for name in self.pinned_ids if name in ids),
+        )
+
+
+def found_in(path: Path) -> bool:
+    """Whether `path` is a file of this kind, sound or not."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    return b'"metadata"' in head and b'"prompt' in head
+
+
+def files(path: Path) -> list[Path]:
+    """What can move a number: the file."""
+    return [path]
+
+
+def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
+    """The graph in a file, of the task's model.
+
+    Args:
+        path: JSON.
+        model: of the task.
+        layers: its number of blocks.
+
+    Raises:
+        InterpretationError: naming the file and the node or link, what was found and what was expected; or it
+            is of another model.
+    """
+    content = read_json(path)
+    try:
+        return _read(content, path, model, layers)
+    except InterpretationError as problem:
+        raise type(problem)(f"{path}: {problem.what.removeprefix(f'{path}: ')}", fix=problem.fix) from None
+
+
+def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
+    metadata, params = (_field(content, name, dict, "the graph") for name in ("metadata", "qParams"))
+    scan = _field(metadata, "scan", str, "metadata")
+    if "/" not in scan:  # else it names the transcoders
+        check_model(scan, model, path)
+    tokens = tuple(str(token) for token in _field(metadata, "prompt_tokens", list, "metadata"))
+    nodes = [_node(entry, len(tokens), layers) for entry in _field(content, "nodes", list, "the graph")]
+    places = {node.id: place for place, node in enumerate(nodes)}
+    if len(places) < len(nodes):
+        names = [node.id for node in nodes]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InterpretationError(
+            f"two nodes are called {twice!r}",
+            fix="export it with circuit-tracer after 0.5.0; up to it, errors can get the ids of features",
+        )
+    if not any(node.kind == "logit" for node in nodes):
+        raise InterpretationError("no node is a logit", fix="export it again with circuit-tracer")
+    links: dict[tuple[int, int], float] = {}
+    for entry in _field(content, "links", list, "the graph"):
+        place, weight = _link(entry, places, nodes)
+        if weight == 0:
+            continue
+        if place in links:
+            raise InterpretationError(
+                f"the link {entry['source']} → {entry['target']} stands there twice",
+                fix="remove one of the two",
+            )
+        links[place] = weight
+    pinned = tuple(str(name) for name in _field(params, "pinnedIds", list, "qParams"))
+    if strange := sorted(set(pinned) - places.keys()):
+        raise InterpretationError(
+            f"qParams.pinnedIds names {strange[0]!r}, which is no node",
+            fix="pin nodes of this graph",
+        )
+    ends = np.array(list(links), dtype=np.int64).reshape(-1, 2)
+    return FeatureGraph(
+        model=scan,
+        prompt=str(metadata.get("prompt", "")),
+        tokens=tokens,
+        nodes=tuple(nodes),
+        sources=ends[:, 0],
+        targets=ends[:, 1],
+        weights=np.array(list(links.values()), dtype=np.float64),
+        pinned_ids=pinned,
+    )
+
+
+def _node(entry: Any, positions: int, layers: int) -> FeatureNode:
+    name = _field(entry, "node_id", str, "a node")
+    what = f"node {name}"
+    written = _field(entry, "feature_type", str, what)
+    if written not in _KINDS:
+        raise InterpretationError(
+            f"{what} is of the type {written!r}; expected one of {', '.join(_KINDS)}",
+            fix="give a graph of transcoders of MLPs",
+        )
+    kind = _KINDS[written]
+    position = _field(entry, "ctx_idx", int, what)
+    if not 0 <= position < positions:
+        raise InterpretationError(
+            f"{what} is at position {position}; the prompt has {positions} (metadata.prompt_tokens)",
+            fix="take nodes and tokens from one graph",
+        )
+    layer = _layer(_field(entry, "layer", (str, int), what), kind, layers, what)
+    number = -1 if kind == "error" else _field(entry, "feature", int, what)
+    if kind in ("feature", "token"):  # their field `feature` is another number
+        parts = name.split("_")
+        if len(parts) != 3 or not parts[1].isdigit() or parts[::2] != [str(entry["layer"]), str(position)]:
+            raise InterpretationError(
+                f"{what} is in layer {entry['layer']} at position {position}; its id is to be "
+                f"LAYER_NUMBER_POSITION, {entry['layer']}_…_{position}",
+                fix="export it again with circuit-tracer",
+            )
+        number = int(parts[1])
+    activation, influence = (
+        _number(entry.get(field), f"{field} of {what}") for field in ("activation", "influence")
+    )
+    probability = _number(entry.get("token_prob", 0.0), f"token_prob of {what}") or 0.0
+    return FeatureNode(
+        name, kind, layer, number, position, activation, influence, probability if kind == "logit" else 0.0
+    )
+
+
+def _layer(written: str | int, kind: Kind, layers: int, what: str) -> int:
+    """Of a token -1, of a logit the number of blocks; circuit-tracer writes E, and that number plus one."""
+    expected = {"token": "E", "logit": str(layers + 1)}.get(kind)
+    number = int(written) if str(written).isdigit() else -1
+    if str(written) != expected if expected else not 0 <= number < layers:
+        raise InterpretationError(
+            f"{what} is in layer {written}, a {kind}; of the task's model, of {layers} blocks, expected "
+            f"{expected or f'0 to {layers - 1}'}",
+            fix="choose a task of the model that the graph was made of",
+        )
+    return {"token": -1, "logit": layers}.get(kind, number)
+
+
+def _link(entry: Any, places: dict[str, int], nodes: list[FeatureNode]) -> tuple[tuple[int, int], float]:
+    ends = [_field(entry, end, str, "a link") for end in ("source", "target")]
+    what = f"the link {ends[0]} → {ends[1]}"
+    for name in ends:
+        if name not in places:
+            raise InterpretationError(
+                f"{what}: there is no node {name!r}", fix="list the node, or drop the link"
+            )
+    weight = _number(_field(entry, "weight", (int, float), what), f"weight of {what}")
+    source, target = (nodes[places[name]] for name in ends)
+    if weight and (source.layer >= target.layer or source.position > target.position):
+        raise InterpretationError(
+            f"{what} goes backwards, from layer {source.layer} and position {source.position} to layer "
+            f"{target.layer} and position {target.position}, so it could close a cycle",
+            fix="links go from earlier layers to later ones, and not to earlier positions",
+        )
+    return (places[source.id], places[target.id]), weight or 0.0
+
+
+def _field(entry: Any, name: str, kind: type | tuple[type, ...], what: str) -> Any:
+    value = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise InterpretationError(
+            f"{name} of {what} is {value!r:.60}; expected {' or '.join(each.__name__ for each in kinds)}",
+            fix="export it again with circuit-tracer",
+        )
+    return value
+
+
+def _number(value: Any, what: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InterpretationError(f"{what} is {value!r:.60}; expected a finite number", fix="export it again")
+    return float(value)
+
+
+def _is_end(node: FeatureNode) -> bool:
+    return node.kind in ("token", "logit")

@@ -1,0 +1,380 @@
+"""The layouts of EAP-IG's files, JSON and .pt: what stands in them, as arrays, and back.
+
+1. JSON: cfg {n_layers, n_heads, parallel_attn_mlp, d_model}; nodes {name: {in_graph, score}}, or
+   {name: flag}; edges {name: {score, in_graph}}, or {name: score}, or {name: flag}.
+2. .pt: cfg, src_nodes, dst_nodes, edges_scores, edges_in_graph, nodes_in_graph, nodes_scores; of these the
+   scores may be missing. Nothing but tensors and plain values is ever loaded.
+3. An edge or a node that is not listed has no flag, and an edge the score 0, as when EAP-IG reads the file.
+   If no edges are listed at all, but nodes are kept, all edges between these are. Fields that are not known
+   are refused by name; those of cfg are kept.
+4. With grouped queries, is there a key and a value edge for each head, or for each group of heads? The latter
+   if cfg has n_key_value_heads, or if just these edges are listed.
+5. What was read is written as it was: JSON that EAP-IG wrote comes back byte by byte. The one exception is
+   the NaN of nodes without a score; these are written without one, which EAP-IG reads as the same.
+
+Source: https://github.com/hannamw/EAP-IG, `src/eap/graph.py`; MIB's `circuit_loading.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from remainder.canonical import write_atomically
+from remainder.circuit.graph import INPUTS, Architecture, Graph
+from remainder.circuit.ranking import between
+from remainder.errors import InterpretationError
+from remainder.formats.tensors import PICKLES, size_of
+
+__all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "write"]
+
+ENDINGS = frozenset({".json", ".pt"})
+
+GROUPS = "n_key_value_heads"
+"""The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
+
+_ENTRY = {"in_graph", "score"}
+_PT = {"cfg", "src_nodes", "dst_nodes", "edges_in_graph", "nodes_in_graph"}
+_PT_SCORES = {"edges_scores", "nodes_scores"}
+_AGAIN = "save it with EAP-IG's to_json or to_pt"
+_SAFE = (
+    "only tensors and plain values are ever loaded; where you trust it, convert it once with EAP-IG: "
+    "Graph.from_pt(FILE).to_json('circuit.json')"
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds."""
+
+    graph: Graph
+    """Of the file: with a key and a value edge for each head, or each group, as the file has them."""
+    cfg: Mapping[str, Any]
+    kept: NDArray[np.bool_]
+    """[writers, readers]"""
+    scores: NDArray[np.float64] | None
+    """[writers, readers]; None: the file has none."""
+    nodes_kept: NDArray[np.bool_]
+    """[writers]"""
+    node_scores: NDArray[np.float64] | None = None
+    """[writers]; NaN: this node has none."""
+    flagged: NDArray[np.bool_] | None = None
+    """[writers]: which nodes the file has flags of; None: of all."""
+    notes: tuple[str, ...] = ()
+    """What was filled in or left out on reading."""
+
+
+def read(path: Path, graph: Graph) -> Stored:
+    """What a file holds, of the architecture of `graph`.
+
+    Raises:
+        InterpretationError: it is damaged, a pickle, of another architecture, names an edge that is none, has
+            a score that is not finite, or a field that is not known.
+    """
+    if path.suffix not in ENDINGS:
+        pickled = path.suffix in PICKLES
+        raise InterpretationError(
+            f"{path} is {'a pickle, and these are never loaded' if pickled else 'neither .json nor .pt'}",
+            fix=_SAFE if pickled else "give a circuit as EAP-IG writes it: .json or .pt",
+        )
+    if not path.is_file():
+        raise InterpretationError(f"{path} does not exist", fix="check the path")
+    try:
+        return _of_json(_parsed(path), graph) if path.suffix == ".json" else _of_pt(_loaded(path), graph)
+    except InterpretationError as problem:
+        raise InterpretationError(f"{path}: {problem.what}", fix=problem.fix) from None
+
+
+def write(path: Path, content: Stored) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        InterpretationError: the path ends on neither .json nor .pt.
+    """
+    if path.suffix not in ENDINGS:
+        raise InterpretationError(f"{path} ends on neither .json nor .pt", fix="name the file so")
+    write_atomically(path, _json_bytes(content) if path.suffix == ".json" else _pt_bytes(content))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, in which no key is twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in made if names.count(name) > 1)
+            raise InterpretationError(f"{twice!r} stands there twice", fix="remove one of the two")
+        return made
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as problem:  # bad UTF-8 is a kind of the first
+        raise InterpretationError(
+            f"it is not valid JSON ({size_of(path)}): {problem}", fix="copy it again; it may be truncated"
+        ) from None
+    if not isinstance(content, dict):
+        raise InterpretationError("it holds no JSON object", fix="give cfg, nodes and edges")
+    return content
+
+
+def _loaded(path: Path) -> dict[str, Any]:
+    """What torch.save wrote, if it is nothing but tensors and plain values."""
+    if not zipfile.is_zipfile(path):
+        raise InterpretationError(
+            f"it is no file that torch.save wrote, or it is truncated ({size_of(path)})",
+            fix="copy it again, or save it again with a torch of this decade",
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as problem:
+        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise InterpretationError(
+            f"it holds more than tensors and plain values, or is damaged: {first}", fix=_SAFE
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InterpretationError("it holds no values by name", fix=_SAFE)
+    return content
+
+
+def _check_fields(content: Mapping[str, Any], what: str, required: set[str], optional: set[str]) -> None:
+    """Refuse what is missing and what is not known, by name."""
+    missing, surplus = sorted(required - content.keys()), sorted(content.keys() - required - optional)
+    if neurons := [name for name in surplus if name.startswith("neurons")]:
+        raise InterpretationError(
+            f"{what} has {', '.join(neurons)}; circuits of single neurons are not measured here",
+            fix="give a circuit of edges or of whole nodes",
+        )
+    if missing or surplus:
+        found = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(surplus)}"] * bool(
+            surplus
+        )
+        raise InterpretationError(
+            f"{what} {' and '.join(found)}; expected {', '.join(sorted(required | optional))}", fix=_AGAIN
+        )
+
+
+def _graph_of(cfg: Any, graph: Graph, listed: set[str]) -> Graph:
+    """The file's graph: of the model's architecture, with an edge a group only if the file says so."""
+    if not isinstance(cfg, Mapping):
+        raise InterpretationError(f"cfg is {cfg!r:.60}", fix=_AGAIN)
+    shape = graph.architecture
+    ungrouped = Graph(replace(shape, groups=shape.heads))
+    wanted = config(shape)
+    # Older files have no d_model.
+    _check_fields(cfg, "cfg", wanted.keys() - {"d_model"}, set(cfg))
+    other = any(cfg.get(name, value) != value for name, value in wanted.items())
+    if other or cfg.get(GROUPS) not in (None, shape.groups, shape.heads):
+        wanted[GROUPS] = shape.groups
+        said = ", ".join(f"{name} = {cfg[name]}" for name in wanted if name in cfg)
+        here = ", ".join(f"{name} = {value}" for name, value in wanted.items() if name in cfg)
+        raise InterpretationError(
+            f"it is of another architecture: cfg says {said}; the task's model has {here}",
+            fix="choose a task of the model that it was made for",
+        )
+    if cfg.get(GROUPS) == shape.groups or listed == set(graph.readers):
+        return graph
+    return ungrouped
+
+
+def config(shape: Architecture) -> dict[str, Any]:
+    """EAP-IG's cfg."""
+    return {
+        "n_layers": shape.layers,
+        "n_heads": shape.heads,
+        "parallel_attn_mlp": shape.parallel,
+        "d_model": shape.width,
+    }
+
+
+def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
+    _check_fields(content, "it", {"cfg", "nodes", "edges"}, set())
+    nodes, edges = content["nodes"], content["edges"]
+    for name in ("nodes", "edges"):
+        if not isinstance(content[name], dict):
+            raise InterpretationError(
+                f"{name} is no object: {content[name]!r:.60}", fix=f"give {name} by name"
+            )
+    own = _graph_of(content["cfg"], graph, {name.rpartition("->")[2] for name in edges})
+    places = {name: (writer, reader) for name, writer, reader in own.names()}
+    kept, scores, scored = np.zeros_like(own.exists), np.zeros(own.exists.shape), np.zeros_like(own.exists)
+    for name, entry in edges.items():
+        place = places.get(name) or own.place(name)
+        flag, score = _entry(f"edge {name}", entry)
+        kept[place] = bool(flag)
+        if score is not None:
+            _check_finite(f"edge {name}", score)
+            scores[place], scored[place] = score, True
+    nodes_kept, flagged = np.zeros((2, len(own.writers)), dtype=np.bool_)
+    node_scores = np.full(len(own.writers), np.nan)
+    for name, entry in nodes.items():
+        flag, score = _entry(f"node {name}", entry)
+        if name == "logits":  # they write nothing, and are always kept
+            continue
+        if name not in own.writer_index:
+            own.place(f"{name}->logits")  # the error that names those there are
+        at = own.writer_index[name]
+        nodes_kept[at], flagged[at] = bool(flag), flag is not None
+        if score is not None and not np.isnan(score):
+            _check_finite(f"node {name}", score)
+            node_scores[at] = score
+    notes = []
+    if not edges and nodes_kept.any():
+        nodes_kept[0] |= not flagged[0]
+        kept = own.exists & between(own, nodes_kept)
+        notes.append("no edges are listed: all those between its nodes")
+    elif len(edges) < own.edges:
+        notes.append(f"{own.edges - len(edges):,} of {own.edges:,} edges are not listed: not kept, score 0")
+    elif scored.any() and not scored[own.exists].all():
+        notes.append(f"{own.edges - int(scored.sum()):,} of {own.edges:,} edges have no score: 0")
+    return Stored(
+        own,
+        content["cfg"],
+        kept,
+        scores if scored.any() else None,
+        nodes_kept,
+        None if np.isnan(node_scores).all() else node_scores,
+        flagged,
+        tuple(notes),
+    )
+
+
+def _entry(what: str, entry: Any) -> tuple[bool | None, float | None]:
+    """Flag and score of a node or an edge."""
+    if not isinstance(entry, dict):
+        entry = {"in_graph" if isinstance(entry, bool) else "score": entry}
+    if not entry.keys() <= _ENTRY:
+        _check_fields(entry, what, set(), _ENTRY)
+    flag, score = entry.get("in_graph"), entry.get("score")
+    if not isinstance(flag, (bool, type(None))):
+        raise InterpretationError(f"in_graph of {what} is {flag!r:.60}", fix="give true or false")
+    if isinstance(score, bool) or not isinstance(score, (int, float, type(None))):
+        raise InterpretationError(f"the score of {what} is {score!r:.60}", fix="give a number")
+    return flag, None if score is None else float(score)
+
+
+def _check_finite(what: str, score: float) -> None:
+    if not np.isfinite(score):
+        raise InterpretationError(f"the score of {what} is {score}", fix="give a finite number")
+
+
+def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
+    _check_fields(content, "it", _PT, _PT_SCORES)
+    sources, targets = ([str(name) for name in content[field]] for field in ("src_nodes", "dst_nodes"))
+    own = _graph_of(content["cfg"], graph, set(targets))
+    for field, given, known in (("src_nodes", sources, own.writers), ("dst_nodes", targets, own.readers)):
+        if sorted(given) != sorted(known):
+            strange = ", ".join(sorted(set(given) ^ set(known))[:4])
+            raise InterpretationError(
+                f"{field} has {len(given):,} names; expected the {len(known):,} of this model, each once"
+                + (f" (not in both: {strange})" if strange else ""),
+                fix=_AGAIN,
+            )
+    rows = np.argsort([own.writer_index[name] for name in sources])
+    columns = np.argsort([own.reader_index[name] for name in targets])
+    kept = _flags("edges_in_graph", content, rows, columns)
+    nodes_kept = _flags("nodes_in_graph", content, rows)
+    notes = []
+    if (stray := kept & ~own.exists).any():
+        # Of a circuit of nodes EAP-IG flags all pairs of kept nodes, whether there is an edge or not.
+        if (kept != between(own, nodes_kept)).any():
+            writer, reader = (int(place[0]) for place in np.nonzero(stray))
+            own.place(own.name(writer, reader))
+        notes.append(f"a circuit of nodes: {int(stray.sum()):,} flags where there is no edge were left out")
+        kept = kept & own.exists
+    scores = node_scores = None
+    if "edges_scores" in content:
+        scores = _array("edges_scores", content, rows, columns)
+        for writer, reader in zip(*np.nonzero(own.exists & ~np.isfinite(scores)), strict=True):
+            _check_finite(f"edge {own.name(int(writer), int(reader))}", float(scores[writer, reader]))
+        if (outside := (scores != 0) & ~own.exists).any():
+            notes.append(f"{int(outside.sum()):,} scores where there is no edge were left out")
+        scores = np.where(own.exists, scores, 0.0)
+    if "nodes_scores" in content:
+        node_scores = _array("nodes_scores", content, rows)
+        for place in np.nonzero(np.isinf(node_scores))[0]:
+            _check_finite(f"node {own.writers[place]}", float(node_scores[place]))
+    return Stored(own, content["cfg"], kept, scores, nodes_kept, node_scores, notes=tuple(notes))
+
+
+def _array(name: str, content: Mapping[str, Any], *orders: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A tensor, its axes in the order of the graph."""
+    value, shape = content[name], tuple(len(order) for order in orders)
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise InterpretationError(
+            f"{name} is {what}; src_nodes and dst_nodes say that it is of shape {shape}", fix=_AGAIN
+        )
+    array: NDArray[np.float64] = value.detach().to(torch.float64).numpy()[np.ix_(*orders)]
+    return array
+
+
+def _flags(name: str, content: Mapping[str, Any], *orders: NDArray[np.int64]) -> NDArray[np.bool_]:
+    values = _array(name, content, *orders)
+    if not np.isin(values, (0, 1)).all():
+        raise InterpretationError(f"{name} holds other values than true and false", fix="save booleans")
+    return values.astype(np.bool_)
+
+
+def _in_order(graph: Graph) -> Iterator[tuple[int, int]]:
+    """Edges in the order of EAP-IG: by layer; of heads by writer, head and input."""
+    shape = graph.architecture
+    stages = {stage.name: stage for stage in graph.stages}
+    for layer in range(shape.layers):
+        inputs = (f"a{layer}.h{head}<{kind}>" for head in range(shape.heads) for kind in INPUTS)
+        heads = [graph.reader_index[name] for name in inputs if name in graph.reader_index]
+        mlp = [graph.reader_index[f"m{layer}"]] if shape.mlps else []
+        for writer in range(stages[f"a{layer}"].sees):
+            yield from ((writer, reader) for reader in heads + (mlp if shape.parallel else []))
+        if mlp and not shape.parallel:
+            yield from ((writer, mlp[0]) for writer in range(stages[f"m{layer}"].sees))
+    yield from ((writer, len(graph.readers) - 1) for writer in range(len(graph.writers)))
+
+
+def _json_bytes(content: Stored) -> bytes:
+    graph, scores, node_scores = content.graph, content.scores, content.node_scores
+    nodes: dict[str, dict[str, Any]] = {}
+    for place, name in enumerate(graph.writers):
+        nodes[name] = {"in_graph": bool(content.nodes_kept[place])}
+        if node_scores is not None and not np.isnan(node_scores[place]):
+            nodes[name]["score"] = float(node_scores[place])
+    nodes["logits"] = {"in_graph": True}
+    edges = {}
+    for writer, reader in _in_order(graph):
+        score = {} if scores is None else {"score": float(scores[writer, reader])}
+        edges[graph.name(writer, reader)] = score | {"in_graph": bool(content.kept[writer, reader])}
+    return json.dumps({"cfg": dict(content.cfg), "nodes": nodes, "edges": edges}).encode()
+
+
+def _pt_bytes(content: Stored) -> bytes:
+    saved: dict[str, Any] = {
+        "cfg": dict(content.cfg),
+        "src_nodes": list(content.graph.writers),
+        "dst_nodes": list(content.graph.readers),
+        "edges_in_graph": torch.from_numpy(content.kept.copy()),
+        "nodes_in_graph": torch.from_numpy(content.nodes_kept.copy()),
+    }
+    if content.scores is not None:
+        saved["edges_scores"] = _exact(content.scores)
+    if content.node_scores is not None:
+        saved["nodes_scores"] = _exact(content.node_scores)
+    stream = io.BytesIO()
+    torch.save(saved, stream)
+    return stream.getvalue()
+
+
+def _exact(values: NDArray[np.float64]) -> Tensor:
+    """float32, as EAP-IG has it, or float64 if that would round."""
+    single = values.astype(np.float32)
+    return torch.from_numpy(single if np.array_equal(single, values, equal_nan=True) else values.copy())
