@@ -31,11 +31,11 @@ FILLERS = range(10, 70)
 BEHAVIOUR = """
 title = "Words"
 templates = [
-  {{ name = "short", text = "w3 {{a:word}} w4 {{b:word}} w5", counterfactual = "w3 {{c:word}} w4 {{b}} w5" }},
-  {{ name = "long", text = "w6 {{a:word}} w7 w8 {{b:word}} w9", counterfactual = "w6 {{c:word}} w7 w8 {{b}} w9"}},
+  {{ name = "short", text = "w3 {{a:n}} w4 {{b:n}} w5", counterfactual = "w3 {{c:n}} w4 {{b}} w5" }},
+  {{ name = "long", text = "w6 {{a:n}} w7 w8 {{b:n}} w9", counterfactual = "w6 {{c:n}} w7 w8 {{b}} w9" }},
 ]
 variants = [{{ correct = {correct}, wrong = {wrong} }}]
-fillers = {{ word = {fillers} }}
+fillers = {{ n = {fillers} }}
 """
 TOML = """
 version = "1-A"

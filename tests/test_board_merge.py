@@ -15,7 +15,7 @@ from remainder.errors import RecordError
 from remainder.measure.values import column, document_totals, values_to_csv
 from remainder.record import _result_id, values_path
 from remainder.schema import Check, TaskInfo
-from synthetic_board import put, small_board, submission
+from synthetic_board import put, scaled, small_board, submission
 from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
@@ -120,6 +120,9 @@ def damage(kind: str, path: Path) -> None:
         values.write_bytes(values.read_bytes()[:-20])
     elif kind == "other values":
         values.write_bytes(gzip.compress(b"a,b\n"))
+    elif kind == "values edited":
+        better = scaled(synthetic_values(documents=12, seed=1), 0.39)
+        values.write_bytes(gzip.compress(values_to_csv(better)))
     elif kind == "other folder":
         path.parent.rename(path.parent.with_name("somebody-else"))
     elif kind == "other name":
@@ -145,6 +148,7 @@ KINDS = (
     "no values",
     "values cut",
     "other values",
+    "values edited",
     "other folder",
     "other name",
     "no table",

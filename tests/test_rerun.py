@@ -1,4 +1,4 @@
-"""Measuring documents of a record again: honest records repeat, forged ones do not, whatever their hashes say."""
+"""Measuring documents of a record again: honest records repeat, forged ones do not, whatever their hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from remainder.interpretation import adapt
 from remainder.loaded import open_task
 from remainder.measure.evaluate import Reference, measure, remeasure
 from remainder.measure.plan import plan
-from remainder.measure.values import KEY, canonical_values, of_split
+from remainder.measure.values import canonical_values, of_split
 from remainder.objects import object_submission
 from remainder.record import StoredRecord, make_record, read_record, write_record
 from remainder.rerun import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
@@ -85,7 +85,9 @@ def test_documents_are_drawn_by_commit_and_nonce(honest: dict[str, Path]) -> Non
 def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: bool) -> None:
     loaded = make_loaded()
     subject = object_submission(Shrink(), "shrink")
-    finer = Reference(object_submission(Shrink(0.9, 0.0), "finer"), lambda: adapt(Shrink(0.9, 0.0), 16, "finer"))
+    finer = Reference(
+        object_submission(Shrink(0.9, 0.0), "finer"), lambda: adapt(Shrink(0.9, 0.0), 16, "finer")
+    )
     reference = finer if nested else None
 
     def build() -> Any:
@@ -170,7 +172,9 @@ def test_what_no_values_give_is_compared_too(honest: dict[str, Path], tmp_path: 
     found = rerun(forge(tmp_path, stored, stored.values, complexity=cheap), documents=1, seed="s", nonce="n")
     assert [fault.split(":")[0] for fault in found.faults] == ["complexity.bits_per_token.value"]
     shrunk = stored.record.calibration.model_copy(update={"shrinkage": 0.9})
-    found = rerun(forge(tmp_path, stored, stored.values, calibration=shrunk), documents=1, seed="s", nonce="n")
+    found = rerun(
+        forge(tmp_path, stored, stored.values, calibration=shrunk), documents=1, seed="s", nonce="n"
+    )
     assert [fault.split(":")[0] for fault in found.faults] == ["calibration.shrinkage"]
 
 

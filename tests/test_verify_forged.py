@@ -101,7 +101,9 @@ def forge(original: Original, place: Place, value: Any, shelf: Shelf) -> Verdict
     """The verdict on a record with one field edited and every hash computed anew; it is gone afterwards."""
     content = copy.deepcopy(original.content)
     put(content, place, value)
-    path = write(seal(content), original.values, shelf.root, original.folder)
+    # Of nested interpretations the folder is named by hand; any other record goes where its name says.
+    folder = original.folder if original.content["reference"] else None
+    path = write(seal(content), original.values, shelf.root, folder)
     assert path != original.path
     try:
         return verify_record(path, shelf)

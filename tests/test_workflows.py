@@ -48,7 +48,9 @@ class Ran(NamedTuple):
     said: str
 
 
-def run_step(step: Mapping[str, Any], where: Path, values: Mapping[str, str], extra: Mapping[str, str]) -> Ran:
+def run_step(
+    step: Mapping[str, Any], where: Path, values: Mapping[str, str], extra: Mapping[str, str]
+) -> Ran:
     """A step's command as the runner runs it, with the expressions in its `env` filled in."""
     assert not EXPRESSION.search(step["run"])
     given = {
@@ -104,7 +106,9 @@ def test_what_measures_cannot_write() -> None:
 
 def test_what_writes_runs_nothing_of_a_pull_request() -> None:
     workflow = load("submission-comment.yml")
-    assert workflow["on"] == {"workflow_run": {"workflows": [load("submission.yml")["name"]], "types": ["completed"]}}
+    assert workflow["on"] == {
+        "workflow_run": {"workflows": [load("submission.yml")["name"]], "types": ["completed"]}
+    }
     assert workflow["permissions"] == {}
     (job,) = workflow["jobs"].values()
     assert job["permissions"] == {"actions": "read", "pull-requests": "write"}
@@ -205,7 +209,9 @@ def test_a_report_that_means_harm_stays_text(hub: Hub) -> None:
         "```\n# out <img src=https://evil.example/x> @everyone $(touch pwned) `touch pwned`\n~~~\n```text\n"
         "\x1b[31mred\x00 \u202eturned\u202c \u2066x\u2069\n<!-- hidden -->\n"
     )
-    ran = post(hub, {"number": b"7\n", "review.md": evil.encode() + b"\xff\xfe" + b"y" * 2_000_000}, "failure")
+    ran = post(
+        hub, {"number": b"7\n", "review.md": evil.encode() + b"\xff\xfe" + b"y" * 2_000_000}, "failure"
+    )
     assert [step.code for step in ran] == [0, 0], ran
     comment = hub.comment()
     assert comment is not None
@@ -220,7 +226,9 @@ def test_a_report_that_means_harm_stays_text(hub: Hub) -> None:
 
 
 def test_code_in_the_pull_request_is_pointed_out(hub: Hub) -> None:
-    (hub.answers / "files").write_text("leaderboard/results/a.json\n.github/workflows/submission.yml\nbaselines2/x\n")
+    (hub.answers / "files").write_text(
+        "leaderboard/results/a.json\n.github/workflows/submission.yml\nbaselines2/x\n"
+    )
     post(hub, {"number": b"7", "review.md": b"all is well"})
     assert "**2 changed file(s) belong to no submission.**" in str(hub.comment())
 
@@ -269,7 +277,16 @@ class Repository(NamedTuple):
     environment: dict[str, str]
 
     def git(self, *arguments: str, where: Path | None = None) -> str:
-        command = ["git", "-C", str(where or self.author), "-c", "user.name=A", "-c", "user.email=a@b", *arguments]
+        command = [
+            "git",
+            "-C",
+            str(where or self.author),
+            "-c",
+            "user.name=A",
+            "-c",
+            "user.email=a@b",
+            *arguments,
+        ]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def remainder(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -319,14 +336,20 @@ def repository(tmp_path: Path) -> Callable[[], Repository]:
     """A small copy of this project under git: one task, its baselines, the example of a submission."""
 
     def make() -> Repository:
-        source, origin, author, runner = (tmp_path / name for name in ("source", "origin.git", "author", "runner"))
+        source, origin, author, runner = (
+            tmp_path / name for name in ("source", "origin.git", "author", "runner")
+        )
         ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
         for name in ("harness", "tasks/tiny/induction", "docs/examples/my-sae", "baselines/induction-pca-32"):
             shutil.copytree(ROOT / name, source / name, ignore=ignore)
-        for name in ("pyproject.toml", "tasks/lock.json", "baselines/train.py", ".gitignore", ".gitattributes"):
+        for name in (
+            "pyproject.toml",
+            "tasks/lock.json",
+            "baselines/train.py",
+            ".gitignore",
+            ".gitattributes",
+        ):
             shutil.copyfile(ROOT / name, source / name)
-        (source / "leaderboard" / "results").mkdir(parents=True)
-        (source / "leaderboard" / "results" / ".gitkeep").touch()
         bin = tmp_path / "bin"
         bin.mkdir()
         command = bin / "remainder"
@@ -381,9 +404,6 @@ def test_a_pull_request_that_edits_a_workflow_is_refused(repository: Callable[[]
 def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> None:
     """`remainder submit` in a clone, its git commands, the review of the pull request; then a forged one."""
     made = repository()
-    assert made.remainder("board", "build", "--site", str(made.author.parent / "site")).returncode == 0
-    made.git("add", ".")
-    made.git("commit", "--quiet", "--message", "tables")
     ready(made)
     made.git("switch", "--quiet", "--create", "submission")
     submitted = made.remainder("submit", "docs/examples/my-sae")
@@ -399,12 +419,12 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     assert "4 documents measured again" in report
     assert made.git("status", "--porcelain", "harness", "tasks", where=made.runner) == ""
 
-    # Better values in all summaries and hashes: only measuring again can tell.
+    # Half the loss, in all values, summaries and hashes: only measuring again can tell.
     (path,) = (made.author / "leaderboard" / "results" / "tiny/induction/1/my-sae").glob("*.json")
     stored = read_record(path)
-    names = "protocol task submission tier model corpus complexity checks calibration measurement provenance warnings"
+    names = "protocol task submission tier model corpus complexity checks calibration measurement provenance"
     values = stored.values.copy()
-    values["kl"] *= 0.97
+    values.loc[values["rung"] == "full", "loss"] /= 2
     forged = make_record(values, **{name: getattr(stored.record, name) for name in names.split()})
     write_record(forged, values, path.with_name(f"{forged.record_id}.json"))
     for old in (path, path.with_suffix(".csv.gz")):
@@ -412,5 +432,6 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     assert made.remainder("board", "build", "--site", str(made.author.parent / "site")).returncode == 0
     ran = made.review(8, made.propose(8))
     assert ran.code == 1, ran.said
-    assert "mean kl of rung raw" in made.report()
-    assert "does not verify" not in made.report()
+    faults = made.report().partition("### Faults")[2].partition("### Measured again")[0]
+    assert "mean loss of rung full" in faults
+    assert all("rung full" in line for line in faults.splitlines() if ": " in line), faults

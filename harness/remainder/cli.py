@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from remainder import __version__, cli_board, cli_publish
+from remainder import __version__, cli_board, cli_circuit, cli_publish
 from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.report import FORMATS, WIDTH
 
@@ -81,12 +81,20 @@ def show(
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
     print(textwrap.fill(" ".join(task.description.split()), WIDTH), end="\n\n")
     site, build, corpus, splits, positions = task.site, task.build, task.corpus, task.splits, task.positions
+    circuit = task.circuit
     _line("model", f"{task.model.name} ({task.model.licence})")
     if build is not None:
         _line("data", f"{build.data} ({build.data_licence})")
     if corpus is not None:
         _line("text", f"{corpus.name} ({corpus.licence})")
-    _line("site", f"{site.hook_in} -> {site.hook_out}, width {site.width}")
+    if circuit is None:
+        _line("site", f"{site.hook_in} -> {site.hook_out}, width {site.width}")
+    else:
+        if circuit.behaviour is not None:
+            made = f"{circuit.candidates} candidates a template and split; those that the model solves"
+            _line("prompts", f"tasks/{circuit.behaviour}: {made}")
+        sizes = ", ".join(f"{size:g}" for size in circuit.sizes)
+        _line("sizes", f"{sizes} of all edges; headline {circuit.headline:g}")
     if corpus is not None and positions is not None:
         special = " ".join(str(token) for token in corpus.special_tokens)
         _line("masked", f"special tokens {special}; norms above {positions.sink_norm:g}")
@@ -96,7 +104,8 @@ def show(
         _line("control", f"its right answers are known beforehand, from {build.expected}")
     _line("rungs", ", ".join(task.rungs))
     for name, tier in task.tiers.items():
-        windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration windows"
+        what = "windows" if circuit is None else "prompts"
+        windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration {what}"
         _line("tier", f"{name}: {windows}, {tier.pairs} pair(s) of draws, {tier.dtype}")
     _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
 
@@ -218,7 +227,8 @@ def run(
             raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
         from remainder.circuit.backgrounds import rung_named
 
-        wanted = (rung_named(background, baths, statistics),)
+        # Beside the task's own, so that tables stay whole.
+        wanted = (*chosen[0].rungs, rung_named(background, baths, statistics))
     elif (baths, statistics) != ("shared", "single-shot"):
         raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
     plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat) for task in chosen]
@@ -413,6 +423,7 @@ def validate(
     raise typer.Exit(0 if validation.passed else 1)
 
 
+app.command()(cli_circuit.circuit)
 app.command()(cli_publish.verify)
 app.command()(cli_publish.cite)
 app.command()(cli_publish.submit)

@@ -40,7 +40,7 @@ from remainder.report import (
     require_format,
     troubles,
 )
-from remainder.rungs import ALL, RUNG_ADDS
+from remainder.rungs import ALL, CIRCUIT_RUNGS, RUNG_ADDS
 from remainder.schema import Number, Record, RungMetrics
 
 __all__ = ["NOISELESS", "Rung", "explain", "ladder", "rung_frame"]
@@ -50,6 +50,7 @@ NOISELESS = frozenset({"raw", "mean", "linear-mean", "true", "model"})
 
 
 _NO_NOISE = "without noise, annealed is quenched"
+_OF_CIRCUITS = "annealed losses of circuits are not measured"
 _FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
 _LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per token, as KL.",
@@ -66,6 +67,7 @@ class Rung(NamedTuple):
     adds: str
     metrics: RungMetrics | None
     reason: str
+    annealed_reason: str | None = None
 
     @property
     def gap(self) -> Number:
@@ -83,7 +85,7 @@ class Rung(NamedTuple):
         if self.metrics is None:
             return Number.null(self.reason)
         if self.metrics.annealed is None:
-            return Number.null(_NO_NOISE if self.name in NOISELESS else _FEW_DRAWS)
+            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in NOISELESS else _FEW_DRAWS))
         return self.metrics.annealed.gap
 
 
@@ -93,10 +95,13 @@ def ladder(record: Record) -> list[Rung]:
     Noise around the clean activation and refits without a fold are no rungs of the ladder.
     """
     found = []
-    for name, adds in (RUNG_ADDS | BESIDE).items():
+    of_circuits = record.metrics.circuit is not None
+    known = CIRCUIT_RUNGS if of_circuits else RUNG_ADDS | BESIDE
+    why = _OF_CIRCUITS if of_circuits else None
+    for name, adds in known.items():
         metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)
         if metrics is not None or reason is not None:
-            found.append(Rung(name, adds, metrics, reason or "measured"))
+            found.append(Rung(name, adds, metrics, reason or "measured", why))
     return found
 
 
@@ -145,7 +150,8 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     notes = Notes()
     title = _title(record)
     if format == "table":
-        table, said = _table(ladder(record), notes), sections(record, notes)
+        adds = "Adds" if record.metrics.circuit is None else "Removed edges carry"
+        table, said = _table(ladder(record), notes, adds), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *_LEGEND]]
         warned = [Text(line, style="red") for line in troubles([record])]
         blocks = [block for section in said for block in ("", *_drawn(section))]
@@ -190,11 +196,11 @@ def _title(record: Record) -> str:
     )
 
 
-def _table(rungs: Sequence[Rung], notes: Notes) -> Table:
+def _table(rungs: Sequence[Rung], notes: Notes, adds: str) -> Table:
     """One line a rung where it fits; the intervals of the other columns are in Markdown and data formats."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("Rung", no_wrap=True)
-    table.add_column("Adds", overflow="fold")
+    table.add_column(adds, overflow="fold")
     for heading in ("Δ quenched", "Δ annealed", "KL"):
         table.add_column(heading, justify="right", no_wrap=True)
     for rung in rungs:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from remainder.circuit_reading import circuit_sections, half_width
 from remainder.report import MISSING, Notes, format_interval, format_value
 from remainder.rungs import ALL, PERTURBATIVE, RUNG_ADDS
 from remainder.schema import Gaussianity, NullTest, Number, Record
@@ -70,6 +71,8 @@ class Section(NamedTuple):
 
 
 def sections(record: Record, notes: Notes) -> list[Section]:
+    if record.metrics.circuit is not None:
+        return [Section(*part) for part in circuit_sections(record, notes)]
     found = [_nested(record, notes), _telescope(record, notes), _perturbative(record, notes)]
     found += [_couplings(record, notes), _ratio(record, notes), _calibration(record, notes)]
     found += [_gaussianity(record, notes), _compat(record, notes), _reading(record), _missing(record)]
@@ -330,11 +333,6 @@ def aligned(numbers: Sequence[Number]) -> list[tuple[str, str]]:
         )
         for number, half in zip(numbers, halves, strict=True)
     ]
-
-
-def half_width(number: Number) -> float | None:
-    """Half the width of the interval; None without one."""
-    return None if number.low is None or number.high is None else (number.high - number.low) / 2
 
 
 def _cell(number: Number) -> str:

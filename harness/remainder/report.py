@@ -120,6 +120,7 @@ _QUANTITIES = (
 _BY_KEY = {quantity.key: quantity for quantity in _QUANTITIES}
 _OF_CIRCUITS = {"l0": "Edges"}
 """Headings that are others in a table of circuits."""
+_NO_F = "background counterfactual was not measured"
 _COSTS = ("l0", "bits_per_token")
 _AT_A_GLANCE = ("gap_raw", "gap_gaussian", "gaussian_ratio")
 
@@ -321,6 +322,8 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
         )
     warned = [Text(line, style="red") for line in troubles(records)]
     over_sizes: list[RenderableType] = [faithfulness_table(records, notes), ""] if circuits else []
+    if any(_other_backgrounds(record) for record in records):
+        over_sizes += [backgrounds_table(records, notes), ""]
     below = [*notes.lines(), *((_CIRCUIT_LEGEND if circuits else _LEGEND) if legend else ())]
     footer = [Text(line, style="dim") for line in below]
     return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
@@ -339,7 +342,7 @@ def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
         single = len(circuit.points) < _SEVERAL
         missing = "a single circuit has no area over sizes" if single else "not measured at all sizes"
         measured = headline.get("counterfactual")
-        f = Number.null("not measured at all sizes") if measured is None else measured.faithfulness
+        f = Number.null(_NO_F) if measured is None else measured.faithfulness
         areas = [
             of.get(name, Number.null(missing))
             for of, name in (
@@ -354,6 +357,30 @@ def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
 
 
 _SEVERAL = 3  # points: the empty circuit, the headline, and others
+
+
+def _other_backgrounds(record: Record) -> list[str]:
+    """Of circuits, backgrounds that no column of the tables has."""
+    if record.metrics.circuit is None:
+        return []
+    shown = ("raw", "full", "permuted", "counterfactual", "noise-fitted")
+    return [name for name in record.metrics.circuit.points["headline"].rungs if name not in shown]
+
+
+def backgrounds_table(records: Sequence[Record], notes: Notes) -> Table:
+    """Circuits with backgrounds that were asked for, a line each."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("Submission", overflow="fold", max_width=24)
+    table.add_column("Background", overflow="fold", max_width=28)
+    for heading in ("Δ", "f"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        assert record.metrics.circuit is not None
+        rungs = record.metrics.circuit.points["headline"].rungs
+        for name in _other_backgrounds(record):
+            numbers = [notes.stacked(number) for number in (rungs[name].gap, rungs[name].faithfulness)]
+            table.add_row(Text(record.submission.name), Text(name), *numbers)
+    return table
 
 
 def _plain(number: Number, notes: Notes, *, count: bool = False) -> Text:

@@ -13,8 +13,8 @@ that it is wrong.
    `Tolerance`; and what the calibration split gives: bits per token, live features, the fit's own figures.
 
 Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a circuit all
-prompts are measured again. Left out, and said in the notes: couplings, tests of Gaussianity and the field's own
-metrics.
+prompts are measured again. Left out, and said in the notes: couplings, tests of Gaussianity and the field's
+own metrics.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from remainder.board.build import build as build_board
 from remainder.board.build import check as check_readme
 from remainder.board.verify import verify_paths
 from remainder.canonical import write_atomically
+from remainder.description import LIMIT, read_described, refuse_taken_name, required_tasks
 from remainder.errors import RecordError, RemainderError
 from remainder.paths import project_root
 from remainder.record import read_record
@@ -33,7 +34,6 @@ from remainder.rerun import DOCUMENTS, Rerun, render_rerun, rerun
 from remainder.schema import Record
 from remainder.standing import standing
 from remainder.submission import Submission
-from remainder.submit import LIMIT, read_described, refuse_taken_name, required_tasks
 
 __all__ = ["Change", "Review", "changes", "faults_of_changes", "review"]
 

@@ -7,7 +7,7 @@ Source: protocol 1, section 3.
 
 from __future__ import annotations
 
-__all__ = ["ALL", "FOLDS", "PERTURBATIVE", "RUNG_ADDS"]
+__all__ = ["ALL", "CIRCUIT_RUNGS", "FOLDS", "PERTURBATIVE", "RUNG_ADDS"]
 
 ALL = "all"
 """Asks for every rung, and for what is only worth its time together with them."""
@@ -36,3 +36,19 @@ RUNG_ADDS = {
     "true": "everything: must equal the clean model",
 }
 """Kernels added to the reconstruction, by the name that tasks and records use."""
+
+CIRCUIT_RUNGS = {
+    "raw": "the mean at each position",
+    "mean": "one mean for all positions",
+    "zero": "nothing",
+    "optimal-constant": "the constant that loses least",
+    "full": "a Gaussian, one bath a source",
+    "full-independent": "a Gaussian, one bath a reader",
+    "full-sequential": "the same, layers below coarse-grained",
+    "full-sequential-independent": "both",
+    "full-counterterm": "a Gaussian that restores moments",
+    "full-counterterm-independent": "the same, one bath a reader",
+    "permuted": "real values of another prompt",
+    "counterfactual": "those of the counterfactual prompt",
+}
+"""What the removed edges of a circuit carry, by the name of the rung."""

@@ -162,7 +162,7 @@ class Submission(BaseModel):
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
-        """The circuits, on the graph of the task's model; methods that look for one do so on its `fit` prompts.
+        """The circuits, on the graph of the task's model; methods that look for one do so on `fit` prompts.
 
         Raises:
             InterpretationError: if it was made for another task or architecture, or its file is not sound.

@@ -58,16 +58,18 @@ def test_a_table_of_250_rows_is_sorted_within_200_ms(benchmark: Any, results: Pa
         assert page.locator("table[data-table] tbody tr").count() == RECORDS
 
         def sort() -> float:
-            """Milliseconds from the click until the browser has laid the table out anew."""
+            """Milliseconds from the click until the browser has laid the sorted table out."""
             milliseconds: float = page.evaluate(
-                """() => {
+                """() => new Promise((resolve) => {
                   const heads = [...document.querySelectorAll("thead th")];
                   const head = heads.find((th) => th.textContent.includes("bits"));
                   const start = performance.now();
+                  jQuery("table[data-table]").one("draw.dt", () => setTimeout(() => {
+                    document.body.getBoundingClientRect();
+                    resolve(performance.now() - start);
+                  }));
                   head.click();
-                  document.body.getBoundingClientRect();
-                  return performance.now() - start;
-                }"""
+                })"""
             )
             return milliseconds
 

@@ -386,14 +386,14 @@ class _Tokens(NamedTuple):
 
     @classmethod
     def of(cls, drawn: _Drawn, words: _Words, bos: int | None) -> _Tokens:
-        both: list[list[int]] = []
-        falls = []
-        for parts in (drawn.form.text, drawn.form.counterfactual):
+        def tokens(parts: Sequence[str | _Slot]) -> tuple[list[int], tuple[tuple[int, int], ...]]:
             filled = drawn.filled(parts)
             found = words.tokenizer("".join(filled), add_special_tokens=False, return_offsets_mapping=True)
-            both.append([bos] * (bos is not None) + found["input_ids"])
-            falls.append(tuple(_place(end, filled) for _, end in found["offset_mapping"]))
-        return cls(drawn, both[0], both[1], tuple(falls))
+            fall = tuple(_place(end, filled) for _, end in found["offset_mapping"])
+            return [bos] * (bos is not None) + found["input_ids"], fall
+
+        prompt, counterfactual = tokens(drawn.form.text), tokens(drawn.form.counterfactual)
+        return cls(drawn, prompt[0], counterfactual[0], (prompt[1], counterfactual[1]))
 
 
 def _place(end: int, filled: Sequence[str]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ difference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +74,16 @@ class Prompts:
     def take(self, rows: NDArray[np.int64] | slice) -> Prompts:
         """Some of the prompts."""
         which = range(len(self))[rows] if isinstance(rows, slice) else rows
-        fields = ("tokens", "counterfactual", "scored", "correct", "wrong")
-        parts = {name: np.ascontiguousarray(getattr(self, name)[rows]) for name in fields}
-        return replace(self, documents=tuple(self.documents[int(i)] for i in which), **parts)
+        # A reversed view is no array that torch takes.
+        return Prompts(
+            self.template,
+            np.ascontiguousarray(self.tokens[rows]),
+            np.ascontiguousarray(self.counterfactual[rows]),
+            tuple(self.documents[int(i)] for i in which),
+            np.ascontiguousarray(self.scored[rows]),
+            np.ascontiguousarray(self.correct[rows]),
+            np.ascontiguousarray(self.wrong[rows]),
+        )
 
 
 def first(groups: tuple[Prompts, ...], count: int) -> tuple[Prompts, ...]:

@@ -1,0 +1,350 @@
+"""Circuits of features: latents of several sparse autoencoders, and what these miss, as nodes.
+
+At a site the activation is  x = decode(f) + e,  f = encode(x) and e = x − decode(f). At every position of a
+template each latent is a node, and so is the whole error e. In a pass with a circuit, at each site in turn,
+
+    x' = decode(f̃) + ẽ,    f̃_j = f_j of this pass if node j is kept, else its background; ẽ likewise.
+
+So a kept node feels what was removed before it. Backgrounds of a removed node, by name:
+- `mean`: over the calibration prompts at its position;
+- `mean-counterfactual`: over their counterfactuals (Marks et al.'s "mean ablation over patch prompts");
+- `counterfactual`: its value on the counterfactual of this prompt;
+- `zero`: 0;
+- `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for all
+  nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the Gaussian
+  with its mean and covariance on calibration, jointly over positions and sites, and no covariance is formed.
+
+What becomes of errors is said apart: `nodes`, as the circuit says; `kept`, all of them, whatever it says;
+`mean` or `gaussian`, none of them, each with that background. With the last two or `kept` the same holds for the
+empty circuit and for complements.
+
+A transcoder reads one hook and rebuilds another; what it passes on past its codes is always that of this pass.
+
+Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024, and its code, `ablation.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from remainder.circuit.features_model import Edit, Edits, SiteModel
+from remainder.circuit.prompts import Prompts
+from remainder.errors import InterpretationError, MeasurementError, TaskError
+from remainder.interpretation import Reconstruction
+from remainder.residual.noise import Draw, Places, normal
+
+__all__ = [
+    "BACKGROUNDS",
+    "ERRORS",
+    "FeatureCircuit",
+    "FeatureScene",
+    "FeatureSite",
+    "NodeValues",
+    "positions_of",
+]
+
+BACKGROUNDS = ("mean", "mean-counterfactual", "counterfactual", "zero", "gaussian")
+ERRORS = ("nodes", "kept", "mean", "gaussian")
+
+
+class NodeValues(NamedTuple):
+    """Of one site; axes of one entry stand for all rows or positions."""
+
+    latents: Float[Tensor, "#rows #pos features"]
+    error: Float[Tensor, "#rows #pos d"]
+
+
+@dataclass(frozen=True)
+class FeatureSite:
+    """A place of the model and what is to explain it.
+
+    Args:
+        hook_in: what is encoded; the same as `hook_out` but for a transcoder.
+        hook_out: what is rebuilt.
+        interpretation: encodes and decodes [rows, positions, …]; `Adapted` or any `Reconstruction`.
+    """
+
+    hook_in: str
+    hook_out: str
+    interpretation: Reconstruction
+
+    @property
+    def name(self) -> str:
+        """The hook that is rebuilt."""
+        return self.hook_out
+
+    def split(self, x_in: Float[Tensor, "rows pos d"], x_out: Float[Tensor, "rows pos e"]) -> NodeValues:
+        """Nodes of an activation."""
+        read = x_out if getattr(self.interpretation, "reads", "in") == "out" else x_in
+        latents = self.interpretation.encode(read)
+        return NodeValues(latents, x_out - self.rebuild(latents, read))
+
+    def rebuild(
+        self, latents: Float[Tensor, "rows pos features"], read: Float[Tensor, "rows pos d"]
+    ) -> Float[Tensor, "rows pos e"]:
+        """What latents stand for, and what goes past them."""
+        found = self.interpretation.decode(latents)
+        skip: Any = getattr(self.interpretation, "skip", None)
+        passed = skip(read) if callable(skip) else None
+        return found if passed is None else found + passed
+
+    def edits(self, change: Any) -> list[tuple[str, Edit]]:
+        """At the hooks of this site: `change(read, x_out)` is put in place of x_out, unless it is None."""
+        if self.hook_in == self.hook_out:
+            return [(self.hook_out, lambda x: change(x, x))]
+        seen: list[Tensor] = []
+
+        def read(x: Tensor) -> None:
+            seen[:] = [x]
+
+        def write(x: Tensor) -> Tensor | None:
+            if not seen:
+                raise TaskError(
+                    f"{self.hook_out} comes before {self.hook_in} in a pass", fix="exchange the two hooks"
+                )
+            reads_out = getattr(self.interpretation, "reads", "in") == "out"
+            found: Tensor | None = change(x if reads_out else seen[0], x)
+            return found
+
+        return [(self.hook_in, read), (self.hook_out, write)]
+
+
+@dataclass(frozen=True)
+class FeatureCircuit:
+    """Which nodes of a template are kept, by site."""
+
+    latents: Mapping[str, Bool[Tensor, "pos features"]]
+    errors: Mapping[str, Bool[Tensor, " pos"]]
+
+    @property
+    def nodes(self) -> int:
+        """How many are kept."""
+        return sum(int(part.sum()) for group in (self.latents, self.errors) for part in group.values())
+
+    @property
+    def of(self) -> int:
+        """How many there are."""
+        return sum(part.numel() for group in (self.latents, self.errors) for part in group.values())
+
+    @property
+    def bits(self) -> float:
+        """log₂ of the number of circuits with as many nodes: what it takes to write this one down."""
+        return bits_of(self.of, self.nodes)
+
+    @property
+    def complement(self) -> FeatureCircuit:
+        """All that is not kept here."""
+        return FeatureCircuit(
+            {name: ~part for name, part in self.latents.items()},
+            {name: ~part for name, part in self.errors.items()},
+        )
+
+    @property
+    def empty(self) -> FeatureCircuit:
+        """None of its nodes."""
+        return FeatureCircuit(
+            {name: torch.zeros_like(part) for name, part in self.latents.items()},
+            {name: torch.zeros_like(part) for name, part in self.errors.items()},
+        )
+
+
+def bits_of(total: int, kept: int) -> float:
+    """log₂ of the number of ways to choose `kept` of `total`."""
+    return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)
+
+
+def positions_of(prompts: Prompts) -> list[int]:
+    """Where any prompt is scored."""
+    return [int(place) for place in np.flatnonzero(prompts.scored.any(0))]
+
+
+@dataclass
+class FeatureScene:
+    """The prompts of one template, ready to be run with any circuit and background.
+
+    Nodes of the calibration prompts are kept once they are asked for, [prompts, positions, features] in float32.
+
+    Args:
+        model: with the hooks of all sites.
+        sites: in the order of a pass.
+        calibration, evaluation: prompts of one template, of one length.
+        seed: of the noise, which is keyed by document.
+        rows: prompts in one pass.
+
+    Raises:
+        TaskError: calibration and evaluation prompts are of different length, or no two sites of one name.
+    """
+
+    model: SiteModel
+    sites: Sequence[FeatureSite]
+    calibration: Prompts
+    evaluation: Prompts
+    seed: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rows: int = 16
+
+    def __post_init__(self) -> None:
+        self._recorded: dict[str, dict[str, NodeValues]] = {}
+        names = [site.name for site in self.sites]
+        if not names or len(set(names)) < len(names):
+            raise TaskError(f"sites are {', '.join(names) or 'none'}", fix="name each hook once")
+        if self.calibration.tokens.shape[1] != self.evaluation.tokens.shape[1]:
+            raise TaskError(
+                f"template {self.evaluation.template}: calibration prompts of "
+                f"{self.calibration.tokens.shape[1]} tokens, evaluation prompts of "
+                f"{self.evaluation.tokens.shape[1]}",
+                fix="give prompts of one template",
+            )
+
+    @property
+    def features(self) -> dict[str, int]:
+        """Latents of each site."""
+        return {name: values.latents.shape[-1] for name, values in self._bank("calibration").items()}
+
+    def run(
+        self, circuit: FeatureCircuit, background: str = "mean", errors: str = "nodes", draw: int = 0
+    ) -> Float[Tensor, "prompts seen outputs"]:
+        """Outputs of the evaluation prompts, at `positions_of` them, in a pass of the circuit.
+
+        Raises:
+            TaskError: there is no such background.
+            InterpretationError: the circuit is not of these sites, positions and latents.
+        """
+        if background not in BACKGROUNDS or errors not in ERRORS:
+            raise TaskError(
+                f"there is no background {background!r} with errors {errors!r}",
+                fix=f"backgrounds: {', '.join(BACKGROUNDS)}; errors: {', '.join(ERRORS)}",
+            )
+        self._check(circuit)
+        found = []
+        for rows in self._portions():
+            values = self._values(background, rows, draw)
+            if errors in ("mean", "gaussian"):
+                instead = self._values(errors, rows, draw)
+                values = {name: part._replace(error=instead[name].error) for name, part in values.items()}
+            edits: Edits = [
+                edit
+                for site in self.sites
+                for edit in site.edits(_mix(site, circuit, errors, values[site.name]))
+            ]
+            found.append(self.model.run(self._tokens(self.evaluation.tokens[rows]), edits, self.positions))
+        return torch.cat(found)
+
+    @property
+    def positions(self) -> list[int]:
+        """Where outputs are computed."""
+        return positions_of(self.evaluation)
+
+    def clean(self) -> Float[Tensor, "prompts seen outputs"]:
+        """Outputs of the untouched model."""
+        return torch.cat(
+            [
+                self.model.run(self._tokens(self.evaluation.tokens[rows]), [], self.positions)
+                for rows in self._portions()
+            ]
+        )
+
+    def _portions(self) -> list[slice]:
+        count = len(self.evaluation)
+        return [slice(start, min(start + self.rows, count)) for start in range(0, count, self.rows)]
+
+    def _values(self, background: str, rows: slice, draw: int) -> dict[str, NodeValues]:
+        if background == "counterfactual":
+            bank = self._bank("evaluation counterfactual")
+            return {name: NodeValues(v.latents[rows], v.error[rows]) for name, v in bank.items()}
+        bank = self._bank("counterfactual" if background == "mean-counterfactual" else "calibration")
+        if background == "zero":
+            return _map(bank, lambda part: torch.zeros_like(part[:1, :1]))
+        if background != "gaussian":
+            return _map(bank, lambda part: part.mean(0, keepdim=True))
+        count = len(self.calibration)
+        if count < 2:
+            raise MeasurementError(
+                f"template {self.calibration.template} has {count} calibration prompts, and a covariance "
+                "needs two",
+                fix="measure on a larger tier",
+            )
+        documents = self.evaluation.documents[rows]
+        places = Places(self.seed, documents, (0,) * len(documents))
+        weights = normal(places, Draw(draw), 1, count, "bath")[:, 0]
+        # Σ w_m (f_m − μ) = Σ (w_m − w̄) f_m
+        weights = (weights - weights.mean(1, keepdim=True)) / math.sqrt(count - 1)
+        return _map(bank, lambda part: part.mean(0) + torch.einsum("bm,m...->b...", weights.to(part), part))
+
+    def _bank(self, which: str) -> dict[str, NodeValues]:
+        if which not in self._recorded:
+            tokens = {
+                "calibration": self.calibration.tokens,
+                "counterfactual": self.calibration.counterfactual,
+                "evaluation counterfactual": self.evaluation.counterfactual,
+            }[which]
+            self._recorded[which] = record_nodes(self.model, self.sites, self._tokens(tokens), self.rows)
+        return self._recorded[which]
+
+    def _tokens(self, tokens: np.ndarray) -> Tensor:
+        return torch.from_numpy(tokens).to(self.device)
+
+    def _check(self, circuit: FeatureCircuit) -> None:
+        positions = self.evaluation.tokens.shape[1]
+        expected = {name: (positions, width) for name, width in self.features.items()}
+        found = {name: tuple(part.shape) for name, part in circuit.latents.items()}
+        lengths = {name: tuple(part.shape) for name, part in circuit.errors.items()}
+        if found != expected or lengths != {name: (positions,) for name in expected}:
+            raise InterpretationError(
+                f"the circuit has latents {found} and errors {lengths} [positions, latents]; template "
+                f"{self.evaluation.template} has {expected}",
+                fix="give a circuit of these sites and of this template",
+            )
+
+
+def record_nodes(
+    model: SiteModel, sites: Sequence[FeatureSite], tokens: Tensor, rows: int
+) -> dict[str, NodeValues]:
+    """Nodes of all sites in clean passes over `tokens` [prompts, positions], `rows` at a time."""
+    parts: dict[str, list[NodeValues]] = {site.name: [] for site in sites}
+
+    def keep(site: FeatureSite) -> Any:
+        def note(read: Tensor, x_out: Tensor) -> None:
+            parts[site.name].append(_detached(site.split(read, x_out)))
+
+        return note
+
+    for some in torch.split(tokens, rows):
+        model.run(some, [edit for site in sites for edit in site.edits(keep(site))], [-1])
+    return {
+        name: NodeValues(torch.cat([v.latents for v in found]), torch.cat([v.error for v in found]))
+        for name, found in parts.items()
+    }
+
+
+def _detached(values: NodeValues) -> NodeValues:
+    return NodeValues(values.latents.detach(), values.error.detach())
+
+
+def _map(bank: Mapping[str, NodeValues], change: Any) -> dict[str, NodeValues]:
+    return {name: NodeValues(change(part.latents), change(part.error)) for name, part in bank.items()}
+
+
+def _mix(site: FeatureSite, circuit: FeatureCircuit, errors: str, background: NodeValues) -> Any:
+    """Kept nodes of this pass, the background's others."""
+    kept = circuit.latents[site.name]
+    kept_errors = {
+        "nodes": circuit.errors[site.name],
+        "kept": torch.ones_like(circuit.errors[site.name]),
+    }.get(errors, torch.zeros_like(circuit.errors[site.name]))[:, None]
+
+    def change(read: Tensor, x_out: Tensor) -> Tensor:
+        now = site.split(read, x_out)
+        latents = torch.where(kept.to(read.device), now.latents, background.latents)
+        error = torch.where(kept_errors.to(read.device), now.error, background.error)
+        return site.rebuild(latents, read) + error
+
+    return change
