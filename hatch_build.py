@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLED = ("tasks", "baselines", "leaderboard/results")
+BUNDLED = ("tasks", "baselines", "leaderboard/results", "leaderboard/snapshots")
 
 
 class BundleHook(BuildHookInterface):  # type: ignore[type-arg]  # its parameter is the builder's own config class

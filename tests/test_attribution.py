@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 import tiny
 from circuit_models import HEADS, SIZE, PlainModel, bridge_model, make_prompts
-from remainder.circuit.attribution import ABLATIONS, Attribution, edges_of_nodes, random_edges
+from remainder.circuit.attribution import ABLATIONS, Attribution, random_edges
 from remainder.circuit.attribution_metric import agreement, answer
-from remainder.circuit.graph import Architecture, Circuit, Graph
+from remainder.circuit.graph import Architecture, Graph
 from remainder.circuit.prompts import PADDING, Prompts
 from remainder.errors import InterpretationError, MeasurementError
 
@@ -455,23 +455,6 @@ def test_random_scores_are_uniform_and_of_their_seed() -> None:
     assert (scores != random_edges(graph, 4))[graph.exists].all()
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("absolute", [False, True])
-def test_edges_above_a_threshold_lie_between_nodes_above_it(groups: int, absolute: bool) -> None:
-    graph = Graph(Architecture(layers=3, heads=4, groups=groups, width=8))
-    nodes = np.random.default_rng(groups).normal(size=len(graph.writers))
-    if absolute and groups < 4:
-        # The best of a group goes by the sign; where all signs are one, it is also the largest.
-        nodes = np.abs(nodes)
-    scores = edges_of_nodes(graph, nodes)
-    for threshold in (0.1, 0.5, 1.0):
-        size, edge = (np.abs(nodes), np.abs(scores)) if absolute else (nodes, scores)
-        kept = [name for name, value in zip(graph.writers, size, strict=True) if value >= threshold]
-        expected = Circuit.of_nodes(graph, kept).kept
-        assert expected.any()
-        np.testing.assert_array_equal(graph.exists & (edge >= threshold), expected)
-
-
 def test_what_cannot_be_scored_is_refused() -> None:
     model = MODELS["plain"]
     with pytest.raises(InterpretationError, match="no prompts"):
@@ -484,10 +467,6 @@ def test_what_cannot_be_scored_is_refused() -> None:
         Attribution(model, PROMPTS).edges(0)
     with pytest.raises(InterpretationError, match="2 steps of integrated gradients with ablation 'zero'"):
         Attribution(model, PROMPTS, ablation="zero").edges(2)
-    with pytest.raises(InterpretationError, match=r"shape \(3,\).*expected \(9,\)"):
-        edges_of_nodes(model.graph, np.zeros(3))
-    with pytest.raises(InterpretationError, match="1 of them not finite"):
-        edges_of_nodes(model.graph, np.array([np.nan] + 8 * [0.0]))
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from remainder.board.merge import Entry, document_sums, folders_of_tasks, groups, read_entries, strays
+from remainder.board.pages import record_html
+from remainder.board.verifications import Verification
 from remainder.canonical import canonical_json, content_hash, sha256
 from remainder.errors import RecordError
 from remainder.measure.values import column, document_totals, values_to_csv
@@ -177,6 +180,42 @@ def test_a_failed_check_is_named(tmp_path: Path) -> None:
     put(tmp_path, synthetic_values(), task=task, checks=checks)
     ((entry,), _) = all_entries(tmp_path)
     assert entry.failed == ["conformance"]
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed"])
+def test_the_verdict_of_the_checker_stands_beside_a_record(
+    outcome: Literal["passed", "failed"], tmp_path: Path
+) -> None:
+    made = small_board(tmp_path / "results")
+    verdict = Verification(
+        schema_version=1,
+        record_id=made["good"].stem,
+        result_id=fake_hash("result"),
+        task="family/task",
+        submission="good",
+        verifier="0.1.0",
+        checked=("files", "hashes"),
+        outcome=outcome,
+        faults=() if outcome == "passed" else ("metrics: another number",),
+        notes=(),
+    )
+    kept = tmp_path / "verifications" / made["good"].name
+    kept.parent.mkdir()
+    kept.write_text(verdict.model_dump_json(), encoding="utf-8")
+    entries, faults = all_entries(tmp_path / "results")
+    assert not faults
+    (entry,) = (one for one in entries if one.record.record_id == made["good"].stem)
+    assert entry.failed == ([] if outcome == "passed" else ["verification"])
+    page = record_html(entry, [], [entry])
+    assert f'<span class="tag {"good" if outcome == "passed" else "bad"}">' in page
+    assert ("metrics: another number" in page) == (outcome == "failed")
+
+    kept.write_text("{}", encoding="utf-8")
+    again, faults = all_entries(tmp_path / "results")
+    assert len(again) == len(made)
+    ((place, what),) = faults
+    assert place == made["good"].name
+    assert "is no verification" in what
 
 
 def test_no_folder_is_an_error(tmp_path: Path) -> None:

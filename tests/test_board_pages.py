@@ -19,10 +19,10 @@ from remainder.board.pages import TaskText, record_html, task_html
 from remainder.board.readme import section
 from remainder.board.serve import server
 from remainder.board.text import markdown, oddities, page_name, visible
-from remainder.board.view import boards
+from remainder.board.view import boards, cell
 from remainder.errors import AssetError, RecordError
 from remainder.paths import project_root
-from remainder.schema import TaskInfo
+from remainder.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitSize, Number, TaskInfo
 from synthetic_board import put, small_board, submission
 from synthetic_records import fake_hash
 from synthetic_values import synthetic_values
@@ -115,12 +115,43 @@ def test_a_task_page_has_every_row_with_its_complexity_before_any_score(site: Pa
 
 
 def test_signed_numbers_sort_by_size(results: Path) -> None:
-    from remainder.board.view import cell
-    from remainder.schema import Number
-
     assert cell(Number(value=-0.5, low=-0.6, high=-0.4), signed=True).order == "0.5"
     assert cell(Number(value=-0.5, low=-0.6, high=-0.4)).order == "-0.5"
     assert cell(Number.null("why")) == ("–", "", "", "why")
+
+
+def test_circuits_are_listed_by_their_own_complexity(results: Path) -> None:
+    made = small_board(results)
+    (entry,), _ = read_entries(results, [made["good"]])
+    rung = CircuitRung(
+        **{name: Number.bare(0.5, "made up") for name in ("answer", "faithfulness", "gap", "kl")}
+    )
+    areas = {"counterfactual": Number.bare(0.875, "made up")}
+    circuit = CircuitMetrics(
+        answer=Number.bare(3, "made up"),
+        points={"headline": CircuitPoint(rungs={"counterfactual": rung})},
+        cpr=areas,
+        cmd=areas,
+    )
+    record = entry.record
+    size = CircuitSize(edges=21, nodes=9, bits=118.5)
+    cost = record.complexity.model_copy(
+        update={"circuits": {"headline": size}, "bits_per_token": Number.null("once")}
+    )
+    metrics = record.metrics.model_copy(update={"circuit": circuit})
+    entry = Entry(record.model_copy(update={"complexity": cost, "metrics": metrics}), entry.path, entry.sums)
+    (board,) = boards([entry])
+    (row,) = board.rows
+    assert row.places["raw"] is not None
+    assert [row.cells[key].value for key in ("bits", "edges", "cpr", "faithfulness")] == [
+        "118.5",
+        "21",
+        "0.875",
+        "0.500",
+    ]
+    page = task_html(TaskText("family/task", "1", "", [("1", "x.html")]), [board])
+    assert 'data-unit="bits"' in page
+    assert ">CPR<" in page
 
 
 def test_a_record_page_tells_its_hashes_its_history_and_how_to_recompute(results: Path, site: Path) -> None:

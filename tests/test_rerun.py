@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from remainder import rerun as module
 from remainder.board.verify import verify_record
 from remainder.engine import run
 from remainder.errors import InterpretationError, RecordError
 from remainder.interpretation import adapt
-from remainder.loaded import open_task
+from remainder.loaded import LoadedTask, open_task
 from remainder.measure.evaluate import Reference, measure, remeasure
 from remainder.measure.plan import plan
 from remainder.measure.values import canonical_values, of_split
@@ -37,6 +39,17 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     submissions = [open_submission(name) for name in (NAME, BETTER)]
     rows = run(loaded, submissions, plan(loaded.task, "quick"), tmp_path_factory.mktemp("results"))
     return {row.record.submission.name: row.path for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks stay in memory between the tests: opening one takes longer than measuring a few documents."""
+    monkeypatch.setattr(module, "open_task", lambda *a, **b: _opened(*a, **{**b, "progress": None}))
+
+
+@cache
+def _opened(task: str, *, device: str, batch_size: int | None, progress: None) -> LoadedTask:
+    return open_task(task, device=device, batch_size=batch_size, progress=progress)
 
 
 def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: Any) -> Path:
@@ -63,7 +76,9 @@ def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path
     assert found.passed, found.faults
     assert found.rows == 3 * (2 + 4 * 2 + 2 + 2)  # clean, raw; two draws of mean to noises as the task has
     assert found.largest < 1e-6
-    assert "as recorded" in render_rerun(found)
+    text = render_rerun(found)
+    assert "as recorded" in text
+    assert [line for line in text.splitlines() if len(line) > 80] == []
     kept = found.kept()
     assert (kept.documents, kept.chosen_by, kept.passed) == (found.documents, "commit word", True)
     again = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
@@ -110,6 +125,20 @@ def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: 
     assert found.calibration.model_copy(update={"cells": None, "cells_explained": None}) == (
         record.calibration.model_copy(update={"cells": None, "cells_explained": None})
     )
+
+
+def test_of_a_circuit_all_prompts_are_measured_again(tmp_path: Path) -> None:
+    loaded = open_task("tracr/reverse-circuit", device="cpu")
+    submission = open_submission("random-edges")
+    (row,) = run(loaded, [submission], plan(loaded.task, "quick"), tmp_path / "honest")
+    found = rerun(row.path, documents=1, seed="s", nonce="n")
+    assert found.passed, found.faults
+    assert len(found.documents) == row.record.documents.documents
+    assert "documents: all" in render_rerun(found)
+    values = row.values.copy()
+    values.loc[values["rung"] == "raw", "answer"] *= 1.05
+    found = rerun(forge(tmp_path, StoredRecord(row.record, values), values), seed="s", nonce="n")
+    assert {fault.split(" at ")[0] for fault in found.faults} == {"answer"}
 
 
 # what is forged does not

@@ -183,7 +183,7 @@ def test_gigabytes_that_are_no_weights_are_not_hashed(tmp_path: Path) -> None:
         ('title = "My SAE"\n', "", "title: Field required"),
         ('title = "My SAE"', 'title = "My SAE"\ncolour = "red"', "colour: Extra inputs"),
         ('"mine"', '"My own"', "name: String should match pattern"),
-        ('"reconstruction"', '"circuit"', "kind: Input should be 'reconstruction'"),
+        ('"reconstruction"', '"probe"', "kind: Input should be 'reconstruction' or 'circuit'"),
         ('"saelens"', '"pickle"', "method.format: Input should be"),
         ('path = "weights"', "rank = 1.5", "method.rank: Input should be a valid integer"),
         ('path = "weights"', 'hub = "a/b:c"\npath = "w"', "method: .* `path` or `hub`, not both"),

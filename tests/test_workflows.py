@@ -416,7 +416,7 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     report = made.report()
     assert "Submission my-sae: everything came out as it is recorded" in report
     assert "Place 1 of 1 by KL raw." in report
-    assert "4 documents measured again" in report
+    assert "4 documents, " in report
     assert made.git("status", "--porcelain", "harness", "tasks", where=made.runner) == ""
 
     # Half the loss, in all values, summaries and hashes: only measuring again can tell.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,6 +60,7 @@ def circuit(
     for note in found.notes:
         errors.print(f"! {note}")
     circuits = found.circuits
+    thing: Any
     if size is not None:
         thing = circuits.at(size, absolute=not signed)
     elif isinstance(circuits, Sized):

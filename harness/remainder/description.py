@@ -1,6 +1,6 @@
 """What a submission to the leaderboard must say of itself, and what its folder may hold.
 
-1. `submission.toml` says what it is, who made it and under which licence; what lies on a hub names its commit.
+1. `submission.toml` says what it is, who made it and under which licence; of a hub it names the commit.
 2. It is for the tasks that it names; if it names none, for the one task that its config fits.
 3. Its files are plain, few and small, and its name reads like no other's.
 """

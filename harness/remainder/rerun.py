@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from remainder.measure.values import KEY, canonical_values, of_split
 from remainder.paths import project_root
 from remainder.provenance import git_state
 from remainder.record import StoredRecord, read_record
+from remainder.report import WIDTH
 from remainder.rungs import ALL
 from remainder.schema import Record, SubmissionInfo
 from remainder.submission import Entry, open_submission, submissions_for
@@ -212,15 +214,18 @@ def choose_documents(stored: StoredRecord, count: int, seed: str, nonce: str) ->
 def render_rerun(found: Rerun) -> str:
     """What was measured again and how it came out, as lines of text."""
     record, faults = found.record, found.faults
-    names = ", ".join(found.documents)
+    all_of_them = len(found.documents) == record.documents.documents
+    names = "all" if all_of_them else ", ".join(found.documents)
     lines = [
-        f"{record.submission.name} on {record.task.id}: {len(found.documents)} documents measured again, "
-        f"{found.rows} rows of values",
-        f"  documents: {names}",
+        f"{record.submission.name} on {record.task.id}: measured again",
+        f"  {len(found.documents)} documents, {found.rows} rows of values",
+        *textwrap.wrap(f"  documents: {names}", WIDTH, subsequent_indent="    "),
         f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}",
-        f"  largest deviation: {found.largest:.2g} nats per token ({found.where or 'nothing compared'})",
-        f"  allowed: {found.tolerance.row:g} a row, {found.tolerance.mean:g} in the mean of a rung "
-        f"({record.measurement.dtype}, recorded on {record.measurement.device}, measured on {_DEVICE})",
+        f"  largest deviation: {found.largest:.2g} nats per token",
+        f"    at {found.where or 'nothing compared'}",
+        f"  allowed: {found.tolerance.row:g} a row, {found.tolerance.mean:g} in the mean of a rung,",
+        f"    and {found.tolerance.relative:g} of the KL ({record.measurement.dtype}, recorded on "
+        f"{record.measurement.device}, measured on {_DEVICE})",
         *(f"  note: {note}" for note in found.notes),
         *(f"  fault: {fault}" for fault in faults[:_SHOWN]),
     ]
@@ -380,9 +385,9 @@ def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
             yield f"{place}: {first} recorded, {second} found"
 
 
-def _numbers(place: str, content: Mapping[str, Any]) -> dict[str, float | None]:
+def _numbers(place: str, content: Mapping[str, Any]) -> dict[str, float | int | None]:
     """Every number of nested dicts, by its dotted place; words are left out."""
-    found: dict[str, float | None] = {}
+    found: dict[str, float | int | None] = {}
     for name, item in content.items():
         if isinstance(item, Mapping):
             found |= _numbers(f"{place}.{name}", item)

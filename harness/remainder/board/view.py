@@ -59,6 +59,7 @@ class Column:
     """What it is, in a sentence."""
     get: Callable[[Entry], Number]
     signed: bool = False
+    count: bool = False
     place: str = ""
     """A key of `merge.RUNGS`, if places by this number stand before it."""
     bare: bool = False
@@ -177,7 +178,9 @@ COLUMNS = (
         bare=True,
     ),
     Column("l0", "Complexity", "L0", "Nonzero codes per token", _of_report("l0"), bare=True),
-    Column("edges", "Complexity", "edges", "Of the graph, that the circuit keeps", _edges, bare=True),
+    Column(
+        "edges", "Complexity", "edges", "Of the graph, that the circuit keeps", _edges, count=True, bare=True
+    ),
     Column(
         "kl_raw",
         "KL, raw",
@@ -263,9 +266,11 @@ def boards(entries: Sequence[Entry]) -> list[Board]:
     return [_board(group, found) for group, found in groups(entries).items()]
 
 
-def cell(number: Number, *, signed: bool = False) -> Cell:
+def cell(number: Number, *, signed: bool = False, count: bool = False) -> Cell:
     """A number as a table shows and sorts it."""
     value, interval = parted(number)
+    if count and number.value is not None:
+        value = f"{number.value:,.0f}"
     if number.value is None:
         return Cell(value, "", "", number.reason or "")
     order = abs(number.value) if signed else number.value
@@ -274,7 +279,9 @@ def cell(number: Number, *, signed: bool = False) -> Cell:
 
 def cells_of(entry: Entry) -> dict[str, Cell]:
     """Every quantity of the table, by its key."""
-    return {column.key: cell(column.get(entry), signed=column.signed) for column in COLUMNS}
+    return {
+        column.key: cell(column.get(entry), signed=column.signed, count=column.count) for column in COLUMNS
+    }
 
 
 def points(board: Board, by: str) -> list[Point]:

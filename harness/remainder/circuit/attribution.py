@@ -46,7 +46,7 @@ from remainder.circuit.prompts import Prompts
 from remainder.circuit.run import BUDGET, Values, record
 from remainder.errors import InterpretationError, MeasurementError
 
-__all__ = ["ABLATIONS", "Attribution", "edges_of_nodes", "random_edges"]
+__all__ = ["ABLATIONS", "Attribution", "random_edges"]
 
 ABLATIONS = ("counterfactual", "zero", "mean-positional")
 """What an edge carries in place of its value: that of the counterfactual prompt, nothing, or the mean over
@@ -56,35 +56,6 @@ the prompts of the template at each position."""
 def random_edges(graph: Graph, seed: int) -> NDArray[np.float64]:
     """Scores [writers, readers] that are uniform in [0, 1) on edges and zero elsewhere."""
     return np.random.default_rng(seed).random(graph.exists.shape) * graph.exists
-
-
-def edges_of_nodes(graph: Graph, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores [writers, readers] of edges, from scores of nodes [writers].
-
-    An edge counts as the worse of its two nodes: as the smaller in size, and negative if either is. Then the
-    edges above a threshold are those between nodes above it, as in `Circuit.of_nodes`. The input and the
-    logits, which circuits of nodes always have, do not lower an edge's score. A key or a value of several
-    heads counts as the best of them.
-
-    Raises:
-        InterpretationError: the scores are of another shape, or not finite.
-    """
-    nodes = scores.astype(np.float64)
-    if nodes.shape != (len(graph.writers),) or not np.isfinite(nodes).all():
-        raise InterpretationError(
-            f"scores of nodes of shape {nodes.shape}, {int((~np.isfinite(nodes)).sum())} of them not finite; "
-            f"expected ({len(graph.writers)},), finite",
-            fix="give one finite score for every writer of the graph",
-        )
-    top = float(np.abs(nodes).max()) or 1.0
-    sources = nodes.copy()
-    sources[graph.writer_index["input"]] = top
-    feeds = graph.fed_by()
-    targets = np.where(feeds, nodes[None], -np.inf).max(1)
-    targets[graph.reader_index["logits"]] = top
-    size = np.minimum(np.abs(sources)[:, None], np.abs(targets)[None])
-    helps = (sources[:, None] >= 0) & (targets[None] >= 0)
-    return np.where(graph.exists, np.where(helps, size, -size), 0.0)
 
 
 @dataclass(frozen=True)

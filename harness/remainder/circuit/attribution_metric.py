@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from remainder.circuit.prompts import PADDING, Prompts
 
-__all__ = ["METRICS", "Metric", "agreement", "answer"]
+__all__ = ["Metric", "agreement", "answer"]
 
 Metric = Callable[[Tensor, Tensor, Prompts], Tensor]
 """Logits [rows, positions, vocabulary], those of the clean run, and the prompts; a number a prompt [rows]."""
@@ -51,10 +51,6 @@ def agreement(
     new = _scored(logits, prompts).log_softmax(-1)
     old = _scored(clean, prompts).detach().log_softmax(-1)
     return -(old.exp() * (old - new)).sum(-1).mean(1)
-
-
-METRICS: Mapping[str, Metric] = {"answer": answer, "agreement": agreement}
-"""By the name that a submission gives."""
 
 
 def _scored(logits: Tensor, prompts: Prompts) -> Float[Tensor, "rows scored vocabulary"]:

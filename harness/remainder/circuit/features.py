@@ -10,15 +10,15 @@ So a kept node feels what was removed before it. Backgrounds of a removed node, 
 - `mean-counterfactual`: over their counterfactuals (Marks et al.'s "mean ablation over patch prompts");
 - `counterfactual`: its value on the counterfactual of this prompt;
 - `zero`: 0;
-- `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for all
-  nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the Gaussian
+- `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for
+  all nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the Gaussian
   with its mean and covariance on calibration, jointly over positions and sites, and no covariance is formed.
 
 What becomes of errors is said apart: `nodes`, as the circuit says; `kept`, all of them, whatever it says;
-`mean` or `gaussian`, none of them, each with that background. With the last two or `kept` the same holds for the
-empty circuit and for complements.
+`mean` or `gaussian`, none of them, each with that background. But for `nodes` this holds for the empty circuit
+and for complements too.
 
-A transcoder reads one hook and rebuilds another; what it passes on past its codes is always that of this pass.
+A transcoder reads one hook and rebuilds another; what it passes on past its codes is always of this pass.
 
 Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024, and its code, `ablation.py`.
 """
@@ -170,7 +170,7 @@ def positions_of(prompts: Prompts) -> list[int]:
 class FeatureScene:
     """The prompts of one template, ready to be run with any circuit and background.
 
-    Nodes of the calibration prompts are kept once they are asked for, [prompts, positions, features] in float32.
+    Nodes of the calibration prompts are kept once they are asked for, [prompts, positions, features].
 
     Args:
         model: with the hooks of all sites.
@@ -180,7 +180,7 @@ class FeatureScene:
         rows: prompts in one pass.
 
     Raises:
-        TaskError: calibration and evaluation prompts are of different length, or no two sites of one name.
+        TaskError: calibration and evaluation prompts are of different length, or two sites of one name.
     """
 
     model: SiteModel

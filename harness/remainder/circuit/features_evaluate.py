@@ -4,9 +4,9 @@ Over the evaluation prompts of all templates, F being the mean answer (see `circ
 
     faithfulness = (F(C) − F(∅)) / (F(M) − F(∅)),    completeness = (F(M∖C) − F(∅)) / (F(M) − F(∅)),
 
-M the untouched model, ∅ the circuit without nodes, M∖C the complement, all with the same background. A complete
-circuit leaves nothing outside of it: its completeness is near 0 (Marks et al.'s convention). The table of values
-has for every prompt loss and KL as well, sums over its scored positions.
+M the untouched model, ∅ the circuit without nodes, M∖C the complement, all with the same background. A
+complete circuit leaves nothing outside of it: its completeness is near 0 (Marks et al.'s convention). The table
+of values has for every prompt loss and KL as well, sums over its scored positions.
 
 Source: protocol 1, sections 2 and 8; Marks et al., "Sparse feature circuits", 2024.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.assets import Progress
@@ -211,10 +212,11 @@ def feature_metrics(
     tokens = clean["tokens"].to_numpy(dtype=np.float64)
     bootstrap = Bootstrap(len(documents), seed=seed)
 
-    def column(rung: str, name: str) -> np.ndarray:
-        return by_rung[rung][name].to_numpy(dtype=np.float64)
+    def column(rung: str, name: str) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = by_rung[rung][name].to_numpy(dtype=np.float64)
+        return found
 
-    def mean(column: np.ndarray) -> Estimate:
+    def mean(column: NDArray[np.float64]) -> Estimate:
         return bootstrap.estimate(Ratio(column, tokens))
 
     whole = column("clean", "answer")

@@ -1,14 +1,14 @@
-"""Finding circuits of features: attribution patching with integrated gradients, thresholds, attribution graphs.
+"""Finding circuits of features: attribution patching with integrated gradients; attribution graphs.
 
-1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f and
-   those f' of the counterfactual prompt, all of the site together, with everything before the site clean.
-2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node the
-   sum over coordinates. So a positive score is what the answer loses, to first order, without the node; Marks
+1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
+   and those f' of the counterfactual prompt, all of the site together, with everything before the site clean.
+2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node
+   the sum over coordinates. So a positive score is what the answer loses, to first order, without the node; Marks
    et al. have the other sign, and take absolute values as we do.
 3. A circuit is all nodes whose score is beyond a threshold in absolute value, position by position.
 
-A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their positions,
-and its error nodes.
+A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their
+positions, and its error nodes.
 
 Source: Marks et al., "Sparse feature circuits", 2024, and its code, `attribution.py` (`ig`, 10 steps) and
 `experiments/faithfulness.ipynb` (15 thresholds from 10⁻⁴ to 1).
@@ -189,7 +189,7 @@ def circuit_of_graph(
 
 
 def save_scores(path: Path, scores: Mapping[str, NodeScores]) -> None:
-    """Write the scores of all templates as safetensors: `template/hook` → [positions, latents + 1], float32."""
+    """Write the scores of all templates: `template/hook` → [positions, latents + 1] float32, safetensors."""
     tensors = {
         f"{template}/{name}": part.float().contiguous()
         for template, sites in scores.items()
@@ -237,6 +237,6 @@ def load_scores(
                 f"floats {shape} [positions, latents and last the error]",
                 fix="give one score for every node",
             )
-        template, name = key.split("/", 1)
+        template, name = key.rsplit("/", 1)
         found[template][name] = part.double()
     return found
