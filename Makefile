@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo validate test test-all bench lint format clean
+.PHONY: help install demo site validate test test-all bench lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## score interpretations: two controls, small models, a real one
 	$(BIN)/remainder run controls/gaussian-equivalence controls/two-point
 	$(BIN)/remainder run --suite tiny
 	$(BIN)/remainder run smollm2-135m/resid-15 --with mean-only --with topk-sae-32 --with pca-128
+
+site: $(STAMP)  ## build the board from the records in leaderboard/results, into site/
+	$(BIN)/remainder board build
 
 validate: $(STAMP)  ## measure the benchmark itself, and write docs/validation.md
 	$(BIN)/remainder validate

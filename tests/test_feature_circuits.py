@@ -1,4 +1,4 @@
-"""Circuits of features against passes written out node by node, in float64, and against cases done by hand."""
+"""Circuits of features against passes written out node by node, in float64, and cases done by hand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ import torch
 from torch import Tensor
 
 import circuit_models
+import tiny
 from circuit_models import make_prompts
 from remainder.circuit.attribution_metric import answer
 from remainder.circuit.features import BACKGROUNDS, ERRORS, FeatureCircuit, FeatureScene, FeatureSite
-from remainder.circuit.features_evaluate import Ablation, evaluate_features, feature_metrics
+from remainder.circuit.features_evaluate import (
+    Ablation,
+    evaluate_features,
+    feature_metrics,
+    measure_features,
+)
 from remainder.circuit.features_model import BridgeSiteModel, Edits
 from remainder.circuit.features_scores import (
     THRESHOLDS,
@@ -27,10 +33,15 @@ from remainder.circuit.features_scores import (
     save_scores,
     score_nodes,
 )
+from remainder.circuit.loaded import BehaviourFacts, CircuitTask
+from remainder.circuit.model import CircuitModel
 from remainder.circuit.prompts import Prompts
+from remainder.corpus import Split
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.formats.attribution_graph import FeatureGraph, FeatureNode
 from remainder.interpretation import Identity, adapt
+from remainder.schema import Pinned
+from remainder.task import Site
 
 VOCABULARY, WIDTH, LATENTS, POSITIONS = 7, 4, 6, 4
 
@@ -270,9 +281,7 @@ def test_scores_are_what_patching_costs_where_the_model_is_linear() -> None:
                 patched = value + change
                 stream = model.middle(patched) if site.name == "a" else patched
                 less = lead(stream @ model.unembed)
-                assert float(scores[site.name][position, node]) == pytest.approx(
-                    full - less, abs=1e-10
-                )
+                assert float(scores[site.name][position, node]) == pytest.approx(full - less, abs=1e-10)
 
 
 def test_scores_follow_the_gradient_along_the_way() -> None:
@@ -327,13 +336,14 @@ def test_a_case_by_hand() -> None:
     # The answer is x₀ − x₁ = 5t. With x₀ alone it is 4t, with x₁ alone t, with neither 0.
     count = 6
     tokens = np.arange(1, 1 + 2 * count).reshape(count, 2)
-    given = prompts(
-        count,
-        tokens=tokens,
-        counterfactual=tokens,
-        scored=np.array([[False, True]] * count),
-        correct=np.zeros((count, 1, 1), dtype=np.int64),
-        wrong=np.ones((count, 1, 1), dtype=np.int64),
+    given = Prompts(
+        "numbers",
+        tokens,
+        tokens,
+        tuple(f"d{i}" for i in range(count)),
+        np.array([[False, True]] * count),
+        np.zeros((count, 1, 1), dtype=np.int64),
+        np.ones((count, 1, 1), dtype=np.int64),
     )
     flags = torch.tensor([[True, False]] * 2)
     circuit = FeatureCircuit({"x": flags}, {"x": torch.zeros(2, dtype=torch.bool)})
@@ -361,7 +371,7 @@ def test_a_case_by_hand() -> None:
 
 
 def test_metrics_come_from_the_table_with_draws_averaged_and_documents_pooled() -> None:
-    answers = {"clean": (5.0, 3.0), "g@0": (1.0, 0.0), "g@c": (4.0, 2.0), "g@~c": (1.5, 0.5)}
+    answers = {"clean": (5.0, 3.0), "g@∅": (1.0, 0.0), "g@c": (4.0, 2.0), "g@~c": (1.5, 0.5)}
     rows = [
         {"rung": rung, "document": f"d{i}", "draw": draw, "tokens": 1, "loss": 0.0, "kl": 0.0}
         | {"answer": pair[i % 2] + (0 if rung == "clean" else (-0.25, 0.25)[draw])}
@@ -449,6 +459,60 @@ def test_a_real_architecture_behind_the_bridge(architecture: str) -> None:
         model.run(tokens, [("blocks.1.hook_ou", lambda value: None)])
 
 
+@dataclass
+class Task(CircuitTask):
+    """A task of given prompts."""
+
+    groups: dict[str, tuple[Prompts, ...]]
+    held: CircuitModel
+
+    def prompts(self, split: Split) -> tuple[Prompts, ...]:
+        return self.groups[split]
+
+    def _make_circuit_model(self, dtype: str) -> CircuitModel:
+        return self.held
+
+    @property
+    def facts(self) -> BehaviourFacts:
+        return BehaviourFacts((), {}, 0)
+
+    @property
+    def model(self) -> Pinned:
+        return Pinned(source="tests", sha256="0" * 64)
+
+    data = model
+
+
+def test_a_task_of_prompts_is_measured_from_scores_to_metrics() -> None:
+    width, hooks = 16, ("blocks.1.hook_out", "blocks.2.hook_out")
+    groups = {
+        split: (make_prompts(6, positions=7, vocabulary=90, seed=seed, template="t", documents=names),)
+        for seed, split in enumerate(("fit", "calibration", "evaluation"))
+        for names in [tuple(f"{split}-{i}" for i in range(6))]
+    }
+    loaded = Task(tiny.make_task(), torch.device("cpu"), 4, None, groups, circuit_models.bridge_model())
+    sites = {
+        Site(hook_in=hook, hook_out=hook, width=width): adapt(tiny.Shrink(0.8, 0.1), width) for hook in hooks
+    }
+    result, values = measure_features(loaded, sites, thresholds=(0.0, 0.05), steps=2, evaluation_prompts=5)
+    assert [(point.ablation, point.circuit) for point in result.points] == [
+        (ablation, circuit) for ablation in ("mean", "gaussian") for circuit in ("0", "0.05")
+    ]
+    scores = score_nodes(
+        BridgeSiteModel(circuit_models.bridge_model("llama").bridge),
+        [FeatureSite(hook, hook, sites[site]) for hook, site in zip(hooks, sites, strict=True)],
+        groups["fit"][0],
+        steps=2,
+    )
+    by_size = {point.circuit: point for point in result.points if point.ablation == "mean"}
+    assert by_size["0.05"].nodes == at_threshold(scores, 0.05).nodes
+    assert by_size["0.05"].nodes < by_size["0"].nodes
+    assert set(values.document) == {f"evaluation-{i}" for i in range(5)}
+    loaded = Task(tiny.make_task(), torch.device("cpu"), 4, None, groups, circuit_models.PlainModel())
+    with pytest.raises(TaskError, match="tiny/site: its model is a PlainModel, which has no hooks"):
+        measure_features(loaded, sites)
+
+
 def graph(tokens: int = POSITIONS) -> FeatureGraph:
     nodes = [
         FeatureNode("0_2_1", "feature", 0, 2, 1, 1.0, 0.3, 0.0),
@@ -520,9 +584,9 @@ def test_what_does_not_fit_is_refused() -> None:
     scene = FeatureScene(model, SITES, calibration, evaluation, seed=0)
     with pytest.raises(TaskError, match="no background 'median'"):
         scene.run(random_circuit(), "median")
-    with pytest.raises(InterpretationError, match="give a circuit of these sites|the circuit has latents"):
+    with pytest.raises(InterpretationError, match="the circuit has latents"):
         scene.run(random_circuit(0, SITES[:1]))
-    with pytest.raises(TaskError, match="name each hook once|sites are a, a"):
+    with pytest.raises(TaskError, match="sites are a, a"):
         FeatureScene(model, [SITES[0], SITES[0]], calibration, evaluation, seed=0)
     with pytest.raises(TaskError, match="calibration prompts of 5 tokens"):
         FeatureScene(model, SITES, make_prompts(3, positions=5, vocabulary=7), evaluation, seed=0)

@@ -1,4 +1,4 @@
-"""Several sites at once: closed forms of a deep linear network, and passes of a tiny model done separately."""
+"""Several sites at once: closed forms of a deep linear network, and a tiny model's passes done apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from remainder.circuit.features import FeatureSite
 from remainder.circuit.features_model import Edits
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation import Identity, Projection, adapt
-from remainder.measure.sequential import SiteBatch, fit_sites, measure_sites, run_sites
+from remainder.measure.sequential import measure_sites
+from remainder.measure.sequential_fit import SiteBatch, fit_sites, run_sites
 from remainder.residual.noise import Draw, Places
 
 WIDTH, DOCUMENTS, POSITIONS, BATCHES = 6, 100, 60, 4

@@ -47,6 +47,7 @@ __all__ = [
     "make_record",
     "measurement_key",
     "read_record",
+    "read_summary",
     "recompute",
     "values_path",
     "write_record",
@@ -209,7 +210,7 @@ def read_record(path: Path) -> StoredRecord:
     Raises:
         RecordError: a file is missing, truncated or edited, or the record has another schema version.
     """
-    record = _read_json(path)
+    record = read_summary(path)
     beside = values_path(path)
     try:
         data = gzip.decompress(beside.read_bytes())
@@ -251,7 +252,7 @@ def fullest_record(folder: Path) -> Path:
     Raises:
         RecordError: there is none, or they are of more than one submission or task.
     """
-    found = {path: _read_json(path) for path in sorted(folder.rglob("*.json"))}
+    found = {path: read_summary(path) for path in sorted(folder.rglob("*.json"))}
     if not found:
         raise RecordError(f"{folder}: holds no record", fix="give a record's .json file, or its folder")
     subjects = {f"{record.submission.name} on {record.task.id}" for record in found.values()}
@@ -331,7 +332,12 @@ def _result_id(content: Mapping[str, Any]) -> str:
     return content_hash(science)
 
 
-def _read_json(path: Path) -> Record:
+def read_summary(path: Path) -> Record:
+    """The record alone, its own hashes verified; the values beside it are neither read nor looked at.
+
+    Raises:
+        RecordError: the file is missing, truncated or edited, or of another schema version.
+    """
     try:
         content = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError as error:

@@ -90,7 +90,7 @@ def _on_rung(rung: str, name: str) -> Callable[[Record], Number]:
 def _circuit(record: Record) -> CircuitSize | None:
     """Of the circuit that the headline numbers are of; None for other interpretations."""
     circuits = record.complexity.circuits
-    return None if circuits is None else circuits["headline"]
+    return None if circuits is None else circuits.get("headline")
 
 
 def _l0(record: Record) -> Number:

@@ -11,12 +11,13 @@ So a kept node feels what was removed before it. Backgrounds of a removed node, 
 - `counterfactual`: its value on the counterfactual of this prompt;
 - `zero`: 0;
 - `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for
-  all nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the Gaussian
-  with its mean and covariance on calibration, jointly over positions and sites, and no covariance is formed.
+  all nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the
+  Gaussian with its mean and covariance on calibration, jointly over positions and sites, and no covariance is
+  formed.
 
 What becomes of errors is said apart: `nodes`, as the circuit says; `kept`, all of them, whatever it says;
-`mean` or `gaussian`, none of them, each with that background. But for `nodes` this holds for the empty circuit
-and for complements too.
+`mean` or `gaussian`, none of them, each with that background. But for `nodes` this holds for the empty
+circuit and for complements too.
 
 A transcoder reads one hook and rebuilds another; what it passes on past its codes is always of this pass.
 

@@ -5,8 +5,8 @@ Over the evaluation prompts of all templates, F being the mean answer (see `circ
     faithfulness = (F(C) − F(∅)) / (F(M) − F(∅)),    completeness = (F(M∖C) − F(∅)) / (F(M) − F(∅)),
 
 M the untouched model, ∅ the circuit without nodes, M∖C the complement, all with the same background. A
-complete circuit leaves nothing outside of it: its completeness is near 0 (Marks et al.'s convention). The table
-of values has for every prompt loss and KL as well, sums over its scored positions.
+complete circuit leaves nothing outside of it: its completeness is near 0 (Marks et al.'s convention). The
+table of values has for every prompt loss and KL as well, sums over its scored positions.
 
 Source: protocol 1, sections 2 and 8; Marks et al., "Sparse feature circuits", 2024.
 """
@@ -26,15 +26,26 @@ from torch import Tensor
 from remainder.assets import Progress
 from remainder.circuit.attribution_metric import agreement, answer
 from remainder.circuit.features import FeatureCircuit, FeatureScene, FeatureSite, bits_of
-from remainder.circuit.features_model import SiteModel
-from remainder.circuit.features_scores import seen_prompts
-from remainder.circuit.prompts import PADDING, Prompts
-from remainder.errors import InterpretationError, MeasurementError
+from remainder.circuit.features_model import BridgeSiteModel, SiteModel
+from remainder.circuit.features_scores import THRESHOLDS, at_threshold, score_nodes, seen_prompts
+from remainder.circuit.loaded import CircuitTask
+from remainder.circuit.model import BridgeCircuitModel
+from remainder.circuit.prompts import PADDING, Prompts, first
+from remainder.errors import InterpretationError, MeasurementError, TaskError
+from remainder.interpretation import Adapted
 from remainder.measure.intervals import Bootstrap, Estimate, Ratio
+from remainder.task import Site
 
-__all__ = ["Ablation", "FeaturePoint", "FeatureResult", "evaluate_features", "feature_metrics"]
+__all__ = [
+    "Ablation",
+    "FeaturePoint",
+    "FeatureResult",
+    "evaluate_features",
+    "feature_metrics",
+    "measure_features",
+]
 
-_EMPTY, _COMPLEMENT = "0", "~"
+_EMPTY, _COMPLEMENT = "∅", "~"
 """The empty circuit, and what stands before the name of a circuit whose complement is run."""
 
 
@@ -148,6 +159,82 @@ def evaluate_features(
         )
     }
     return feature_metrics(values, sizes, seed=seed), values
+
+
+def measure_features(
+    loaded: CircuitTask,
+    interpretations: Mapping[Site, Adapted],
+    *,
+    circuits: Mapping[str, Mapping[str, FeatureCircuit]] | None = None,
+    thresholds: Sequence[float] = THRESHOLDS,
+    steps: int = 10,
+    fit_prompts: int = 64,
+    calibration_prompts: int = 100,
+    evaluation_prompts: int = 100,
+    ablations: Sequence[Ablation] = (Ablation("mean"), Ablation("gaussian")),
+    pairs: int = 1,
+    dtype: str = "float32",
+) -> tuple[FeatureResult, pd.DataFrame]:
+    """Find circuits of features on a task's `fit` prompts, and evaluate them on its `evaluation` prompts.
+
+    Args:
+        loaded: a task of prompts whose model is behind TransformerLens' bridge.
+        interpretations: by site, in the order of a pass.
+        circuits: given ones, by name and template; nothing is found then.
+        thresholds: of scores, nats; each gives a circuit.
+        steps: of integrated gradients.
+        fit_prompts, calibration_prompts, evaluation_prompts: at most so many, over all templates.
+        ablations, pairs: see `evaluate_features`.
+        dtype: of the model.
+
+    Raises:
+        TaskError: the task's model has no hooks.
+        InterpretationError, MeasurementError: as `evaluate_features` and `score_nodes`.
+    """
+    held = loaded.circuit_model(dtype)
+    if not isinstance(held, BridgeCircuitModel):
+        raise TaskError(
+            f"{loaded.task.id}: its model is a {type(held).__name__}, which has no hooks to put latents at",
+            fix="choose a task of a language model",
+        )
+    model = BridgeSiteModel(held.bridge)
+    sites = [
+        FeatureSite(site.hook_in, site.hook_out, interpretation.placed(loaded.device))
+        for site, interpretation in interpretations.items()
+    ]
+    evaluation = first(loaded.prompts("evaluation"), evaluation_prompts)
+    calibration = {
+        group.template: group for group in first(loaded.prompts("calibration"), calibration_prompts)
+    }
+    fit = {group.template: group for group in first(loaded.prompts("fit"), fit_prompts)}
+    for group in evaluation:
+        if group.template not in calibration or (circuits is None and group.template not in fit):
+            raise TaskError(
+                f"{loaded.task.id}: template {group.template} has prompts of evaluation alone",
+                fix="take more prompts of fit and calibration",
+            )
+    if circuits is None:
+        scores = {
+            group.template: score_nodes(model, sites, fit[group.template], steps=steps, device=loaded.device)
+            for group in evaluation
+        }
+        circuits = {
+            f"{threshold:.3g}": {
+                template: at_threshold(found, threshold) for template, found in scores.items()
+            }
+            for threshold in thresholds
+        }
+    return evaluate_features(
+        model,
+        sites,
+        [(calibration[group.template], group) for group in evaluation],
+        circuits,
+        ablations=ablations,
+        pairs=pairs,
+        seed=loaded.task.seed,
+        device=loaded.device,
+        progress=loaded.progress,
+    )
 
 
 def _variants(

@@ -3,8 +3,8 @@
 1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
    and those f' of the counterfactual prompt, all of the site together, with everything before the site clean.
 2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node
-   the sum over coordinates. So a positive score is what the answer loses, to first order, without the node; Marks
-   et al. have the other sign, and take absolute values as we do.
+   the sum over coordinates. So a positive score is what the answer loses, to first order, without the node;
+   Marks et al. have the other sign, and take absolute values as we do.
 3. A circuit is all nodes whose score is beyond a threshold in absolute value, position by position.
 
 A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their

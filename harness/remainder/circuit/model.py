@@ -99,19 +99,22 @@ class BridgeCircuitModel:
             stage.name: self._reading_hooks(stage) for stage in self.graph.stages[1:]
         }
         self._writing = {stage.name: self._writing_hook(stage) for stage in self.graph.stages[:-1]}
+        self._points = self.bridge.hook_dict
         missing = [
             name
             for name in (
                 *(name for names in self._hooks_of.values() for name in names),
                 *self._writing.values(),
             )
-            if name not in self.bridge.hook_dict
+            if name not in self._points
         ]
         if missing:
             raise TaskError(
                 f"the model has no hook {missing[0]}, which circuits need",
                 fix="choose an architecture that TransformerLens' bridge can split by head",
             )
+        # Attribution differentiates by what stages read, never by weights.
+        self.bridge.requires_grad_(False)
         with torch.no_grad():
             self._self_check()
 
@@ -227,9 +230,15 @@ class BridgeCircuitModel:
         return hooks
 
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
-        logits: Tensor = self.bridge.run_with_hooks(
-            tokens, fwd_hooks=hooks, return_type="logits", use_cache=False
-        )
+        # Not `run_with_hooks`: it resolves all aliases of all hook points anew for every hook.
+        level = self.bridge.context_level + 1
+        try:
+            for name, hook in hooks:
+                self._points[name].add_hook(hook, level=level)
+            logits: Tensor = self.bridge(tokens, return_type="logits", use_cache=False)
+        finally:
+            for name, _ in hooks:
+                self._points[name].remove_hooks("fwd", level=level)
         return logits.float()
 
     def _self_check(self) -> None:
