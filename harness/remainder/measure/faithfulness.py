@@ -201,13 +201,19 @@ class _Measuring:
         yield from _table(prompts, "clean", 0, _compare(clean, clean, prompts))
         self._check(scene)
         total = parts * sum(self._draws(name) for one in wanted for name in one.backgrounds)
+        # Circuits of several sizes may be one and the same, such as the empty one after pruning.
+        known: dict[tuple[bytes, str, int], _Scores] = {}
         for one in wanted:
+            kept = one.circuit.kept.tobytes()
             for name in one.backgrounds:
                 for draw in range(self._draws(name)):
-                    logits = scene.run(
-                        one.circuit, BACKGROUNDS[name], draw, constants=constants.get(one.size)
-                    )
-                    scores = _compare(clean, _scored(logits, prompts, places), prompts)
+                    key = (kept, name, draw)
+                    if key not in known:
+                        logits = scene.run(
+                            one.circuit, BACKGROUNDS[name], draw, constants=constants.get(one.size)
+                        )
+                        known[key] = _compare(clean, _scored(logits, prompts, places), prompts)
+                    scores = known[key]
                     yield from _table(prompts, rung_at(name, one.size), draw, scores)
                     self._done += 1
                     self._report(self.info.name, self._done, total)
