@@ -62,8 +62,8 @@ def _behaviour(record: Record, circuit: CircuitMetrics) -> str:
     share = tried.solved / tried.candidates
     return (
         f"The model solves {tried.solved:,} of {tried.candidates:,} prompts that it was tried on "
-        f"({100 * share:.0f} %), with a mean answer of {format_value(tried.answer)} nats; only prompts that it "
-        f"solves are used. {said}"
+        f"({100 * share:.0f} %), with a mean answer of {format_value(tried.answer)} nats; only prompts that "
+        f"it solves are used. {said}"
     )
 
 

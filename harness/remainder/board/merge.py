@@ -34,8 +34,7 @@ from numpy.typing import NDArray
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.canonical import sha256
 from remainder.errors import RecordError
-from remainder.record import read_summary
-from remainder.record import values_path
+from remainder.record import read_summary, values_path
 from remainder.schema import Record
 
 __all__ = [
