@@ -17,8 +17,9 @@ from remainder.circuit.backgrounds import (
     mean_values,
     rung_named,
 )
+from remainder.circuit.constants import fit_constants
 from remainder.circuit.graph import Circuit
-from remainder.circuit.run import record, rows_within, run_circuit
+from remainder.circuit.run import Values, record, rows_within, run_circuit
 from remainder.errors import MeasurementError, TaskError
 
 MODELS = {
@@ -218,7 +219,7 @@ def test_sequential_is_single_shot_where_nothing_is_removed_before() -> None:
 
 
 def test_independent_baths_are_shared_ones_for_a_single_reader_in_distribution() -> None:
-    """Only the logits lose edges: then both have one surrogate, here told apart by their streams of noise."""
+    """Only the logits lose edges: then both have one surrogate, told apart by their streams of noise."""
     model = PlainModel(linear=True, seed=4)
     kept = model.graph.exists.copy()
     kept[3:, -1] = False
@@ -300,3 +301,38 @@ def _draw(index: int):  # type: ignore[no-untyped-def]
     from remainder.residual.noise import Draw
 
     return Draw(index)
+
+
+def test_optimal_constants_lose_less_than_means() -> None:
+    """On the prompts that they are fitted to, by their measure computed apart; the mean is the start."""
+    model = MODELS["plain"]
+    circuit = random_circuit(model, 0.5)
+    prompts = make_prompts(6, seed=2, template="calibration")
+    both = Scene(model, prompts, prompts, 7)
+    means = mean_values([both])
+
+    def loss(constants: Values) -> float:
+        found = both.run(circuit, BACKGROUNDS["optimal-constant"], constants=constants)[:, 0]
+        clean = both.clean_logits[:, 0]
+        return float(
+            torch.nn.functional.kl_div(
+                found.log_softmax(-1), clean.log_softmax(-1), log_target=True, reduction="batchmean"
+            )
+        )
+
+    fitted = fit_constants([both], circuit, means)
+    assert {name: value.shape for name, value in fitted.items()} == {n: v.shape for n, v in means.items()}
+    assert loss(fitted) < 0.8 * loss(means)
+    start = fit_constants([both], circuit, means, steps=0)
+    assert all(torch.equal(start[name], means[name]) for name in means)
+
+
+def test_constants_are_the_same_for_all_prompts() -> None:
+    model = PlainModel(linear=True, seed=6)
+    prompts = make_prompts(5, seed=3, template="calibration")
+    both = Scene(model, prompts, prompts, 7)
+    empty = Circuit.empty(model.graph)
+    fitted = fit_constants([both], empty, mean_values([both]), steps=5)
+    # Nothing but constants reaches the logits, so these are the same for all prompts.
+    logits = both.run(empty, BACKGROUNDS["optimal-constant"], constants=fitted)[:, 0]
+    torch.testing.assert_close(logits, logits[:1].expand_as(logits), atol=1e-9, rtol=0)

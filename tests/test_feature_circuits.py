@@ -26,6 +26,7 @@ from remainder.circuit.features_evaluate import (
 )
 from remainder.circuit.features_model import BridgeSiteModel, Edits
 from remainder.circuit.features_scores import (
+    ABLATIONS,
     THRESHOLDS,
     at_threshold,
     circuit_of_graph,
@@ -254,11 +255,18 @@ def test_a_transcoder_reads_one_hook_and_rebuilds_another() -> None:
     assert torch.allclose(scene.run(whole, "zero")[:, 0], expected, rtol=0, atol=1e-12)
 
 
-def test_scores_are_what_patching_costs_where_the_model_is_linear() -> None:
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_scores_are_what_patching_costs_where_the_model_is_linear(ablation: str) -> None:
     model, given = Chain(linear=True), prompts(3)
-    scores = score_nodes(model, SITES, given, steps=3, rows=2)
+    scores = score_nodes(model, SITES, given, ablation=ablation, steps=3, rows=2)
     tokens = torch.from_numpy(given.tokens)
     clean, other = clean_nodes(model, given.tokens), clean_nodes(model, given.counterfactual)
+    if ablation != "counterfactual":
+        scale = 1 / len(given) if ablation == "mean" else 0
+        other = {
+            site: (np.zeros_like(codes) + codes.sum(0) * scale, np.zeros_like(error) + error.sum(0) * scale)
+            for site, (codes, error) in clean.items()
+        }
     rows = torch.arange(len(given))
     right, wrong = (torch.from_numpy(part[:, 0, 0]) for part in (given.correct, given.wrong))
 
@@ -494,7 +502,9 @@ def test_a_task_of_prompts_is_measured_from_scores_to_metrics() -> None:
     sites = {
         Site(hook_in=hook, hook_out=hook, width=width): adapt(tiny.Shrink(0.8, 0.1), width) for hook in hooks
     }
-    result, values = measure_features(loaded, sites, thresholds=(0.0, 0.05), steps=2, evaluation_prompts=5)
+    result, values = measure_features(
+        loaded, sites, thresholds=(0.0, 0.05), scored_against="counterfactual", steps=2, evaluation_prompts=5
+    )
     assert [(point.ablation, point.circuit) for point in result.points] == [
         (ablation, circuit) for ablation in ("mean", "gaussian") for circuit in ("0", "0.05")
     ]
@@ -582,6 +592,8 @@ def test_scores_are_written_and_read(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     model, calibration, evaluation = Chain(), prompts(6, seed=1), prompts(5)
     scene = FeatureScene(model, SITES, calibration, evaluation, seed=0)
+    with pytest.raises(TaskError, match="scored against 'median'"):
+        score_nodes(model, SITES, evaluation, ablation="median")
     with pytest.raises(TaskError, match="no background 'median'"):
         scene.run(random_circuit(), "median")
     with pytest.raises(InterpretationError, match="the circuit has latents"):

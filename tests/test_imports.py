@@ -40,6 +40,7 @@ LIGHT = [
     "remainder.regression",
     "remainder.report",
     "remainder.schema",
+    "remainder.standing",
     "remainder.task",
 ]
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "sklearn"}

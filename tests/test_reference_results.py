@@ -1,4 +1,4 @@
-"""Every baseline has a record on every public task that it fits: of its present files, of the present task."""
+"""Every baseline has a record on every public task that it fits, of its files and the task as they are."""
 
 from __future__ import annotations
 

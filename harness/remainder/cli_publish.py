@@ -133,7 +133,8 @@ def submit(
     if not done.written:
         print("all of it was there already: nothing was written")
     for file in done.written:
-        print(f"written: {file}")
+        inside = file.is_relative_to(to.root)
+        print(f"written: {file.relative_to(to.root) if inside else file}")
     if open_:
         open_pull_request(done)
         return

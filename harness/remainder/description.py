@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from remainder.board.consistency import check_words
-from remainder.board.origin import _skeleton as skeleton
+from remainder.board.origin import skeleton as skeleton
 from remainder.errors import InterpretationError, TaskError
 from remainder.residual.moments import Moments
 from remainder.submission import FORMATS, Submission, open_submission

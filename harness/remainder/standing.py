@@ -14,7 +14,7 @@ from remainder.board.merge import RUNGS, Entry, folders_of_tasks, groups, read_e
 from remainder.board.rank import difference, rank, unranked_because
 from remainder.errors import RecordError
 from remainder.measure.intervals import Estimate
-from remainder.report import format_interval, format_value
+from remainder.report import format_interval
 from remainder.schema import Number, Record
 
 __all__ = ["standing"]
@@ -91,7 +91,7 @@ def _compared_with(mine: Entry, peers: Sequence[Entry]) -> tuple[Entry | None, s
         return None, ""
     _, _, nearest = min(others, key=lambda other: other[:2])
     value = nearest.record.complexity.bits_per_token.value
-    return nearest, f"nearest in bits: {format_value(value or 0.0)}, this one {format_value(bits or 0.0)}"
+    return nearest, f"nearest in bits: {value:.4g}, this one {bits:.4g}"
 
 
 def _told(apart: Estimate) -> str:

@@ -289,9 +289,9 @@ def _mimicry(record: Record, others: Iterable[str]) -> Iterator[Finding]:
     if mine in known:
         return
     for other in sorted({*known, *others} - {mine}):
-        if _skeleton(other) == _skeleton(mine):
+        if skeleton(other) == skeleton(mine):
             yield Finding(f"submission.name: {mine[:60]!a} reads like {other[:60]!a}")
 
 
-def _skeleton(name: str) -> str:
+def skeleton(name: str) -> str:
     return name.casefold().translate(_ALIKE)

@@ -167,6 +167,7 @@ def measure_features(
     *,
     circuits: Mapping[str, Mapping[str, FeatureCircuit]] | None = None,
     thresholds: Sequence[float] = THRESHOLDS,
+    scored_against: str = "mean",
     steps: int = 10,
     fit_prompts: int = 64,
     calibration_prompts: int = 100,
@@ -182,6 +183,7 @@ def measure_features(
         interpretations: by site, in the order of a pass.
         circuits: given ones, by name and template; nothing is found then.
         thresholds: of scores, nats; each gives a circuit.
+        scored_against: what nodes are scored against, see `features_scores`; to fit with `ablations`.
         steps: of integrated gradients.
         fit_prompts, calibration_prompts, evaluation_prompts: at most so many, over all templates.
         ablations, pairs: see `evaluate_features`.
@@ -215,7 +217,14 @@ def measure_features(
             )
     if circuits is None:
         scores = {
-            group.template: score_nodes(model, sites, fit[group.template], steps=steps, device=loaded.device)
+            group.template: score_nodes(
+                model,
+                sites,
+                fit[group.template],
+                ablation=scored_against,
+                steps=steps,
+                device=loaded.device,
+            )
             for group in evaluation
         }
         circuits = {

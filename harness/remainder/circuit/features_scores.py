@@ -1,11 +1,16 @@
 """Finding circuits of features: attribution patching with integrated gradients; attribution graphs.
 
 1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
-   and those f' of the counterfactual prompt, all of the site together, with everything before the site clean.
+   and those f' of a background, all of the site together, with everything before the site clean: those of the
+   counterfactual prompt, the mean over the prompts at each position, or 0.
 2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node
    the sum over coordinates. So a positive score is what the answer loses, to first order, without the node;
    Marks et al. have the other sign, and take absolute values as we do.
 3. A circuit is all nodes whose score is beyond a threshold in absolute value, position by position.
+
+Nodes that the counterfactual leaves as they are have no score against it, however much they matter: circuits
+found so are to be run with the counterfactual background, and those to be run with a mean or a Gaussian are
+found against the mean.
 
 A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their
 positions, and its error nodes.
@@ -33,10 +38,11 @@ from remainder.circuit.attribution_metric import answer
 from remainder.circuit.features import FeatureCircuit, FeatureSite, NodeValues, positions_of, record_nodes
 from remainder.circuit.features_model import SiteModel
 from remainder.circuit.prompts import Prompts
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, TaskError
 from remainder.formats.attribution_graph import FeatureGraph
 
 __all__ = [
+    "ABLATIONS",
     "THRESHOLDS",
     "NodeScores",
     "at_threshold",
@@ -48,6 +54,9 @@ __all__ = [
 
 THRESHOLDS: tuple[float, ...] = tuple(np.logspace(-4, 0, 15).tolist())
 
+ABLATIONS = ("counterfactual", "mean", "zero")
+"""What nodes are scored against."""
+
 NodeScores = Mapping[str, Float[Tensor, "pos nodes"]]
 """By site, of its latents and last of its error, nats of the answer."""
 
@@ -57,6 +66,7 @@ def score_nodes(
     sites: Sequence[FeatureSite],
     prompts: Prompts,
     *,
+    ablation: str = "counterfactual",
     steps: int = 10,
     rows: int = 16,
     device: torch.device | None = None,
@@ -65,14 +75,28 @@ def score_nodes(
 
     Args:
         prompts: of one template, of the split on which circuits are found.
+        ablation: one of `ABLATIONS`.
         steps: m.
         rows: prompts in one pass.
 
     Raises:
+        TaskError: there is no such ablation.
         InterpretationError: a decoder passes no gradient on.
     """
+    if ablation not in ABLATIONS:
+        raise TaskError(
+            f"nodes cannot be scored against {ablation!r}", fix=f"choose from: {', '.join(ABLATIONS)}"
+        )
     device = device or torch.device("cpu")
     places = positions_of(prompts)
+    means: dict[str, NodeValues] = {}
+    if ablation == "mean":
+        with torch.no_grad():
+            bank = record_nodes(model, sites, torch.from_numpy(prompts.tokens).to(device), rows)
+        means = {
+            name: NodeValues(part.latents.mean(0, keepdim=True), part.error.mean(0, keepdim=True))
+            for name, part in bank.items()
+        }
     found: dict[str, Tensor] = {}
     for start in range(0, len(prompts), rows):
         part = prompts.take(slice(start, start + rows))
@@ -80,7 +104,15 @@ def score_nodes(
         seen = seen_prompts(part, places)
         with torch.no_grad():
             clean = record_nodes(model, sites, tokens, rows)
-            other = record_nodes(model, sites, torch.from_numpy(part.counterfactual).to(device), rows)
+            if ablation == "counterfactual":
+                other = record_nodes(model, sites, torch.from_numpy(part.counterfactual).to(device), rows)
+            elif ablation == "mean":
+                other = {
+                    name: NodeValues(*(a.expand_as(b) for a, b in zip(means[name], values, strict=True)))
+                    for name, values in clean.items()
+                }
+            else:
+                other = {name: NodeValues(*map(torch.zeros_like, values)) for name, values in clean.items()}
         for site in sites:
             scores = _score_site(model, site, tokens, seen, places, clean[site.name], other[site.name], steps)
             found[site.name] = found.get(site.name, 0) + scores / len(prompts)

@@ -33,7 +33,7 @@ from remainder.circuit.constants import fit_constants
 from remainder.circuit.graph import Circuit
 from remainder.circuit.loaded import BehaviourFacts, CircuitTask
 from remainder.circuit.prompts import PADDING, Prompts, first
-from remainder.circuit.ranking import Circuits
+from remainder.circuit.ranking import Circuits, Sized
 from remainder.circuit.run import Values
 from remainder.errors import MeasurementError
 from remainder.measure.circuit_summary import EMPTY, HEADLINE, rung_at
@@ -139,11 +139,9 @@ class _Measuring:
 
     def _wanted(self) -> list[_Wanted]:
         """Step 1, the headline first."""
-        spec = self.loaded.task.circuit
-        assert spec is not None
         chosen = self.plan.rungs
         swept = tuple(name for name in chosen if name in SWEPT or name not in self.loaded.task.rungs)
-        sizes = self.circuits.sizes
+        sizes = self._sizes
         # The noise of ρ is added to clean values: it is no background, and the empty circuit has no answer.
         found = [
             _Wanted(EMPTY, Circuit.empty(self.circuits.graph), tuple(n for n in chosen if n not in _NOISES))
@@ -162,7 +160,14 @@ class _Measuring:
         """The task's, or of the circuits that there are the one nearest to it."""
         spec = self.loaded.task.circuit
         assert spec is not None
-        return min(self.circuits.sizes, key=lambda size: (abs(size - spec.headline), size))
+        return min(self._sizes, key=lambda size: (abs(size - spec.headline), size))
+
+    @property
+    def _sizes(self) -> tuple[float, ...]:
+        """The task's for a ranking, which has a circuit at any size; else those that there are."""
+        spec = self.loaded.task.circuit
+        assert spec is not None
+        return self.circuits.sizes if isinstance(self.circuits, Sized) else spec.sizes
 
     def _at(self, size: float) -> Circuit:
         return self.circuits.at(size, absolute=True)
