@@ -323,11 +323,11 @@ def test_the_induction_circuit_leaves_a_twentieth_of_the_gap(background: str) ->
     empty = gap(task, circuit(task, "empty"), background)
     share = {
         name: gap(task, circuit(task, f"{name}-circuit"), background) / empty
-        for name in ("induction", "textbook", "other")
+        for name in ("known", "textbook", "other")
     }
     assert empty > 5
-    assert 0 <= share["induction"] <= 0.05
-    assert share["textbook"] > 3 * share["induction"]
+    assert 0 <= share["known"] <= 0.05
+    assert share["textbook"] > 3 * share["known"]
     assert share["other"] > 0.3
     assert abs(gap(task, circuit(task, "full"), background)) < 1e-5
 

@@ -24,7 +24,7 @@ from remainder.errors import RecordError
 from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.measure.values import of_split
 from remainder.record import measurement_key, recompute
-from remainder.rungs import RUNG_ADDS
+from remainder.rungs import CIRCUIT_RUNGS, RUNG_ADDS
 from remainder.schema import Record
 
 __all__ = [
@@ -83,7 +83,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Settings that the values contradict."""
     stated = record.measurement
     rows = of_split(values)
-    there = set(rows["rung"]) & set(RUNG_ADDS)
+    known = RUNG_ADDS if record.metrics.circuit is None else CIRCUIT_RUNGS
+    there = set(rows["rung"]) & set(known)
     expected = set(stated.rungs) - set(stated.unmeasured)
     if there != expected:
         yield (

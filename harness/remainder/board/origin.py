@@ -154,9 +154,10 @@ def _against(record: Record, task: Task) -> Iterator[Finding]:
     pins: dict[str, tuple[Any, Any]] = {
         "protocol": (record.protocol, task.protocol),
         "measurement.seed": (stated.seed, task.seed),
-        "calibration.dimension": (record.calibration.dimension, task.site.width),
         "model.source": (record.model.source, task.model.source),
     }
+    if task.circuit is None:  # a circuit's bath is over all writers of the graph
+        pins["calibration.dimension"] = (record.calibration.dimension, task.site.width)
     if task.model.weights_sha256 is not None:
         pins["model.sha256"] = (record.model.sha256, task.model.weights_sha256)
     if task.model.revision is not None or task.model.hub is None:

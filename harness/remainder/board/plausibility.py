@@ -62,7 +62,8 @@ def check_cost(record: Record) -> Iterator[str]:
         "shrinkage": (fit.shrinkage, 0, 1),
         "oas": (fit.oas, 0, 1),
         "held_out_mahalanobis": (fit.held_out_mahalanobis, 0, math.inf),
-        "rank": (fit.rank, 0, fit.dimension),
+        # Of circuits, of the prompts' deviations: their values over all positions have more dimensions.
+        "rank": (fit.rank, 0, fit.dimension if record.metrics.circuit is None else fit.documents - 1),
         "bank_rows": (fit.bank_rows, 1, fit.tokens),
         "cells": (fit.cells, 1, max((fit.bank_rows or fit.tokens) / _ROWS_A_CELL, 1)),
         "cells_explained": (fit.cells_explained, -math.inf, 1),

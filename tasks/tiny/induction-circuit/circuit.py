@@ -11,7 +11,7 @@ Steps:
 3. The counterfactual is the same window under another name for every token: a random permutation of the
    vocabulary that leaves no token as it is. It is a window like the others, and another token is right at
    every scored position.
-4. Circuits, from files that `edges.py` writes: `induction-circuit`; `textbook-circuit`, without the edges by
+4. Circuits, from files that `edges.py` writes: `known-circuit`; `textbook-circuit`, without the edges by
    which layer 0 adds to what is copied; `other-circuit`, as many edges, with another head in place of the one
    that attends to the previous token.
 """
@@ -114,7 +114,7 @@ def build(seed: int, folder: Path, count: int = 40) -> BuiltCircuit:
         model=model,
         prompts={"fit": fit, "calibration": calibration, "evaluation": evaluation},
         interpretations={
-            "induction-circuit": load(folder / "circuit.json", model.graph).circuits,
+            "known-circuit": load(folder / "circuit.json", model.graph).circuits,
             "textbook-circuit": load(folder / "textbook.json", model.graph).circuits,
             "other-circuit": load(folder / "other.json", model.graph).circuits,
         },
