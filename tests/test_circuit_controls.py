@@ -340,7 +340,7 @@ def test_the_induction_circuit_is_one() -> None:
     induction = {int(head) for head in np.argsort(attention["induction_1"])[-2:]}
     assert report["circuit"]["previous_token"] == report["textbook"]["previous_token"] == previous
     assert set(report["circuit"]["induction"]) == induction, "the two that attend most to what followed"
-    names = set(circuit(task, "induction-circuit").names())
+    names = set(circuit(task, "known-circuit").names())
     for head in range(4):
         assert (f"a0.h{previous}->a1.h{head}<k>" in names) == (head in induction)
         assert (f"a1.h{head}->logits" in names) == (head in induction)

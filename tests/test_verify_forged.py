@@ -165,7 +165,10 @@ def test_no_field_on_the_page_is_caught(originals: list[Original], remembered: N
 
 def test_fields_of_a_submission_that_is_not_here_are_on_the_page(tmp_path: Path, remembered: None) -> None:
     known = committed_records()
-    path = next((path for path in known if not comes_with_the_benchmark(known[path])), None)
+    # What a task brings itself has no files.
+    path = next(
+        (p for p in known if known[p].submission.files and not comes_with_the_benchmark(known[p])), None
+    )
     if path is None:
         pytest.skip("every record is of a submission that comes with the benchmark")
     (original,) = copies([path], tmp_path / "results")
