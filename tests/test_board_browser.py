@@ -55,11 +55,16 @@ class Tab:
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"not there: {request.url}"))
+        self.page.on("requestfailed", self._failed)
 
     def open(self, name: str) -> Any:
         self.page.goto((self.site / name).as_uri())
         return self.page
+
+    def _failed(self, request: Any) -> None:
+        # What is still under way when the next page is opened is broken off.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            self.complaints.append(f"not there: {request.url}")
 
     def names(self) -> list[str]:
         """Submissions in the order that the table shows them in."""

@@ -119,6 +119,10 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
             ("documents", ("documents", "windows", "tokens")),
         ):
             shared |= {f"{part}.{name}|{tier}": content[part][name] for name in names}
+        if content["metrics"].get("circuit") is not None:
+            # The graph and what the model does by itself are the same whatever circuit is scored.
+            shared[f"complexity.features|{tier}"] = content["complexity"]["features"]
+            shared[f"measurement.behaviour|{tier}"] = content["measurement"].get("behaviour")
         if content["reference"] is None:
             clean = content["metrics"]["clean"]["loss"]["value"]
             shared[f"metrics.clean.loss.value|{tier}|{dtype}"] = clean
