@@ -37,7 +37,12 @@ __all__ = [
     "check_words",
 ]
 
-LIMITS = {"true_equals_clean": 1e-4, "conformance": 1e-4}
+LIMITS = {
+    "true_equals_clean": 1e-4,
+    "conformance": 1e-4,
+    "full_equals_clean": 1e-4,
+    "empty_equals_counterfactual": 1e-4,
+}
 """Of the checks of protocol 1, section 10; nats per token, and a share of the root mean square of x."""
 
 _DTYPES = ("bfloat16", "float32")
