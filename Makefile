@@ -32,11 +32,15 @@ site: $(STAMP)  ## build the board from the records in leaderboard/results, into
 validate: $(STAMP)  ## measure the benchmark itself, and write docs/validation.md
 	$(BIN)/remainder validate
 
+# On all cores, but no more than four: every worker loads torch. Benchmarks need a core to themselves (`make bench`).
+TEST_WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --maxprocesses=4
+
 test: $(STAMP)  ## quick tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)  ## slow tests too
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages=

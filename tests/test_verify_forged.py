@@ -34,7 +34,7 @@ from remainder.board import consistency
 from remainder.board.verify import Shelf, Verdict, verify_record
 from remainder.canonical import canonical_json, sha256
 from remainder.conformance import Conformance
-from remainder.measure.checks import TRUE_LIMIT
+from remainder.measure.checks import CIRCUIT_LIMIT, TRUE_LIMIT
 from remainder.paths import project_root
 from remainder.record import make_record, read_record, values_path, write_record
 
@@ -291,6 +291,8 @@ def test_limits_are_those_that_are_measured_with() -> None:
     assert {
         "true_equals_clean": TRUE_LIMIT,
         "conformance": Conformance._field_defaults["limit"],
+        "full_equals_clean": CIRCUIT_LIMIT,
+        "empty_equals_counterfactual": CIRCUIT_LIMIT,
     } == consistency.LIMITS
 
 

@@ -21,10 +21,13 @@ from remainder.residual.ladder import RUNGS
 from remainder.residual.noise import Draw, Places
 from remainder.schema import Check
 
-__all__ = ["TRUE_LIMIT", "Deviation", "check_true", "check_zero", "dtype_deviation"]
+__all__ = ["CIRCUIT_LIMIT", "TRUE_LIMIT", "Deviation", "check_true", "check_zero", "dtype_deviation"]
 
 TRUE_LIMIT = 1e-4
 """Nats per token by which the true residual may miss the clean model."""
+
+CIRCUIT_LIMIT = 1e-4
+"""Nats by which two ways to the same prediction, one of them a circuit, may differ."""
 
 _MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss without a warning
 

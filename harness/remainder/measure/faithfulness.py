@@ -36,6 +36,7 @@ from remainder.circuit.prompts import PADDING, Prompts, first
 from remainder.circuit.ranking import Circuits, Sized
 from remainder.circuit.run import Values
 from remainder.errors import MeasurementError
+from remainder.measure.checks import CIRCUIT_LIMIT
 from remainder.measure.circuit_summary import EMPTY, HEADLINE, rung_at
 from remainder.measure.losses import kl_histogram
 from remainder.measure.plan import Plan
@@ -246,12 +247,12 @@ class _Measuring:
         ):
             before = self.checks.get(name)
             value = max(float(kl.max()), 0.0 if before is None or before.value is None else before.value)
-            if value > _LIMIT:
+            if value > CIRCUIT_LIMIT:
                 raise MeasurementError(
-                    f"check {name} failed: KL {value:.3g} nats, the limit is {_LIMIT:g}",
+                    f"check {name} failed: KL {value:.3g} nats, the limit is {CIRCUIT_LIMIT:g}",
                     fix="this architecture cannot be measured as a graph; please report it",
                 )
-            self.checks[name] = Check(passed=True, value=value, limit=_LIMIT, note=note)
+            self.checks[name] = Check(passed=True, value=value, limit=CIRCUIT_LIMIT, note=note)
 
     def _report(self, doing: str, done: int, total: int | None) -> None:
         if self.loaded.progress is not None:
@@ -321,9 +322,6 @@ def _behaviour(facts: BehaviourFacts) -> Behaviour:
         answer_of_solved=sum(part.solved * (part.answer_solved or 0.0) for part in kept) / max(solved, 1),
     )
 
-
-_LIMIT = 1e-4
-"""Nats by which two ways to the same prediction may differ."""
 
 _NOISES = {name for name, background in BACKGROUNDS.items() if background.kind == "noise"}
 
