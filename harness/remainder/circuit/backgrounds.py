@@ -21,10 +21,8 @@ covariance, of rank M − 1 at most.
 - sequential: of the model that is coarse-grained already in earlier stages, the calibration prompts going
   through the same pass;
 - counterterm: such that what a reader reads, kept edges and bath together, has the mean and covariance that
-  it
-  has in the clean model, the kept part being independent of the bath; directions in which the kept part
-  varies
-  more than that get no noise (projection to positive semidefinite matrices).
+  it has in the clean model, the kept part being independent of the bath; directions in which the kept part
+  varies more than that get no noise (projection to positive semidefinite matrices).
 
 Source: protocol 1, sections 4 and 8; Li & Janson, "Optimal ablation for interpretability", 2024.
 """
@@ -102,8 +100,7 @@ class Scene:
     """The prompts of one template, ready to be run with any circuit and background.
 
     Values of the calibration prompts, and of the counterfactual and clean prompts once they are asked for,
-    are
-    kept (heads in z-space); that is all the memory that does not depend on the portion of rows.
+    are kept (heads in z-space); that is all the memory that does not depend on the portion of rows.
 
     Args:
         model: with its graph.

@@ -2,9 +2,8 @@
 
 One constant a writer, the same at all positions and in all templates, started at the mean. All are moved at
 once, by Adam in units of the root mean square of their stage, to lower the mean KL to the clean predictions
-at
-the scored positions of the calibration prompts; what is kept is the best point that was visited. A circuit's
-kept writers have constants too, on the edges of theirs that are removed.
+at the scored positions of the calibration prompts; what is kept is the best point that was visited. A
+circuit's kept writers have constants too, on the edges of theirs that are removed.
 
 Source: Li & Janson, "Optimal ablation for interpretability", 2024.
 """

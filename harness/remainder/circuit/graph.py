@@ -3,9 +3,8 @@
 Every head, every MLP and the embedding *write* to the residual stream; every head's query, key and value,
 every MLP and the logits *read* from it. There is an edge from each writer to each reader that comes after it.
 Names are those of EAP-IG: `input`, `a3.h0`, `m3`, `logits`; an edge into a head says into which of its
-inputs,
-`m2->a3.h0<q>`. With grouped queries a key and a value belong to a group of heads, and are named by its
-number.
+inputs, `m2->a3.h0<q>`. With grouped queries a key and a value belong to a group of heads, and are named by
+its number.
 
 Stages are the layers' parts in the order of computation: `input`, `a0`, `m0`, `a1`, …, `logits`. A stage
 reads all at once, then writes all at once. With parallel blocks (NeoX) both parts of a layer read the stream

@@ -3,11 +3,10 @@
 1. A behaviour's candidates (`circuit.behaviour`) are run once through the float32 model, prompts and
    counterfactuals. What comes out is kept on disk under the hash of the candidates and of the weights.
 2. A prompt is *solved* if its answer is above 0 (right tokens together outweigh wrong ones) and the most
-   likely
-   one of all named tokens is right. Prompts that are not solved are left out.
+   likely one of all named tokens is right. Prompts that are not solved are left out.
 3. A template of which the model does not solve clearly more than half (at least 55 %, and a one-sided
-   binomial
-   test against chance at 1 %) is left out whole: a circuit of what a model does not do has no meaning.
+   binomial test against chance at 1 %) is left out whole: a circuit of what a model does not do has no
+   meaning.
 4. If fewer prompts remain than the tiers of the task take, the task is refused.
 
 Candidates are run in batches of one size, whatever the task's is: what is kept depends on nothing else.

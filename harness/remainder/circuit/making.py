@@ -2,8 +2,7 @@
 
 Read from files (`eap-ig`, `mib`), or found on the task's `fit` prompts: `edge-attribution` is EAP, and with
 `steps` EAP-IG over inputs; `node-attribution` is attribution patching of nodes; `edge-patching` patches one
-edge
-at a time, which takes a pass for each.
+edge at a time, which takes a pass for each.
 """
 
 from __future__ import annotations

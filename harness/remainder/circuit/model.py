@@ -3,8 +3,7 @@
 A `CircuitModel` runs a batch of prompts of one length, and calls a `Tap` at every stage of the graph, in
 order:
 1. `tap.read(stage, stream)` gives what each reader of the stage is to read, [rows, positions, readers,
-   width],
-   in place of the stream that they would all read;
+   width], in place of the stream that they would all read;
 2. `tap.write(stage, values)` is told what the stage's writers made of it, [rows, positions, writers, size]:
    of heads their z, before the output matrix, which is smaller than what they add to the stream.
 `outputs(stage, values)` maps these to what is added to the stream. What is added and comes from no writer

@@ -1,16 +1,13 @@
 """Metrics of circuits: answers, faithfulness over sizes, and the areas that MIB reports.
 
 Rows of the table belong to a background and a circuit: `raw@0.01` is the background `raw` with the circuit
-that
-keeps 1 % of all edges, the best by size of their scores; `raw@+0.01` the best with their sign, where that is
-another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of.
+that keeps 1 % of all edges, the best by size of their scores; `raw@+0.01` the best with their sign, where
+that is another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of.
 
 1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
 2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
-   trapezoids
-   in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is no ratio of sums, so
-   the
-   interval of CMD is taken with the signs that the f_k found have.
+   trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is no ratio of
+   sums, so the interval of CMD is taken with the signs that the f_k found have.
 3. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
 
 Source: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025; protocol 1, section 8.
