@@ -208,17 +208,47 @@ def test_ties_fall_by_place() -> None:
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_ranking_of_nodes_keeps_the_best_and_those_without_a_score(absolute: bool) -> None:
+def test_a_ranking_of_nodes_keeps_the_best_and_an_input_without_a_score(absolute: bool) -> None:
     scores = np.random.default_rng(3).standard_normal(len(GROUPED.writers))
-    scores[[0, 5]] = np.nan
+    scores[0] = np.nan
     ranking = NodeRanking(GROUPED, scores)
     values = np.abs(scores) if absolute else scores
-    order = sorted((p for p in range(len(scores)) if p not in (0, 5)), key=lambda place: -values[place])
+    order = sorted(range(1, len(scores)), key=lambda place: -values[place])
     for size in (0.2, 0.5, 0.75):
-        names = [GROUPED.writers[place] for place in (5, *order[: int(size * len(order))])]
+        names = [GROUPED.writers[place] for place in order[: int(size * len(order))]]
         expected = Circuit.of_nodes(GROUPED, names).pruned()
         np.testing.assert_array_equal(ranking.at(size, absolute).kept, expected.kept)
     np.testing.assert_array_equal(ranking.at(1.0, absolute).kept, GROUPED.exists)
+
+
+@pytest.mark.parametrize(("unscored", "told"), [([5], "m0 has"), ([0, 5, 6], r"m0 and 1 more have")])
+def test_nodes_without_a_score_are_no_free_part_of_every_circuit(unscored: list[int], told: str) -> None:
+    """EAP-IG keeps such a node always. Of all but one, that is nearly the whole model at .1 % of its size."""
+    scores = np.zeros(len(GROUPED.writers))
+    scores[unscored] = np.nan
+    with pytest.raises(InterpretationError, match=f"node {told} no score, and would be in the circuit of"):
+        NodeRanking(GROUPED, scores)
+
+
+def test_a_circuit_larger_than_its_size_is_refused() -> None:
+    ranking = Ranking(GROUPED, np.random.default_rng(0).random(GROUPED.exists.shape))
+    circuit = Circuit.top(GROUPED, ranking.scores, 7, absolute=True, pruned=False)
+    share = 7 / GROUPED.edges
+    assert Sized(GROUPED, {share: circuit, 0.9: circuit}).sizes == (share, 0.9)
+    with pytest.raises(InterpretationError, match=rf"of size 0.01 keeps 7 of {GROUPED.edges} edges"):
+        Sized(GROUPED, {0.01: circuit})
+
+
+@pytest.mark.parametrize("size", [*SIZES[5:]])
+def test_no_ranking_gives_more_edges_than_the_size_says(size: float) -> None:
+    """Of nodes too: those between a share of the nodes are fewer than that share of the edges."""
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        edges = Ranking(GROUPED, generator.standard_normal(GROUPED.exists.shape))
+        nodes = NodeRanking(GROUPED, generator.standard_normal(len(GROUPED.writers)))
+        for ranking in (edges, nodes):
+            for absolute in (True, False):
+                assert ranking.at(size, absolute).edges <= size * GROUPED.edges
 
 
 def test_without_the_input_among_them_nodes_make_no_circuit() -> None:

@@ -90,7 +90,7 @@ def test_rankings_and_circuits_come_back_exactly(tmp_path: Path, name: str, endi
     np.testing.assert_array_equal(back.at(back.sizes[0], True).kept, circuit.kept)
     assert notes == ()
     nodes = generator.standard_normal(len(graph.writers))
-    nodes[1] = np.nan
+    nodes[0] = np.nan
     eap_ig.save(tmp_path / f"nodes{ending}", NodeRanking(graph, nodes))
     ranked, notes = eap_ig.load(tmp_path / f"nodes{ending}", graph)
     assert isinstance(ranked, NodeRanking)

@@ -74,6 +74,23 @@ def test_a_circuit_too_large_for_its_size_is_refused(tmp_path: Path) -> None:
         mib.load(tmp_path, BIG, IOI)
 
 
+def test_a_circuit_that_is_larger_once_heads_are_merged_stands_at_what_it_keeps(tmp_path: Path) -> None:
+    """A file with an edge a head, of 4 heads in one group: keys and values are 1/4 of what they are there."""
+    graph, heads = Graph(Architecture(4, 4, 1, 8)), Graph(Architecture(4, 4, 4, 8))
+    names = [name for name, _, _ in heads.names()]
+    np.random.default_rng(2).shuffle(names)
+    names.sort(key=lambda name: "<k>" in name or "<v>" in name)
+    counts = [int(size * heads.edges) for size in SIZES[:-1]]
+    for place, count in enumerate(counts):
+        eap_ig.save(tmp_path / f"{place}.json", Circuit.of_edges(heads, names[:count]))
+    found, _ = mib.load(tmp_path, graph, IOI)
+    assert isinstance(found, Sized)
+    for size in found.sizes:
+        assert found.at(size, True).edges <= size * graph.edges * (1 + 1e-9)
+    largest = found.at(found.sizes[-1], True)
+    assert largest.edges / graph.edges == found.sizes[-1] > 0.5 > largest.edges / heads.edges
+
+
 def test_other_numbers_of_circuits_have_their_own_sizes(tmp_path: Path) -> None:
     made = nine(tmp_path)
     for place in (0, 1, 2, 3, 4):

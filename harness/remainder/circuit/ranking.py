@@ -90,12 +90,12 @@ class NodeRanking:
     """Scores of nodes: of what writes, that is all but the logits.
 
     Raises:
-        InterpretationError: of another shape, infinite, or no node has a score.
+        InterpretationError: of another shape, infinite, or a node has no score. The input may have none.
     """
 
     graph: Graph
     scores: NDArray[np.float64]
-    """[writers]; NaN: has no score, and is always kept, as EAP-IG does it."""
+    """[writers]; NaN: has no score, and is always kept, as EAP-IG does it: that may be the input alone."""
 
     def __post_init__(self) -> None:
         if self.scores.shape != (len(self.graph.writers),):
@@ -106,6 +106,14 @@ class NodeRanking:
         if np.isinf(self.scores).any() or np.isnan(self.scores).all():
             raise InterpretationError(
                 "scores of nodes are infinite, or there are none", fix="score nodes by finite numbers"
+            )
+        # In circuits of every size, however small, they would come for nothing.
+        without = [name for name, none in zip(self.graph.writers, np.isnan(self.scores), strict=True) if none]
+        if without := [name for name in without if name != "input"]:
+            more = f" and {len(without) - 1:,} more have" if len(without) > 1 else " has"
+            raise InterpretationError(
+                f"node {without[0]}{more} no score, and would be in the circuit of every size",
+                fix="score all nodes, by 0 where one does not matter; the input alone may have no score",
             )
 
     @property
@@ -133,7 +141,8 @@ class Sized:
     """A circuit for each of some sizes, or a single one.
 
     Raises:
-        InterpretationError: there is none, a size is no share, or a circuit is of another graph.
+        InterpretationError: there is none, a size is no share, or a circuit is of another graph, or keeps more
+            edges than its size says.
     """
 
     graph: Graph
@@ -148,6 +157,12 @@ class Sized:
             )
         if any(circuit.graph != self.graph for circuit in self.circuits.values()):
             raise InterpretationError("a circuit is of another graph", fix="make all for one model")
+        for size, circuit in self.circuits.items():
+            if circuit.edges > size * self.graph.edges * (1 + 1e-9):
+                raise InterpretationError(
+                    f"the circuit of size {size:g} keeps {circuit.edges:,} of {self.graph.edges:,} edges",
+                    fix="give each at least the size that it has: its edges over all edges",
+                )
 
     @property
     def sizes(self) -> tuple[float, ...]:

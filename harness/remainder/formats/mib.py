@@ -5,6 +5,8 @@
 3. Or several files, a circuit each. MIB asks for nine, of at most .001, .002, .005, .01, .02, .05, .1, .2 and
    .5 of all edges, and takes them by their number of edges for these; so do we. An empty and a full one may
    be there too. If there are not nine, each has the size that it has.
+4. With grouped queries edges of several heads are one here. A circuit that keeps a larger share of these
+   than its size has that share as its size.
 
 Source: https://github.com/hannamw/MIB-circuit-track, README and `MIB_circuit_track/evaluation.py`.
 """
@@ -116,6 +118,8 @@ def _by_size(counts: dict[Path, tuple[int, int]], circuits: dict[Path, Circuit])
                     fix="give circuits of at most .1, .2, .5, 1, 2, 5, 10, 20 and 50 % of all edges",
                 )
             sizes[file] = size
+    for file, circuit in circuits.items():  # of edges that were merged, a larger share may be kept
+        sizes[file] = max(sizes[file], circuit.edges / circuit.graph.edges)
     found: dict[float, Circuit] = {}
     for file in ordered:
         if sizes[file] in found:
