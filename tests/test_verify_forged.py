@@ -34,6 +34,7 @@ from remainder.board import consistency
 from remainder.board.verify import Shelf, Verdict, verify_record
 from remainder.canonical import canonical_json, sha256
 from remainder.conformance import Conformance
+from remainder.errors import RecordError
 from remainder.measure.checks import CIRCUIT_LIMIT, TRUE_LIMIT
 from remainder.paths import project_root
 from remainder.record import make_record, read_record, values_path, write_record
@@ -67,7 +68,7 @@ def remembered() -> Iterator[None]:
 
         patch.setattr(module, name, once)
 
-    for name in ("values_from_csv", "values_to_csv", "summarise", "summarise_l0"):
+    for name in ("values_from_csv", "values_to_csv", "_summaries"):
         remember(record_module, name)
     remember(consistency, "_histograms")
     yield
@@ -181,6 +182,27 @@ def test_fields_of_a_submission_that_is_not_here_are_on_the_page(tmp_path: Path,
     for place, value in chance.sample(fields(original.content), 20):
         if not is_listed(place, [*unknown, *always]) and place != ("reference",):
             assert not forge(original, place, edited(value, chance), shelf).passed, place
+
+
+def test_an_end_that_rounding_moves_is_held_to_what_rounding_does() -> None:
+    """Platforms have put the lower end of this ratio, 0.8, at −0.939, −0.933 and −0.912; see `recompute`."""
+    (path,) = (path for path in committed_records() if path.stem.startswith("fde8adc153f6"))
+    record, values = read_record(path)
+    for place, number, caught in (
+        ("gaussian_ratio.isotropic.low", record.metrics.gaussian_ratio.isotropic.low, False),
+        ("gaussian_ratio.isotropic.low", -0.92, False),
+        ("gaussian_ratio.isotropic.low", -0.5, True),
+        ("gaussian_ratio.isotropic.value", 0.8001, True),
+        ("rungs.full.quenched.loss.low", 2e-7, True),
+    ):
+        content = record.model_dump(mode="json")
+        put(content, ("metrics", *place.split(".")), number)
+        forged = record.model_validate(content)
+        if caught:
+            with pytest.raises(RecordError, match=f"metrics.{place}: "):
+                record_module.recompute(forged, values)
+        else:
+            record_module.recompute(forged, values)
 
 
 @pytest.mark.parametrize("column", ["loss", "kl", "top1", "correct", "tokens", "residual_ss", "active"])

@@ -15,13 +15,15 @@ record share the same resamples, so everything is paired.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEVEL", "MINIMUM_DOCUMENTS", "RESAMPLES", "Bootstrap", "Estimate", "Ratio"]
+__all__ = ["LEVEL", "MINIMUM_DOCUMENTS", "RESAMPLES", "Bootstrap", "Estimate", "Ratio", "other_rounding"]
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -32,6 +34,22 @@ _DEGENERATE = 1e-6
 """A resample's standard error below this share of the sample's is rounding: it stands for zero."""
 
 Array = NDArray[np.float64]
+
+_rounding: ContextVar[np.random.Generator | None] = ContextVar("rounding", default=None)
+
+
+@contextmanager
+def other_rounding(seed: int) -> Iterator[None]:
+    """Inside, last digits are moved at random in what resamples are summed from.
+
+    Platforms add in different orders. Where resamples have hardly any spread that moves t* by more than its
+    last digits: who compares intervals of two platforms finds out here by how much.
+    """
+    token = _rounding.set(np.random.default_rng(seed))
+    try:
+        yield
+    finally:
+        _rounding.reset(token)
 
 
 @dataclass(frozen=True)
@@ -124,6 +142,9 @@ class Bootstrap:
         error = float(self._standard_error((centred @ signs)[None, :] ** 2)[0])
         if error <= 8 * np.finfo(np.float64).eps * float(np.abs(a).mean(axis=0).sum()):
             return Estimate(value, value, value)
+        if (generator := _rounding.get()) is not None:
+            last = 4 * np.finfo(np.float64).eps
+            centred, b = (part * (1 + last * generator.uniform(-1, 1, part.shape)) for part in (centred, b))
         low, high = self._quantiles(centred, b, signs, error)
         if not (math.isfinite(low) and math.isfinite(high)):
             reason = "unbounded: too many resamples of the documents have no spread"
