@@ -29,7 +29,8 @@ from tiny import SITE, WIDTH, write_task
 
 LATENTS, K, TASK = 24, 5, 3
 MLP = 'hook_in = "blocks.2.mlp.hook_in", hook_out = "blocks.2.hook_mlp_out"'
-STEPS = ["found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "decode affine"]
+RULES = ["deterministic", "causal", "local", "by its codes"]
+STEPS = ["found", "fits", "weights", "encode, decode", *RULES, "decode affine"]
 
 
 @pytest.fixture
@@ -253,6 +254,7 @@ class Leak:
             return x + 0.1 * self.calls
         if self.rule == "causal":
             return torch.where(x.new_ones(x.shape[1]).bool()[:, None], x + 0.1 * x.flip(1), x)
+        self.kept = x
         if self.rule == "local":
             return x + 0.1 * x.flip(0)
         return x.square() if self.rule == "decode affine" else x
@@ -260,10 +262,12 @@ class Leak:
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         if self.rule == "encode, decode":
             return codes[..., :3]
+        if self.rule == "by its codes":
+            return self.kept if len(self.kept) == len(codes) else codes
         return codes.sqrt() if self.rule == "decode affine" else codes
 
 
-@pytest.mark.parametrize("rule", ["deterministic", "causal", "local", "encode, decode"])
+@pytest.mark.parametrize("rule", [*RULES, "encode, decode"])
 def test_a_rule_that_is_broken_is_told(task: Path, monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
     found = checked_with(task, monkeypatch, Leak(rule))
     failed = [step.name for step in found.steps if step.passed is False]

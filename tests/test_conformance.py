@@ -100,6 +100,147 @@ def test_methods_that_break_a_rule_are_caught(name: str) -> None:
     assert raised.value.fix
 
 
+@pytest.mark.parametrize(
+    ("function", "rule"),
+    [
+        (lambda x: shifted(x, -1, 1), "later positions"),
+        (lambda x: 0.001 * shifted(x, -(POSITIONS - 3), 1), "later positions"),
+        (lambda x: x - x.mean(0), "other windows"),
+        (lambda x: torch.randn_like(x), "given again"),
+    ],
+)
+def test_codes_that_look_elsewhere_are_caught(
+    function: Callable[[torch.Tensor], torch.Tensor], rule: str
+) -> None:
+    """Though nothing of it is in the reconstruction: L0 and bits are counted on codes."""
+
+    class Looks(Identity):
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, function(x)], -1)
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes[..., :WIDTH]
+
+    with pytest.raises(InterpretationError, match=f"^mine: the code .* active codes when .*{rule}"):
+        check_conformance(adapt(Looks(), WIDTH, "mine"), *activations())
+
+
+class Keeps(Identity):
+    """Half of x̂ is by its codes, half was kept when it encoded."""
+
+    kept: torch.Tensor | None = None
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept = x
+        return x.round()
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        if self.kept is None or not self.knows(codes):
+            return codes
+        return 0.5 * codes + 0.5 * self.kept
+
+    def knows(self, codes: torch.Tensor) -> bool:
+        return self.kept is not None and codes.shape == self.kept.shape
+
+
+class KeepsWindows(Keeps):
+    """It is not deceived by codes of others: it gives back what it kept for its own only."""
+
+    def knows(self, codes: torch.Tensor) -> bool:
+        return super().knows(codes) and torch.equal(codes, self.kept.round())
+
+
+class KeepsAll(Keeps):
+    """It has everything that it ever encoded, by the codes of the whole batch."""
+
+    def __init__(self) -> None:
+        self.all: list[torch.Tensor] = []
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.all.append(x)
+        return x.round()
+
+    def knows(self, codes: torch.Tensor) -> bool:
+        return True
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        own = [x for x in self.all if x.shape == codes.shape and torch.equal(x.round(), codes)]
+        return 0.5 * codes + 0.5 * own[-1] if own else codes
+
+
+@pytest.mark.parametrize("method", [Keeps, KeepsWindows, KeepsAll])
+def test_what_was_kept_when_encoding_is_caught(method: type[Keeps]) -> None:
+    """By codes that are decoded later, in another order, or a window at a time."""
+    with pytest.raises(InterpretationError, match="decoded after others were encoded") as raised:
+        check_conformance(adapt(method(), WIDTH, "mine"), *activations())
+    assert "function of the codes alone" in str(raised.value.fix)
+
+
+class Skips(Identity):
+    """x̂ = codes + skip(x); codes are what skip leaves."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.skip = function
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.skip(x)
+
+
+PAST = {
+    "nothing": (lambda x: torch.zeros_like(x), True),
+    "a constant": (lambda x: torch.ones_like(x).cumsum(-1), True),
+    "the mean": (lambda x: x.mean(-1, keepdim=True).expand_as(x), True),
+    "mean and scale": (lambda x: x.mean(-1, keepdim=True) + x.std(-1, keepdim=True) * FIXED, True),
+    "three axes": (lambda x: x * torch.tensor([1.0, 1, 1, 0, 0]), False),
+    "all, faintly": (lambda x: 0.01 * x, False),
+    "a curve": (lambda x: torch.sin(x[..., :1] * torch.arange(1, WIDTH + 1)), False),
+    "two axes and a third, faintly": (lambda x: x * torch.tensor([1.0, 1, 0.01, 0, 0]), False),
+}
+FIXED = torch.linspace(-1, 1, WIDTH)
+
+
+@pytest.mark.parametrize("name", PAST)
+def test_two_numbers_a_token_may_go_past_the_codes_of_what_rebuilds_what_it_reads(name: str) -> None:
+    function, allowed = PAST[name]
+    x, mask = activations()
+    skips = adapt(Skips(function), WIDTH, "mine")
+    if allowed:
+        check_conformance(skips, x, mask)
+        check_conformance(skips, x, mask, x.clone())
+    else:
+        for same in (None, x.clone()):
+            with pytest.raises(InterpretationError, match="past its codes goes more than 2 numbers"):
+                check_conformance(skips, x, mask, same)
+    # A transcoder rebuilds another place. Masked positions do not make one.
+    check_conformance(skips, x, mask, x.flip(-1))
+    x[:, 0] += 1
+    if not allowed:
+        with pytest.raises(InterpretationError, match="past its codes"):
+            check_conformance(skips, x, mask, torch.where(mask[..., None], x, 0.0))
+
+
+def test_a_transcoder_is_measured_by_what_it_rebuilds() -> None:
+    x, mask = activations()
+    target = 1e-3 * x
+    leak = adapt(Method(lambda x: 1e-3 * (x + 1e-3 * shifted(x, -1, 1))), WIDTH, "mine")
+    with pytest.raises(InterpretationError, match="later positions"):
+        check_conformance(leak, x, mask, target)
+    found = check_conformance(adapt(Method(lambda x: x + 2e-5 * shifted(x, -1, 1)), WIDTH), x, mask, 100 * x)
+    assert 0 < found.later_positions < 0.02 * found.limit
+
+
+def test_no_codes_at_all_keep_the_rules() -> None:
+    class Constant(Identity):
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return x[..., :0]
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return torch.ones(*codes.shape[:-1], WIDTH)
+
+    found = check_conformance(adapt(Constant(), WIDTH), *activations())
+    assert [rule.change for rule in found.rules] == [0.0] * 4
+
+
 def test_memory_between_calls_is_caught() -> None:
     class Remembers(Identity):
         calls = 0

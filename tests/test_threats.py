@@ -15,9 +15,10 @@ from torch import Tensor
 
 import tiny
 from remainder.board.plausibility import check_cost
+from remainder.conformance import check_conformance
 from remainder.corpus import Corpus
 from remainder.errors import InterpretationError
-from remainder.interpretation import Codebook, Identity
+from remainder.interpretation import Codebook, Identity, adapt, principal_components
 from remainder.loaded import LanguageTask
 from remainder.measure.evaluate import measure
 from remainder.measure.plan import plan
@@ -25,6 +26,7 @@ from remainder.objects import object_submission
 from remainder.paths import project_root
 from remainder.schema import Record
 from remainder.submission import open_submission
+from remainder.task import Site
 
 TESTS = Path(__file__).parent
 
@@ -77,12 +79,16 @@ def test_an_object_that_waits_gets_through(loaded: LanguageTask) -> None:
     """Rules are checked on the first batch. An object can count; what is read from a file cannot."""
 
     class Waits(Method):
-        calls = 0
+        calls, until = 0, 0
 
         def decode(self, codes: Tensor) -> Tensor:
             self.calls += 1
-            return 0.5 * codes if self.calls <= 12 else codes
+            return 0.5 * codes if self.calls <= self.until else codes
 
+    batch = next(loaded.activations("calibration", 16).batches(4))
+    waits = Waits()
+    check_conformance(adapt(waits, tiny.WIDTH), batch.prefix.x_out, batch.spliced)
+    Waits.until = waits.calls
     assert kl(record_of(loaded, Waits()), "raw") < 1e-6
     assert kl(record_of(loaded, tiny.Shrink(0.5, 0.0)), "raw") > 1e-3
 
@@ -166,7 +172,10 @@ def test_bits_do_not_depend_on_the_scale_of_codes(loaded: LanguageTask) -> None:
 
 
 class Around(Method):
-    """No code at all; the activation goes past."""
+    """No code at all; a linear map of the activation goes past."""
+
+    def __init__(self, skipped: Tensor) -> None:
+        self.skipped = skipped
 
     def encode(self, x: Tensor) -> Tensor:
         return torch.zeros(*x.shape[:-1], 1)
@@ -175,7 +184,7 @@ class Around(Method):
         return torch.zeros(*codes.shape[:-1], tiny.WIDTH)
 
     def skip(self, x: Tensor) -> Tensor:
-        return x
+        return x @ self.skipped
 
 
 class Keeps(Method):
@@ -190,12 +199,91 @@ class Keeps(Method):
         return self.kept if fits else torch.zeros(*codes.shape[:-1], tiny.WIDTH)
 
 
-@pytest.mark.parametrize("method", [Around, Keeps])
-def test_a_path_around_the_codes_is_a_fault(loaded: LanguageTask, method: type[Method]) -> None:
-    record = record_of(loaded, method())
+class KeepsTheFirst(Keeps):
+    """It keeps what it is given first: encoding something else in between does not tell."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        codes = super().encode(x)
+        self.kept = self.__dict__.setdefault("first", x)
+        return codes
+
+
+class KeepsByCode(Method):
+    """A code says under which number the activation was put away."""
+
+    def __init__(self) -> None:
+        self.kept: dict[float, Tensor] = {}
+
+    def encode(self, x: Tensor) -> Tensor:
+        codes = x.sum(-1, keepdim=True)
+        self.kept |= {float(c): row for c, row in zip(codes.flatten(), x.flatten(0, 1), strict=True)}
+        return codes
+
+    def decode(self, codes: Tensor) -> Tensor:
+        if codes.shape[1] != tiny.WINDOW:  # when it is asked for single codes
+            return codes.expand(*codes.shape[:-1], tiny.WIDTH)
+        return torch.stack([self.kept[float(c)] for c in codes.flatten()]).view(*codes.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("method", [Keeps, KeepsTheFirst])
+def test_what_encode_keeps_for_decode_is_refused(loaded: LanguageTask, method: type[Method]) -> None:
+    with pytest.raises(InterpretationError, match=r"given again|later positions|decoded after others were"):
+        record_of(loaded, method())
+
+
+def test_what_is_kept_by_codes_has_no_bits(loaded: LanguageTask) -> None:
+    """Its decoder seems to be affine, and the pass was by another one."""
+    record = record_of(loaded, KeepsByCode())
     assert kl(record, "raw") < 1e-6
+    assert record.complexity.bits_per_token.value is None
+    assert "is not what they stood for in a pass" in str(record.complexity.bits_per_token.reason)
+
+
+@pytest.mark.parametrize("rank", [3, tiny.WIDTH])
+def test_a_path_past_the_codes_is_refused_where_it_could_be_the_identity(
+    loaded: LanguageTask, rank: int
+) -> None:
+    """Two numbers a token may go past, such as its mean and its scale."""
+    axes = torch.diag((torch.arange(tiny.WIDTH) < rank).float())
+    with pytest.raises(InterpretationError, match="past its codes goes more than 2 numbers a token"):
+        record_of(loaded, Around(axes))
+    record_of(loaded, Around(torch.diag((torch.arange(tiny.WIDTH) < 2).float())))
+
+
+def test_a_path_around_the_codes_is_a_fault() -> None:
+    """Past the codes of a transcoder a linear map may go, but a record without any code says nothing else."""
+    place = tiny.SITE.replace("hook_resid_pre", "{}")
+    hooks = {"hook_in": place.format("mlp.hook_in"), "hook_out": place.format("hook_mlp_out")}
+    loaded = tiny.make_loaded(tiny.make_task(site=Site(**hooks, width=tiny.WIDTH)))
+    found = next(loaded.activations("fit").batches(10**6))
+    x, y = found.prefix.x_in[found.spliced], found.prefix.x_out[found.spliced]
+    record = record_of(loaded, Around(torch.linalg.lstsq(x, y).solution))
     assert record.complexity.bits_per_token.value == 0
+    assert record.metrics.reconstruction.explained_variance.value > 0.1
     assert "reaches the reconstruction another way" in "\n".join(check_cost(record))
+
+
+@pytest.mark.parametrize("method", [NextPosition, WindowMean, OtherWindows])
+def test_heads_that_look_ahead_are_caught(method: type[Method]) -> None:
+    """What heads give is replaced like any other place: theirs of a later position tells the target too."""
+    loaded = tiny.make_loaded(tiny.make_task(hook="blocks.2.attn.hook_z"))
+    with pytest.raises(InterpretationError, match=r"later positions|other windows"):
+        record_of(loaded, method())
+
+
+def test_codes_as_coarse_as_their_bits_rebuild_as_well(loaded: LanguageTask) -> None:
+    """Rounded to the step that bits are told at, they add 1 % of the error or of 1/1000 of the variance."""
+    x = loaded.rows("calibration", 16)
+    variance = float((x - x.mean(0)).square().sum(-1).mean())
+    for thing in (Identity(), tiny.Shrink(0.5, 0.1), principal_components(loaded.fit_moments(20), 5)):
+        reason = str(record_of(loaded, thing).complexity.bits_per_token.reason)
+        step = float(reason.split("step ")[1].split(",")[0])
+        length = 0.5 if isinstance(thing, tiny.Shrink) else 1.0  # what a unit code adds
+        codes = thing.encode(x[None])
+        rounded = (codes * length / step).round() * step / length
+        exact, coarse = ((x - thing.decode(c)[0]).square().sum(-1).mean() for c in (codes, rounded))
+        allowed = 0.01 * max(float(exact), 1e-3 * variance)
+        assert 0.8 < float(coarse - exact) / allowed < 1.01
 
 
 @pytest.mark.parametrize("entries", [2, 16, 200])

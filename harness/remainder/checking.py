@@ -3,7 +3,7 @@
 1. Find it, and the task: its own, or the one that is named.
 2. Read it: does it fit the task's site and model, are its weights whole and finite?
 3. Encode and decode activations of calibration windows: are shapes right and values finite?
-4. The rules that every interpretation keeps: deterministic, causal, local.
+4. The rules that every interpretation keeps: deterministic, causal, local, by its codes.
 5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
 6. Fraction of variance unexplained, active features a token, and the share of features that are ever active.
 
@@ -22,7 +22,7 @@ from rich.text import Text
 
 from remainder.assets import Progress
 from remainder.canonical import significant
-from remainder.conformance import BROKEN, measure_conformance
+from remainder.conformance import measure_conformance
 from remainder.errors import InterpretationError, MeasurementError, RecordError, TaskError
 from remainder.formats.places import MisfitError
 from remainder.interpretation import Adapted
@@ -37,7 +37,7 @@ from remainder.task import Task, load_task
 __all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "render", "require_format"]
 
 FORMATS = ("table", "json")
-_STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local")
+_STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
 _TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
 
 
@@ -145,22 +145,19 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
         x = interpretation.choose(batch.prefix.x_in, target)
         try:
             codes, reconstruction = interpretation.reconstruct(x, here)
-            rules = None if number else measure_conformance(interpretation, x, here)
+            rules = None if number else measure_conformance(interpretation, x, here, target)
         except InterpretationError as problem:
             found.fail("encode, decode", problem)
             return
         if rules is not None:
             found.ok("encode, decode", f"{codes.shape[-1]:,} features; finite on {int(here.sum()):,} tokens")
             for rule in rules.rules:
-                name, when, change = rule
-                far = f"moves by {change:.1g} of x" if change else "does not move"
-                kept = rule.is_kept
-                found.steps.append(
-                    Step(name, kept, f"{far} when {when}", None if kept else _mend(rules.limit))
-                )
+                far = f"{rule.what} moves by {rule.change:.1g}" if rule.change else "does not move"
+                mend = None if rule.is_kept else f"{rule.fix} ({rules.limit:.0e} of its size is allowed)"
+                found.steps.append(Step(rule.name, rule.is_kept, f"{far} when {rule.when}", mend))
             if not found.passed:
                 return
-        sample.update(codes[here], interpretation.coded(target, x)[here])
+        sample.update(codes[here], interpretation.coded(target, x)[here], (target - reconstruction)[here])
         left += float((target - reconstruction)[here].double().square().sum())
         active += float((codes[here] != 0).sum())
         rows.update(target[here].cpu())
@@ -184,10 +181,6 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
         )
     if not sample.live_features and features:
         found.warnings.append("No feature is ever active on these windows.")
-
-
-def _mend(limit: float) -> str:
-    return f"{BROKEN} ({limit:.0e} of the root mean square of x is allowed)"
 
 
 def _task_of(submission: Submission, task: str | None, where: str) -> Task:

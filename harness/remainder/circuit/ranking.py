@@ -141,7 +141,7 @@ class Sized:
     """A circuit for each of some sizes, or a single one.
 
     Raises:
-        InterpretationError: there is none, a size is no share, or a circuit is of another graph, or keeps more
+        InterpretationError: there is none, a size is no share, or a circuit is of another graph or keeps more
             edges than its size says.
     """
 

@@ -49,11 +49,23 @@ class CodeSample:
     live: Tensor | None = None
     codes: list[Tensor] = field(default_factory=list)
     x: list[Tensor] = field(default_factory=list)
+    left: list[Tensor] = field(default_factory=list)
     tokens: int = 0
     seen: int = 0
 
-    def update(self, codes: Float[Tensor, "tokens features"], x: Float[Tensor, "tokens d"]) -> None:
-        """Add the codes and activations of spliced tokens."""
+    def update(
+        self,
+        codes: Float[Tensor, "tokens features"],
+        x: Float[Tensor, "tokens d"],
+        left: Float[Tensor, "tokens d"] | None = None,
+    ) -> None:
+        """Add spliced tokens.
+
+        Args:
+            codes: of the tokens.
+            x: activations, less what goes past the codes.
+            left: x less what these codes were decoded to in the pass.
+        """
         active = (codes != 0).any(0).cpu()
         self.features = codes.shape[-1]
         self.live = active if self.live is None else self.live | active
@@ -62,6 +74,8 @@ class CodeSample:
         if room:
             self.codes.append(codes[:room].float().cpu())
             self.x.append(x[:room].float().cpu())
+            if left is not None and self.tokens < _STEP_TOKENS:
+                self.left.append(left[:room].float().cpu())
             self.tokens += min(len(codes), room)
 
     @property
@@ -98,6 +112,11 @@ def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.de
     # Written so that a NaN is refused as well.
     if not miss <= 1e-6 * scale:
         return "decode is not affine in the codes, so contributions of features are not defined"
+    if sample.left:
+        left = torch.cat(sample.left)[:_STEP_TOKENS]
+        by_codes = x[: len(left)] - base - part[: len(left)] @ directions
+        if not float((by_codes - left).square().sum(-1).mean()) <= 1e-6 * scale:
+            return "what codes are decoded to by themselves is not what they stood for in a pass"
     return AffineDecoder(live, base, directions)
 
 

@@ -231,25 +231,26 @@ class _Run:
             if not sample.seen:
                 if not batch.spliced.any():
                     raise nothing_spliced()
-                self._check_conformance(interpretation, read, batch)
+                self._check_conformance(interpretation, read, batch, x)
                 if self.finer is not None:
-                    check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced)
+                    check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced, x)
             codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
             estimate = reconstruction.double()
             residual = batch.prefix.x_out.double() - estimate
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
-            sample.update(codes[batch.spliced], interpretation.coded(x, read)[batch.spliced])
+            coded, left = interpretation.coded(x, read), x - reconstruction
+            sample.update(codes[batch.spliced], coded[batch.spliced], left[batch.spliced])
         self.warnings += covariance_of(calibration).warnings
         return calibration, sample
 
-    def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch) -> None:
-        found = check_conformance(interpretation, read, batch.spliced)
+    def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> None:
+        found = check_conformance(interpretation, read, batch.spliced, x)
         self.checks["conformance"] = Check(
             passed=True,
             value=max(found.repeated, found.later_positions, found.other_windows),
             limit=found.limit,
             note="largest change of the reconstruction on repeating, on changing later positions or "
-            "other windows, over the root mean square of x",
+            "other windows, over the root mean square of what is rebuilt; codes were checked too",
         )
 
     def _fit(self, calibration: Calibration) -> list[Kernel]:
