@@ -24,6 +24,7 @@ from format_files import (
 from remainder.errors import InterpretationError
 from remainder.formats import circuit_tracer
 from remainder.submission import open_submission
+from remainder.task import Site
 
 LAYERS = {layer: random_weights(seed=layer) for layer in range(3)}
 LEVELS = torch.linspace(0.2, 1.5, LATENTS)
@@ -90,6 +91,14 @@ def test_files_that_lie_elsewhere_are_read_and_hashed(tmp_path: Path) -> None:
     torch.testing.assert_close(
         built(near, MLP).decode(torch.zeros(1, 1, LATENTS)), torch.ones(1, 1, 8), rtol=0, atol=0
     )
+
+
+def test_a_skip_matrix_where_it_rebuilds_what_it_reads_is_refused(tmp_path: Path) -> None:
+    folder = write_circuit_tracer(tmp_path, LAYERS, feature_input_hook="hook_mlp_out")
+    site = Site(hook_in=MLP.hook_out, hook_out=MLP.hook_out, width=8)
+    with pytest.raises(InterpretationError, match=r"layer_1\.safetensors: it has a skip matrix") as raised:
+        built(folder, site)
+    assert "without the matrix" in str(raised.value.fix)
 
 
 def rewrite(**config: Any) -> Any:

@@ -184,6 +184,28 @@ def test_flags_beside_scores_are_the_circuit_unless_the_file_is_one_of_importanc
         assert found.scores[writer, reader] == written.scores[name]
 
 
+@pytest.mark.parametrize("ending", [".json", ".pt"])
+def test_flags_beside_scores_of_nodes_are_the_circuit_and_all_of_it(tmp_path: Path, ending: str) -> None:
+    """Nodes that are kept and score high bring no edge along that is not flagged."""
+    written = WRITTEN["plain"]
+    kept = {"input->m0", "m0->logits"}
+    content = written.json(kept, written.nodes)
+    for node in content["nodes"].values():
+        node["score"] = 1e9
+    tensors = written.pt(content) | {"nodes_scores": torch.full((len(written.nodes) - 1,), 1e9)}
+    path = put(tmp_path / f"c{ending}", content if ending == ".json" else tensors)
+    found, _ = eap_ig.load(path, PLAIN)
+    assert isinstance(found, Sized)
+    assert found.sizes == (2 / PLAIN.edges,)
+    assert set(found.at(found.sizes[0], True).names()) == kept
+    for name in [*content["edges"]]:  # without a score of edges, flags of these count as well
+        del content["edges"][name]["score"]
+    del tensors["edges_scores"]
+    path = put(tmp_path / f"n{ending}", content if ending == ".json" else tensors)
+    found, _ = eap_ig.load(path, PLAIN)
+    assert set(found.at(found.sizes[0], True).names()) == kept
+
+
 def test_flags_that_are_no_top_of_the_scores_are_said(tmp_path: Path) -> None:
     written = WRITTEN["plain"]
     kept, nodes = chosen(written, PLAIN)
@@ -392,7 +414,7 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
     path = put(tmp_path / "c.json", WRITTEN["plain"].json())
     path.write_bytes(path.read_bytes()[:-9])
     assert eap_ig.found_in(path)
-    with pytest.raises(InterpretationError, match=r"(?s)c\.json: it is not valid JSON .*may be truncated"):
+    with pytest.raises(InterpretationError, match=r"(?s)c\.json is not valid JSON .*may be truncated"):
         eap_ig.load(path, PLAIN)
     text = json.dumps(WRITTEN["plain"].json()).replace('"edges": {', '"edges": {"m0->logits": 1, ')
     path.write_text(text)
@@ -405,7 +427,7 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     assert eap_ig.found_in(path)
     with pytest.raises(
-        InterpretationError, match=r"c\.pt: it is no file that torch\.save wrote, or it is tr"
+        InterpretationError, match=r"c\.pt \(.* kB\) is no file that torch\.save wrote, or it is tr"
     ):
         eap_ig.load(path, PLAIN)
     for name in ("c.pkl", "old.pickle"):
@@ -435,7 +457,7 @@ class _Opened:
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     path = put(tmp_path / "c.pt", tensors(cfg=_Opened(tmp_path / "opened")))
-    with pytest.raises(InterpretationError, match=r"c\.pt: it holds more than tensors and plain values"):
+    with pytest.raises(InterpretationError, match=r"c\.pt holds more than tensors and plain values: getattr"):
         eap_ig.load(path, PLAIN)
     assert not (tmp_path / "opened").exists()
 

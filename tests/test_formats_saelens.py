@@ -12,6 +12,7 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import load_file, save_file
 
+import tiny
 from format_files import (
     LATENTS,
     MASK,
@@ -30,11 +31,13 @@ from format_files import (
 from remainder.conformance import check_conformance
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
+from remainder.formats.places import has_layer_norm
 from remainder.formats.saelens import CONFIG, WEIGHTS
+from remainder.interpretation import Adapted
 from remainder.objects import object_submission
 from remainder.paths import project_root
 from remainder.submission import open_submission
-from remainder.task import Site
+from remainder.task import ModelSpec, Site, load_task
 
 HERE = {"hook_name": SITE.hook_in, "model_name": "HuggingFaceTB/SmolLM2-135M"}
 THERE = {"hook_name": MLP.hook_in, "hook_name_out": MLP.hook_out}
@@ -47,6 +50,12 @@ SAES: dict[str, dict[str, Any]] = {
     "MatchingPursuitSAE": {"max_iterations": 3},
     "TemporalSAE": {"n_heads": 2, "bottleneck_factor": 2, "kval_topk": K},
 }
+CENTRED = {
+    "hook_name": SITE.hook_in,
+    "model_from_pretrained_kwargs": {"center_writing_weights": True},
+}
+LAYER_NORMED = load_task("gpt2/resid-8").model
+NAMELESS = ModelSpec(name="nobody's model", licence="MIT")
 TRANSCODERS = ("Transcoder", "SkipTranscoder", "JumpReLUTranscoder", "JumpReLUSkipTranscoder")
 
 
@@ -58,6 +67,15 @@ def save(sae: Any, folder: Path) -> Path:
 def make_transcoder(kind: str, **metadata: Any) -> Any:
     settings = {"d_out": WIDTH, "apply_b_dec_to_input": False}
     return make_sae(kind, metadata={**THERE, **metadata}, **settings)
+
+
+def read(thing: Any, where: str, folder: Path, site: Site = SITE) -> Adapted:
+    """An object of sae-lens, saved into a folder first or as it is in a notebook."""
+    return (
+        built(save(thing, folder), site)
+        if where == "folder"
+        else object_submission(thing).check(task_at(site))
+    )
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -79,8 +97,9 @@ def test_an_sae_reconstructs_what_sae_lens_does(tmp_path: Path, kind: str, norma
     expected = sae(X)
     codes, found = adapted.reconstruct(X, MASK)
     same(found, expected)
-    assert torch.equal(codes != 0, sae.encode(X) != 0)
-    assert 0 < (codes != 0).float().mean() < 1
+    if kind != "TemporalSAE":  # of which sae-lens gives the novel codes alone
+        assert torch.equal(codes != 0, sae.encode(X) != 0)
+        assert 0 < (codes != 0).float().mean() < 1
     # `decode` is a function of codes alone, whatever was encoded before.
     adapted.encode(X * 3)
     passed = adapted.skip(X)
@@ -172,6 +191,58 @@ def test_a_real_baseline_reconstructs_what_sae_lens_does() -> None:
     same(open_submission(folder).build(task, never).reconstruct(x)[1], sae(x))
 
 
+@pytest.mark.parametrize("where", ["folder", "notebook"])
+@pytest.mark.parametrize("k", [0, -1, LATENTS + 1, 2.5, True])
+def test_a_number_of_active_latents_that_is_none_is_refused(tmp_path: Path, where: str, k: Any) -> None:
+    for kind, field in (("TopKSAE", "k"), ("MatchingPursuitSAE", "max_iterations")):
+        sae = make_sae(kind, metadata=HERE, **{field: k})
+        with pytest.raises(InterpretationError, match=f"{field} is {k}; expected a whole number from 1 to"):
+            read(sae, where, tmp_path / kind)
+
+
+def test_thresholds_below_zero_keep_what_is_above_zero(tmp_path: Path) -> None:
+    """A latent below zero is never active, so such a threshold makes a ReLU of it, and no dense code."""
+    sae = make_sae("JumpReLUSAE", metadata=HERE)
+    sae.threshold.fill_(-5.0)
+    codes = built(save(sae, tmp_path)).encode(X)
+    same(codes, torch.relu((X - sae.b_dec) @ sae.W_enc + sae.b_enc))
+    assert 0.2 < (codes != 0).float().mean() < 0.8
+
+
+@pytest.mark.parametrize("where", ["folder", "notebook"])
+@pytest.mark.parametrize("kind", ["SkipTranscoder", "JumpReLUSkipTranscoder"])
+def test_a_skip_matrix_where_it_rebuilds_what_it_reads_is_refused(
+    tmp_path: Path, kind: str, where: str
+) -> None:
+    """W_skip = I and no code at all would be a perfect reconstruction at no bits."""
+    output = Site(hook_in="blocks.1.mlp.hook_out", hook_out="blocks.1.hook_mlp_out", width=WIDTH)
+    for site in (SITE, output):  # the second: two names of one tensor
+        transcoder = make_transcoder(kind, hook_name=site.hook_in, hook_name_out=site.hook_out)
+        transcoder.W_skip.copy_(torch.eye(WIDTH))
+        transcoder.W_dec.zero_()
+        transcoder.b_dec.zero_()
+        same(transcoder(X), X)
+        with pytest.raises(InterpretationError, match=r"it has a skip matrix \(W_skip\), and at blocks\.1"):
+            read(transcoder, where, tmp_path / site.hook_in, site)
+
+
+def test_the_prediction_of_a_temporal_sae_is_counted() -> None:
+    """It can be x itself: a constant prediction is scaled to the token, an attention layer for each axis."""
+    sae = make_sae("TemporalSAE", metadata=HERE, n_attn_layers=WIDTH, n_heads=1, bottleneck_factor=1)
+    for parameter in sae.parameters():
+        parameter.zero_()
+    sae.W_dec[:WIDTH] = torch.eye(WIDTH)
+    for axis, layer in enumerate(sae.attn_layers):
+        layer.c_proj.bias[axis] = 1.0
+    assert sae.encode(X).max() < 1e-6  # nothing is new to it,
+    torch.testing.assert_close(sae(X), X, rtol=1e-4, atol=1e-4)  # and nothing is left out
+    adapted = object_submission(sae).check(task_at())
+    codes, found = adapted.reconstruct(X, MASK)
+    same(found, sae(X))
+    assert adapted.skip(X) is None
+    assert (codes.abs() > 1e-3).sum(-1).min() == WIDTH
+
+
 # ------------------------------------------------------------------------------------- places
 
 
@@ -224,25 +295,73 @@ def test_the_heads_of_an_attention_sae_come_one_behind_the_other(tmp_path: Path,
 
 
 def test_an_sae_of_a_centred_residual_stream_is_given_one(tmp_path: Path) -> None:
-    centred = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
-        sae = make_sae("StandardSAE", metadata={**HERE, **centred}, normalize_activations="layer_norm")
+        sae = make_sae("StandardSAE", metadata=CENTRED, normalize_activations="layer_norm")
     mean = X.mean(-1, keepdim=True)
-    same(built(save(sae, tmp_path)).reconstruct(X, MASK)[1], sae(X - mean) + mean)
+    adapted = built(save(sae, tmp_path), model=LAYER_NORMED)
+    same(adapted.reconstruct(X, MASK)[1], sae(X - mean) + mean)
+    with torch.inference_mode():  # the mean and the scale of a token may go past the codes
+        check_conformance(adapted, X, MASK)
     with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
-        heads = make_sae("StandardSAE", metadata={"hook_name": HEADS, **centred})
+        heads = make_sae("StandardSAE", metadata={**CENTRED, "hook_name": HEADS})
     site = Site(hook_in=HEADS, hook_out=HEADS, width=WIDTH)
-    same(built(save(heads, tmp_path / "z"), site).reconstruct(X, MASK)[1], heads(X))
+    same(built(save(heads, tmp_path / "z"), site, model=NAMELESS).reconstruct(X, MASK)[1], heads(X))
+
+
+@pytest.mark.parametrize("where", ["folder", "notebook"])
+def test_nothing_was_centred_in_a_model_with_rms_norm(tmp_path: Path, where: str) -> None:
+    """TransformerLens passes over the setting there; all names of such models are its own."""
+    with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
+        sae = make_sae("StandardSAE", metadata=CENTRED)
+    assert task_at().model.name.startswith("SmolLM2-135M")
+    adapted = read(sae, where, tmp_path)
+    same(adapted.reconstruct(X, MASK)[1], sae(X))
+    assert adapted.skip(X) is None
+
+
+def test_where_the_norm_cannot_be_told_a_centred_sae_is_refused(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
+        sae = make_sae("StandardSAE", metadata=CENTRED)
+    with pytest.raises(InterpretationError, match="which of them nobody's model has cannot be told"):
+        built(save(sae, tmp_path), model=NAMELESS)
+    with pytest.raises(InterpretationError, match=r"^standardsae: .* cannot be told"):
+        object_submission(sae).check(task_at(model=NAMELESS))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("gpt2", True),
+        ("gpt2-small", True),
+        ("EleutherAI/pythia-70m-deduped", True),
+        ("gemma-2-2b-it", False),
+        ("SmolLM2-135M, dequantised", False),
+        ("Qwen/Qwen2.5-0.5B", False),
+        ("nobody's model", None),
+    ],
+)
+def test_the_norm_of_a_model_is_told_by_its_name(name: str, found: bool | None) -> None:
+    """As their papers have it."""
+    assert has_layer_norm(ModelSpec(name=name, licence="MIT")) is found
+    assert "," in name or has_layer_norm(ModelSpec(name="", hub=name, licence="MIT")) is found
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_the_norm_of_a_model_is_told_by_its_folder(architecture: str) -> None:
+    folder = tiny.model_folder(architecture)
+    norms = {type(module).__name__ for module in tiny.make_model(architecture).modules()}
+    layer_norm = "LayerNorm" in norms
+    assert layer_norm != any(name.endswith("RMSNorm") for name in norms)
+    assert has_layer_norm(ModelSpec(name="gpt2", hub=str(folder), licence="MIT")) is layer_norm
 
 
 @pytest.mark.parametrize("kind", ["Transcoder", "SkipTranscoder"])
 def test_a_transcoder_of_a_centred_residual_stream_gives_no_mean_back(tmp_path: Path, kind: str) -> None:
     """What it rebuilds is another tensor than the one whose mean was taken out."""
     site = Site(hook_in="blocks.1.hook_resid_mid", hook_out=MLP.hook_out, width=WIDTH)
-    centred = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     with pytest.warns(UserWarning, match="model_from_pretrained_kwargs"):
-        transcoder = make_transcoder(kind, hook_name=site.hook_in, **centred)
-    found = built(save(transcoder, tmp_path), site).reconstruct(X, MASK)[1]
+        transcoder = make_transcoder(kind, **{**CENTRED, "hook_name": site.hook_in})
+    found = built(save(transcoder, tmp_path), site, model=LAYER_NORMED).reconstruct(X, MASK)[1]
     same(found, transcoder(X - X.mean(-1, keepdim=True)))
 
 
@@ -370,7 +489,7 @@ BROKEN = {
         "its weights are for rescaled activations",
         "fold",
     ),
-    "odd metadata": (lambda f: change_config(f, metadata=3), "cannot load it", "anew"),
+    "odd metadata": (lambda f: change_config(f, metadata=3), "metadata is 3; expected an object", "correct"),
     "bad JSON": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "is not valid JSON", "anew"),
     "JSON list": (lambda f: (f / CONFIG).write_text("[8]"), "holds no JSON object", "anew"),
     "no config": (lambda f: (f / CONFIG).unlink(), f"{CONFIG} does not exist", "give a folder"),

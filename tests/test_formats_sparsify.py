@@ -27,6 +27,7 @@ from format_files import (
 )
 from remainder.errors import InterpretationError
 from remainder.formats import sparsify
+from remainder.formats.places import MisfitError
 from remainder.submission import open_submission
 from remainder.task import Site
 
@@ -72,7 +73,7 @@ def test_every_setting_computes_what_a_loop_does(
 
 @pytest.mark.parametrize("stored", [{"num_latents": 0, "expansion_factor": 2}, {"num_latents": 16}])
 def test_the_number_of_latents_is_given_in_two_ways(tmp_path: Path, stored: dict[str, int]) -> None:
-    folder = write_sparsify(tmp_path, random_weights(latents=16), **stored)
+    folder = write_sparsify(tmp_path / "layers.0", random_weights(latents=16), **stored)
     assert built(folder).encode(X).shape[-1] == 16
 
 
@@ -81,11 +82,8 @@ HOOKS = [
     ("h.0", False, RESIDUAL, RESIDUAL, "in"),
     ("gpt_neox.layers.0", False, RESIDUAL, RESIDUAL, "in"),
     ("layers.0/seed7", False, RESIDUAL, RESIDUAL, "in"),
-    ("weights", False, RESIDUAL, RESIDUAL, "in"),
     ("layers.1.mlp", False, MLP.hook_in, MLP.hook_out, "out"),
     ("layers.1.mlp", True, MLP.hook_in, MLP.hook_out, "in"),
-    ("weights", True, MLP.hook_in, MLP.hook_out, "in"),
-    ("weights", False, MLP.hook_in, MLP.hook_out, "out"),
     ("h.1.attn", False, "blocks.1.hook_attn_out", "blocks.1.hook_attn_out", "in"),
     ("layers.1.self_attn", False, "blocks.1.hook_attn_out", "blocks.1.hook_attn_out", "in"),
 ]
@@ -111,6 +109,15 @@ def test_the_place_is_told_by_the_folder(
 def test_another_place_is_refused(tmp_path: Path, name: str, transcode: bool, site: Site) -> None:
     with pytest.raises(InterpretationError, match=f"{name}: it was trained (at|to read) blocks"):
         built(write_sparsify(tmp_path / name, W, transcode=transcode), site)
+
+
+@pytest.mark.parametrize("transcode", [False, True])
+@pytest.mark.parametrize("name", ["weights", "layers", "layers.x", "mlp", "seed1"])
+def test_a_folder_that_names_no_module_is_refused(tmp_path: Path, name: str, transcode: bool) -> None:
+    folder = write_sparsify(tmp_path / "run" / name, W, transcode=transcode)
+    with pytest.raises(MisfitError, match=r"cannot be told whether it was made for") as raised:
+        built(folder, MLP if transcode else task_at().site)
+    assert "layers.15.mlp" in (raised.value.fix or "")
 
 
 def change(folder: Path, **settings: Any) -> None:
@@ -141,10 +148,12 @@ BROKEN = {
         "that training wrote",
     ),
     "no k": (lambda f: change(f, k=None), "k is None; expected a number", "that training wrote"),
-    "large k": (lambda f: change(f, k=13), "k is 13, of 12 latents", "that training wrote"),
+    "large k": (lambda f: change(f, k=13), "k is 13; expected a whole number from 1 to 12", "training wrote"),
+    "k of zero": (lambda f: change(f, k=0), "k is 0; expected a number", "that training wrote"),
+    "half a latent": (lambda f: change(f, k=2.5), r"k is 2\.5; expected a number", "that training wrote"),
     "uneven groups": (
         lambda f: change(f, activation="groupmax", k=5),
-        "k is 5, of 12",
+        "k is 5, which does not divide 12 latents",
         "that training wrote",
     ),
     "other activation": (
@@ -159,7 +168,7 @@ BROKEN = {
         "must be",
     ),
     "no decoder": (lambda f: store(f, W_dec=None), "holds b_dec, .*; expected W_dec, b_dec", "exactly these"),
-    "no skip": (lambda f: change(f, skip_connection=True), "expected .*W_skip", "exactly these"),
+    "skip": (lambda f: change(f, skip_connection=True), "it would rebuild what it reads", "as a transcoder"),
     "NaN": (lambda f: store(f, b_dec=W["b_dec"] * torch.nan), "b_dec holds NaN", "again"),
     "no weights": (
         lambda f: (f / "sae.safetensors").unlink(),

@@ -157,11 +157,11 @@ def test_a_bare_folder_is_of_the_format_that_lies_in_it(tmp_path: Path, format: 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_submission_names_its_format_and_where_the_weights_lie(tmp_path: Path, format: str) -> None:
-    FORMATS[format](tmp_path / "made" / "here")
-    toml = TOML.replace('"saelens"', f'"{format}"').replace('"weights"', '"made/here"')
+    FORMATS[format](tmp_path / "made" / "layers.0")
+    toml = TOML.replace('"saelens"', f'"{format}"').replace('"weights"', '"made/layers.0"')
     (tmp_path / "submission.toml").write_text(toml)
     submission = open_submission(tmp_path)
-    assert all(name.startswith("made/here/") for name in submission.files)
+    assert all(name.startswith("made/layers.0/") for name in submission.files)
     site = MLP if format == "circuit-tracer" else SITE
     found = submission.build(small_task(site=site), never).reconstruct(X, MASK)[0]
     assert found.shape == (2, 5, LATENTS)
@@ -183,7 +183,7 @@ def test_gigabytes_that_are_no_weights_are_not_hashed(tmp_path: Path) -> None:
         ('title = "My SAE"\n', "", "title: Field required"),
         ('title = "My SAE"', 'title = "My SAE"\ncolour = "red"', "colour: Extra inputs"),
         ('"mine"', '"My own"', "name: String should match pattern"),
-        ('"reconstruction"', '"probe"', "kind: Input should be 'reconstruction' or 'circuit'"),
+        ('"reconstruction"', '"probe"', "kind: Input should be 'reconstruction'"),
         ('"saelens"', '"pickle"', "method.format: Input should be"),
         ('path = "weights"', "rank = 1.5", "method.rank: Input should be a valid integer"),
         ('path = "weights"', 'hub = "a/b:c"\npath = "w"', "method: .* `path` or `hub`, not both"),

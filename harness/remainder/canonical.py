@@ -7,10 +7,12 @@ import json
 import math
 import os
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from remainder.errors import RecordError
+from remainder.files import refused
 
 __all__ = ["canonical_json", "content_hash", "sha256", "significant", "write_atomically"]
 
@@ -50,17 +52,25 @@ def sha256(data: bytes) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and move it there: readers see the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `data` beside `path` and move it there: readers see the old file or the whole new one.
+
+    Raises:
+        RecordError: it cannot be written: the disk is full, or the folder is not ours to write to.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as problem:
+        problem.filename = problem.filename2 = None  # a name that nobody gave
+        raise refused(problem, path, RecordError) from problem
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _clean(content: Any, place: str) -> Any:

@@ -14,7 +14,15 @@ __all__ = [
     "RecordError",
     "RemainderError",
     "TaskError",
+    "printable",
 ]
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may be given it: names in files come from anybody, and may hold escape codes."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
+    )
 
 
 class RemainderError(Exception):
@@ -28,8 +36,8 @@ class RemainderError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, fix: str | None = None) -> None:
-        self.what = what
-        self.fix = fix
+        self.what = what = printable(what)
+        self.fix = fix = None if fix is None else printable(fix)
         super().__init__(what if fix is None else f"{what}\n  To mend it: {fix}")
 
 

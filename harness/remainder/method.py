@@ -59,7 +59,7 @@ class Method(BaseModel):
         "edge-patching",
     ]
     rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
-    seed: int = Field(default=0, description="random-projection, random-edges")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="random-projection, random-edges")
     steps: int | None = Field(
         default=None, ge=1, description="of integrated gradients; default: 1, the gradient itself"
     )

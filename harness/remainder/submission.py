@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from remainder.assets import sha256_file
 from remainder.circuit.making import make_circuits
 from remainder.errors import InterpretationError
+from remainder.files import explained, present, require_file
 from remainder.formats import (
     arrays,
     circuit_tracer,
@@ -38,7 +39,7 @@ from remainder.formats import (
 )
 from remainder.formats.eap_ig import Found
 from remainder.formats.places import Loaded
-from remainder.formats.tensors import header
+from remainder.formats.tensors import require_weights
 from remainder.interpretation import (
     Adapted,
     Codebook,
@@ -158,7 +159,8 @@ class Submission(BaseModel):
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
         self._require_fit(task)
-        loaded = self.fetched()._make(task, fit)
+        with explained(self.folder, InterpretationError):
+            loaded = self.fetched()._make(task, fit)
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
@@ -215,7 +217,10 @@ class Submission(BaseModel):
         if method.format in ("subspace", "codebook"):
             return self._read_arrays(task.site.width)
         if method.rank is None:
-            raise InterpretationError(f"submission {self.name}: format {method.format} needs `rank`")
+            raise InterpretationError(
+                f"submission {self.name}: format {method.format} needs `rank`",
+                fix="write into [method] how many directions are kept: rank = 32",
+            )
         if method.format == "pca":
             return principal_components(fit(), method.rank)
         return random_projection(fit(), method.rank, method.seed)
@@ -223,7 +228,10 @@ class Submission(BaseModel):
     def _read_arrays(self, width: int) -> Any:
         assert self.folder is not None
         if self.method.path is None:
-            raise InterpretationError(f"submission {self.name}: format {self.method.format} needs `path`")
+            raise InterpretationError(
+                f"submission {self.name}: format {self.method.format} needs `path`",
+                fix='write into [method] where the arrays lie: path = "weights.safetensors"',
+            )
         path = self.folder / self.method.path
         if self.method.format == "subspace":
             return Projection(
@@ -241,13 +249,17 @@ def open_submission(where: str | Path) -> Submission:
     Raises:
         InterpretationError: if there is none, or its `submission.toml` is malformed.
     """
-    text = str(where)
+    with explained(where, InterpretationError):
+        return _opened(str(where))
+
+
+def _opened(text: str) -> Submission:
     if text.startswith("hub:"):
         return _on_hub(hub.parse(text[4:]))
-    folder = Path(where)
+    folder = Path(text)
     if not folder.exists() and (project_root() / "baselines" / text.removeprefix("baselines/")).is_dir():
         folder = project_root() / "baselines" / text.removeprefix("baselines/")
-    if (folder / "submission.toml").is_file():
+    if present(folder / "submission.toml"):
         return _read(folder).fetched()
     for format, reader in FORMATS.items():
         if reader.found_in(folder):
@@ -277,7 +289,8 @@ def _on_hub(address: hub.Address) -> Submission:
 
 def _not_found(text: str, folder: Path) -> InterpretationError:
     """What there is instead: a file of the folder that was meant, folders one level below, or a near name."""
-    if folder.is_file():
+    if present(folder) and not folder.is_dir():
+        require_file(folder)
         return InterpretationError(
             f"{text} is a file; a submission is a folder",
             fix=f"give the folder that holds it: {folder.parent}",
@@ -372,26 +385,28 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
     """Hashes of the files that can move a number: the weights and their config."""
     if method.format in ("subspace", "codebook"):
         path = folder / (method.path or "")
-        if not path.is_file():
+        if not present(path):
             raise InterpretationError(
                 f"{folder / 'submission.toml'}: method.path: there is no file {path}", fix="name the weights"
             )
+        require_weights(path)
         return {path.relative_to(folder).as_posix(): sha256_file(path)}
     if method.format in ("eap-ig", "mib"):
         path = folder / (method.path or ".")
         found = mib.all_files(path) if method.format == "mib" else [path]
-        if not found or not all(file.is_file() for file in found):
+        if not found or not all(map(present, found)):
             raise InterpretationError(
                 f"{folder / 'submission.toml'}: method.path: there is no circuit at {path}",
                 fix="name a .json or .pt file in EAP-IG's format, or MIB's folder of these",
             )
+        for file in found:
+            require_weights(file)
         return {file.relative_to(folder).as_posix(): sha256_file(file) for file in found}
     if method.format not in FORMATS or method.hub is not None:
         return {}
     paths = FORMATS[method.format].files(folder / (method.path or "."))
     for path in paths:
-        if path.suffix == ".safetensors":
-            header(path)  # gigabytes that are no weights are not read through first
+        require_weights(path)  # gigabytes that are no weights are not read through first
     # What a list of files names elsewhere has no place in the folder, only one in the list.
     names = [
         path.relative_to(folder).as_posix() if path.is_relative_to(folder) else f"{number}/{path.name}"

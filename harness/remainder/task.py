@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from remainder.circuit.graph import SIZES
 from remainder.errors import RemainderError, TaskError
+from remainder.files import read_text
 from remainder.paths import project_root
 
 if sys.version_info >= (3, 11):
@@ -286,13 +287,14 @@ def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[st
     """The content of a TOML file.
 
     Raises:
-        RemainderError: of class `error`, if the file is missing or not TOML.
+        RemainderError: of class `error`, if the file is missing, no plain file, or not TOML.
     """
+    text = read_text(path, "TOML", error=error)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} does not exist", fix="check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise error(f"{path} is not valid TOML: it is nested too deeply", fix="save it anew") from None
+    except ValueError as problem:
         raise error(f"{path} is not valid TOML: {problem}", fix="correct the file at that place") from None
 
 

@@ -20,9 +20,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from remainder.errors import InterpretationError
+from remainder.files import brief, present
 from remainder.formats.coder import JumpReLU, make_coder
-from remainder.formats.places import Loaded, MisfitError, check_model, reads_at, tensor_of
+from remainder.formats.fields import text
+from remainder.formats.places import Loaded, MisfitError, check_model, check_no_skip, reads_at, tensor_of
 from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
+from remainder.interpretation import Reads
 from remainder.task import Task
 
 __all__ = ["CONFIG", "files", "found_in", "load"]
@@ -53,14 +56,14 @@ class _Entry(NamedTuple):
 def found_in(path: Path) -> bool:
     """Whether `path` is such a YAML file, or a folder with one."""
     if path.suffix in _ENDINGS:
-        return path.is_file()
-    return (path / CONFIG).is_file()
+        return present(path)
+    return present(path / CONFIG)
 
 
 def files(path: Path) -> list[Path]:
     """What can move a number: the YAML file and all local weights."""
     entries = _entries(_yaml_of(path))
-    return [_yaml_of(path), *(entry.path for entry in entries if entry.path.is_file())]
+    return [_yaml_of(path), *(entry.path for entry in entries if not entry.is_remote and present(entry.path))]
 
 
 def load(path: Path, task: Task) -> Loaded:
@@ -71,10 +74,11 @@ def load(path: Path, task: Task) -> Loaded:
     """
     where = _yaml_of(path)
     config = read_yaml(where)
-    check_model(config.get("model_name"), task.model, where)
+    check_model(text(config, "model_name", where), task.model, where)
     if config.get("model_kind", "transcoder_set") != "transcoder_set":
         raise InterpretationError(
-            f"{where}: model_kind is {config['model_kind']!r}; a task replaces one place by one transcoder",
+            f"{where}: model_kind is {brief(config['model_kind'])}; a task replaces one place by one "
+            "transcoder",
             fix="give a set of transcoders that read and write one layer each (model_kind: transcoder_set)",
         )
     source, target = (_hook(config, field, where) for field in ("feature_input_hook", "feature_output_hook"))
@@ -95,10 +99,10 @@ def load(path: Path, task: Task) -> Loaded:
             fix="fetch it (`hf download OWNER/REPO FILE`), or convert the set with circuit-tracer's "
             "save_transcoders_to_cache, and write the file's path there",
         )
-    return Loaded(_read(entry.path, task), reads)
+    return Loaded(_read(entry.path, task, reads), reads)
 
 
-def _read(path: Path, task: Task) -> nn.Module:
+def _read(path: Path, task: Task, reads: Reads) -> nn.Module:
     """One transcoder."""
     stored = header(path)
     threshold = next((name for name in _THRESHOLDS if name in stored), None)
@@ -106,6 +110,7 @@ def _read(path: Path, task: Task) -> nn.Module:
     if threshold is not None:
         shapes[threshold] = () if stored[threshold].shape == () else ("d_transcoder",)
     if "W_skip" in stored:
+        check_no_skip(task.site, reads, path)
         shapes["W_skip"] = ("d_model", "d_model")
     width = task.site.width
     found = read_tensors(path, Layout(shapes, {"d_model": width}, f"the site has width d_model = {width}"))
@@ -122,7 +127,7 @@ def _hook(config: dict[str, Any], field: str, where: Path) -> str:
     value = config.get(field)
     if not isinstance(value, str):
         raise InterpretationError(
-            f"{where}: {field} is {value!r}; expected the name of a hook within a block",
+            f"{where}: {field} is {brief(value)}; expected the name of a hook within a block",
             fix=f"write it, such as {field}: {'mlp.hook_in' if 'input' in field else 'hook_mlp_out'}",
         )
     return value
@@ -142,9 +147,9 @@ def _entries(where: Path) -> list[_Entry]:
         layer, written = number, item
         if isinstance(item, dict):
             layer, written = item.get("layer", number), item.get("filepath")
-        if not isinstance(written, str) or not isinstance(layer, int):
+        if not isinstance(written, str) or "\0" in written or type(layer) is not int:
             raise InterpretationError(
-                f"{where}: transcoders[{number}] is {item!r}; expected a path, or layer and filepath",
+                f"{where}: transcoders[{number}] is {brief(item)}; expected a path, or layer and filepath",
                 fix="write each as a path, or as {layer: 0, filepath: layer_0.safetensors}",
             )
         entries.append(_Entry(layer, written, where.parent / written))

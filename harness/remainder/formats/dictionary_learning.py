@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
+from remainder.files import brief, present
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
-from remainder.formats.places import Loaded, check_model, check_width, reads_at
+from remainder.formats.fields import AGAIN, count, text
+from remainder.formats.places import Loaded, check_count, check_model, check_width, reads_at
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
 from remainder.interpretation import Reads
 from remainder.task import Task
@@ -61,6 +63,7 @@ _TENSORS: dict[str, dict[str, tuple[str | int, ...]]] = {
     "JumpReluAutoEncoder": {**_OWN, "threshold": ("dict_size",)},
 }
 _HINT = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
+_NO_LAYER = -1  # what the library writes where none was given
 _PLACES = (
     (r"resid_pre", "blocks.{}.hook_resid_pre"),
     (r"resid_mid", "blocks.{}.hook_resid_mid"),
@@ -75,14 +78,14 @@ _PLACES = (
 
 def found_in(path: Path) -> bool:
     """Whether `path` is such a folder."""
-    return (path / WEIGHTS).is_file() or (
-        (path / CONFIG).is_file() and isinstance(read_json(path / CONFIG).get("trainer"), dict)
+    return present(path / WEIGHTS) or (
+        present(path / CONFIG) and isinstance(read_json(path / CONFIG).get("trainer"), dict)
     )
 
 
 def files(path: Path) -> list[Path]:
     """What can move a number."""
-    return [path / name for name in (CONFIG, WEIGHTS) if (path / name).is_file()]
+    return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
 def load(path: Path, task: Task) -> Loaded:
@@ -98,12 +101,12 @@ def load(path: Path, task: Task) -> Loaded:
             f"{where} has no field `trainer`", fix="take the config.json that training wrote beside ae.pt"
         )
     kind = trainer.get("dict_class")
-    if kind not in _TENSORS:
+    if not isinstance(kind, str) or kind not in _TENSORS:
         raise InterpretationError(
-            f"{where}: trainer.dict_class is {kind!r}; known are {', '.join(_TENSORS)}",
+            f"{where}: trainer.dict_class is {brief(kind)}; known are {', '.join(_TENSORS)}",
             fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
         )
-    check_model(trainer.get("lm_name"), task.model, where)
+    check_model(text(trainer, "lm_name", where, "trainer."), task.model, where)
     hook = _hook(trainer, where)
     reads: Reads = "in" if task.site.is_reconstruction else "out"
     if hook is not None:
@@ -111,10 +114,10 @@ def load(path: Path, task: Task) -> Loaded:
     check_width(trainer.get("activation_dim"), task.site, where, "trainer.activation_dim")
     sizes = {"activation_dim": int(trainer["activation_dim"])}
     says = f"{CONFIG} says activation_dim = {sizes['activation_dim']}"
-    if isinstance(trainer.get("dict_size"), int):
-        sizes["dict_size"] = trainer["dict_size"]
+    if trainer.get("dict_size") is not None:
+        sizes["dict_size"] = count(trainer, "dict_size", where, "trainer.")
         says += f", dict_size = {sizes['dict_size']}"
-    if not (path / WEIGHTS).is_file():
+    if not present(path / WEIGHTS):
         raise missing_weights(path, WEIGHTS, "give the folder that training wrote")
     # Counters that stand beside the weights (k, group_sizes) are not read.
     layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
@@ -135,13 +138,7 @@ def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Pa
     if kind == "GatedAutoEncoder":
         activation = Gated(found["r_mag"], found["mag_bias"], found["gate_bias"])
     elif kind == "AutoEncoderTopK":
-        k = trainer.get("k")
-        if not isinstance(k, int) or not 0 < k <= latents:
-            raise InterpretationError(
-                f"{path / CONFIG}: trainer.k is {k!r}; expected a number from 1 to {latents}",
-                fix="take the config.json that training wrote",
-            )
-        activation = TopK(k)
+        activation = TopK(check_count(trainer.get("k"), latents, path / CONFIG, "trainer.k"))
     elif "threshold" in found:
         if kind != "JumpReluAutoEncoder" and float(found["threshold"]) < 0:
             raise InterpretationError(
@@ -158,20 +155,26 @@ _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 def _hook(trainer: dict[str, Any], where: Path) -> str | None:
     """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
-    name, layer = trainer.get("submodule_name"), trainer.get("layer")
-    if isinstance(name, str) and re.fullmatch(r"blocks\.\d+\..+", name):
+    name, layer = text(trainer, "submodule_name", where, "trainer."), trainer.get("layer")
+    if layer == _NO_LAYER:
+        layer = None
+    if layer is not None and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 0):
+        raise InterpretationError(
+            f"{where}: trainer.layer is {brief(layer)}; expected the number of a block, from 0", fix=AGAIN
+        )
+    if name is not None and re.fullmatch(r"blocks\.\d+\..+", name):
         return name
-    numbers = re.findall(r"\d+", name) if isinstance(name, str) else []
-    if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0:
+    numbers = re.findall(r"\d+", name or "")
+    if layer is None:
         if not numbers:
             return None
         layer = int(numbers[-1])
-    if not isinstance(name, str):
+    if name is None:
         return f"blocks.{layer}.hook_resid_post"
     for pattern, hook in _PLACES:
         if re.search(pattern, name):
             return hook.format(layer)
     raise InterpretationError(
-        f"{where}: trainer.submodule_name is {name!r}, which names no place that is known",
+        f"{where}: trainer.submodule_name is {brief(name)}, which names no place that is known",
         fix="write the hook's name there, such as blocks.8.hook_resid_post or blocks.8.hook_mlp_out",
     )

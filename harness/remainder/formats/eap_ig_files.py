@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +33,8 @@ from remainder.canonical import write_atomically
 from remainder.circuit.graph import INPUTS, Architecture, Graph
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
-from remainder.formats.tensors import PICKLES, size_of
+from remainder.files import brief, parse_json, read_text
+from remainder.formats.tensors import PICKLES, load_torch
 
 __all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "write"]
 
@@ -44,6 +43,8 @@ ENDINGS = frozenset({".json", ".pt"})
 GROUPS = "n_key_value_heads"
 """The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
 
+_LARGEST = 1_000_000_000
+"""Bytes of the largest JSON that is read; with a million edges it has a hundred million."""
 _ENTRY = {"in_graph", "score"}
 _PT = {"cfg", "src_nodes", "dst_nodes", "edges_in_graph", "nodes_in_graph"}
 _PT_SCORES = {"edges_scores", "nodes_scores"}
@@ -88,12 +89,11 @@ def read(path: Path, graph: Graph) -> Stored:
             f"{path} is {'a pickle, and these are never loaded' if pickled else 'neither .json nor .pt'}",
             fix=_SAFE if pickled else "give a circuit as EAP-IG writes it: .json or .pt",
         )
-    if not path.is_file():
-        raise InterpretationError(f"{path} does not exist", fix="check the path")
     try:
         return _of_json(_parsed(path), graph) if path.suffix == ".json" else _of_pt(_loaded(path), graph)
     except InterpretationError as problem:
-        raise InterpretationError(f"{path}: {problem.what}", fix=problem.fix) from None
+        what = problem.what if problem.what.startswith(str(path)) else f"{path}: {problem.what}"
+        raise InterpretationError(what, fix=problem.fix) from None
 
 
 def write(path: Path, content: Stored) -> None:
@@ -109,21 +109,7 @@ def write(path: Path, content: Stored) -> None:
 
 def _parsed(path: Path) -> dict[str, Any]:
     """The object in a JSON file, in which no key is twice."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in made if names.count(name) > 1)
-            raise InterpretationError(f"{twice!r} stands there twice", fix="remove one of the two")
-        return made
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as problem:  # bad UTF-8 is a kind of the first
-        raise InterpretationError(
-            f"it is not valid JSON ({size_of(path)}): {problem}", fix="copy it again; it may be truncated"
-        ) from None
+    content = parse_json(read_text(path, "JSON", most=_LARGEST), path, nan=True)
     if not isinstance(content, dict):
         raise InterpretationError("it holds no JSON object", fix="give cfg, nodes and edges")
     return content
@@ -131,18 +117,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _loaded(path: Path) -> dict[str, Any]:
     """What torch.save wrote, if it is nothing but tensors and plain values."""
-    if not zipfile.is_zipfile(path):
-        raise InterpretationError(
-            f"it is no file that torch.save wrote, or it is truncated ({size_of(path)})",
-            fix="copy it again, or save it again with a torch of this decade",
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as problem:
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InterpretationError(
-            f"it holds more than tensors and plain values, or is damaged: {first}", fix=_SAFE
-        ) from None
+    content = load_torch(path, "tensors and plain values", _SAFE)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InterpretationError("it holds no values by name", fix=_SAFE)
     return content
@@ -177,7 +152,7 @@ def _graph_of(cfg: Any, graph: Graph, listed: set[str]) -> Graph:
     other = any(cfg.get(name, value) != value for name, value in wanted.items())
     if other or cfg.get(GROUPS) not in (None, shape.groups, shape.heads):
         wanted[GROUPS] = shape.groups
-        said = ", ".join(f"{name} = {cfg[name]}" for name in wanted if name in cfg)
+        said = ", ".join(f"{name} = {brief(cfg[name])}" for name in wanted if name in cfg)
         here = ", ".join(f"{name} = {value}" for name, value in wanted.items() if name in cfg)
         raise InterpretationError(
             f"it is of another architecture: cfg says {said}; the task's model has {here}",

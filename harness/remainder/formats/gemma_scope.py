@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from remainder.errors import InterpretationError
+from remainder.files import present
 from remainder.formats.coder import JumpReLU, make_coder
 from remainder.formats.places import Loaded, check_width, reads_at
+from remainder.formats.tensors import require_weights
 from remainder.interpretation import Reads
 from remainder.task import Task
 
@@ -40,7 +42,7 @@ _HOOKS = {"res": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out", "
 
 def found_in(path: Path) -> bool:
     """Whether `path` is such a folder."""
-    return (path / WEIGHTS).is_file()
+    return present(path / WEIGHTS)
 
 
 def files(path: Path) -> list[Path]:
@@ -66,13 +68,20 @@ def load(path: Path, task: Task) -> Loaded:
 
 
 def _read(where: Path) -> dict[str, Tensor]:
+    require_weights(where)
     try:
         # Without pickles: an array of objects is refused, and nothing of it executed.
         with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        raise InterpretationError(f"{where} does not exist", fix="give a folder that holds it") from None
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as problem:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as problem:
         raise InterpretationError(
             f"{where} is no readable file of arrays: {problem}",
             fix="fetch it again; it may be truncated, and arrays of objects are never loaded",

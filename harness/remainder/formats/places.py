@@ -18,18 +18,32 @@ name cannot tell, so there it is left to the user to give an SAE of the very hoo
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from remainder.errors import InterpretationError
+from remainder.files import brief
 from remainder.interpretation import Reads
+from remainder.paths import project_root
 from remainder.task import ModelSpec, Site
 
 _SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
 _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outputs", "runs", "saved"})
 
-__all__ = ["Loaded", "MisfitError", "check_model", "check_width", "reads_at", "tensor_of"]
+__all__ = [
+    "Loaded",
+    "MisfitError",
+    "check_count",
+    "check_model",
+    "check_no_skip",
+    "check_width",
+    "has_layer_norm",
+    "reads_at",
+    "tensor_of",
+]
 
 
 class Loaded(NamedTuple):
@@ -90,11 +104,80 @@ def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
 
 def check_width(width: Any, site: Site, where: Path | str, field: str = "d_in") -> None:
     """Raise MisfitError unless a file's width is that of the site."""
-    if width != site.width:
+    if width != site.width or not isinstance(width, int):
         raise MisfitError(
-            f"{where}: {field} is {width}; the task's site {site.hook_in} has width {site.width}",
+            f"{where}: {field} is {brief(width)}; the task's site {site.hook_in} has width {site.width}",
             fix="choose the task that it was made for",
         )
+
+
+def check_no_skip(site: Site, reads: Reads, where: Path | str) -> None:
+    """Refuse a skip matrix where what it reads is what it rebuilds: it could be the identity, without a code.
+
+    Raises:
+        InterpretationError: if that is so.
+    """
+    if reads == "out" or tensor_of(site.hook_in) == tensor_of(site.hook_out):
+        raise InterpretationError(
+            f"{where}: it has a skip matrix (W_skip), and at {site.hook_out} it would rebuild what it reads: "
+            "what passes there is not by its codes",
+            fix="give it without the matrix, or score it as a transcoder, at a task that reads another place",
+        )
+
+
+def check_count(value: Any, most: int, where: Path | str, field: str) -> int:
+    """A number of active latents, such as the k of a top-k SAE.
+
+    Raises:
+        InterpretationError: unless it is a whole number from 1 to `most`, the number of latents.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise InterpretationError(
+            f"{where}: {field} is {brief(value)}; expected a whole number from 1 to {most}, the number of "
+            "latents",
+            fix="take the config that training wrote",
+        )
+    return value
+
+
+def has_layer_norm(model: ModelSpec) -> bool | None:
+    """Whether a model's norms take the mean over the width out (LayerNorm) or do not (RMSNorm).
+
+    By its config of transformers: that in its folder, or else the default ones of the architectures that
+    TransformerLens' list of models has under its name. None: these tell nothing, or not the same.
+    """
+    folder = project_root() / model.folder if model.folder is not None else Path(model.hub or "")
+    if (model.folder or model.hub) and (folder / "config.json").is_file():
+        return _norm_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    import transformers
+
+    known = [getattr(transformers, name, None) for name in _architectures(model)]
+    found = {_norm_of(vars(one.config_class())) for one in known if one is not None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _norm_of(config: Iterable[str]) -> bool | None:
+    """By the names of a config's fields, such as `rms_norm_eps` or `layer_norm_epsilon`."""
+    names = list(config)
+    if any(name.startswith("rms_norm") for name in names):
+        return False
+    return True if any(name.startswith("layer_norm") for name in names) else None
+
+
+def _architectures(model: ModelSpec) -> set[str]:
+    """Classes of transformers that TransformerLens lists for a model's name or id, whoever owns it."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+    from transformer_lens.tools.model_registry.api import get_supported_models
+
+    own = {_last(name) for name in (model.name.split(",")[0], model.hub) if name}
+    for official, aliases in MODEL_ALIASES.items():
+        if own & {alias.lower() for alias in aliases}:
+            own.add(_last(official))
+    return {entry.architecture_id for entry in get_supported_models() if _last(entry.model_id) in own}
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2].lower()
 
 
 def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:

@@ -8,10 +8,13 @@
    - a skip-transcoder's x W_skipᵀ goes into `skip`;
    - where an activation is normalised before encoding, x = σ z + μ, codes are in units of x: σ f(z). What
      remains, μ + (σ − 1) b_dec, goes into `skip`;
-   - a temporal SAE's codes are the novel ones, as in sae-lens; its prediction goes into `skip`;
-   - if the model's writing weights were centred (a LayerNorm model in TransformerLens), the SAE is given
-     x − m·1 with m the mean of x over the width, and m·1 goes into `skip`, but for a transcoder, whose output
-     is another tensor;
+   - a temporal SAE's codes are the sum of the novel and the predicted ones. Its prediction looks at the token
+     itself too (its attention asks with it, and the prediction is scaled to it), so it is counted;
+   - if the model's writing weights were centred, the SAE is given x − m·1 with m the mean of x over the
+     width, and m·1 goes into `skip`, but for a transcoder, whose output is another tensor. TransformerLens
+     centres models with LayerNorm, and passes over the setting for those with RMSNorm. So do we; where the
+     norm cannot be told, the SAE is refused;
+   - a skip matrix is refused where what it reads is what it rebuilds;
    - the reshaping of `hook_z` is turned off: the heads' outputs come one behind the other already.
 
 Source: https://github.com/decoderesearch/SAELens, `saes/`, `loading/pretrained_sae_loaders.py`.
@@ -31,7 +34,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
-from remainder.formats.places import Loaded, check_model, check_width, reads_at, tensor_of
+from remainder.files import brief, present
+from remainder.formats.fields import count, flag, table, text
+from remainder.formats.places import (
+    Loaded,
+    check_count,
+    check_model,
+    check_no_skip,
+    check_width,
+    has_layer_norm,
+    reads_at,
+    tensor_of,
+)
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import ModelSpec, Site, Task
@@ -54,6 +68,7 @@ _AXES: dict[str, tuple[str | int, ...]] = {
     "W_skip": ("d_out", "d_in"),
 }
 _HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
+_COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
 _NOT_FOLDED = {"expected_average_only_in", "covariance_whitening"}
 _RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, AssertionError)
@@ -61,7 +76,7 @@ _RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, Assert
 
 def found_in(path: Path) -> bool:
     """Whether `path` is such a folder."""
-    return (path / CONFIG).is_file() or (path / WEIGHTS).is_file()
+    return present(path / CONFIG) or present(path / WEIGHTS)
 
 
 def files(path: Path) -> list[Path]:
@@ -76,7 +91,7 @@ def load(path: Path, task: Task) -> Loaded:
         InterpretationError: naming the file, what was found and what was expected.
     """
     reads = _check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
-    return Loaded(_wrapped(_load_folder(path, task.site), str(path)), reads)
+    return Loaded(_wrapped(_load_folder(path, task.site), str(path), task, reads), reads)
 
 
 def _load_folder(folder: Path, site: Site) -> Any:
@@ -86,9 +101,14 @@ def _load_folder(folder: Path, site: Site) -> Any:
         InterpretationError: naming the file, what was found and what was expected.
     """
     config = read_json(folder / CONFIG)
-    _check_config(config, site, folder / CONFIG)
+    where = folder / CONFIG
+    _check_config(config, site, where)
+    count(config, "d_sae", where)
+    text(config, "architecture", where)
+    text(config, "normalize_activations", where)
+    flag(config, "apply_b_dec_to_input", where)
     weights = folder / WEIGHTS
-    if not weights.is_file():
+    if not present(weights):
         raise missing_weights(folder, WEIGHTS, "save the SAE with sae.save_inference_model(folder)")
     header(weights)
     from sae_lens import SAE
@@ -104,9 +124,15 @@ def _load_folder(folder: Path, site: Site) -> Any:
         raise
     except _RAISED as problem:
         raise InterpretationError(
-            f"{folder}: sae-lens cannot load it: {type(problem).__name__}: {problem}",
+            f"{where}: sae-lens makes no SAE of these settings: {_first_line(problem)}",
             fix="save it anew with sae.save_inference_model(folder)",
         ) from problem
+
+
+def _first_line(problem: Exception) -> str:
+    """What a library says, without the kind of its exception."""
+    said = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    return f"there is no field {said}" if isinstance(problem, KeyError) else said
 
 
 def load_object(thing: Any, task: Task, name: str) -> Loaded:
@@ -117,7 +143,7 @@ def load_object(thing: Any, task: Task, name: str) -> Loaded:
     """
     config = _config_of(thing)
     reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
-    return Loaded(_wrapped(thing, name), reads)
+    return Loaded(_wrapped(thing, name, task, reads), reads)
 
 
 def _check_config(
@@ -128,20 +154,19 @@ def _check_config(
     Raises:
         InterpretationError: if it is of another width, hook or model.
     """
-    metadata = config.get("metadata")
-    said = {**config, **metadata} if isinstance(metadata, dict) else config
+    said = {**config, **table(config, "metadata", where)}
     if model is not None:
-        check_model(said.get("model_name"), model, where)
+        check_model(text(said, "model_name", where), model, where)
     check_width(config.get("d_in"), site, where)
     transcodes = "d_out" in config
     if transcodes:
         check_width(config["d_out"], site, where, "d_out")
-    source = said.get("hook_name") or said.get("hook_point")
+    source = text(said, "hook_name", where) or text(said, "hook_point", where)
     if source is None and isinstance(said.get("hook_layer"), int):
         source = f"blocks.{said['hook_layer']}.hook_resid_post"
-    if isinstance(source, str):
-        target = said.get("hook_name_out")
-        if not isinstance(target, str):
+    if source is not None:
+        target = text(said, "hook_name_out", where)
+        if target is None:
             # A transcoder that names its input only is taken to write where the task does.
             target = site.hook_out if transcodes else source
         return reads_at((source, target), site, where)
@@ -155,12 +180,12 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
 
     if config.get("architecture", "standard") not in SAE_CLASS_REGISTRY:
         raise InterpretationError(
-            f"{where}: architecture is {config['architecture']!r}; sae-lens knows "
+            f"{where}: architecture is {brief(config['architecture'])}; sae-lens knows "
             f"{', '.join(SAE_CLASS_REGISTRY)}",
             fix="save it anew with sae.save_inference_model(folder)",
         )
     full = handle_config_defaulting(copy.deepcopy(config))
-    sae_class, config_class = SAE_CLASS_REGISTRY[full["architecture"]]
+    sae_class, config_class = SAE_CLASS_REGISTRY[full.get("architecture", "standard")]
     made = sae_class(config_class.from_dict({**full, "dtype": "float32", "device": "meta"}))
     if made.cfg.normalize_activations in _NOT_FOLDED:
         raise InterpretationError(
@@ -200,15 +225,18 @@ def _config_of(thing: Any) -> dict[str, Any]:
 # from what sae-lens computes to encode, decode and skip
 
 
-def _wrapped(thing: Any, name: str) -> Any:
+def _wrapped(thing: Any, name: str, task: Task, reads: Reads) -> Any:
     """The thing itself, or for an object of sae-lens in what step 4 of this module's text asks for.
 
     Raises:
-        InterpretationError: if there is no such way to take it apart.
+        InterpretationError: if there is no such way to take it apart, or a number of active latents is none.
     """
     lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
     if lens is None or not isinstance(thing, lens.SAE):
         return thing
+    for field in _COUNTS:
+        if getattr(thing.cfg, field, None) is not None:
+            check_count(getattr(thing.cfg, field), thing.cfg.d_sae, name, field)
     normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
     temporal = isinstance(thing, lens.TemporalSAE)
     if temporal and normalised:
@@ -224,23 +252,38 @@ def _wrapped(thing: Any, name: str) -> Any:
     if temporal:
         inner = _Temporal(thing)
     elif isinstance(thing, lens.SkipTranscoder):
+        check_no_skip(task.site, reads, name)
         inner = _Skipping(thing)
     elif normalised:
         inner = _Normalised(thing)
-    if _is_centred(thing):
+    if _is_centred(thing, task.model, name):
         inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
     return inner
 
 
-def _is_centred(sae: Any) -> bool:
-    """Whether it was trained on a residual stream whose mean over the width had been taken out."""
+def _is_centred(sae: Any, model: ModelSpec, name: str) -> bool:
+    """Whether it was trained on a residual stream whose mean over the width had been taken out.
+
+    Raises:
+        InterpretationError: if it was so unless the model has RMSNorm, and its norm cannot be told.
+    """
     settings = sae.cfg.metadata.model_from_pretrained_kwargs
     hook = sae.cfg.metadata.hook_name
     if not isinstance(settings, dict) or not settings.get("center_writing_weights"):
         return False
     # What a block's parts write to the residual stream, and that itself; nothing else was changed.
     written = ("residual stream", "output of the MLP", "output of the attention")
-    return not isinstance(hook, str) or tensor_of(hook).startswith(written)
+    if isinstance(hook, str) and not tensor_of(hook).startswith(written):
+        return False
+    layer_norm = has_layer_norm(model)
+    if layer_norm is None:
+        raise InterpretationError(
+            f"{name}: center_writing_weights is true, which takes a mean out of the residual stream of a "
+            f"model with LayerNorm, and not with RMSNorm; which of them {model.name} has cannot be told",
+            fix="in the config's model_from_pretrained_kwargs write what was done: false, if it has RMSNorm; "
+            "else name the model in [model] of the task as TransformerLens does",
+        )
+    return layer_norm
 
 
 class _Wrapper(nn.Module):
@@ -301,7 +344,12 @@ class _Normalised(_Wrapper):
 
 
 class _Temporal(_Wrapper):
-    """Codes of what is new at a token; what earlier tokens predict goes past them."""
+    """Codes of what is new at a token and of what is predicted, added up."""
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        novel, predicted = self.inner.encode_with_predictions(x)
+        codes: Tensor = novel + predicted
+        return codes
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
         sae = self.inner
@@ -310,11 +358,6 @@ class _Temporal(_Wrapper):
             x = x + sae.b_dec
         x = sae.run_time_activation_norm_fn_out(x)
         return x
-
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        predicted = self.inner.encode_with_predictions(x)[1] @ self.inner.W_dec
-        passed: Tensor = self.inner.run_time_activation_norm_fn_out(predicted)
-        return passed
 
 
 class _Centred(_Wrapper):

@@ -21,8 +21,18 @@ from typing import Any
 from torch import nn
 
 from remainder.errors import InterpretationError
+from remainder.files import brief, present
 from remainder.formats.coder import GroupMax, TopK, make_coder
-from remainder.formats.places import Loaded, check_model, check_width, reads_at
+from remainder.formats.fields import count, flag, text
+from remainder.formats.places import (
+    Loaded,
+    MisfitError,
+    check_count,
+    check_model,
+    check_no_skip,
+    check_width,
+    reads_at,
+)
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import Task
@@ -41,9 +51,9 @@ _MODULES = (
 
 def found_in(path: Path) -> bool:
     """Whether `path` is such a folder."""
-    if (path / WEIGHTS).is_file():
+    if present(path / WEIGHTS):
         return True
-    if not (path / CONFIG).is_file():
+    if not present(path / CONFIG):
         return False
     config = read_json(path / CONFIG)
     return "d_sae" not in config and {"k", "expansion_factor"} <= config.keys()
@@ -51,7 +61,7 @@ def found_in(path: Path) -> bool:
 
 def files(path: Path) -> list[Path]:
     """What can move a number."""
-    return [path / name for name in (CONFIG, WEIGHTS) if (path / name).is_file()]
+    return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
 def load(path: Path, task: Task) -> Loaded:
@@ -64,16 +74,17 @@ def load(path: Path, task: Task) -> Loaded:
     config = read_json(where)
     above = path.resolve().parent / RUN  # of the whole run, beside the folders of its modules
     if above.is_file():
-        check_model(read_json(above).get("model"), task.model, above)
-    reads = _reads(path, bool(config.get("transcode")), task)
+        check_model(text(read_json(above), "model", above), task.model, above)
+    transcode = flag(config, "transcode", where)
+    reads = _reads(path, transcode, task)
     check_width(config.get("d_in"), task.site, where)
     if config.get("num_latents"):
-        latents = _number(config, "num_latents", where)
+        latents = count(config, "num_latents", where)
     else:
-        latents = task.site.width * _number(config, "expansion_factor", where)
-    k = _number(config, "k", where)
+        latents = task.site.width * count(config, "expansion_factor", where)
+    k = count(config, "k", where)
     activation = _activation(config, k, latents, where)
-    if not (path / WEIGHTS).is_file():
+    if not present(path / WEIGHTS):
         raise missing_weights(path, WEIGHTS, "give the folder that sparsify saved for one module")
     shapes: dict[str, tuple[str | int, ...]] = {
         "encoder.weight": ("num_latents", "d_in"),
@@ -81,41 +92,39 @@ def load(path: Path, task: Task) -> Loaded:
         "W_dec": ("num_latents", "d_in"),
         "b_dec": ("d_in",),
     }
-    if config.get("skip_connection"):
+    if flag(config, "skip_connection", where):
+        check_no_skip(task.site, reads, where)
         shapes["W_skip"] = ("d_in", "d_in")
     says = f"{CONFIG} says d_in = {config['d_in']}, num_latents = {latents}"
     sizes = {"d_in": config["d_in"], "num_latents": latents}
     found = read_tensors(path / WEIGHTS, Layout(shapes, sizes, says))
     weights = {"W_enc": found.pop("encoder.weight").T, "b_enc": found.pop("encoder.bias"), **found}
-    return Loaded(make_coder(weights, activation, centred=not config.get("transcode")), reads)
+    return Loaded(make_coder(weights, activation, centred=not transcode), reads)
 
 
 def _activation(config: dict[str, Any], k: int, latents: int, where: Path) -> nn.Module:
-    kind = config.get("activation", "topk")
-    if kind not in ("topk", "groupmax") or config.get("signed"):
-        what = "signed is true" if config.get("signed") else f"activation is {kind!r}"
+    kind, signed = config.get("activation", "topk"), flag(config, "signed", where)
+    if kind not in ("topk", "groupmax") or signed:
+        what = "signed is true" if signed else f"activation is {brief(kind)}"
         raise InterpretationError(
             f"{where}: {what}; known are topk and groupmax of what is above zero",
             fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object)",
         )
-    if not 0 < k <= latents or (kind == "groupmax" and latents % k):
+    check_count(k, latents, where, "k")
+    if kind == "groupmax" and latents % k:
         raise InterpretationError(
-            f"{where}: k is {k}, of {latents} latents", fix="take the cfg.json that training wrote"
+            f"{where}: k is {k}, which does not divide {latents} latents",
+            fix="take the cfg.json that training wrote",
         )
     return TopK(k) if kind == "topk" else GroupMax(k)
 
 
-def _number(config: dict[str, Any], field: str, where: Path) -> int:
-    value = config.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InterpretationError(
-            f"{where}: {field} is {value!r}; expected a number", fix="take the cfg.json that training wrote"
-        )
-    return value
-
-
 def _reads(path: Path, transcode: bool, task: Task) -> Reads:
-    """By the folder's name; a folder that is named otherwise tells nothing."""
+    """By the folder's name.
+
+    Raises:
+        MisfitError: if it names another place, or none: nothing else tells where it was made.
+    """
     place = path.resolve()
     # Where a run has several seeds, each has its folder in that of the module.
     name = place.parent.name if re.fullmatch(r"seed\d+", place.name) else place.name
@@ -123,6 +132,9 @@ def _reads(path: Path, transcode: bool, task: Task) -> Reads:
         if match := re.fullmatch(pattern, name):
             out = target.format(match[1])
             return reads_at((source.format(match[1]) if transcode else out, out), task.site, path)
-    if transcode or task.site.is_reconstruction:
-        return "in"
-    return "out"
+    raise MisfitError(
+        f"{path}: a folder of sparsify is called after the module that it is of, and {name} is none, so it "
+        f"cannot be told whether it was made for the task's site {task.site.hook_out}",
+        fix="call it as sparsify did: layers.15 if it is of the output of that block, layers.15.mlp, or "
+        "layers.15.attn",
+    )

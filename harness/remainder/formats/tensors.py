@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,23 +28,42 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from remainder.errors import InterpretationError
+from remainder.files import SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
 
 __all__ = [
     "PICKLES",
     "Layout",
     "Stored",
     "header",
+    "load_torch",
     "missing_weights",
     "read_json",
     "read_tensors",
     "read_torch",
     "read_yaml",
+    "require_weights",
 ]
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+_STATE = (
+    "only tensors are ever loaded; where you trust the file: model = torch.load(FILE, weights_only=False); "
+    "torch.save(model.state_dict(), FILE)"
+)
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    zipfile.BadZipFile,
+)
 _CONVERT = (
     "pickles are never loaded; convert once, where you trust the file: "
     "safetensors.torch.save_file(torch.load(FILE, weights_only=True), {target!r})"
@@ -75,13 +96,18 @@ class Layout(NamedTuple):
     """Whether a tensor that is not expected is an error; else it is not read."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, most: int = SETTINGS, nan: bool = False) -> dict[str, Any]:
     """The fields of a JSON object.
+
+    Args:
+        path: of the file.
+        most: bytes of the largest that is read.
+        nan: whether NaN and infinities are let through; the caller looks for them.
 
     Raises:
         InterpretationError: if there is no such file, or it holds something else.
     """
-    return _fields(path, "JSON", json.loads)
+    return _fields(path, "JSON", parse_json(read_text(path, "JSON", most=most), path, nan=nan))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -90,29 +116,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InterpretationError: if there is no such file, or it holds something else.
     """
-    import yaml  # type: ignore[import-untyped]
-
-    def parse(text: str) -> Any:
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as problem:
-            raise ValueError(" ".join(str(problem).split())) from None
-
-    return _fields(path, "YAML", parse)
+    return _fields(path, "YAML", parse_yaml(read_text(path, "YAML"), path))
 
 
-def _fields(path: Path, kind: str, parse: Any) -> dict[str, Any]:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
-    except OSError as problem:
-        raise InterpretationError(f"{path} cannot be read: {problem}", fix="check the path") from None
-    except (ValueError, RecursionError) as problem:  # of the first, bad JSON and bad UTF-8 are kinds
-        raise InterpretationError(f"{path} is not valid {kind}: {problem}", fix="save it anew") from None
+def _fields(path: Path, kind: str, content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise InterpretationError(f"{path} holds no {kind} object with named fields", fix="save it anew")
+        raise InterpretationError(
+            f"{path} holds no {kind} object with named fields, but {brief(content)}", fix="save it anew"
+        )
     return content
+
+
+def require_weights(path: Path) -> None:
+    """What its name says that it is, as far as its first and last bytes tell: before gigabytes are hashed.
+
+    Raises:
+        InterpretationError: if it is no plain file, or something else under this name.
+    """
+    if path.suffix == ".safetensors":
+        header(path)
+        return
+    require_file(path)
+    if path.suffix in (".pt", ".npz"):
+        _require_zip(path, "torch.save" if path.suffix == ".pt" else "numpy.savez")
+
+
+def _require_zip(path: Path, writer: str) -> None:
+    if not zipfile.is_zipfile(path):
+        raise InterpretationError(
+            f"{path} ({size_of(path)}) is no file that {writer} wrote, or it is truncated",
+            fix="copy it again, or save it again"
+            + (" with a torch of this decade" if path.suffix == ".pt" else ""),
+        )
 
 
 def header(path: Path) -> dict[str, Stored]:
@@ -121,8 +156,8 @@ def header(path: Path) -> dict[str, Stored]:
     Raises:
         InterpretationError: if it is no safetensors file, or its size is not what its header says.
     """
+    size = require_file(path)
     try:
-        size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or not 2 <= length <= min(size - 8, _LONGEST_HEADER):
@@ -134,11 +169,14 @@ def header(path: Path) -> dict[str, Stored]:
             if name != "__metadata__"
         }
         end = max((int(offsets[1]) for _, offsets in found.values()), default=0)
-    except FileNotFoundError:
-        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
+    except RecursionError:
         raise InterpretationError(
-            f"{path} is not a readable safetensors file ({size_of(path)}): {problem}",
+            f"{path} is not a readable safetensors file: its header is nested too deeply", fix="copy it again"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+        why = problem if isinstance(problem, (OSError, ValueError)) else "its header describes no tensors"
+        raise InterpretationError(
+            f"{path} is not a readable safetensors file ({size_of(path)}): {why}",
             fix="copy it again; it may be truncated, or of another format under this name",
         ) from None
     if size != 8 + length + end:
@@ -148,16 +186,6 @@ def header(path: Path) -> dict[str, Stored]:
             fix="copy it again; it may be truncated",
         )
     return {name: stored for name, (stored, _) in found.items()}
-
-
-def size_of(path: Path) -> str:
-    """How large a file is, for people."""
-    size = path.stat().st_size
-    return next(
-        f"{size / 10**power:.1f} {unit}" if power else f"{size} bytes"
-        for power, unit in ((9, "GB"), (6, "MB"), (3, "kB"), (0, ""))
-        if size >= 10**power or not power
-    )
 
 
 def read_tensors(path: Path, layout: Layout) -> dict[str, Tensor]:
@@ -183,33 +211,53 @@ def read_torch(path: Path, layout: Layout) -> dict[str, Tensor]:
     Raises:
         InterpretationError: naming the file and the tensor, what was found and what was expected.
     """
-    if not path.is_file():
-        raise InterpretationError(f"{path} does not exist", fix="give a folder that holds it")
-    if not zipfile.is_zipfile(path):
-        raise InterpretationError(
-            f"{path} ({size_of(path)}) is no file that torch.save wrote, or it is truncated",
-            fix="copy it again, or save it again with a torch of this decade",
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as problem:
-        first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InterpretationError(
-            f"{path} holds more than tensors, or is damaged: {first}",
-            fix="only tensors are ever loaded; where you trust it: torch.save(model.state_dict(), 'ae.pt')",
-        ) from None
+    state = load_torch(path, "tensors", _STATE)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InterpretationError(
-            f"{path} holds no tensors by name, as a module's state does",
-            fix="torch.save(model.state_dict(), 'ae.pt')",
-        )
-    names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
-    stored = {
-        str(name): Stored(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
-        for name, value in state.items()
-    }
+        raise InterpretationError(f"{path} holds no tensors by name, as a module's state does", fix=_STATE)
+    stored = {str(name): _stored(value) for name, value in state.items()}
     _check(path, stored, layout)
     return _finite(path, {str(name): value for name, value in state.items()}, layout)
+
+
+def load_torch(path: Path, what: str, fix: str) -> Any:
+    """What `torch.save` wrote, if it is nothing but tensors and plain values. Nothing in it is executed.
+
+    Args:
+        path: of the file.
+        what: that the file may hold, for messages.
+        fix: how to save it so.
+
+    Raises:
+        InterpretationError: it is no such file, damaged, or holds objects.
+    """
+    require_file(path)
+    _require_zip(path, "torch.save")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that may change; none of these is taken
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except _UNREADABLE as problem:
+        # torch's own advice is to load it without this guard.
+        named = re.search(r"GLOBAL ([\w.]+)", str(problem))
+        if named is None and not isinstance(problem, pickle.UnpicklingError):
+            raise InterpretationError(
+                f"{path} ({size_of(path)}) is damaged, or torch.save did not write it", fix="copy it again"
+            ) from None
+        raise InterpretationError(
+            f"{path} holds more than {what}"
+            + (f": {brief(named[1])[1:-1]}" if named is not None else ", or is damaged"),
+            fix=fix,
+        ) from None
+
+
+def _stored(value: Tensor) -> Stored:
+    """As a safetensors file describes it; of what is no plain array, its kind in place of a dtype."""
+    if value.is_nested or value.layout != torch.strided:
+        return Stored("a nested tensor" if value.is_nested else "a sparse tensor", ())
+    if value.is_meta:
+        return Stored("a tensor without values (on the device meta)", ())
+    names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
+    return Stored(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
 
 
 def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
@@ -237,7 +285,8 @@ def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
         if dtype not in _FLOATS:
             raise InterpretationError(
                 f"{path}: {name} is stored as {dtype}; expected one of {', '.join(_FLOATS.values())}",
-                fix="convert it to float16 or float32 with its scale worked in, and save it again",
+                fix="convert it to float16 or float32 with its scale worked in (a sparse one with to_dense), "
+                "and save it again",
             )
     sizes = dict(layout.sizes)
     agreed = _agreed(found, layout)

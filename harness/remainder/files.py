@@ -1,0 +1,293 @@
+"""Files that people hand in: looked at before they are opened, and read within bounds.
+
+1. `require_file`: what is asked for is a plain file that may be read. A folder, a pipe, a socket or a device
+   is refused by name (opening a pipe would wait for ever), and so is what Git LFS leaves in place of a file.
+2. `read_text`, `parse_json`, `parse_yaml`: no more than a bound is read; of a key that stands there twice
+   neither value is taken; NaN is no JSON.
+3. `refused`: whatever else the system refuses, in one message.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import reprlib
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from remainder.errors import InterpretationError, RemainderError
+
+__all__ = [
+    "SETTINGS",
+    "brief",
+    "explained",
+    "parse_json",
+    "parse_yaml",
+    "present",
+    "read_text",
+    "refused",
+    "require_file",
+    "require_folder",
+    "size_of",
+]
+
+SETTINGS = 10_000_000
+"""Bytes of the largest file of settings that is read; real ones have a few thousand."""
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISCHR, "a device"),
+)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
+_BRIEF.maxlevel = 2
+
+
+def brief(value: Any) -> str:
+    """A value as it stands in a file, for a message: some sixty letters of it, however large it is."""
+    return _BRIEF.repr(value)
+
+
+def present(path: Path) -> bool:
+    """Whether there is anything of that name: whether it is a sound file is told when it is read."""
+    return os.path.lexists(path)
+
+
+def require_file(
+    path: Path, *, most: int | None = None, error: type[RemainderError] = InterpretationError
+) -> int:
+    """The size in bytes of a plain file.
+
+    Args:
+        path: links are followed.
+        most: bytes of the largest that is read.
+        error: what is raised.
+
+    Raises:
+        RemainderError: of class `error`: there is no such file, it is something else, it may not be read, it
+            is larger than `most`, or Git LFS has not fetched it.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise error(
+                f"{path} is a link to {path.readlink()}, which does not exist",
+                fix="put the file itself there; a cache that only links to its files is not copied by links",
+            ) from None
+        raise error(f"{path} does not exist", fix="check the path, or give a folder that holds it") from None
+    except (OSError, ValueError) as problem:
+        raise refused(problem, path, error) from None
+    for is_kind, name in _KINDS:
+        if is_kind(found.st_mode):
+            raise error(f"{path} is {name}; expected a file", fix="put the file itself there")
+    if most is not None and found.st_size > most:
+        raise error(
+            f"{path} has {size_of(path)}; expected at most {most / 1e6:,.0f} MB",
+            fix="check that it is the file that is meant",
+        )
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(len(_LFS))
+    except OSError as problem:
+        raise refused(problem, path, error) from None
+    if begins == _LFS:
+        raise error(
+            f"{path} is a pointer of Git LFS, in place of the file itself",
+            fix="run `git lfs pull` in the repository that it is from, and copy it again",
+        )
+    return found.st_size
+
+
+def require_folder(path: Path, option: str, error: type[RemainderError]) -> None:
+    """Whether a folder can be written to, or made: what there is of its path must be a folder of one's own.
+
+    Raises:
+        RemainderError: of class `error`, naming the option.
+    """
+    try:
+        there = next(part for part in (path.absolute(), *path.absolute().parents) if os.path.lexists(part))
+        is_folder = there.is_dir()
+    except (OSError, ValueError) as problem:
+        raise refused(problem, path, error) from None
+    if not is_folder:
+        raise error(f"{option} {path}: {there} is no folder", fix="name another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise error(
+            f"{option} {path}: {there} may not be written to",
+            fix="name a folder of your own, or change its mode (chmod u+rwx)",
+        )
+
+
+def refused(
+    problem: OSError | ValueError, path: Path | str | None, error: type[RemainderError]
+) -> RemainderError:
+    """What the system refused, as an error of class `error`; `path`: used unless the problem names one."""
+    if not isinstance(problem, OSError):  # of a path: a null character
+        return error(f"{brief(str(path))} is no path: {problem}", fix="check the path")
+    named = problem.filename2 or problem.filename or path
+    place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else "a file"
+    said = problem.strerror or type(problem).__name__
+    if problem.errno in _FULL:
+        return error(
+            f"{place} cannot be written: {said}", fix="free some space, or name a place on another disk"
+        )
+    if problem.errno in _REFUSED:
+        return error(
+            f"{place}: {said}", fix="change its mode or owner (chmod, chown), or use a place of your own"
+        )
+    if problem.errno == errno.ELOOP:
+        return error(f"{place} is a link that leads back to itself", fix="put the file itself there")
+    if problem.errno == errno.ENAMETOOLONG:
+        return error(f"{brief(place)} is no path: {said.lower()}", fix="check the path")
+    return error(f"{place}: {said}", fix="check the path, and that its disk is mounted and sound")
+
+
+@contextmanager
+def explained(path: Path | str | None, error: type[RemainderError]) -> Iterator[None]:
+    """Whatever the system refuses meanwhile is told in one message of class `error`; see `refused`."""
+    try:
+        yield
+    except OSError as problem:
+        raise refused(problem, path, error) from problem
+
+
+def size_of(path: Path) -> str:
+    """How large a file is, for people."""
+    size = path.stat().st_size
+    return next(
+        f"{size / 10**power:.1f} {unit}" if power else f"{size} bytes"
+        for power, unit in ((9, "GB"), (6, "MB"), (3, "kB"), (0, ""))
+        if size >= 10**power or not power
+    )
+
+
+def read_text(
+    path: Path,
+    kind: str,
+    *,
+    most: int = SETTINGS,
+    error: type[RemainderError] = InterpretationError,
+) -> str:
+    """A file's text, UTF-8; the mark that some editors put before it is left out.
+
+    Args:
+        path: of the file.
+        kind: what it is to be, for messages: JSON.
+        most: bytes of the largest that is read.
+        error: what is raised.
+
+    Raises:
+        RemainderError: of class `error`: it is no plain file, too large, empty, or no text.
+    """
+    require_file(path, most=most, error=error)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)  # a file of /proc says that it has no bytes
+        text = data.decode("utf-8-sig")
+    except OSError as problem:
+        raise refused(problem, path, error) from None
+    except UnicodeDecodeError as problem:
+        raise error(
+            f"{path} is not valid {kind}: byte {problem.start + 1} is not UTF-8",
+            fix="save it as UTF-8, or copy it again",
+        ) from None
+    if len(data) > most:
+        raise error(
+            f"{path} has more than {most / 1e6:,.0f} MB", fix="check that it is the file that is meant"
+        )
+    if not text.strip():
+        raise error(
+            f"{path} is not valid {kind}: it is empty",
+            fix="copy it again; writing it may have been cut short",
+        )
+    return text
+
+
+def parse_json(
+    text: str,
+    path: Path,
+    *,
+    nan: bool = False,
+    error: type[RemainderError] = InterpretationError,
+) -> Any:
+    """What JSON holds.
+
+    Args:
+        text: the JSON.
+        path: of the file, for messages.
+        nan: whether NaN and infinities are let through, which are not JSON; the caller looks for them.
+        error: what is raised.
+
+    Raises:
+        RemainderError: of class `error`: it is no JSON, nested too deeply, or has a key twice.
+    """
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is no number of JSON; write null or a number")
+
+    def parse(text: str) -> Any:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=None if nan else constant)
+
+    return _parsed(text, path, "JSON", parse, error)
+
+
+def parse_yaml(text: str, path: Path, *, error: type[RemainderError] = InterpretationError) -> Any:
+    """What YAML holds; tags that would make objects are refused.
+
+    Raises:
+        RemainderError: of class `error`: it is no YAML, nested too deeply, or has a key twice.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """Refuses a key that stands there twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            plain = [key for key, _ in node.value if isinstance(key.value, str)]
+            _unique([(key.value, None) for key in plain if key.tag != "tag:yaml.org,2002:merge"])
+            return super().construct_mapping(node, deep=deep)
+
+    def parse(text: str) -> Any:
+        try:
+            return yaml.load(text, Loader=Loader)
+        except yaml.YAMLError as problem:
+            raise ValueError(" ".join(str(problem).split())) from None
+
+    return _parsed(text, path, "YAML", parse, error)
+
+
+def _parsed(
+    text: str, path: Path, kind: str, parse: Callable[[str], Any], error: type[RemainderError]
+) -> Any:
+    try:
+        return parse(text)
+    except RecursionError:
+        raise error(f"{path} is not valid {kind}: it is nested too deeply", fix="save it anew") from None
+    except ValueError as problem:
+        raise error(
+            f"{path} is not valid {kind} ({size_of(path)}): {problem}",
+            fix="correct it at that place, or save it anew; it may be truncated",
+        ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise ValueError(f"{brief(twice)} stands there twice; remove one of the two")
+    return made

@@ -1,0 +1,63 @@
+"""Fields of a file of settings, each of the type that it must have: a wrong one is told by name.
+
+What a field means is its format's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from remainder.errors import InterpretationError
+from remainder.files import brief
+
+__all__ = ["AGAIN", "count", "flag", "table", "text"]
+
+AGAIN = "take the file that training wrote, or correct that field"
+
+
+def count(fields: Mapping[str, Any], name: str, where: Path | str, within: str = "") -> int:
+    """A whole number, at least 1.
+
+    Args:
+        fields: that `name` is one of.
+        name: of the field.
+        where: the file, for messages.
+        within: the object that holds the fields, with a dot behind it.
+
+    Raises:
+        InterpretationError: it is missing or something else.
+    """
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _wrong(f"{within}{name}", value, "a number, whole and at least 1", where)
+    return value
+
+
+def text(fields: Mapping[str, Any], name: str, where: Path | str, within: str = "") -> str | None:
+    """Words; None if there are none. Arguments and errors as of `count`."""
+    value = fields.get(name)
+    if not isinstance(value, (str, type(None))):
+        raise _wrong(f"{within}{name}", value, "text", where)
+    return value
+
+
+def flag(fields: Mapping[str, Any], name: str, where: Path | str, within: str = "") -> bool:
+    """True or false; false if it is missing. Arguments and errors as of `count`."""
+    value = fields.get(name)
+    if not isinstance(value, (bool, type(None))):
+        raise _wrong(f"{within}{name}", value, "true or false", where)
+    return bool(value)
+
+
+def table(fields: Mapping[str, Any], name: str, where: Path | str) -> Mapping[str, Any]:
+    """An object with fields of its own; an empty one if it is missing. Arguments and errors as of `count`."""
+    value = fields.get(name)
+    if not isinstance(value, (dict, type(None))):
+        raise _wrong(name, value, "an object with named fields", where)
+    return value or {}
+
+
+def _wrong(name: str, value: Any, expected: str, where: Path | str) -> InterpretationError:
+    return InterpretationError(f"{where}: {name} is {brief(value)}; expected {expected}", fix=AGAIN)
