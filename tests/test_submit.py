@@ -280,7 +280,6 @@ def test_outside_of_a_checkout_it_is_said_where_to_go(
         places(None, tmp_path)
     assert "git clone" in str(caught.value.fix)
     assert places(tmp_path / "r", tmp_path / "s").results == tmp_path / "r"
-    assert places(tmp_path / "r", tmp_path / "s").readme is None
 
 
 # git

@@ -81,10 +81,11 @@ def test_nothing_that_others_write_is_pasted_into_a_command(path: Path) -> None:
         assert "github-script" not in step.get("uses", "")
 
 
-@pytest.mark.parametrize("name", ["submission.yml", "submission-comment.yml"])
-def test_actions_are_pinned_by_commit(name: str) -> None:
-    text = (FOLDER / name).read_text()
-    for step in steps(load(name)):
+@pytest.mark.parametrize("path", [*WORKFLOWS, ROOT / "action.yml"], ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    for step in content["runs"]["steps"] if "runs" in content else steps(content):
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
             assert re.search(rf"{re.escape(step['uses'])} # v\d+\.\d+\.\d+$", text, re.MULTILINE)
@@ -116,6 +117,69 @@ def test_what_writes_runs_nothing_of_a_pull_request() -> None:
     text = "\n".join(step["run"] for step in job["steps"])
     assert not re.search(r"\b(git|pip|python3?|node|eval|source)\b", text)
     assert "size_in_bytes < 500000" in text
+
+
+def test_what_commits_the_board_runs_nothing_but_git() -> None:
+    workflow = load("board.yml")
+    assert workflow["on"] == {"push": {"branches": ["main"]}}
+    assert workflow["permissions"] == {}
+    make, commit = workflow["jobs"]["make"], workflow["jobs"]["commit"]
+    assert make["permissions"] == {"contents": "read"}
+    assert commit["permissions"] == {"contents": "write"}
+    used = [step["uses"].partition("@")[0] for step in commit["steps"] if "uses" in step]
+    assert used == ["actions/checkout", "actions/download-artifact"]
+    text = "\n".join(step.get("run", "") for step in commit["steps"])
+    assert not re.search(r"\b(pip|python3?|node|remainder|eval|source)\b", text)
+    for job in (make, commit):
+        (checkout,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+        assert checkout["with"]["persist-credentials"] is False
+
+
+def test_the_board_is_committed_where_main_stands_and_nothing_else(tmp_path: Path) -> None:
+    """The patch holds another file too, which stays out."""
+    (step,) = [step for step in load("board.yml")["jobs"]["commit"]["steps"] if "run" in step]
+    origin, main = tmp_path / "origin.git", tmp_path / "main"
+
+    def git(*arguments: str) -> str:
+        names = ("-c", "user.name=A", "-c", "user.email=a@b")
+        command = ["git", "-C", str(main), *names, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin)], check=True)
+    subprocess.run(["git", "clone", "--quiet", str(origin), str(main)], check=True, capture_output=True)
+    (main / "leaderboard").mkdir()
+    (main / "leaderboard/README.md").write_text("old\n")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "base")
+    git("push", "--quiet", "origin", "HEAD:main")
+    base = git("rev-parse", "HEAD")
+    for name in ("leaderboard/README.md", "leaderboard/verifications/a.json", "harness.py"):
+        (main / name).parent.mkdir(exist_ok=True)
+        (main / name).write_text("new\n")
+    git("add", ".")
+    patch = tmp_path / "board.patch"
+    patch.write_text(git("diff", "--cached", "--binary") + "\n")
+    git("reset", "--quiet", "--hard")
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "gh").write_text('#!/bin/sh\n[ "$*" = "auth setup-git" ]\n')
+    (bin / "gh").chmod(0o755)
+    path = {"PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": "/dev/null"}
+
+    def run(sha: str, made: Path) -> Ran:
+        return run_step(step, main, {"github.token": "t", "github.sha": sha}, {**path, "PATCH": str(made)})
+
+    values = {name: text for name, text in step["env"].items() if name == "PATCH"}
+    assert values == {"PATCH": "${{ runner.temp }}/made/board.patch"}
+    step["env"].pop("PATCH")
+    (tmp_path / "empty").touch()
+    for sha, made in (("0" * 40, patch), (base, tmp_path / "empty")):
+        ran = run(sha, made)
+        assert (ran.code, git("rev-parse", "HEAD")) == (0, base), ran.said
+    ran = run(base, patch)
+    assert ran.code == 0, ran.said
+    changed = git("diff", "--name-only", base, "origin/main").splitlines()
+    assert changed == ["leaderboard/README.md", "leaderboard/verifications/a.json"]
 
 
 # the comment: its commands with an artifact that somebody made up
@@ -157,7 +221,7 @@ def hub(tmp_path: Path) -> Hub:
     gh.chmod(gh.stat().st_mode | stat.S_IXUSR)
     (answers / "artifact").write_text("123\n")
     (answers / "head").write_text(f"{HEAD}\n")
-    (answers / "files").write_text("baselines/my-sae/submission.toml\nleaderboard/README.md\n")
+    (answers / "files").write_text("baselines/my-sae/submission.toml\n")
     return Hub(folder, answers)
 
 
@@ -429,7 +493,6 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     write_record(forged, values, path.with_name(f"{forged.record_id}.json"))
     for old in (path, path.with_suffix(".csv.gz")):
         old.unlink()
-    assert made.remainder("board", "build", "--site", str(made.author.parent / "site")).returncode == 0
     ran = made.review(8, made.propose(8))
     assert ran.code == 1, ran.said
     faults = made.report().partition("### Faults")[2].partition("### Measured again")[0]

@@ -4,7 +4,8 @@ Run in a checkout of the base commit, whose code does the work; of the pull requ
 by file, after their names, kinds and sizes have been looked at.
 
 1. What changed between both commits: only new files of one submission, `baselines/<name>/` and
-   `leaderboard/results/<task>/<N>/<name>/`, and the generated `leaderboard/README.md`. Both are append-only.
+   `leaderboard/results/<task>/<N>/<name>/`. Both are append-only. What is made from all records, tables and
+   verifications, is made on the main branch.
 2. Metadata of the submission; records of every task that it names.
 3. Every record: schema, hashes, all summaries recomputed (`remainder.board.verify`).
 4. Some documents of every record measured again (`remainder.rerun`), drawn by the head commit and a nonce.
@@ -21,8 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remainder.assets import Progress
-from remainder.board.build import build as build_board
-from remainder.board.build import check as check_readme
 from remainder.board.verify import verify_paths
 from remainder.canonical import write_atomically
 from remainder.description import LIMIT, read_described, refuse_taken_name, required_tasks
@@ -43,7 +42,8 @@ _RECORD = re.compile(
     rf"leaderboard/results/{_NAME}/{_NAME}/[1-9][0-9]{{0,3}}/(?P<folder>{_FOLDER})/[0-9a-f]{{64}}\.(?:json|csv\.gz)"
 )
 _SUBMISSION = re.compile(rf"baselines/(?P<name>{_NAME})(?:/[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}){{1,6}}")
-_README = "leaderboard/README.md"
+_MADE = re.compile(r"leaderboard/(README\.md|verifications/.+)")
+"""What the main branch makes from all records."""
 _PLAIN = "100644"
 _LARGEST = {".json": 4_000_000, ".gz": 50_000_000}  # bytes of a record's file
 _MOST_FILES = 400
@@ -136,7 +136,6 @@ def review(
     try:
         if submission is not None:
             result.faults += _missing_tasks(submission, results)
-        result.faults += _readme(root, results)
     except RemainderError as problem:
         result.faults.append(problem.what)
     return result
@@ -164,7 +163,11 @@ def faults_of_changes(found: Sequence[Change]) -> Iterator[str]:
     size = 0
     for change in found:
         shown = ascii(change.path[:200])
-        if change.path == _README and change.status in "AM" and change.mode == _PLAIN:
+        if _MADE.fullmatch(change.path):
+            yield (
+                f"{shown} is made on the main branch from all records: leave it out, "
+                "`git checkout origin/main -- leaderboard/README.md leaderboard/verifications`"
+            )
             continue
         record, submission = _is_record(change), _SUBMISSION.fullmatch(change.path)
         if not record and submission is None:
@@ -257,12 +260,6 @@ def _missing_tasks(submission: Submission, results: Path) -> Iterator[str]:
         hashes = {read_record(path).record.submission.hash for path in folder.glob("*.json")}
         if submission.hash not in hashes:
             yield f"there is no record of {task.id}, which the submission names"
-
-
-def _readme(root: Path, results: Path) -> Iterator[str]:
-    differs = check_readme(root / _README, build_board(results, None))
-    if differs:
-        yield f"{differs}: run `remainder board build`, and commit the file"
 
 
 def _fenced(lines: Sequence[str]) -> list[str]:

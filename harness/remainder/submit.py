@@ -7,8 +7,9 @@
 4. Rules that every interpretation keeps (`remainder check`), on every task.
 5. Measure: into the user's cache, where an interrupted run is taken up again.
 6. Verify the records (`remainder verify`).
-7. Only now write into the checkout: the folder, the records, and `leaderboard/README.md`. What is there
-   already is left alone, so that a second run changes nothing.
+7. Only now write into the checkout: the folder and the records. What is there already is left alone, so that a
+   second run changes nothing. Tables and verifications are made on the main branch, from all records: so two
+   submissions never change the same file.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remainder.assets import Progress
-from remainder.board.build import build as build_board
-from remainder.board.build import write_readme
 from remainder.board.verify import verify_paths
 from remainder.canonical import write_atomically
 from remainder.checking import check
@@ -62,12 +61,6 @@ class Places(NamedTuple):
     """The checkout."""
     submissions: Path
     results: Path
-
-    @property
-    def readme(self) -> Path | None:
-        """The generated tables beside the results, if these are the checkout's own."""
-        own = self.results.resolve() == (self.root / "leaderboard" / "results").resolve()
-        return self.results.parent / "README.md" if own else None
 
 
 class Submitted(NamedTuple):
@@ -156,8 +149,6 @@ def git_commands(done: Submitted) -> list[list[str]]:
     """The commands that make a branch, a commit and a pull request of a submission."""
     name, root = done.submission.name, done.places.root
     folders = [done.folder, *(row.path.parent for row in done.rows)]
-    if done.places.readme is not None:
-        folders.append(done.places.readme)
     paths = [_relative(path, root) for path in dict.fromkeys(folders)]
     what = ", ".join(dict.fromkeys(row.record.task.id for row in done.rows))
     return [
@@ -253,7 +244,7 @@ def _publish(
     staging: Path,
     to: Places,
 ) -> list[Path]:
-    """Write folder, records and README; gives the files that were not there. Takes them back on a fault."""
+    """Write folder and records; gives the files that were not there. Takes them back on a fault."""
     written: list[Path] = []
     try:
         if not folder.exists():
@@ -269,11 +260,6 @@ def _publish(
     except BaseException:
         _take_back(written, (to.submissions, to.results))
         raise
-    if to.readme is not None:
-        before = to.readme.read_bytes() if to.readme.is_file() else None
-        write_readme(to.readme, build_board(to.results, None))
-        if to.readme.read_bytes() != before:
-            written.append(to.readme)
     return written
 
 
