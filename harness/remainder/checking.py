@@ -7,12 +7,15 @@
 5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
 6. Fraction of variance unexplained, active features a token, and the share of features that are ever active.
 
-A step that fails is the last one; nothing is scored and no record is written.
+A step that fails is the last one; nothing is scored and no record is written. Of circuits only the first two
+are looked at: the rest is of reconstructions.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,8 +25,18 @@ from rich.text import Text
 
 from remainder.assets import Progress
 from remainder.canonical import significant
+from remainder.circuit.loaded import CircuitTask
 from remainder.conformance import measure_conformance
-from remainder.errors import InterpretationError, MeasurementError, RecordError, TaskError
+from remainder.errors import (
+    AssetError,
+    InterpretationError,
+    MeasurementError,
+    RecordError,
+    RemainderError,
+    TaskError,
+    printable,
+)
+from remainder.files import explained
 from remainder.formats.places import MisfitError
 from remainder.interpretation import Adapted
 from remainder.loaded import LoadedTask, open_task
@@ -34,10 +47,11 @@ from remainder.residual.moments import Moments
 from remainder.submission import Submission, open_submission
 from remainder.task import Task, load_task
 
-__all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "render", "require_format"]
+__all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "check_whole", "render", "require_format"]
 
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
+_STEPS_OF_CIRCUITS = ("found", "fits")
 _TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
 
 
@@ -72,11 +86,15 @@ class Checked:
     steps: list[Step] = field(default_factory=list)
     numbers: Numbers | None = None
     warnings: list[str] = field(default_factory=list)
+    error: RemainderError | None = None
+    """What ended it that is no fault of the interpretation, such as a task that does not exist."""
+    to_come: tuple[str, ...] = _STEPS
+    """Names of all steps that there are to pass."""
 
     @property
     def passed(self) -> bool:
         """Whether it can be scored."""
-        return all(step.passed is not False for step in self.steps)
+        return self.error is None and all(step.passed is not False for step in self.steps)
 
     def ok(self, name: str, detail: str) -> None:
         self.steps.append(Step(name, True, detail))
@@ -100,7 +118,27 @@ def check(
         AssetError: if model or text cannot be had.
         MeasurementError: if the task replaces nothing, or what it replaces does not vary.
     """
+    found = check_whole(where, task, device=device, progress=progress)
+    if found.error is not None:
+        raise found.error
+    return found
+
+
+def check_whole(
+    where: str, task: str | None = None, *, device: str = "auto", progress: Progress | None = None
+) -> Checked:
+    """As `check`, but what that raises stands in the field `error`."""
     found = Checked(where)
+    try:
+        with explained(where, AssetError):
+            return _check(found, task, device, progress)
+    except RemainderError as problem:
+        found.error = problem
+        return found
+
+
+def _check(found: Checked, task: str | None, device: str, progress: Progress | None) -> Checked:
+    where = found.where
     try:
         submission = open_submission(where)
     except InterpretationError as problem:
@@ -118,6 +156,8 @@ def check(
     def fit() -> Moments:
         return loaded().fit_moments(chosen.tier(_TIER).fit_windows)
 
+    if chosen.circuit is not None:
+        return _look_at_circuits(found, submission, chosen, loaded)
     try:
         interpretation = submission.build(chosen, fit)
     except MisfitError as problem:
@@ -130,6 +170,25 @@ def check(
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
     with torch.inference_mode():
         _look(found, interpretation.placed(loaded().device), loaded())
+    return found
+
+
+def _look_at_circuits(
+    found: Checked, submission: Submission, task: Task, loaded: Callable[[], LoadedTask]
+) -> Checked:
+    """Steps 1 and 2 of circuits: those in files are read on the graph of the task's model."""
+    found.to_come = _STEPS_OF_CIRCUITS
+    if not submission.fits(task) or submission.files:
+        try:
+            opened = loaded()
+            assert isinstance(opened, CircuitTask)
+            read = submission.circuits(opened, task.tier(_TIER).fit_windows)
+        except InterpretationError as problem:
+            return found.fail("fits", problem)
+        found.ok("fits", f"circuits of the model {task.model.name}")
+        found.warnings += read.notes
+    else:
+        found.ok("fits", "found on the task's own prompts when it is run")
     return found
 
 
@@ -228,6 +287,13 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
             "submission": checked.where,
             "task": checked.task,
             "passed": checked.passed,
+            "error": None
+            if checked.error is None
+            else {
+                "exit_code": checked.error.exit_code,
+                "what": checked.error.what,
+                "fix": checked.error.fix,
+            },
             "steps": [step._asdict() for step in checked.steps],
             "numbers": None
             if numbers is None
@@ -243,26 +309,35 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     reached = {step.name for step in checked.steps}
-    left = () if checked.passed else tuple(name for name in _STEPS if name not in reached)
+    left = () if checked.passed else tuple(name for name in checked.to_come if name not in reached)
     for step in checked.steps:
         mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}[step.passed]
-        table.add_row(Text(mark, style), Text(step.name, "bold" if step.passed is False else ""), step.detail)
+        table.add_row(
+            Text(mark, style), Text(step.name, "bold" if step.passed is False else ""), Text(step.detail)
+        )
         if step.fix is not None:
             table.add_row("", "", Text(f"To mend it: {step.fix}", "bold"))
     for name in left:
         table.add_row(Text("–", "dim"), Text(name, "dim"), Text("not reached", "dim"))
-    title = f"{checked.where} on {checked.task}" if checked.task else checked.where
+    where = printable(checked.where)
+    title = f"{where} on {checked.task}" if checked.task else where
     below = [Text(f"! {warning}", "red") for warning in checked.warnings]
     return draw([Text(title, "bold"), "", table, "", *_numbers(checked), *below], width=width, color=color)
 
 
 def _numbers(checked: Checked) -> list[Text]:
+    command = f"  remainder run {_quoted(str(checked.task))} --with {_quoted(checked.where)}"
     if checked.numbers is None:
-        return []
+        return [Text("To score it:", "dim"), Text(command)] if checked.passed else []
     fvu, l0, live, features, tokens = checked.numbers
     share = f" ({100 * live / features:.3g} %)" if features else ""
     return [
         Text(f"FVU {fvu:.3g}   L0 {l0:.3g}   {live:,} of {features:,} features live{share}"),
         Text(f"on {tokens:,} calibration tokens. To score it:", "dim"),
-        Text(f"  remainder run {checked.task} --with {checked.where}"),
+        Text(command),
     ]
+
+
+def _quoted(word: str) -> str:
+    """As a shell takes it for one word."""
+    return shlex.quote(printable(word))

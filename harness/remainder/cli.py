@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import textwrap
@@ -12,7 +13,8 @@ from typing import Annotated
 import typer
 
 from remainder import __version__, cli_board, cli_circuit, cli_publish
-from remainder.errors import RecordError, RemainderError, TaskError
+from remainder.errors import AssetError, RecordError, RemainderError, TaskError
+from remainder.files import refused, require_folder
 from remainder.report import FORMATS, WIDTH
 
 app = typer.Typer(
@@ -210,6 +212,7 @@ def run(
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
     _check_outputs(names, json, figure, out, with_)
     from remainder.console import errors, reporting
+    from remainder.distinct import distinct
     from remainder.submission import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
@@ -239,7 +242,9 @@ def run(
             rows = []
             with reporting() as progress:
                 loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
-                submissions = submissions_for(loaded, with_)
+                submissions, notes = distinct(submissions_for(loaded, with_))
+                for note in notes if number == 0 else ():
+                    errors.print(f"! {note}", markup=False, soft_wrap=True)
                 for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
                     rows.append(row)
                     finished += 1
@@ -282,14 +287,17 @@ def check(
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
-    from remainder.checking import check as check_path
-    from remainder.checking import render, require_format
+    from remainder.checking import check_whole, render, require_format
     from remainder.console import reporting
 
     require_format(format)
     with reporting() as progress:
-        found = check_path(path, task, device=device, progress=progress)
+        found = check_whole(path, task, device=device, progress=progress)
+    if found.error is not None and format != "json":
+        raise found.error
     _print(render(found, format, color=sys.stdout.isatty()))
+    if found.error is not None:
+        raise found.error
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -408,8 +416,8 @@ def validate(
         raise RecordError(f"--page {page}: there is no folder {page.absolute().parent}", fix="make it first")
     if page is not None and (page.suffix != ".md" or page.is_dir()):
         raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
-    if page is not None and not os.access(page.absolute().parent, os.W_OK):
-        raise RecordError(f"--page {page}: its folder cannot be written", fix="name another folder")
+    if page is not None:
+        require_folder(page.absolute().parent, "--page", RecordError)
     controls(names)  # what is malformed is told before a seed is
     seeds = draw_seeds(seed)
     if seed is None:
@@ -457,9 +465,9 @@ def _check_outputs(
             raise RecordError(f"{path} is a folder", fix="name a file in it")
         if path is json and path is not None and path.suffix != ".json":
             raise RecordError(f"--json {path} does not end in .json", fix="name the record's file so")
-    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise RecordError(f"--out {out}: {there} is no folder", fix="name another folder for the records")
+        if path is not None:
+            require_folder(path.absolute().parent, "--json" if path is json else "--figure", RecordError)
+    require_folder(out, "--out", RecordError)
 
 
 def main() -> None:
@@ -470,8 +478,15 @@ def main() -> None:
     # Read when torch is loaded. Threads that spin while they wait make a run three times as long as it need
     # be as soon as anything else uses the machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Paths and names may hold what the terminal's encoding does not.
+            stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        except OSError as problem:  # a full disk, or whatever else a file system may say
+            raise refused(problem, None, AssetError) from problem
     except RemainderError as problem:
         print(f"remainder: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)

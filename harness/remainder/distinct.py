@@ -1,0 +1,86 @@
+"""Rows of one table that can be told apart: nothing is run twice, and no two things have one name.
+
+1. The same thing under one name, given twice, is run once.
+2. Folders without a `submission.toml` are called after themselves. Where several are called the same, each is
+   called by as many of the folders above it as tell them apart.
+3. Submissions that name themselves keep their names; two of one name and other content are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from remainder.errors import InterpretationError
+from remainder.files import present
+from remainder.submission import Entry, Submission
+
+__all__ = ["Distinct", "distinct"]
+
+_LONGEST = 40  # letters of a name
+
+
+class Distinct(NamedTuple):
+    """What is run, in the order in which it was named."""
+
+    entries: list[Entry]
+    notes: tuple[str, ...]
+    """For people: what is left out or called otherwise."""
+
+
+def distinct(entries: Sequence[Entry]) -> Distinct:
+    """Each thing once, each under a name of its own; see this module's text.
+
+    Raises:
+        InterpretationError: two submissions that name themselves have one name and are not the same.
+    """
+    notes: list[str] = []
+    kept: dict[tuple[str, str], Entry] = {}
+    for entry in entries:
+        if (entry.name, entry.hash) in kept:
+            notes.append(f"{entry.name} is named more than once, with the same content: it is run once")
+        kept.setdefault((entry.name, entry.hash), entry)
+    found = list(kept.values())
+    counts = Counter(entry.name for entry in found)
+    for name in [name for name, number in counts.items() if number > 1]:
+        places = [place for place, entry in enumerate(found) if entry.name == name]
+        bare = [place for place in places if _parts(found[place])]
+        if len(places) - len(bare) > 1:
+            raise InterpretationError(
+                f"{len(places)} different submissions are called {name}: a table could not tell them apart",
+                fix="give each a name of its own in its submission.toml",
+            )
+        taken = {entry.name for place, entry in enumerate(found) if place not in bare}
+        labels = _labels([_parts(found[place]) for place in bare], taken)
+        for place, label in zip(bare, labels, strict=True):
+            entry = found[place]
+            assert isinstance(entry, Submission)
+            notes.append(f"{'/'.join(_parts(entry)[-3:])} is called {label}, since others are called {name}")
+            found[place] = entry.model_copy(update={"name": label})
+    return Distinct(found, tuple(notes))
+
+
+def _parts(entry: Entry) -> tuple[str, ...]:
+    """Of the path that an entry is called after; none if it has a name of its own."""
+    if not isinstance(entry, Submission) or entry.folder is None or present(entry.folder / "submission.toml"):
+        return ()
+    return (entry.folder / (entry.method.path or ".")).resolve().parts
+
+
+def _labels(paths: Sequence[tuple[str, ...]], taken: set[str]) -> list[str]:
+    """The shortest ends of paths that differ from each other and from what is taken, as names.
+
+    Raises:
+        InterpretationError: no names of at most 40 letters do.
+    """
+    for number in range(2, max(map(len, paths)) + 1):
+        joined = ["-".join(part for part in path[-number:] if part != "/").lower() for path in paths]
+        labels = [re.sub(r"[^a-z0-9._-]", "-", text)[-_LONGEST:].strip("-._") for text in joined]
+        if len(set(labels)) == len(labels) and not taken.intersection(labels) and all(labels):
+            return labels
+    raise InterpretationError(
+        f"{len(paths)} folders are called {paths[0][-1]}, and a table could not tell them apart",
+        fix="rename one of them, or write a submission.toml with a name into it",
+    )
