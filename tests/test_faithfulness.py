@@ -155,11 +155,11 @@ def test_a_model_that_is_no_sum_of_its_parts_is_found_out(
     task: CircuitTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checks of a run can fail: here the full circuit is compared with another model's prediction."""
-    real = faithfulness._kl
+    real = faithfulness.kl_of
 
     def wrong(clean: object, other: object) -> object:
         return real(clean, other) + 1  # type: ignore[arg-type]
 
-    monkeypatch.setattr(faithfulness, "_kl", wrong)
+    monkeypatch.setattr(faithfulness, "kl_of", wrong)
     with pytest.raises(MeasurementError, match="check full_equals_clean failed: KL 1"):
         remainder.evaluate(task, Circuit.full(task.circuit_model().graph))

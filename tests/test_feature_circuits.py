@@ -41,6 +41,7 @@ from remainder.corpus import Split
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.formats.attribution_graph import FeatureGraph, FeatureNode
 from remainder.interpretation import Identity, adapt
+from remainder.residual.noise import Places, indices
 from remainder.schema import Pinned
 from remainder.task import Site
 
@@ -101,6 +102,7 @@ class Sae:
         return codes @ self.decoder + self.bias
 
 
+RANDOM = ("gaussian", "noise")
 SITES = (FeatureSite("a", "a", Sae(0)), FeatureSite("b", "b", Sae(1)))
 
 
@@ -142,7 +144,12 @@ def by_hand(
         "counterfactual": clean_nodes(model, evaluation.counterfactual),
     }
 
+    places = Places(0, evaluation.documents, (0,) * len(evaluation))
+    others = indices(places, 0, 1, len(calibration), "resample")[:, 0].tolist()
+
     def removed(how: str, site: str, kind: int, row: int, position: int) -> np.ndarray:
+        if how == "permuted":  # one other prompt for all nodes
+            return banks["mean"][site][kind][others[row], position]
         if how == "zero":
             return np.zeros_like(banks["mean"][site][kind][0, 0])
         bank = banks[how][site][kind]
@@ -176,7 +183,7 @@ def by_hand(
 
 
 @pytest.mark.parametrize("errors", [name for name in ERRORS if name != "gaussian"])
-@pytest.mark.parametrize("background", [name for name in BACKGROUNDS if name != "gaussian"])
+@pytest.mark.parametrize("background", [name for name in BACKGROUNDS if name not in RANDOM])
 def test_a_pass_equals_one_written_out_node_by_node(background: str, errors: str) -> None:
     model, calibration, evaluation, circuit = Chain(), prompts(6, seed=1), prompts(5), random_circuit()
     scene = FeatureScene(model, SITES, calibration, evaluation, seed=0, rows=2)
@@ -225,6 +232,17 @@ def test_the_gaussian_has_mean_and_covariance_of_what_is_removed() -> None:
     assert error_of < 0.06  # √(2 · rank / documents) is 0.04
     mean = scene.run(circuit, "mean")[:, 0].numpy()
     np.testing.assert_allclose((found + mirrored) / 2, mean, rtol=0, atol=1e-10)
+
+
+def test_noise_is_added_to_the_clean_values_and_is_that_of_the_gaussian() -> None:
+    # One site, a readout that is linear: what is removed is clean, and moves by the Gaussian less its mean.
+    circuit = random_circuit(3, SITES[1:])
+    scene = FeatureScene(Chain(), SITES[1:], prompts(12, seed=1), prompts(5), seed=4, rows=2)
+    for draw in (0, 1):
+        noise = scene.run(circuit, "gaussian", draw=draw) - scene.run(circuit, "mean")
+        assert float(noise.abs().max()) > 0.01
+        found = scene.run(circuit, "noise", draw=draw) - scene.clean()
+        assert torch.allclose(found, noise, rtol=0, atol=1e-12)
 
 
 def test_with_gaussian_errors_only_errors_vary() -> None:

@@ -34,7 +34,12 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
     assert circuit is not None
     yield Part("The behaviour", [_behaviour(record, circuit)])
     sizes = [size for size in circuit.points if size != _HEADLINE]
-    if len(sizes) > 1:
+    if record.complexity.circuits is not None and record.complexity.circuits[_HEADLINE].edges is None:
+        yield Part(
+            "Circuits by threshold (nats of the answer that a node's score is beyond)",
+            list(_thresholds(record, notes)),
+        )
+    elif len(sizes) > 1:
         yield Part(
             "Circuits by size (+: edges chosen with the sign of their scores)", list(_sizes(record, notes))
         )
@@ -79,6 +84,32 @@ def _sizes(record: Record, notes: Notes) -> Iterator[Line]:
             rung = rungs.get(background)
             cells.append("" if rung is None else _short(getattr(rung, name), notes))
         yield (size, f"{cost.edges:,}", f"{cost.bits:,.0f}", *cells)
+
+
+def _thresholds(record: Record, notes: Notes) -> Iterator[Line]:
+    """Of features; completeness is of the mean background, as the first of both gaps is."""
+    circuit, costs = record.metrics.circuit, record.complexity.circuits
+    assert circuit is not None
+    assert costs is not None
+    yield ("beyond", "nodes", "errors", "bits", "f", "complete", "Δ raw", "Δ Gaussian")
+    for size in sorted(circuit.points, key=lambda size: (-costs[size].nodes, size != _HEADLINE)):
+        rungs, cost = circuit.points[size].rungs, costs[size]
+        raw, full = rungs["raw"], rungs.get("full")
+        numbers = (raw.faithfulness, raw.completeness, raw.gap, None if full is None else full.gap)
+        yield (
+            "none" if size == "0" else size.removeprefix(">"),
+            f"{cost.nodes:,}",
+            f"{cost.errors:,}",
+            f"{cost.bits:,.0f}",
+            *("" if number is None else _bare(number, notes) for number in numbers),
+        )
+
+
+def _bare(number: Number, notes: Notes) -> str:
+    """A value to the digits that its interval leaves, without the interval."""
+    return (
+        notes.cell(number) if number.value is None else format_value(number.value, half_width(number) or 0.0)
+    )
 
 
 def _short(number: Number, notes: Notes) -> str:

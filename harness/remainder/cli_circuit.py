@@ -1,4 +1,5 @@
-"""The command `remainder circuit`: find a circuit on a task, or read one, and write it in EAP-IG's format."""
+"""The command `remainder circuit`: find a circuit on a task, or read one, and write it in EAP-IG's format; of
+features, the scores of their nodes."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import typer
 
 from remainder.errors import InterpretationError, TaskError
 
+_SCORES = ".safetensors"
+
 
 def circuit(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A task of circuits: its id, or its folder.")],
@@ -16,7 +19,12 @@ def circuit(
         str, typer.Argument(metavar="CIRCUIT", help="What `run --with` takes: a file, a folder, a baseline.")
     ],
     save: Annotated[
-        Path, typer.Option("--save", metavar="FILE", help="Write it here: .json or .pt, in EAP-IG's format.")
+        Path,
+        typer.Option(
+            "--save",
+            metavar="FILE",
+            help="Write it here: .json or .pt, in EAP-IG's format; of features their scores, .safetensors.",
+        ),
     ],
     size: Annotated[
         float | None,
@@ -33,6 +41,8 @@ def circuit(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Find or read the circuit of a submission, and write it to a file that EAP-IG and MIB read too."""
+    from remainder.circuit.features_found import FeatureCircuits
+    from remainder.circuit.features_scores import save_scores
     from remainder.circuit.loaded import CircuitTask
     from remainder.circuit.ranking import Sized
     from remainder.console import errors, reporting
@@ -41,9 +51,10 @@ def circuit(
     from remainder.loaded import open_task
     from remainder.submission import submissions_for
 
-    if save.suffix not in ENDINGS:
+    if save.suffix not in (*ENDINGS, _SCORES):
         raise InterpretationError(
-            f"--save {save}: files of circuits end on {' or '.join(ENDINGS)}", fix="rename it"
+            f"--save {save}: files of circuits end on {' or '.join(ENDINGS)}, of features on {_SCORES}",
+            fix="rename it",
         )
     if not save.absolute().parent.is_dir():
         raise InterpretationError(
@@ -60,6 +71,22 @@ def circuit(
     for note in found.notes:
         errors.print(f"! {note}")
     circuits = found.circuits
+    if isinstance(circuits, FeatureCircuits) != (save.suffix == _SCORES):
+        kind = "of features" if isinstance(circuits, FeatureCircuits) else "of edges"
+        right = _SCORES if isinstance(circuits, FeatureCircuits) else " or ".join(ENDINGS)
+        raise InterpretationError(
+            f"--save {save}: {submission} is a circuit {kind}, whose files end on {right}", fix="rename it"
+        )
+    if isinstance(circuits, FeatureCircuits):
+        if circuits.scores is None or size is not None or signed or ungrouped:
+            raise InterpretationError(
+                f"{submission} is a circuit of features: only scores of its nodes can be written"
+                + ("" if circuits.scores is not None else ", and it has none"),
+                fix="leave out --size, --signed and --ungrouped, and give one that is found by attribution",
+            )
+        save_scores(save, circuits.scores)
+        print(f"{save}  scores of {circuits.count(next(iter(circuits.circuits))).of:,} nodes")
+        return
     thing: Any
     if size is not None:
         thing = circuits.at(size, absolute=not signed)

@@ -16,6 +16,7 @@ from typing import NoReturn
 from remainder.board.consistency import check_words
 from remainder.board.origin import skeleton as skeleton
 from remainder.errors import InterpretationError, TaskError
+from remainder.paths import root_of
 from remainder.residual.moments import Moments
 from remainder.submission import FORMATS, Submission, open_submission
 from remainder.task import Task, list_tasks, load_task
@@ -94,7 +95,7 @@ def check_description(found: Submission) -> None:
             f"give the commit of the hub's repository, 40 hexadecimal digits{here}",
         )
     for name in found.files:
-        if found.method.hub is None and not (found.folder / name).is_file():
+        if found.method.hub is None and not (root_of(found.folder, name) / name).is_file():
             refuse("method", f"{name} lies outside of the folder", "put all files into it")
 
 

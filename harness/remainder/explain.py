@@ -40,7 +40,7 @@ from remainder.report import (
     require_format,
     troubles,
 )
-from remainder.rungs import ALL, CIRCUIT_RUNGS, RUNG_ADDS
+from remainder.rungs import ALL, CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
 from remainder.schema import Number, Record, RungMetrics
 
 __all__ = ["NOISELESS", "Rung", "explain", "ladder", "rung_frame"]
@@ -96,7 +96,7 @@ def ladder(record: Record) -> list[Rung]:
     """
     found = []
     of_circuits = record.metrics.circuit is not None
-    known = CIRCUIT_RUNGS if of_circuits else RUNG_ADDS | BESIDE
+    known = CIRCUIT_RUNGS | ERROR_RUNGS if of_circuits else RUNG_ADDS | BESIDE
     why = _OF_CIRCUITS if of_circuits else None
     for name, adds in known.items():
         metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)
@@ -150,7 +150,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     notes = Notes()
     title = _title(record)
     if format == "table":
-        adds = "Adds" if record.metrics.circuit is None else "Removed edges carry"
+        adds = "Adds" if record.metrics.circuit is None else "What is removed carries"
         table, said = _table(ladder(record), notes, adds), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *_LEGEND]]
         warned = [Text(line, style="red") for line in troubles([record])]

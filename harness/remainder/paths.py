@@ -8,7 +8,10 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-__all__ = ["cache_root", "project_root"]
+__all__ = ["BENCHMARK", "cache_root", "project_root", "root_of"]
+
+BENCHMARK = "baselines/"
+"""How the names of files that come with the benchmark begin, where a submission uses them."""
 
 
 @cache
@@ -29,3 +32,8 @@ def cache_root() -> Path:
     """The user's cache: `$REMAINDER_CACHE` if set, else the platform's cache folder. Not created here."""
     override = os.environ.get("REMAINDER_CACHE")
     return Path(override).expanduser() if override else user_cache_path("remainder", appauthor=False)
+
+
+def root_of(folder: Path, name: str) -> Path:
+    """What the name of a submission's file is relative to: its folder, or the benchmark (`baselines/…`)."""
+    return project_root() if name.startswith(BENCHMARK) else folder

@@ -93,9 +93,17 @@ def _circuit(record: Record) -> CircuitSize | None:
     return None if circuits is None else circuits.get("headline")
 
 
+def _keeps_nodes(record: Record) -> bool:
+    """Whether it is of circuits of features."""
+    circuit = _circuit(record)
+    return circuit is not None and circuit.edges is None
+
+
 def _l0(record: Record) -> Number:
     circuit = _circuit(record)
-    return record.complexity.l0 if circuit is None else Number.bare(circuit.edges, "a count of edges")
+    return (
+        record.complexity.l0 if circuit is None else Number.bare(circuit.kept, "a count of edges, or nodes")
+    )
 
 
 def _bits(record: Record) -> Number:
@@ -120,6 +128,13 @@ _QUANTITIES = (
 _BY_KEY = {quantity.key: quantity for quantity in _QUANTITIES}
 _OF_CIRCUITS = {"l0": "Edges"}
 """Headings that are others in a table of circuits."""
+_KEPT = "Kept"
+"""In place of `Edges`, where there are circuits of features, which keep nodes."""
+_FEATURE_LEGEND = (
+    "Kept: edges; of a circuit of features nodes, that is latents and errors of SAEs,",
+    "position by position, whose mean, Gaussian or value stands in for them likewise.",
+    "Backgrounds errors-…: the mean, with all errors kept, or none of them.",
+)
 _NO_F = "background counterfactual was not measured"
 _COSTS = ("l0", "bits_per_token")
 _AT_A_GLANCE = ("gap_raw", "gap_gaussian", "gaussian_ratio")
@@ -307,12 +322,13 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     """The table for a terminal: one record in two lines, intervals below the values."""
     notes = Notes()
     circuits = records[0].metrics.circuit is not None
+    features = any(_keeps_nodes(record) for record in records)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     table.add_column("Submission", overflow="fold", max_width=24)
     for key in (*_COSTS, *_AT_A_GLANCE):
         heading = _BY_KEY[key].heading
         if circuits:
-            heading = _OF_CIRCUITS.get(key, heading)
+            heading = _KEPT if features and key == "l0" else _OF_CIRCUITS.get(key, heading)
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
@@ -324,7 +340,8 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     over_sizes: list[RenderableType] = [faithfulness_table(records, notes), ""] if circuits else []
     if any(_other_backgrounds(record) for record in records):
         over_sizes += [backgrounds_table(records, notes), ""]
-    below = [*notes.lines(), *((_CIRCUIT_LEGEND if circuits else _LEGEND) if legend else ())]
+    known = (*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())) if circuits else _LEGEND
+    below = [*notes.lines(), *(known if legend else ())]
     footer = [Text(line, style="dim") for line in below]
     return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
 
@@ -341,6 +358,8 @@ def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
         headline = circuit.points["headline"].rungs
         single = len(circuit.points) < _SEVERAL
         missing = "a single circuit has no area over sizes" if single else "not measured at all sizes"
+        if _keeps_nodes(record):
+            missing = "thresholds are no shares of a graph: there is no area"
         measured = headline.get("counterfactual")
         f = Number.null(_NO_F) if measured is None else measured.faithfulness
         areas = [

@@ -7,7 +7,7 @@ Source: protocol 1, section 3.
 
 from __future__ import annotations
 
-__all__ = ["ALL", "CIRCUIT_RUNGS", "FOLDS", "PERTURBATIVE", "RUNG_ADDS"]
+__all__ = ["ALL", "CIRCUIT_RUNGS", "ERROR_RUNGS", "FOLDS", "PERTURBATIVE", "RUNG_ADDS"]
 
 ALL = "all"
 """Asks for every rung, and for what is only worth its time together with them."""
@@ -52,3 +52,10 @@ CIRCUIT_RUNGS = {
     "counterfactual": "those of the counterfactual prompt",
 }
 """What the removed edges of a circuit carry, by the name of the rung."""
+
+ERROR_RUNGS = {
+    "errors-kept": "the mean; but all errors are kept",
+    "errors-mean": "the mean; all errors too, kept or not",
+    "errors-gaussian": "the mean; all errors a Gaussian",
+}
+"""Measured of every circuit of features besides: what SAEs miss follows the circuit in all other rungs."""

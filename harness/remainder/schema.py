@@ -296,8 +296,10 @@ class ReconstructionMetrics(FrozenModel):
     """1 - residual / centred sum of squares, over spliced tokens of the evaluation set."""
 
 
-class CircuitRung(FrozenModel):
-    """A circuit with one background. Nats per scored token, but for faithfulness."""
+class CircuitRung(GrownModel):
+    """A circuit with one background. Nats per scored token, but for faithfulness and completeness."""
+
+    later = ("completeness",)
 
     answer: Number
     """log-odds of the right tokens against the wrong ones; of one token each, their logit difference."""
@@ -305,6 +307,8 @@ class CircuitRung(FrozenModel):
     """f = (answer − answer of the empty circuit) / (clean answer − answer of the empty circuit)."""
     gap: Number
     kl: Number
+    completeness: Number | None = None
+    """Of circuits of features, f of all that the circuit does not keep: near 0, if nothing is missing."""
 
 
 class CircuitTelescope(FrozenModel):
@@ -333,7 +337,8 @@ class CircuitMetrics(FrozenModel):
     answer: Number
     """Of the untouched model, nats."""
     points: dict[str, CircuitPoint]
-    """By size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit."""
+    """By size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit.
+    Circuits of features by threshold: `>0.01`, nodes whose score is beyond 0.01 nats."""
     cpr: dict[str, Number]
     """By background, the area under f over sizes of circuits chosen by signed scores (MIB's CPR)."""
     cmd: dict[str, Number]
@@ -444,13 +449,23 @@ class Pinned(FrozenModel):
     sha256: Sha256
 
 
-class CircuitSize(FrozenModel):
+class CircuitSize(GrownModel):
     """What a circuit costs."""
 
-    edges: int
+    later = ("edges", "errors")
+
+    edges: int | None = None
+    """Null of a circuit of features, which keeps nodes."""
     nodes: int
+    errors: int | None = None
+    """Of a circuit of features, how many of its nodes are errors; all others are latents."""
     bits: Real
-    """log₂ C(E, k) of k of E edges: once, not per token."""
+    """log₂ C(E, k) of k of E edges, or of nodes, of all templates together: once, not per token."""
+
+    @property
+    def kept(self) -> int:
+        """Edges, or nodes of a circuit of features."""
+        return self.nodes if self.edges is None else self.edges
 
 
 class Complexity(GrownModel):
@@ -464,7 +479,8 @@ class Complexity(GrownModel):
     """Features that were active at all."""
     bits_per_token: Number
     features: int | None
-    """Codes per token, active or not, or edges of the graph; null for an interpretation without codes."""
+    """Codes per token, active or not, or edges of the graph, or nodes that a circuit of features chooses
+    from; null for an interpretation without codes."""
     circuits: dict[str, CircuitSize] | None = None
     """By size as in `metrics.circuit`; `headline` is the one that the headline numbers are of."""
 

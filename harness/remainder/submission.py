@@ -6,7 +6,9 @@ Hugging Face hub; `circuit-tracer`: a YAML file or its folder; `subspace` and `c
 a reference that is made from moments of the task's `fit` split (`identity`, `mean`, `pca`,
 `random-projection`). A circuit is a file in EAP-IG's format (`eap-ig`), MIB's folder of these (`mib`), or
 found on the task's `fit` prompts (`edge-attribution`, `node-attribution`, `edge-patching`, `random-edges`,
-`full-graph`, `empty-graph`). All of these are data; nothing of a submission is executed.
+`full-graph`, `empty-graph`). A circuit of features names the submissions of reconstructions whose latents are
+its nodes, and is found (`feature-attribution`), or read from a file of scores (`feature-scores`) or
+circuit-tracer's graphs (`feature-graph`). All of these are data; nothing of a submission is executed.
 
 `open_submission` also takes what people have at hand: the name of a baseline, what one of these formats' own
 libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
@@ -18,16 +20,18 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from remainder.assets import sha256_file
+from remainder.circuit.features_found import FoundFeatures, make_features, site_tasks
 from remainder.circuit.making import make_circuits
 from remainder.errors import InterpretationError
 from remainder.files import explained, present, require_file
 from remainder.formats import (
     arrays,
+    attribution_graph,
     circuit_tracer,
     dictionary_learning,
     eap_ig,
@@ -51,9 +55,16 @@ from remainder.interpretation import (
     principal_components,
     random_projection,
 )
-from remainder.method import CIRCUIT_FORMATS, NAME, Method, submission_hash
+from remainder.method import (
+    CIRCUIT_FORMATS,
+    FEATURE_FORMATS,
+    NAME,
+    Method,
+    SiteSource,
+    submission_hash,
+)
 from remainder.objects import circuit_submission, object_submission
-from remainder.paths import project_root
+from remainder.paths import BENCHMARK, project_root, root_of
 from remainder.task import Task, read_toml
 
 if TYPE_CHECKING:
@@ -103,7 +114,25 @@ class Entry(Protocol):
     @property
     def is_pinned(self) -> bool: ...
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found: ...
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures: ...
+
+
+_OF_GRAPH = """\
+name = "my-circuit"
+kind = "feature-circuit"
+title = "…"
+authors = ["…"]
+licence = "…"
+
+[method]
+format = "feature-graph"
+path = "{path}"
+
+[[method.sites]]  # one for every layer that the graph has nodes of
+hook_in = "blocks.0.mlp.hook_in"
+hook_out = "blocks.0.hook_mlp_out"
+submission = "FOLDER_OF_THE_TRANSCODER"
+"""
 
 
 class Submission(BaseModel):
@@ -112,7 +141,7 @@ class Submission(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     name: str = Field(pattern=NAME)
-    kind: Literal["reconstruction", "circuit"]
+    kind: Literal["reconstruction", "circuit", "feature-circuit"]
     title: str
     authors: tuple[str, ...]
     licence: str
@@ -122,6 +151,14 @@ class Submission(BaseModel):
     folder: Path | None = Field(default=None, exclude=True)
     files: dict[str, str] = Field(default_factory=dict, exclude=True)
     commit: str | None = Field(default=None, exclude=True, description="of what lies on a hub, once fetched")
+
+    @model_validator(mode="after")
+    def _kind_of_format(self) -> Submission:
+        features = self.method.format in FEATURE_FORMATS
+        if features != (self.kind == "feature-circuit"):
+            wanted = "feature-circuit" if features else "reconstruction or circuit"
+            raise ValueError(f"`kind` of format {self.method.format} is {wanted}, not {self.kind}")
+        return self
 
     @property
     def hash(self) -> str:
@@ -150,7 +187,7 @@ class Submission(BaseModel):
         return self._is_of_kind(task) and (not self.tasks or task.id in self.tasks)
 
     def _is_of_kind(self, task: Task) -> bool:
-        return (self.kind == "circuit") == (task.circuit is not None)
+        return (self.kind != "reconstruction") == (task.circuit is not None)
 
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site.
@@ -163,14 +200,38 @@ class Submission(BaseModel):
             loaded = self.fetched()._make(task, fit)
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
 
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
-        """The circuits, on the graph of the task's model; methods that look for one do so on `fit` prompts.
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
+        """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
+        one do so on `fit` prompts.
 
         Raises:
-            InterpretationError: if it was made for another task or architecture, or its file is not sound.
+            InterpretationError: if it was made for another task or architecture, or a file is not sound.
         """
         self._require_fit(loaded.task)
+        if self.method.sites is not None:
+            tasks = site_tasks(self.method.sites, loaded.task)
+            sites = [
+                (task.site, self._at(source, task))
+                for source, task in zip(self.method.sites, tasks, strict=True)
+            ]
+            return make_features(self.method, self.folder, loaded, fit_windows, sites)
         return make_circuits(self.method, self.folder, loaded, fit_windows)
+
+    def _at(self, source: SiteSource, task: Task) -> Adapted:
+        """The interpretation of one of the sites, for that of `task`."""
+        assert self.folder is not None
+        found = _open_site(self.folder, source)
+        if source.task is not None:
+            found._require_fit(task)
+
+        def no_moments() -> NoReturn:
+            raise InterpretationError(
+                f"sites: {source.submission}: format {found.method.format} is fitted to a text",
+                fix="give a submission that is read from files, such as that of an SAE",
+            )
+
+        loaded = found._make(task, no_moments)
+        return adapt(loaded.thing, task.site.width, found.name, loaded.reads)
 
     def _require_fit(self, task: Task) -> None:
         if not self._is_of_kind(task):
@@ -266,6 +327,8 @@ def _opened(text: str) -> Submission:
             base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
             method = Method.model_validate({"format": format, "path": path})
             return _bare(base.resolve().name, method, base)
+    if attribution_graph.found_in(folder):
+        raise _graph_alone(folder)
     for format, circuits in (("eap-ig", eap_ig), ("mib", mib)):
         if circuits.found_in(folder):
             base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
@@ -285,6 +348,41 @@ def _on_hub(address: hub.Address) -> Submission:
     # Of a name too long for tables the end is kept: what tells the SAEs of one repository apart.
     name = f"{address.place.rpartition('/')[2]}-{address.sae_id}"[-40:]
     return _bare(name, method).model_copy(update=found._asdict())
+
+
+def _graph_alone(path: Path) -> InterpretationError:
+    """What a graph needs beside it."""
+    return InterpretationError(
+        f"{path} is a circuit-tracer graph, which names features and does not hold them",
+        fix="put it into a folder with its transcoders, and a submission.toml that says where these belong:"
+        "\n\n" + _OF_GRAPH.format(path=path.name),
+    )
+
+
+def _open_site(folder: Path, source: SiteSource) -> Submission:
+    """The submission of a reconstruction whose latents are nodes of a circuit of features in `folder`."""
+    place, where = root_of(folder, source.submission) / source.submission, folder / "submission.toml"
+    if not place.exists():
+        raise InterpretationError(
+            f"{where}: method.sites: there is no {source.submission}",
+            fix=f"give a folder in {folder}, or {BENCHMARK}NAME, one that comes with the benchmark",
+        )
+    described = place / "submission.toml"
+    content = read_toml(described, error=InterpretationError) if described.is_file() else {}
+    # Before it is read: it might have sites of its own.
+    if content.get("kind", "reconstruction") != "reconstruction":
+        raise InterpretationError(
+            f"{where}: method.sites: {source.submission} is a {content['kind']}",
+            fix="name the submission of a reconstruction, such as that of an SAE",
+        )
+    found = _read(place) if content else open_submission(place)
+    if found.kind != "reconstruction" or found.method.hub is not None:
+        what = found.kind if found.method.hub is None else "submission that lies on a hub"
+        raise InterpretationError(
+            f"{where}: method.sites: {source.submission} is a {what}",
+            fix="put the files of the SAE into the folder",
+        )
+    return found
 
 
 def _not_found(text: str, folder: Path) -> InterpretationError:
@@ -402,6 +500,8 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
         for file in found:
             require_weights(file)
         return {file.relative_to(folder).as_posix(): sha256_file(file) for file in found}
+    if method.sites is not None:
+        return _hashes_of_features(folder, method, method.sites)
     if method.format not in FORMATS or method.hub is not None:
         return {}
     paths = FORMATS[method.format].files(folder / (method.path or "."))
@@ -413,3 +513,34 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
         for number, path in enumerate(paths)
     ]
     return {name: sha256_file(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _hashes_of_features(folder: Path, method: Method, sites: Sequence[SiteSource]) -> dict[str, str]:
+    """Those of scores or graphs, and of all that the interpretations of the sites are read from."""
+    where, found = folder / "submission.toml", {}
+    if method.path is not None:
+        path = folder / method.path
+        held = sorted(path.glob("*.json")) if path.is_dir() and method.format == "feature-graph" else [path]
+        if not held or not all(file.is_file() for file in held):
+            raise InterpretationError(
+                f"{where}: method.path: there is no file {path}",
+                fix="name the .safetensors file of scores, the .json file of a graph, or a folder of graphs",
+            )
+        found = {file.relative_to(folder).as_posix(): sha256_file(file) for file in held}
+    for source in sites:
+        one, root = _open_site(folder, source), root_of(folder, source.submission)
+        base = root / source.submission
+        files = dict(one.files)
+        if base.is_file():
+            base = base.parent
+        elif (base / "submission.toml").is_file():
+            files["submission.toml"] = sha256_file(base / "submission.toml")
+        for name, digest in files.items():
+            full = (base / name).relative_to(root).as_posix()
+            if not (root / full).is_file():
+                raise InterpretationError(
+                    f"{where}: method.sites: {source.submission} is read from {name}, which lies elsewhere",
+                    fix="put all files of the SAE into one folder",
+                )
+            found[full] = digest
+    return found

@@ -24,7 +24,7 @@ from remainder.errors import RecordError
 from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.measure.values import of_split
 from remainder.record import measurement_key, recompute
-from remainder.rungs import CIRCUIT_RUNGS, RUNG_ADDS
+from remainder.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
 from remainder.schema import Record
 
 __all__ = [
@@ -96,6 +96,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
             f"measurement.rungs: the values hold {_listed(there - expected)} besides, "
             f"and lack {_listed(expected - there)}"
         )
+    if record.submission.kind == "feature-circuit" and (lacking := set(ERROR_RUNGS) - set(rows["rung"])):
+        yield f"values: a circuit of features lacks {_listed(lacking)}"
     draws = {int(count) for count in rows.groupby("rung")["draw"].nunique()} - {1}
     allowed = {2 * stated.pairs, stated.annealed_draws}
     if draws - allowed or (draws and 2 * stated.pairs not in draws):

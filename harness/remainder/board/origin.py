@@ -25,12 +25,13 @@ from pydantic import ValidationError
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.method import NAME, Method, submission_hash
-from remainder.paths import project_root
+from remainder.paths import project_root, root_of
 from remainder.schema import Record, SubmissionInfo
 from remainder.task import Task, load_task, read_toml
 
 __all__ = ["Finding", "Peer", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
 
+_OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
 _LARGEST_HEADER = 100_000_000
 # Nats per token by which the untouched model's loss may differ between machines, by the dtype of its suffix.
@@ -119,10 +120,15 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
             ("documents", ("documents", "windows", "tokens")),
         ):
             shared |= {f"{part}.{name}|{tier}": content[part][name] for name in names}
+        features = content["submission"]["kind"] == _OF_FEATURES
         if content["metrics"].get("circuit") is not None:
-            # The graph and what the model does by itself are the same whatever circuit is scored.
-            shared[f"complexity.features|{tier}"] = content["complexity"]["features"]
+            # The graph and what the model does by itself are the same whatever circuit is scored; nodes are
+            # those of the submission's own interpretations.
+            if not features:
+                shared[f"complexity.features|{tier}"] = content["complexity"]["features"]
             shared[f"measurement.behaviour|{tier}"] = content["measurement"].get("behaviour")
+        if features:
+            del shared[f"calibration.dimension|{tier}"]
         if content["reference"] is None:
             clean = content["metrics"]["clean"]["loss"]["value"]
             shared[f"metrics.clean.loss.value|{tier}|{dtype}"] = clean
@@ -235,7 +241,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[F
 def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
     """Every file against its hash, and weights that are not named."""
     for name, digest in stated.files.items():
-        path = folder / name
+        path = root_of(folder, name) / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             yield Finding(f"{part}.files: {name[:80]!a} lies outside of the submission")
         elif path.is_symlink():
@@ -244,21 +250,24 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
             yield Finding(f"{part}.files: {stated.name} has no file {name[:80]!a}")
         elif (found := sha256_file(path)) != digest:
             yield Finding(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
+    held = []
     if method.path is not None:
         place = folder / method.path
         held = [place] if place.is_file() else sorted(place.glob("*"))
-        missing = [
-            path.relative_to(folder).as_posix()
-            for path in held
-            if path.suffix in _WEIGHTS and path.relative_to(folder).as_posix() not in stated.files
-        ]
-        if missing:
-            yield Finding(f"{part}.files: lacks {', '.join(missing)}")
+    places = [(path, folder) for path in held]
+    for site in method.sites or ():
+        root = root_of(folder, site.submission)
+        places += [(path, root) for path in sorted((root / site.submission).rglob("*"))]
+    names = [path.relative_to(root).as_posix() for path, root in places if path.suffix in _WEIGHTS]
+    if missing := [name for name in names if name not in stated.files]:
+        yield Finding(f"{part}.files: lacks {', '.join(missing)}")
 
 
 def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]:
     """The number of features, as far as settings or the shapes of the weights tell it."""
     features = record.complexity.features
+    if method.sites is not None:  # nodes of all templates, whose lengths no file tells
+        return
     told = {"identity": record.calibration.dimension, "mean": 0}
     expected = method.rank if method.rank is not None else told.get(method.format)
     if expected is not None and features != expected:

@@ -76,16 +76,25 @@ def check_cost(record: Record) -> Iterator[str]:
 
 
 def _circuit_sizes(record: Record) -> Iterator[str]:
-    """Whether the bits of a circuit are log2 C(E, k) of its k of E edges."""
+    """Whether the bits of a circuit are log2 C(E, k) of its k of E edges (of features: nodes)."""
     edges = record.complexity.features
+    of_features = record.submission.kind == "feature-circuit"
+    what = "nodes" if of_features else "edges"
     for name, size in (record.complexity.circuits or {}).items():
         place = f"complexity.circuits.{name}"
-        if edges is None or not 0 <= size.edges <= edges or size.nodes < 0:
-            yield f"{place}: {size.edges} of {edges} edges, {size.nodes} nodes"
+        if (size.edges is None) != of_features or (size.errors is None) == of_features:
+            yield f"{place}: a {record.submission.kind} has {size.edges} edges and {size.errors} errors"
             continue
-        bits = math.log2(math.comb(edges, size.edges))
+        if edges is None or not 0 <= size.kept <= edges or size.nodes < 0:
+            yield f"{place}: {size.kept} of {edges} {what}, {size.nodes} nodes"
+            continue
+        if size.errors is not None and not 0 <= size.errors <= size.nodes:
+            yield f"{place}.errors: {size.errors} of {size.nodes} nodes"
+        # Not by math.comb: of numbers that anybody may have written it could take hours.
+        parts = math.lgamma(size.kept + 1) + math.lgamma(edges - size.kept + 1)
+        bits = (math.lgamma(edges + 1) - parts) / math.log(2)
         if not math.isclose(size.bits, bits, rel_tol=1e-5, abs_tol=1e-6):
-            yield f"{place}.bits: {size.bits:g}, log2 C({edges}, {size.edges}) is {bits:g}"
+            yield f"{place}.bits: {size.bits:g}, log2 C({edges}, {size.kept}) is {bits:g}"
 
 
 def check_gaussianity(record: Record, values: pd.DataFrame) -> Iterator[str]:

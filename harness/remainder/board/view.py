@@ -140,9 +140,7 @@ def _term(name: str) -> Callable[[Entry], Number]:
 
 def _edges(entry: Entry) -> Number:
     circuits = entry.record.complexity.circuits
-    return (
-        Number.null(_NO_CIRCUIT) if circuits is None else Number.bare(circuits["headline"].edges, "a count")
-    )
+    return Number.null(_NO_CIRCUIT) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
 
 
 def _faithfulness(entry: Entry) -> Number:

@@ -9,11 +9,13 @@ So a kept node feels what was removed before it. Backgrounds of a removed node, 
 - `mean`: over the calibration prompts at its position;
 - `mean-counterfactual`: over their counterfactuals (Marks et al.'s "mean ablation over patch prompts");
 - `counterfactual`: its value on the counterfactual of this prompt;
+- `permuted`: its value on one other, calibration prompt; all nodes on the same one;
 - `zero`: 0;
 - `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for
   all nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the
   Gaussian with its mean and covariance on calibration, jointly over positions and sites, and no covariance is
-  formed.
+  formed;
+- `noise`: its clean value on this prompt, and ε_j − μ_j: the denominator of ρ.
 
 What becomes of errors is said apart: `nodes`, as the circuit says; `kept`, all of them, whatever it says;
 `mean` or `gaussian`, none of them, each with that background. But for `nodes` this holds for the empty
@@ -40,7 +42,7 @@ from remainder.circuit.features_model import Edit, Edits, SiteModel
 from remainder.circuit.prompts import Prompts
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation import Reconstruction
-from remainder.residual.noise import Draw, Places, normal
+from remainder.residual.noise import Draw, Places, indices, normal
 
 __all__ = [
     "BACKGROUNDS",
@@ -52,7 +54,7 @@ __all__ = [
     "positions_of",
 ]
 
-BACKGROUNDS = ("mean", "mean-counterfactual", "counterfactual", "zero", "gaussian")
+BACKGROUNDS = ("mean", "mean-counterfactual", "counterfactual", "permuted", "zero", "gaussian", "noise")
 ERRORS = ("nodes", "kept", "mean", "gaussian")
 
 
@@ -244,13 +246,11 @@ class FeatureScene:
         """Where outputs are computed."""
         return positions_of(self.evaluation)
 
-    def clean(self) -> Float[Tensor, "prompts seen outputs"]:
-        """Outputs of the untouched model."""
+    def clean(self, counterfactual: bool = False) -> Float[Tensor, "prompts seen outputs"]:
+        """Outputs of the untouched model, of the prompts or of their counterfactuals."""
+        tokens = self.evaluation.counterfactual if counterfactual else self.evaluation.tokens
         return torch.cat(
-            [
-                self.model.run(self._tokens(self.evaluation.tokens[rows]), [], self.positions)
-                for rows in self._portions()
-            ]
+            [self.model.run(self._tokens(tokens[rows]), [], self.positions) for rows in self._portions()]
         )
 
     def _portions(self) -> list[slice]:
@@ -264,27 +264,41 @@ class FeatureScene:
         bank = self._bank("counterfactual" if background == "mean-counterfactual" else "calibration")
         if background == "zero":
             return _map(bank, lambda part: torch.zeros_like(part[:1, :1]))
-        if background != "gaussian":
-            return _map(bank, lambda part: part.mean(0, keepdim=True))
+        documents = self.evaluation.documents[rows]
+        places = Places(self.seed, documents, (0,) * len(documents))
         count = len(self.calibration)
+        if background == "permuted":
+            chosen = indices(places, draw, 1, count, "resample")[:, 0]
+            return _map(bank, lambda part: part[chosen.to(part.device)])
+        if background not in ("gaussian", "noise"):
+            return _map(bank, lambda part: part.mean(0, keepdim=True))
         if count < 2:
             raise MeasurementError(
                 f"template {self.calibration.template} has {count} calibration prompts, and a covariance "
                 "needs two",
                 fix="measure on a larger tier",
             )
-        documents = self.evaluation.documents[rows]
-        places = Places(self.seed, documents, (0,) * len(documents))
         weights = normal(places, Draw(draw), 1, count, "bath")[:, 0]
         # Σ w_m (f_m − μ) = Σ (w_m − w̄) f_m
         weights = (weights - weights.mean(1, keepdim=True)) / math.sqrt(count - 1)
-        return _map(bank, lambda part: part.mean(0) + torch.einsum("bm,m...->b...", weights.to(part), part))
+        noise = _map(bank, lambda part: torch.einsum("bm,m...->b...", weights.to(part), part))
+        if background == "noise":
+            clean = self._bank("evaluation")
+            return {
+                name: NodeValues(clean[name].latents[rows] + v.latents, clean[name].error[rows] + v.error)
+                for name, v in noise.items()
+            }
+        return {
+            name: NodeValues(bank[name].latents.mean(0) + v.latents, bank[name].error.mean(0) + v.error)
+            for name, v in noise.items()
+        }
 
     def _bank(self, which: str) -> dict[str, NodeValues]:
         if which not in self._recorded:
             tokens = {
                 "calibration": self.calibration.tokens,
                 "counterfactual": self.calibration.counterfactual,
+                "evaluation": self.evaluation.tokens,
                 "evaluation counterfactual": self.evaluation.counterfactual,
             }[which]
             self._recorded[which] = record_nodes(self.model, self.sites, self._tokens(tokens), self.rows)

@@ -26,10 +26,10 @@ from torch import Tensor
 from remainder.assets import Progress
 from remainder.circuit.attribution_metric import agreement, answer
 from remainder.circuit.features import FeatureCircuit, FeatureScene, FeatureSite, bits_of
-from remainder.circuit.features_model import BridgeSiteModel, SiteModel
+from remainder.circuit.features_found import site_model
+from remainder.circuit.features_model import SiteModel
 from remainder.circuit.features_scores import THRESHOLDS, at_threshold, score_nodes, seen_prompts
 from remainder.circuit.loaded import CircuitTask
-from remainder.circuit.model import BridgeCircuitModel
 from remainder.circuit.prompts import PADDING, Prompts, first
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation import Adapted
@@ -63,7 +63,7 @@ class Ablation(NamedTuple):
     @property
     def draws(self) -> bool:
         """Whether there is anything to draw."""
-        return "gaussian" in self
+        return self.errors == "gaussian" or self.background in ("gaussian", "permuted", "noise")
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,7 @@ def measure_features(
         TaskError: the task's model has no hooks.
         InterpretationError, MeasurementError: as `evaluate_features` and `score_nodes`.
     """
-    held = loaded.circuit_model(dtype)
-    if not isinstance(held, BridgeCircuitModel):
-        raise TaskError(
-            f"{loaded.task.id}: its model is a {type(held).__name__}, which has no hooks to put latents at",
-            fix="choose a task of a language model",
-        )
-    model = BridgeSiteModel(held.bridge)
+    model = site_model(loaded, dtype)
     sites = [
         FeatureSite(site.hook_in, site.hook_out, interpretation.placed(loaded.device))
         for site, interpretation in interpretations.items()

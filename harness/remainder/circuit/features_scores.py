@@ -38,7 +38,7 @@ from remainder.circuit.attribution_metric import answer
 from remainder.circuit.features import FeatureCircuit, FeatureSite, NodeValues, positions_of, record_nodes
 from remainder.circuit.features_model import SiteModel
 from remainder.circuit.prompts import Prompts
-from remainder.errors import InterpretationError, TaskError
+from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.formats.attribution_graph import FeatureGraph
 
 __all__ = [
@@ -82,6 +82,7 @@ def score_nodes(
     Raises:
         TaskError: there is no such ablation.
         InterpretationError: a decoder passes no gradient on.
+        MeasurementError: a score is not finite.
     """
     if ablation not in ABLATIONS:
         raise TaskError(
@@ -116,6 +117,13 @@ def score_nodes(
         for site in sites:
             scores = _score_site(model, site, tokens, seen, places, clean[site.name], other[site.name], steps)
             found[site.name] = found.get(site.name, 0) + scores / len(prompts)
+    for name, part in found.items():
+        if not torch.isfinite(part).all():
+            raise MeasurementError(
+                f"template {prompts.template}: {int((~torch.isfinite(part)).sum())} scores at {name} are NaN "
+                "or infinite",
+                fix="check the scale of the decoder, and what its gradient is at these activations",
+            )
     return found
 
 

@@ -2,13 +2,17 @@
 
 Rows of the table belong to a background and a circuit: `raw@0.01` is the background `raw` with the circuit
 that keeps 1 % of all edges, the best by size of their scores; `raw@+0.01` the best with their sign, where
-that is another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of.
+that is another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of. Of
+circuits of features, `raw@>0.01` has all nodes whose score is beyond 0.01 nats, and `raw@~>0.01` all others,
+its complement.
 
 1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
 2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
    trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is no ratio of
    sums, so the interval of CMD is taken with the signs that the f_k found have.
-3. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
+   Thresholds are no sizes: over them there is no area.
+3. Completeness = (m(M∖C) − m(∅)) / (m(M) − m(∅)), M∖C the complement (Marks et al., 2024).
+4. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
 
 Source: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025; protocol 1, section 8.
 """
@@ -25,7 +29,7 @@ from remainder.measure.intervals import Bootstrap, Ratio
 from remainder.measure.values import column
 from remainder.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitTelescope, Number
 
-__all__ = ["AT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
+__all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
 
 AT = "@"
 """Between background and circuit in the name of a rung."""
@@ -33,6 +37,10 @@ EMPTY = "0"
 """The size of the empty circuit."""
 HEADLINE = "headline"
 """The point whose rungs carry no size."""
+BEYOND = ">"
+"""Before a threshold, where that stands for the size."""
+COMPLEMENT = "~"
+"""Before a size: all that the circuit of that size does not keep."""
 
 Totals = Mapping[str, pd.DataFrame]
 
@@ -51,11 +59,19 @@ def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | No
     for rung in sorted(named):
         background, _, size = rung.partition(AT)
         sizes.setdefault(size or HEADLINE, []).append(background)
-    points = {size: _point(bootstrap, totals, size, found) for size, found in sizes.items()}
+    points = {
+        size: _point(bootstrap, totals, size, found)
+        for size, found in sizes.items()
+        if not size.startswith(COMPLEMENT)
+    }
     cpr, cmd = {}, {}
     for background in sizes.get(EMPTY, []):
         places = [
-            size for size, found in sizes.items() if size not in (HEADLINE, EMPTY) and background in found
+            size
+            for size, found in sizes.items()
+            if size not in (HEADLINE, EMPTY)
+            and not size.startswith((BEYOND, COMPLEMENT))
+            and background in found
         ]
         absolute = {float(size): size for size in places if not size.startswith("+")}
         if len(absolute) < 2:
@@ -83,12 +99,11 @@ def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[st
     rungs = {}
     for background in backgrounds:
         rung = rung_at(background, size)
-        found = _faithfulness(totals, background, rung)
+        rest = f"{background}{AT}{COMPLEMENT}{size}"
         rungs[background] = CircuitRung(
             answer=Number.of(bootstrap.estimate(_pooled(totals, rung, "answer"))),
-            faithfulness=Number.null(found)
-            if isinstance(found, str)
-            else Number.of(bootstrap.estimate(found)),
+            faithfulness=_faithfulness(bootstrap, totals, background, rung),
+            completeness=_faithfulness(bootstrap, totals, background, rest) if rest in totals else None,
             gap=less(rung, "clean"),
             kl=Number.of(bootstrap.estimate(_pooled(totals, rung, "kl"))),
         )
@@ -118,12 +133,13 @@ def _span(totals: Totals, background: str) -> tuple[NDArray[np.float64], NDArray
     return floor, column(totals["clean"], "answer") - floor
 
 
-def _faithfulness(totals: Totals, background: str, rung: str) -> Ratio | str:
+def _faithfulness(bootstrap: Bootstrap, totals: Totals, background: str, rung: str) -> Number:
     span = _span(totals, background)
     if isinstance(span, str):
-        return span
+        return Number.null(span)
     floor, whole = span
-    return Ratio(column(totals[rung], "answer") - floor, whole, guarded=True)
+    ratio = Ratio(column(totals[rung], "answer") - floor, whole, guarded=True)
+    return Number.of(bootstrap.estimate(ratio))
 
 
 def _area(

@@ -15,35 +15,30 @@ Source: protocol 1, sections 2 and 8.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from remainder.circuit.backgrounds import BACKGROUNDS, Background, Scene, mean_values
 from remainder.circuit.constants import fit_constants
+from remainder.circuit.features_found import FeatureCircuits
 from remainder.circuit.graph import Circuit
-from remainder.circuit.loaded import BehaviourFacts, CircuitTask
-from remainder.circuit.prompts import PADDING, Prompts, first
+from remainder.circuit.loaded import CircuitTask
+from remainder.circuit.prompts import Prompts
 from remainder.circuit.ranking import Circuits, Sized
 from remainder.circuit.run import Values
-from remainder.errors import MeasurementError
-from remainder.measure.checks import CIRCUIT_LIMIT
+from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, groups_of, kl_of, scored, table
 from remainder.measure.circuit_summary import EMPTY, HEADLINE, rung_at
-from remainder.measure.losses import kl_histogram
+from remainder.measure.feature_faithfulness import measure_features
 from remainder.measure.plan import Plan
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
 from remainder.schema import (
-    Behaviour,
     Calibration,
     Check,
     CircuitSize,
@@ -64,6 +59,9 @@ _SIGNED = "counterfactual"
 """The background of circuits that are chosen with the sign of their scores."""
 
 
+_NOISES = {name for name, background in BACKGROUNDS.items() if background.kind == "noise"}
+
+
 class _Wanted(NamedTuple):
     """A circuit that is run, and the backgrounds that it is run with."""
 
@@ -72,26 +70,19 @@ class _Wanted(NamedTuple):
     backgrounds: tuple[str, ...]
 
 
-class _Scores(NamedTuple):
-    """Per prompt, sums over scored positions."""
-
-    loss: list[float]
-    kl: list[float]
-    answer: list[float]
-    top1: list[int]
-    correct: list[int]
-    histograms: list[str]
-
-
 def measure_circuit(
-    loaded: CircuitTask, info: SubmissionInfo, circuits: Circuits, plan: Plan, notes: Sequence[str] = ()
+    loaded: CircuitTask,
+    info: SubmissionInfo,
+    circuits: Circuits | FeatureCircuits,
+    plan: Plan,
+    notes: Sequence[str] = (),
 ) -> tuple[Record, pd.DataFrame]:
     """Score the circuits of a submission; gives the record and the per-document values.
 
     Args:
         loaded: a task with prompts.
         info: of the submission.
-        circuits: on the graph of the task's model.
+        circuits: on the graph of the task's model; or of features, which `measure.feature_faithfulness` runs.
         plan: how much is measured.
         notes: on how the circuits were read; they become warnings of the record.
 
@@ -99,6 +90,8 @@ def measure_circuit(
         MeasurementError: a check failed, or a number is not finite.
         TaskError: the task has too few prompts.
     """
+    if isinstance(circuits, FeatureCircuits):
+        return measure_features(loaded, info, circuits, plan, notes)
     return _Measuring(loaded, info, circuits, plan, warnings=list(notes)).record()
 
 
@@ -117,7 +110,7 @@ class _Measuring:
         wanted = self._wanted()
         with self._timed("model"):
             model = self.loaded.circuit_model(self.plan.dtype)
-        groups = self._groups()
+        groups = groups_of(self.loaded, self.plan)
         scenes = [
             Scene(model, calibration, evaluation, self.loaded.task.seed, self.loaded.device)
             for calibration, evaluation in groups
@@ -173,23 +166,6 @@ class _Measuring:
     def _at(self, size: float) -> Circuit:
         return self.circuits.at(size, absolute=True)
 
-    def _groups(self) -> list[tuple[Prompts, Prompts]]:
-        """Calibration and evaluation prompts of each template."""
-        calibration = first(self.loaded.prompts("calibration"), self.plan.calibration_windows)
-        evaluation = first(self.loaded.prompts("evaluation"), self.plan.evaluation_windows)
-        by_template = {group.template: group for group in calibration}
-        pairs = []
-        for group in evaluation:
-            of_template = by_template.get(group.template)
-            if of_template is None or len(of_template) < 2:
-                raise MeasurementError(
-                    f"template {group.template} has {0 if of_template is None else len(of_template)} "
-                    "calibration prompts, and a covariance needs two",
-                    fix="measure on a larger tier, or give the task more fillers",
-                )
-            pairs.append((of_template, group))
-        return pairs
-
     def _constants(self, scenes: list[Scene], wanted: list[_Wanted], means: Values) -> dict[str, Values]:
         found: dict[str, Values] = {}
         for one in wanted:
@@ -203,12 +179,12 @@ class _Measuring:
     ) -> Iterator[dict[str, Any]]:
         """Steps 3 to 5 for one template."""
         prompts, places = scene.evaluation, scene.positions
-        clean = _scored(scene.clean_logits, prompts, places)
-        yield from _table(prompts, "clean", 0, _compare(clean, clean, prompts))
+        clean = scored(scene.clean_logits, prompts, places)
+        yield from table(prompts, "clean", 0, compare(clean, clean, prompts))
         self._check(scene)
         total = parts * sum(self._draws(name) for one in wanted for name in one.backgrounds)
         # Circuits of several sizes may be one and the same, such as the empty one after pruning.
-        known: dict[tuple[bytes, str, int], _Scores] = {}
+        known: dict[tuple[bytes, str, int], Scores] = {}
         for one in wanted:
             kept = one.circuit.kept.tobytes()
             for name in one.backgrounds:
@@ -218,9 +194,9 @@ class _Measuring:
                         logits = scene.run(
                             one.circuit, BACKGROUNDS[name], draw, constants=constants.get(one.size)
                         )
-                        known[key] = _compare(clean, _scored(logits, prompts, places), prompts)
+                        known[key] = compare(clean, scored(logits, prompts, places), prompts)
                     scores = known[key]
-                    yield from _table(prompts, rung_at(name, one.size), draw, scores)
+                    yield from table(prompts, rung_at(name, one.size), draw, scores)
                     self._done += 1
                     self._report(self.info.name, self._done, total)
 
@@ -231,28 +207,21 @@ class _Measuring:
     def _check(self, scene: Scene) -> None:
         """Step 5, on every template; the worst is recorded."""
         prompts, places = scene.evaluation, scene.positions
-        clean = _scored(scene.clean_logits, prompts, places)
-        whole = _scored(scene.run(Circuit.full(scene.model.graph), BACKGROUNDS["raw"]), prompts, places)
-        other = _scored(scene.counterfactual_logits, prompts, places)
-        empty = _scored(
+        clean = scored(scene.clean_logits, prompts, places)
+        whole = scored(scene.run(Circuit.full(scene.model.graph), BACKGROUNDS["raw"]), prompts, places)
+        other = scored(scene.counterfactual_logits, prompts, places)
+        empty = scored(
             scene.run(Circuit.empty(scene.model.graph), BACKGROUNDS["counterfactual"]), prompts, places
         )
         for name, kl, note in (
-            ("full_equals_clean", _kl(clean, whole), "largest KL of the full circuit to the clean model"),
+            ("full_equals_clean", kl_of(clean, whole), "largest KL of the full circuit to the clean model"),
             (
                 "empty_equals_counterfactual",
-                _kl(other, empty),
+                kl_of(other, empty),
                 "largest KL of the empty circuit, counterfactual background, to the counterfactual prompts",
             ),
         ):
-            before = self.checks.get(name)
-            value = max(float(kl.max()), 0.0 if before is None or before.value is None else before.value)
-            if value > CIRCUIT_LIMIT:
-                raise MeasurementError(
-                    f"check {name} failed: KL {value:.3g} nats, the limit is {CIRCUIT_LIMIT:g}",
-                    fix="this architecture cannot be measured as a graph; please report it",
-                )
-            self.checks[name] = Check(passed=True, value=value, limit=CIRCUIT_LIMIT, note=note)
+            self.checks[name] = check_kl(name, kl, note, self.checks.get(name))
 
     def _report(self, doing: str, done: int, total: int | None) -> None:
         if self.loaded.progress is not None:
@@ -299,7 +268,7 @@ class _Measuring:
                 suffix="every edge of the graph",
                 device=device.type,
                 device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-                behaviour=_behaviour(self.loaded.facts),
+                behaviour=behaviour_of(self.loaded.facts),
             ),
             provenance=collect_provenance(self.timings),
             warnings=self.warnings,
@@ -310,95 +279,3 @@ class _Measuring:
         start = time.perf_counter()
         yield
         self.timings[stage] = time.perf_counter() - start
-
-
-def _behaviour(facts: BehaviourFacts) -> Behaviour:
-    kept = [part for part in facts.templates if part.answer_solved is not None]
-    solved = sum(part.solved for part in kept)
-    return Behaviour(
-        candidates=facts.candidates,
-        solved=facts.solved,
-        answer=facts.answer,
-        answer_of_solved=sum(part.solved * (part.answer_solved or 0.0) for part in kept) / max(solved, 1),
-    )
-
-
-_NOISES = {name for name, background in BACKGROUNDS.items() if background.kind == "noise"}
-
-
-class _Logits(NamedTuple):
-    """At scored positions, [prompts·scored, vocabulary] and the sets of right and wrong tokens there."""
-
-    log_probabilities: Float[Tensor, "scored vocabulary"]
-    right: Bool[Tensor, "scored vocabulary"]
-    wrong: Bool[Tensor, "scored vocabulary"]
-
-
-def _scored(logits: Float[Tensor, "prompts seen vocabulary"], prompts: Prompts, places: list[int]) -> _Logits:
-    """The rows that count, in float32."""
-    mask = torch.from_numpy(prompts.scored[:, places]).to(logits.device)
-    rows = logits[mask].float()
-    right = _members(prompts.correct, rows)
-    wrong = _members(prompts.wrong, rows) if prompts.wrong.shape[-1] else ~right
-    return _Logits(rows.log_softmax(-1), right, wrong)
-
-
-def _members(choices: np.ndarray, like: Tensor) -> Bool[Tensor, "scored vocabulary"]:
-    flat = torch.from_numpy(choices.reshape(-1, choices.shape[-1])).to(like.device)
-    found = torch.zeros(like.shape[0], like.shape[1] + 1, dtype=torch.bool, device=like.device)
-    # Padding marks a column beyond the vocabulary, which is cut off.
-    found.scatter_(1, torch.where(flat == PADDING, like.shape[1], flat), True)
-    return found[:, :-1]
-
-
-def _kl(clean: _Logits, other: _Logits) -> Float[Tensor, " scored"]:
-    p = clean.log_probabilities
-    return (p.exp() * (p - other.log_probabilities)).sum(-1).clamp_min(0)
-
-
-def _compare(clean: _Logits, other: _Logits, prompts: Prompts) -> _Scores:
-    """Sums over the scored positions of every prompt, in float64."""
-    logp = other.log_probabilities
-    inside = logp.masked_fill(~other.right, -math.inf).logsumexp(-1)
-    outside = logp.masked_fill(~other.wrong, -math.inf).logsumexp(-1)
-    most = logp.argmax(-1)
-    kl = _kl(clean, other).double().cpu()
-    loss, answer = -inside.double().cpu(), (inside - outside).double().cpu()
-    if not all(bool(torch.isfinite(part).all()) for part in (loss, kl, answer)):
-        raise MeasurementError(
-            "a loss, KL or answer is NaN or infinite", fix="the background's values are too large"
-        )
-    same = most == clean.log_probabilities.argmax(-1)
-    hit = other.right.gather(1, most[:, None])[:, 0]
-
-    def sums(part: Tensor) -> list[Any]:
-        found: list[Any] = part.cpu().view(len(prompts), -1).sum(1).tolist()
-        return found
-
-    histograms = [kl_histogram(row.numpy()) for row in kl.view(len(prompts), -1)]
-    return _Scores(sums(loss), sums(kl), sums(answer), sums(same.long()), sums(hit.long()), histograms)
-
-
-def _table(prompts: Prompts, rung: str, draw: int, scores: _Scores) -> Iterator[dict[str, Any]]:
-    """One row a prompt; see `measure.values`."""
-    tokens = int(prompts.scored.sum(1)[0])
-    for place, document in enumerate(prompts.documents):
-        yield {
-            "split": "evaluation",
-            "document": document,
-            "window": 0,
-            "rung": rung,
-            "draw": draw,
-            "tokens": tokens,
-            "loss": scores.loss[place],
-            "kl": scores.kl[place],
-            "top1": scores.top1[place],
-            "correct": scores.correct[place],
-            "kl_histogram": scores.histograms[place],
-            "annealed": math.nan,
-            "residual_ss": math.nan,
-            "centred_ss": math.nan,
-            "active": math.nan,
-            "spliced": math.nan,
-            "answer": scores.answer[place],
-        }
