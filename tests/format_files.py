@@ -34,9 +34,9 @@ def never() -> Moments:
     raise AssertionError("moments were asked for in vain")
 
 
-def built(path: Path, site: Site = SITE) -> Adapted:
+def built(path: Path, site: Site = SITE, **changed: Any) -> Adapted:
     """What a path holds, read for a site."""
-    return open_submission(path).build(task_at(site), never)
+    return open_submission(path).build(task_at(site, **changed), never)
 
 
 def random_weights(width: int = WIDTH, latents: int = LATENTS, seed: int = 0) -> dict[str, Tensor]:

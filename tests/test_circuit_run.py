@@ -327,6 +327,26 @@ def test_optimal_constants_lose_less_than_means() -> None:
     assert all(torch.equal(start[name], means[name]) for name in means)
 
 
+def test_backgrounds_know_nothing_of_evaluation_but_the_minimally_changed_prompt() -> None:
+    """Constants, means and noise are of calibration prompts: other ones to score, and they are the same."""
+    model = MODELS["plain"]
+    circuit = random_circuit(model, 0.5)
+    calibration, *others = (make_prompts(6, seed=seed, template="calibration") for seed in (2, 3, 4))
+    scenes = [Scene(model, calibration, evaluation, 7) for evaluation in others]
+    assert not np.array_equal(others[0].tokens, others[1].tokens)
+    first, second = (mean_values([scene]) for scene in scenes)
+    constants = [fit_constants([scene], circuit, first, steps=3) for scene in scenes]
+    for name in first:
+        assert torch.equal(first[name], second[name])
+        assert torch.equal(constants[0][name], constants[1][name])
+        assert not torch.equal(constants[0][name], first[name])
+    other = Scene(model, others[0], others[0], 7)
+    for rung in ("raw", "full", "permuted"):
+        # Prompts that are scored with what is fitted to others, and to themselves.
+        found, moved = (scene.run(circuit, BACKGROUNDS[rung]) for scene in (scenes[0], other))
+        assert not torch.allclose(found, moved)
+
+
 def test_constants_are_the_same_for_all_prompts() -> None:
     model = PlainModel(linear=True, seed=6)
     prompts = make_prompts(5, seed=3, template="calibration")

@@ -208,7 +208,10 @@ def test_a_release_is_read_by_sae_lens_at_one_commit(
 def test_what_a_release_says_of_its_model_is_heeded(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The released SAEs of GPT-2 are of a residual stream whose mean over the width was taken out."""
+    """The released SAEs of GPT-2 are of a residual stream whose mean over the width was taken out.
+
+    That is so of models with LayerNorm only.
+    """
     # As they were saved then, with everything side by side.
     config = {"d_in": WIDTH, "d_sae": LATENTS, "dtype": "float32", "hook_point": SITE, "model_name": "tiny"}
     folder = tmp_path / "old" / SITE
@@ -217,9 +220,12 @@ def test_what_a_release_says_of_its_model_is_heeded(
     hub.add(SAES, tmp_path / "old")
     kwargs = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     release(monkeypatch, SAES, None, config_overrides=kwargs)
-    adapted = open_submission("hub:tiny-release:one").build(make_task(), lambda: pytest.fail("none"))
+    submission = open_submission("hub:tiny-release:one")
     x = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(1))
+    adapted = submission.build(make_task(model_folder("gpt2")), lambda: pytest.fail("none"))
     torch.testing.assert_close(adapted.reconstruct(x + 5)[1], adapted.reconstruct(x)[1] + 5)
+    adapted = submission.build(make_task(model_folder("llama")), lambda: pytest.fail("none"))
+    torch.testing.assert_close(adapted.reconstruct(x)[1], random_sae()(x))
 
 
 def test_gemma_scope_is_read_as_sae_lens_reads_it(
