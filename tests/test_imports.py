@@ -53,7 +53,9 @@ MAY_IMPORT = {
     "model": {"task", "errors"},
     "interpretation": {"residual", "errors"},
     "hub": {"assets", "errors"},
-    "formats": {"task", "interpretation", "circuit", "hub", "assets", "canonical", "errors", "formats", "paths"},
+    "formats": {
+        *("task", "interpretation", "circuit", "hub", "assets", "canonical", "errors", "formats", "paths"),
+    },
     "conformance": {"interpretation", "errors"},
     "schema": {"canonical", "measure"},
     "canonical": {"errors"},
