@@ -32,7 +32,8 @@ from remainder.errors import InterpretationError, RecordError, RemainderError, T
 from remainder.loaded import open_task
 from remainder.measure.values import values_to_csv
 from remainder.method import Method, submission_hash
-from remainder.record import StoredRecord, recompute, write_record
+from remainder.paths import project_root
+from remainder.record import StoredRecord, read_record, recompute, write_record
 from remainder.schema import CircuitSize, Record
 from remainder.submission import open_submission
 from terminal import Command
@@ -519,6 +520,26 @@ def make_like(record: Record, values: Any) -> Record:
     more = {name: getattr(record, name) for name in ("calibration", "measurement", "provenance", "warnings")}
     assert values_to_csv(values)
     return make_record(values, **fields, **more)
+
+
+def test_nodes_are_counted_from_the_weights() -> None:
+    (path,) = (project_root() / "leaderboard/results/smollm2-135m/ioi/1/feature-circuit").glob("*.json")
+    record = read_record(path).record
+    assert list(origin.check_submission(record)) == []
+    fit = record.calibration.model_copy(update={"dimension": 4611})
+    faults = [each.text for each in origin.check_submission(record.model_copy(update={"calibration": fit}))]
+    assert any(fault.startswith("calibration.dimension: 4611") for fault in faults)
+    cost = record.complexity.model_copy(update={"features": 156_741})
+    (fault,) = origin.check_submission(record.model_copy(update={"complexity": cost}))
+    assert fault.text == "complexity.features: 156741, no multiple of 4610 nodes at a position"
+    files = {
+        name: digest for name, digest in record.submission.files.items() if "resid-8/weights/sae" not in name
+    }
+    less = record.submission.model_copy(update={"files": files})
+    faults = [each.text for each in origin.check_submission(record.model_copy(update={"submission": less}))]
+    assert any(
+        "lacks baselines/topk-sae-32-resid-8/weights/sae_weights.safetensors" in each for each in faults
+    )
 
 
 def test_records_of_features_and_of_edges_share_a_task(stored: StoredRecord) -> None:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError, RecordError, TaskError
-from remainder.method import NAME, Method, submission_hash
+from remainder.method import NAME, Method, SiteSource, submission_hash
 from remainder.paths import project_root, root_of
 from remainder.schema import Record, SubmissionInfo
 from remainder.task import Task, load_task, read_toml
@@ -266,7 +266,8 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
 def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]:
     """The number of features, as far as settings or the shapes of the weights tell it."""
     features = record.complexity.features
-    if method.sites is not None:  # nodes of all templates, whose lengths no file tells
+    if method.sites is not None:
+        yield from _nodes(record, folder, method.sites)
         return
     told = {"identity": record.calibration.dimension, "mean": 0}
     expected = method.rank if method.rank is not None else told.get(method.format)
@@ -274,14 +275,41 @@ def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]
         yield Finding(f"complexity.features: {features}, the submission has {expected}")
     if expected is not None or features is None:
         return
-    weights = [folder / name for name in record.submission.files if name.endswith(".safetensors")]
     try:
-        sizes = {size for path in weights if path.is_file() for size in _sizes(path)}
+        sizes = _sizes_in(record, folder, "")
     except (ValueError, LookupError, TypeError, AttributeError) as problem:
         yield Finding(f"submission.files: the header of its weights cannot be read ({problem!r})")
         return
     if sizes and features not in sizes:
         yield Finding(f"complexity.features: {features}, no tensor of {record.submission.name} has that size")
+
+
+def _nodes(record: Record, folder: Path, sites: Iterable[SiteSource]) -> Iterator[Finding]:
+    """Of a circuit of features, the nodes at one position: latents and an error of each site.
+
+    All nodes, those of all positions and templates, are a multiple of these.
+    """
+    dimension, features, sums = record.calibration.dimension, record.complexity.features, {0}
+    try:
+        for site in sites:
+            sizes = _sizes_in(record, folder, f"{site.submission.rstrip('/')}/")
+            if not sizes:  # weights in a file that tells nothing before it is read whole
+                return
+            sums = {before + size + 1 for before in sums for size in sizes}
+    except (ValueError, LookupError, TypeError, AttributeError) as problem:
+        yield Finding(f"submission.files: the header of its weights cannot be read ({problem!r})")
+        return
+    if dimension not in sums:
+        yield Finding(f"calibration.dimension: {dimension}, no tensors of its sites have sizes of that sum")
+    if features is None or features % dimension:
+        yield Finding(f"complexity.features: {features}, no multiple of {dimension} nodes at a position")
+
+
+def _sizes_in(record: Record, folder: Path, prefix: str) -> set[int]:
+    """Sizes of all axes of the safetensors files whose names begin with `prefix`."""
+    names = [name for name in record.submission.files if name.endswith(".safetensors")]
+    paths = [root_of(folder, name) / name for name in names if name.startswith(prefix)]
+    return {size for path in paths if path.is_file() for size in _sizes(path)}
 
 
 def _sizes(path: Path) -> Iterator[int]:
