@@ -11,7 +11,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLED = ("tasks", "baselines", "leaderboard/results", "leaderboard/snapshots")
+BUNDLED = (
+    "tasks",
+    "baselines",
+    "leaderboard/results",
+    "leaderboard/snapshots",
+    "leaderboard/verifications",
+)
 
 
 class BundleHook(BuildHookInterface):  # type: ignore[type-arg]  # its parameter is the builder's own config class

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
+from generated import made_on_main
 from remainder.board.build import build, check, write_readme
 from remainder.board.bundle import classic
 from remainder.board.merge import Entry, read_entries
@@ -82,7 +83,7 @@ def test_the_same_records_give_the_same_bytes_by_any_number_of_processes(
 
 def test_every_link_leads_to_a_file_of_the_site_and_none_leaves_it(site: Path) -> None:
     pages = sorted(site.rglob("*.html"))
-    assert len(pages) == 3 + 2 + 8  # shared ones, tasks, records
+    assert len(pages) == 4 + 2 + 8  # shared ones, tasks, records
     for page in pages:
         for link in Reader(page.read_text(encoding="utf-8")).links:
             target = (page.parent / link.partition("#")[0]).resolve()
@@ -94,7 +95,7 @@ def test_no_page_of_ours_names_another_machine(site: Path) -> None:
     for path in [*site.rglob("*.html"), *(site / "assets").glob("*.css")]:
         found = re.findall(r"(?:https?:)?//[\w.]+", path.read_text(encoding="utf-8"))
         assert set(found) <= {"//www.w3.org"}, path.name
-    for name in ("theme.js", "table.js", "explore.js"):
+    for name in ("theme.js", "table.js", "explore.js", "copy.js"):
         assert "http" not in (site / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -150,8 +151,12 @@ def test_circuits_are_listed_by_their_own_complexity(results: Path) -> None:
         "0.500",
     ]
     page = task_html(TaskText("family/task", "1", "", [("1", "x.html")]), [board])
-    assert 'data-unit="bits"' in page
+    # What the front weighs: to keep the whole graph takes no bits.
+    assert 'data-unit="edges kept"' in page
+    assert 'data-cost="21"' in page
+    assert [row.size for row in board.rows] == ["21"]
     assert ">CPR<" in page
+    assert "what is removed carries its mean" in page
 
 
 def test_a_record_page_tells_its_hashes_its_history_and_how_to_recompute(results: Path, site: Path) -> None:
@@ -204,6 +209,7 @@ def test_a_site_is_replaced_whole(results: Path, tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- README
 
 
+@made_on_main
 def test_the_readme_is_that_of_the_committed_records() -> None:
     leaderboard = project_root() / "leaderboard"
     built = build(leaderboard / "results", None)
@@ -301,7 +307,7 @@ def test_names_on_disk_with_markup_go_through_the_whole_build(tmp_path: Path) ->
         text = page.read_text(encoding="utf-8")
         assert "<img" not in text
         assert "<b>family" not in text
-        assert re.fullmatch(r"[0-9a-f]{32,64}|index|history|about", page.stem)
+        assert re.fullmatch(r"[0-9a-f]{32,64}|index|history|about|snapshots", page.stem)
 
 
 def test_texts_that_deceive_are_spelled_out() -> None:

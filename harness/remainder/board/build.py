@@ -3,7 +3,7 @@
 1. Records are found by their place, a task at a time (`merge`). Tasks are independent of each other, so that
    many are shared out among processes.
 2. Per task: read, verify, rank, write the pages of the task and of each of its records.
-3. What the pages of all tasks share: front page, list of all records, assets, README.md.
+3. What the pages of all tasks share: front page, list of all records, snapshots, assets, README.md.
 
 The site is made in a folder beside the one that is wanted, and takes its place when it is whole. A folder
 that holds something else is never replaced.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from remainder.board.bundle import write_assets
 from remainder.board.figures import spark
+from remainder.board.frozen import Frozen, folder_beside, frozen, missing
 from remainder.board.merge import Entry, Fault, folders_of_tasks, read_entries, strays
 from remainder.board.pages import (
     HistoryRow,
@@ -35,9 +36,10 @@ from remainder.board.pages import (
     record_html,
     task_html,
 )
+from remainder.board.rank import Place, size_of, unit_of
 from remainder.board.readme import readme, section
 from remainder.board.text import page_name
-from remainder.board.view import Board, Cell, boards, points, record_page
+from remainder.board.view import Board, Cell, boards, cell, points, record_page
 from remainder.canonical import write_atomically
 from remainder.errors import RecordError
 from remainder.record import values_path
@@ -57,7 +59,8 @@ class Best(NamedTuple):
 
     name: str
     kl: Cell
-    bits: Cell
+    size: Cell
+    unit: str
     tied: int
 
 
@@ -107,7 +110,8 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
 
     Args:
         results: `leaderboard/results`, or a folder of the same form.
-        site: where the site goes; None writes nothing. What stood there before is replaced.
+        site: where the site goes; None writes nothing. What stood there before is replaced. Snapshots are
+            those of the folder beside `results`.
         processes: how many share the work; default: one for few records, else one per core.
 
     Raises:
@@ -115,17 +119,22 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
         AssetError: a package that the site is drawn with is missing.
     """
     found = folders_of_tasks(results)
+    snapshots, unreadable = frozen(folder_beside(results))
+    paths = {path.stem: path for some in found.values() for path in some}
+    faults = [*strays(results), *unreadable]
+    for one in snapshots:
+        faults += missing(one, results, paths)
     if site is None:
-        return _summary(list(_each(results, found, None, processes)), strays(results))
+        return _summary(list(_each(results, found, None, snapshots, processes)), faults)
     _check_replaceable(site, results)
     made = site.absolute().with_name(f".{site.absolute().name}.{uuid.uuid4().hex}.tmp")
     try:
-        for folder in ("tasks", "records"):
+        for folder in ("tasks", "records", "snapshots"):
             (made / folder).mkdir(parents=True)
         write_assets(made / "assets")
-        done = list(_each(results, found, made, processes))
-        built = _summary(done, strays(results))
-        _shared(made, done, built)
+        done = list(_each(results, found, made, snapshots, processes))
+        built = _summary(done, faults)
+        _shared(made, done, built, snapshots)
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)
@@ -152,11 +161,32 @@ def write_readme(readme_path: Path, built: Built) -> None:
     write_atomically(readme_path, built.readme.encode())
 
 
+class _Job(NamedTuple):
+    """One task's work."""
+
+    results: Path
+    paths: list[Path]
+    site: Path | None
+    snapshots: dict[str, tuple[str, ...]]
+    """Of each record that is in any: their names."""
+
+
 def _each(
-    results: Path, found: dict[str, list[Path]], site: Path | None, processes: int | None
+    results: Path,
+    found: Mapping[str, list[Path]],
+    site: Path | None,
+    snapshots: Sequence[Frozen],
+    processes: int | None,
 ) -> Iterator[_Done]:
     """Every task's work, in the order of their ids, by as many processes as are worth it."""
-    jobs = [(results, paths, site) for _, paths in sorted(found.items())]
+    held: dict[str, tuple[str, ...]] = {}
+    for one in snapshots:
+        for entry in one.snapshot.records:
+            held[entry.record_id] = (*held.get(entry.record_id, ()), one.snapshot.name)
+    jobs = [
+        _Job(results, paths, site, {path.stem: held[path.stem] for path in paths if path.stem in held})
+        for _, paths in sorted(found.items())
+    ]
     if processes is None:
         processes = 1 if sum(map(len, found.values())) <= _ALONE else os.cpu_count() or 1
     if processes == 1:
@@ -166,9 +196,9 @@ def _each(
         yield from pool.map(_task, jobs)
 
 
-def _task(job: tuple[Path, list[Path], Path | None]) -> _Done:
+def _task(job: _Job) -> _Done:
     """Read the records of one task, rank them, and write their pages."""
-    results, paths, site = job
+    results, paths, site, snapshots = job
     entries, faults = read_entries(results, paths)
     found = boards(entries)
     titles = {board.group.task: _title(board.group.task) for board in found}
@@ -185,18 +215,18 @@ def _task(job: tuple[Path, list[Path], Path | None]) -> _Done:
             text = task_html(task, tables)
             (site / "tasks" / page_name(name, major)).write_text(text, encoding="utf-8")
     if site is not None:
-        _write_records(results, site, entries, found)
+        _write_records(job, site, entries, found)
     return _Done(
         tuple(lines),
-        tuple(map(history_row, entries)),
+        tuple(history_row(entry, snapshots.get(entry.record.record_id, ())) for entry in entries),
         tuple(section(titles[board.group.task], board) for board in found if board.rows),
         tuple(faults),
     )
 
 
-def _write_records(results: Path, site: Path, entries: Sequence[Entry], found: Sequence[Board]) -> None:
+def _write_records(job: _Job, site: Path, entries: Sequence[Entry], found: Sequence[Board]) -> None:
     """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
-    places: dict[str, list[tuple[str, object]]] = {}
+    places: dict[str, list[tuple[str, Place]]] = {}
     for board in found:
         for by, ranking in board.rankings.items():
             for record_id, place in ranking.places.items():
@@ -207,15 +237,20 @@ def _write_records(results: Path, site: Path, entries: Sequence[Entry], found: S
     for entry in entries:
         record = entry.record
         page = site / record_page(record.record_id)
-        text = record_html(entry, places.get(record.record_id, []), same[record.submission.name])  # type: ignore[arg-type]
+        text = record_html(
+            entry,
+            places.get(record.record_id, []),
+            same[record.submission.name],
+            job.snapshots.get(record.record_id, ()),
+        )
         page.write_text(text, encoding="utf-8")
-        source = results / entry.path
+        source = job.results / entry.path
         shutil.copyfile(source, page.with_suffix(".json"))
         shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
 
 
-def _shared(site: Path, done: Sequence[_Done], built: Built) -> None:
-    """Front page, list of all records, how to read."""
+def _shared(site: Path, done: Sequence[_Done], built: Built, snapshots: Sequence[Frozen]) -> None:
+    """Front page, list of all records, snapshots, how to read."""
     lines = [line for one in done for line in one.lines]
     suites = [
         (suite, list(some)) for suite, some in groupby(lines, key=lambda line: line.task.partition("/")[0])
@@ -232,11 +267,23 @@ def _shared(site: Path, done: Sequence[_Done], built: Built) -> None:
         key=lambda row: (row.written, row.task, row.name, row.record_id),
         reverse=True,
     )
+    rows = {row.record_id: row for row in history}
+    for one in snapshots:
+        listed = sorted(one.snapshot.records, key=lambda entry: (entry.path, entry.record_id))
+        page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, rows=rows)
+        (site / one.page).write_text(page, encoding="utf-8")
+        shutil.copyfile(one.file, (site / one.page).with_name(one.file.name))
     pages = {
         "index.html": plain_page(
             "index.html", root="", here="tasks", suites=suites, counts=counts, faults=built.faults
         ),
         "history.html": plain_page("history.html", root="", here="history", records=history),
+        "snapshots.html": plain_page(
+            "snapshots.html",
+            root="",
+            here="snapshots",
+            snapshots=[(one, _newest(one, rows)) for one in snapshots],
+        ),
         "about.html": plain_page("about.html", root="", here="about"),
         _MARK: "made by remainder board build\n",
     }
@@ -244,11 +291,16 @@ def _shared(site: Path, done: Sequence[_Done], built: Built) -> None:
         (site / name).write_text(text, encoding="utf-8")
 
 
-def _summary(done: Sequence[_Done], stray: Sequence[Fault]) -> Built:
+def _newest(one: Frozen, rows: Mapping[str, HistoryRow]) -> str:
+    """When the last of its records was written."""
+    return max((rows[e.record_id].written for e in one.snapshot.records if e.record_id in rows), default="")
+
+
+def _summary(done: Sequence[_Done], others: Sequence[Fault]) -> Built:
     return Built(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
-        faults=tuple(sorted([*stray, *(fault for one in done for fault in one.faults)])),
+        faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),
         readme=readme([text for one in done for text in one.sections]),
     )
 
@@ -260,7 +312,8 @@ def _tier(board: Board) -> TierText:
         place = board.rankings["raw"].places[order[0].record.record_id]
         row = next(row for row in board.rows if row.entry is order[0])
         name = order[0].record.submission.name
-        best = Best(name, row.cells["kl_raw"], row.cells["bits"], place.last - place.first)
+        size = cell(size_of(row.entry), count=board.of_circuits)
+        best = Best(name, row.cells["kl_raw"], size, unit_of(row.entry), place.last - place.first)
     references = len(board.rows) - board.submissions
     return TierText(board.group.tier, board.submissions, references, best, spark(points(board, "raw")))
 

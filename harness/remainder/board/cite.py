@@ -16,14 +16,14 @@ from typing import NamedTuple
 import yaml  # type: ignore[import-untyped]
 
 from remainder import __version__
-from remainder.board.snapshot import read_snapshot, results_folder, snapshots_folder
+from remainder.board.snapshot import Snapshot, read_snapshot, results_folder, snapshots_folder
 from remainder.errors import InterpretationError, RecordError
 from remainder.paths import project_root
 from remainder.record import read_record
 from remainder.schema import Record
 from remainder.task import read_toml
 
-__all__ = ["FORMATS", "Citation", "citation_of", "cite"]
+__all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"]
 
 FORMATS = ("bibtex", "cff", "apa", "all")
 
@@ -74,17 +74,20 @@ def cite(what: str, format: str = "all") -> str:
     """
     if format not in FORMATS:
         raise RecordError(f"there is no format {format!r}", fix=f"choose one of: {', '.join(FORMATS)}")
-    found = citation_of(what)
-    styles = {"bibtex": _bibtex, "cff": _cff, "apa": _apa}
-    chosen = list(styles) if format == "all" else [format]
-    return "\n\n".join(styles[style](found) for style in chosen)
+    found = styles(citation_of(what))
+    return "\n\n".join(found.values()) if format == "all" else found[format]
+
+
+def styles(found: Citation) -> dict[str, str]:
+    """A citation in every style, by `FORMATS`."""
+    return {"bibtex": _bibtex(found), "cff": _cff(found), "apa": _apa(found)}
 
 
 def citation_of(what: str) -> Citation:
     """What there is to say of a snapshot or record; arguments and errors as of `cite`."""
     if re.fullmatch(r"20\d\d\.\d\d(\.\d+)?", what):
         if (snapshots_folder() / f"{what}.json").is_file():
-            return _of_snapshot(what)
+            return of_snapshot(read_snapshot(what))
         raise _unknown(what)
     path = Path(what)
     if path.suffix == ".json":
@@ -100,8 +103,9 @@ def citation_of(what: str) -> Citation:
     return _of_record(read_record(matching[0]).record)
 
 
-def _of_snapshot(name: str) -> Citation:
-    snapshot = read_snapshot(name)
+def of_snapshot(snapshot: Snapshot) -> Citation:
+    """What there is to say of a snapshot."""
+    name = snapshot.name
     year, month = name.split(".")[:2]
     tasks = len({task.id for task in snapshot.tasks})
     count = f"{len(snapshot.records)} record{'s' * (len(snapshot.records) != 1)}"

@@ -115,6 +115,11 @@ class Entry:
         return self.record.reference is not None
 
     @property
+    def verified(self) -> bool:
+        """Whether the checker found nothing at fault."""
+        return self.verification is not None and self.verification.outcome == "passed"
+
+    @property
     def failed(self) -> list[str]:
         """Names of the checks inside the run that failed, and whether verification did."""
         names = [name for name, check in self.record.checks.items() if not check.passed]

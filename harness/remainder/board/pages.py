@@ -14,11 +14,23 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from remainder.board.figures import OF_A_RECORD, number_text, pareto
+from remainder.board.curves import Curve, Named, curves_of, overlay
+from remainder.board.figures import pareto, rungs
 from remainder.board.merge import RUNGS, Entry, Fault
+from remainder.board.numbers import said
 from remainder.board.rank import Place, Ranking, cost_of, kl_of
 from remainder.board.text import oddities, page_name, visible
-from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points
+from remainder.board.view import (
+    COLUMNS,
+    Board,
+    Cell,
+    Column,
+    cell,
+    cells_of,
+    explorable,
+    points,
+    record_page,
+)
 from remainder.report import MISSING, format_value
 from remainder.schema import Number, Record
 
@@ -26,6 +38,12 @@ __all__ = ["HistoryRow", "TaskText", "history_row", "plain_page", "record_html",
 
 
 _NAMES = {"raw": "raw", "gaussian": "Gaussian"}
+_SAYS = {"raw": "what is left out is zero", "gaussian": "it is noise of equal mean and covariance"}
+_SAYS_OF_CIRCUITS = {
+    "raw": "what is removed carries its mean",
+    "gaussian": "it carries noise of equal mean and covariance",
+}
+"""What stands for what is left out."""
 
 
 class TaskText(NamedTuple):
@@ -55,9 +73,11 @@ class HistoryRow(NamedTuple):
     hash: str
     state: str
     record_id: str
+    snapshots: tuple[str, ...]
+    """Names of those that hold it."""
 
 
-def history_row(entry: Entry) -> HistoryRow:
+def history_row(entry: Entry, snapshots: Sequence[str] = ()) -> HistoryRow:
     """What lists of records show of one."""
     record, group = entry.record, entry.group
     state = "current" if entry.current else "replaced"
@@ -65,6 +85,8 @@ def history_row(entry: Entry) -> HistoryRow:
         state += ", nested"
     if entry.failed:
         state += ", check failed"
+    if entry.verified:
+        state += ", verified"
     return HistoryRow(
         task=group.task,
         page=page_name(group.task, group.major),
@@ -79,6 +101,7 @@ def history_row(entry: Entry) -> HistoryRow:
         hash=record.submission.hash,
         state=state,
         record_id=record.record_id,
+        snapshots=tuple(snapshots),
     )
 
 
@@ -93,6 +116,8 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
                 by: pareto(points(board, by), by, f"KL {_NAMES[by]} against {board.unit}", board.unit)
                 for by in RUNGS
             },
+            "says": _SAYS_OF_CIRCUITS if board.of_circuits else _SAYS,
+            "curve": _overlay(board, f"tier-{number}"),
             "explorable": explorable(board),
             "kinds": sorted({row.entry.record.submission.kind for row in board.rows}),
             "headings": _headings(board.columns),
@@ -101,17 +126,30 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "nested": board.nested,
             "multiple": multiple(board.rankings["raw"]),
         }
-        for board in found
+        for number, board in enumerate(found, 1)
     ]
     return plain_page("task.html", root="../", here="tasks", task=task, boards=content)
 
 
-def record_html(entry: Entry, places: Sequence[tuple[str, Place]], history: Iterable[Entry]) -> str:
+def _overlay(board: Board, ident: str) -> Curve | None:
+    rows = (row.entry.record for row in board.rows)
+    return overlay(
+        [Named(one.submission.name, one, f"../{record_page(one.record_id)}") for one in rows], ident
+    )
+
+
+def record_html(
+    entry: Entry,
+    places: Sequence[tuple[str, Place]],
+    history: Iterable[Entry],
+    snapshots: Sequence[str] = (),
+) -> str:
     """The page of one record.
 
     Args:
         places: (key of `merge.RUNGS`, place) where it is ranked.
         history: every record of the same submission on the same task, itself included.
+        snapshots: names of those that hold it.
     """
     record, group = entry.record, entry.group
     newest = sorted(
@@ -128,7 +166,9 @@ def record_html(entry: Entry, places: Sequence[tuple[str, Place]], history: Iter
         cells=cells,
         columns=[column for column in COLUMNS if cells[column.key].order],
         standing=[f"place {place.text} by KL {_NAMES[by]}" for by, place in places],
-        figures=[figure for draw in OF_A_RECORD if (figure := draw(record)) is not None],
+        snapshots=snapshots,
+        figure=rungs(record),
+        curve=curves_of(record),
         history=[history_row(one) for one in newest],
         again=_again(record),
         measured=_measured(record),
@@ -173,7 +213,7 @@ def _said(place: Place) -> str:
     if place.difference is None:
         tied = place.last - place.first
         return f"the best of a group of {tied + 1}" if tied else "separable from its neighbours' groups"
-    shown = number_text(Number.of(place.difference))
+    shown = said(Number.of(place.difference))
     return f"not separable from the best of its group: KL is {shown} from it"
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "difference",
     "kl_of",
     "rank",
+    "size_of",
     "unit_of",
     "unranked_because",
 ]
@@ -87,13 +88,25 @@ class Ranking:
 
 
 def cost_of(entry: Entry) -> Number:
-    """What the interpretation takes to write down, in the unit of `unit_of`."""
+    """What the interpretation takes to write down: bits per token; of a circuit, bits, once."""
     return number_of(entry.record, "bits_per_token")
 
 
+def size_of(entry: Entry) -> Number:
+    """What the front weighs against loss: bits per token; of a circuit, how many edges (or nodes) it keeps.
+
+    Not the bits of a circuit: to keep everything takes none.
+    """
+    circuits = entry.record.complexity.circuits
+    return cost_of(entry) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
+
+
 def unit_of(entry: Entry) -> str:
-    """The unit of `cost_of`: a circuit is written down once."""
-    return "bits per token" if entry.record.complexity.circuits is None else "bits"
+    """The unit of `size_of`."""
+    circuits = entry.record.complexity.circuits
+    if circuits is None:
+        return "bits per token"
+    return "nodes kept" if circuits["headline"].edges is None else "edges kept"
 
 
 def kl_of(entry: Entry, by: str) -> Number:

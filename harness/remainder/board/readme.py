@@ -29,7 +29,8 @@ makes a site with every number and its interval, the figures, and a page for eac
 - Rows without a place are **references**: they hold nothing that was trained.
 - **Gaussian**: noise of equal mean and covariance stands for what is left out. **Δ** is the signed gap in
   loss; it orders nothing. **ρ** is the KL of raw over the KL of equally large, equally correlated noise.
-- ● is on the Pareto front of KL raw against bits. Brackets: 95 % intervals.
+- ● is on the Pareto front of KL raw against bits; of circuits, against the edges that they keep. Brackets:
+  95 % intervals.
 """
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "Snapshot",
     "check_snapshot",
     "freeze",
+    "leaves_of",
     "make_snapshot",
     "merkle_root",
     "read_snapshot",
@@ -88,6 +89,11 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
     return _tree(leaves).hex()
 
 
+def leaves_of(entries: Sequence[Entry]) -> list[bytes]:
+    """The leaves of the tree over entries, in their order."""
+    return [canonical_json(entry.model_dump(mode="json")).encode() for entry in entries]
+
+
 def freeze(name: str, *, results: Path | None = None, folder: Path | None = None) -> Path:
     """Verify all records and write the snapshot `name` of them; gives its file.
 
@@ -136,12 +142,11 @@ def make_snapshot(name: str, results: Path, paths: Sequence[Path]) -> Snapshot:
     if not entries:
         raise RecordError(f"{results}: holds no record to freeze", fix="name the folder of results")
     entries.sort(key=lambda entry: entry.record_id)
-    leaves = [canonical_json(entry.model_dump(mode="json")).encode() for entry in entries]
     return Snapshot(
         schema_version=1,
         name=name,
         tree=_TREE,
-        root=merkle_root(leaves),
+        root=merkle_root(leaves_of(entries)),
         tasks=tuple(tasks[key] for key in sorted(tasks)),
         records=tuple(entries),
     )

@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
-__all__ = ["Scale", "line", "marker", "svg", "text"]
+__all__ = ["Frame", "Scale", "grid", "line", "linked", "marker", "path", "svg", "text", "vertical", "whisker"]
 
 _ONE_SCALE = 12.0
+
+
+class Frame(NamedTuple):
+    """A rectangle, in pixels."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def meets(self, other: Frame) -> bool:
+        """Whether both have a point in common."""
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
 
 
 class Scale:
@@ -24,9 +43,18 @@ class Scale:
         start: pixel of the smallest, or of 0.
         stop: pixel of the largest.
         dust: what is no larger is rounding, and shares the place of 0.
+        knee: up to which it is linear; 0: everywhere; default: by the values.
     """
 
-    def __init__(self, values: Iterable[float], start: float, stop: float, *, dust: float = 0.0) -> None:
+    def __init__(
+        self,
+        values: Iterable[float],
+        start: float,
+        stop: float,
+        *,
+        dust: float = 0.0,
+        knee: float | None = None,
+    ) -> None:
         found = [*values, 0.0]
         self.start, self.stop = start, stop
         low, high = min(found), max(found)
@@ -34,6 +62,8 @@ class Scale:
         wide = bool(sizes) and sizes[-1] >= _ONE_SCALE * sizes[0]
         # Not much more than six decades: beyond, what differs would lie in a corner.
         self.knee = 10.0 ** math.floor(math.log10(max(sizes[0], sizes[-1] * 1e-6))) if wide else 0.0
+        if knee is not None:
+            self.knee = knee
         if low == high:
             low, high = low - 0.5, high + 0.5
         room = 0.04 * (self._warp(high) - self._warp(low))
@@ -67,11 +97,67 @@ class Scale:
         return math.asinh(value / self.knee) if self.knee else value
 
 
-def svg(parts: Sequence[Markup], width: float, height: float, label: str, *, kind: str) -> Markup:
-    """The figure: `label` is what a screen reader says, `kind` its CSS class."""
-    return Markup(
-        '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'
-    ).format(kind, _px(width), _px(height), _px(width), _px(height), label, Markup("").join(parts))
+def svg(
+    parts: Sequence[Markup],
+    width: float,
+    height: float,
+    label: str,
+    *,
+    kind: str,
+    ident: str = "",
+    description: str = "",
+    holds_links: bool = False,
+) -> Markup:
+    """The figure.
+
+    Args:
+        label: what a screen reader says.
+        kind: CSS class.
+        ident: unique on the page; needed for a description.
+        description: what a screen reader tells on demand.
+        holds_links: whether parts of it can be reached by keyboard; else it is one image.
+    """
+    head = Markup('aria-label="{}"').format(label)
+    if description:
+        head = Markup('aria-labelledby="{0}-title" aria-describedby="{0}-desc"').format(ident)
+        about = Markup('<title id="{0}-title">{1}</title><desc id="{0}-desc">{2}</desc>')
+        parts = [about.format(ident, label, description), *parts]
+    role = "group" if holds_links else "img"
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="{}" {}>{}</svg>').format(
+        kind, _px(width), _px(height), _px(width), _px(height), role, head, Markup("").join(parts)
+    )
+
+
+def grid(xs: Scale, ys: Scale, frame: Frame, *, percent: bool = False) -> Markup:
+    """Lines at round numbers of both scales, with the numbers; `percent`: those of `xs` are shares."""
+    parts = [vertical(xs, frame, percent=percent)]
+    for value in ys.ticks():
+        kind = "grid" if value else "grid zero"
+        parts.append(line(frame.left, ys(value), frame.right, ys(value), kind))
+        parts.append(text(frame.left - 7, ys(value) + 4, _tick(value), "tick", "end"))
+    return Markup("").join(parts)
+
+
+def vertical(scale: Scale, frame: Frame, *, percent: bool = False) -> Markup:
+    """Lines at round numbers of the scale that goes from left to right."""
+    parts = []
+    for value in scale.ticks():
+        kind = "grid" if value else "grid zero"
+        said = f"{_tick(100 * value)} %" if percent else _tick(value)
+        parts.append(line(scale(value), frame.top, scale(value), frame.bottom, kind))
+        parts.append(text(scale(value), frame.bottom + 15, said, "tick", "middle"))
+    return Markup("").join(parts)
+
+
+def _tick(value: float) -> str:
+    shown = f"{value:.0e}" if 0 < abs(value) < 1e-4 else f"{value:,.10g}"
+    return shown.replace("-", "−")
+
+
+def path(spots: Sequence[tuple[float, float]], kind: str) -> Markup:
+    """A line through pixels."""
+    moves = "L".join(f"{_px(x)} {_px(y)}" for x, y in spots)
+    return Markup('<path class="{}" d="M{}"/>').format(kind, moves)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -88,21 +174,67 @@ def text(x: float, y: float, said: str, kind: str, anchor: str = "start") -> Mar
     )
 
 
+_CORNERS = {
+    "diamond": ((0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)),
+    "square": ((-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)),
+    "up": ((0, -1.2), (1.15, 0.85), (-1.15, 0.85)),
+    "down": ((0, 1.2), (1.15, -0.85), (-1.15, -0.85)),
+    "cross": (
+        *((-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4), (0.4, 0.4)),
+        *((0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4), (-1.2, -0.4), (-0.4, -0.4)),
+    ),
+    "star": ((0, -1.5), (0.4, -0.4), (1.5, 0), (0.4, 0.4), (0, 1.5), (-0.4, 0.4), (-1.5, 0), (-0.4, -0.4)),
+    "left": ((-1.2, 0), (0.85, 1.15), (0.85, -1.15)),
+    "right": ((1.2, 0), (-0.85, 1.15), (-0.85, -1.15)),
+    "bar": ((-0.5, -1.4), (0.5, -1.4), (0.5, 1.4), (-0.5, 1.4)),
+}
+"""Markers by their corners, in units of their size."""
+
+
 def marker(x: float, y: float, shape: str, size: float, kind: str, title: str = "") -> Markup:
-    """A dot, a diamond or a square, with what is said when it is pointed at."""
+    """A dot, or a shape of `_CORNERS`, with what is said when it is pointed at."""
     inner = Markup("<title>{}</title>").format(title) if title else ""
     if shape == "dot":
         return Markup('<circle class="{}" cx="{}" cy="{}" r="{}">{}</circle>').format(
             kind, _px(x), _px(y), _px(size), inner
         )
-    reach = size * (1.25 if shape == "diamond" else 0.9)
-    corners = (
-        [(0, -reach), (reach, 0), (0, reach), (-reach, 0)]
-        if shape == "diamond"
-        else [(-reach, -reach), (reach, -reach), (reach, reach), (-reach, reach)]
-    )
-    points = " ".join(f"{_px(x + dx)},{_px(y + dy)}" for dx, dy in corners)
+    points = " ".join(f"{_px(x + size * dx)},{_px(y + size * dy)}" for dx, dy in _CORNERS[shape])
     return Markup('<polygon class="{}" points="{}">{}</polygon>').format(kind, points, inner)
+
+
+def whisker(ends: tuple[float, float], at: float, frame: Frame, kind: str, *, upright: bool) -> Markup:
+    """An interval between two pixels, with an arrow at the frame where it goes beyond it.
+
+    Args:
+        ends: along the interval, in any order.
+        at: across it.
+        kind: CSS class.
+        upright: whether it goes up, else it goes to the right.
+    """
+    low, high = (frame.top, frame.bottom) if upright else (frame.left, frame.right)
+    start, stop = max(min(ends), low), min(max(ends), high)
+    arrows = [
+        (edge + inward, shape)
+        for edge, end, inward, shape in (
+            (low, min(ends), 2.0, "up" if upright else "left"),
+            (high, max(ends), -2.0, "down" if upright else "right"),
+        )
+        if abs(end - edge) > 0.5 and (end < edge) == (inward > 0)
+    ]
+    drawn = (
+        line(at, start, at, stop, f"whisker {kind}")
+        if upright
+        else line(start, at, stop, at, f"whisker {kind}")
+    )
+    return Markup("").join(
+        [
+            drawn,
+            *(
+                marker(at if upright else place, place if upright else at, shape, 3.0, f"{kind} best")
+                for place, shape in arrows
+            ),
+        ]
+    )
 
 
 def linked(inner: Markup, href: str) -> Markup:

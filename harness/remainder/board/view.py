@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from remainder.board.figures import Point, parted
+from remainder.board.curves import MIB
+from remainder.board.figures import Point
 from remainder.board.merge import RUNGS, Entry, Group, groups
+from remainder.board.numbers import parted
 from remainder.board.pareto import front
-from remainder.board.rank import Place, Ranking, cost_of, kl_of, rank, unit_of, unranked_because
+from remainder.board.rank import Place, Ranking, cost_of, kl_of, rank, size_of, unit_of, unranked_because
 from remainder.report import number_of
 from remainder.schema import Number
 
@@ -43,7 +45,7 @@ class Cell(NamedTuple):
     """Why it or its interval is missing."""
 
 
-_MIB, _NO_CIRCUIT = "counterfactual", "it is no circuit"
+_NO_CIRCUIT = "it is no circuit"
 _GAP, _TERMS = "Δ, signed", "Gaussian gap = sum of"
 
 
@@ -77,6 +79,8 @@ class Row(NamedTuple):
     """An entry in the main table."""
 
     entry: Entry
+    size: str
+    """What the filter by complexity reads; empty where there is nothing."""
     cells: dict[str, Cell]
     """By key of the column."""
     places: dict[str, Place | None]
@@ -100,8 +104,14 @@ class Board(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """Of the complexities."""
+        """Of what the front weighs against loss."""
         return " or ".join(sorted({unit_of(row.entry) for row in (*self.rows, *self.nested)}))
+
+    @property
+    def of_circuits(self) -> bool:
+        """Whether what is scored are circuits."""
+        rows = (*self.rows, *self.nested)
+        return any(row.entry.record.complexity.circuits is not None for row in rows)
 
     @property
     def submissions(self) -> int:
@@ -138,6 +148,12 @@ def _term(name: str) -> Callable[[Entry], Number]:
     return get
 
 
+def _l0(entry: Entry) -> Number:
+    if entry.record.complexity.circuits is not None:
+        return Number.null("a circuit keeps edges")  # or nodes; they have a column
+    return number_of(entry.record, "l0")
+
+
 def _edges(entry: Entry) -> Number:
     circuits = entry.record.complexity.circuits
     return Number.null(_NO_CIRCUIT) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
@@ -147,8 +163,8 @@ def _faithfulness(entry: Entry) -> Number:
     circuit = entry.record.metrics.circuit
     if circuit is None:
         return Number.null(_NO_CIRCUIT)
-    rung = circuit.points["headline"].rungs.get(_MIB)
-    return Number.null(f"background {_MIB} was not measured") if rung is None else rung.faithfulness
+    rung = circuit.points["headline"].rungs.get(MIB)
+    return Number.null(f"background {MIB} was not measured") if rung is None else rung.faithfulness
 
 
 def _area(metric: str, background: str) -> Callable[[Entry], Number]:
@@ -175,9 +191,15 @@ COLUMNS = (
         cost_of,
         bare=True,
     ),
-    Column("l0", "Complexity", "L0", "Nonzero codes per token", _of_report("l0"), bare=True),
+    Column("l0", "Complexity", "L0", "Nonzero codes per token", _l0, bare=True),
     Column(
-        "edges", "Complexity", "edges", "Of the graph, that the circuit keeps", _edges, count=True, bare=True
+        "edges",
+        "Complexity",
+        "edges",
+        "Of the graph, that the circuit keeps; nodes, of a circuit of features",
+        _edges,
+        count=True,
+        bare=True,
     ),
     Column(
         "kl_raw",
@@ -247,8 +269,8 @@ COLUMNS = (
         "Faithfulness of this circuit, counterfactual background",
         _faithfulness,
     ),
-    Column("cpr", "Circuit", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr", _MIB)),
-    Column("cmd", "Circuit", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd", _MIB)),
+    Column("cpr", "Circuit", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr", MIB)),
+    Column("cmd", "Circuit", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd", MIB)),
     Column(
         "cmd_gaussian",
         "Circuit",
@@ -286,12 +308,12 @@ def points(board: Board, by: str) -> list[Point]:
     """The rows of a table that have a complexity, for a figure."""
     found = []
     for row in board.rows:
-        bits = cost_of(row.entry).value
-        if bits is not None:
+        size = size_of(row.entry).value
+        if size is not None:
             record = row.entry.record
             href = f"../{record_page(record.record_id)}"
             found.append(
-                Point(record.submission.name, bits, kl_of(row.entry, by), href, row.entry.is_reference)
+                Point(record.submission.name, size, kl_of(row.entry, by), href, row.entry.is_reference)
             )
     return found
 
@@ -312,7 +334,7 @@ def _board(group: Group, entries: Sequence[Entry]) -> Board:
         places = {by: ranking.places.get(name) for by, ranking in rankings.items()}
         cells = cells_of(entry)
         best = tuple(by for by, found in fronts.items() if name in found)
-        return Row(entry, cells, places, best, unranked_because(entry, "raw"))
+        return Row(entry, cell(size_of(entry)).order, cells, places, best, unranked_because(entry, "raw"))
 
     rows = tuple(row(entry) for entry in plain)
     nested = tuple(row(entry) for entry in current if entry.is_nested)
@@ -323,12 +345,12 @@ def _board(group: Group, entries: Sequence[Entry]) -> Board:
 
 
 def _front(entries: Sequence[Entry], by: str) -> set[str]:
-    """Ids of the entries on the Pareto front of KL against bits."""
+    """Ids of the entries on the Pareto front of KL against complexity."""
     found: list[tuple[str, tuple[float, float]]] = []
     for entry in entries:
-        bits, kl = cost_of(entry).value, kl_of(entry, by).value
-        if bits is not None and kl is not None and not entry.failed:
-            found.append((entry.record.record_id, (bits, max(kl, 0.0))))
+        size, kl = size_of(entry).value, kl_of(entry, by).value
+        if size is not None and kl is not None and not entry.failed:
+            found.append((entry.record.record_id, (size, max(kl, 0.0))))
     return {found[number][0] for number in front([point for _, point in found])}
 
 
@@ -343,8 +365,8 @@ def explorable(board: Board) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for row in board.rows:
         entry = row.entry
-        bits = cost_of(entry).value
-        if bits is None:
+        size = size_of(entry).value
+        if size is None:
             continue
         numbers = {}
         for column in COLUMNS:
@@ -354,7 +376,7 @@ def explorable(board: Board) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": entry.record.submission.name,
-                "bits": bits,
+                "cost": size,
                 "reference": entry.is_reference,
                 "href": f"../{record_page(entry.record.record_id)}",
                 **numbers,

@@ -27,10 +27,10 @@
     });
   }
 
-  function traces(rows, key, axis, tone, logarithmic) {
+  function traces(rows, key, axis, tone, logarithmic, unit) {
     const points = rows.filter((row) => row[key][0] !== null).map((row) => {
       const ends = row[key].map((end) => (end === null ? null : key.startsWith("gap") ? Math.abs(end) : Math.max(end, 0)));
-      return { row, x: row.bits, y: ends[0], low: row[key][1], high: row[key][2] };
+      return { row, x: row.cost, y: ends[0], low: row[key][1], high: row[key][2] };
     }).filter((point) => !logarithmic || (point.x > 0 && point.y > DUST));
     const steps = front(points);
     const whiskered = key.startsWith("kl");
@@ -41,7 +41,7 @@
         x: some.map((point) => point.x), y: some.map((point) => point.y),
         customdata: some.map((point) => point.row.href),
         text: some.map((point) => point.row.name.slice(0, 60).replace(/[<>&]/g, " ") +
-          "<br>" + point.x.toPrecision(4) + " bits<br>" + (whiskered ? "KL " : "Δ ") + point.row[key][0].toPrecision(4) +
+          "<br>" + Number(point.x.toPrecision(4)).toLocaleString("en") + " " + unit + "<br>" + (whiskered ? "KL " : "Δ ") + point.row[key][0].toPrecision(4) +
           (point.low === null ? "" : " [" + point.low.toPrecision(3) + ", " + point.high.toPrecision(3) + "]")),
         hovertemplate: "%{text}<extra></extra>",
         error_y: whiskered ? {
@@ -82,7 +82,7 @@
         grid: tall ? { rows: 2, columns: 1, pattern: "independent" } : { rows: 1, columns: 2, pattern: "independent" },
         xaxis: axis(unit + ", raw"), yaxis: axis(loss), xaxis2: axis(unit + ", Gaussian"), yaxis2: axis(""),
       };
-      const data = [...traces(rows, what + "_raw", "", colour("--raw"), logarithmic), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic)];
+      const data = [...traces(rows, what + "_raw", "", colour("--raw"), logarithmic, unit), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic, unit)];
       await Plotly.react(canvas, data, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
     };
 

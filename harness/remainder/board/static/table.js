@@ -34,14 +34,14 @@
     });
     const tools = board.querySelector(".tools");
     const of = (name) => tools.querySelector("[data-" + name + "]");
-    const [search, kind, bits, front, count] = ["search", "kind", "bits", "front", "count"].map(of);
+    const [search, kind, cost, front, count] = ["search", "kind", "cost", "front", "count"].map(of);
 
     const wanted = (row) => {
       if (row.classList.contains("reference")) return true; // in view under every filter
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       if (!words.every((word) => (row.dataset.words || row.textContent.toLowerCase()).includes(word))) return false;
       if (kind && kind.value && row.dataset.kind !== kind.value) return false;
-      if (bits && bits.value !== "" && !(row.dataset.bits !== "" && Number(row.dataset.bits) <= Number(bits.value))) return false;
+      if (cost && cost.value !== "" && !(row.dataset.cost !== "" && Number(row.dataset.cost) <= Number(cost.value))) return false;
       return !(front && front.checked && !("front" in row.dataset));
     };
     table.search.fixed("tools", (text, data, index) => wanted(table.row(index).node()));
@@ -57,7 +57,7 @@
     const apply = () => { table.draw(); tell(); };
     tools.addEventListener("input", apply);
     of("reset").addEventListener("click", () => {
-      for (const input of [search, kind, bits]) if (input) input.value = "";
+      for (const input of [search, kind, cost]) if (input) input.value = "";
       if (front) front.checked = false;
       table.order([]);
       apply();
