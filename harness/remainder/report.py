@@ -131,9 +131,9 @@ _OF_CIRCUITS = {"l0": "Edges"}
 _KEPT = "Kept"
 """In place of `Edges`, where there are circuits of features, which keep nodes."""
 _FEATURE_LEGEND = (
-    "Kept: edges; of a circuit of features nodes, that is latents and errors of SAEs,",
-    "position by position, whose mean, Gaussian or value stands in for them likewise.",
-    "Backgrounds errors-…: the mean, with all errors kept, or none of them.",
+    "Kept: edges; or nodes, latents and errors of SAEs at each position, which carry",
+    "the same backgrounds where they are removed. Bits: of as many edges, or nodes.",
+    "errors-…: the mean, but all errors are kept, or carry a mean or a Gaussian.",
 )
 _NO_F = "background counterfactual was not measured"
 _COSTS = ("l0", "bits_per_token")
