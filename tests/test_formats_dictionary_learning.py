@@ -233,3 +233,11 @@ def test_top_k_needs_its_k(tmp_path: Path, k: Any) -> None:
     write_dictionary_learning(tmp_path, "AutoEncoderTopK", CLASSES["AutoEncoderTopK"][0], k=k)
     with pytest.raises(InterpretationError, match=r"trainer\.k is .*; expected a whole number from 1 to 12"):
         built(tmp_path)
+
+
+def test_thresholds_below_zero_keep_what_is_above_zero(tmp_path: Path) -> None:
+    """Training may drive one there. A latent below zero is never active, so it is a ReLU, and no dense code."""
+    state = {**OWN, "threshold": torch.full((LATENTS,), -5.0)}
+    codes = built(write_dictionary_learning(tmp_path, "JumpReluAutoEncoder", state)).encode(X)
+    torch.testing.assert_close(codes, torch.relu(X @ W["W_enc"] + W["b_enc"]))
+    assert 0.2 < (codes != 0).float().mean() < 0.8
