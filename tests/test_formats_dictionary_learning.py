@@ -236,7 +236,7 @@ def test_top_k_needs_its_k(tmp_path: Path, k: Any) -> None:
 
 
 def test_thresholds_below_zero_keep_what_is_above_zero(tmp_path: Path) -> None:
-    """Training may drive one there. A latent below zero is never active, so it is a ReLU, and no dense code."""
+    """Training may drive one there. A latent below zero is never active: it is a ReLU, and no dense code."""
     state = {**OWN, "threshold": torch.full((LATENTS,), -5.0)}
     codes = built(write_dictionary_learning(tmp_path, "JumpReluAutoEncoder", state)).encode(X)
     torch.testing.assert_close(codes, torch.relu(X @ W["W_enc"] + W["b_enc"]))
