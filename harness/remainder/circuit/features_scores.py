@@ -117,10 +117,10 @@ def score_nodes(
         for site in sites:
             scores = _score_site(model, site, tokens, seen, places, clean[site.name], other[site.name], steps)
             found[site.name] = found.get(site.name, 0) + scores / len(prompts)
-    for name, part in found.items():
-        if not torch.isfinite(part).all():
+    for name, scores in found.items():
+        if not torch.isfinite(scores).all():
             raise MeasurementError(
-                f"template {prompts.template}: {int((~torch.isfinite(part)).sum())} scores at {name} are NaN "
+                f"template {prompts.template}: {int((~torch.isfinite(scores)).sum())} scores at {name} are NaN "
                 "or infinite",
                 fix="check the scale of the decoder, and what its gradient is at these activations",
             )
