@@ -54,7 +54,8 @@ class Reconstruction(Protocol):
     windows or other documents fails the conformance check.
 
     There may be a third method, `skip(x) -> [docs pos d]`: then x̂ = decode(encode(x)) + skip(x), as in a
-    skip-transcoder. What goes past the codes is not counted as complexity.
+    skip-transcoder. What goes past the codes is not counted as complexity; where x̂ rebuilds x itself, the
+    conformance check allows two numbers a token there. `decode` must be a function of the codes alone.
     """
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
