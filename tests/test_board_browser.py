@@ -12,6 +12,8 @@ import pytest
 
 from remainder.board.build import build
 from remainder.board.serve import server
+from remainder.board.snapshot import make_snapshot
+from remainder.board.verify import record_files
 from synthetic_board import small_board
 
 pytestmark = pytest.mark.slow
@@ -39,6 +41,9 @@ def browser() -> Iterator[Any]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("board")
     small_board(folder / "results")
+    (folder / "snapshots").mkdir()
+    snapshot = make_snapshot("2026.12", folder / "results", record_files(folder / "results")[0])
+    (folder / "snapshots/2026.12.json").write_bytes(snapshot.content)
     build(folder / "results", folder / "site")
     return folder / "site"
 
@@ -128,6 +133,47 @@ def test_links_lead_from_the_front_page_to_a_record_and_back(tab: Tab) -> None:
     assert page.locator("h1").inner_text().startswith("family/task")
     page.get_by_role("link", name="All records").click()
     assert page.locator("h1").inner_text() == "All records"
+    page.get_by_role("link", name="Snapshots").click()
+    page.get_by_role("link", name="2026.12", exact=True).click()
+    assert page.locator("h1").inner_text() == "2026.12"
+    page.locator("table[data-table] a", has_text="family/task").first.click()
+    assert page.locator("h1").inner_text().startswith("family/task")
+
+
+def test_the_skip_link_is_seen_and_leads_to_the_content(tab: Tab) -> None:
+    page = tab.open(TASK)
+    page.keyboard.press("Tab")
+    skip = page.locator("a.skip")
+    assert skip.bounding_box()["width"] > 50
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+
+
+def test_a_citation_is_copied(browser: Any, site: Path) -> None:
+    """Over HTTP by the clipboard; where it is closed the text is marked."""
+    tab = Tab(browser, site)
+    with server(site, 0) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{running.server_address[1]}"
+        try:
+            tab.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+            page = tab.page
+            page.goto(f"{address}/snapshots/2026.12.html")
+            button = page.locator("[data-copy]").first
+            button.focus()
+            page.keyboard.press("Enter")
+            page.wait_for_function("document.querySelector('[data-copied]').textContent === 'Copied'")
+            assert page.evaluate("navigator.clipboard.readText()") == page.locator("#cite-1").inner_text()
+            page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(Error('closed')); }")
+            page.locator("[data-copy]").nth(2).click()
+            page.wait_for_function("getSelection().toString().includes('[Data set]')")
+        finally:
+            tab.context.close()
+            running.shutdown()
+            thread.join()
+    assert tab.complaints == []
 
 
 def test_columns_sort_by_number_and_say_so(tab: Tab) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remainder.board.merge import Entry, folders_of_tasks, read_entries
-from remainder.board.pareto import front
+from remainder.board.pareto import front, fronts
 from remainder.board.rank import difference, kl_of, rank, unranked_because
 from remainder.compare import compare_records
 from remainder.record import read_record
@@ -139,3 +139,17 @@ def test_the_front_is_what_nothing_beats_in_both(points: list[tuple[int, int]]) 
     found = front([(float(bits), float(loss)) for bits, loss in points])
     assert sorted(found) == [number for number, one in enumerate(points) if not beaten(one)]
     assert [points[number] for number in found] == sorted(points[number] for number in found)
+
+
+def test_edges_are_not_weighed_against_nodes() -> None:
+    points = [
+        ("nodes kept", 5.0, 1.0),
+        ("edges kept", 4.0, 0.5),
+        ("nodes kept", 6.0, 0.8),
+        ("nodes kept", 7.0, 0.9),
+    ]
+    assert fronts(points) == [[1], [0, 2]]
+    assert fronts([("bits", bits, loss) for _, bits, loss in points]) == [
+        front([point[1:] for point in points])
+    ]
+    assert fronts([]) == []

@@ -2,7 +2,7 @@
 
 1. A ranking of edges has a circuit at every size, a share of all edges; the empty one is at 0. A circuit of
    features stands at the share of nodes that it keeps. A single circuit is a point.
-2. f, MIB's faithfulness, by what the removed edges carry; KL for the two that the board ranks by.
+2. f, MIB's faithfulness, by what stands for what was removed; KL for the two that the board ranks by.
 3. Sizes are logarithmic, and linear next to 0. So is f where it goes far beyond 1, else it is linear.
 4. An interval that goes far beyond all values ends in an arrow at the frame: it would flatten them.
 
@@ -35,7 +35,7 @@ _BACKGROUNDS = {
     "full": ("Gaussian", "noise of equal mean and covariance"),
     "permuted": ("another prompt", "what they carry on another prompt"),
 }
-"""What is drawn of a record, in this order: rung -> short name, what removed edges carry."""
+"""What is drawn of a record, in this order: rung -> short name, what removed edges or nodes carry."""
 _LOOKS = {MIB: "third", "raw": "raw", "full": "gaussian", "permuted": "fourth"}
 _SIGNED = (
     "counterfactual, edges chosen by signed scores",
@@ -162,7 +162,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
         return None
     single = [row for row in circuits if len(_sizes(row.record)) <= 2]
     drawn = rankings[:_MOST]
-    what = _what(drawn[0].record)
+    what = " or ".join(sorted({_what(row.record) for row in drawn}))
 
     def series(of: str, rung: str) -> list[_Series]:
         pick = _of_f if of == "f" else _of_kl
@@ -178,7 +178,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
         return [*alone, *(one for one in lines if one.points)]
 
     panels = []
-    for rung, says in ((MIB, "removed edges carry the minimally changed prompt"), ("full", _GAUSSIAN)):
+    for rung, says in ((MIB, "what is removed carries the minimally changed prompt"), ("full", _GAUSSIAN)):
         found = series("f", rung)
         drawing = _f_figure(found, f"{ident}-f-{rung}", what, _BACKGROUNDS[rung][0])
         panels.append(Panel(f"f, {_BACKGROUNDS[rung][0]}", says, drawing))
@@ -200,8 +200,8 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
     return Curve(tuple(panels), "", tuple(keys), caption, _table_of_all([*drawn, *single]))
 
 
-_MEAN = "removed edges carry their mean"
-_GAUSSIAN = "removed edges carry noise of equal mean and covariance"
+_MEAN = "what is removed carries its mean"
+_GAUSSIAN = "what is removed carries noise of equal mean and covariance"
 
 
 def _what(record: Record) -> str:
@@ -380,7 +380,7 @@ def _table_of_all(rows: Sequence[Named]) -> Grid:
             kls = [None if rung not in at else at[rung].kl for rung in ("raw", "full")]
             plain = (visible(row.name, 48), _percent(size.share), f"{costs[size.key].kept:,}")
             found.append((*(Shown(cell, "") for cell in plain), *map(shown, (*fs, *kls))))
-    what = _what(rows[0].record)
+    what = " or ".join(sorted({_what(row.record) for row in rows}))
     names = (
         "submission",
         "size",

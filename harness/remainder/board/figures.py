@@ -8,7 +8,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from remainder.board.numbers import Grid, Shown, parted, said, shown, within
-from remainder.board.pareto import front
+from remainder.board.pareto import fronts
 from remainder.board.svg import Frame, Scale, grid, linked, marker, svg, text, vertical, whisker
 from remainder.board.text import visible
 from remainder.explain import Rung, ladder
@@ -28,7 +28,8 @@ class Point(NamedTuple):
 
     name: str
     cost: float
-    """Bits per token; of circuits, the edges or nodes that are kept."""
+    """In its unit: bits per token; of circuits, edges or nodes that are kept."""
+    unit: str
     loss: Number
     href: str
     reference: bool
@@ -61,12 +62,13 @@ def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
     losses = [max(end, 0.0) for end in within((point.loss for point in drawn), reach=9.0)]
     ys = Scale(losses, frame.bottom, frame.top, dust=_DUST)
     spots = [(xs(point.cost), ys(_loss(point))) for point in drawn]
-    best = front([(point.cost, _loss(point)) for point in drawn])
+    lines = fronts([(point.unit, point.cost, _loss(point)) for point in drawn])
+    best = [number for one in lines for number in one]
     parts = [
         grid(xs, ys, frame),
         text((frame.left + frame.right) / 2, height - 6, unit, "axis", "middle"),
         text(2.0, 10.0, "KL (nats per token)", "axis"),
-        _steps([spots[number] for number in best], kind),
+        *(_steps([spots[number] for number in one], kind) for one in lines),
     ]
     # What is on the front lies on top.
     for number in [*(n for n in range(len(drawn)) if n not in set(best)), *best]:
@@ -75,7 +77,7 @@ def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
         if low is not None and high is not None:
             ends = ys(max(low, 0.0)), ys(max(high, 0.0))
             parts.append(whisker(ends, x, frame, kind, upright=True))
-        told = f"{visible(point.name, 60)}: {format_value(point.cost)} {unit}, KL {said(point.loss)}"
+        told = f"{visible(point.name, 60)}: {format_value(point.cost)} {point.unit}, KL {said(point.loss)}"
         look = f"{kind}{' reference' if point.reference else ''}{' best' if number in best else ''}"
         shape = "square" if point.reference else "dot"
         parts.append(linked(marker(x, y, shape, 4.0, look, told), point.href))
@@ -85,13 +87,14 @@ def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
 
 def spark(points: Sequence[Point]) -> Markup:
     """A front in the size of a word. Empty with fewer than two points."""
-    drawn = [(point.cost, _loss(point)) for point in points if point.loss.value is not None]
+    drawn = [(point.unit, point.cost, _loss(point)) for point in points if point.loss.value is not None]
     if len(drawn) < 2:
         return Markup("")
-    xs = Scale([cost for cost, _ in drawn], 4.0, 146.0)
-    ys = Scale([loss for _, loss in drawn], 32.0, 4.0, dust=_DUST)
-    best = [(xs(drawn[number][0]), ys(drawn[number][1])) for number in front(drawn)]
-    parts = [_steps(best, "raw"), *(marker(x, y, "dot", 2.0, "raw best") for x, y in best)]
+    xs = Scale([cost for _, cost, _ in drawn], 4.0, 146.0)
+    ys = Scale([loss for _, _, loss in drawn], 32.0, 4.0, dust=_DUST)
+    lines = [[(xs(drawn[number][1]), ys(drawn[number][2])) for number in one] for one in fronts(drawn)]
+    best = [spot for one in lines for spot in one]
+    parts = [*(_steps(one, "raw") for one in lines), *(marker(x, y, "dot", 2.0, "raw best") for x, y in best)]
     label = f"KL against complexity: {len(best)} of {len(drawn)} on the front"
     return svg(parts, 150.0, 36.0, label, kind="spark")
 
@@ -113,7 +116,7 @@ def rungs(record: Record) -> Figure | None:
     drawing = svg(parts, 1040.0, frame.bottom + 40, label, kind="figure ladder")
     caption = "Each rung adds one more property of what is left out. Lines: 95 % intervals."
     if record.metrics.circuit is not None:
-        caption = "Rungs differ in what removed edges carry. Lines: 95 % intervals."
+        caption = "Rungs differ in what stands for what was removed. Lines: 95 % intervals."
     if any(rung.annealed.value is not None for rung in found):
         caption += " Dots: quenched, noise drawn before the loss is read; diamonds: annealed, integrated out."
     rows = tuple(

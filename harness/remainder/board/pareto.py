@@ -9,7 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["front"]
+__all__ = ["front", "fronts"]
+
+
+def fronts(points: Sequence[tuple[str, float, float]]) -> list[list[int]]:
+    """The fronts of `points` (unit of the cost, cost, loss): one for each unit, as edges are no nodes."""
+    found = []
+    for unit in sorted({unit for unit, _, _ in points}):
+        of_unit = [number for number, (own, _, _) in enumerate(points) if own == unit]
+        best = front([points[number][1:] for number in of_unit])
+        found.append([of_unit[number] for number in best])
+    return found
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -14,7 +14,7 @@ from remainder.board.curves import MIB
 from remainder.board.figures import Point
 from remainder.board.merge import RUNGS, Entry, Group, groups
 from remainder.board.numbers import parted
-from remainder.board.pareto import front
+from remainder.board.pareto import fronts
 from remainder.board.rank import Place, Ranking, cost_of, kl_of, rank, size_of, unit_of, unranked_because
 from remainder.report import number_of
 from remainder.schema import Number
@@ -195,8 +195,8 @@ COLUMNS = (
     Column(
         "edges",
         "Complexity",
-        "edges",
-        "Of the graph, that the circuit keeps; nodes, of a circuit of features",
+        "kept",
+        "Edges of the graph that the circuit keeps; of a circuit of features, nodes",
         _edges,
         count=True,
         bare=True,
@@ -313,7 +313,14 @@ def points(board: Board, by: str) -> list[Point]:
             record = row.entry.record
             href = f"../{record_page(record.record_id)}"
             found.append(
-                Point(record.submission.name, size, kl_of(row.entry, by), href, row.entry.is_reference)
+                Point(
+                    record.submission.name,
+                    size,
+                    unit_of(row.entry),
+                    kl_of(row.entry, by),
+                    href,
+                    row.entry.is_reference,
+                )
             )
     return found
 
@@ -346,12 +353,12 @@ def _board(group: Group, entries: Sequence[Entry]) -> Board:
 
 def _front(entries: Sequence[Entry], by: str) -> set[str]:
     """Ids of the entries on the Pareto front of KL against complexity."""
-    found: list[tuple[str, tuple[float, float]]] = []
+    found: list[tuple[str, tuple[str, float, float]]] = []
     for entry in entries:
         size, kl = size_of(entry).value, kl_of(entry, by).value
         if size is not None and kl is not None and not entry.failed:
-            found.append((entry.record.record_id, (size, max(kl, 0.0))))
-    return {found[number][0] for number in front([point for _, point in found])}
+            found.append((entry.record.record_id, (unit_of(entry), size, max(kl, 0.0))))
+    return {found[number][0] for one in fronts([point for _, point in found]) for number in one}
 
 
 def _order(entry: Entry) -> tuple[float, str, str]:
@@ -377,6 +384,7 @@ def explorable(board: Board) -> list[dict[str, Any]]:
             {
                 "name": entry.record.submission.name,
                 "cost": size,
+                "unit": unit_of(entry),
                 "reference": entry.is_reference,
                 "href": f"../{record_page(entry.record.record_id)}",
                 **numbers,

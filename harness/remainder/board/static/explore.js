@@ -17,7 +17,12 @@
     return loading;
   }
 
-  // No other point has both fewer bits and less loss.
+  // No other point of the same unit has both a lower cost and less loss; fronts of several units, a gap between.
+  function fronts(points) {
+    const units = [...new Set(points.map((point) => point.row.unit))].sort();
+    return units.flatMap((unit) => [...front(points.filter((point) => point.row.unit === unit)), { x: null, y: null }]);
+  }
+
   function front(points) {
     let least = Infinity;
     return [...points].sort((a, b) => a.x - b.x || a.y - b.y).filter((point) => {
@@ -27,12 +32,12 @@
     });
   }
 
-  function traces(rows, key, axis, tone, logarithmic, unit) {
+  function traces(rows, key, axis, tone, logarithmic) {
     const points = rows.filter((row) => row[key][0] !== null).map((row) => {
       const ends = row[key].map((end) => (end === null ? null : key.startsWith("gap") ? Math.abs(end) : Math.max(end, 0)));
       return { row, x: row.cost, y: ends[0], low: row[key][1], high: row[key][2] };
     }).filter((point) => !logarithmic || (point.x > 0 && point.y > DUST));
-    const steps = front(points);
+    const steps = fronts(points);
     const whiskered = key.startsWith("kl");
     const markers = (reference) => {
       const some = points.filter((point) => point.row.reference === reference);
@@ -41,7 +46,7 @@
         x: some.map((point) => point.x), y: some.map((point) => point.y),
         customdata: some.map((point) => point.row.href),
         text: some.map((point) => point.row.name.slice(0, 60).replace(/[<>&]/g, " ") +
-          "<br>" + Number(point.x.toPrecision(4)).toLocaleString("en") + " " + unit + "<br>" + (whiskered ? "KL " : "Δ ") + point.row[key][0].toPrecision(4) +
+          "<br>" + Number(point.x.toPrecision(4)).toLocaleString("en") + " " + point.row.unit + "<br>" + (whiskered ? "KL " : "Δ ") + point.row[key][0].toPrecision(4) +
           (point.low === null ? "" : " [" + point.low.toPrecision(3) + ", " + point.high.toPrecision(3) + "]")),
         hovertemplate: "%{text}<extra></extra>",
         error_y: whiskered ? {
@@ -82,7 +87,7 @@
         grid: tall ? { rows: 2, columns: 1, pattern: "independent" } : { rows: 1, columns: 2, pattern: "independent" },
         xaxis: axis(unit + ", raw"), yaxis: axis(loss), xaxis2: axis(unit + ", Gaussian"), yaxis2: axis(""),
       };
-      const data = [...traces(rows, what + "_raw", "", colour("--raw"), logarithmic, unit), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic, unit)];
+      const data = [...traces(rows, what + "_raw", "", colour("--raw"), logarithmic), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic)];
       await Plotly.react(canvas, data, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
     };
 
