@@ -171,6 +171,14 @@ def test_files_of_a_submission_lie_in_its_folder(one: Path, files: str) -> None:
     assert "lies outside of the submission" in faults_of(path)
 
 
+@pytest.mark.parametrize("more", [-1, 1, 1000])
+def test_features_that_no_weights_have_are_told(one: Path, more: int) -> None:
+    content, data = read(one)
+    content["complexity"]["features"] += more
+    write(seal(content), data, one.parents[4])
+    assert f"{content['complexity']['features']}, no tensor of" in faults_of(one.parents[4])
+
+
 def test_a_name_that_mimics_another_is_told(one: Path) -> None:
     content, data = read(one)
     name = content["submission"]["name"]

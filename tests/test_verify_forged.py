@@ -279,6 +279,7 @@ def test_a_forger_who_changes_values_and_summaries_alike_gets_through(originals:
         ("kl", "kl is not what its histogram allows"),
         ("clean", r"metrics\.clean\.loss\.value: .* other record\(s\) of this task have"),
         ("true", r"true misses the clean loss|true_equals_clean"),
+        ("one true", "true misses the clean loss"),
         ("top1", "top1 is more than tokens"),
         ("active", "more codes are active than there are"),
     ],
@@ -294,6 +295,10 @@ def test_values_that_could_not_have_been_measured_are_caught(
             values.loc[values["rung"].isin(["clean", "true"]), "loss"] *= 1.05  # makes every gap smaller
         elif change == "true":
             values.loc[values.index[values["rung"] == "true"][0], "loss"] *= 1.1
+        elif change == "one true":  # and another the other way, so that their mean is as it was
+            first, second = values.index[values["rung"] == "true"][:2]
+            values.loc[first, "loss"] += 5.0
+            values.loc[second, "loss"] -= 5.0
         elif change == "top1":
             values.loc[raw, "top1"] = values.loc[raw, "tokens"] + 1
         else:
