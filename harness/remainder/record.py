@@ -328,7 +328,7 @@ def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
         return False
     low, high = min(shaken), max(shaken)
     room = _BEYOND * (high - low)
-    return low - room <= stated <= high + room
+    return bool(low - room <= stated <= high + room)
 
 
 def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
