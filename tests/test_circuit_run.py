@@ -281,6 +281,8 @@ def test_names_of_backgrounds() -> None:
     assert rung_named("mean-positional", "shared", "single-shot") == "raw"
     with pytest.raises(TaskError, match="no background 'noises'"):
         rung_named("noises", "shared", "single-shot")
+    with pytest.raises(TaskError, match="of a Gaussian background, not of mean"):
+        rung_named("mean", "independent", "single-shot")
 
 
 def test_values_that_are_not_finite_are_refused() -> None:

@@ -41,7 +41,8 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
         )
     elif len(sizes) > 1:
         yield Part(
-            "Circuits by size (+: edges chosen with the sign of their scores)", list(_sizes(record, notes))
+            "Circuits by size (+: edges by signed scores; f: counterfactual background)",
+            list(_sizes(record, notes)),
         )
         rows: list[Line] = [("", "CPR", "CMD")]
         for background in sorted(circuit.cmd):
@@ -49,7 +50,7 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
             rows.append(
                 (background, MISSING if cpr is None else notes.cell(cpr), notes.cell(circuit.cmd[background]))
             )
-        yield Part("Areas under f and |1 − f| over sizes, by background (best: 1 and 0)", rows)
+        yield Part("Areas under f (CPR) and |1 − f| (CMD; 0 is best) over sizes, by background", rows)
     yield from _telescope(circuit.points[_HEADLINE])
     fitted = notes.cell(record.metrics.gaussian_ratio.fitted)
     yield Part("ρ: KL of raw over KL of noise around the clean values", [("fitted", fitted)])

@@ -108,7 +108,8 @@ def show(
     for name, tier in task.tiers.items():
         what = "windows" if circuit is None else "prompts"
         windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration {what}"
-        _line("tier", f"{name}: {windows}, {tier.pairs} pair(s) of draws, {tier.dtype}")
+        draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
+        _line("tier", f"{name}: {windows}, {draws}, {tier.dtype}")
     _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
 
 

@@ -58,6 +58,10 @@ _LEGEND = (
     "from 16 draws for full, permuted and coupled, from few for the others.",
     "Brackets: 95 % intervals, bootstrap over documents.",
 )
+_CIRCUIT_LEGEND = (
+    "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
+    "Brackets: 95 % intervals, bootstrap over prompts.",
+)
 
 
 class Rung(NamedTuple):
@@ -149,10 +153,11 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         return render_frame(rung_frame(record), format)
     notes = Notes()
     title = _title(record)
+    legend = _LEGEND if record.metrics.circuit is None else _CIRCUIT_LEGEND
     if format == "table":
         adds = "Adds" if record.metrics.circuit is None else "What is removed carries"
         table, said = _table(ladder(record), notes, adds), sections(record, notes)
-        footer = [Text(line, style="dim") for line in [*_notes(notes), *_LEGEND]]
+        footer = [Text(line, style="dim") for line in [*_notes(notes), *legend]]
         warned = [Text(line, style="red") for line in troubles([record])]
         blocks = [block for section in said for block in ("", *_drawn(section))]
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
@@ -164,7 +169,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         for rung in ladder(record)
     ]
     written = [_written(section) for section in sections(record, notes)]
-    below = [*_notes(notes), *written, *troubles([record]), *_LEGEND]
+    below = [*_notes(notes), *written, *troubles([record]), *legend]
     if format == "markdown":
         title, below = _markdown(title), [_markdown(line) for line in below]
     else:

@@ -35,11 +35,15 @@ _loaded_tasks = pytest.StashKey[dict[tuple[str, str], Any]]()
 """Tasks that are ready to measure, by hash and device, for the whole session."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """What `remainder_score` gives: a result, and its headlines as plain numbers."""
 
     result: remainder.api.Result
+
+    def __repr__(self) -> str:
+        # What pytest prints where an assertion fails: not the whole record.
+        return f"<Score of {self.record.submission.name} on {self.record.task.id}>"
 
     @property
     def record(self) -> remainder.schema.Record:

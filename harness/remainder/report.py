@@ -62,7 +62,8 @@ _CIRCUIT_LEGEND = (
     "ρ: KL of raw over KL of such noise around the clean values; near 1: noise.",
     "Bits: log₂ of the number of circuits with as many edges; fewest first.",
     "f: share of the answer (log-odds) that is kept, counterfactual background.",
-    "CPR, CMD: areas under f and |1 − f| over sizes (MIB); at best 1 and 0.",
+    "CPR: area under f over sizes (MIB); above 1, more than the model's own answer.",
+    "CMD: area under |1 − f| over sizes (MIB); 0 is best.",
     "Brackets: 95 % intervals, bootstrap over prompts.",
 )
 

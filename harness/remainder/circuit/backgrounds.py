@@ -255,9 +255,14 @@ def rung_named(kind: str, baths: str, statistics: str) -> str:
     Raises:
         TaskError: if there is none.
     """
-    plain = Background(kind) if kind != "gaussian" else Background(kind, baths, statistics)
+    plain = Background(kind, baths, statistics)
     names = {background: name for name, background in BACKGROUNDS.items()}
     if plain not in names:
+        if Background(kind) in names and kind != "gaussian":
+            raise TaskError(
+                f"--baths and --statistics are of a Gaussian background, not of {kind}",
+                fix="leave them out, or give --background gaussian",
+            )
         kinds = sorted({background.kind for background in BACKGROUNDS.values()} - {"noise"})
         raise TaskError(
             f"there is no background {kind!r} with {baths} baths and {statistics} statistics",
