@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from remainder.errors import InterpretationError, RemainderError
 
 __all__ = [
+    "LARGEST",
     "SETTINGS",
     "brief",
     "explained",
@@ -39,6 +40,9 @@ __all__ = [
 
 SETTINGS = 10_000_000
 """Bytes of the largest file of settings that is read; real ones have a few thousand."""
+
+LARGEST = 1_000_000_000
+"""Bytes of the largest text of other kinds: a circuit of a million edges has a hundred million."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),

@@ -320,6 +320,8 @@ def _opened(text: str) -> Submission:
     folder = Path(text)
     if not folder.exists() and (project_root() / "baselines" / text.removeprefix("baselines/")).is_dir():
         folder = project_root() / "baselines" / text.removeprefix("baselines/")
+    if present(folder) and not folder.is_dir():
+        require_file(folder)
     if present(folder / "submission.toml"):
         return _read(folder).fetched()
     for format, reader in FORMATS.items():
@@ -387,8 +389,7 @@ def _open_site(folder: Path, source: SiteSource) -> Submission:
 
 def _not_found(text: str, folder: Path) -> InterpretationError:
     """What there is instead: a file of the folder that was meant, folders one level below, or a near name."""
-    if present(folder) and not folder.is_dir():
-        require_file(folder)
+    if folder.is_file():
         return InterpretationError(
             f"{text} is a file; a submission is a folder",
             fix=f"give the folder that holds it: {folder.parent}",

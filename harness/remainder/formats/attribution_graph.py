@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.errors import InterpretationError
+from remainder.files import LARGEST
 from remainder.formats.places import check_model
 from remainder.formats.tensors import read_json
 from remainder.task import ModelSpec
@@ -43,8 +44,6 @@ _KINDS: dict[str, Kind] = {
     "logit": "logit",
 }
 _HEAD = 65_536
-_LARGEST = 1_000_000_000
-"""Bytes of the largest graph that is read; with ten thousand features it has a hundred million."""
 _LEAST = 1e-10
 """What the links of a target are divided by, at least; circuit-tracer's."""
 
@@ -232,7 +231,7 @@ def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
         InterpretationError: naming the file and the node or link, what was found and what was expected; or it
             is of another model.
     """
-    content = read_json(path, most=_LARGEST, nan=True)
+    content = read_json(path, most=LARGEST, nan=True)
     try:
         return _read(content, path, model, layers)
     except InterpretationError as problem:

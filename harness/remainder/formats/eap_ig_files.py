@@ -33,7 +33,7 @@ from remainder.canonical import write_atomically
 from remainder.circuit.graph import INPUTS, Architecture, Graph
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
-from remainder.files import brief, parse_json, read_text
+from remainder.files import LARGEST, brief, parse_json, read_text
 from remainder.formats.tensors import PICKLES, load_torch
 
 __all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "write"]
@@ -43,8 +43,6 @@ ENDINGS = frozenset({".json", ".pt"})
 GROUPS = "n_key_value_heads"
 """The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
 
-_LARGEST = 1_000_000_000
-"""Bytes of the largest JSON that is read; with a million edges it has a hundred million."""
 _ENTRY = {"in_graph", "score"}
 _PT = {"cfg", "src_nodes", "dst_nodes", "edges_in_graph", "nodes_in_graph"}
 _PT_SCORES = {"edges_scores", "nodes_scores"}
@@ -109,7 +107,7 @@ def write(path: Path, content: Stored) -> None:
 
 def _parsed(path: Path) -> dict[str, Any]:
     """The object in a JSON file, in which no key is twice."""
-    content = parse_json(read_text(path, "JSON", most=_LARGEST), path, nan=True)
+    content = parse_json(read_text(path, "JSON", most=LARGEST), path, nan=True)
     if not isinstance(content, dict):
         raise InterpretationError("it holds no JSON object", fix="give cfg, nodes and edges")
     return content

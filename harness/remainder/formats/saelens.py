@@ -22,6 +22,7 @@ Source: https://github.com/decoderesearch/SAELens, `saes/`, `loading/pretrained_
 
 from __future__ import annotations
 
+import codecs
 import copy
 import dataclasses
 import sys
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
-from remainder.formats.fields import count, flag, table, text
+from remainder.formats.fields import AGAIN, count, flag, table, text
 from remainder.formats.places import (
     Loaded,
     check_count,
@@ -103,6 +104,11 @@ def _load_folder(folder: Path, site: Site) -> Any:
     config = read_json(folder / CONFIG)
     where = folder / CONFIG
     _check_config(config, site, where)
+    if where.read_bytes().startswith(codecs.BOM_UTF8):
+        raise InterpretationError(
+            f"{where} begins with a byte order mark, which sae-lens does not read",
+            fix="save it as UTF-8 without one",
+        )
     count(config, "d_sae", where)
     text(config, "architecture", where)
     text(config, "normalize_activations", where)
@@ -130,9 +136,12 @@ def _load_folder(folder: Path, site: Site) -> Any:
 
 
 def _first_line(problem: Exception) -> str:
-    """What a library says, without the kind of its exception."""
-    said = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-    return f"there is no field {said}" if isinstance(problem, KeyError) else said
+    """What a library says, if it is about the settings and not about its own code."""
+    if isinstance(problem, KeyError):
+        return f"there is no field {problem}"
+    if isinstance(problem, (TypeError, AttributeError)) or not str(problem).strip():
+        return "one of them has a type that it does not expect"
+    return str(problem).strip().splitlines()[0]
 
 
 def load_object(thing: Any, task: Task, name: str) -> Loaded:
@@ -186,7 +195,9 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
         )
     full = handle_config_defaulting(copy.deepcopy(config))
     sae_class, config_class = SAE_CLASS_REGISTRY[full.get("architecture", "standard")]
-    made = sae_class(config_class.from_dict({**full, "dtype": "float32", "device": "meta"}))
+    settings = config_class.from_dict({**full, "dtype": "float32", "device": "meta"})
+    _check_types(settings, where)
+    made = sae_class(settings)
     if made.cfg.normalize_activations in _NOT_FOLDED:
         raise InterpretationError(
             f"{where}: normalize_activations is {made.cfg.normalize_activations}: its weights are for "
@@ -208,6 +219,19 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
     said = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
     says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in said.items())
     return Layout(tensors, sizes, says, optional=frozenset({"scaling_factor"}), hints=_HINTS)
+
+
+def _check_types(settings: Any, where: Path) -> None:
+    """Refuse a setting of another type than its default has; sae-lens takes anything, and fails later."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        for kinds, expected in (((bool,), "true or false"), ((int, float), "a number"), ((str,), "text")):
+            if isinstance(field.default, kinds):
+                if not isinstance(value, kinds) or (bool not in kinds and isinstance(value, bool)):
+                    raise InterpretationError(
+                        f"{where}: {field.name} is {brief(value)}; expected {expected}", fix=AGAIN
+                    )
+                break
 
 
 def _config_of(thing: Any) -> dict[str, Any]:

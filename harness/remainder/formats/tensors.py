@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from remainder.errors import InterpretationError
-from remainder.files import SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
+from remainder.files import LARGEST, SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
 
 __all__ = [
     "PICKLES",
@@ -46,6 +46,7 @@ __all__ = [
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 
+_TEXTS = frozenset({".json", ".yaml", ".yml"})
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
 _STATE = (
@@ -136,7 +137,12 @@ def require_weights(path: Path) -> None:
     if path.suffix == ".safetensors":
         header(path)
         return
-    require_file(path)
+    if path.suffix in PICKLES - {".pt"}:
+        raise InterpretationError(
+            f"{path} is a pickle, and these are never loaded",
+            fix="where you trust it, convert it once to what its format asks for: .safetensors, .json or .pt",
+        )
+    require_file(path, most=LARGEST if path.suffix in _TEXTS else None)
     if path.suffix in (".pt", ".npz"):
         _require_zip(path, "torch.save" if path.suffix == ".pt" else "numpy.savez")
 
