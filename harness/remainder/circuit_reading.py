@@ -36,7 +36,7 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
     sizes = [size for size in circuit.points if size != _HEADLINE]
     if record.complexity.circuits is not None and record.complexity.circuits[_HEADLINE].edges is None:
         yield Part(
-            "Circuits by threshold (nats of the answer that a node's score is beyond)",
+            "Circuits by threshold of scores, nats (f and completeness: mean background)",
             list(_thresholds(record, notes)),
         )
     elif len(sizes) > 1:
