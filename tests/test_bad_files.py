@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -26,15 +27,18 @@ from format_files import (
 )
 from remainder import canonical, cli, files
 from remainder.canonical import write_atomically
+from remainder.circuit.graph import Architecture, Circuit, Graph
 from remainder.distinct import distinct
 from remainder.errors import AssetError, InterpretationError, RecordError, printable
 from remainder.files import brief, parse_json, parse_yaml, read_text, refused, require_file, require_folder
+from remainder.formats import eap_ig
 from remainder.formats.tensors import Layout, read_torch
 from remainder.submission import open_submission
 from terminal import Command
 from tiny import write_task
 
 W = random_weights()
+GRAPH = Graph(Architecture(layers=2, heads=2, groups=2, width=8))
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 12345678\n"
 
 
@@ -435,3 +439,53 @@ def test_folders_of_one_name_are_called_after_what_tells_them_apart(tmp_path: Pa
     assert copies.notes
     (alone,) = distinct([open_submission("mean-only")]).entries
     assert alone.name == "mean-only"
+
+
+# ------------------------------------------------------------------------------------- circuits and records
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"edges_scores": lambda value: value.to_sparse()}, "edges_scores is a sparse tensor"),
+        ({"edges_scores": lambda value: value.to("meta")}, "edges_scores is a tensor without values"),
+        ({"edges_scores": lambda value: value.to(torch.complex64)}, "edges_scores is stored as complex64"),
+        ({"edges_in_graph": lambda value: value.float().to_sparse()}, "edges_in_graph is a sparse tensor"),
+        ({"src_nodes": lambda value: None}, "src_nodes is None; expected a list"),
+        ({"dst_nodes": lambda value: 5}, "dst_nodes is 5; expected a list"),
+    ],
+)
+def test_other_kinds_of_circuits_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    graph = GRAPH
+    eap_ig.save(tmp_path / "c.pt", Circuit.full(graph))
+    content = torch.load(tmp_path / "c.pt", weights_only=True)
+    torch.save(
+        {name: changed.get(name, lambda value: value)(value) for name, value in content.items()},
+        tmp_path / "c.pt",
+    )
+    with pytest.raises(InterpretationError, match=message) as raised:
+        eap_ig.load(tmp_path / "c.pt", graph)
+    assert raised.value.fix
+
+
+def test_a_number_without_end_is_refused(tmp_path: Path) -> None:
+    graph = GRAPH
+    eap_ig.save(tmp_path / "c.json", Circuit.full(graph))
+    text = (tmp_path / "c.json").read_text().replace('"score": 0.0', f'"score": {10**400}', 1)
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(InterpretationError, match="no number that can be computed with"):
+        eap_ig.load(tmp_path / "c.json", graph)
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "cite"])
+@pytest.mark.parametrize("instead", INSTEAD)
+def test_what_is_no_record_is_told(tmp_path: Path, remainder: Command, command: str, instead: str) -> None:
+    put, message = INSTEAD[instead]
+    put(tmp_path / "x.json")
+    if (command, instead) == ("explain", "folder"):
+        message = "holds no record"  # it may be a folder of one
+    outcome = remainder(command, tmp_path / "x.json")
+    assert outcome.code == RecordError.exit_code
+    assert re.search(message, outcome.err)
+    assert "To mend it: " in outcome.err
+    assert outcome.out == ""

@@ -217,9 +217,13 @@ def test_an_interrupted_write_leaves_no_record(
 
     original = Path.replace
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RecordError, match=r"one\.json: disk full"):
         write_record(record, values, tmp_path / "one.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["one.csv.gz"]
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "one.csv.gz").write_bytes(b"of another record")
+    with pytest.raises(RecordError, match="disk full"):
+        write_record(record, values, tmp_path / "one.json")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"of another record"]
 
 
 def test_nan_is_never_stored(values: pd.DataFrame) -> None:

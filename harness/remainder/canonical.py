@@ -66,8 +66,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as problem:
-        problem.filename = problem.filename2 = None  # a name that nobody gave
-        raise refused(problem, path, RecordError) from problem
+        # Not the name of the temporary file, which nobody gave.
+        bare = OSError(problem.errno or 0, problem.strerror or str(problem))
+        raise refused(bare, path, RecordError) from problem
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -55,6 +55,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _LFS = b"version https://git-lfs.github.com/spec/"
 
+_DIGITS = 300
+"""Of the largest whole number; longer ones are no float, and some are no int."""
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 _BRIEF.maxlevel = 2
@@ -144,7 +146,7 @@ def refused(
         return error(f"{brief(str(path))} is no path: {problem}", fix="check the path")
     named = problem.filename2 or problem.filename or path
     place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else "a file"
-    said = problem.strerror or type(problem).__name__
+    said = problem.strerror or str(problem) or type(problem).__name__
     if problem.errno in _FULL:
         return error(
             f"{place} cannot be written: {said}", fix="free some space, or name a place on another disk"
@@ -243,8 +245,18 @@ def parse_json(
     def constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is no number of JSON; write null or a number")
 
+    def whole(digits: str) -> int:
+        if len(digits) > _DIGITS:
+            raise ValueError(f"{brief(digits)} is no number that can be computed with")
+        return int(digits)
+
     def parse(text: str) -> Any:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=None if nan else constant)
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=None if nan else constant,
+            parse_int=whole,
+        )
 
     return _parsed(text, path, "JSON", parse, error)
 

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from remainder.canonical import canonical_json, content_hash, sha256, write_atomically
 from remainder.errors import RecordError
+from remainder.files import SETTINGS, present, require_file
 from remainder.measure.intervals import other_rounding
 from remainder.measure.summary import summarise, summarise_l0
 from remainder.measure.values import of_split, values_from_csv, values_to_csv
@@ -55,6 +56,7 @@ __all__ = [
     "write_record",
 ]
 
+_MOST = 500_000_000  # bytes of unpacked values
 _SHAKES = 6
 """How often summaries are rounded otherwise, to see what rounding alone does to an interval's ends."""
 _BEYOND = 3.0
@@ -197,7 +199,8 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
     """Write `path` (`<stem>.json`) and `<stem>.csv.gz`, each whole or not at all, the JSON last.
 
     Raises:
-        RecordError: `path` does not end in .json, or `values` are not those of the record.
+        RecordError: `path` does not end in .json, `values` are not those of the record, or it cannot be
+            written; then what was there before is there again.
     """
     if path.suffix != ".json":
         raise RecordError(f"{path.name} does not end in .json", fix="name the record's file so")
@@ -206,9 +209,19 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
         raise RecordError(
             f"{path.name}: these are not the values of the record", fix="pass what was summarised"
         )
-    write_atomically(values_path(path), gzip.compress(data, mtime=0))
     text = canonical_json(record.model_dump(mode="json"), indent=1) + "\n"
-    write_atomically(path, text.encode())
+    beside = values_path(path)
+    before = beside.read_bytes() if beside.is_file() else None
+    write_atomically(beside, gzip.compress(data, mtime=0))
+    try:
+        write_atomically(path, text.encode())
+    except BaseException:
+        # Values without their record, or with another one, are half a record.
+        if before is None:
+            beside.unlink()
+        else:
+            write_atomically(beside, before)
+        raise
 
 
 def read_record(path: Path) -> StoredRecord:
@@ -219,15 +232,19 @@ def read_record(path: Path) -> StoredRecord:
     """
     record = read_summary(path)
     beside = values_path(path)
-    try:
-        data = gzip.decompress(beside.read_bytes())
-    except FileNotFoundError as error:
+    if not present(beside):
         raise RecordError(
             f"{path.name}: the values {beside.name} are not beside it",
             fix="copy both files of a record together",
-        ) from error
+        )
+    require_file(beside, error=RecordError)
+    try:
+        with gzip.open(beside) as stream:
+            data = stream.read(_MOST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{beside}: cannot be unpacked ({error})", fix="fetch it again") from error
+    if len(data) > _MOST:  # a few megabytes can hold gigabytes of zeros
+        raise RecordError(f"{beside}: unpacks to more than {_MOST:,} bytes", fix="fetch it again")
     found = sha256(data)
     if found != record.documents.sha256:
         raise RecordError(
@@ -243,7 +260,7 @@ def find_record(folder: Path, key: str) -> Path | None:
     A damaged record is no finished one: it is passed over, with a warning that names it.
     """
     for path in sorted(folder.rglob("*.json")):
-        if key not in path.read_text(encoding="utf-8", errors="replace"):
+        if not path.is_file() or key not in path.read_text(encoding="utf-8", errors="replace"):
             continue
         try:
             if read_record(path).record.measurement_key == key:
@@ -373,12 +390,13 @@ def read_summary(path: Path) -> Record:
     Raises:
         RecordError: the file is missing, truncated or edited, or of another schema version.
     """
+    if not present(path):
+        raise RecordError(f"{path}: no such record", fix="give the path of a record's .json file")
+    require_file(path, most=SETTINGS, error=RecordError)
     try:
         content = json.loads(path.read_bytes(), parse_constant=_no_constant)
-    except FileNotFoundError as error:
-        raise RecordError(f"{path}: no such record", fix="give the path of a record's .json file") from error
-    except IsADirectoryError as error:
-        raise RecordError(f"{path}: is a folder", fix="give the path of a record's .json file") from error
+    except RecursionError as error:
+        raise RecordError(f"{path}: is nested too deeply for a record", fix="fetch it again") from error
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: is not whole JSON ({error})", fix="fetch or measure it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None

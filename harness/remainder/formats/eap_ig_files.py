@@ -34,7 +34,7 @@ from remainder.circuit.graph import INPUTS, Architecture, Graph
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
 from remainder.files import LARGEST, brief, parse_json, read_text
-from remainder.formats.tensors import PICKLES, load_torch
+from remainder.formats.tensors import PICKLES, load_torch, odd_kind
 
 __all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "write"]
 
@@ -244,6 +244,9 @@ def _check_finite(what: str, score: float) -> None:
 
 def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
     _check_fields(content, "it", _PT, _PT_SCORES)
+    for field in ("src_nodes", "dst_nodes"):
+        if not isinstance(content[field], (list, tuple)):
+            raise InterpretationError(f"{field} is {brief(content[field])}; expected a list", fix=_AGAIN)
     sources, targets = ([str(name) for name in content[field]] for field in ("src_nodes", "dst_nodes"))
     own = _graph_of(content["cfg"], graph, set(targets))
     for field, given, known in (("src_nodes", sources, own.writers), ("dst_nodes", targets, own.readers)):
@@ -284,10 +287,16 @@ def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
 def _array(name: str, content: Mapping[str, Any], *orders: NDArray[np.int64]) -> NDArray[np.float64]:
     """A tensor, its axes in the order of the graph."""
     value, shape = content[name], tuple(len(order) for order in orders)
+    if isinstance(value, Tensor) and (kind := odd_kind(value)):
+        raise InterpretationError(f"{name} is {kind}; expected a dense one", fix="save it with to_dense()")
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
         what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise InterpretationError(
             f"{name} is {what}; src_nodes and dst_nodes say that it is of shape {shape}", fix=_AGAIN
+        )
+    if value.is_complex() or value.is_quantized:
+        raise InterpretationError(
+            f"{name} is stored as {str(value.dtype).removeprefix('torch.')}", fix="save it as float32"
         )
     array: NDArray[np.float64] = value.detach().to(torch.float64).numpy()[np.ix_(*orders)]
     return array

@@ -37,6 +37,7 @@ __all__ = [
     "header",
     "load_torch",
     "missing_weights",
+    "odd_kind",
     "read_json",
     "read_tensors",
     "read_torch",
@@ -256,12 +257,21 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
         ) from None
 
 
+def odd_kind(value: Tensor) -> str:
+    """What a tensor is that is no plain array of numbers; empty for one that is."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    if value.is_meta:
+        return "a tensor without values (on the device meta)"
+    return ""
+
+
 def _stored(value: Tensor) -> Stored:
     """As a safetensors file describes it; of what is no plain array, its kind in place of a dtype."""
-    if value.is_nested or value.layout != torch.strided:
-        return Stored("a nested tensor" if value.is_nested else "a sparse tensor", ())
-    if value.is_meta:
-        return Stored("a tensor without values (on the device meta)", ())
+    if kind := odd_kind(value):
+        return Stored(kind, ())
     names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
     return Stored(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
 
