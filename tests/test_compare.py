@@ -81,6 +81,16 @@ def test_a_shared_improvement_is_separable_and_no_change_is_not(
     assert row(comparison, "kl_gaussian").separable is False
 
 
+def test_rounding_of_another_machine_is_not_separable(a: StoredRecord) -> None:
+    def moved(by: float) -> bool | None:
+        values = synthetic_values(documents=40)
+        raw = values["rung"] == "raw"
+        values.loc[raw, "loss"] += by * values.loc[raw, "tokens"]
+        return row(compare_records(a, stored(values)), "gap_raw").separable
+
+    assert (moved(2e-8), moved(2e-6)) == (False, True)
+
+
 def test_swapping_turns_the_sign_and_the_interval(a: StoredRecord, better: StoredRecord) -> None:
     forth, back = compare_records(a, better), compare_records(better, a)
     for key in ("gap_raw", "gaussian_ratio"):

@@ -91,6 +91,12 @@ def test_the_same_measured_anew_passes_at_no_margin(a: StoredRecord) -> None:
         assert change.a == change.b
 
 
+def test_rounding_of_another_machine_passes_at_no_margin() -> None:
+    first, rounded, more = with_gap(0.1), with_gap(0.1 + 2e-8), with_gap(0.1 + 2e-6)
+    assert (one(first, rounded, "gap").worse.low or 0) > 0
+    assert (one(first, rounded, "gap").verdict, one(first, more, "gap").verdict) == ("passed", "regression")
+
+
 def test_a_real_regression_fails_with_one_message(a: StoredRecord, worse: StoredRecord) -> None:
     changes = find_changes(a, worse, {"kl": 0.01, "gap": 0.01, "bits": 5.0})
     assert [change.verdict for change in changes] == ["regression", "passed", "regression"]

@@ -34,14 +34,18 @@ from remainder.report import (
 )
 from remainder.schema import Number, Record
 
-__all__ = ["Comparison", "Difference", "compare", "compare_records", "render_comparison"]
+__all__ = ["ROUNDING", "Comparison", "Difference", "compare", "compare_records", "render_comparison"]
 
 CLEAN_TOLERANCE = 1e-3
 """Nats per token by which the clean losses of two runs may differ before a warning."""
 
+ROUNDING = 1e-6
+"""By how much two machines may differ in one and the same float32 measurement: nats per token, or a share."""
+
 _LEGEND = (
     "B − A on the same documents and tokens; brackets: 95 % intervals, paired.",
-    "Separable: the interval leaves out 0. Δ and KL: nats per token, bits: per token.",
+    "Separable: the interval leaves out 0, and it is more than rounding (1e-6).",
+    "Δ and KL: nats per token, bits: per token.",
     "Raw: what is left out is zero. Gaussian: it is noise of equal mean, covariance.",
     "ρ: KL of raw over KL of equally large, equally correlated noise; near 1: noise.",
 )
@@ -68,7 +72,8 @@ class Difference:
     b: float | None
     difference: Number
     separable: bool | None
-    """Whether the interval of the difference excludes 0; None without an interval."""
+    """Whether the interval of the difference excludes 0, and it is more than `ROUNDING`; None without an
+    interval."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,9 @@ def _difference(bootstrap: Bootstrap, key: str, heading: str, a: Ratio | str, b:
         reason = f"A: {a}" if isinstance(a, str) else f"B: {b}"
         return Difference(key, heading, first, second, Number.null(reason), None)
     estimate = bootstrap.difference(b, a)
-    return Difference(key, heading, first, second, Number.of(estimate), estimate.excludes_zero())
+    found = Number.of(estimate)
+    apart = estimate.excludes_zero() and found.value is not None and abs(found.value) > ROUNDING
+    return Difference(key, heading, first, second, found, apart)
 
 
 def _recorded(a: Record, b: Record, key: str, heading: str) -> Difference:

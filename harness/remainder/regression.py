@@ -10,11 +10,11 @@ Steps, for each `KEY=MARGIN`:
    its min over t at any s, and no more than its max over s at any t. So the max over s of the min over t of
    the lower ends is a lower end, and the min over t of the max over s of the upper ends an upper one. Where
    both signs are plain this is the interval of the difference; else it is wider.
-3. It is a regression if the estimate exceeds the margin **and** the interval lies above 0. What exceeds the
-   margin and may be chance passes, and is reported as not separable. Without an interval (bits, or fewer
+3. It is a regression if the estimate exceeds the margin **and** the interval lies above 0. A margin is at
+   least what rounding does on another machine (`compare.ROUNDING`). What exceeds the margin and may be chance passes, and is reported as not separable. Without an interval (bits, or fewer
    documents than one needs) the estimate alone decides.
 
-So an unchanged interpretation, measured anew, differs by 0 and passes. One that was retrained and is as good
+So an unchanged interpretation, measured anew, differs by rounding and passes. One that was retrained and is as good
 fails about one time in 40 for each key if the margin is 0, and more rarely the larger the margin. One that is
 worse by clearly more than both the margin and half the width of the interval fails.
 """
@@ -31,7 +31,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from remainder.compare import compare_records
+from remainder.compare import ROUNDING, compare_records
 from remainder.errors import RecordError, RemainderError
 from remainder.measure.intervals import Bootstrap, Estimate, Ratio
 from remainder.measure.summary import Totals, explained_variance, gap, l0, pooled
@@ -108,7 +108,7 @@ class Change:
     def verdict(self) -> str:
         """`passed`, `not separable` or `regression`; see the module's step 3."""
         assert self.worse.value is not None
-        if self.worse.value <= self.margin:
+        if self.worse.value <= max(self.margin, ROUNDING):
             return "passed"
         return "regression" if self.worse.low is None or self.worse.low > 0 else "not separable"
 
