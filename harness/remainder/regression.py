@@ -11,12 +11,13 @@ Steps, for each `KEY=MARGIN`:
    the lower ends is a lower end, and the min over t of the max over s of the upper ends an upper one. Where
    both signs are plain this is the interval of the difference; else it is wider.
 3. It is a regression if the estimate exceeds the margin **and** the interval lies above 0. A margin is at
-   least what rounding does on another machine (`compare.ROUNDING`). What exceeds the margin and may be chance passes, and is reported as not separable. Without an interval (bits, or fewer
-   documents than one needs) the estimate alone decides.
+   least what rounding does on another machine (`compare.ROUNDING`). What exceeds the margin and may be chance
+   passes, and is reported as not separable. Without an interval (bits, or fewer documents than one needs) the
+   estimate alone decides.
 
-So an unchanged interpretation, measured anew, differs by rounding and passes. One that was retrained and is as good
-fails about one time in 40 for each key if the margin is 0, and more rarely the larger the margin. One that is
-worse by clearly more than both the margin and half the width of the interval fails.
+So an unchanged interpretation, measured anew, differs by rounding and passes. One that was retrained and is
+as good fails about one time in 40 for each key if the margin is 0, and more rarely the larger the margin. One
+that is worse by clearly more than both the margin and half the width of the interval fails.
 """
 
 from __future__ import annotations
