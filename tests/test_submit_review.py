@@ -106,10 +106,9 @@ def test_nested_records_belong_to_the_coarser_of_both(branch: Branch) -> None:
 )
 def test_what_else_it_brings_is_refused(files: dict[str, str | None], words: str, branch: Branch) -> None:
     name = next(iter(files))
-    if "/.git/" in name:  # git itself takes no such folder
-        found = [Change("A", "100644", "0" * 40, 1, name)]
-    else:
-        found = branch({**GOOD, **files})
+    # Git itself takes no folder of that name.
+    within = Change("A", "100644", "0" * 40, 1, name)
+    found = [within] if "/.git/" in name else branch({**GOOD, **files})
     faults = list(faults_of_changes(found))
     assert any(words in fault for fault in faults), faults
 

@@ -7,9 +7,9 @@
 4. Rules that every interpretation keeps (`remainder check`), on every task.
 5. Measure: into the user's cache, where an interrupted run is taken up again.
 6. Verify the records (`remainder verify`).
-7. Only now write into the checkout: the folder and the records. What is there already is left alone, so that a
-   second run changes nothing. Tables and verifications are made on the main branch, from all records: so two
-   submissions never change the same file.
+7. Only now write into the checkout: the folder and the records. What is there already is left alone, so
+   that a second run changes nothing. Tables and verifications are made on the main branch, from all records:
+   so two submissions never change the same file.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ def score_nodes(
     for name, scores in found.items():
         if not torch.isfinite(scores).all():
             raise MeasurementError(
-                f"template {prompts.template}: {int((~torch.isfinite(scores)).sum())} scores at {name} are NaN "
-                "or infinite",
+                f"template {prompts.template}: {int((~torch.isfinite(scores)).sum())} scores at {name} are "
+                "NaN or infinite",
                 fix="check the scale of the decoder, and what its gradient is at these activations",
             )
     return found
