@@ -16,6 +16,7 @@ from remainder.board.verifications import Verification
 from remainder.canonical import canonical_json, content_hash, sha256
 from remainder.errors import RecordError
 from remainder.measure.values import column, document_totals, values_to_csv
+from remainder.paths import project_root
 from remainder.record import _result_id, values_path
 from remainder.schema import Check, TaskInfo
 from synthetic_board import put, scaled, small_board, submission
@@ -90,6 +91,16 @@ def test_references_and_nested_records_are_told_from_the_others(tmp_path: Path) 
     assert {name for name, path in made.items() if by_path[path].is_reference} == {"identity", "mean"}
     assert {name for name, path in made.items() if by_path[path].is_nested} == {"nested"}
     assert {name for name, path in made.items() if not by_path[path].current} == {"old"}
+
+
+def test_circuits_found_on_prompts_are_no_references() -> None:
+    root = project_root() / "leaderboard" / "results"
+    entries, _ = read_entries(root, sorted((root / "smollm2-135m" / "ioi").rglob("*.json")))
+    kinds = {entry.record.submission.name: entry.is_reference for entry in entries}
+    assert kinds == {
+        **dict.fromkeys(("empty-graph", "full-graph", "random-edges"), True),
+        **dict.fromkeys(("eap", "eap-ig", "node-attribution", "feature-circuit"), False),
+    }
 
 
 def resealed(path: Path, **changes: object) -> Path:

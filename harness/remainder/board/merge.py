@@ -13,7 +13,8 @@
 5. A record in which a finer interpretation stands for the model (`reference`) is of another question than the
    others: it is in no ranking, and shown apart.
 6. A submission without files holds nothing that was trained: the identity, the mean, principal components,
-   random directions, what a task brings itself. It is a reference row: shown always, in no place.
+   random directions, the full and the empty graph, what a task brings itself. It is a reference row: shown
+   always, in no place. Circuits that a method found on the task's prompts are none, though they need no files.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from numpy.typing import NDArray
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.canonical import sha256
 from remainder.errors import RecordError
+from remainder.files import present, require_file
+from remainder.method import is_found
 from remainder.record import read_summary, values_path
 from remainder.schema import Record
 
@@ -106,8 +109,8 @@ class Entry:
 
     @property
     def is_reference(self) -> bool:
-        """Whether its submission holds nothing that was trained (step 6)."""
-        return not self.record.submission.files
+        """Whether its submission holds nothing that was trained or found (step 6)."""
+        return not self.record.submission.files and not is_found(self.record.submission.hash)
 
     @property
     def is_nested(self) -> bool:
@@ -189,11 +192,12 @@ def _read(path: Path, place: str) -> Entry:
     record = read_summary(path)
     _check(record, place)
     beside = values_path(path)
+    if not present(beside):
+        raise RecordError(f"{place}: its values {beside.name} are not beside it")
+    require_file(beside, error=RecordError)  # a pipe would be waited for
     try:
         with gzip.open(beside) as file:
             data = file.read(_MOST + 1)
-    except FileNotFoundError as error:
-        raise RecordError(f"{place}: its values {beside.name} are not beside it") from error
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{place}: its values cannot be unpacked ({error})") from error
     if len(data) > _MOST:

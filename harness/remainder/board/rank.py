@@ -121,7 +121,7 @@ def unranked_because(entry: Entry, by: str) -> str:
     if entry.is_nested:
         return "a finer interpretation stands for the model"
     if entry.is_reference:
-        return "a reference: it holds nothing that was trained"
+        return "a reference: it holds nothing that was trained or found"
     if entry.failed:
         return f"a check failed: {', '.join(entry.failed)}"
     bits = cost_of(entry)

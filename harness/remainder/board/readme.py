@@ -26,7 +26,7 @@ makes a site with every number and its interval, the figures, and a page for eac
 - **Places** are by KL from the untouched model (nats per token) with what is left out set to zero (raw), and
   say something only together with the bits per token beside them. A range such as 2–5 is a tie: paired on the
   same documents, the 95 % interval of the difference to the best of the group holds 0.
-- Rows without a place are **references**: they hold nothing that was trained.
+- Rows without a place are **references**: they hold nothing that was trained, nor found on prompts.
 - **Gaussian**: noise of equal mean and covariance stands for what is left out. **Δ** is the signed gap in
   loss; it orders nothing. **ρ** is the KL of raw over the KL of equally large, equally correlated noise.
 - ● is on the Pareto front of KL raw against bits; of circuits, against the edges that they keep. Brackets:
