@@ -26,6 +26,9 @@ from format_files import (
     write_sparsify,
 )
 from remainder import canonical, cli, files
+from remainder.board.build import build
+from remainder.board.snapshot import read_snapshot
+from remainder.board.verifications import read_verification
 from remainder.canonical import write_atomically
 from remainder.circuit.graph import Architecture, Circuit, Graph
 from remainder.distinct import distinct
@@ -33,7 +36,11 @@ from remainder.errors import AssetError, InterpretationError, RecordError, print
 from remainder.files import brief, parse_json, parse_yaml, read_text, refused, require_file, require_folder
 from remainder.formats import eap_ig
 from remainder.formats.tensors import Layout, read_torch
+from remainder.record import read_record, values_path, write_record
+from remainder.schema import TaskInfo
 from remainder.submission import open_submission
+from synthetic_records import synthetic_record
+from synthetic_values import synthetic_values
 from terminal import Command
 from tiny import write_task
 
@@ -489,3 +496,47 @@ def test_what_is_no_record_is_told(tmp_path: Path, remainder: Command, command: 
     assert re.search(message, outcome.err)
     assert "To mend it: " in outcome.err
     assert outcome.out == ""
+
+
+@pytest.mark.parametrize("instead", INSTEAD)
+def test_what_is_no_snapshot_or_verification_is_told(tmp_path: Path, instead: str) -> None:
+    put, message = INSTEAD[instead]
+    put(tmp_path / "2031.01.json")
+    with pytest.raises(RecordError, match=message):
+        read_snapshot("2031.01", folder=tmp_path)
+    with pytest.raises(RecordError, match=message):
+        read_verification(tmp_path / "2031.01.json")
+
+
+@pytest.mark.parametrize("instead", INSTEAD)
+def test_values_that_are_no_file_are_told(tmp_path: Path, instead: str) -> None:
+    put, message = INSTEAD[instead]
+    values = synthetic_values()
+    task = TaskInfo(id="family/task", version="1-A", hash="0" * 64)
+    record = synthetic_record(values, task=task)
+    folder = tmp_path / record.task.id / "1" / record.submission.name
+    path = folder / f"{record.record_id}.json"
+    write_record(record, values, path)
+    values_path(path).unlink()
+    put(values_path(path))
+    with pytest.raises(RecordError, match=message):
+        read_record(path)
+    built = build(tmp_path, None)
+    assert built.records == 0
+    assert any(re.search(message, fault.what) for fault in built.faults)
+
+
+def test_a_check_of_circuits_reads_them(tmp_path: Path, remainder: Command) -> None:
+    """The task is one of the benchmark, whose model is committed and small."""
+    task = "tiny/induction-circuit"
+    found = remainder("check", "full-graph", "--task", task)
+    assert found.code == 0, found
+    assert f"remainder run {task} --with full-graph" in found.out
+    eap_ig.save(tmp_path / "c.json", Circuit.full(GRAPH))
+    other = remainder("check", tmp_path / "c.json", "--task", task)
+    assert other.code == 1
+    assert "✗ fits" in other.out
+    assert "of another architecture" in " ".join(other.out.split())
+    assert "To mend it: choose a task of the model" in " ".join(other.out.split())
+    assert remainder("check", "identity", "--task", task).code == 1
+    assert remainder("check", "full-graph", "--task", "tiny/wiki").code == 1

@@ -42,7 +42,7 @@ def records() -> list[Record]:
 def test_the_table_fits_80_columns(records: list[Record]) -> None:
     lines = render(records).splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert "…" not in "".join(lines)  # nothing was cut off to make it fit
+    assert "".join(lines).count("…") == 1  # of a long name; nothing else was cut off to make it fit
 
 
 def test_the_table_says_what_matters(records: list[Record]) -> None:
@@ -201,3 +201,17 @@ def test_one_footnote_per_reason() -> None:
     notes = Notes()
     assert [notes.cell(Number.null(reason)) for reason in ("one", "two", "one")] == ["–¹", "–²", "–¹"]
     assert notes.lines() == ["¹ one", "² two"]
+
+
+def test_a_long_name_is_cut_in_the_middle_in_the_table_only() -> None:
+    values = synthetic_values()
+    long = "a-very-long-name-of-a-submission-at-40-x"
+    other = long.replace("name-of-a", "none-of-a")
+    one = synthetic_record(values, name=long)
+    table = render([one, synthetic_record(values, name="n" * 24)])
+    assert "a-very-long-…ion-at-40-x" in table
+    assert "n" * 24 in table
+    assert long in render([one], "markdown")
+    assert long in render([one], "csv")
+    both = render([one, synthetic_record(values, name=other)], width=100)
+    assert "…" not in both.partition("Δ:")[0]  # they would look the same

@@ -63,6 +63,7 @@ def build(
     if built.faults:
         errors.print(f"left out, {len(built.faults)} file(s):", markup=False)
         errors.print(faults_text(built.faults), markup=False, highlight=False, soft_wrap=True)
+        errors.print("  To mend it: restore these files as they were written, or take them out of the folder")
         raise typer.Exit(RecordError.exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +54,11 @@ def verify(
     verdicts = verify_paths(paths, jobs=jobs)
     print(render_verdicts(verdicts, format))
     passed, again = all(verdict.passed for verdict in verdicts), {}
+    if not passed:
+        print(
+            "  To mend it: restore what is at fault as it was written, or measure again; never edit a record",
+            file=sys.stderr,
+        )
     if rerun:
         from remainder.console import errors, reporting
         from remainder.rerun import DOCUMENTS, render_rerun
@@ -108,7 +114,6 @@ def submit(
     """Check an interpretation, measure it, and put it where a pull request takes it from."""
     import shlex
     import shutil
-    import sys
 
     from remainder.console import reporting
     from remainder.errors import RecordError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ __all__ = [
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
 WIDTH = 80
+_NAME_WIDTH = 24
 _DUST = 1e-9  # what is smaller is left by sums of numbers kept to nine digits
 MISSING = "–"
 
@@ -325,7 +327,8 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     circuits = records[0].metrics.circuit is not None
     features = any(_keeps_nodes(record) for record in records)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
-    table.add_column("Submission", overflow="fold", max_width=24)
+    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
+    shown = _short_names(records)
     for key in (*_COSTS, *_AT_A_GLANCE):
         heading = _BY_KEY[key].heading
         if circuits:
@@ -333,7 +336,7 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
-            Text(record.submission.name),
+            Text(shown[record.submission.name]),
             *(_plain(number_of(record, key), notes, count=circuits and key == "l0") for key in _COSTS),
             *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
         )
@@ -347,10 +350,23 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
     return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
 
 
+def _short_names(records: Sequence[Record]) -> dict[str, str]:
+    """Names as a column has room for them: of a long one both ends, unless two would look the same."""
+    room = _NAME_WIDTH - 1
+    names = {record.submission.name for record in records}
+    cut = {
+        name: f"{name[: -(-room // 2)]}…{name[-(room // 2) :]}" if len(name) > _NAME_WIDTH else name
+        for name in names
+    }
+    alike = Counter(cut.values())
+    return {name: short if alike[short] == 1 else name for name, short in cut.items()}
+
+
 def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
     """What MIB reports of circuits: areas over all sizes, and f of the circuit in the table above."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
-    table.add_column("Submission", overflow="fold", max_width=24)
+    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
+    shown = _short_names(records)
     for heading in ("f", "CPR", "CMD", "CMD Gaussian"):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
@@ -372,7 +388,7 @@ def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
             )
         ]
         cells = [notes.stacked(number) for number in (f, *areas)]
-        table.add_row(Text(record.submission.name), *cells)
+        table.add_row(Text(shown[record.submission.name]), *cells)
     return table
 
 
@@ -390,7 +406,8 @@ def _other_backgrounds(record: Record) -> list[str]:
 def backgrounds_table(records: Sequence[Record], notes: Notes) -> Table:
     """Circuits with backgrounds that were asked for, a line each."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Submission", overflow="fold", max_width=24)
+    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
+    shown = _short_names(records)
     table.add_column("Background", overflow="fold", max_width=28)
     for heading in ("Δ", "f"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -399,7 +416,7 @@ def backgrounds_table(records: Sequence[Record], notes: Notes) -> Table:
         rungs = record.metrics.circuit.points["headline"].rungs
         for name in _other_backgrounds(record):
             numbers = [notes.stacked(number) for number in (rungs[name].gap, rungs[name].faithfulness)]
-            table.add_row(Text(record.submission.name), Text(name), *numbers)
+            table.add_row(Text(shown[record.submission.name]), Text(name), *numbers)
     return table
 
 

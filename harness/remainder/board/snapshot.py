@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from remainder.board.verify import record_files, verify_paths
 from remainder.canonical import canonical_json, sha256, write_atomically
 from remainder.errors import RecordError
+from remainder.files import LARGEST, present, require_file
 from remainder.paths import project_root
 from remainder.record import read_record
 from remainder.schema import FrozenModel, Sha256, TaskInfo
@@ -159,11 +160,12 @@ def read_snapshot(name: str, *, folder: Path | None = None) -> Snapshot:
         RecordError: if there is none, or its file is not one.
     """
     path = _file(name, folder)
+    if not present(path):
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none yet"
+        raise RecordError(f"there is no snapshot {name!r}", fix=f"choose one of: {known}")
+    require_file(path, most=LARGEST, error=RecordError)
     try:
         found = Snapshot.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.json"))) or "none yet"
-        raise RecordError(f"there is no snapshot {name!r}", fix=f"choose one of: {known}") from None
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"

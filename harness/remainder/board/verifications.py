@@ -18,6 +18,7 @@ from remainder import __version__
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.canonical import canonical_json, write_atomically
 from remainder.errors import RecordError
+from remainder.files import SETTINGS, require_file
 from remainder.report import WIDTH
 from remainder.schema import FrozenModel, Real, Sha256
 
@@ -82,6 +83,7 @@ def read_verification(path: Path) -> Verification:
     Raises:
         RecordError: if it is missing or not one.
     """
+    require_file(path, most=SETTINGS, error=RecordError)
     try:
         return Verification.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as problem:
