@@ -69,7 +69,7 @@ def circuit(
         (entry,) = submissions_for(loaded, [submission])
         found = entry.circuits(loaded, loaded.task.tier(tier).fit_windows)
     for note in found.notes:
-        errors.print(f"! {note}")
+        errors.print(f"! {note}", markup=False, soft_wrap=True)
     circuits = found.circuits
     if isinstance(circuits, FeatureCircuits) != (save.suffix == _SCORES):
         kind = "of features" if isinstance(circuits, FeatureCircuits) else "of edges"
