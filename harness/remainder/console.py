@@ -14,7 +14,7 @@ from remainder.assets import Progress as Report
 
 __all__ = ["errors", "reporting"]
 
-errors = Console(stderr=True, highlight=False)
+errors = Console(stderr=True, highlight=False, markup=False)  # paths may look like markup
 
 _LINE_SECONDS = 10.0  # between lines about the same thing when there is no terminal
 
