@@ -184,7 +184,11 @@ def submission_hash(method: Method, files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-_FOUND = ("edge-attribution", "node-attribution", "edge-patching")
+_FOUND: tuple[Literal["edge-attribution", "node-attribution", "edge-patching"], ...] = (
+    "edge-attribution",
+    "node-attribution",
+    "edge-patching",
+)
 """Formats of circuits that are found on a task's own prompts, and need no files."""
 _STEPS = 100
 """Steps of integrated gradients of which `is_found` knows the hash; five to ten are usual."""
