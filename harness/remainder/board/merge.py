@@ -14,7 +14,7 @@
    others: it is in no ranking, and shown apart.
 6. A submission without files holds nothing that was trained: the identity, the mean, principal components,
    random directions, the full and the empty graph, what a task brings itself. It is a reference row: shown
-   always, in no place. Circuits that a method found on the task's prompts are none, though they need no files.
+   always, in no place. Circuits that a method found on the task's prompts are none, though without files.
 """
 
 from __future__ import annotations
