@@ -13,7 +13,7 @@ import torch
 
 from remainder import __version__, engine
 from remainder.engine import Row
-from remainder.errors import InterpretationError, MeasurementError
+from remainder.errors import InterpretationError, MeasurementError, RecordError
 from remainder.loaded import LoadedTask
 from remainder.measure import checks, evaluate, kernels
 from remainder.measure.plan import plan
@@ -213,7 +213,7 @@ def test_a_crash_while_writing_leaves_no_record(out: Path, monkeypatch: pytest.M
         return real(self, target)
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match="power cut"):
+    with pytest.raises(RecordError, match="power cut"):
         run(out, FIRST)
     monkeypatch.setattr(Path, "replace", real)
     assert not [name for name in files(out) if name.endswith((".json", ".tmp"))]
