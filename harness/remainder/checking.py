@@ -167,6 +167,7 @@ def _check(found: Checked, task: str | None, device: str, progress: Progress | N
             return found.fail("weights", problem)
         return found.fail("fits", problem)
     found.ok("fits", _fits(chosen, interpretation))
+    found.warnings += interpretation.warnings
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
     with torch.inference_mode():
         _look(found, interpretation.placed(loaded().device), loaded())

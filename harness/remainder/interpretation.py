@@ -156,6 +156,8 @@ class Adapted:
     name: str
     reads: Reads = "in"
     """Which of the site's two places it is given: `hook_in`, as a transcoder, or `hook_out` itself."""
+    warnings: tuple[str, ...] = ()
+    """What its reader could not tell from the file; whoever scores it passes them on."""
 
     def choose(
         self, x_in: Float[Tensor, "docs pos d"], x_out: Float[Tensor, "docs pos d"]
@@ -260,8 +262,17 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     return value.float()
 
 
-def adapt(thing: Any, width: int, name: str | None = None, reads: Reads = "in") -> Adapted:
+def adapt(
+    thing: Any,
+    width: int,
+    name: str | None = None,
+    reads: Reads = "in",
+    warnings: tuple[str, ...] = (),
+) -> Adapted:
     """Wrap anything that has `encode` and `decode`, for a site of `width`.
+
+    Args:
+        warnings: of its reader, in whole sentences.
 
     Raises:
         InterpretationError: if it lacks one of them, or says that it was made for another width.
@@ -289,4 +300,4 @@ def adapt(thing: Any, width: int, name: str | None = None, reads: Reads = "in") 
                 raise InterpretationError(
                     f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"
                 )
-    return Adapted(thing, width, label, reads)
+    return Adapted(thing, width, label, reads, warnings)

@@ -198,7 +198,7 @@ class Submission(BaseModel):
         self._require_fit(task)
         with explained(self.folder, InterpretationError):
             loaded = self.fetched()._make(task, fit)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -231,7 +231,7 @@ class Submission(BaseModel):
             )
 
         loaded = found._make(task, no_moments)
-        return adapt(loaded.thing, task.site.width, found.name, loaded.reads)
+        return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings)
 
     def _require_fit(self, task: Task) -> None:
         if not self._is_of_kind(task):

@@ -52,6 +52,8 @@ class Loaded(NamedTuple):
     thing: Any
     """With `encode` and `decode`, and perhaps `skip`; float32."""
     reads: Reads
+    warnings: tuple[str, ...] = ()
+    """Whole sentences on what the file does not tell, for `check`, the table and the record."""
 
 
 class MisfitError(InterpretationError):

@@ -178,8 +178,10 @@ class _Run:
         """Steps 1 to 3, but for couplings."""
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
+            self.warnings += interpretation.warnings
             if self.reference is not None:
                 self.finer = self.reference.build().placed(self.loaded.device)
+                self.warnings += self.finer.warnings
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
             return interpretation, calibration, sample, self._fit(calibration)
