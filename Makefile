@@ -3,7 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# Of what pip says only the large downloads and the long last step: enough to see that it is alive. The loop, and
+# with it the recipe, fails if pip did.
+SHORTLY := while read -r line; do case "$$line" in \
+	Downloading*" MB)"* | "Using cached"*" MB)"*) echo "  $$line" ;; \
+	"Installing collected packages"*) echo "  unpacking $$(echo "$$line" | wc -w | tr -d ' ') packages (half a minute) ..." ;; \
+	FAILED) exit 1 ;; esac; done
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo site validate test test-all bench lint format clean
@@ -15,16 +21,16 @@ help:  ## show this list
 $(STAMP): pyproject.toml constraints.txt hatch_build.py
 	@echo "Installing Remainder and its dependencies into $(VENV) (one to two minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) --upgrade pip
-	@$(PIP_INSTALL) --editable ".[dev]"
+	@$(PIP_INSTALL) --quiet --upgrade pip
+	@{ $(PIP_INSTALL) --progress-bar off --editable ".[dev]" || echo FAILED; } | $(SHORTLY)
 	@touch $@
 
 install: $(STAMP)  ## make the environment
 
-demo: $(STAMP)  ## score interpretations: two controls, small models, a real one
-	$(BIN)/remainder run controls/gaussian-equivalence controls/two-point
-	$(BIN)/remainder run --suite tiny
-	$(BIN)/remainder run smollm2-135m/resid-15 --with mean-only --with topk-sae-32 --with pca-128
+demo: $(STAMP)  ## score an autoencoder of a real model, a control with a known answer, a small model
+	$(BIN)/remainder run smollm2-135m/resid-15 --with topk-sae-32 --documents 16
+	$(BIN)/remainder run controls/gaussian-equivalence
+	$(BIN)/remainder run tiny/modular-addition
 
 site: $(STAMP)  ## build the board from the records in leaderboard/results, into site/
 	$(BIN)/remainder board build

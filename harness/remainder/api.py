@@ -66,6 +66,7 @@ def evaluate(
     pairs: int | None = None,
     dtype: str | None = None,
     compat: bool = False,
+    documents: int | None = None,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -88,9 +89,12 @@ def evaluate(
             every rung, annealed losses, the telescope, couplings, and
             tests of Gaussianity; of a text, `compat` too.
         pairs: antithetic pairs of draws; default: those of the tier.
-        dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier.
+        dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier, but float32
+            on a CPU that has no units for bfloat16.
         compat: the field's own metrics too, those of SAELens, SAEBench and dictionary_learning, with their
             masks (texts only).
+        documents: how many of the tier's evaluation documents are measured, for a first look; the record
+            says so, and no board takes it. Default: all.
         device: `auto`, `cpu` or `cuda`.
         batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
         progress: told what is being done, and how much of it is done.
@@ -102,7 +106,16 @@ def evaluate(
     if isinstance(rungs, str):
         rungs = [part.strip() for part in rungs.split(",")]
     wanted = tuple(rungs) if rungs else None
-    chosen = plan(chosen_task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat)
+    chosen = plan(
+        chosen_task,
+        tier,
+        rungs=wanted,
+        pairs=pairs,
+        dtype=dtype,
+        compat=compat,
+        documents=documents,
+        device=task.device.type if isinstance(task, LoadedTask) else device,
+    )
     # Before anything is loaded: what can be told wrong at once.
     scored = _opened(interpretation if coarse is None else coarse, chosen_task, name)
     finer = None if coarse is None else _opened(interpretation, chosen_task, None)

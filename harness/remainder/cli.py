@@ -185,11 +185,23 @@ def run(
     ] = "single-shot",
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16, after the site; default: the tier's.")
+        str | None,
+        typer.Option(
+            help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
+            "units for bfloat16."
+        ),
     ] = None,
     compat: Annotated[
         bool, typer.Option("--compat", help="The metrics of SAELens and SAEBench too, with their masks.")
     ] = False,
+    documents: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
+            "and no board takes it.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
@@ -213,17 +225,19 @@ def run(
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
     _check_outputs(names, json, figure, out, with_)
     from remainder.console import errors, reporting
-    from remainder.distinct import distinct
-    from remainder.submission import open_submission, submissions_for
+
+    with reporting() as progress:  # right after an installation this takes a while
+        progress("loading libraries", 0, None)
+        from remainder.distinct import distinct
+        from remainder.engine import run as run_rows
+        from remainder.loaded import open_task
+        from remainder.measure.plan import plan
+        from remainder.submission import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
     for name in with_ or []:
         if all(task.build is None for task in chosen):
             open_submission(name)  # before anything is loaded; a script's own are known only afterwards
-
-    from remainder.engine import run as run_rows
-    from remainder.loaded import open_task
-    from remainder.measure.plan import plan
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     if background is not None:
@@ -235,9 +249,24 @@ def run(
         wanted = (*chosen[0].rungs, rung_named(background, baths, statistics))
     elif (baths, statistics) != ("shared", "single-shot"):
         raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
-    plans = [plan(task, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat) for task in chosen]
+    plans = [
+        plan(
+            task,
+            tier,
+            rungs=wanted,
+            pairs=pairs,
+            dtype=dtype,
+            compat=compat,
+            documents=documents,
+            device=device,
+        )
+        for task in chosen
+    ]
+    for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
+        errors.print(f"! {note}", soft_wrap=True)
     finished = 0
     measured = []
+    told: set[str] = set()
     try:
         for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
             rows = []
@@ -265,8 +294,7 @@ def run(
             if format == "table":
                 if number:
                     print()
-                last = number == len(chosen) - 1  # one legend is enough for all tables
-                _print(render(records, format, color=sys.stdout.isatty(), legend=last))
+                _print(render(records, format, color=sys.stdout.isatty(), told=told))
                 sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
         if format != "table":
             _print(render(measured, format))

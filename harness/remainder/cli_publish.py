@@ -130,8 +130,9 @@ def submit(
         )
     with reporting() as progress:
         done = submit_folder(path, to, tasks=task or (), tier=tier, device=device, progress=progress)
+    told: set[str] = set()
     for row in done.rows:
-        print(render([row.record], color=sys.stdout.isatty(), legend=row is done.rows[-1]).rstrip("\n"))
+        print(render([row.record], color=sys.stdout.isatty(), told=told).rstrip("\n"))
         print("\n".join(standing(row.record, to.results)), end="\n\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")

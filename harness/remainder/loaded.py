@@ -69,6 +69,8 @@ class LoadedTask(ABC):
     def runner(self, dtype: str) -> Runner:
         """The model with weights in `dtype`, split at the task's site."""
         if dtype not in self._runners:
+            if self.progress is not None:
+                self.progress(f"loading the model ({dtype})", 0, None)
             # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
             with torch.inference_mode(False):
                 self._runners[dtype] = self._make_runner(dtype)
@@ -201,9 +203,13 @@ def open_task(
 
         return open_circuit_task(loaded, place, batch_size, progress)
     if loaded.build is not None:
+        if progress is not None:
+            progress("making model and examples", 0, None)
         with torch.inference_mode(False):
             built = run_script(loaded)
         return ScriptTask(loaded, place, batch_size or _WINDOWS_OF_SCRIPT, progress, built)
     folder = local_model(loaded.model, progress=progress)
+    if progress is not None:
+        progress("reading the text", 0, None)
     corpus = load_corpus(loaded, progress=progress)
     return LanguageTask(loaded, place, batch_size or _WINDOWS, progress, corpus, folder)

@@ -181,7 +181,7 @@ def render(
     *,
     width: int = WIDTH,
     color: bool = False,
-    legend: bool = True,
+    told: set[str] | None = None,
 ) -> str:
     """The records as text.
 
@@ -189,7 +189,8 @@ def render(
         format: one of `FORMATS`.
         width: columns of the terminal; `table` only.
         color: whether to style for a terminal; `table` only.
-        legend: whether to say below the table what its columns are; `table` only.
+        told: what has been said under tables above this one. Legends, and notes on reference rows or on every
+            row, are left out if they are among it, and are added to it; `table` only.
 
     Raises:
         RecordError: there is no record, or no such format.
@@ -206,7 +207,8 @@ def render(
     for record in sorted(records, key=lambda record: (_group_key(record), _order(record))):
         groups.setdefault(_group_key(record), []).append(record)
     if format == "table":
-        return draw([_glance(group, legend) for group in groups.values()], width=width, color=color)
+        said = set() if told is None else told
+        return draw([_glance(group, said) for group in groups.values()], width=width, color=color)
     return "\n".join(_written(group, format) for group in groups.values())
 
 
@@ -321,7 +323,7 @@ def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bo
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
+def _glance(records: Sequence[Record], told: set[str]) -> RenderableType:
     """The table for a terminal: one record in two lines, intervals below the values."""
     notes = Notes()
     circuits = records[0].metrics.circuit is not None
@@ -340,12 +342,12 @@ def _glance(records: Sequence[Record], legend: bool) -> RenderableType:
             *(_plain(number_of(record, key), notes, count=circuits and key == "l0") for key in _COSTS),
             *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
         )
-    warned = [Text(line, style="red") for line in troubles(records)]
+    warned = [Text(line, style="red") for line in troubles(records, told)]
     over_sizes: list[RenderableType] = [faithfulness_table(records, notes), ""] if circuits else []
     if any(_other_backgrounds(record) for record in records):
         over_sizes += [backgrounds_table(records, notes), ""]
     known = (*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())) if circuits else _LEGEND
-    below = [*notes.lines(), *(known if legend else ())]
+    below = [*notes.lines(), *_once("\n".join(known), told).splitlines()]
     footer = [Text(line, style="dim") for line in below]
     return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
 
@@ -452,10 +454,23 @@ def _title(records: Sequence[Record]) -> str:
     )
 
 
-def troubles(records: Iterable[Record]) -> list[str]:
-    """Failed checks and warnings, one line each; what is said of several records is said once."""
+def _once(text: str, told: set[str]) -> str:
+    """The text, or nothing if it was told before."""
+    if text in told:
+        return ""
+    told.add(text)
+    return text
+
+
+def troubles(records: Iterable[Record], told: set[str] | None = None) -> list[str]:
+    """Failed checks and warnings, one line each; what is said of several records is said once.
+
+    Args:
+        told: warnings of reference rows, or of every row, that were given above; more are added.
+    """
+    records, told = list(records), set() if told is None else told
     lines: list[str] = []
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[Record]] = {}
     for record in records:
         name = record.submission.name
         for check in _failed(record):
@@ -468,8 +483,22 @@ def troubles(records: Iterable[Record]) -> list[str]:
             detail = ", ".join([*numbers, *([found.note] if found.note else [])])
             lines.append(f"✗ {name}: check {check} failed" + (f" ({detail})" if detail else ""))
         for warning in record.warnings:
-            said.setdefault(warning, []).append(name)
-    return lines + [f"! {', '.join(names)}: {warning}" for warning, names in said.items()]
+            said.setdefault(warning, []).append(record)
+    for warning, those in said.items():
+        everywhere = 1 < len(records) == len(those)
+        known = warning in told
+        shown = [one for one in those if not (known and (everywhere or _is_reference(one)))]
+        if everywhere or any(map(_is_reference, those)):
+            told.add(warning)
+        if shown:
+            names = "" if everywhere else ", ".join(one.submission.name for one in shown) + ": "
+            lines.append(f"! {names}{warning}")
+    return lines
+
+
+def _is_reference(record: Record) -> bool:
+    """Whether it is of an interpretation that every task carries: one that consists of no files."""
+    return record.submission.kind == "reconstruction" and not record.submission.files
 
 
 def _failed(record: Record) -> list[str]:

@@ -36,7 +36,7 @@ from remainder.board.verifications import Remeasured as Remeasurement
 from remainder.circuit.loaded import CircuitTask
 from remainder.errors import RecordError
 from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import Reference, Remeasured, info, remeasure
+from remainder.measure.evaluate import Reference, Remeasured, evaluation_part, info, remeasure
 from remainder.measure.faithfulness import measure_circuit
 from remainder.measure.plan import Plan, plan
 from remainder.measure.summary import LOWEST_BIN
@@ -45,6 +45,7 @@ from remainder.paths import project_root
 from remainder.provenance import git_state
 from remainder.record import StoredRecord, read_record
 from remainder.report import WIDTH
+from remainder.residual.ladder import NOISES
 from remainder.rungs import ALL
 from remainder.schema import Record, SubmissionInfo
 from remainder.submission import Entry, open_submission, submissions_for
@@ -284,13 +285,16 @@ def _plan(record: Record, loaded: LoadedTask) -> Plan:
     stated = record.measurement
     rungs = (ALL,) if stated.whole else stated.rungs
     found = plan(loaded.task, record.tier, rungs=rungs, pairs=stated.pairs, dtype=stated.dtype)
-    return found._replace(compat=False)
+    # Which nulls a tier has is for new records to say: this one has those whose values it holds.
+    return found._replace(compat=False, nulls=tuple(name for name in NOISES if name in record.metrics.rungs))
 
 
 def _windows(stored: StoredRecord, loaded: LoadedTask, measured: Plan) -> Iterator[str]:
     """Whether the record's windows are those of the task's tier."""
-    windows = loaded.windows("evaluation").first(measured.evaluation_windows)
-    expected = set(zip(windows.documents, windows.indices, strict=True))
+    count, part = evaluation_part(loaded, measured)
+    windows = loaded.windows("evaluation").first(count)
+    pairs = zip(windows.documents, windows.indices, strict=True)
+    expected = {(document, window) for document, window in pairs if part is None or document in part}
     clean = of_split(stored.values).query("rung == 'clean'")
     stated = set(zip(clean["document"], clean["window"], strict=True))
     if stated != expected:

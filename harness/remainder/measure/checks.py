@@ -21,7 +21,15 @@ from remainder.residual.ladder import RUNGS
 from remainder.residual.noise import Draw, Places
 from remainder.schema import Check
 
-__all__ = ["CIRCUIT_LIMIT", "TRUE_LIMIT", "Deviation", "check_true", "check_zero", "dtype_deviation"]
+__all__ = [
+    "CIRCUIT_LIMIT",
+    "TRUE_LIMIT",
+    "Deviation",
+    "check_true",
+    "check_true_of_batch",
+    "check_zero",
+    "dtype_deviation",
+]
 
 TRUE_LIMIT = 1e-4
 """Nats per token by which the true residual may miss the clean model."""
@@ -66,13 +74,30 @@ def check_true(values: pd.DataFrame) -> Check:
     """
     sums = of_split(values).groupby("rung")[["loss", "tokens"]].sum()
     gap = float((sums.loss["true"] - sums.loss["clean"]) / sums.tokens["clean"])
+    return _true(gap, "loss with the true residual, less the clean loss")
+
+
+def check_true_of_batch(
+    runner: Runner, clean: Clean, reconstruction: Float[Tensor, "docs pos d"], places: Places
+) -> Check:
+    """As `check_true`, of one batch, where the rung `true` was not asked for.
+
+    Raises:
+        MeasurementError: if it does not.
+    """
+    kernel = Kernel("true", RUNGS["true"](), 1)
+    scores, _ = spliced_pass(runner, clean, splice(kernel, Draw(0), clean.batch, reconstruction, places))
+    gap = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
+    return _true(gap, "loss with the true residual, less the clean loss, on one batch")
+
+
+def _true(gap: float, note: str) -> Check:
     if abs(gap) > TRUE_LIMIT:
         raise MeasurementError(
             f"splicing the true residual back misses the clean loss by {gap:.3g} nats per token, more "
             f"than {TRUE_LIMIT:g}",
             fix="this is a bug, or the reconstruction is so large that x is lost in rounding",
         )
-    note = "loss with the true residual, less the clean loss"
     return Check(passed=True, value=gap, limit=TRUE_LIMIT, note=note)
 
 

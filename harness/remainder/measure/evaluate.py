@@ -29,10 +29,10 @@ from remainder.activations import Batch
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
-from remainder.errors import InterpretationError, MeasurementError
+from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation import Adapted
 from remainder.loaded import LanguageTask, LoadedTask
-from remainder.measure.checks import check_true, check_zero, dtype_deviation
+from remainder.measure.checks import check_true, check_true_of_batch, check_zero, dtype_deviation
 from remainder.measure.compat import measure_compat
 from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
 from remainder.measure.couplings import FULL_GRID, QUICK_GRID, rung_of
@@ -63,7 +63,7 @@ from remainder.schema import (
     TaskInfo,
 )
 
-__all__ = ["Reference", "Remeasured", "Subject", "measure", "remeasure"]
+__all__ = ["Reference", "Remeasured", "Subject", "evaluation_part", "measure", "remeasure"]
 
 _COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
@@ -148,6 +148,26 @@ def remeasure(
         return run.remeasured()
 
 
+def evaluation_part(loaded: LoadedTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
+    """How many evaluation windows a plan looks at, and the documents of these (None: all) that it measures.
+
+    Raises:
+        TaskError: if there are not more documents than the plan wants of them.
+    """
+    names = loaded.windows("evaluation").first(plan.evaluation_windows).documents
+    if plan.documents is None:
+        return len(names), None
+    different = list(dict.fromkeys(names))
+    if len(different) <= plan.documents:
+        raise TaskError(
+            f"{loaded.task.id} has {len(different)} evaluation documents in this tier, and {plan.documents} "
+            "of them were asked for",
+            fix="leave the number of documents out to measure all",
+        )
+    part = frozenset(different[: plan.documents])
+    return 1 + max(place for place, name in enumerate(names) if name in part), part
+
+
 @dataclass
 class _Run:
     loaded: LoadedTask
@@ -176,6 +196,8 @@ class _Run:
 
     def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[Kernel]]:
         """Steps 1 to 3, but for couplings."""
+        self.warnings += self.plan.notes
+        self._phase("reading it")
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
             self.warnings += interpretation.warnings
@@ -184,6 +206,7 @@ class _Run:
                 self.warnings += self.finer.warnings
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
+            self._phase("fitting residual models")
             return interpretation, calibration, sample, self._fit(calibration)
 
     def record(self) -> tuple[Record, pd.DataFrame]:
@@ -196,6 +219,7 @@ class _Run:
         with self._timed("evaluation"):
             found, deviation, residuals = self._evaluate(interpretation, kernels)
             values = pd.DataFrame(rows + found)
+        self._phase("counting bits")
         with self._timed("complexity"):
             decoder = affine_decoder(sample, interpretation, self.loaded.device)
             complexity = complexity_of(sample, decoder)
@@ -209,6 +233,7 @@ class _Run:
                 compat = self._compat(interpretation, sample)
         if "true" in self.plan.rungs:
             self.checks["true_equals_clean"] = check_true(values)
+        self._phase("intervals")
         return self._seal(values, calibration, complexity, deviation, gaussianity, compat), values
 
     def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
@@ -227,8 +252,9 @@ class _Run:
     def _calibrate(self, interpretation: Adapted) -> tuple[Calibration, CodeSample]:
         """Stream residuals of the calibration split; the first batch also goes through conformance."""
         calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
-        size = max(self.loaded.batch_size, 2)
-        for batch, x in self._batches("calibration", self.plan.calibration_windows, size):
+        size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
+        for batch, x in self._batches("calibration", windows, size):
+            self._report(f"{self.subject.name}: calibration", calibration.tokens, None)
             read = interpretation.choose(batch.prefix.x_in, x)
             if not sample.seen:
                 if not batch.spliced.any():
@@ -261,7 +287,8 @@ class _Run:
         if self.plan.whole:
             models |= FOLD_RUNGS
         kernels, unmeasured = fit_kernels(models, calibration, self.plan.draws)
-        noises, unmeasured_noises = fit_kernels(NOISES, calibration, self.plan.draws, around_x=True)
+        nulls = {name: NOISES[name] for name in self.plan.nulls}
+        noises, unmeasured_noises = fit_kernels(nulls, calibration, self.plan.draws, around_x=True)
         self.unmeasured |= unmeasured | unmeasured_noises
         self.warnings += [f"{name} was not measured: {why}" for name, why in self.unmeasured.items()]
         return kernels + noises
@@ -306,13 +333,14 @@ class _Run:
         self.checks["suffix"] = Check(
             passed=True, note=f"{runner.mode}: gives the full pass's logits; every hook fired exactly once"
         )
-        windows = len(self.loaded.activations("evaluation", self.plan.evaluation_windows).windows)
-        mean = mean_activation(batch for batch, _ in self._batches("evaluation", windows, 32))
+        windows, part = evaluation_part(self.loaded, self.plan)
+        mean = mean_activation(batch for batch, _ in self._chosen(windows, part, 32))
+        asked = part if self.documents is None else self.documents & (part or self.documents)
         total, done = windows * sum(kernel.draws for kernel in kernels), 0
         rows: list[dict[str, Any]] = []
         residuals = Residuals()
         deviation = None
-        for number, (batch, x) in enumerate(self._chosen(windows)):
+        for number, (batch, x) in enumerate(self._chosen(windows, asked, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
             read = interpretation.choose(batch.prefix.x_in, x)
             codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
@@ -320,8 +348,14 @@ class _Run:
             if self.finer is not None:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
             if number == 0:
+                self._phase("checks on one batch")
                 self.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
                 deviation = self._deviation(runner, clean, reconstruction)
+                if "true" not in self.plan.rungs:
+                    places = self._places(batch)
+                    self.checks["true_equals_clean"] = check_true_of_batch(
+                        runner, clean, reconstruction, places
+                    )
             if self.plan.whole:
                 residuals.update(batch, reconstruction)
             for new in score(runner, clean, kernels, reconstruction, self._places(batch)):
@@ -332,13 +366,15 @@ class _Run:
                 self._report(self.subject.name, done, total)
         return rows, deviation, residuals
 
-    def _chosen(self, windows: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Batches of the evaluation split, as far as they are to be measured."""
-        for batch, x in self._batches("evaluation", windows, self.loaded.batch_size):
-            if self.documents is None:
+    def _chosen(
+        self, windows: int, documents: frozenset[str] | None, size: int
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches of the first evaluation windows, of some documents only (None: of all)."""
+        for batch, x in self._batches("evaluation", windows, size):
+            if documents is None:
                 yield batch, x
                 continue
-            rows = [row for row, name in enumerate(batch.windows.documents) if name in self.documents]
+            rows = [row for row, name in enumerate(batch.windows.documents) if name in documents]
             if rows:
                 yield batch.take(rows), x[rows]
 
@@ -402,6 +438,10 @@ class _Run:
         if found.warning is not None:
             self.warnings.append(found.warning)
         return found.content
+
+    def _phase(self, doing: str) -> None:
+        """Tell that a phase begins whose end cannot be foreseen."""
+        self._report(f"{self.subject.name}: {doing}", 0, None)
 
     def _report(self, doing: str, done: int, total: int | None) -> None:
         if self.progress is not None:

@@ -92,7 +92,7 @@ def measure_circuit(
     """
     if isinstance(circuits, FeatureCircuits):
         return measure_features(loaded, info, circuits, plan, notes)
-    return _Measuring(loaded, info, circuits, plan, warnings=list(notes)).record()
+    return _Measuring(loaded, info, circuits, plan, warnings=[*plan.notes, *notes]).record()
 
 
 @dataclass
@@ -140,7 +140,8 @@ class _Measuring:
         found = [
             _Wanted(EMPTY, Circuit.empty(self.circuits.graph), tuple(n for n in chosen if n not in _NOISES))
         ]
-        found.append(_Wanted(HEADLINE, self._at(self._headline), (*chosen, *(_NOISES - set(chosen)))))
+        nulls = (_NOISES & set(self.plan.nulls)) - set(chosen)
+        found.append(_Wanted(HEADLINE, self._at(self._headline), (*chosen, *nulls)))
         if len(sizes) > 1:
             for size in sizes:
                 absolute, signed = self._at(size), self.circuits.at(size, absolute=False)

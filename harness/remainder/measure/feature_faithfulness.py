@@ -105,7 +105,7 @@ def measure_features(
         MeasurementError: a check failed, a number is not finite, or there are too few prompts.
         TaskError: the task's model has no hooks.
     """
-    return _Measuring(loaded, info, circuits, plan, warnings=list(notes)).record()
+    return _Measuring(loaded, info, circuits, plan, warnings=[*plan.notes, *notes]).record()
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _Measuring:
         headline = dict(by_name[self._headline])
         found = [
             _Wanted(EMPTY, {template: one.empty for template, one in headline.items()}, chosen),
-            _Wanted(HEADLINE, headline, (*chosen, _NOISE)),
+            _Wanted(HEADLINE, headline, (*chosen, *({_NOISE} & set(self.plan.nulls)))),
             _Wanted(COMPLEMENT + HEADLINE, _complement(headline), swept),
         ]
         if len(by_name) > 1:

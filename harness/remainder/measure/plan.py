@@ -5,18 +5,24 @@ Source: protocol 1, sections 1 and 5.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from remainder.circuit.backgrounds import BACKGROUNDS
 from remainder.errors import TaskError
-from remainder.model import DTYPES
-from remainder.residual.ladder import RUNGS
+from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
+from remainder.model import DTYPES, pick_device
+from remainder.residual.ladder import NOISES, RUNGS
 from remainder.rungs import ALL
-from remainder.task import Task
+from remainder.task import Task, Tier
 
 __all__ = ["Plan", "plan"]
 
+_QUICK = "quick"
+_NULL = "noise-fitted"  # of the nulls of the Gaussian ratio the one that every table shows
+_CHECK = "true"  # a rung that must give back the clean model, which one batch can tell
+_LEAST = 2  # documents: one has no interval
 _ANNEALED_PAIRS = 8
 _ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
 
@@ -25,6 +31,7 @@ class Plan(NamedTuple):
     """How much is measured, and how."""
 
     tier: str
+    """With the number of documents, if fewer than the tier's are measured: `quick (8 documents)`."""
     rungs: tuple[str, ...]
     pairs: int
     dtype: str
@@ -37,9 +44,15 @@ class Plan(NamedTuple):
     """Whether couplings, refits and tests of Gaussianity are measured too."""
     compat: bool = False
     """Whether the field's own metrics are measured too."""
+    nulls: tuple[str, ...] = ()
+    """Kinds of noise around x whose harm the Gaussian ratio divides by."""
+    documents: int | None = None
+    """How many of the tier's evaluation documents are measured; None: all."""
+    notes: tuple[str, ...] = ()
+    """What is other than the tier says; every record of the plan has them among its warnings."""
 
     def draws(self, rung: str) -> int:
-        """Of a rung that has noise."""
+        """Number of noise draws for a stochastic rung."""
         return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
 
 
@@ -51,26 +64,35 @@ def plan(
     pairs: int | None = None,
     dtype: str | None = None,
     compat: bool = False,
+    documents: int | None = None,
+    device: str = "auto",
 ) -> Plan:
     """A tier of a task, with parts of it replaced.
 
     Args:
+        tier: one of the task's, or what `Plan.tier` calls a part of one.
         rungs: names, of a task of circuits those of backgrounds; `all` asks for every rung, annealed losses,
-            couplings, refits and Gaussianity, and of a text for `compat`.
+            couplings, refits and Gaussianity, and of a text for `compat`. Default: the task's, of which
+            `true`, a check, is then run on one batch only.
+        dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
         compat: the field's own metrics.
+        documents: how many of the tier's evaluation documents are measured; default: all.
+        device: what it will run on: `auto`, `cpu` or `cuda`.
 
     Raises:
-        TaskError: if there is no such tier, rung or dtype, or `compat` is asked of a task that is no text.
+        TaskError: if there is no such tier, rung, dtype or device, `compat` is asked of a task that is no
+            text, or the number of documents is too small.
     """
+    if match := re.fullmatch(r"(.+) \((\d+) documents\)", tier):
+        tier, documents = match[1], int(match[2])
     amount = task.tier(tier)
+    if documents is not None:
+        _check_documents(documents, task, tier)
     chosen = tuple(rungs or task.rungs)
     known: Iterable[str] = BACKGROUNDS if task.circuit is not None else RUNGS
     unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
-    precision = dtype or amount.dtype
-    if precision not in DTYPES:
-        raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
     if pairs is not None and pairs < 1:
         raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
     if compat and task.corpus is None:
@@ -78,28 +100,67 @@ def plan(
             f"{task.id} has no text, and the field's metrics (compat) are defined for language models only",
             fix="leave compat out",
         )
+    precision, notes = _dtype(dtype, amount, device)
     whole = ALL in chosen
     # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
     ordered = tuple(rung for rung in known if whole or rung in {"raw", *chosen})
-    if task.circuit is not None:
-        return Plan(
-            tier,
-            ordered,
-            pairs or amount.pairs,
-            precision,
-            amount.evaluation_windows,
-            amount.calibration_windows,
-            amount.fit_windows,
-        )
-    return Plan(
-        tier,
+    if rungs is None:
+        ordered = tuple(rung for rung in ordered if rung != _CHECK)
+    part = "" if documents is None else f" ({documents} documents)"
+    if documents is not None:
+        notes += (f"Only {documents} documents of tier {tier} were measured: no board takes this record.",)
+    found = Plan(
+        tier + part,
         ordered,
         pairs or amount.pairs,
         precision,
         amount.evaluation_windows,
         amount.calibration_windows,
         amount.fit_windows,
-        _ANNEALED_PAIRS if whole else 0,
-        whole,
-        compat or (whole and task.corpus is not None),
+        nulls=_nulls(tier, ordered, whole=whole),
+        documents=documents,
+        notes=notes,
     )
+    if task.circuit is not None:  # every prompt is a document
+        return found if documents is None else found._replace(evaluation_windows=documents)
+    return found._replace(
+        annealed_pairs=_ANNEALED_PAIRS if whole else 0,
+        whole=whole,
+        compat=compat or (whole and task.corpus is not None),
+    )
+
+
+def _check_documents(documents: int, task: Task, tier: str) -> None:
+    """Raise TaskError unless it is a part of what the tier has, as far as the task's file tells."""
+    most = task.tier(tier).evaluation_windows
+    if task.splits is not None:
+        most = min(most, task.splits.evaluation)
+    if not _LEAST <= documents < most:
+        raise TaskError(
+            f"documents is {documents}; tier {tier} of {task.id} has {most}",
+            fix=f"give {_LEAST} (one has no interval) to {most - 1}; without a number all are measured",
+        )
+
+
+def _nulls(tier: str, rungs: tuple[str, ...], *, whole: bool) -> tuple[str, ...]:
+    """The nulls whose ratios somebody will read: of raw alone none, of a quick look the one in its table."""
+    if rungs == ("raw",):
+        return ()
+    return (_NULL,) if tier == _QUICK and not whole else tuple(NOISES)
+
+
+def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[str, ...]]:
+    """The dtype of the suffix pass, and what must be said of it."""
+    precision = wanted or amount.dtype
+    if precision not in DTYPES:
+        raise TaskError(f"there is no dtype {precision!r}", fix=f"choose from: {', '.join(DTYPES)}")
+    place = pick_device(device)
+    if precision != "bfloat16" or has_bfloat16_units(place):
+        return precision, ()
+    if wanted is None:
+        return "float32", (
+            "Measured in float32 instead of bfloat16, for which this CPU has no units; the two agree within "
+            "what records of bfloat16 state as their deviation.",
+        )
+    slower = f"{bfloat16_cost(place):.1f} times as long as in float32"
+    return precision, (f"This CPU has no units for bfloat16: a matrix product takes {slower}.",)
