@@ -225,7 +225,16 @@ def test_a_part_is_more_than_one_document_and_less_than_all(documents: int) -> N
 
 def test_the_option_of_the_command(remainder: Command, tmp_path: Path) -> None:
     task = "tiny/modular-addition"
-    arguments = ("run", task, "--with", "modular-addition-key-frequencies", "--documents", "6", "--out", tmp_path)
+    arguments = (
+        "run",
+        task,
+        "--with",
+        "modular-addition-key-frequencies",
+        "--documents",
+        "6",
+        "--out",
+        tmp_path,
+    )
     done = remainder(*arguments)
     assert done.code == 0, done.err
     assert "! Only 6 documents of tier quick were measured" in done.err
