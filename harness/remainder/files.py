@@ -215,6 +215,12 @@ def read_text(
         raise error(
             f"{path} has more than {most / 1e6:,.0f} MB", fix="check that it is the file that is meant"
         )
+    if (place := text.find("\0")) >= 0:  # of ASCII in UTF-16 every other byte is zero, which UTF-8 allows
+        raise error(
+            f"{path} is not valid {kind}: byte {len(text[:place].encode()) + 1} is zero, so it is no text in "
+            "UTF-8; it may be in UTF-16",
+            fix="save it as UTF-8, or copy it again",
+        )
     if not text.strip():
         raise error(
             f"{path} is not valid {kind}: it is empty",
