@@ -439,7 +439,8 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
             eap_ig.load(tmp_path / name, PLAIN)
     with pytest.raises(InterpretationError, match=r"none\.json does not exist"):
         eap_ig.load(tmp_path / "none.json", PLAIN)
-    with pytest.raises(InterpretationError, match=r"c\.yaml is neither \.json nor \.pt"):
+    with pytest.raises(InterpretationError, match=r"c\.yaml is text that is no JSON"):
+        (tmp_path / "c.yaml").write_text("cfg: 1")
         eap_ig.load(tmp_path / "c.yaml", PLAIN)
     with pytest.raises(InterpretationError, match=r"ends on neither"):
         eap_ig.save(tmp_path / "c.yaml", Circuit.full(PLAIN))

@@ -84,8 +84,8 @@ def read(path: Path, graph: Graph) -> Stored:
     """What a file holds, of the architecture of `graph`.
 
     Raises:
-        InterpretationError: it is damaged, something else, of another architecture, names an edge that is none, has
-            a score that is not finite, or a field that is not known.
+        InterpretationError: it is damaged, something else, of another architecture, names an edge that is
+            none, has a score that is not finite, or a field that is not known.
     """
     seen = look(path)
     _refuse_others(path, seen)

@@ -215,7 +215,7 @@ def _wide(head: bytes) -> Seen | None:
 
 
 def _has_zeros(head: bytes, zeros: str) -> bool:
-    """Whether the first letters are ASCII with zeros at these places, as in text of two or four bytes each."""
+    """Whether the first letters are ASCII with zeros at these places, as where each has two or four bytes."""
     letters = head[: 8 * len(zeros)]
     return len(letters) >= len(zeros) and all(
         letter == 0 if zeros[place % len(zeros)] == "0" else 8 < letter < 128
