@@ -16,7 +16,6 @@ libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -307,7 +306,7 @@ def _opened(text: str) -> Submission:
     if present(folder) and not folder.is_dir():
         require_file(folder)
     if folder.is_file():
-        return _of_file(text, folder)
+        return _of_file(folder)
     if present(folder / "submission.toml"):
         return _read(folder).fetched()
     for format, reader in FORMATS.items():
@@ -320,7 +319,7 @@ def _opened(text: str) -> Submission:
     raise not_found(text, folder, FORMATS)
 
 
-def _of_file(text: str, path: Path) -> Submission:
+def _of_file(path: Path) -> Submission:
     """What is read from one file: a list of transcoders, or a circuit."""
     if circuit_tracer.found_in(path):
         circuit_tracer.require(path)

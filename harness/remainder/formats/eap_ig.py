@@ -33,7 +33,6 @@ __all__ = [
     "files",
     "found",
     "found_in",
-    "is_sound",
     "load",
     "require",
     "save",
@@ -53,15 +52,7 @@ class Found(NamedTuple):
 
 
 def found_in(path: Path) -> bool:
-    """Whether `path` is to be read as such a file; it may turn out not to be sound.
-
-    A pickle is, and what torch.save wrote: of what these hold `require` says whether it is a circuit.
-    """
-    return path.is_file() and (is_sound(path) or look(path).form in ("torch", "pickle"))
-
-
-def is_sound(path: Path) -> bool:
-    """Whether the file itself says that it is one of these, as far as can be told without loading it."""
+    """Whether `path` is such a file, by what stands in it; it may turn out not to be sound."""
     return path.is_file() and look(path).format == "eap-ig"
 
 

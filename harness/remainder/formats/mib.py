@@ -143,7 +143,7 @@ def _by_size(counts: dict[Path, tuple[int, int]], circuits: dict[Path, Circuit])
 
 def _circuits(folder: Path) -> list[Path]:
     """Files of circuits, by name; one that is called importances is meant to be one."""
-    return [file for file in _candidates(folder) if eap_ig.is_sound(file) or _is_of_scores(file)]
+    return [file for file in _candidates(folder) if eap_ig.found_in(file) or _is_of_scores(file)]
 
 
 def _is_of_scores(file: Path) -> bool:
