@@ -94,7 +94,7 @@ def require_file(
                 f"{path} is a link to {path.readlink()}, which does not exist",
                 fix="put the file itself there; a cache that only links to its files is not copied by links",
             ) from None
-        raise error(f"{path} does not exist", fix="check the path, or put the file there") from None
+        raise error(f"{path} does not exist", fix="put the file there, or give another path") from None
     except (OSError, ValueError) as problem:
         raise refused(problem, path, error) from None
     for is_kind, name in _KINDS:
