@@ -280,7 +280,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "weight": (whole([T0, F, L], [link(T0, F, float("nan"))]), "weight of the link E_11_0 → 0_12_0 is nan"),
     "two links": (whole([T0, F, L], [link(T0, F, 1.0)] * 2), "the link E_11_0 → 0_12_0 stands there twice"),
-    "pin": (whole([T0, L], [], pinnedIds=["5_5_5"]), "pinnedIds names '5_5_5', which is no node"),
+    "pins": (whole([T0, L], [], pinnedIds="5_5_5"), "pinnedIds of qParams is '5_5_5'; expected list"),
     "deeper": (
         whole([T0, feature(3, 1, 1), L], []),
         "3_1_1 is in layer 3, a feature; .*3 blocks, expected 0 to 2",

@@ -425,21 +425,22 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
         eap_ig.load(path, PLAIN)
     path = put(tmp_path / "c.pt", tensors())
     path.write_bytes(path.read_bytes()[:-200])
-    assert eap_ig.found_in(path)
+    assert not eap_ig.found_in(path)
     with pytest.raises(
         InterpretationError, match=r"c\.pt \(.* kB\) is no file that torch\.save wrote, or it is tr"
     ):
         eap_ig.load(path, PLAIN)
     for name in ("c.pkl", "old.pickle"):
         (tmp_path / name).write_bytes(pickle.dumps({"cfg": 1}))
-        assert eap_ig.found_in(tmp_path / name)
+        assert not eap_ig.found_in(tmp_path / name)
         with pytest.raises(
             InterpretationError, match=r"(?s)is a pickle, and these are never loaded.*to_json"
         ):
             eap_ig.load(tmp_path / name, PLAIN)
     with pytest.raises(InterpretationError, match=r"none\.json does not exist"):
         eap_ig.load(tmp_path / "none.json", PLAIN)
-    with pytest.raises(InterpretationError, match=r"c\.yaml is neither \.json nor \.pt"):
+    (tmp_path / "c.yaml").write_text("cfg: 1")
+    with pytest.raises(InterpretationError, match=r"c\.yaml is text that is no JSON"):
         eap_ig.load(tmp_path / "c.yaml", PLAIN)
     with pytest.raises(InterpretationError, match=r"ends on neither"):
         eap_ig.save(tmp_path / "c.yaml", Circuit.full(PLAIN))
@@ -472,13 +473,13 @@ def test_only_such_files_are_taken_for_them(tmp_path: Path) -> None:
     (tmp_path / "cfg.json").write_text(json.dumps({"architecture": "topk", "d_in": 8}))
     torch.save({"bias": torch.zeros(3)}, tmp_path / "ae.pt")
     assert not eap_ig.found_in(tmp_path / "cfg.json")
-    assert not eap_ig.is_sound(tmp_path / "ae.pt")
+    assert not eap_ig.found_in(tmp_path / "ae.pt")
     assert not mib.found_in(tmp_path)
     assert not eap_ig.found_in(tmp_path)
-    assert eap_ig.is_sound(put(tmp_path / "c.pt", tensors()))
+    assert eap_ig.found_in(put(tmp_path / "c.pt", tensors()))
     assert mib.found_in(tmp_path)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("x", "edges_in_graph")
     (tmp_path / "z.pt").write_bytes(stream.getvalue())
-    assert not eap_ig.is_sound(tmp_path / "z.pt")
+    assert not eap_ig.found_in(tmp_path / "z.pt")

@@ -94,7 +94,7 @@ def require_file(
                 f"{path} is a link to {path.readlink()}, which does not exist",
                 fix="put the file itself there; a cache that only links to its files is not copied by links",
             ) from None
-        raise error(f"{path} does not exist", fix="check the path, or give a folder that holds it") from None
+        raise error(f"{path} does not exist", fix="put the file there, or give another path") from None
     except (OSError, ValueError) as problem:
         raise refused(problem, path, error) from None
     for is_kind, name in _KINDS:
@@ -214,6 +214,12 @@ def read_text(
     if len(data) > most:
         raise error(
             f"{path} has more than {most / 1e6:,.0f} MB", fix="check that it is the file that is meant"
+        )
+    if (place := text.find("\0")) >= 0:  # of ASCII in UTF-16 every other byte is zero, which UTF-8 allows
+        raise error(
+            f"{path} is not valid {kind}: byte {len(text[:place].encode()) + 1} is zero, so it is no text in "
+            "UTF-8; it may be in UTF-16",
+            fix="save it as UTF-8, or copy it again",
         )
     if not text.strip():
         raise error(

@@ -16,7 +16,6 @@ libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ from remainder.formats import (
 )
 from remainder.formats.eap_ig import Found
 from remainder.formats.places import Loaded
+from remainder.formats.recognition import look
 from remainder.formats.tensors import require_weights
 from remainder.interpretation import (
     Adapted,
@@ -66,6 +66,7 @@ from remainder.method import (
 from remainder.objects import circuit_submission, object_submission
 from remainder.paths import BENCHMARK, project_root, root_of
 from remainder.task import Task, read_toml
+from remainder.unread import graph_alone, not_found, part_of_folder
 
 if TYPE_CHECKING:
     from remainder.circuit.loaded import CircuitTask
@@ -115,24 +116,6 @@ class Entry(Protocol):
     def is_pinned(self) -> bool: ...
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures: ...
-
-
-_OF_GRAPH = """\
-name = "my-circuit"
-kind = "feature-circuit"
-title = "…"
-authors = ["…"]
-licence = "…"
-
-[method]
-format = "feature-graph"
-path = "{path}"
-
-[[method.sites]]  # one for every layer that the graph has nodes of
-hook_in = "blocks.0.mlp.hook_in"
-hook_out = "blocks.0.hook_mlp_out"
-submission = "FOLDER_OF_THE_TRANSCODER"
-"""
 
 
 class Submission(BaseModel):
@@ -322,21 +305,34 @@ def _opened(text: str) -> Submission:
         folder = project_root() / "baselines" / text.removeprefix("baselines/")
     if present(folder) and not folder.is_dir():
         require_file(folder)
+    if folder.is_file():
+        return _of_file(folder)
     if present(folder / "submission.toml"):
         return _read(folder).fetched()
     for format, reader in FORMATS.items():
         if reader.found_in(folder):
-            base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
-            method = Method.model_validate({"format": format, "path": path})
-            return _bare(base.resolve().name, method, base)
-    if attribution_graph.found_in(folder):
-        raise _graph_alone(folder)
-    for format, circuits in (("eap-ig", eap_ig), ("mib", mib)):
-        if circuits.found_in(folder):
-            base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
-            method = Method.model_validate({"format": format, "path": path})
-            return _bare(folder.stem if folder.is_file() else base.resolve().name, method, base)
-    raise _not_found(text, folder)
+            return _bare(
+                folder.resolve().name, Method.model_validate({"format": format, "path": "."}), folder
+            )
+    if mib.found_in(folder):
+        return _bare(folder.resolve().name, Method(format="mib", path="."), folder)
+    raise not_found(text, folder, FORMATS)
+
+
+def _of_file(path: Path) -> Submission:
+    """What is read from one file: a list of transcoders, or a circuit."""
+    if circuit_tracer.found_in(path):
+        circuit_tracer.require(path)
+        base = path.parent
+        return _bare(base.resolve().name, Method(format="circuit-tracer", path=path.name), base)
+    seen = look(path)
+    if seen.beside or path.name == "submission.toml":
+        raise part_of_folder(path, seen, FORMATS)
+    if attribution_graph.found_in(path):
+        raise graph_alone(path)
+    if eap_ig.found_in(path):
+        return _bare(path.stem, Method(format="eap-ig", path=path.name), path.parent)
+    raise seen.refused(path)
 
 
 def _on_hub(address: hub.Address) -> Submission:
@@ -350,15 +346,6 @@ def _on_hub(address: hub.Address) -> Submission:
     # Of a name too long for tables the end is kept: what tells the SAEs of one repository apart.
     name = f"{address.place.rpartition('/')[2]}-{address.sae_id}"[-40:]
     return _bare(name, method).model_copy(update=found._asdict())
-
-
-def _graph_alone(path: Path) -> InterpretationError:
-    """What a graph needs beside it."""
-    return InterpretationError(
-        f"{path} is a circuit-tracer graph, which names features and does not hold them",
-        fix="put it into a folder with its transcoders, and a submission.toml that says where these belong:"
-        "\n\n" + _OF_GRAPH.format(path=path.name),
-    )
 
 
 def _open_site(folder: Path, source: SiteSource) -> Submission:
@@ -385,32 +372,6 @@ def _open_site(folder: Path, source: SiteSource) -> Submission:
             fix="put the files of the SAE into the folder",
         )
     return found
-
-
-def _not_found(text: str, folder: Path) -> InterpretationError:
-    """What there is instead: a file of the folder that was meant, folders one level below, or a near name."""
-    if folder.is_file():
-        return InterpretationError(
-            f"{text} is a file; a submission is a folder",
-            fix=f"give the folder that holds it: {folder.parent}",
-        )
-    if folder.is_dir():
-        readers = FORMATS.values()
-        below = sorted(p for p in folder.glob("*") if p.is_dir() and any(r.found_in(p) for r in readers))
-        held = ", ".join(sorted(path.name for path in folder.glob("*"))[:6]) or "nothing"
-        return InterpretationError(
-            f"{text} is no submission: there is no submission.toml in it, nor what a known format consists "
-            f"of (it holds {held})",
-            fix=f"give one of the folders in it, such as {below[0]}"
-            if below
-            else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote",
-        )
-    known = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
-    near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
-    return InterpretationError(
-        f"{text} is no submission: there is no such folder, and no baseline of that name",
-        fix=f"give a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
-    )
 
 
 def baselines_for(task: Task) -> list[Submission]:
@@ -499,7 +460,7 @@ def _hashes(folder: Path, method: Method) -> dict[str, str]:
                 fix="name a .json or .pt file in EAP-IG's format, or MIB's folder of these",
             )
         for file in found:
-            require_weights(file)
+            eap_ig.require(file)
         return {file.relative_to(folder).as_posix(): sha256_file(file) for file in found}
     if method.sites is not None:
         return _hashes_of_features(folder, method, method.sites)

@@ -13,13 +13,21 @@
    completeness = Σᵢ (1 − Σ_errors Aᵢ)(Iᵢ + wᵢ) / Σᵢ (Iᵢ + wᵢ).
    These are of the graph in the file, which circuit-tracer has mostly pruned; its own are of the whole one.
 
+5. Neuronpedia's schema allows more than circuit-tracer writes, and what is not needed here is not required:
+   of qParams nothing, of metadata `scan` and `prompt_tokens`. A number or a position that stands in a node's
+   id may be missing beside it. A pinned id that is no node's is said, and refused if pinned nodes are asked
+   for.
+
 Source: https://github.com/safety-research/circuit-tracer, `frontend/graph_models.py`, `graph.py`
-(`compute_graph_scores`, `find_threshold`), `utils/create_graph_files.py`.
+(`compute_graph_scores`, `find_threshold`), `utils/create_graph_files.py`;
+https://github.com/hijohnnylin/neuronpedia, `apps/webapp/app/api/graph/graph-schema.json`.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,8 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.errors import InterpretationError
-from remainder.files import LARGEST
+from remainder.files import LARGEST, brief
 from remainder.formats.places import check_model
+from remainder.formats.recognition import look
 from remainder.formats.tensors import read_json
 from remainder.task import ModelSpec
 
@@ -43,7 +52,6 @@ _KINDS: dict[str, Kind] = {
     "embedding": "token",
     "logit": "logit",
 }
-_HEAD = 65_536
 _LEAST = 1e-10
 """What the links of a target are divided by, at least; circuit-tracer's."""
 
@@ -57,7 +65,8 @@ class FeatureNode(NamedTuple):
     layer: int
     """Block whose MLP's output it is part of; -1 of tokens, the number of blocks of logits."""
     number: int
-    """Of the feature among its transcoder's; the id of a token or logit in the vocabulary; -1 of errors."""
+    """Of the feature among its transcoder's; the id of a token or logit in the vocabulary; -1 of errors, and
+    of logits that do not tell it."""
     position: int
     activation: float | None
     influence: float | None
@@ -93,6 +102,15 @@ class FeatureGraph:
     """[links]: how much of the target's value is from the source, with its sign."""
     pinned_ids: tuple[str, ...] = ()
     """Nodes that a person pinned in the frontend."""
+    gone_ids: tuple[str, ...] = ()
+    """Pinned ids that are no node's, as of nodes that were pruned after they had been pinned."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file has and is not used."""
+        if not self.gone_ids:
+            return ()
+        return (f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph: left out",)
 
     def features(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """Block → position → ids of its features, ascending."""
@@ -115,8 +133,14 @@ class FeatureGraph:
         """Only what is pinned, tokens and logits, and the links between these.
 
         Raises:
-            InterpretationError: nothing is pinned.
+            InterpretationError: nothing is pinned, or a node that is gone.
         """
+        if self.gone_ids:
+            raise InterpretationError(
+                f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph, and its pinned nodes "
+                "are asked for",
+                fix="pin nodes of this graph, or export it with the nodes that are pinned",
+            )
         if not self.pinned_ids:
             raise InterpretationError(
                 "the graph pins no node (qParams.pinnedIds is empty)",
@@ -156,6 +180,11 @@ class FeatureGraph:
             if (after == kept).all():
                 return self._of(kept)
             kept = after
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether a logit has one, which scores need."""
+        return any(node.probability > 0 for node in self.nodes)
 
     def scores(self) -> GraphScores:
         """Replacement and completeness; see the module.
@@ -207,11 +236,7 @@ class FeatureGraph:
 
 def found_in(path: Path) -> bool:
     """Whether `path` is a file of this kind, sound or not."""
-    if path.suffix != ".json" or not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD)
-    return b'"metadata"' in head and b'"prompt' in head
+    return path.is_file() and look(path).format == "feature-graph"
 
 
 def files(path: Path) -> list[Path]:
@@ -231,6 +256,14 @@ def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
         InterpretationError: naming the file and the node or link, what was found and what was expected; or it
             is of another model.
     """
+    seen = look(path)
+    if seen.format == "eap-ig":
+        raise InterpretationError(
+            f"{path} is a circuit of heads and MLPs in EAP-IG's layout; expected a graph of features",
+            fix='name it in a submission.toml of the format "eap-ig"',
+        )
+    if seen.format is None and (seen.is_known or seen.form != "JSON"):
+        raise seen.refused(path)
     content = read_json(path, most=LARGEST, nan=True)
     try:
         return _read(content, path, model, layers)
@@ -239,7 +272,8 @@ def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
 
 
 def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
-    metadata, params = (_field(content, name, dict, "the graph") for name in ("metadata", "qParams"))
+    metadata = _field(content, "metadata", dict, "the graph")
+    params = _optional(content, "qParams", dict, "the graph") or {}
     scan = _field(metadata, "scan", str, "metadata")
     if "/" not in scan:  # else it names the transcoders
         check_model(scan, model, path)
@@ -266,22 +300,18 @@ def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) ->
                 fix="remove one of the two",
             )
         links[place] = weight
-    pinned = tuple(str(name) for name in _field(params, "pinnedIds", list, "qParams"))
-    if strange := sorted(set(pinned) - places.keys()):
-        raise InterpretationError(
-            f"qParams.pinnedIds names {strange[0]!r}, which is no node",
-            fix="pin nodes of this graph",
-        )
+    pinned = [str(name) for name in _optional(params, "pinnedIds", list, "qParams") or ()]
     ends = np.array(list(links), dtype=np.int64).reshape(-1, 2)
     return FeatureGraph(
         model=scan,
-        prompt=str(metadata.get("prompt", "")),
+        prompt=_optional(metadata, "prompt", str, "metadata") or "",
         tokens=tokens,
         nodes=tuple(nodes),
         sources=ends[:, 0],
         targets=ends[:, 1],
         weights=np.array(list(links.values()), dtype=np.float64),
-        pinned_ids=pinned,
+        pinned_ids=tuple(name for name in pinned if name in places),
+        gone_ids=tuple(dict.fromkeys(name for name in pinned if name not in places)),
     )
 
 
@@ -295,27 +325,30 @@ def _node(entry: Any, positions: int, layers: int) -> FeatureNode:
             fix="give a graph of transcoders of MLPs",
         )
     kind = _KINDS[written]
-    position = _field(entry, "ctx_idx", int, what)
+    parts = name.split("_")
+    position = _whole(entry, "ctx_idx", parts, 2, what)
     if not 0 <= position < positions:
         raise InterpretationError(
             f"{what} is at position {position}; the prompt has {positions} (metadata.prompt_tokens)",
             fix="take nodes and tokens from one graph",
         )
-    layer = _layer(_field(entry, "layer", (str, int), what), kind, layers, what)
-    number = -1 if kind == "error" else _field(entry, "feature", int, what)
+    written_layer = _field(entry, "layer", (str, int), what)
+    layer = _layer(written_layer, kind, layers, what)
+    number = -1
     if kind in ("feature", "token"):  # their field `feature` is another number
-        parts = name.split("_")
-        if len(parts) != 3 or not parts[1].isdigit() or parts[::2] != [str(entry["layer"]), str(position)]:
+        if not _digits(parts, 1) or parts[::2] != [str(written_layer), str(position)]:
             raise InterpretationError(
-                f"{what} is in layer {entry['layer']} at position {position}; its id is to be "
-                f"LAYER_NUMBER_POSITION, {entry['layer']}_…_{position}",
+                f"{what} is in layer {written_layer} at position {position}; its id is to be "
+                f"LAYER_NUMBER_POSITION, {written_layer}_…_{position}",
                 fix="export it again with circuit-tracer",
             )
         number = int(parts[1])
+    elif kind == "logit" and (entry.get("feature") is not None or _digits(parts, 1)):
+        number = _whole(entry, "feature", parts, 1, what)
     activation, influence = (
         _number(entry.get(field), f"{field} of {what}") for field in ("activation", "influence")
     )
-    probability = _number(entry.get("token_prob", 0.0), f"token_prob of {what}") or 0.0
+    probability = _number(entry.get("token_prob"), f"token_prob of {what}") or 0.0
     return FeatureNode(
         name, kind, layer, number, position, activation, influence, probability if kind == "logit" else 0.0
     )
@@ -324,7 +357,7 @@ def _node(entry: Any, positions: int, layers: int) -> FeatureNode:
 def _layer(written: str | int, kind: Kind, layers: int, what: str) -> int:
     """Of a token -1, of a logit the number of blocks; circuit-tracer writes E, and that number plus one."""
     expected = {"token": "E", "logit": str(layers + 1)}.get(kind)
-    number = int(written) if str(written).isdigit() else -1
+    number = int(written) if re.fullmatch(r"\d{1,9}", str(written), re.ASCII) else -1
     if str(written) != expected if expected else not 0 <= number < layers:
         raise InterpretationError(
             f"{what} is in layer {written}, a {kind}; of the task's model, of {layers} blocks, expected "
@@ -362,6 +395,32 @@ def _field(entry: Any, name: str, kind: type | tuple[type, ...], what: str) -> A
             fix="export it again with circuit-tracer",
         )
     return value
+
+
+def _optional(entry: Mapping[str, Any], name: str, kind: type, what: str) -> Any:
+    """A field that may be null or missing, but not something else."""
+    return None if entry.get(name) is None else _field(entry, name, kind, what)
+
+
+def _whole(entry: Mapping[str, Any], name: str, parts: list[str], place: int, what: str) -> int:
+    """A whole number, 1.0 too, as in JSON's schemas; where it is null or missing, that of the node's id."""
+    value = entry.get(name)
+    if value is None and _digits(parts, place):
+        return int(parts[place])
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    number: int = _field(entry, name, int, what)
+    return number
+
+
+def _digits(parts: list[str], place: int) -> bool:
+    """Whether an id is LAYER_NUMBER_POSITION, with a number at that place."""
+    return len(parts) == 3 and parts[place].isdecimal() and parts[place].isascii()
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(brief(name) for name in names[:3]) + more
 
 
 def _number(value: Any, what: str) -> float | None:

@@ -28,11 +28,13 @@ from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
 from remainder.interpretation import Reads
 from remainder.task import Task
 
-__all__ = ["CONFIG", "files", "found_in", "load"]
+__all__ = ["CONFIG", "files", "found_in", "load", "require"]
 
 CONFIG = "config.yaml"
 
 _ENDINGS = {".yaml", ".yml"}
+_FIELDS = frozenset({"feature_input_hook", "feature_output_hook", "transcoders"})
+"""Of which a set has at least one."""
 _REQUIRED: dict[str, tuple[str | int, ...]] = {
     "W_enc": ("d_transcoder", "d_model"),
     "W_dec": ("d_transcoder", "d_model"),
@@ -55,15 +57,30 @@ class _Entry(NamedTuple):
 
 def found_in(path: Path) -> bool:
     """Whether `path` is such a YAML file, or a folder with one."""
-    if path.suffix in _ENDINGS:
-        return present(path)
-    return present(path / CONFIG)
+    return present(_yaml_of(path))
 
 
 def files(path: Path) -> list[Path]:
     """What can move a number: the YAML file and all local weights."""
     entries = _entries(_yaml_of(path))
     return [_yaml_of(path), *(entry.path for entry in entries if not entry.is_remote and present(entry.path))]
+
+
+def require(path: Path) -> None:
+    """Whether a YAML file that is named is such a one; of one in a folder its name says so.
+
+    Raises:
+        InterpretationError: it has none of the fields of these.
+    """
+    where = _yaml_of(path)
+    fields = read_yaml(where)
+    if not fields.keys() & _FIELDS:
+        held = ", ".join(brief(name)[1:-1] for name in list(fields)[:6]) or "nothing"
+        raise InterpretationError(
+            f"{where} is YAML with the fields {held}; circuit-tracer's sets of transcoders have "
+            f"{', '.join(sorted(_FIELDS))}",
+            fix="give the YAML file of the set, or the folder of an SAE or transcoder with its settings",
+        )
 
 
 def load(path: Path, task: Task) -> Loaded:
@@ -120,7 +137,7 @@ def _read(path: Path, task: Task, reads: Reads) -> nn.Module:
 
 
 def _yaml_of(path: Path) -> Path:
-    return path if path.suffix in _ENDINGS else path / CONFIG
+    return path if path.suffix.lower() in _ENDINGS and not path.is_dir() else path / CONFIG
 
 
 def _hook(config: dict[str, Any], field: str, where: Path) -> str:

@@ -14,7 +14,6 @@ Source: https://github.com/hannamw/EAP-IG, `src/eap/graph.py`, `src/eap/evaluate
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,16 +24,23 @@ from numpy.typing import NDArray
 from remainder.circuit.graph import Circuit, Graph
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
-from remainder.formats.eap_ig_files import ENDINGS, GROUPS, Stored, config, read, write
+from remainder.formats.eap_ig_files import GROUPS, Stored, config, read, require, write
+from remainder.formats.recognition import look
 
-__all__ = ["IMPORTANCES", "Found", "files", "found", "found_in", "is_sound", "load", "save", "stored"]
+__all__ = [
+    "IMPORTANCES",
+    "Found",
+    "files",
+    "found",
+    "found_in",
+    "load",
+    "require",
+    "save",
+    "stored",
+]
 
 IMPORTANCES = "importances"
 """What MIB calls files of scores."""
-
-_PICKLES = frozenset({".pkl", ".pickle"})
-_HEAD = 65_536
-"""Bytes in which a JSON file says what it is."""
 
 
 class Found(NamedTuple):
@@ -46,22 +52,8 @@ class Found(NamedTuple):
 
 
 def found_in(path: Path) -> bool:
-    """Whether `path` is to be read as such a file; it may turn out not to be sound."""
-    return path.is_file() and (path.suffix in _PICKLES | {".pt"} or is_sound(path))
-
-
-def is_sound(path: Path) -> bool:
-    """Whether the file itself says that it is one of these, as far as can be told without loading it."""
-    if not path.is_file() or path.suffix not in ENDINGS:
-        return False
-    if path.suffix == ".json":
-        with path.open("rb") as stream:
-            return b'"cfg"' in stream.read(_HEAD)
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith("data.pkl")]
-        return any(b"edges_in_graph" in archive.read(name) for name in names)
+    """Whether `path` is such a file, by what stands in it; it may turn out not to be sound."""
+    return path.is_file() and look(path).format == "eap-ig"
 
 
 def files(path: Path) -> list[Path]:
@@ -73,7 +65,7 @@ def load(path: Path, graph: Graph, *, importances: bool | None = None) -> Found:
     """Circuits for a model from a file.
 
     Args:
-        path: .json or .pt.
+        path: JSON, or what torch.save wrote, whatever its ending.
         graph: of the task's model.
         importances: whether scores count where there are flags too; by default, if the file is called so.
 
@@ -81,7 +73,7 @@ def load(path: Path, graph: Graph, *, importances: bool | None = None) -> Found:
         InterpretationError: naming file and field, what was found and what was expected.
     """
     if importances is None:
-        importances = path.stem == IMPORTANCES
+        importances = path.stem.lower() == IMPORTANCES
     return found(read(path, graph), graph, path, importances=importances)
 
 

@@ -8,7 +8,9 @@
    If no edges are listed at all, but nodes are kept, all edges between these are. Fields that are not known
    are refused by name; those of cfg are kept.
 4. With grouped queries, is there a key and a value edge for each head, or for each group of heads? The latter
-   if cfg has n_key_value_heads, or if just these edges are listed.
+   if cfg has n_key_value_heads, or if just these edges are listed; but the former, whatever cfg has, if
+   numbers beyond those of the groups are listed: a cfg that is copied from a model's config has the field,
+   and EAP-IG does not heed it.
 5. What was read is written as it was: JSON that EAP-IG wrote comes back byte by byte. The one exception is
    the NaN of nodes without a score; these are written without one, which EAP-IG reads as the same.
 
@@ -33,15 +35,19 @@ from remainder.canonical import write_atomically
 from remainder.circuit.graph import INPUTS, Architecture, Graph
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
-from remainder.files import LARGEST, brief, parse_json, read_text
-from remainder.formats.tensors import PICKLES, load_torch, odd_kind
+from remainder.files import LARGEST, brief, parse_json, read_text, require_file
+from remainder.formats.recognition import Seen, look
+from remainder.formats.tensors import load_torch, odd_kind, require_torch
 
-__all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "write"]
+__all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "require", "write"]
 
 ENDINGS = frozenset({".json", ".pt"})
+"""Of files that are written; what is read is told by what stands in it (`recognition`)."""
 
 GROUPS = "n_key_value_heads"
 """The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
+_GROUP_NAMES = (GROUPS, "num_key_value_heads", "n_kv_heads")
+"""The same under other libraries' names, which get into a cfg that is copied from a model's config."""
 
 _ENTRY = {"in_graph", "score"}
 _PT = {"cfg", "src_nodes", "dst_nodes", "edges_in_graph", "nodes_in_graph"}
@@ -78,20 +84,41 @@ def read(path: Path, graph: Graph) -> Stored:
     """What a file holds, of the architecture of `graph`.
 
     Raises:
-        InterpretationError: it is damaged, a pickle, of another architecture, names an edge that is none, has
-            a score that is not finite, or a field that is not known.
+        InterpretationError: it is damaged, something else, of another architecture, names an edge that is
+            none, has a score that is not finite, or a field that is not known.
     """
-    if path.suffix not in ENDINGS:
-        pickled = path.suffix in PICKLES
-        raise InterpretationError(
-            f"{path} is {'a pickle, and these are never loaded' if pickled else 'neither .json nor .pt'}",
-            fix=_SAFE if pickled else "give a circuit as EAP-IG writes it: .json or .pt",
-        )
+    seen = look(path)
+    _refuse_others(path, seen)
     try:
-        return _of_json(_parsed(path), graph) if path.suffix == ".json" else _of_pt(_loaded(path), graph)
+        return _of_pt(_loaded(path), graph) if seen.form == "torch" else _of_json(_parsed(path), graph)
     except InterpretationError as problem:
         what = problem.what if problem.what.startswith(str(path)) else f"{path}: {problem.what}"
         raise InterpretationError(what, fix=problem.fix) from None
+
+
+def require(path: Path) -> None:
+    """Whether a file may be such a one, before it is hashed.
+
+    Raises:
+        InterpretationError: it is seen to be something else, or too large.
+    """
+    seen = look(path)
+    _refuse_others(path, seen)
+    if seen.form == "torch":
+        require_torch(path)
+    else:
+        require_file(path, most=LARGEST)
+
+
+def _refuse_others(path: Path, seen: Seen) -> None:
+    """Refuse what is told to be something else; of what is not, the reader says what it lacks."""
+    if seen.format == "feature-graph":
+        raise InterpretationError(
+            f"{path} is a graph of circuit-tracer, of features; expected a circuit of heads and MLPs",
+            fix='name it in a submission.toml of the format "feature-graph"',
+        )
+    if seen.format is None and (seen.is_known or seen.form == "other"):
+        raise seen.refused(path)
 
 
 def write(path: Path, content: Stored) -> None:
@@ -138,27 +165,48 @@ def _check_fields(content: Mapping[str, Any], what: str, required: set[str], opt
         )
 
 
-def _graph_of(cfg: Any, graph: Graph, listed: set[str]) -> Graph:
-    """The file's graph: of the model's architecture, with an edge a group only if the file says so."""
+def _graph_of(cfg: Any, graph: Graph, listed: set[str]) -> tuple[Graph, list[str]]:
+    """The file's graph, of the model's architecture, and what is to be said of its groups; see the module.
+
+    Args:
+        cfg: as it stands in the file.
+        graph: of the task's model.
+        listed: readers that the file names.
+    """
     if not isinstance(cfg, Mapping):
         raise InterpretationError(f"cfg is {cfg!r:.60}", fix=_AGAIN)
     shape = graph.architecture
-    ungrouped = Graph(replace(shape, groups=shape.heads))
     wanted = config(shape)
     # Older files have no d_model.
     _check_fields(cfg, "cfg", wanted.keys() - {"d_model"}, set(cfg))
+    name = next((name for name in _GROUP_NAMES if cfg.get(name) is not None), GROUPS)
+    groups = cfg.get(name)
     other = any(cfg.get(name, value) != value for name, value in wanted.items())
-    if other or cfg.get(GROUPS) not in (None, shape.groups, shape.heads):
-        wanted[GROUPS] = shape.groups
+    if other or groups not in (None, shape.groups, shape.heads):
+        wanted[name] = shape.groups
         said = ", ".join(f"{name} = {brief(cfg[name])}" for name in wanted if name in cfg)
         here = ", ".join(f"{name} = {value}" for name, value in wanted.items() if name in cfg)
         raise InterpretationError(
             f"it is of another architecture: cfg says {said}; the task's model has {here}",
             fix="choose a task of the model that it was made for",
         )
-    if cfg.get(GROUPS) == shape.groups or listed == set(graph.readers):
-        return graph
-    return ungrouped
+    heads = replace(shape, groups=shape.heads)
+    if shape.groups == shape.heads:
+        return graph, []
+    beyond = sorted(listed & (set(Graph(heads).readers) - set(graph.readers)))
+    if groups == shape.groups and beyond:
+        return Graph(heads), [
+            f"cfg says {name} = {groups}, and keys and values of {shape.heads} heads are listed, such as "
+            f"{beyond[-1]}: they were read as edges of heads"
+        ]
+    if groups == shape.heads and listed == set(graph.readers):
+        raise InterpretationError(
+            f"cfg says {name} = {groups}, an edge for the key of every head; keys and values of "
+            f"{shape.groups} a layer are listed, as of the groups of the task's model",
+            fix=f"write {GROUPS} = {shape.groups} into cfg if they are of groups, or list those of all heads",
+        )
+    by_group = groups == shape.groups or (groups is None and listed == set(graph.readers))
+    return (graph if by_group else Graph(heads)), []
 
 
 def config(shape: Architecture) -> dict[str, Any]:
@@ -179,7 +227,7 @@ def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
             raise InterpretationError(
                 f"{name} is no object: {content[name]!r:.60}", fix=f"give {name} by name"
             )
-    own = _graph_of(content["cfg"], graph, {name.rpartition("->")[2] for name in edges})
+    own, notes = _graph_of(content["cfg"], graph, {name.rpartition("->")[2] for name in edges})
     places = {name: (writer, reader) for name, writer, reader in own.names()}
     kept, scores, scored = np.zeros_like(own.exists), np.zeros(own.exists.shape), np.zeros_like(own.exists)
     for name, entry in edges.items():
@@ -202,7 +250,6 @@ def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
         if score is not None and not np.isnan(score):
             _check_finite(f"node {name}", score)
             node_scores[at] = score
-    notes = []
     if not edges and nodes_kept.any():
         nodes_kept[0] |= not flagged[0]
         kept = own.exists & between(own, nodes_kept)
@@ -248,7 +295,7 @@ def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
         if not isinstance(content[field], (list, tuple)):
             raise InterpretationError(f"{field} is {brief(content[field])}; expected a list", fix=_AGAIN)
     sources, targets = ([str(name) for name in content[field]] for field in ("src_nodes", "dst_nodes"))
-    own = _graph_of(content["cfg"], graph, set(targets))
+    own, notes = _graph_of(content["cfg"], graph, set(targets))
     for field, given, known in (("src_nodes", sources, own.writers), ("dst_nodes", targets, own.readers)):
         if sorted(given) != sorted(known):
             strange = ", ".join(sorted(set(given) ^ set(known))[:4])
@@ -261,7 +308,6 @@ def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
     columns = np.argsort([own.reader_index[name] for name in targets])
     kept = _flags("edges_in_graph", content, rows, columns)
     nodes_kept = _flags("nodes_in_graph", content, rows)
-    notes = []
     if (stray := kept & ~own.exists).any():
         # Of a circuit of nodes EAP-IG flags all pairs of kept nodes, whether there is an edge or not.
         if (kept != between(own, nodes_kept)).any():

@@ -21,10 +21,16 @@ from remainder.circuit.ranking import Sized
 from remainder.errors import InterpretationError
 from remainder.formats import eap_ig
 from remainder.formats.eap_ig import Found
-from remainder.formats.eap_ig_files import ENDINGS, read
+from remainder.formats.eap_ig_files import read
+from remainder.formats.recognition import look
 from remainder.task import Task
 
 __all__ = ["all_files", "folder_of", "found_in", "load"]
+
+_ENDINGS = frozenset({".json", ".pt", ".pth"})
+"""Of files that are looked at, in small letters or capitals; others in the folder are nobody's circuits."""
+_PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
+"""Behind one of these: a circuit that is to be unpacked first."""
 
 
 def found_in(path: Path) -> bool:
@@ -75,9 +81,12 @@ def load(path: Path, graph: Graph, task: Task) -> Found:
     notes = []
     if folder != path and not _is_called(folder.name, task):
         notes.append(f"{folder.name} is the only folder there, and was taken for {task.id}")
-    strange = sorted(file.name for file in folder.iterdir() if file.suffix in ENDINGS and file not in paths)
+    strange = [file for file in _candidates(folder) if file not in paths]
+    for file in strange:
+        if (seen := look(file)).is_closed:  # without it the others might be other sizes
+            raise seen.refused(file)
     if strange:
-        notes.append(f"{', '.join(strange)}: no circuit, left out")
+        notes.append(f"{', '.join(file.name for file in strange)}: no circuit, left out")
     if len(paths) == 1:
         single = eap_ig.load(paths[0], graph, importances=True)
         return Found(single.circuits, (*notes, *single.notes))
@@ -134,8 +143,22 @@ def _by_size(counts: dict[Path, tuple[int, int]], circuits: dict[Path, Circuit])
 
 def _circuits(folder: Path) -> list[Path]:
     """Files of circuits, by name; one that is called importances is meant to be one."""
-    found = [file for file in folder.iterdir() if file.suffix in ENDINGS] if folder.is_dir() else []
-    return sorted(file for file in found if eap_ig.is_sound(file) or file.stem == eap_ig.IMPORTANCES)
+    return [file for file in _candidates(folder) if eap_ig.found_in(file) or _is_of_scores(file)]
+
+
+def _is_of_scores(file: Path) -> bool:
+    return file.name.partition(".")[0].lower() == eap_ig.IMPORTANCES
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Files that are looked at, by name."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in found if _ending(file) in _ENDINGS and not file.is_dir())
+
+
+def _ending(file: Path) -> str:
+    ending = file.suffix.lower()
+    return Path(file.stem).suffix.lower() if ending in _PACKED else ending
 
 
 def _folders(path: Path) -> list[Path]:

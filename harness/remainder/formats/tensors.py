@@ -42,6 +42,7 @@ __all__ = [
     "read_tensors",
     "read_torch",
     "read_yaml",
+    "require_torch",
     "require_weights",
 ]
 
@@ -148,12 +149,22 @@ def require_weights(path: Path) -> None:
         _require_zip(path, "torch.save" if path.suffix == ".pt" else "numpy.savez")
 
 
+def require_torch(path: Path) -> None:
+    """Whether torch.save wrote a file, as far as its first and last bytes tell.
+
+    Raises:
+        InterpretationError: it did not, or the file is cut.
+    """
+    require_file(path)
+    _require_zip(path, "torch.save")
+
+
 def _require_zip(path: Path, writer: str) -> None:
     if not zipfile.is_zipfile(path):
         raise InterpretationError(
             f"{path} ({size_of(path)}) is no file that {writer} wrote, or it is truncated",
             fix="copy it again, or save it again"
-            + (" with a torch of this decade" if path.suffix == ".pt" else ""),
+            + (" with a torch of this decade" if writer == "torch.save" else ""),
         )
 
 
@@ -237,8 +248,7 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
     Raises:
         InterpretationError: it is no such file, damaged, or holds objects.
     """
-    require_file(path)
-    _require_zip(path, "torch.save")
+    require_torch(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that may change; none of these is taken
