@@ -26,6 +26,7 @@ from remainder.circuit.graph import Circuit, Graph
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats.eap_ig_files import ENDINGS, GROUPS, Stored, config, read, write
+from remainder.formats.known import Ignore
 
 __all__ = ["IMPORTANCES", "Found", "files", "found", "found_in", "is_sound", "load", "save", "stored"]
 
@@ -69,20 +70,21 @@ def files(path: Path) -> list[Path]:
     return [path]
 
 
-def load(path: Path, graph: Graph, *, importances: bool | None = None) -> Found:
+def load(path: Path, graph: Graph, *, importances: bool | None = None, ignore: Ignore | None = None) -> Found:
     """Circuits for a model from a file.
 
     Args:
         path: .json or .pt.
         graph: of the task's model.
         importances: whether scores count where there are flags too; by default, if the file is called so.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: naming file and field, what was found and what was expected.
     """
     if importances is None:
         importances = path.stem == IMPORTANCES
-    return found(read(path, graph), graph, path, importances=importances)
+    return found(read(path, graph, ignore), graph, path, importances=importances)
 
 
 def save(path: Path, thing: Circuit | Ranking | NodeRanking, *, ungrouped: bool = False) -> None:
