@@ -241,7 +241,7 @@ def _check_counters(found: dict[str, Tensor], trainer: Settings, latents: int, w
     groups = [(weights, found["group_sizes"].tolist())] if "group_sizes" in found else []
     groups += [(Path(trainer.where), trainer["group_sizes"])] if "group_sizes" in trainer else []
     for where, sizes in groups:
-        whole = isinstance(sizes, list) and all(isinstance(size, (int, float)) for size in sizes)
+        whole = isinstance(sizes, list) and {type(size) for size in sizes} <= {int, float}
         if not whole or sum(sizes) != latents:
             raise InterpretationError(
                 f"{where}: group_sizes is {brief(sizes)}; expected sizes that add up to {latents} latents",
@@ -280,7 +280,8 @@ _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 def _hook(trainer: Settings, where: Path) -> str | None:
     """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
-    name, layer = trainer["submodule_name"], trainer["layer"]
+    name: str | None = trainer["submodule_name"]
+    layer = trainer["layer"]
     if layer == _NO_LAYER:
         layer = None
     if layer is not None and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 0):

@@ -34,7 +34,6 @@ __all__ = [
     "Settings",
     "Table",
     "block",
-    "choice",
     "harmless",
     "heeded",
     "lines_of",
@@ -265,36 +264,20 @@ def harmless(why: str, *names: str) -> dict[str, Line]:
 def only(what: str, *values: Any) -> Line:
     """A field that is accepted with these values alone, or null; any other is refused, unless it is ignored.
 
-    The first value is what the reader computes, and what it gives where the field is missing.
+    The first value is what the reader gives where the field is missing.
     """
+    words = {True: "true", False: "false"}
+    listed = " or ".join(words[v] if isinstance(v, bool) else str(v) for v in values) or "null"
 
     def read(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> Any:
         value = content.get(name)
         if value is None:
             return values[0] if values else None
         if not any(type(value) is type(known) and value == known for known in values):
-            listed = " or ".join("true" if v is True else "false" if v is False else str(v) for v in values)
-            raise refused(where, within + name, value, f"it can be {listed or 'null'}: {what}")
+            raise refused(where, within + name, value, f"it can be {listed}: {what}")
         return value
 
-    return Line("heeded", what, read, ignorable=True)
-
-
-def choice(what: str, *values: Any, default: Any = None) -> Line:
-    """A field with a few values that are all computed; another one is refused. It cannot be ignored."""
-
-    def read(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> Any:
-        value = content.get(name)
-        if value is None:
-            return default
-        if not any(type(value) is type(known) and value == known for known in values):
-            raise InterpretationError(
-                f"{where}: {within}{name} is {brief(value)}; known are {', '.join(map(str, values))}",
-                fix="give an object with encode and decode: remainder.evaluate(task, object)",
-            )
-        return value
-
-    return Line("heeded", what, read)
+    return Line("heeded", f"{listed} alone: {what}", read, ignorable=True)
 
 
 def lines_of(table: Table, within: str = "") -> Iterator[tuple[str, Line]]:

@@ -155,7 +155,7 @@ def _load_folder(folder: Path, site: Site) -> Any:
 
 @contextmanager
 def _options_are_looked_at() -> Iterator[None]:
-    """Without sae-lens' own advice on how to load the model: `look` heeds or refuses each of these options."""
+    """Without sae-lens' own advice on loading the model: `look` heeds or refuses each of these options."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         yield

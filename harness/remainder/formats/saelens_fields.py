@@ -359,8 +359,8 @@ def _check_k(settings: Settings, kwargs: Settings, name: str, architecture: str)
         raise settings.refuse(name, f"architecture is {architecture}")
     if settings.content.get(name) == "topk" and architecture == "standard" and k is None:
         raise InterpretationError(
-            f"{settings.where}: {name} is topk, and activation_fn_kwargs has no k: how many latents are active "
-            "is not told",
+            f"{settings.where}: {name} is topk, and activation_fn_kwargs has no k: how many latents are "
+            "active is not told",
             fix='write it as training had it: "activation_fn_kwargs": {"k": 32}',
         )
     if k is not None and own is not None and k != own:
