@@ -52,7 +52,7 @@ def _architectures() -> Iterator[Section]:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section("SAELens `cfg.json`, and the config of a release of sae-lens's list", Table(saelens_fields.COMMON)),
+    Section("SAELens `cfg.json`, and configs of sae-lens's list of releases", Table(saelens_fields.COMMON)),
     *_architectures(),
     Section("`cfg` of an object, such as a custom SAE of SAEBench", saelens_fields.OBJECT),
     Section("dictionary_learning `config.json`", dictionary_learning.FIELDS),
