@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from remainder.formats import (
     saelens,
     sparsify,
 )
+from remainder.formats.known import Line
 from remainder.task import Site, load_task
 
 W = without_skip(random_weights())
@@ -152,3 +154,15 @@ class Custom:
     def __init__(self, sae: Any, cfg: dict[str, Any]) -> None:
         self.encode, self.decode, self.cfg = sae.encode, sae.decode, cfg
         self.W_dec = sae.W_dec
+
+
+@contextmanager
+def without(lines: dict[str, Line], name: str) -> Iterator[None]:
+    """A table with one line taken out; afterwards it is as before, in the same order."""
+    before = dict(lines)
+    del lines[name]
+    try:
+        yield
+    finally:
+        lines.clear()
+        lines.update(before)

@@ -37,6 +37,7 @@ from known_files import (
     READERS,
     W,
     edit,
+    without,
     write_learned,
     write_saelens,
 )
@@ -167,18 +168,18 @@ LINES = [(table, name) for table, (lines, _) in TABLES.items() for name in lines
 
 
 @pytest.mark.parametrize(("table", "name"), LINES)
-def test_without_its_line_a_field_is_refused(monkeypatch: pytest.MonkeyPatch, table: str, name: str) -> None:
+def test_without_its_line_a_field_is_refused(table: str, name: str) -> None:
     lines, look = TABLES[table]
     look({name: None})
-    monkeypatch.delitem(lines.lines, name)
-    with pytest.raises(InterpretationError, match=rf"the field {name} \(None\) is not known"):
+    with (
+        without(lines.lines, name),
+        pytest.raises(InterpretationError, match=rf"the field {name} \(None\) is not known"),
+    ):
         look({name: None})
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_field_of_an_ordinary_file_is_refused_without_its_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
-) -> None:
+def test_every_field_of_an_ordinary_file_is_refused_without_its_line(tmp_path: Path, reader: str) -> None:
     """The readers themselves go by their tables, and by nothing else."""
     about = READERS[reader]
     folder = about.write(tmp_path)
@@ -196,10 +197,11 @@ def test_every_field_of_an_ordinary_file_is_refused_without_its_line(
     taken = 0
     for name in held:
         own = saelens_fields.ARCHITECTURES["topk"] if reader == "saelens" and name not in lines else lines
-        with monkeypatch.context() as patch:
-            patch.delitem(own, name)
-            with pytest.raises(InterpretationError, match=rf"the field {name} \(.*\) is not known"):
-                built(folder, about.site)
+        with (
+            without(own, name),
+            pytest.raises(InterpretationError, match=rf"the field {name} \(.*\) is not known"),
+        ):
+            built(folder, about.site)
         taken += 1
     assert taken >= (2 if reader == "dictionary-learning" else 4)
 
