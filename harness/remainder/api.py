@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def evaluate(
     dtype: str | None = None,
     compat: bool = False,
     documents: int | None = None,
+    ignore_fields: Sequence[str] = (),
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | None = None,
@@ -95,6 +97,8 @@ def evaluate(
             masks (texts only).
         documents: how many of the tier's evaluation documents are measured, for a first look; the record
             says so, and no board takes it. Default: all.
+        ignore_fields: of the config of what is scored, to be passed over where they would be refused; the
+            record's warnings name them.
         device: `auto`, `cpu` or `cuda`.
         batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
         progress: told what is being done, and how much of it is done.
@@ -117,7 +121,7 @@ def evaluate(
         device=task.device.type if isinstance(task, LoadedTask) else device,
     )
     # Before anything is loaded: what can be told wrong at once.
-    scored = _opened(interpretation if coarse is None else coarse, chosen_task, name)
+    scored = _opened(interpretation if coarse is None else coarse, chosen_task, name, ignore_fields)
     finer = None if coarse is None else _opened(interpretation, chosen_task, None)
     loaded = (
         task
@@ -141,12 +145,14 @@ def evaluate(
     return Result(record, values)
 
 
-def _opened(interpretation: Any, task: Task, name: str | None) -> Entry:
+def _opened(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
-        return open_submission(interpretation)
+        return open_submission(interpretation, ignore_fields)
     if task.circuit is not None:
+        if ignore_fields:
+            raise TaskError("a circuit from a notebook has no fields", fix="leave out ignore_fields")
         return circuit_submission(interpretation, name)
-    thing = object_submission(interpretation, name)
+    thing = object_submission(interpretation, name, ignore_fields)
     thing.check(task)
     return thing

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,6 +86,8 @@ class Checked:
     steps: list[Step] = field(default_factory=list)
     numbers: Numbers | None = None
     warnings: list[str] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
+    """Fields that were asked to be passed over: the command that scores it must ask so, too."""
     error: RemainderError | None = None
     """What ended it that is no fault of the interpretation, such as a task that does not exist."""
     to_come: tuple[str, ...] = _STEPS
@@ -105,42 +107,59 @@ class Checked:
 
 
 def check(
-    where: str, task: str | None = None, *, device: str = "auto", progress: Progress | None = None
+    where: str,
+    task: str | None = None,
+    *,
+    ignore_fields: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> Checked:
     """Look at an interpretation as this module's text says.
 
     Args:
         where: what `remainder run --with` takes.
         task: an id or folder; default: the first that a submission names for itself.
+        ignore_fields: of its files, to be passed over; see `open_submission`.
 
     Raises:
         TaskError: if there is no such task, or none is named.
         AssetError: if model or text cannot be had.
         MeasurementError: if the task replaces nothing, or what it replaces does not vary.
     """
-    found = check_whole(where, task, device=device, progress=progress)
+    found = check_whole(where, task, ignore_fields=ignore_fields, device=device, progress=progress)
     if found.error is not None:
         raise found.error
     return found
 
 
 def check_whole(
-    where: str, task: str | None = None, *, device: str = "auto", progress: Progress | None = None
+    where: str,
+    task: str | None = None,
+    *,
+    ignore_fields: Sequence[str] = (),
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> Checked:
     """As `check`, but what that raises stands in the field `error`."""
-    found = Checked(where)
+    found = Checked(where, ignored=tuple(ignore_fields))
     try:
         with explained(where, AssetError):
-            return _check(found, task, device, progress)
+            return _check(found, task, ignore_fields, device, progress)
     except RemainderError as problem:
         found.error = problem
         return found
 
 
-def _check(found: Checked, task: str | None, device: str, progress: Progress | None) -> Checked:
+def _check(
+    found: Checked,
+    task: str | None,
+    ignore_fields: Sequence[str],
+    device: str,
+    progress: Progress | None,
+) -> Checked:
     where = found.where
     try:
-        submission = open_submission(where)
+        submission = open_submission(where, ignore_fields)
     except InterpretationError as problem:
         return found.fail("found", problem)
     found.ok("found", _found(submission))
@@ -327,7 +346,8 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
 
 
 def _numbers(checked: Checked) -> list[Text]:
-    command = f"  remainder run {_quoted(str(checked.task))} --with {_quoted(checked.where)}"
+    ignored = "".join(f" --ignore-field {_quoted(name)}" for name in checked.ignored)
+    command = f"  remainder run {_quoted(str(checked.task))} --with {_quoted(checked.where)}{ignored}"
     if checked.numbers is None:
         return [Text("To score it:", "dim"), Text(command)] if checked.passed else []
     fvu, l0, live, features, tokens = checked.numbers

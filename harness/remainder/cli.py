@@ -29,6 +29,15 @@ TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, 
 SuiteOption = Annotated[
     str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
 ]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-field",
+        metavar="NAME",
+        help="A field of its files that would be refused and changes nothing; may be given again. The record "
+        "says so.",
+    ),
+]
 FormatOption = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
 ]
@@ -162,6 +171,7 @@ def run(
             "itself; may be given again. Default: all of the task's.",
         ),
     ] = None,
+    ignore_field: IgnoreOption = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
     rungs: Annotated[
         str | None,
@@ -235,9 +245,14 @@ def run(
         from remainder.submission import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
+    ignored = ignore_field or []
+    if ignored and not with_:
+        raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
     for name in with_ or []:
         if all(task.build is None for task in chosen):
-            open_submission(name)  # before anything is loaded; a script's own are known only afterwards
+            open_submission(
+                name, ignored
+            )  # before anything is loaded; a script's own are known only afterwards
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     if background is not None:
@@ -272,7 +287,7 @@ def run(
             rows = []
             with reporting() as progress:
                 loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
-                submissions, notes = distinct(submissions_for(loaded, with_))
+                submissions, notes = distinct(submissions_for(loaded, with_, ignored))
                 for note in notes if number == 0 else ():
                     errors.print(f"! {note}", markup=False, soft_wrap=True)
                 for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
@@ -312,6 +327,7 @@ def check(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="A task's id or folder; default: its own.")
     ] = None,
+    ignore_field: IgnoreOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
@@ -321,7 +337,7 @@ def check(
 
     require_format(format)
     with reporting() as progress:
-        found = check_whole(path, task, device=device, progress=progress)
+        found = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
     if found.error is not None and format != "json":
         raise found.error
     _print(render(found, format, color=sys.stdout.isatty()))

@@ -126,6 +126,19 @@ class Method(BaseModel):
         default=None, ge=0, le=1, description="feature-graph: only nodes that make up this share of influence"
     )
 
+    ignore_fields: tuple[str, ...] | None = Field(
+        default=None, description="of its files: known by their name to change nothing, and passed over"
+    )
+
+    @model_validator(mode="after")
+    def _fields_of_files(self) -> Method:
+        names = self.ignore_fields
+        if names is not None and (not names or len(set(names)) < len(names)):
+            raise ValueError("`ignore_fields` names fields, none of them twice; else leave it out")
+        if names is not None and self.format not in _OF_FILES:
+            raise ValueError(f"`ignore_fields` is of files that a library wrote, not of format {self.format}")
+        return self
+
     @model_validator(mode="after")
     def _one_place(self) -> Method:
         if self.path is not None and self.hub is not None:
@@ -139,7 +152,7 @@ class Method(BaseModel):
     @model_validator(mode="after")
     def _of_features(self) -> Method:
         allowed = _OF_FORMAT.get(self.format, {"steps"})
-        given = {name for name in LATER if getattr(self, name) is not None}
+        given = {name for name in LATER if getattr(self, name) is not None} - {"ignore_fields"}
         if strange := sorted(given - allowed):
             raise ValueError(f"`{strange[0]}` is not a setting of format {self.format}")
         if self.format not in FEATURE_FORMATS:
@@ -162,8 +175,13 @@ class Method(BaseModel):
         return self
 
 
-LATER = ("steps", "sites", "thresholds", "scored_against", "pinned", "share")
+LATER = ("steps", "sites", "thresholds", "scored_against", "pinned", "share", "ignore_fields")
 """Settings that submissions were hashed before; left out of the hash where there is nothing to say."""
+
+_OF_FILES = frozenset(
+    {"saelens", "dictionary-learning", "sparsify", "circuit-tracer", "gemma-scope", "eap-ig", "mib"}
+)
+"""Formats of other libraries, whose files have fields."""
 
 _OF_FORMAT: Mapping[str, set[str]] = {
     "feature-attribution": {"steps", "sites", "thresholds", "scored_against"},

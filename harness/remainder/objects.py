@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
 from remainder.formats.eap_ig import Found
+from remainder.formats.known import Ignore
 from remainder.interpretation import Adapted, FitMoments, adapt
 from remainder.task import Task
 
@@ -38,6 +40,8 @@ class ObjectSubmission:
     hash: str
     thing: Any
     kind: str = "reconstruction"
+    ignore_fields: tuple[str, ...] = ()
+    """Of its cfg, to be passed over."""
 
     is_pinned: bool = True
 
@@ -56,7 +60,8 @@ class ObjectSubmission:
 
     def check(self, task: Task) -> Adapted:
         """What can be told wrong before anything is loaded; see `build`."""
-        loaded = saelens.load_object(self.thing, task, self.name)
+        ignore = Ignore(frozenset(self.ignore_fields))
+        loaded = ignore.noted(saelens.load_object(self.thing, task, self.name, ignore), self.name)
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
@@ -142,8 +147,15 @@ def circuit_submission(thing: Any, name: str | None = None) -> CircuitSubmission
     return CircuitSubmission(_label(name or type(thing).__name__.lower()), digest.hexdigest(), circuits)
 
 
-def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
+def object_submission(
+    thing: Any, name: str | None = None, ignore_fields: Sequence[str] = ()
+) -> ObjectSubmission:
     """Wrap an object with encode and decode, and hash what can be seen of it.
+
+    Args:
+        thing: the object.
+        name: in tables; default: that of its class.
+        ignore_fields: of its cfg, to be passed over where they would be refused.
 
     Raises:
         InterpretationError: if the name cannot stand in a table.
@@ -180,7 +192,9 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
                     add(f"{key}.{part}", inner[part], depth + 1)
 
     add("", thing, 0)
-    return ObjectSubmission(label, digest.hexdigest(), thing)
+    if ignore_fields:  # they are part of what is scored
+        add("ignore_fields", sorted(ignore_fields), 0)
+    return ObjectSubmission(label, digest.hexdigest(), thing, ignore_fields=tuple(ignore_fields))
 
 
 def _label(name: str) -> str:

@@ -41,6 +41,7 @@ from remainder.formats import (
     sparsify,
 )
 from remainder.formats.eap_ig import Found
+from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded
 from remainder.formats.recognition import look
 from remainder.formats.tensors import require_weights
@@ -87,7 +88,7 @@ class Format(Protocol):
 
     def found_in(self, path: Path) -> bool: ...
     def files(self, path: Path) -> list[Path]: ...
-    def load(self, path: Path, task: Task) -> Loaded: ...
+    def load(self, path: Path, task: Task, ignore: Ignore | None = None) -> Loaded: ...
 
 
 FORMATS: Mapping[str, Format] = {
@@ -231,15 +232,18 @@ class Submission(BaseModel):
 
     def _make(self, task: Task, fit: FitMoments) -> Loaded:
         method = self.method
+        ignore = Ignore(frozenset(method.ignore_fields or ()))
         if method.hub is not None and self.folder is None:
             address = hub.parse(method.hub, method.revision)
-            return hub.load_release(address._replace(revision=self.commit), task)
+            return ignore.noted(
+                hub.load_release(address._replace(revision=self.commit), task, ignore), self.name
+            )
         if method.format in FORMATS:
             assert self.folder is not None
             reader, path = FORMATS[method.format], self.folder / (method.path or ".")
             if method.hub is not None:
                 self._refuse_others(path, reader.files(path))
-            return reader.load(path, task)
+            return ignore.noted(reader.load(path, task, ignore), self.name)
         # References, subspaces and codebooks rebuild what they read: at a task that does not, its output.
         return Loaded(self._make_reference(task, fit), "in" if task.site.is_reconstruction else "out")
 
@@ -284,17 +288,32 @@ class Submission(BaseModel):
         return Codebook(**arrays.load(path, {"centroids": ("entries", "width")}, width))
 
 
-def open_submission(where: str | Path) -> Submission:
+def open_submission(where: str | Path, ignore_fields: Sequence[str] = ()) -> Submission:
     """The submission at a path, of a baseline's name, in what a format's own library wrote, or on the hub.
 
     Args:
         where: a folder (or the YAML file of circuit-tracer), a baseline, or `hub:OWNER/REPO:SAE_ID`.
+        ignore_fields: of its files, to be passed over where they would be refused; beside those that its
+            `submission.toml` names. They are part of what the submission is, and of its hash.
 
     Raises:
         InterpretationError: if there is none, or its `submission.toml` is malformed.
     """
     with explained(where, InterpretationError):
-        return _opened(str(where))
+        found = _opened(str(where))
+    return _ignoring(found, ignore_fields) if ignore_fields else found
+
+
+def _ignoring(found: Submission, names: Sequence[str]) -> Submission:
+    """The same with these fields passed over, too."""
+    method = found.method.model_dump(exclude_unset=True)
+    method["ignore_fields"] = tuple(sorted({*names, *(found.method.ignore_fields or ())}))
+    try:
+        return found.model_copy(update={"method": Method.model_validate(method)})
+    except ValidationError as problem:
+        raise InterpretationError(
+            f"{found.name}: {problem.errors()[0]['msg']}", fix="leave out --ignore-field"
+        ) from None
 
 
 def _opened(text: str) -> Submission:
@@ -384,8 +403,15 @@ def baselines_for(task: Task) -> list[Submission]:
     return [submission for submission in found if submission.fits(task)]
 
 
-def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> list[Entry]:
+def submissions_for(
+    loaded: LoadedTask, names: Sequence[str] | None = None, ignore_fields: Sequence[str] = ()
+) -> list[Entry]:
     """What is scored on a task: what is named, or all that it brings itself and all baselines that fit it.
+
+    Args:
+        loaded: the task.
+        names: of what is scored, as `remainder run --with` takes it.
+        ignore_fields: of the files of what is named; see `open_submission`.
 
     Raises:
         InterpretationError: if there is none of that name.
@@ -393,13 +419,13 @@ def submissions_for(loaded: LoadedTask, names: Sequence[str] | None = None) -> l
     wrap = object_submission if loaded.task.circuit is None else circuit_submission
     own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
-        return [own.get(name) or _open_beside(name, own) for name in names]
+        return [own.get(name) or _open_beside(name, own, ignore_fields) for name in names]
     return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
 
 
-def _open_beside(name: str, own: Mapping[str, Entry]) -> Entry:
+def _open_beside(name: str, own: Mapping[str, Entry], ignore_fields: Sequence[str]) -> Entry:
     try:
-        return open_submission(name)
+        return open_submission(name, ignore_fields)
     except InterpretationError as problem:
         if own and not Path(name).exists():
             raise InterpretationError(

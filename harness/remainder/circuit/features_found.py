@@ -289,6 +289,7 @@ def _of_graphs(
             continue
         said = graph.scores()
         replacement = "none" if said.replacement is None else f"{said.replacement:.3g}"
+        notes += graph.notes
         notes.append(
             f"{file.name}: by the links of its graph alone replacement {replacement}, completeness "
             f"{said.completeness:.3g}"

@@ -19,6 +19,7 @@ from remainder.circuit.ranking import NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats import eap_ig, mib
 from remainder.formats.eap_ig import Found
+from remainder.formats.known import Ignore
 from remainder.method import Method
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ def make_circuits(method: Method, folder: Path | None, loaded: CircuitTask, fit_
         if folder is None or method.path is None:
             raise InterpretationError(f"format {method.format} needs `path`", fix="name the file or folder")
         path = folder / method.path
-        return eap_ig.load(path, graph) if method.format == "eap-ig" else mib.load(path, graph, loaded.task)
+        ignore = Ignore(frozenset(method.ignore_fields or ()))
+        if method.format == "eap-ig":
+            found = eap_ig.load(path, graph, ignore=ignore)
+        else:
+            found = mib.load(path, graph, loaded.task, ignore)
+        ignore.require_found(str(path))
+        return found._replace(notes=(*found.notes, *ignore.warnings))
     if method.format == "full-graph":
         return Found(Sized(graph, {1.0: Circuit.full(graph)}), ())
     if method.format == "empty-graph":

@@ -37,12 +37,24 @@ from numpy.typing import NDArray
 
 from remainder.errors import InterpretationError
 from remainder.files import LARGEST, brief
+from remainder.formats.known import Rest, Table, block, harmless, heeded, plain
 from remainder.formats.places import check_model
 from remainder.formats.recognition import look
 from remainder.formats.tensors import read_json
 from remainder.task import ModelSpec
 
-__all__ = ["FeatureGraph", "FeatureNode", "GraphScores", "Kind", "files", "found_in", "load"]
+__all__ = [
+    "FIELDS",
+    "LINK",
+    "NODE",
+    "FeatureGraph",
+    "FeatureNode",
+    "GraphScores",
+    "Kind",
+    "files",
+    "found_in",
+    "load",
+]
 
 Kind = Literal["feature", "error", "token", "logit"]
 
@@ -52,6 +64,67 @@ _KINDS: dict[str, Kind] = {
     "embedding": "token",
     "logit": "logit",
 }
+NODE = Table(
+    {
+        "node_id": heeded("its name, with layer, number and position", plain),
+        "feature": heeded("its number, of a logit", plain),
+        "layer": heeded("the block", plain),
+        "ctx_idx": heeded("the position", plain),
+        "feature_type": heeded("feature, error, token or logit", plain),
+        "token_prob": heeded("probability of a logit", plain),
+        "activation": heeded("kept beside it", plain),
+        "influence": heeded("by which shares are taken", plain),
+        **harmless(
+            "for the viewer", "clerp", "featureExplanations", "featureDetailsJSON", "isSuperNode",
+            "is_target_logit", "jsNodeId", "localClerp", "memberNodeIds", "memberNodes", "nodeColor",
+            "nodeIndex", "pos", "ppClerp", "ppLayer", "remoteClerp", "reverse_ctx_idx", "run_idx",
+            "streamIdx", "supernodeId", "token", "topk_logits", "topk_logits_neg", "topk_logits_pos", "url",
+            "vis_link", "visLink", "xOffset", "yOffset",
+        ),
+    },
+    Rest("told", "nodes are read without it"),
+)  # fmt: skip
+"""Of a node."""
+
+LINK = Table(
+    {
+        "source": heeded("the node that adds to the other", plain),
+        "target": heeded("the node that is added to", plain),
+        "weight": heeded("how much of the target is from the source", plain),
+        **harmless("for the viewer", "absWeight", "color", "pctInput", "sourceNode", "strokeWidth",
+                   "targetNode", "tmpClickedLink"),
+    },
+    Rest("told", "links are read without it"),
+)  # fmt: skip
+"""Of a link."""
+
+FIELDS = Table(
+    {
+        "metadata": block(
+            "model, prompt and tokens",
+            Table(
+                {
+                    "scan": heeded("must be the task's model, unless it names transcoders", plain),
+                    "prompt_tokens": heeded("one a position", plain),
+                    "prompt": heeded("kept beside it", plain),
+                },
+                Rest("harmless", "it describes how the graph was made and cut"),
+            ),
+        ),
+        "qParams": block(
+            "what a person chose in the viewer",
+            Table(
+                {"pinnedIds": heeded("nodes that a person pinned", plain)},
+                Rest("harmless", "it describes what the viewer shows"),
+            ),
+        ),
+        "nodes": block("a list of nodes", NODE),
+        "links": block("a list of links", LINK),
+    },
+    Rest("told", "the graph is read without it"),
+)
+"""Of a graph."""
+
 _LEAST = 1e-10
 """What the links of a target are divided by, at least; circuit-tracer's."""
 
@@ -104,13 +177,18 @@ class FeatureGraph:
     """Nodes that a person pinned in the frontend."""
     gone_ids: tuple[str, ...] = ()
     """Pinned ids that are no node's, as of nodes that were pruned after they had been pinned."""
+    unknown: tuple[str, ...] = ()
+    """A sentence for each field that is not known, and was not looked at."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the file has and is not used."""
         if not self.gone_ids:
-            return ()
-        return (f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph: left out",)
+            return self.unknown
+        return (
+            f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph: left out",
+            *self.unknown,
+        )
 
     def features(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """Block → position → ids of its features, ascending."""
@@ -312,6 +390,24 @@ def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) ->
         weights=np.array(list(links.values()), dtype=np.float64),
         pinned_ids=tuple(name for name in pinned if name in places),
         gone_ids=tuple(dict.fromkeys(name for name in pinned if name not in places)),
+        unknown=_unknown(content, path),
+    )
+
+
+def _unknown(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """One sentence for each field that no table has, of the graph, its nodes and its links."""
+    found: dict[str, str] = {}
+    for within, table, entries in (
+        ("", FIELDS, [content]),
+        ("nodes.", NODE, content["nodes"]),
+        ("links.", LINK, content["links"]),
+    ):
+        known = table.lines.keys()
+        assert table.rest is not None
+        for entry in entries:
+            found |= {f"{within}{name}": table.rest.why for name in entry.keys() - known}
+    return tuple(
+        f"{path.name} has the field {name}, which is not known: {why}." for name, why in sorted(found.items())
     )
 
 

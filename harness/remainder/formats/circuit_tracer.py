@@ -6,6 +6,8 @@
 2. The transcoder whose output hook is what the task replaces.
 3. Its safetensors file: W_enc [d_transcoder d_model], W_dec [d_transcoder d_model], b_enc, b_dec, for a
    JumpReLU activation_function.threshold, for a skip-transcoder W_skip.
+4. `activation`: topk keeps the `k` largest, of whatever sign, as circuit-tracer's TopK does; relu what is
+   above zero. Without it, a threshold among the weights means JumpReLU, and none ReLU.
 
 Source: https://github.com/safety-research/circuit-tracer, `transcoder/single_layer_transcoder.py`,
 `utils/hf_utils.py`.
@@ -15,22 +17,70 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
-from remainder.formats.coder import JumpReLU, make_coder
+from remainder.formats.coder import JumpReLU, Largest, make_coder
 from remainder.formats.fields import text
-from remainder.formats.places import Loaded, MisfitError, check_model, check_no_skip, reads_at, tensor_of
+from remainder.formats.known import Ignore, Settings, Table, harmless, heeded, plain
+from remainder.formats.places import (
+    Loaded,
+    MisfitError,
+    check_count,
+    check_model,
+    check_no_skip,
+    reads_at,
+    tensor_of,
+)
 from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
 from remainder.interpretation import Reads
 from remainder.task import Task
 
-__all__ = ["CONFIG", "files", "found_in", "load", "require"]
+__all__ = ["CONFIG", "ENTRY", "FIELDS", "files", "found_in", "load", "require"]
 
 CONFIG = "config.yaml"
+
+ENTRY = Table(
+    {
+        "layer": heeded("the block that it is of", plain),
+        "filepath": heeded("its weights", plain),
+        **harmless("a name", "id"),
+    }
+)
+"""Of an entry of `transcoders`, if it is no path."""
+
+FIELDS = Table(
+    {
+        "model_name": heeded("must be the task's model", text),
+        "model_kind": heeded("must be transcoder_set", plain),
+        "feature_input_hook": heeded("what they read", plain),
+        "feature_output_hook": heeded("what they rebuild; the task's layer is chosen by it", plain),
+        "transcoders": heeded("files by layer; a path, or layer and filepath (and id)", plain),
+        "activation": heeded(
+            "topk, relu or jumprelu; missing: as the weights have a threshold or not", plain, ignorable=True
+        ),
+        "k": heeded("the number of active latents of topk", plain, ignorable=True),
+        **harmless(
+            "says under which address circuit-tracer found the set",
+            "scan",
+            "scan_name",
+            "repo_id",
+            "subfolder",
+            "revision",
+        ),
+        **harmless(
+            "how circuit-tracer keeps the weights in memory",
+            "dtype",
+            "device",
+            "lazy_encoder",
+            "lazy_decoder",
+        ),
+    }
+)
+"""Of the YAML file."""
 
 _ENDINGS = {".yaml", ".yml"}
 _FIELDS = frozenset({"feature_input_hook", "feature_output_hook", "transcoders"})
@@ -41,6 +91,7 @@ _REQUIRED: dict[str, tuple[str | int, ...]] = {
     "b_enc": ("d_transcoder",),
     "b_dec": ("d_model",),
 }
+_ACTIVATIONS = ("relu", "topk", "jumprelu")
 _THRESHOLDS = ("activation_function.threshold", "threshold")
 
 
@@ -83,22 +134,28 @@ def require(path: Path) -> None:
         )
 
 
-def load(path: Path, task: Task) -> Loaded:
+def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """The transcoder of the task's layer.
+
+    Args:
+        path: of the YAML file, or of its folder.
+        task: whose site and model it must be of.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
     where = _yaml_of(path)
-    config = read_yaml(where)
-    check_model(text(config, "model_name", where), task.model, where)
-    if config.get("model_kind", "transcoder_set") != "transcoder_set":
+    config = Settings(read_yaml(where), FIELDS, where, ignore)
+    check_model(config["model_name"], task.model, where)
+    if config["model_kind"] not in (None, "transcoder_set"):
         raise InterpretationError(
             f"{where}: model_kind is {brief(config['model_kind'])}; a task replaces one place by one "
             "transcoder",
             fix="give a set of transcoders that read and write one layer each (model_kind: transcoder_set)",
         )
     source, target = (_hook(config, field, where) for field in ("feature_input_hook", "feature_output_hook"))
+    _check_entries(config)
     entries = _entries(where)
     chosen = [e for e in entries if tensor_of(f"blocks.{e.layer}.{target}") == tensor_of(task.site.hook_out)]
     if not chosen:
@@ -116,10 +173,10 @@ def load(path: Path, task: Task) -> Loaded:
             fix="fetch it (`hf download OWNER/REPO FILE`), or convert the set with circuit-tracer's "
             "save_transcoders_to_cache, and write the file's path there",
         )
-    return Loaded(_read(entry.path, task, reads), reads)
+    return Loaded(_read(entry.path, task, reads, config), reads)
 
 
-def _read(path: Path, task: Task, reads: Reads) -> nn.Module:
+def _read(path: Path, task: Task, reads: Reads, config: Settings) -> nn.Module:
     """One transcoder."""
     stored = header(path)
     threshold = next((name for name in _THRESHOLDS if name in stored), None)
@@ -131,23 +188,60 @@ def _read(path: Path, task: Task, reads: Reads) -> nn.Module:
         shapes["W_skip"] = ("d_model", "d_model")
     width = task.site.width
     found = read_tensors(path, Layout(shapes, {"d_model": width}, f"the site has width d_model = {width}"))
-    activation = nn.ReLU() if threshold is None else JumpReLU(found.pop(threshold))
+    level = None if threshold is None else found.pop(threshold)
     found["W_enc"] = found["W_enc"].T
-    return make_coder(found, activation, centred=False)
+    return make_coder(found, _activation(config, level, found["W_enc"].shape[1]), centred=False)
+
+
+def _activation(config: Settings, threshold: Tensor | None, latents: int) -> nn.Module:
+    """What the set says, if the weights fit that, or else what these say.
+
+    Raises:
+        InterpretationError: it is not known, or the weights belong to another one.
+    """
+    kind, where = config["activation"], config.where
+    if kind not in (None, *_ACTIVATIONS):
+        raise InterpretationError(
+            f"{where}: activation is {brief(kind)}; known are {', '.join(_ACTIVATIONS)}",
+            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object)",
+        )
+    if kind != "topk" and "k" in config:
+        raise config.refuse("k", f"it is of activation: topk, and activation is {brief(kind)}")
+    if kind not in (None, "jumprelu") and threshold is not None:
+        raise InterpretationError(
+            f"{where}: activation is {kind}, and the weights have a threshold, which is of jumprelu",
+            fix="one of the two belongs to something else; take both from one place",
+        )
+    if kind == "jumprelu" and threshold is None:
+        raise InterpretationError(
+            f"{where}: activation is jumprelu, and the weights have no threshold",
+            fix="export them with activation_function.threshold",
+        )
+    if kind == "topk":
+        return Largest(check_count(config["k"], latents, where, "k"))
+    return nn.ReLU() if threshold is None else JumpReLU(threshold)
 
 
 def _yaml_of(path: Path) -> Path:
     return path if path.suffix.lower() in _ENDINGS and not path.is_dir() else path / CONFIG
 
 
-def _hook(config: dict[str, Any], field: str, where: Path) -> str:
-    value = config.get(field)
+def _hook(config: Settings, field: str, where: Path) -> str:
+    value = config[field]
     if not isinstance(value, str):
         raise InterpretationError(
             f"{where}: {field} is {brief(value)}; expected the name of a hook within a block",
             fix=f"write it, such as {field}: {'mlp.hook_in' if 'input' in field else 'hook_mlp_out'}",
         )
     return value
+
+
+def _check_entries(config: Settings) -> None:
+    """Refuse a field that nobody knows in an entry of the list."""
+    listed = config["transcoders"]
+    for number, item in enumerate(listed if isinstance(listed, list) else [listed]):
+        if isinstance(item, dict):
+            Settings(item, ENTRY, config.where, config.ignore, f"transcoders[{number}].")
 
 
 def _entries(where: Path) -> list[_Entry]:

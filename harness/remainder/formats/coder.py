@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Coder", "Gated", "GroupMax", "JumpReLU", "TopK", "make_coder"]
+__all__ = ["Coder", "Gated", "GroupMax", "JumpReLU", "Largest", "TopK", "make_coder"]
 
 
 class Coder(nn.Module):
@@ -71,6 +71,18 @@ class TopK(nn.Module):
 
     def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
         values, places = h.relu().topk(self.k, dim=-1)
+        return torch.zeros_like(h).scatter(-1, places, values)
+
+
+class Largest(nn.Module):
+    """The k largest of h at each token, whether above zero or not."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
+        values, places = h.topk(self.k, dim=-1)
         return torch.zeros_like(h).scatter(-1, places, values)
 
 

@@ -5,7 +5,9 @@
    which is what the library's own scripts train on.
 3. `ae.pt`, tensors only. An `nn.Linear` keeps its weight as [out in], so matrices are transposed, but for the
    classes that keep W_enc and W_dec themselves.
-4. Codes as the class's `encode` gives them by default: top-k a token for AutoEncoderTopK; for BatchTopKSAE
+4. What stands beside the weights must agree with the config: k, and the sizes of groups, which add up to all
+   latents.
+5. Codes as the class's `encode` gives them by default: top-k a token for AutoEncoderTopK; for BatchTopKSAE
    and MatryoshkaBatchTopKSAE the threshold that training left behind, not the top k of a batch.
 
 Source: https://github.com/saprmarks/dictionary_learning, `dictionary.py`, `trainers/`, `utils.py`.
@@ -15,7 +17,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +24,106 @@ from torch import Tensor, nn
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
-from remainder.formats.fields import AGAIN, count, text
+from remainder.formats.fields import AGAIN, text
+from remainder.formats.known import (
+    Ignore,
+    Rest,
+    Settings,
+    Table,
+    block,
+    harmless,
+    heeded,
+    only,
+    optional_count,
+    plain,
+)
 from remainder.formats.places import Loaded, check_count, check_model, check_width, reads_at
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
 from remainder.interpretation import Reads
 from remainder.task import Task
 
-__all__ = ["CONFIG", "WEIGHTS", "files", "found_in", "load"]
+__all__ = ["CONFIG", "FIELDS", "WEIGHTS", "files", "found_in", "load"]
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
+
+_TRAINER = Table(
+    {
+        "dict_class": heeded("which class the weights are of", plain),
+        "activation_dim": heeded("must be the width of the task's site and of the weights", plain),
+        "dict_size": heeded("must be the number of latents of the weights", optional_count),
+        "k": heeded(
+            "of AutoEncoderTopK the number of active latents; must be that beside the weights", plain
+        ),
+        "layer": heeded("the block that it is of", plain),
+        "submodule_name": heeded("the place in the block", text),
+        "lm_name": heeded("must be the task's model", text),
+        "group_sizes": heeded("must add up to the number of latents, as all groups are used", plain),
+        **harmless("names the trainer; the class is told by dict_class", "trainer_class"),
+        **harmless("biases and thresholds were scaled back when the weights were saved", "norm_factor"),
+        **harmless("of training: which groups were weighed how", "group_fractions", "group_weights"),
+        **harmless(
+            "of training alone",
+            "anneal_end",
+            "anneal_start",
+            "auxk_alpha",
+            "bandwidth",
+            "decay_end",
+            "decay_start",
+            "device",
+            "entropy",
+            "initial_p",
+            "l1_penalty",
+            "l1_penalty_dict",
+            "lr",
+            "n_sparsity_updates",
+            "p_end",
+            "p_start",
+            "resample_steps",
+            "seed",
+            "sparsity_coeff",
+            "sparsity_function",
+            "sparsity_penalty",
+            "sparsity_penalty_dict",
+            "sparsity_queue_length",
+            "sparsity_warmup_steps",
+            "steps",
+            "target_l0",
+            "temperature",
+            "threshold_beta",
+            "threshold_start_step",
+            "top_k_aux",
+            "wandb_name",
+            "warmup_steps",
+        ),
+    },
+    Rest("told", "of a trainer all but the listed fields is taken to be about training alone"),
+)
+_BUFFER = Table(
+    {
+        "io": only("what a class of one module reads and rebuilds is its output", "out"),
+        **harmless(
+            "how activations were collected",
+            "ctx_len",
+            "d_submodule",
+            "device",
+            "layer",
+            "n_ctxs",
+            "out_batch_size",
+            "refresh_batch_size",
+            "remove_bos",
+            "add_special_tokens",
+        ),
+    },
+    Rest("harmless", "it describes how activations were collected"),
+)
+FIELDS = Table(
+    {
+        "trainer": block("what the class computes, and where it was trained", _TRAINER),
+        "buffer": block("which side of the module it was trained on", _BUFFER),
+        **harmless("of training alone", "logger", "eval_results", "wandb"),
+    }
+)
+"""Of config.json."""
 
 _LINEAR: dict[str, tuple[str | int, ...]] = {
     "encoder.weight": ("dict_size", "activation_dim"),
@@ -62,6 +154,12 @@ _TENSORS: dict[str, dict[str, tuple[str | int, ...]]] = {
     "MatryoshkaBatchTopKSAE": {**_OWN, "threshold": ()},
     "JumpReluAutoEncoder": {**_OWN, "threshold": ("dict_size",)},
 }
+_COUNTERS = {
+    "AutoEncoderTopK": frozenset({"k", "threshold"}),
+    "BatchTopKSAE": frozenset({"k"}),
+    "MatryoshkaBatchTopKSAE": frozenset({"k", "group_sizes"}),
+}
+"""What stands beside the weights of a class; of the top k a token, the threshold is kept for other uses."""
 _HINT = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
 _NO_LAYER = -1  # what the library writes where none was given
 _PLACES = (
@@ -88,43 +186,70 @@ def files(path: Path) -> list[Path]:
     return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
-def load(path: Path, task: Task) -> Loaded:
+def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """The SAE in a folder, for the task's site.
+
+    Args:
+        path: of the folder.
+        task: whose site and model it must be of.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
     where = path / CONFIG
-    trainer = read_json(where).get("trainer")
-    if not isinstance(trainer, dict):
+    config = Settings(read_json(where), FIELDS, where, ignore)
+    if not isinstance(config.content.get("trainer"), dict):
         raise InterpretationError(
             f"{where} has no field `trainer`", fix="take the config.json that training wrote beside ae.pt"
         )
-    kind = trainer.get("dict_class")
+    trainer, buffer = config.block("trainer"), config.block("buffer")
+    kind = trainer["dict_class"]
     if not isinstance(kind, str) or kind not in _TENSORS:
         raise InterpretationError(
             f"{where}: trainer.dict_class is {brief(kind)}; known are {', '.join(_TENSORS)}",
             fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
         )
-    check_model(text(trainer, "lm_name", where, "trainer."), task.model, where)
+    check_model(trainer["lm_name"], task.model, where)
+    buffer.all()
     hook = _hook(trainer, where)
     reads: Reads = "in" if task.site.is_reconstruction else "out"
     if hook is not None:
         reads = reads_at((hook, hook), task.site, where)
-    check_width(trainer.get("activation_dim"), task.site, where, "trainer.activation_dim")
+    check_width(trainer["activation_dim"], task.site, where, "trainer.activation_dim")
     sizes = {"activation_dim": int(trainer["activation_dim"])}
     says = f"{CONFIG} says activation_dim = {sizes['activation_dim']}"
-    if trainer.get("dict_size") is not None:
-        sizes["dict_size"] = count(trainer, "dict_size", where, "trainer.")
+    if "dict_size" in trainer:
+        sizes["dict_size"] = trainer["dict_size"]
         says += f", dict_size = {sizes['dict_size']}"
     if not present(path / WEIGHTS):
         raise missing_weights(path, WEIGHTS, "give the folder that training wrote")
-    # Counters that stand beside the weights (k, group_sizes) are not read.
-    layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
-    return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), reads)
+    layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, counters=_COUNTERS.get(kind, frozenset()))
+    found = read_torch(path / WEIGHTS, layout)
+    coder = _make(kind, found, trainer, path)
+    _check_counters(found, trainer, coder.W_enc.shape[1], path / WEIGHTS)
+    return Loaded(coder, reads, trainer.warnings)
 
 
-def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Path) -> Coder:
+def _check_counters(found: dict[str, Tensor], trainer: Settings, latents: int, weights: Path) -> None:
+    """k and the sizes of groups, in the config and beside the weights."""
+    if "k" in found and "k" in trainer and found["k"].tolist() != trainer["k"]:
+        raise InterpretationError(
+            f"{weights}: k is {found['k'].tolist():g}; {CONFIG} says k = {brief(trainer['k'])}",
+            fix="one of the two belongs to something else; take both from one place",
+        )
+    groups = [(weights, found["group_sizes"].tolist())] if "group_sizes" in found else []
+    groups += [(Path(trainer.where), trainer["group_sizes"])] if "group_sizes" in trainer else []
+    for where, sizes in groups:
+        whole = isinstance(sizes, list) and {type(size) for size in sizes} <= {int, float}
+        if not whole or sum(sizes) != latents:
+            raise InterpretationError(
+                f"{where}: group_sizes is {brief(sizes)}; expected sizes that add up to {latents} latents",
+                fix="one of the two belongs to something else; take both from one place",
+            )
+
+
+def _make(kind: str, found: dict[str, Tensor], trainer: Settings, path: Path) -> Coder:
     weights = {
         "W_enc": found["W_enc"] if "W_enc" in found else found["encoder.weight"].T,
         "W_dec": found["W_dec"] if "W_dec" in found else found["decoder.weight"].T,
@@ -138,8 +263,8 @@ def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Pa
     if kind == "GatedAutoEncoder":
         activation = Gated(found["r_mag"], found["mag_bias"], found["gate_bias"])
     elif kind == "AutoEncoderTopK":
-        activation = TopK(check_count(trainer.get("k"), latents, path / CONFIG, "trainer.k"))
-    elif "threshold" in found:
+        activation = TopK(check_count(trainer["k"], latents, path / CONFIG, "trainer.k"))
+    elif "threshold" in _TENSORS[kind]:
         if kind != "JumpReluAutoEncoder" and float(found["threshold"]) < 0:
             raise InterpretationError(
                 f"{path / WEIGHTS}: threshold is {float(found['threshold'])}: training ended before it was "
@@ -153,9 +278,10 @@ def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Pa
 _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
-def _hook(trainer: dict[str, Any], where: Path) -> str | None:
+def _hook(trainer: Settings, where: Path) -> str | None:
     """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
-    name, layer = text(trainer, "submodule_name", where, "trainer."), trainer.get("layer")
+    name: str | None = trainer["submodule_name"]
+    layer = trainer["layer"]
     if layer == _NO_LAYER:
         layer = None
     if layer is not None and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 0):

@@ -25,6 +25,7 @@ from remainder.circuit.graph import Circuit, Graph
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats.eap_ig_files import GROUPS, Stored, config, read, require, write
+from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
 
 __all__ = [
@@ -61,20 +62,21 @@ def files(path: Path) -> list[Path]:
     return [path]
 
 
-def load(path: Path, graph: Graph, *, importances: bool | None = None) -> Found:
+def load(path: Path, graph: Graph, *, importances: bool | None = None, ignore: Ignore | None = None) -> Found:
     """Circuits for a model from a file.
 
     Args:
         path: JSON, or what torch.save wrote, whatever its ending.
         graph: of the task's model.
         importances: whether scores count where there are flags too; by default, if the file is called so.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: naming file and field, what was found and what was expected.
     """
     if importances is None:
         importances = path.stem.lower() == IMPORTANCES
-    return found(read(path, graph), graph, path, importances=importances)
+    return found(read(path, graph, ignore), graph, path, importances=importances)
 
 
 def save(path: Path, thing: Circuit | Ranking | NodeRanking, *, ungrouped: bool = False) -> None:

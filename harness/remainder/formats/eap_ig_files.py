@@ -6,7 +6,7 @@
    scores may be missing. Nothing but tensors and plain values is ever loaded.
 3. An edge or a node that is not listed has no flag, and an edge the score 0, as when EAP-IG reads the file.
    If no edges are listed at all, but nodes are kept, all edges between these are. Fields that are not known
-   are refused by name; those of cfg are kept.
+   are refused by name; those of cfg that describe the model are kept.
 4. With grouped queries, is there a key and a value edge for each head, or for each group of heads? The latter
    if cfg has n_key_value_heads, or if just these edges are listed; but the former, whatever cfg has, if
    numbers beyond those of the groups are listed: a cfg that is copied from a model's config has the field,
@@ -36,10 +36,11 @@ from remainder.circuit.graph import INPUTS, Architecture, Graph
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
 from remainder.files import LARGEST, brief, parse_json, read_text, require_file
+from remainder.formats.known import Ignore, Table, block, harmless, heeded, plain
 from remainder.formats.recognition import Seen, look
 from remainder.formats.tensors import load_torch, odd_kind, require_torch
 
-__all__ = ["ENDINGS", "GROUPS", "Stored", "config", "read", "require", "write"]
+__all__ = ["CFG", "ENDINGS", "ENTRY", "GROUPS", "JSON", "PT", "Stored", "config", "read", "require", "write"]
 
 ENDINGS = frozenset({".json", ".pt"})
 """Of files that are written; what is read is told by what stands in it (`recognition`)."""
@@ -49,8 +50,59 @@ GROUPS = "n_key_value_heads"
 _GROUP_NAMES = (GROUPS, "num_key_value_heads", "n_kv_heads")
 """The same under other libraries' names, which get into a cfg that is copied from a model's config."""
 
-_ENTRY = {"in_graph", "score"}
-_PT = {"cfg", "src_nodes", "dst_nodes", "edges_in_graph", "nodes_in_graph"}
+CFG = Table(
+    {
+        "n_layers": heeded("must be that of the task's model", plain),
+        "n_heads": heeded("must be that of the task's model", plain),
+        "parallel_attn_mlp": heeded("must be that of the task's model", plain),
+        "d_model": heeded("must be that of the task's model, if it is there", plain),
+        **{
+            name: heeded("whether keys and values have an edge for each group of heads", plain)
+            for name in _GROUP_NAMES
+        },
+        **harmless(
+            "about the model, which the task has; it is kept",
+            "act_fn", "attention_dir", "attn_only", "attn_scale", "d_head", "d_mlp", "d_vocab", "d_vocab_out",
+            "default_prepend_bos", "device", "dtype", "eps", "final_rms", "gated_mlp", "init_weights",
+            "initializer_range", "model_name", "n_ctx", "n_devices", "n_params", "normalization_type",
+            "original_architecture", "positional_embedding_type", "rotary_dim", "seed", "tokenizer_name",
+            "use_attn_result", "use_attn_scale", "use_hook_mlp_in", "use_split_qkv_input",
+            "ungroup_grouped_query_attention",
+        ),
+    }
+)  # fmt: skip
+"""Of `cfg`."""
+
+ENTRY = Table(
+    {
+        "in_graph": heeded("whether it is kept", plain),
+        "score": heeded("how large it is; ranks", plain),
+    }
+)
+"""Of a node or an edge."""
+
+JSON = Table(
+    {
+        "cfg": block("the architecture", CFG),
+        "nodes": block("flags and scores of nodes, by name", ENTRY),
+        "edges": block("flags and scores of edges, by name", ENTRY),
+    }
+)
+"""Of a .json file."""
+
+PT = Table(
+    {
+        "cfg": block("the architecture", CFG),
+        "src_nodes": heeded("names of writers, in the order of the tensors", plain),
+        "dst_nodes": heeded("names of readers, in the order of the tensors", plain),
+        "edges_in_graph": heeded("which edges are kept", plain),
+        "nodes_in_graph": heeded("which nodes are kept", plain),
+        "edges_scores": heeded("scores of edges, if it is there", plain),
+        "nodes_scores": heeded("scores of nodes, if it is there", plain),
+    }
+)
+"""Of a .pt file."""
+
 _PT_SCORES = {"edges_scores", "nodes_scores"}
 _AGAIN = "save it with EAP-IG's to_json or to_pt"
 _SAFE = (
@@ -80,8 +132,13 @@ class Stored:
     """What was filled in or left out on reading."""
 
 
-def read(path: Path, graph: Graph) -> Stored:
+def read(path: Path, graph: Graph, ignore: Ignore | None = None) -> Stored:
     """What a file holds, of the architecture of `graph`.
+
+    Args:
+        path: .json or .pt.
+        graph: of the task's model.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: it is damaged, something else, of another architecture, names an edge that is
@@ -90,7 +147,10 @@ def read(path: Path, graph: Graph) -> Stored:
     seen = look(path)
     _refuse_others(path, seen)
     try:
-        return _of_pt(_loaded(path), graph) if seen.form == "torch" else _of_json(_parsed(path), graph)
+        passed = Ignore() if ignore is None else ignore
+        if seen.form == "torch":
+            return _of_pt(_loaded(path), graph, passed)
+        return _of_json(_parsed(path), graph, passed)
     except InterpretationError as problem:
         what = problem.what if problem.what.startswith(str(path)) else f"{path}: {problem.what}"
         raise InterpretationError(what, fix=problem.fix) from None
@@ -148,9 +208,28 @@ def _loaded(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_fields(content: Mapping[str, Any], what: str, required: set[str], optional: set[str]) -> None:
-    """Refuse what is missing and what is not known, by name."""
-    missing, surplus = sorted(required - content.keys()), sorted(content.keys() - required - optional)
+def _check_fields(
+    content: Mapping[str, Any], what: str, table: Table, optional: set[str], ignore: Ignore, within: str = ""
+) -> None:
+    """Refuse what is missing and what the table does not have, by name.
+
+    Args:
+        content: fields and their values.
+        what: they are of, for messages.
+        table: of the fields.
+        optional: those that may be missing.
+        ignore: fields to be passed over.
+        within: the block that they lie in, with a dot behind it.
+    """
+    known = {str(name) for name, line in table.lines.items() if line.how == "heeded"}
+    required = known - optional
+    missing = sorted(required - content.keys())
+    surplus = sorted(
+        str(name)
+        for name in content
+        if not ignore.take(f"{within}{name}", table.lines.get(str(name)), what)
+        and str(name) not in table.lines
+    )
     if neurons := [name for name in surplus if name.startswith("neurons")]:
         raise InterpretationError(
             f"{what} has {', '.join(neurons)}; circuits of single neurons are not measured here",
@@ -161,24 +240,28 @@ def _check_fields(content: Mapping[str, Any], what: str, required: set[str], opt
             surplus
         )
         raise InterpretationError(
-            f"{what} {' and '.join(found)}; expected {', '.join(sorted(required | optional))}", fix=_AGAIN
+            f"{what} {' and '.join(found)}; expected {', '.join(sorted(known))}",
+            fix=_AGAIN
+            if missing
+            else f"{_AGAIN}; if it changes nothing, --ignore-field {within}{surplus[0]}",
         )
 
 
-def _graph_of(cfg: Any, graph: Graph, listed: set[str]) -> tuple[Graph, list[str]]:
+def _graph_of(cfg: Any, graph: Graph, listed: set[str], ignore: Ignore) -> tuple[Graph, list[str]]:
     """The file's graph, of the model's architecture, and what is to be said of its groups; see the module.
 
     Args:
         cfg: as it stands in the file.
         graph: of the task's model.
         listed: readers that the file names.
+        ignore: fields to be passed over.
     """
     if not isinstance(cfg, Mapping):
         raise InterpretationError(f"cfg is {cfg!r:.60}", fix=_AGAIN)
     shape = graph.architecture
     wanted = config(shape)
     # Older files have no d_model.
-    _check_fields(cfg, "cfg", wanted.keys() - {"d_model"}, set(cfg))
+    _check_fields(cfg, "cfg", CFG, {"d_model", *_GROUP_NAMES}, ignore, "cfg.")
     name = next((name for name in _GROUP_NAMES if cfg.get(name) is not None), GROUPS)
     groups = cfg.get(name)
     other = any(cfg.get(name, value) != value for name, value in wanted.items())
@@ -219,20 +302,21 @@ def config(shape: Architecture) -> dict[str, Any]:
     }
 
 
-def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
-    _check_fields(content, "it", {"cfg", "nodes", "edges"}, set())
+def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
+    _check_fields(content, "it", JSON, set(), ignore)
     nodes, edges = content["nodes"], content["edges"]
     for name in ("nodes", "edges"):
         if not isinstance(content[name], dict):
             raise InterpretationError(
                 f"{name} is no object: {content[name]!r:.60}", fix=f"give {name} by name"
             )
-    own, notes = _graph_of(content["cfg"], graph, {name.rpartition("->")[2] for name in edges})
+    listed = {name.rpartition("->")[2] for name in edges}
+    own, notes = _graph_of(content["cfg"], graph, listed, ignore)
     places = {name: (writer, reader) for name, writer, reader in own.names()}
     kept, scores, scored = np.zeros_like(own.exists), np.zeros(own.exists.shape), np.zeros_like(own.exists)
     for name, entry in edges.items():
         place = places.get(name) or own.place(name)
-        flag, score = _entry(f"edge {name}", entry)
+        flag, score = _entry(f"edge {name}", entry, ignore, "edges.")
         kept[place] = bool(flag)
         if score is not None:
             _check_finite(f"edge {name}", score)
@@ -240,7 +324,7 @@ def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
     nodes_kept, flagged = np.zeros((2, len(own.writers)), dtype=np.bool_)
     node_scores = np.full(len(own.writers), np.nan)
     for name, entry in nodes.items():
-        flag, score = _entry(f"node {name}", entry)
+        flag, score = _entry(f"node {name}", entry, ignore, "nodes.")
         if name == "logits":  # they write nothing, and are always kept
             continue
         if name not in own.writer_index:
@@ -270,12 +354,12 @@ def _of_json(content: Mapping[str, Any], graph: Graph) -> Stored:
     )
 
 
-def _entry(what: str, entry: Any) -> tuple[bool | None, float | None]:
+def _entry(what: str, entry: Any, ignore: Ignore, within: str) -> tuple[bool | None, float | None]:
     """Flag and score of a node or an edge."""
     if not isinstance(entry, dict):
         entry = {"in_graph" if isinstance(entry, bool) else "score": entry}
-    if not entry.keys() <= _ENTRY:
-        _check_fields(entry, what, set(), _ENTRY)
+    if not entry.keys() <= ENTRY.lines.keys():
+        _check_fields(entry, what, ENTRY, set(ENTRY.lines), ignore, within)
     flag, score = entry.get("in_graph"), entry.get("score")
     if not isinstance(flag, (bool, type(None))):
         raise InterpretationError(f"in_graph of {what} is {flag!r:.60}", fix="give true or false")
@@ -289,13 +373,13 @@ def _check_finite(what: str, score: float) -> None:
         raise InterpretationError(f"the score of {what} is {score}", fix="give a finite number")
 
 
-def _of_pt(content: Mapping[str, Any], graph: Graph) -> Stored:
-    _check_fields(content, "it", _PT, _PT_SCORES)
+def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
+    _check_fields(content, "it", PT, _PT_SCORES, ignore)
     for field in ("src_nodes", "dst_nodes"):
         if not isinstance(content[field], (list, tuple)):
             raise InterpretationError(f"{field} is {brief(content[field])}; expected a list", fix=_AGAIN)
     sources, targets = ([str(name) for name in content[field]] for field in ("src_nodes", "dst_nodes"))
-    own, notes = _graph_of(content["cfg"], graph, set(targets))
+    own, notes = _graph_of(content["cfg"], graph, set(targets), ignore)
     for field, given, known in (("src_nodes", sources, own.writers), ("dst_nodes", targets, own.readers)):
         if sorted(given) != sorted(known):
             strange = ", ".join(sorted(set(given) ^ set(known))[:4])

@@ -21,14 +21,26 @@ from torch import Tensor
 from remainder.errors import InterpretationError
 from remainder.files import present
 from remainder.formats.coder import JumpReLU, make_coder
+from remainder.formats.known import Ignore, Settings, Table, heeded, plain
 from remainder.formats.places import Loaded, check_width, reads_at
 from remainder.formats.tensors import require_weights
 from remainder.interpretation import Reads
 from remainder.task import Task
 
-__all__ = ["WEIGHTS", "files", "found_in", "load"]
+__all__ = ["FIELDS", "WEIGHTS", "files", "found_in", "load"]
 
 WEIGHTS = "params.npz"
+
+FIELDS = Table(
+    {
+        "W_enc": heeded("the encoder, [d_in, d_sae]", plain),
+        "W_dec": heeded("the decoder, [d_sae, d_in]", plain),
+        "b_enc": heeded("its bias", plain),
+        "threshold": heeded("of each latent, for JumpReLU", plain),
+        "b_dec": heeded("the decoder's bias; it is not subtracted before encoding", plain),
+    }
+)
+"""The arrays of params.npz."""
 
 _SHAPES: dict[str, tuple[str, ...]] = {
     "W_enc": ("d_in", "d_sae"),
@@ -50,8 +62,13 @@ def files(path: Path) -> list[Path]:
     return [path / WEIGHTS]
 
 
-def load(path: Path, task: Task) -> Loaded:
+def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """The SAE in a folder, for the task's site.
+
+    Args:
+        path: of the folder.
+        task: whose site it must be of.
+        ignore: arrays to be passed over.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
@@ -61,13 +78,13 @@ def load(path: Path, task: Task) -> Loaded:
     reads: Reads = "in" if task.site.is_reconstruction else "out"
     if hook is not None:
         reads = reads_at((hook, hook), task.site, where)
-    arrays = _read(where)
+    arrays = _read(where, ignore)
     check_width(arrays["W_enc"].shape[0], task.site, where)
     threshold = arrays.pop("threshold")
     return Loaded(make_coder(arrays, JumpReLU(threshold), centred=False), reads)
 
 
-def _read(where: Path) -> dict[str, Tensor]:
+def _read(where: Path, ignore: Ignore | None) -> dict[str, Tensor]:
     require_weights(where)
     try:
         # Without pickles: an array of objects is refused, and nothing of it executed.
@@ -91,6 +108,7 @@ def _read(where: Path) -> dict[str, Tensor]:
             f"{where} holds {', '.join(sorted(arrays)) or 'nothing'}; {', '.join(missing)} is missing",
             fix="give the folder of one SAE of Gemma Scope",
         )
+    arrays = Settings(arrays, FIELDS, where, ignore).all()
     sizes = dict(zip(("d_in", "d_sae"), arrays["W_enc"].shape, strict=False))
     for name, axes in _SHAPES.items():
         array = arrays[name]

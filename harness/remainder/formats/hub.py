@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import glob
 import pickle
@@ -26,6 +27,7 @@ from safetensors import SafetensorError
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
+from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded
 from remainder.formats.tensors import PICKLES, header
 from remainder.hub import explained, repository_files, snapshot
@@ -149,18 +151,24 @@ def _no_sae(address: Address, where: str, known: list[str]) -> InterpretationErr
     )
 
 
-def load_release(address: Address, task: Task) -> Loaded:
+def load_release(address: Address, task: Task, ignore: Ignore | None = None) -> Loaded:
     """An SAE of sae-lens's list, at the commit that `fetch` found, float32.
+
+    Args:
+        address: of the SAE, with its commit.
+        task: whose site and model it must be of.
+        ignore: fields of its config to be passed over.
 
     Raises:
         AssetError: if its files are gone from the cache and the hub does not give them.
         InterpretationError: if it was made for another site, width or model, or sae-lens cannot read it.
     """
-    return saelens.load_object(_read_release(address)[0], task, str(address))
+    sae, _, said = _read_release(address)
+    return saelens.load_object(sae, task, str(address), ignore, said)
 
 
-def _read_release(address: Address) -> tuple[Any, Fetched]:
-    """An SAE of sae-lens's list, read by sae-lens, and the files that it read."""
+def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
+    """An SAE of sae-lens's list, read by sae-lens, the files that it read, and the config."""
     from sae_lens import SAE
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
@@ -178,17 +186,38 @@ def _read_release(address: Address) -> tuple[Any, Fetched]:
         raise _no_sae(address, f"release {address.place}", sorted(release.saes_map))
     with explained(release.repo_id, address.revision), _one_commit(address.revision) as downloads:
         try:
-            # sae-lens warns of settings of the model, which `load_object` heeds.
+            # sae-lens warns of settings of the model and of scales, which `load_object` heeds or refuses.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                sae = SAE.from_pretrained(address.place, address.sae_id, dtype="float32")
+                reader = _Reader(address.place)
+                sae = SAE.from_pretrained(
+                    address.place,
+                    address.sae_id,
+                    dtype="float32",
+                    converter=reader,
+                )
         except _UNREADABLE as problem:
             raise InterpretationError(
                 f"{address}: sae-lens cannot read it: {type(problem).__name__}: {problem}",
                 fix="if its files are damaged, delete the repository from huggingface-hub's cache; else "
                 "report it to sae-lens",
             ) from problem
-    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files)
+    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files), reader.said
+
+
+class _Reader:
+    """sae-lens's reader of a release, and the config that it gave; the class of an SAE keeps part of that."""
+
+    def __init__(self, release: str) -> None:
+        from sae_lens.loading import pretrained_sae_loaders as readers
+
+        self.read = readers.NAMED_PRETRAINED_SAE_LOADERS[readers.get_conversion_loader_name(release)]
+        self.said: dict[str, Any] = {}
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        config, state, sparsity = self.read(*args, **settings)
+        self.said = copy.deepcopy(config)
+        return config, state, sparsity
 
 
 class _Downloads:

@@ -22,6 +22,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import eap_ig
 from remainder.formats.eap_ig import Found
 from remainder.formats.eap_ig_files import read
+from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
 from remainder.task import Task
 
@@ -65,13 +66,14 @@ def folder_of(path: Path, task: Task) -> Path:
     return fitting[0]
 
 
-def load(path: Path, graph: Graph, task: Task) -> Found:
+def load(path: Path, graph: Graph, task: Task, ignore: Ignore | None = None) -> Found:
     """The ranking or the circuits of a task.
 
     Args:
         path: of the submission, or of one task and model in it.
         graph: of the task's model.
         task: whose folder is looked for.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: the folder cannot be told, or a file is not sound.
@@ -88,11 +90,11 @@ def load(path: Path, graph: Graph, task: Task) -> Found:
     if strange:
         notes.append(f"{', '.join(file.name for file in strange)}: no circuit, left out")
     if len(paths) == 1:
-        single = eap_ig.load(paths[0], graph, importances=True)
+        single = eap_ig.load(paths[0], graph, importances=True, ignore=ignore)
         return Found(single.circuits, (*notes, *single.notes))
     counts, pruned = {}, {}
     for file in paths:
-        content = read(file, graph)
+        content = read(file, graph, ignore)
         counts[file] = int(content.kept.sum()), content.graph.edges
         single = eap_ig.found(content, graph, file, importances=False)
         if not isinstance(single.circuits, Sized):

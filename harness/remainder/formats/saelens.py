@@ -27,6 +27,8 @@ import copy
 import dataclasses
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.fields import AGAIN, count, flag, table, text
+from remainder.formats.known import Ignore
 from remainder.formats.places import (
     Loaded,
     check_count,
@@ -47,6 +50,7 @@ from remainder.formats.places import (
     reads_at,
     tensor_of,
 )
+from remainder.formats.saelens_fields import Looked, look
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import ModelSpec, Site, Task
@@ -72,6 +76,8 @@ _HINTS = {"threshold": "a latent is active above it, so codes are not known with
 _COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
 _NOT_FOLDED = {"expected_average_only_in", "covariance_whitening"}
+# What a block's parts write to the residual stream, and that itself: nothing else is centred.
+_WRITTEN = ("residual stream", "output of the MLP", "output of the attention")
 _RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, AssertionError)
 
 
@@ -85,14 +91,29 @@ def files(path: Path) -> list[Path]:
     return sorted(file for file in path.glob("*") if file.suffix in {".json", ".safetensors"})
 
 
-def load(path: Path, task: Task) -> Loaded:
+def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """The SAE or transcoder in a folder, for the task's site.
+
+    Args:
+        path: of the folder.
+        task: whose site and model it must be of.
+        ignore: fields of its config to be passed over.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    reads = _check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
-    return Loaded(_wrapped(_load_folder(path, task.site), str(path), task, reads), reads)
+    config, where = read_json(path / CONFIG), path / CONFIG
+    reads = _check_config(config, task.site, where, task.model)
+    looked = look(config, task, where, ignore)
+    return _loaded(_load_folder(path, task.site), str(path), task, reads, looked)
+
+
+def _loaded(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Loaded:
+    """What SAELens made, with what its config says beyond that."""
+    if looked.activation is not None:
+        thing.activation_fn = looked.activation
+    wrapped = _wrapped(thing, name, task, reads, looked)
+    return Loaded(wrapped, reads, (*looked.warnings, *_means_warning(looked, task, reads, name)))
 
 
 def _load_folder(folder: Path, site: Site) -> Any:
@@ -111,7 +132,6 @@ def _load_folder(folder: Path, site: Site) -> Any:
         )
     count(config, "d_sae", where)
     text(config, "architecture", where)
-    text(config, "normalize_activations", where)
     flag(config, "apply_b_dec_to_input", where)
     weights = folder / WEIGHTS
     if not present(weights):
@@ -120,9 +140,7 @@ def _load_folder(folder: Path, site: Site) -> Any:
     from sae_lens import SAE
 
     try:
-        # sae-lens warns of settings of the model, which `_wrapped` heeds.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _options_are_looked_at():
             layout = _layout(config, folder / CONFIG)
             read_tensors(weights, layout)
             return SAE.load_from_disk(folder, dtype="float32").eval()
@@ -135,6 +153,14 @@ def _load_folder(folder: Path, site: Site) -> Any:
         ) from problem
 
 
+@contextmanager
+def _options_are_looked_at() -> Iterator[None]:
+    """Without sae-lens' own advice on loading the model: `look` heeds or refuses each of these options."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        yield
+
+
 def _first_line(problem: Exception) -> str:
     """What a library says, if it is about the settings and not about its own code."""
     if isinstance(problem, KeyError):
@@ -144,15 +170,74 @@ def _first_line(problem: Exception) -> str:
     return str(problem).strip().splitlines()[0]
 
 
-def load_object(thing: Any, task: Task, name: str) -> Loaded:
+def load_object(
+    thing: Any,
+    task: Task,
+    name: str,
+    ignore: Ignore | None = None,
+    said: dict[str, Any] | None = None,
+) -> Loaded:
     """An object from a notebook, checked as far as it has a config of its own (`cfg`).
 
+    Args:
+        thing: with `encode` and `decode`.
+        task: whose site and model it must be of.
+        name: for messages.
+        ignore: fields of its config to be passed over.
+        said: the config that sae-lens made it of, of which its `cfg` may have lost something.
+
     Raises:
-        InterpretationError: if it was made for another width, hook or model.
+        InterpretationError: if it was made for another width, hook or model, or a setting is not computed.
     """
     config = _config_of(thing)
     reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
-    return Loaded(_wrapped(thing, name, task, reads), reads)
+    _check_latents(config, thing, name)
+    looked = look(config, task, name, ignore, is_object=True)
+    if said is not None:
+        # Its own cfg was looked at already; what was lost on the way is strictly looked at.
+        looked = look(said, task, name, ignore)
+    _check_folded(thing, name)
+    return _loaded(thing, name, task, reads, looked)
+
+
+def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
+    """Where cfg and decoder both tell the number of latents, they agree."""
+    decoder, said = getattr(thing, "W_dec", None), config.get("d_sae")
+    if isinstance(decoder, Tensor) and decoder.ndim == 2 and isinstance(said, int) and said != len(decoder):
+        raise InterpretationError(
+            f"{name}: W_dec has {len(decoder)} latents; cfg says d_sae = {said}",
+            fix="one of the two belongs to something else; take both from one place",
+        )
+
+
+def _check_folded(thing: Any, name: str) -> None:
+    """An object of sae-lens rescales activations itself, or its weights are for activations as they are."""
+    lens = sys.modules.get("sae_lens")
+    if lens is not None and isinstance(thing, lens.SAE) and thing.cfg.normalize_activations in _NOT_FOLDED:
+        raise _not_folded(name, thing.cfg.normalize_activations)
+
+
+def _not_folded(where: Path | str, scaling: str) -> InterpretationError:
+    return InterpretationError(
+        f"{where}: normalize_activations is {scaling}: its weights are for rescaled activations, and it does "
+        "not say by how much",
+        fix="fold the scale in before saving: sae.fold_activation_norm_scaling_factor(factor), or give "
+        "an SAE that sae-lens saved at the end of training",
+    )
+
+
+def _means_warning(looked: Looked, task: Task, reads: Reads, name: str) -> tuple[str, ...]:
+    """Of a transcoder whose target had its mean over the width taken out in training."""
+    target = looked.hooks[-1]
+    rebuilds_what_it_reads = len(looked.hooks) == 1 or reads == "out"
+    if not looked.centred or rebuilds_what_it_reads or not tensor_of(target).startswith(_WRITTEN):
+        return ()
+    if has_layer_norm(task.model) is not True:
+        return ()
+    return (
+        f"{Path(name).name} was trained on {target} less its mean over the width (center_writing_weights); "
+        "here that mean counts as residual.",
+    )
 
 
 def _check_config(
@@ -199,12 +284,7 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
     _check_types(settings, where)
     made = sae_class(settings)
     if made.cfg.normalize_activations in _NOT_FOLDED:
-        raise InterpretationError(
-            f"{where}: normalize_activations is {made.cfg.normalize_activations}: its weights are for "
-            "rescaled activations, and the file does not say by how much",
-            fix="fold the scale in before saving: sae.fold_activation_norm_scaling_factor(factor), or give "
-            "an SAE that sae-lens saved at the end of training",
-        )
+        raise _not_folded(where, made.cfg.normalize_activations)
     sizes = {"d_in": made.cfg.d_in, "d_sae": made.cfg.d_sae}
     sizes["d_out"] = getattr(made.cfg, "d_out", sizes["d_in"])
     words = {size: word for word, size in sizes.items() if word == "d_sae"}
@@ -249,7 +329,7 @@ def _config_of(thing: Any) -> dict[str, Any]:
 # from what sae-lens computes to encode, decode and skip
 
 
-def _wrapped(thing: Any, name: str, task: Task, reads: Reads) -> Any:
+def _wrapped(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Any:
     """The thing itself, or for an object of sae-lens in what step 4 of this module's text asks for.
 
     Raises:
@@ -280,24 +360,18 @@ def _wrapped(thing: Any, name: str, task: Task, reads: Reads) -> Any:
         inner = _Skipping(thing)
     elif normalised:
         inner = _Normalised(thing)
-    if _is_centred(thing, task.model, name):
+    if _is_centred(looked, task.model, name):
         inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
     return inner
 
 
-def _is_centred(sae: Any, model: ModelSpec, name: str) -> bool:
+def _is_centred(looked: Looked, model: ModelSpec, name: str) -> bool:
     """Whether it was trained on a residual stream whose mean over the width had been taken out.
 
     Raises:
         InterpretationError: if it was so unless the model has RMSNorm, and its norm cannot be told.
     """
-    settings = sae.cfg.metadata.model_from_pretrained_kwargs
-    hook = sae.cfg.metadata.hook_name
-    if not isinstance(settings, dict) or not settings.get("center_writing_weights"):
-        return False
-    # What a block's parts write to the residual stream, and that itself; nothing else was changed.
-    written = ("residual stream", "output of the MLP", "output of the attention")
-    if isinstance(hook, str) and not tensor_of(hook).startswith(written):
+    if not looked.centred or not tensor_of(looked.hooks[0]).startswith(_WRITTEN):
         return False
     layer_norm = has_layer_norm(model)
     if layer_norm is None:

@@ -24,6 +24,7 @@ from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.coder import GroupMax, TopK, make_coder
 from remainder.formats.fields import count, flag, text
+from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, plain
 from remainder.formats.places import (
     Loaded,
     MisfitError,
@@ -37,9 +38,37 @@ from remainder.formats.tensors import Layout, missing_weights, read_json, read_t
 from remainder.interpretation import Reads
 from remainder.task import Task
 
-__all__ = ["CONFIG", "WEIGHTS", "files", "found_in", "load"]
+__all__ = ["CONFIG", "FIELDS", "RUN", "RUN_FIELDS", "WEIGHTS", "files", "found_in", "load"]
 
 CONFIG, WEIGHTS, RUN = "cfg.json", "sae.safetensors", "config.json"
+
+FIELDS = Table(
+    {
+        "d_in": heeded("must be the width of the task's site and of the weights", plain),
+        "num_latents": heeded(
+            "must be the number of latents of the weights; 0 or missing: d_in times expansion_factor", plain
+        ),
+        "expansion_factor": heeded("tells the number of latents where num_latents does not", plain),
+        "k": heeded("the number of active latents, or of groups", count),
+        "activation": heeded("topk or groupmax", plain, ignorable=True),
+        "signed": heeded("accepted if false: what is below zero is not active", flag, ignorable=True),
+        "skip_connection": heeded("whether W_skip is read", flag),
+        "transcode": heeded("what it reads, and whether b_dec is subtracted before encoding", flag),
+        **harmless("about training: the stored decoder is used as it is", "normalize_decoder"),
+        **harmless("a loss of training", "multi_topk"),
+        **harmless("which code multiplies, with the same result", "naive_decoder"),
+    }
+)
+"""Of cfg.json, beside the weights of a module."""
+
+RUN_FIELDS = Table(
+    {
+        "model": heeded("must be the task's model", text),
+        "transcode": heeded("must be that of cfg.json", plain, ignorable=True),
+    },
+    Rest("harmless", "it describes the training run"),
+)
+"""Of config.json, one folder up."""
 
 _BLOCK = r"(?:.*\.)?(?:layers|h)[._](\d+)"  # of Llama, GPT-NeoX …, and of GPT-2
 _MODULES = (
@@ -64,26 +93,27 @@ def files(path: Path) -> list[Path]:
     return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
-def load(path: Path, task: Task) -> Loaded:
+def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """The SAE or transcoder in a folder, for the task's site.
+
+    Args:
+        path: of the folder.
+        task: whose site and model it must be of.
+        ignore: fields to be passed over.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
     where = path / CONFIG
-    config = read_json(where)
+    config = Settings(read_json(where), FIELDS, where, ignore)
+    transcode = bool(config["transcode"])
     above = path.resolve().parent / RUN  # of the whole run, beside the folders of its modules
     if above.is_file():
-        check_model(text(read_json(above), "model", above), task.model, above)
-    transcode = flag(config, "transcode", where)
+        _check_run(Settings(read_json(above), RUN_FIELDS, above, ignore), transcode, task)
     reads = _reads(path, transcode, task)
-    check_width(config.get("d_in"), task.site, where)
-    if config.get("num_latents"):
-        latents = count(config, "num_latents", where)
-    else:
-        latents = task.site.width * count(config, "expansion_factor", where)
-    k = count(config, "k", where)
-    activation = _activation(config, k, latents, where)
+    check_width(config["d_in"], task.site, where)
+    latents = _latents(config, task.site.width)
+    activation = _activation(config, config["k"], latents, where)
     if not present(path / WEIGHTS):
         raise missing_weights(path, WEIGHTS, "give the folder that sparsify saved for one module")
     shapes: dict[str, tuple[str | int, ...]] = {
@@ -92,7 +122,7 @@ def load(path: Path, task: Task) -> Loaded:
         "W_dec": ("num_latents", "d_in"),
         "b_dec": ("d_in",),
     }
-    if flag(config, "skip_connection", where):
+    if config["skip_connection"]:
         check_no_skip(task.site, reads, where)
         shapes["W_skip"] = ("d_in", "d_in")
     says = f"{CONFIG} says d_in = {config['d_in']}, num_latents = {latents}"
@@ -102,8 +132,26 @@ def load(path: Path, task: Task) -> Loaded:
     return Loaded(make_coder(weights, activation, centred=not transcode), reads)
 
 
-def _activation(config: dict[str, Any], k: int, latents: int, where: Path) -> nn.Module:
-    kind, signed = config.get("activation", "topk"), flag(config, "signed", where)
+def _check_run(run: Settings, transcode: bool, task: Task) -> None:
+    """Model and kind, as the settings of the whole run have them.
+
+    Early versions said only there whether it is a transcoder, and subtracted b_dec all the same.
+    """
+    check_model(run["model"], task.model, run.where)
+    if run["transcode"] is not None and run["transcode"] is not transcode:
+        raise run.refuse("transcode", f"{CONFIG} of the module says {str(transcode).lower()}, or nothing")
+
+
+def _latents(config: Settings, width: int) -> int:
+    """By num_latents, or by the expansion factor."""
+    if config["num_latents"]:
+        return count(config.content, "num_latents", config.where)
+    return width * count({"expansion_factor": config["expansion_factor"]}, "expansion_factor", config.where)
+
+
+def _activation(config: Settings, k: int, latents: int, where: Path) -> nn.Module:
+    kind: Any = "topk" if config["activation"] is None else config["activation"]
+    signed = config["signed"]
     if kind not in ("topk", "groupmax") or signed:
         what = "signed is true" if signed else f"activation is {brief(kind)}"
         raise InterpretationError(

@@ -95,8 +95,8 @@ class Layout(NamedTuple):
     optional: frozenset[str] = frozenset()
     hints: Mapping[str, str] = {}
     """What a tensor is needed for, if it is missing."""
-    closed: bool = True
-    """Whether a tensor that is not expected is an error; else it is not read."""
+    counters: frozenset[str] = frozenset()
+    """Names of whole numbers that may stand beside the weights, of any shape; they are given as float32."""
 
 
 def read_json(path: Path, *, most: int = SETTINGS, nan: bool = False) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
 def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
     """Names, types and shapes."""
     missing = sorted(layout.tensors.keys() - layout.optional - stored.keys())
-    surplus = sorted(stored.keys() - layout.tensors.keys()) if layout.closed else []
+    surplus = sorted(stored.keys() - layout.tensors.keys() - layout.counters)
     if missing or surplus:
         expected = ", ".join(sorted(layout.tensors.keys() - layout.optional))
         reasons = [f"{name} is missing: {layout.hints[name]}" for name in missing if name in layout.hints]
@@ -361,7 +361,8 @@ def _all_fit(found: Mapping[str, Stored], layout: Layout, sizes: Mapping[str, in
 
 def _finite(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """What the layout names, float32 and finite."""
-    kept = {name: tensors[name].float() for name in layout.tensors if name in tensors}
+    wanted = [*layout.tensors, *sorted(layout.counters - layout.tensors.keys())]
+    kept = {name: tensors[name].float() for name in wanted if name in tensors}
     for name, value in kept.items():
         bad = int((~value.isfinite()).sum())
         if bad:
