@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from remainder.casting import require_plain
 from remainder.circuit.graph import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
@@ -146,9 +147,10 @@ def object_submission(thing: Any, name: str | None = None) -> ObjectSubmission:
     """Wrap an object with encode and decode, and hash what can be seen of it.
 
     Raises:
-        InterpretationError: if the name cannot stand in a table.
+        InterpretationError: if the name cannot stand in a table, or a tensor is no plain array of numbers.
     """
     label = _label(name or type(thing).__name__.lower())
+    require_plain(thing, label)
     digest = hashlib.sha256()
 
     def add(key: str, value: Any, depth: int) -> None:

@@ -34,9 +34,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from remainder.casting import in_float32, unwrapped
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
+from remainder.foreign import said
 from remainder.formats.fields import AGAIN, count, flag, table, text
+from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
     Loaded,
     check_count,
@@ -46,6 +49,15 @@ from remainder.formats.places import (
     has_layer_norm,
     reads_at,
     tensor_of,
+)
+from remainder.formats.saelens_folding import (
+    FACTORS,
+    check_scale,
+    fold_factor,
+    fold_scale,
+    needs_scale,
+    take_factor,
+    without_zero_rows,
 )
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
@@ -71,7 +83,9 @@ _AXES: dict[str, tuple[str | int, ...]] = {
 _HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
 _COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
-_NOT_FOLDED = {"expected_average_only_in", "covariance_whitening"}
+_RENEWED = frozenset(
+    f"{function}_{way}" for function in ("run_time_activation_norm_fn", "reshape_fn") for way in ("in", "out")
+)
 _RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, AssertionError)
 
 
@@ -92,11 +106,12 @@ def load(path: Path, task: Task) -> Loaded:
         InterpretationError: naming the file, what was found and what was expected.
     """
     reads = _check_config(read_json(path / CONFIG), task.site, path / CONFIG, task.model)
-    return Loaded(_wrapped(_load_folder(path, task.site), str(path), task, reads), reads)
+    sae, notes = _load_folder(path, task.site)
+    return Loaded(_wrapped(sae, str(path), task, reads), reads, notes)
 
 
-def _load_folder(folder: Path, site: Site) -> Any:
-    """The object of sae-lens in `folder`, float32.
+def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
+    """The object of sae-lens in `folder`, float32, its scales worked in, and what must be told of these.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
@@ -124,24 +139,30 @@ def _load_folder(folder: Path, site: Site) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             layout = _layout(config, folder / CONFIG)
-            read_tensors(weights, layout)
-            return SAE.load_from_disk(folder, dtype="float32").eval()
+            tensors = read_tensors(weights, layout)
+            factor = take_factor(config, tensors, where)
+            settings = {**copy.deepcopy(config), "dtype": "float32", "device": "cpu"}
+            sae = SAE.load_from_disk(folder, converter=lambda *_, **__: (settings, tensors)).eval()
+        if factor is not None:
+            fold_factor(sae, factor, where)
+        sae, notes = without_zero_rows(sae)
+        return sae, notes + fold_scale(sae, where)
     except InterpretationError:
         raise
     except _RAISED as problem:
         raise InterpretationError(
-            f"{where}: sae-lens makes no SAE of these settings: {_first_line(problem)}",
+            f"{where}: sae-lens makes no SAE of these settings: {_reason(problem)}",
             fix="save it anew with sae.save_inference_model(folder)",
         ) from problem
 
 
-def _first_line(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     """What a library says, if it is about the settings and not about its own code."""
     if isinstance(problem, KeyError):
         return f"there is no field {problem}"
     if isinstance(problem, (TypeError, AttributeError)) or not str(problem).strip():
         return "one of them has a type that it does not expect"
-    return str(problem).strip().splitlines()[0]
+    return said(problem)
 
 
 def load_object(thing: Any, task: Task, name: str) -> Loaded:
@@ -150,9 +171,37 @@ def load_object(thing: Any, task: Task, name: str) -> Loaded:
     Raises:
         InterpretationError: if it was made for another width, hook or model.
     """
-    config = _config_of(thing)
+    thing = unwrapped(thing)
+    config = config_of(thing, name)
     reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
-    return Loaded(_wrapped(thing, name, task, reads), reads)
+    is_sae = _is_of_sae_lens(thing)
+    # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
+    own = thing
+    thing, notes = in_float32(thing, name, task.site.width, probe=not is_sae, renewed=_RENEWED)
+    if is_sae:
+        if thing is not own:
+            thing._setup_activation_normalization()  # its functions keep the object that they were made for
+        _require_folded(thing, name)
+        thing, more = without_zero_rows(thing)
+        notes += more
+    return Loaded(_wrapped(thing, name, task, reads), reads, notes)
+
+
+def _is_of_sae_lens(thing: Any) -> bool:
+    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
+    return lens is not None and isinstance(thing, lens.SAE)
+
+
+def _require_folded(sae: Any, name: str) -> None:
+    """Refuse an object whose weights are for activations that were rescaled; no file says by how much."""
+    normalisation = sae.cfg.normalize_activations
+    if needs_scale(normalisation):
+        raise InterpretationError(
+            f"{name}: normalize_activations is {normalisation}: its weights are for rescaled activations, "
+            "and the object does not say by how much",
+            fix="fold the scale in: sae.fold_activation_norm_scaling_factor(factor), or "
+            "sae.fold_activation_whitening(…) with what training estimated",
+        )
 
 
 def _check_config(
@@ -198,13 +247,7 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
     settings = config_class.from_dict({**full, "dtype": "float32", "device": "meta"})
     _check_types(settings, where)
     made = sae_class(settings)
-    if made.cfg.normalize_activations in _NOT_FOLDED:
-        raise InterpretationError(
-            f"{where}: normalize_activations is {made.cfg.normalize_activations}: its weights are for "
-            "rescaled activations, and the file does not say by how much",
-            fix="fold the scale in before saving: sae.fold_activation_norm_scaling_factor(factor), or give "
-            "an SAE that sae-lens saved at the end of training",
-        )
+    check_scale(made, where)
     sizes = {"d_in": made.cfg.d_in, "d_sae": made.cfg.d_sae}
     sizes["d_out"] = getattr(made.cfg, "d_out", sizes["d_in"])
     words = {size: word for word, size in sizes.items() if word == "d_sae"}
@@ -214,11 +257,11 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
         axes = _AXES.get(name, tuple(words.get(size, size) for size in shape))
         fits = shape == tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
         tensors[name] = axes if fits else shape
-    # For a time sae-lens saved ones under this name; it drops them itself.
-    tensors["scaling_factor"] = ("d_sae",)
+    # Before version 6; for a time sae-lens saved ones under the second name without any fine-tuning.
+    tensors.update(dict.fromkeys(FACTORS, ("d_sae",)))
     said = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
     says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in said.items())
-    return Layout(tensors, sizes, says, optional=frozenset({"scaling_factor"}), hints=_HINTS)
+    return Layout(tensors, sizes, says, optional=frozenset(FACTORS), hints=_HINTS)
 
 
 def _check_types(settings: Any, where: Path) -> None:
@@ -234,18 +277,6 @@ def _check_types(settings: Any, where: Path) -> None:
                 break
 
 
-def _config_of(thing: Any) -> dict[str, Any]:
-    """The fields of an object's `cfg`, whatever kind of thing that is."""
-    config: Any = getattr(thing, "cfg", None)
-    if callable(getattr(config, "to_dict", None)):
-        config = config.to_dict()
-    elif dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    elif config is not None and not isinstance(config, dict):
-        config = getattr(config, "__dict__", {})
-    return config if isinstance(config, dict) else {}
-
-
 # from what sae-lens computes to encode, decode and skip
 
 
@@ -255,12 +286,12 @@ def _wrapped(thing: Any, name: str, task: Task, reads: Reads) -> Any:
     Raises:
         InterpretationError: if there is no such way to take it apart, or a number of active latents is none.
     """
-    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
-    if lens is None or not isinstance(thing, lens.SAE):
+    if not _is_of_sae_lens(thing):
         return thing
+    lens = sys.modules["sae_lens"]
     for field in _COUNTS:
         if getattr(thing.cfg, field, None) is not None:
-            check_count(getattr(thing.cfg, field), thing.cfg.d_sae, name, field)
+            check_count(plain(getattr(thing.cfg, field)), plain(thing.cfg.d_sae), name, field)
     normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
     temporal = isinstance(thing, lens.TemporalSAE)
     if temporal and normalised:
