@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, sha256_file, verify
+from remainder.bridging import architecture_in, of_the_bridge, of_the_tokenizer
 from remainder.corpus import Corpus, build_corpus
 from remainder.errors import AssetError
 from remainder.hub import repository_files, snapshot
@@ -74,26 +75,39 @@ def load_bridge(
     """The model as a TransformerLens `TransformerBridge`, in evaluation mode.
 
     `folder` is what `local_model` gave, if that was called before.
+
+    Raises:
+        TaskError: transformers cannot load it, or the bridge knows no such architecture.
+        AssetError: it has no tokenizer that can be loaded.
     """
     from transformers import AutoModelForCausalLM
 
     folder = folder or local_model(spec)
+    architecture = architecture_in(folder)
+    tokenizer = load_tokenizer(folder)
     with _quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        bridge = TransformerBridge.boot_transformers(
-            str(folder), hf_model=model, tokenizer=load_tokenizer(folder), dtype=DTYPES[dtype]
-        )
+        with of_the_bridge(f"loading the model {spec.name} by transformers", architecture):
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
+            model.to(torch.device(device))  # type: ignore[arg-type]
+        with of_the_bridge(f"loading the model {spec.name} into TransformerLens' bridge", architecture):
+            bridge = TransformerBridge.boot_transformers(
+                str(folder), hf_model=model, tokenizer=tokenizer, dtype=DTYPES[dtype]
+            )
     return bridge
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a local model."""
+    """The tokenizer of a local model.
+
+    Raises:
+        AssetError: there is none, or it cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    with of_the_tokenizer(folder):
+        return AutoTokenizer.from_pretrained(folder)
 
 
 def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
