@@ -6,7 +6,6 @@ such a call is our own error, or the user's, and passes; so does what our own li
 
 from __future__ import annotations
 
-import json
 import re
 import traceback
 from collections.abc import Iterator
@@ -19,22 +18,26 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from remainder.errors import AssetError, RemainderError, TaskError
+from remainder.files import parse_json, read_text
 from remainder.foreign import comes_from_within, said
 
-__all__ = ["architecture_in", "architecture_of", "by_token", "of_the_bridge", "of_the_tokenizer"]
+__all__ = [
+    "architecture_in",
+    "architecture_of",
+    "by_token",
+    "of_the_bridge",
+    "of_the_file",
+    "of_the_tokenizer",
+]
 
 _PACKAGE = "transformer_lens"
 _OURS = Path(__file__).parent
 _ADVICE = (
     (r"Could not determine supported architecture", "choose a model that TransformerLens' bridge supports"),
-    (r"trust_remote_code", "choose a model that transformers itself can load; code from a hub is never run"),
+    (r"trust_remote_code", "choose a model that transformers itself can load; code of models is never run"),
     (
         r"bitsandbytes|quantiz|GPTQ|AWQ|compressed.tensors",
         "give the model unquantised: load it, dequantise it, and save_pretrained",
-    ),
-    (
-        r"size mismatch|state_dict|mismatched|missing key",
-        "take config.json and the weights from one place, or save the model again with save_pretrained",
     ),
 )
 
@@ -46,15 +49,22 @@ def architecture_of(bridge: Any) -> str:
 
 
 def architecture_in(folder: Path) -> str:
-    """The same of a model in a folder, as its config has it; `unknown` if that tells nothing."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what is wrong with the file is told by what reads it
-        return "unknown"
+    """The same of a model in a folder, as its config.json has it.
+
+    Raises:
+        AssetError: there is no such file, or it is no config of a model.
+    """
+    path = folder / "config.json"
+    config = parse_json(read_text(path, "JSON", error=AssetError), path, nan=True, error=AssetError)
     named = config.get("architectures") if isinstance(config, dict) else None
     if isinstance(named, list) and named:
         return str(named[0])
-    return str(config.get("model_type", "unknown")) if isinstance(config, dict) else "unknown"
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise AssetError(
+            f"{path} names neither `architectures` nor `model_type`",
+            fix="put the config.json of transformers there that belongs to the weights",
+        )
+    return str(config["model_type"])
 
 
 @contextmanager
@@ -98,6 +108,25 @@ def of_the_tokenizer(folder: Path) -> Iterator[None]:
             f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {said(problem)}",
             fix="put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
             f".save_pretrained({str(folder)!r})",
+        ) from problem
+
+
+@contextmanager
+def of_the_file(path: Path) -> Iterator[None]:
+    """Turn whatever is raised while a GGUF file is converted into one message with its name.
+
+    Raises:
+        AssetError: from what the library raised.
+    """
+    try:
+        yield
+    except (RemainderError, OSError):  # what the system refuses is told elsewhere
+        raise
+    except Exception as problem:  # of transformers or gguf, which raise what they like on such files
+        raise AssetError(
+            f"{path.name} cannot be converted by transformers: {type(problem).__name__}: {said(problem)}",
+            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or give "
+            "the model as a folder of transformers",
         ) from problem
 
 

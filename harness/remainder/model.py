@@ -32,7 +32,7 @@ from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.task import Site
 
-__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "weights_hash"]
+__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "stored_weights", "weights_hash"]
 
 _ELSEWHERE = "choose another hook, or a model of another architecture"
 
@@ -78,23 +78,33 @@ def weights_hash(folder: Path) -> str:
     Raises:
         AssetError: if there is no such file, or one is truncated.
     """
-    fix = "save or fetch the model again, as safetensors"
     with ExitStack() as stack:
-        where = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                stored = stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as problem:
-                raise AssetError(f"{path} is no whole safetensors file: {problem}", fix=fix) from problem
-            where.update(dict.fromkeys(stored.keys(), stored))
-        if not where:
-            raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
+        where = stored_weights(folder, stack)
         digest = hashlib.sha256()
         for name in sorted(where):
             tensor = where[name].get_tensor(name).contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Which open safetensors file of a folder has which tensor; closed with `stack`.
+
+    Raises:
+        AssetError: if there is no such file, or one is truncated.
+    """
+    fix = "save or fetch the model again, as safetensors"
+    where: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            stored = stack.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as problem:
+            raise AssetError(f"{path} is no whole safetensors file: {problem}", fix=fix) from problem
+        where.update(dict.fromkeys(stored.keys(), stored))
+    if not where:
+        raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
+    return where
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
+from remainder.foreign import said
 from remainder.formats import saelens
 from remainder.formats.places import Loaded
 from remainder.formats.tensors import PICKLES, header
@@ -37,9 +38,11 @@ __all__ = ["Address", "Fetched", "fetch", "load_release", "parse"]
 _FILES = ("*.json", "*.yaml", "*.safetensors", "*.npz", "ae.pt")
 _WEIGHTS = (".safetensors", ".npz", "ae.pt")
 _UNREADABLE = (
+    AssertionError,
     AttributeError,
     EOFError,
-    KeyError,
+    ImportError,
+    LookupError,
     RuntimeError,
     SafetensorError,
     TypeError,
@@ -184,7 +187,7 @@ def _read_release(address: Address) -> tuple[Any, Fetched]:
                 sae = SAE.from_pretrained(address.place, address.sae_id, dtype="float32")
         except _UNREADABLE as problem:
             raise InterpretationError(
-                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {problem}",
+                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {said(problem)}",
                 fix="if its files are damaged, delete the repository from huggingface-hub's cache; else "
                 "report it to sae-lens",
             ) from problem
