@@ -125,8 +125,8 @@ def of_the_file(path: Path) -> Iterator[None]:
     except Exception as problem:  # of transformers or gguf, which raise what they like on such files
         raise AssetError(
             f"{path.name} cannot be converted by transformers: {type(problem).__name__}: {said(problem)}",
-            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or give "
-            "the model as a folder of transformers",
+            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or "
+            "give the model as a folder of transformers",
         ) from problem
 
 

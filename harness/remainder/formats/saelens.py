@@ -126,7 +126,8 @@ def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
         )
     count(config, "d_sae", where)
     text(config, "architecture", where)
-    text(config, "normalize_activations", where)
+    if not isinstance(config.get("normalize_activations"), bool):  # it was true or false at first
+        text(config, "normalize_activations", where)
     flag(config, "apply_b_dec_to_input", where)
     weights = folder / WEIGHTS
     if not present(weights):
