@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
@@ -40,6 +40,7 @@ _NAMES = frozenset(
     f"{prefix}{kind}" for kind in ("float16", "bfloat16", "float64") for prefix in ("", "torch.")
 )
 _SETTINGS = ("cfg", "config")
+_OF_MODULES = frozenset({"_parameters", "_buffers", "_modules"})
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleType, torch.dtype)
 
 
@@ -65,10 +66,7 @@ def require_plain(thing: Any, name: str) -> None:
     for path, value in _Survey(thing).tensors:
         kind = _odd(value)
         if kind:
-            raise InterpretationError(
-                f"{name}: {path} is {kind}; expected an array of float16, bfloat16, float32 or float64",
-                fix="dequantise it, its scales worked in (a sparse one with to_dense), and give that",
-            )
+            raise InterpretationError(f"{name}: {path} is {kind}; expected {_EXPECTED}", fix=_DEQUANTISE)
 
 
 def in_float32(
@@ -88,32 +86,46 @@ def in_float32(
             copied.
     """
     survey = _Survey(thing)
+    cast = _cast(thing, name, width, survey, renewed, probe=probe)
     whole = [(path, value) for path, value in survey.tensors if _is_whole_weight(path, value)]
-    if whole and not (probe and _takes_float32(thing, width, survey)):
+    if whole and not (probe and _takes_float32(cast.thing, width, _place(survey))):
         path, value = whole[0]
         raise InterpretationError(
             f"{name}: {path} is stored as {_short(value.dtype)}; expected {_EXPECTED}", fix=_DEQUANTISE
         )
+    return cast
+
+
+def _cast(
+    thing: Any, name: str, width: int, survey: _Survey, renewed: frozenset[str], *, probe: bool
+) -> Cast:
+    """As `in_float32`, but for weights that are whole numbers."""
+    place = _place(survey)
     kept = [one for one in survey.kept(renewed) if one[1].dtype in _CAST]
     kinds = {value.dtype for _, value in (*survey.tensors, *kept) if value.dtype in _CAST}
-    if not kinds or (probe and kinds == {torch.float64} and _takes_float32(thing, width, survey)):
+    if not kinds or (probe and kinds == {torch.float64} and _takes_float32(thing, width, place)):
         return Cast(thing)
+    copied = thing
     if not kept:
         copied = _copied(thing, survey, name, torch.float32, None)
-        if not probe or _takes_float32(copied, width, survey):
+        if not probe or _takes_float32(copied, width, place):
             return Cast(copied)
-    if probe and _takes_float32(thing, width, survey):
+    if probe and _takes_float32(thing, width, place):
         listed = ", ".join(sorted(map(_short, kinds)))
         return Cast(
             thing, (f"{name} computes in {listed} by its own code, and could not be cast to float32.",)
         )
     if kept:
-        raise _kept_by_a_function(name, kept[0], _TO_FLOAT32)
-    return Cast(copied)
+        raise _kept_by_a_function(name, kept[0])
+    return Cast(copied)  # what is wrong with it is told when it is used
 
 
-def on_device(thing: Any, name: str, device: torch.device) -> Any:
-    """The object itself if all its tensors are on `device`, else a copy there.
+def on_device(thing: Any, name: str, width: int, device: torch.device) -> Any:
+    """The object itself if all its tensors are on `device`, or it takes activations there; else a copy there.
+
+    Args:
+        thing, name, width: as of `in_float32`.
+        device: of the activations.
 
     Raises:
         InterpretationError: it cannot be copied.
@@ -121,10 +133,14 @@ def on_device(thing: Any, name: str, device: torch.device) -> Any:
     survey = _Survey(thing)
     if all(value.device.type == device.type for _, value in survey.tensors):
         return thing
-    kept = [one for one in survey.kept() if one[1].device.type != device.type]
-    if kept:
-        raise _kept_by_a_function(name, kept[0], f"give it on the device {device}")
-    return _copied(thing, survey, name, None, device)
+    moved = _copied(thing, survey, name, None, device)
+    # Its own code may take activations to where its weights are, and back.
+    itself = not _takes_float32(moved, width, device) and _takes_float32(thing, width, device)
+    return thing if itself else moved
+
+
+def _place(survey: _Survey) -> torch.device:
+    return next((value.device for _, value in survey.tensors), torch.device("cpu"))
 
 
 def _odd(value: Tensor) -> str:
@@ -152,12 +168,12 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _kept_by_a_function(name: str, kept: tuple[str, Tensor], fix: str) -> InterpretationError:
+def _kept_by_a_function(name: str, kept: tuple[str, Tensor]) -> InterpretationError:
     path, value = kept
     return InterpretationError(
-        f"{name}: the function at {path} keeps a tensor to itself ({_short(value.dtype)}, on "
-        f"{value.device}), which no copy of the object can change",
-        fix=fix,
+        f"{name}: the function at {path} keeps a tensor to itself ({_short(value.dtype)}), which no copy of "
+        "the object can change",
+        fix=_TO_FLOAT32,
     )
 
 
@@ -197,9 +213,9 @@ class _Survey:
             seen: what was looked at; it is held, so that no other object is given its number meanwhile.
             stay: whether all that is found has the name `start`, and nothing else is noted.
         """
-        waiting = [(start, thing)]
+        waiting = collections.deque([(start, thing)])
         while waiting:
-            path, value = waiting.pop()
+            path, value = waiting.popleft()
             if isinstance(value, _ATOMS) or id(value) in seen:
                 continue
             seen[id(value)] = value
@@ -233,7 +249,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         yield from value._modules.items()
     own = getattr(value, "__dict__", None)
     if isinstance(own, dict):
-        yield from own.items()
+        yield from ((key, part) for key, part in own.items() if key not in _OF_MODULES)
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for slot in (slots,) if isinstance(slots, str) else slots:
@@ -297,10 +313,9 @@ def _rename(copied: Any) -> None:
             part.__dict__["dtype"] = "float32"
 
 
-def _takes_float32(thing: Any, width: int, survey: _Survey) -> bool:
-    """Whether `encode` and `decode` run on a few float32 activations, whatever they give."""
-    place = next((value.device for _, value in survey.tensors), torch.device("cpu"))
-    x: Shaped[Tensor, "1 2 d"] = torch.linspace(-1, 1, 2 * width).reshape(1, 2, width).to(place)
+def _takes_float32(thing: Any, width: int, place: torch.device) -> bool:
+    """Whether `encode` and `decode` run on a few float32 activations at `place`, whatever they give."""
+    x: Float[Tensor, "1 2 d"] = torch.linspace(-1, 1, 2 * width).reshape(1, 2, width).to(place)
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             thing.decode(thing.encode(x).float())

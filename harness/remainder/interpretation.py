@@ -181,7 +181,7 @@ class Adapted:
 
     def placed(self, device: torch.device) -> Adapted:
         """The same on `device`: a copy, if any of its tensors are elsewhere."""
-        moved = on_device(self.inner, self.name, device)
+        moved = on_device(self.inner, self.name, self.width, device)
         return self if moved is self.inner else dataclasses.replace(self, inner=moved)
 
     def coded(

@@ -68,7 +68,13 @@ def _fields(config: Any, name: str) -> dict[str, Any]:
 def _read(config: Any) -> dict[str, Any]:
     if isinstance(config, Mapping):
         return {str(field): config[field] for field in config}
-    for method in ("to_dict", "model_dump", "_asdict"):
+    declared = getattr(type(config), "model_fields", None)  # of pydantic, which checks what it dumps
+    if isinstance(declared, Mapping):
+        return {
+            **(getattr(config, "model_extra", None) or {}),
+            **{one: getattr(config, one) for one in declared},
+        }
+    for method in ("to_dict", "_asdict"):
         if not isinstance(config, type) and callable(getattr(config, method, None)):
             found = getattr(config, method)()
             if isinstance(found, Mapping):
