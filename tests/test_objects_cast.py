@@ -243,12 +243,12 @@ class Nested:
         self.shared = collections.deque([cast["b_dec"], cast["b_dec"]])
 
     def encode(self, x: Tensor) -> Tensor:
-        matrix, (bias,) = self.parts["in"]  # type: ignore[misc]
+        matrix, (bias,) = self.parts["in"]
         assert self.shared[0] is self.shared[1]
         return torch.relu((x - self.shared[0]) @ matrix + bias)
 
     def decode(self, codes: Tensor) -> Tensor:
-        return codes @ self.parts["out"].matrix + self.shared[1]  # type: ignore[union-attr]
+        return codes @ self.parts["out"].matrix + self.shared[1]
 
 
 def cast_weights(dtype: torch.dtype) -> dict[str, Tensor]:
@@ -398,7 +398,7 @@ def test_tensors_that_only_a_function_keeps_cannot_be_cast() -> None:
 def test_a_function_that_keeps_the_object_itself_cannot_be_cast_in_silence() -> None:
     """The copy's own `encode` would go on with the weights of the object that it was made from."""
     thing = Module(torch.bfloat16)
-    thing.encode = lambda x: Plain.encode(thing, x.to(thing.W_enc.dtype)).float()  # type: ignore[method-assign]
+    thing.encode = lambda x: Plain.encode(thing, x.to(thing.W_enc.dtype)).float()
     with pytest.raises(InterpretationError, match="mine: the function at encode keeps a tensor to itself"):
         checked(thing)
     sae = make_sae("StandardSAE", metadata=HERE).to(torch.bfloat16)
@@ -488,12 +488,12 @@ def test_an_object_elsewhere_is_moved_on_a_copy() -> None:
     """The device meta stands for a GPU: what is moved there keeps no values, and its place can be seen."""
     there = torch.device("meta")
     made = Nested(torch.float32)
-    made.device = torch.device("cpu")  # type: ignore[attr-defined]
+    made.device = torch.device("cpu")
     moved = on_device(made, "mine", WIDTH, there)
     assert moved.parts["out"].matrix.device.type == "meta"
     assert moved.shared[0] is moved.shared[1]
     assert moved.device == there
-    assert made.parts["out"].matrix.device.type == "cpu"  # type: ignore[union-attr]
+    assert made.parts["out"].matrix.device.type == "cpu"
     assert on_device(made, "mine", WIDTH, torch.device("cpu")) is made
     sae = make_sae("TopKSAE", metadata=HERE, k=K)
     placed = checked(sae).placed(there)
