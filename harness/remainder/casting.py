@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.foreign import said
-from remainder.formats.tensors import odd_kind
 
-__all__ = ["in_float32", "on_device", "require_plain", "unwrapped"]
+__all__ = ["in_float32", "odd_kind", "on_device", "require_plain", "unwrapped"]
 
 _CAST = (torch.float16, torch.bfloat16, torch.float64)
 _TAKEN = (*_CAST, torch.float32)
@@ -141,6 +140,17 @@ def on_device(thing: Any, name: str, width: int, device: torch.device) -> Any:
 
 def _place(survey: _Survey) -> torch.device:
     return next((value.device for _, value in survey.tensors), torch.device("cpu"))
+
+
+def odd_kind(value: Tensor) -> str:
+    """What a tensor is that is no plain array of numbers; empty for one that is."""
+    if value.is_nested:
+        return "a nested tensor"
+    if value.layout != torch.strided:
+        return "a sparse tensor"
+    if value.is_meta:
+        return "a tensor without values (on the device meta)"
+    return ""
 
 
 def _odd(value: Tensor) -> str:

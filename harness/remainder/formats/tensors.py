@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from remainder.casting import odd_kind
 from remainder.errors import InterpretationError
 from remainder.files import LARGEST, SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
 
@@ -255,17 +256,6 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
             + (f": {brief(named[1])[1:-1]}" if named is not None else ", or is damaged"),
             fix=fix,
         ) from None
-
-
-def odd_kind(value: Tensor) -> str:
-    """What a tensor is that is no plain array of numbers; empty for one that is."""
-    if value.is_nested:
-        return "a nested tensor"
-    if value.layout != torch.strided:
-        return "a sparse tensor"
-    if value.is_meta:
-        return "a tensor without values (on the device meta)"
-    return ""
 
 
 def _stored(value: Tensor) -> Stored:
