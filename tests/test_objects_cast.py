@@ -355,6 +355,22 @@ def test_an_object_that_computes_in_float64_goes_on_so() -> None:
     assert not adapted.warnings
 
 
+def test_an_object_of_float64_that_wants_other_windows_is_left_alone() -> None:
+    """Nothing can be told from a few tokens then, and in float64 nothing is lost."""
+
+    class FixedWindow(Module):
+        def encode(self, x: Tensor) -> Tensor:
+            assert x.shape[1] == 5
+            return super().encode(x.double())
+
+        def decode(self, codes: Tensor) -> Tensor:
+            return super().decode(codes.double())
+
+    thing = FixedWindow(torch.float64)
+    assert checked(thing).inner is thing
+    same(rebuilt(thing), expected_of())
+
+
 def test_an_object_whose_own_code_asks_for_its_type_is_left_and_told() -> None:
     class Insists(Module):
         def encode(self, x: Tensor) -> Tensor:

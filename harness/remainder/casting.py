@@ -18,7 +18,7 @@ import collections
 import copy
 import functools
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +116,8 @@ def _cast(
         )
     if kept:
         raise _kept_by_a_function(name, kept[0])
-    return Cast(copied)  # what is wrong with it is told when it is used
+    # What is wrong with it is told when it is used. One of float64 may just want more tokens at once.
+    return Cast(thing if kinds == {torch.float64} and probe else copied)
 
 
 def on_device(thing: Any, name: str, width: int, device: torch.device) -> Any:
@@ -239,14 +240,16 @@ class _Survey:
                 self.devices.append(value)
             else:
                 waiting += [
-                    (path if stay else f"{path}.{key}".lstrip("."), part) for key, part in _parts(value)
+                    (path if stay else f"{path}.{key}".lstrip("."), part)
+                    for key, part in _parts(value)
+                    if not isinstance(part, _ATOMS)
                 ]
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What an object consists of, as `copy.deepcopy` would go through it."""
-    if isinstance(value, Mapping):
-        yield from ((str(key), value[key]) for key in list(value))
+    if isinstance(value, dict):  # other mappings may compute what they give, and keep it as attributes
+        yield from ((str(key), part) for key, part in dict.items(value))
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         yield from ((str(place), part) for place, part in enumerate(value))
     elif isinstance(value, types.MethodType):
