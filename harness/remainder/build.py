@@ -29,6 +29,7 @@ from torch import nn
 from remainder.circuit.prompts import Prompts
 from remainder.corpus import Split, Windows
 from remainder.errors import RemainderError, TaskError
+from remainder.foreign import said
 from remainder.task import Task
 
 __all__ = [
@@ -107,18 +108,17 @@ def guarded(what: str) -> Iterator[None]:
     """Turn whatever a script of a task raises into one message that begins with `what`.
 
     Raises:
-        TaskError: with the kind of the exception, its first line and the line of the script.
+        TaskError: with the kind of the exception, what it says and the line of the script.
     """
     try:
         yield
     except RemainderError:
         raise
     except (Exception, SystemExit) as problem:  # whatever foreign code raises, or leaving without a word
-        first = (str(problem).strip() or "no message").splitlines()[0]
         last = traceback.extract_tb(problem.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         raise TaskError(
-            f"{what} failed: {type(problem).__name__}: {first} ({place})",
+            f"{what} failed: {type(problem).__name__}: {said(problem)} ({place})",
             fix="correct the script",
         ) from problem
 

@@ -12,7 +12,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from remainder.assets import Progress, WheelFile, build_once, fetch_wheel_file, sha256_file, verify
+from remainder.bridging import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
 from remainder.corpus import Corpus, build_corpus
-from remainder.errors import AssetError
+from remainder.errors import AssetError, TaskError
 from remainder.hub import repository_files, snapshot
-from remainder.model import DTYPES, weights_hash
+from remainder.model import DTYPES, stored_weights, weights_hash
 from remainder.paths import project_root
 from remainder.task import CorpusSpec, ModelSpec, Task, WheelSpec
 
@@ -74,26 +75,73 @@ def load_bridge(
     """The model as a TransformerLens `TransformerBridge`, in evaluation mode.
 
     `folder` is what `local_model` gave, if that was called before.
-    """
-    from transformers import AutoModelForCausalLM
 
+    Raises:
+        TaskError: transformers cannot load it, or the bridge knows no such architecture.
+        AssetError: it has no tokenizer that can be loaded.
+    """
     folder = folder or local_model(spec)
+    architecture = architecture_in(folder)
+    tokenizer = load_tokenizer(folder)
     with _quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True)
-        model.to(torch.device(device))  # type: ignore[arg-type]
-        bridge = TransformerBridge.boot_transformers(
-            str(folder), hf_model=model, tokenizer=load_tokenizer(folder), dtype=DTYPES[dtype]
-        )
+        with of_the_bridge(f"loading the model {spec.name} by transformers", architecture):
+            model = _pretrained(folder, spec, architecture, dtype)
+            model.to(torch.device(device))
+        with of_the_bridge(f"loading the model {spec.name} into TransformerLens' bridge", architecture):
+            bridge = TransformerBridge.boot_transformers(
+                str(folder), hf_model=model, tokenizer=tokenizer, dtype=DTYPES[dtype]
+            )
     return bridge
 
 
+def _pretrained(folder: Path, spec: ModelSpec, architecture: str, dtype: str) -> Any:
+    """The model of transformers in a folder, if its weights are all there.
+
+    Where some are missing, or have another shape, transformers would draw them at random, and only log it.
+
+    Raises:
+        TaskError: naming the weights.
+        AssetError: there are none, or a file is not whole.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with ExitStack() as stack:
+        stored_weights(folder, stack)
+    loader: Any = AutoModelForCausalLM  # its annotations do not know that it can give two things
+    model, found = loader.from_pretrained(
+        folder,
+        dtype=DTYPES[dtype],
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    for kind, names in (("lacks", found["missing_keys"]), ("has another shape of", found["mismatched_keys"])):
+        # Of the second kind with both shapes: (name, found, expected).
+        listed = sorted(name if isinstance(name, str) else f"{name[0]} {tuple(name[1])}" for name in names)
+        if listed:
+            more = f" and {len(listed) - 3:,} more" if len(listed) > 3 else ""
+            raise TaskError(
+                f"{architecture}: the folder of the model {spec.name} {kind} {', '.join(listed[:3])}{more}, "
+                "by its config.json",
+                fix="take config.json and the weights from one place, or save the model again with "
+                "save_pretrained",
+            )
+    return model
+
+
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a local model."""
+    """The tokenizer of a local model.
+
+    Raises:
+        AssetError: there is none, or it cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    with of_the_tokenizer(folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
@@ -151,7 +199,7 @@ def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The bar of the conversion goes to stderr whatever the library's settings say.
-    with _quiet(), redirect_stderr(io.StringIO()):
+    with of_the_file(gguf), _quiet(), redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, low_cpu_mem_usage=True
         )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from remainder.assets import Progress
 from remainder.errors import AssetError, RemainderError
+from remainder.foreign import said
 
 __all__ = ["Snapshot", "explained", "repository_files", "snapshot"]
 
@@ -137,7 +138,7 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
             f"the hub cannot give {repo} now: it answers with status {status}",
             "try again later; https://status.huggingface.co says whether it is down",
         )
-    first = next(line for one in causes[::-1] for line in (*str(one).split("\n"), type(one).__name__) if line)
+    first = said(next((one for one in causes[::-1] if str(one).strip()), causes[-1]))
     if "Consistency check failed" in str(problem) or "complete message body" in str(problem):
         return f"a file of {repo} did not come whole: {first}", "check the network, and run again"
     if any(type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in causes):

@@ -11,8 +11,8 @@ random directions, or onto none: the mean) are made here from moments of the `fi
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -21,7 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from remainder.casting import on_device
 from remainder.errors import InterpretationError
+from remainder.foreign import said
 from remainder.residual.moments import Moments
 
 __all__ = [
@@ -178,16 +180,9 @@ class Adapted:
         return passed
 
     def placed(self, device: torch.device) -> Adapted:
-        """The same on `device` and in float32: a copy, if its weights are elsewhere or otherwise."""
-        if not isinstance(self.inner, torch.nn.Module):
-            return self
-        state = self.inner.state_dict().values()
-        weights = [w for w in state if isinstance(w, Tensor) and w.is_floating_point()]
-        if all(w.dtype == torch.float32 and w.device.type == device.type for w in weights):
-            return self
-        # Named arguments, since a sae-lens SAE keeps its config in step only for these.
-        copied = copy.deepcopy(self.inner).to(device=device, dtype=torch.float32)
-        return dataclasses.replace(self, inner=copied)
+        """The same on `device`: a copy, if any of its tensors are elsewhere."""
+        moved = on_device(self.inner, self.name, self.width, device)
+        return self if moved is self.inner else dataclasses.replace(self, inner=moved)
 
     def coded(
         self, x_out: Float[Tensor, "docs pos d"], read: Float[Tensor, "docs pos d"]
@@ -239,6 +234,13 @@ class Adapted:
         return codes, reconstruction
 
 
+def _ways(problem: Exception) -> str:
+    """How to mend what foreign code raised."""
+    if re.search(r"dtype|scalar type|Half|BFloat16|Double", str(problem)):
+        return "activations are float32; give it in float32 too: sae.to(torch.float32)"
+    return "check that the interpretation was made for this site (its width, its dtype, its device)"
+
+
 def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     try:
         # A copy, since foreign code may work in place, and these activations are also what it is scored by.
@@ -248,8 +250,8 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     except Exception as problem:  # whatever foreign code raises, the cause is shown
         raise InterpretationError(
             f"{name}: {method} failed on a tensor of shape {tuple(argument.shape)}: "
-            f"{type(problem).__name__}: {problem}",
-            fix="check that the interpretation was made for this site (its width, its dtype, its device)",
+            f"{type(problem).__name__}: {said(problem)}",
+            fix=_ways(problem),
         ) from problem
     if not isinstance(value, Tensor):
         raise InterpretationError(

@@ -28,10 +28,13 @@ from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.task import Site
 
-__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "weights_hash"]
+__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "stored_weights", "weights_hash"]
+
+_ELSEWHERE = "choose another hook, or a model of another architecture"
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -75,23 +78,33 @@ def weights_hash(folder: Path) -> str:
     Raises:
         AssetError: if there is no such file, or one is truncated.
     """
-    fix = "save or fetch the model again, as safetensors"
     with ExitStack() as stack:
-        where = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                stored = stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as problem:
-                raise AssetError(f"{path} is no whole safetensors file: {problem}", fix=fix) from problem
-            where.update(dict.fromkeys(stored.keys(), stored))
-        if not where:
-            raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
+        where = stored_weights(folder, stack)
         digest = hashlib.sha256()
         for name in sorted(where):
             tensor = where[name].get_tensor(name).contiguous()
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    """Which open safetensors file of a folder has which tensor; closed with `stack`.
+
+    Raises:
+        AssetError: if there is no such file, or one is truncated.
+    """
+    fix = "save or fetch the model again, as safetensors"
+    where: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            stored = stack.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as problem:
+            raise AssetError(f"{path} is no whole safetensors file: {problem}", fix=fix) from problem
+        where.update(dict.fromkeys(stored.keys(), stored))
+    if not where:
+        raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
+    return where
 
 
 @runtime_checkable
@@ -149,7 +162,8 @@ class BridgeRunner:
             self._require_hook(name)
         self._first = min(_block_of(self.site.hook_in), _block_of(self.site.hook_out))
         self._skip, self._split_head = self._first > 0, True
-        self._tuples: dict[int, tuple[Any, ...] | None] = {}
+        self._architecture = architecture_of(self.bridge)
+        self._sequences: dict[int, tuple[Any, ...] | list[Any] | None] = {}
         with torch.inference_mode():
             self.mode = self._self_check()
 
@@ -189,8 +203,10 @@ class BridgeRunner:
                 fix="choose a hook that this architecture really calls",
             )
         # Hooks that are one and the same place share one tensor, so that it is stored and moved once.
-        x_out = seen[self.site.hook_out].flatten(2)
-        x_in = x_out if self.site.is_reconstruction else seen[self.site.hook_in].flatten(2)
+        x_out = by_token(self.site.hook_out, seen[self.site.hook_out], inputs, self._architecture)
+        x_in = x_out
+        if not self.site.is_reconstruction:
+            x_in = by_token(self.site.hook_in, seen[self.site.hook_in], inputs, self._architecture)
         entry = x_out if self._same_hook(self._entry, self.site.hook_out) else seen[self._entry]
         prefix = Prefix(entry, x_in, x_out)
         for name, x in ((self.site.hook_in, prefix.x_in), (self.site.hook_out, prefix.x_out)):
@@ -248,7 +264,8 @@ class BridgeRunner:
         """Logits in float32 of rows of `suffix`'s result."""
         if not self._split_head:
             return rows.float()
-        logits: Tensor = self.bridge.unembed(rows[None])[0]
+        with of_the_bridge("the unembedding", self._architecture, _ELSEWHERE):
+            logits: Tensor = self.bridge.unembed(rows[None])[0]
         return logits.float()
 
     def full_logits(self, tokens: Int[Tensor, "docs pos"]) -> Float[Tensor, "docs pos vocabulary"]:
@@ -257,9 +274,9 @@ class BridgeRunner:
         return logits.float()
 
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Any:
-        return self.bridge.run_with_hooks(
-            tokens.to(self.device), fwd_hooks=hooks, return_type="logits", use_cache=False
-        )
+        given = tokens.to(self.device)
+        with of_the_bridge(f"a pass with a hook at {self.site.hook_out}", self._architecture, _ELSEWHERE):
+            return self.bridge.run_with_hooks(given, fwd_hooks=hooks, return_type="logits", use_cache=False)
 
     @property
     def _entry(self) -> str:
@@ -285,11 +302,11 @@ class BridgeRunner:
             ) from problem
 
     def _pass_through(self, index: int) -> Callable[..., Any]:
-        rest = self._tuples[index]
+        rest = self._sequences[index]
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
-            return hidden if rest is None else (hidden, *rest)
+            return hidden if rest is None else type(rest)([hidden, *rest])
 
         return forward
 
@@ -302,7 +319,9 @@ class BridgeRunner:
 
         def noted(index: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Any) -> None:
-                self._tuples[index] = tuple(output[1:]) if isinstance(output, tuple) else None
+                kind = list if isinstance(output, list) else tuple  # GPT-1 gives a list
+                is_several = isinstance(output, (tuple, list))
+                self._sequences[index] = kind(output[1:]) if is_several else None
 
             return hook
 

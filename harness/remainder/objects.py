@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from remainder.casting import require_plain
 from remainder.circuit.graph import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
@@ -158,9 +159,10 @@ def object_submission(
         ignore_fields: of its cfg, to be passed over where they would be refused.
 
     Raises:
-        InterpretationError: if the name cannot stand in a table.
+        InterpretationError: if the name cannot stand in a table, or a tensor is no plain array of numbers.
     """
     label = _label(name or type(thing).__name__.lower())
+    require_plain(thing, label)
     digest = hashlib.sha256()
 
     def add(key: str, value: Any, depth: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import MeasurementError, TaskError
 
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
@@ -61,7 +62,10 @@ class BridgeSiteModel:
             MeasurementError: a hook did not fire exactly once, or the logits are not finite.
         """
         fired: list[int] = [0] * len(edits)
-        hooks = [(name, _hook(edit, fired, place)) for place, (name, edit) in enumerate(edits)]
+        hooks = [
+            (name, _hook(edit, fired, place, self._rows(name, inputs)))
+            for place, (name, edit) in enumerate(edits)
+        ]
         for name, _ in hooks:
             self._require(name)
         if positions is not None:
@@ -104,8 +108,10 @@ class BridgeSiteModel:
         self._require(hook)
         fired = [0] * (len(edits) + 1)
         # The first of a hook's functions sees the activation before any edit of it.
-        hooks = [(hook, _hook(keep, fired, 0))]
-        hooks += [(name, _hook(edit, fired, place)) for place, (name, edit) in enumerate(edits, 1)]
+        hooks = [
+            (name, _hook(edit, fired, place, self._rows(name, inputs)))
+            for place, (name, edit) in enumerate(((hook, keep), *edits))
+        ]
         try:
             self._forward(inputs, hooks)
         except _Reached:
@@ -115,7 +121,13 @@ class BridgeSiteModel:
         )
 
     def _forward(self, inputs: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Any:
-        return self.bridge.run_with_hooks(inputs, fwd_hooks=hooks, return_type="logits", use_cache=False)
+        places = ", ".join(dict.fromkeys(name for name, _ in hooks)) or "no place"
+        fix = "choose other hooks, or a model of another architecture"
+        with of_the_bridge(f"a pass with hooks at {places}", architecture_of(self.bridge), fix):
+            return self.bridge.run_with_hooks(inputs, fwd_hooks=hooks, return_type="logits", use_cache=False)
+
+    def _rows(self, name: str, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda value: by_token(name, value, inputs, architecture_of(self.bridge))
 
     def _require(self, name: str) -> None:
         if name not in self.bridge.hook_dict:
@@ -127,10 +139,14 @@ class BridgeSiteModel:
             )
 
 
-def _hook(edit: Edit, fired: list[int], place: int) -> Callable[..., Tensor | None]:
+def _hook(
+    edit: Edit, fired: list[int], place: int, rows: Callable[[Tensor], Tensor]
+) -> Callable[..., Tensor | None]:
+    """A hook that calls `edit`; `rows` brings the hook's value into [rows, positions, d]."""
+
     def hook(value: Tensor, hook: Any) -> Tensor | None:
         fired[place] += 1
-        new = edit(value.float().flatten(2))
+        new = edit(rows(value.float()))
         return None if new is None else new.to(value.dtype).reshape(value.shape)
 
     return hook

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from remainder.bridging import architecture_of, of_the_bridge
 from remainder.circuit.graph import Architecture, Graph, Stage
 from remainder.errors import MeasurementError, TaskError
 
@@ -62,6 +63,10 @@ class CircuitModel(Protocol):
 
 
 _UNEMBEDDING = "unembed.hook_in"
+_OTHER = (
+    "choose a model of an architecture that TransformerLens' bridge can split by head, such as GPT-2, Llama, "
+    "Qwen2 or GPT-NeoX"
+)
 
 
 @dataclass
@@ -83,17 +88,8 @@ class BridgeCircuitModel:
     graph: Graph = field(init=False)
 
     def __post_init__(self) -> None:
-        config = self.bridge.cfg
-        groups = getattr(config, "n_key_value_heads", None) or config.n_heads
-        self.graph = Graph(
-            Architecture(
-                layers=config.n_layers,
-                heads=config.n_heads,
-                groups=groups,
-                width=config.d_model,
-                parallel=bool(getattr(config, "parallel_attn_mlp", False)),
-            )
-        )
+        self._architecture = architecture_of(self.bridge)
+        self.graph = Graph(_shape_of(self.bridge.cfg, self._architecture))
         self._hooks_of: dict[str, tuple[str, ...]] = {
             stage.name: self._reading_hooks(stage) for stage in self.graph.stages[1:]
         }
@@ -109,13 +105,15 @@ class BridgeCircuitModel:
         ]
         if missing:
             raise TaskError(
-                f"the model has no hook {missing[0]}, which circuits need",
-                fix="choose an architecture that TransformerLens' bridge can split by head",
+                f"{self._architecture}: the model has no hook {missing[0]}, which circuits need", fix=_OTHER
             )
         # Attribution differentiates by what stages read, never by weights.
         self.bridge.requires_grad_(False)
-        with torch.no_grad():
-            self._self_check()
+        try:
+            with torch.no_grad():
+                self._self_check()
+        except MeasurementError as problem:  # of the model as it is, before anything was measured
+            raise TaskError(f"{self._architecture}: {problem.what}", fix=_OTHER) from problem
 
     def run(
         self, tokens: Int[Tensor, "rows pos"], tap: Tap | None = None
@@ -139,13 +137,11 @@ class BridgeCircuitModel:
                 return value[:, list(positions)]
 
             hooks.append((_UNEMBEDDING, some))
-        for switch in ("set_use_split_qkv_input", "set_use_hook_mlp_in"):
-            getattr(self.bridge, switch)(True)
         try:
+            self._split(True)
             logits = self._forward(tokens, hooks)
         finally:
-            for switch in ("set_use_split_qkv_input", "set_use_hook_mlp_in"):
-                getattr(self.bridge, switch)(False)
+            self._split(False)
         for name, _ in hooks:
             if fired.get(name, 0) != 1:
                 raise MeasurementError(
@@ -163,9 +159,16 @@ class BridgeCircuitModel:
         weight = self._output_matrix(int(stage.name[1:]))
         return torch.einsum("...hz,hzd->...hd", values, weight.to(values.dtype))
 
+    def _split(self, on: bool) -> None:
+        """Set the bridge's switches for inputs of heads and of MLPs that can be changed one by one."""
+        with of_the_bridge("splitting the inputs of its heads", self._architecture, _OTHER):
+            for switch in ("set_use_split_qkv_input", "set_use_hook_mlp_in"):
+                getattr(self.bridge, switch)(on)
+
     def _output_matrix(self, layer: int) -> Float[Tensor, "heads size d"]:
-        linear = self.bridge.blocks[layer].attn.o.original_component
-        weight: Tensor = linear.weight
+        with of_the_bridge("finding the output matrix of its heads", self._architecture, _OTHER):
+            linear = self.bridge.blocks[layer].attn.o.original_component
+            weight: Tensor = linear.weight
         # GPT-2's Conv1D keeps [in, out], everything else [out, in]: see TransformerLens' attention bridge.
         matrix = weight if type(linear).__name__ == "Conv1D" else weight.T
         return matrix.reshape(self.graph.architecture.heads, -1, matrix.shape[-1])
@@ -234,7 +237,8 @@ class BridgeCircuitModel:
         try:
             for name, hook in hooks:
                 self._points[name].add_hook(hook, level=level)
-            logits: Tensor = self.bridge(tokens, return_type="logits", use_cache=False)
+            with of_the_bridge("a pass", self._architecture, _OTHER):
+                logits: Tensor = self.bridge(tokens, return_type="logits", use_cache=False)
         finally:
             for name, _ in hooks:
                 self._points[name].remove_hooks("fwd", level=level)
@@ -253,10 +257,35 @@ class BridgeCircuitModel:
             )
         if check.missing > (1e-4 if dtype == torch.float32 else 3e-2):
             raise TaskError(
-                "what heads and MLPs write does not add up to what later ones read (norms after attention, "
-                "or another stream beside it)",
+                f"{self._architecture}: what heads and MLPs write does not add up to what later ones read "
+                "(norms after attention, or another stream beside it)",
                 fix="circuits need an architecture whose residual stream is a sum",
             )
+
+
+def _shape_of(config: Any, architecture: str) -> Architecture:
+    """Counts of layers and heads, and the width, as a bridge's config has them.
+
+    Raises:
+        TaskError: it lacks one, as that of a model without attention does.
+    """
+    counts: dict[str, int] = {}
+    for name in ("n_layers", "n_heads", "d_model"):
+        value = getattr(config, name, None)
+        if not isinstance(value, int) or value < 1:
+            raise TaskError(
+                f"{architecture}: the config of TransformerLens' bridge has {name} = {value}; circuits need "
+                "a model of attention heads",
+                fix=_OTHER,
+            )
+        counts[name] = value
+    return Architecture(
+        layers=counts["n_layers"],
+        heads=counts["n_heads"],
+        groups=getattr(config, "n_key_value_heads", None) or counts["n_heads"],
+        width=counts["d_model"],
+        parallel=bool(getattr(config, "parallel_attn_mlp", False)),
+    )
 
 
 class _Adding:

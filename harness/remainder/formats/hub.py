@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError
+from remainder.foreign import said
 from remainder.formats import saelens
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded
@@ -39,9 +40,11 @@ __all__ = ["Address", "Fetched", "fetch", "load_release", "parse"]
 _FILES = ("*.json", "*.yaml", "*.safetensors", "*.npz", "ae.pt")
 _WEIGHTS = (".safetensors", ".npz", "ae.pt")
 _UNREADABLE = (
+    AssertionError,
     AttributeError,
     EOFError,
-    KeyError,
+    ImportError,
+    LookupError,
     RuntimeError,
     SafetensorError,
     TypeError,
@@ -198,7 +201,7 @@ def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
                 )
         except _UNREADABLE as problem:
             raise InterpretationError(
-                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {problem}",
+                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {said(problem)}",
                 fix="if its files are damaged, delete the repository from huggingface-hub's cache; else "
                 "report it to sae-lens",
             ) from problem

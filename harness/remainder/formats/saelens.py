@@ -36,10 +36,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from remainder.casting import in_float32, unwrapped
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
+from remainder.foreign import said
 from remainder.formats.fields import AGAIN, count, flag, table, text
 from remainder.formats.known import Ignore
+from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
     Loaded,
     check_count,
@@ -51,6 +54,15 @@ from remainder.formats.places import (
     tensor_of,
 )
 from remainder.formats.saelens_fields import Looked, look
+from remainder.formats.saelens_folding import (
+    FACTORS,
+    check_scale,
+    fold_factor,
+    fold_scale,
+    needs_scale,
+    take_factor,
+    without_zero_rows,
+)
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
 from remainder.task import ModelSpec, Site, Task
@@ -75,9 +87,11 @@ _AXES: dict[str, tuple[str | int, ...]] = {
 _HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
 _COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
-_NOT_FOLDED = {"expected_average_only_in", "covariance_whitening"}
 # What a block's parts write to the residual stream, and that itself: nothing else is centred.
 _WRITTEN = ("residual stream", "output of the MLP", "output of the attention")
+_RENEWED = frozenset(
+    f"{function}_{way}" for function in ("run_time_activation_norm_fn", "reshape_fn") for way in ("in", "out")
+)
 _RAISED = (AttributeError, KeyError, ValueError, TypeError, RuntimeError, AssertionError)
 
 
@@ -105,19 +119,22 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     config, where = read_json(path / CONFIG), path / CONFIG
     reads = _check_config(config, task.site, where, task.model)
     looked = look(config, task, where, ignore)
-    return _loaded(_load_folder(path, task.site), str(path), task, reads, looked)
+    sae, notes = _load_folder(path, task.site)
+    return _loaded(sae, str(path), task, reads, looked, notes)
 
 
-def _loaded(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Loaded:
-    """What SAELens made, with what its config says beyond that."""
+def _loaded(
+    thing: Any, name: str, task: Task, reads: Reads, looked: Looked, notes: tuple[str, ...]
+) -> Loaded:
+    """What SAELens made, with what its config says beyond that, and notes on how it was read."""
     if looked.activation is not None:
         thing.activation_fn = looked.activation
     wrapped = _wrapped(thing, name, task, reads, looked)
-    return Loaded(wrapped, reads, (*looked.warnings, *_means_warning(looked, task, reads, name)))
+    return Loaded(wrapped, reads, (*looked.warnings, *_means_warning(looked, task, reads, name), *notes))
 
 
-def _load_folder(folder: Path, site: Site) -> Any:
-    """The object of sae-lens in `folder`, float32.
+def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
+    """The object of sae-lens in `folder`, float32, its scales worked in, and what must be told of these.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
@@ -132,6 +149,8 @@ def _load_folder(folder: Path, site: Site) -> Any:
         )
     count(config, "d_sae", where)
     text(config, "architecture", where)
+    if not isinstance(config.get("normalize_activations"), bool):  # it was true or false at first
+        text(config, "normalize_activations", where)
     flag(config, "apply_b_dec_to_input", where)
     weights = folder / WEIGHTS
     if not present(weights):
@@ -142,13 +161,19 @@ def _load_folder(folder: Path, site: Site) -> Any:
     try:
         with _options_are_looked_at():
             layout = _layout(config, folder / CONFIG)
-            read_tensors(weights, layout)
-            return SAE.load_from_disk(folder, dtype="float32").eval()
+            tensors = read_tensors(weights, layout)
+            factor = take_factor(config, tensors, where)
+            settings = {**copy.deepcopy(config), "dtype": "float32", "device": "cpu"}
+            sae = SAE.load_from_disk(folder, converter=lambda *_, **__: (settings, tensors)).eval()
+        if factor is not None:
+            fold_factor(sae, factor, where)
+        sae, notes = without_zero_rows(sae)
+        return sae, notes + fold_scale(sae, where)
     except InterpretationError:
         raise
     except _RAISED as problem:
         raise InterpretationError(
-            f"{where}: sae-lens makes no SAE of these settings: {_first_line(problem)}",
+            f"{where}: sae-lens makes no SAE of these settings: {_reason(problem)}",
             fix="save it anew with sae.save_inference_model(folder)",
         ) from problem
 
@@ -161,13 +186,13 @@ def _options_are_looked_at() -> Iterator[None]:
         yield
 
 
-def _first_line(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     """What a library says, if it is about the settings and not about its own code."""
     if isinstance(problem, KeyError):
         return f"there is no field {problem}"
     if isinstance(problem, (TypeError, AttributeError)) or not str(problem).strip():
         return "one of them has a type that it does not expect"
-    return str(problem).strip().splitlines()[0]
+    return said(problem)
 
 
 def load_object(
@@ -189,15 +214,25 @@ def load_object(
     Raises:
         InterpretationError: if it was made for another width, hook or model, or a setting is not computed.
     """
-    config = _config_of(thing)
+    thing = unwrapped(thing)
+    config = config_of(thing, name)
     reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
     _check_latents(config, thing, name)
     looked = look(config, task, name, ignore, is_object=True)
     if said is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
         looked = look(said, task, name, ignore)
-    _check_folded(thing, name)
-    return _loaded(thing, name, task, reads, looked)
+    is_sae = _is_of_sae_lens(thing)
+    # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
+    own = thing
+    thing, notes = in_float32(thing, name, task.site.width, probe=not is_sae, renewed=_RENEWED)
+    if is_sae:
+        if thing is not own:
+            thing._setup_activation_normalization()  # its functions keep the object that they were made for
+        _require_folded(thing, name)
+        thing, more = without_zero_rows(thing)
+        notes += more
+    return _loaded(thing, name, task, reads, looked, notes)
 
 
 def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
@@ -208,22 +243,6 @@ def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
             f"{name}: W_dec has {len(decoder)} latents; cfg says d_sae = {said}",
             fix="one of the two belongs to something else; take both from one place",
         )
-
-
-def _check_folded(thing: Any, name: str) -> None:
-    """An object of sae-lens rescales activations itself, or its weights are for activations as they are."""
-    lens = sys.modules.get("sae_lens")
-    if lens is not None and isinstance(thing, lens.SAE) and thing.cfg.normalize_activations in _NOT_FOLDED:
-        raise _not_folded(name, thing.cfg.normalize_activations)
-
-
-def _not_folded(where: Path | str, scaling: str) -> InterpretationError:
-    return InterpretationError(
-        f"{where}: normalize_activations is {scaling}: its weights are for rescaled activations, and it does "
-        "not say by how much",
-        fix="fold the scale in before saving: sae.fold_activation_norm_scaling_factor(factor), or give "
-        "an SAE that sae-lens saved at the end of training",
-    )
 
 
 def _means_warning(looked: Looked, task: Task, reads: Reads, name: str) -> tuple[str, ...]:
@@ -238,6 +257,23 @@ def _means_warning(looked: Looked, task: Task, reads: Reads, name: str) -> tuple
         f"{Path(name).name} was trained on {target} less its mean over the width (center_writing_weights); "
         "here that mean counts as residual.",
     )
+
+
+def _is_of_sae_lens(thing: Any) -> bool:
+    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
+    return lens is not None and isinstance(thing, lens.SAE)
+
+
+def _require_folded(sae: Any, name: str) -> None:
+    """Refuse an object whose weights are for activations that were rescaled; no file says by how much."""
+    normalisation = sae.cfg.normalize_activations
+    if needs_scale(normalisation):
+        raise InterpretationError(
+            f"{name}: normalize_activations is {normalisation}: its weights are for rescaled activations, "
+            "and the object does not say by how much",
+            fix="fold the scale in: sae.fold_activation_norm_scaling_factor(factor), or "
+            "sae.fold_activation_whitening(…) with what training estimated",
+        )
 
 
 def _check_config(
@@ -283,8 +319,7 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
     settings = config_class.from_dict({**full, "dtype": "float32", "device": "meta"})
     _check_types(settings, where)
     made = sae_class(settings)
-    if made.cfg.normalize_activations in _NOT_FOLDED:
-        raise _not_folded(where, made.cfg.normalize_activations)
+    check_scale(made, where)
     sizes = {"d_in": made.cfg.d_in, "d_sae": made.cfg.d_sae}
     sizes["d_out"] = getattr(made.cfg, "d_out", sizes["d_in"])
     words = {size: word for word, size in sizes.items() if word == "d_sae"}
@@ -294,11 +329,11 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
         axes = _AXES.get(name, tuple(words.get(size, size) for size in shape))
         fits = shape == tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
         tensors[name] = axes if fits else shape
-    # For a time sae-lens saved ones under this name; it drops them itself.
-    tensors["scaling_factor"] = ("d_sae",)
+    # Before version 6; for a time sae-lens saved ones under the second name without any fine-tuning.
+    tensors.update(dict.fromkeys(FACTORS, ("d_sae",)))
     said = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
     says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in said.items())
-    return Layout(tensors, sizes, says, optional=frozenset({"scaling_factor"}), hints=_HINTS)
+    return Layout(tensors, sizes, says, optional=frozenset(FACTORS), hints=_HINTS)
 
 
 def _check_types(settings: Any, where: Path) -> None:
@@ -314,18 +349,6 @@ def _check_types(settings: Any, where: Path) -> None:
                 break
 
 
-def _config_of(thing: Any) -> dict[str, Any]:
-    """The fields of an object's `cfg`, whatever kind of thing that is."""
-    config: Any = getattr(thing, "cfg", None)
-    if callable(getattr(config, "to_dict", None)):
-        config = config.to_dict()
-    elif dataclasses.is_dataclass(config) and not isinstance(config, type):
-        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    elif config is not None and not isinstance(config, dict):
-        config = getattr(config, "__dict__", {})
-    return config if isinstance(config, dict) else {}
-
-
 # from what sae-lens computes to encode, decode and skip
 
 
@@ -335,12 +358,12 @@ def _wrapped(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) ->
     Raises:
         InterpretationError: if there is no such way to take it apart, or a number of active latents is none.
     """
-    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
-    if lens is None or not isinstance(thing, lens.SAE):
+    if not _is_of_sae_lens(thing):
         return thing
+    lens = sys.modules["sae_lens"]
     for field in _COUNTS:
         if getattr(thing.cfg, field, None) is not None:
-            check_count(getattr(thing.cfg, field), thing.cfg.d_sae, name, field)
+            check_count(plain(getattr(thing.cfg, field)), plain(thing.cfg.d_sae), name, field)
     normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
     temporal = isinstance(thing, lens.TemporalSAE)
     if temporal and normalised:

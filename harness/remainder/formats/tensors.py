@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from remainder.casting import odd_kind
 from remainder.errors import InterpretationError
 from remainder.files import LARGEST, SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
 
@@ -95,6 +96,8 @@ class Layout(NamedTuple):
     optional: frozenset[str] = frozenset()
     hints: Mapping[str, str] = {}
     """What a tensor is needed for, if it is missing."""
+    closed: bool = True
+    """Whether a tensor that is not expected is an error; else it is not read."""
     counters: frozenset[str] = frozenset()
     """Names of whole numbers that may stand beside the weights, of any shape; they are given as float32."""
 
@@ -267,17 +270,6 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
         ) from None
 
 
-def odd_kind(value: Tensor) -> str:
-    """What a tensor is that is no plain array of numbers; empty for one that is."""
-    if value.is_nested:
-        return "a nested tensor"
-    if value.layout != torch.strided:
-        return "a sparse tensor"
-    if value.is_meta:
-        return "a tensor without values (on the device meta)"
-    return ""
-
-
 def _stored(value: Tensor) -> Stored:
     """As a safetensors file describes it; of what is no plain array, its kind in place of a dtype."""
     if kind := odd_kind(value):
@@ -298,7 +290,7 @@ def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
 def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
     """Names, types and shapes."""
     missing = sorted(layout.tensors.keys() - layout.optional - stored.keys())
-    surplus = sorted(stored.keys() - layout.tensors.keys() - layout.counters)
+    surplus = sorted(stored.keys() - layout.tensors.keys() - layout.counters) if layout.closed else []
     if missing or surplus:
         expected = ", ".join(sorted(layout.tensors.keys() - layout.optional))
         reasons = [f"{name} is missing: {layout.hints[name]}" for name in missing if name in layout.hints]
