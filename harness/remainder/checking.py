@@ -1,7 +1,8 @@
 """What `remainder check` finds: whether an interpretation can be scored, step by step, and why not.
 
 1. Find it, and the task: its own, or the one that is named.
-2. Read it: does it fit the task's site and model, are its weights whole and finite?
+2. Read it: does it fit the task's site and model, are its weights whole and finite? Where its file names
+   another hook than the site's own, are both one tensor of the loaded model?
 3. Encode and decode activations of calibration windows: are shapes right and values finite?
 4. The rules that every interpretation keeps: deterministic, causal, local, by its codes.
 5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
@@ -23,6 +24,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from remainder.aliases import require_same
 from remainder.assets import Progress
 from remainder.canonical import significant
 from remainder.circuit.loaded import CircuitTask
@@ -52,6 +54,7 @@ __all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "check_whole", "ren
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
 _STEPS_OF_CIRCUITS = ("found", "fits")
+_SAME = "same tensor"
 _TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
 
 
@@ -169,9 +172,27 @@ def _check(found: Checked, task: str | None, device: str, progress: Progress | N
     found.ok("fits", _fits(chosen, interpretation))
     found.warnings += interpretation.warnings
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
+    if interpretation.aliases and not _is_same(found, interpretation, loaded):
+        return found
     with torch.inference_mode():
         _look(found, interpretation.placed(loaded().device), loaded())
     return found
+
+
+def _is_same(found: Checked, interpretation: Adapted, loaded: Callable[[], LoadedTask]) -> bool:
+    """Whether hooks that were taken for one tensor by their names are one on the model; adds the step."""
+    taken = ", ".join(f"{told} for {ours}" for told, ours, _ in interpretation.aliases)
+    try:
+        task = loaded()
+    except RemainderError:
+        found.steps.append(Step(_SAME, None, f"not compared, without the model: {taken}, by its name"))
+        raise
+    try:
+        found.ok(_SAME, "; ".join(require_same(task, interpretation)))
+    except InterpretationError as problem:
+        found.fail(_SAME, problem)
+        return False
+    return True
 
 
 def _look_at_circuits(

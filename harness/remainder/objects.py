@@ -57,7 +57,7 @@ class ObjectSubmission:
     def check(self, task: Task) -> Adapted:
         """What can be told wrong before anything is loaded; see `build`."""
         loaded = saelens.load_object(self.thing, task, self.name)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
         """Refused: it rebuilds activations.

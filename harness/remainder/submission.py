@@ -17,6 +17,7 @@ libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, runtime_chec
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from remainder.aliases import require_same
 from remainder.assets import sha256_file
 from remainder.circuit.features_found import FoundFeatures, make_features, site_tasks
 from remainder.circuit.making import make_circuits
@@ -198,7 +200,7 @@ class Submission(BaseModel):
         self._require_fit(task)
         with explained(self.folder, InterpretationError):
             loaded = self.fetched()._make(task, fit)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -214,7 +216,11 @@ class Submission(BaseModel):
                 (task.site, self._at(source, task))
                 for source, task in zip(self.method.sites, tasks, strict=True)
             ]
-            return make_features(self.method, self.folder, loaded, fit_windows, sites)
+            for _, each in sites:
+                require_same(loaded, each)
+            found = make_features(self.method, self.folder, loaded, fit_windows, sites)
+            told = [f"{each.name}: {warning}" for _, each in sites for warning in each.warnings]
+            return found._replace(notes=(*found.notes, *dict.fromkeys(told)))
         return make_circuits(self.method, self.folder, loaded, fit_windows)
 
     def _at(self, source: SiteSource, task: Task) -> Adapted:
@@ -231,7 +237,7 @@ class Submission(BaseModel):
             )
 
         loaded = found._make(task, no_moments)
-        return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings)
+        return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def _require_fit(self, task: Task) -> None:
         if not self._is_of_kind(task):
@@ -328,14 +334,14 @@ def _opened(text: str) -> Submission:
         if reader.found_in(folder):
             base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
             method = Method.model_validate({"format": format, "path": path})
-            return _bare(base.resolve().name, method, base)
+            return _bare(_own_name(base), method, base)
     if attribution_graph.found_in(folder):
         raise _graph_alone(folder)
     for format, circuits in (("eap-ig", eap_ig), ("mib", mib)):
         if circuits.found_in(folder):
             base, path = (folder.parent, folder.name) if folder.is_file() else (folder, ".")
             method = Method.model_validate({"format": format, "path": path})
-            return _bare(folder.stem if folder.is_file() else base.resolve().name, method, base)
+            return _bare(folder.stem if folder.is_file() else _own_name(base), method, base)
     raise _not_found(text, folder)
 
 
@@ -463,6 +469,11 @@ def _read(folder: Path) -> Submission:
             f"{folder / 'submission.toml'}: {place}: {first['msg']}", fix="correct that field"
         ) from None
     return submission.model_copy(update={"files": _hashes(folder, submission.method)})
+
+
+def _own_name(folder: Path) -> str:
+    """A link's own, not that of the store which it leads to."""
+    return Path(os.path.normpath(folder.absolute())).name
 
 
 def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:

@@ -1,8 +1,10 @@
 """dictionary_learning: a folder with `config.json` and `ae.pt`, the state of one of its classes.
 
 1. `config.json`, field `trainer`: dict_class, activation_dim, dict_size, k, layer, lm_name, submodule_name.
-2. The place: `submodule_name` with a layer; without one it is the residual stream leaving block `layer`,
-   which is what the library's own scripts train on.
+2. The place: `submodule_name`, a module of the model (`remainder.formats.module_names`), a hook, or free
+   words with a layer; without one it is the residual stream leaving block `layer`, which is what the
+   library's own scripts train on. It hooks modules, so an MLP or an attention means the module's own output,
+   whatever the block does with it afterwards; with `buffer.io` = `in` its input.
 3. `ae.pt`, tensors only. An `nn.Linear` keeps its weight as [out in], so matrices are transposed, but for the
    classes that keep W_enc and W_dec themselves.
 4. Codes as the class's `encode` gives them by default: top-k a token for AutoEncoderTopK; for BatchTopKSAE
@@ -14,6 +16,7 @@ Source: https://github.com/saprmarks/dictionary_learning, `dictionary.py`, `trai
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,19 @@ from torch import Tensor, nn
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
-from remainder.formats.fields import AGAIN, count, text
-from remainder.formats.places import Loaded, check_count, check_model, check_width, reads_at
+from remainder.formats.context import context_warnings
+from remainder.formats.fields import AGAIN, count, table, text
+from remainder.formats.module_names import module_named
+from remainder.formats.places import (
+    Loaded,
+    Place,
+    check_count,
+    check_model,
+    check_width,
+    place_at,
+    place_untold,
+)
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
-from remainder.interpretation import Reads
 from remainder.task import Task
 
 __all__ = ["CONFIG", "WEIGHTS", "files", "found_in", "load"]
@@ -69,9 +81,11 @@ _PLACES = (
     (r"resid_mid", "blocks.{}.hook_resid_mid"),
     (r"resid", "blocks.{}.hook_resid_post"),
     (r"mlp_in", "blocks.{}.mlp.hook_in"),
-    (r"mlp", "blocks.{}.hook_mlp_out"),
+    (r"hook_mlp_out", "blocks.{}.hook_mlp_out"),
+    (r"mlp", "blocks.{}.mlp.hook_out"),
     (r"attn_in|head|hook_z", "blocks.{}.attn.hook_z"),
-    (r"att", "blocks.{}.hook_attn_out"),
+    (r"hook_attn_out", "blocks.{}.hook_attn_out"),
+    (r"att", "blocks.{}.attn.hook_out"),
     (r"^layer", "blocks.{}.hook_resid_post"),  # last: `layers.8.mlp` is an MLP
 )
 
@@ -95,7 +109,8 @@ def load(path: Path, task: Task) -> Loaded:
         InterpretationError: naming the file, what was found and what was expected.
     """
     where = path / CONFIG
-    trainer = read_json(where).get("trainer")
+    config = read_json(where)
+    trainer = config.get("trainer")
     if not isinstance(trainer, dict):
         raise InterpretationError(
             f"{where} has no field `trainer`", fix="take the config.json that training wrote beside ae.pt"
@@ -107,10 +122,7 @@ def load(path: Path, task: Task) -> Loaded:
             fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
         )
     check_model(text(trainer, "lm_name", where, "trainer."), task.model, where)
-    hook = _hook(trainer, where)
-    reads: Reads = "in" if task.site.is_reconstruction else "out"
-    if hook is not None:
-        reads = reads_at((hook, hook), task.site, where)
+    place = _place(trainer, table(config, "buffer", where), task, where)
     check_width(trainer.get("activation_dim"), task.site, where, "trainer.activation_dim")
     sizes = {"activation_dim": int(trainer["activation_dim"])}
     says = f"{CONFIG} says activation_dim = {sizes['activation_dim']}"
@@ -121,7 +133,7 @@ def load(path: Path, task: Task) -> Loaded:
         raise missing_weights(path, WEIGHTS, "give the folder that training wrote")
     # Counters that stand beside the weights (k, group_sizes) are not read.
     layout = Layout(_TENSORS[kind], sizes, says, hints=_HINT, closed=False)
-    return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), reads)
+    return Loaded(_make(kind, read_torch(path / WEIGHTS, layout), trainer, path), *place)
 
 
 def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Path) -> Coder:
@@ -153,8 +165,31 @@ def _make(kind: str, found: dict[str, Tensor], trainer: dict[str, Any], path: Pa
 _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
-def _hook(trainer: dict[str, Any], where: Path) -> str | None:
-    """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
+def _place(trainer: dict[str, Any], buffer: Mapping[str, Any], task: Task, where: Path) -> Place:
+    """Which of the task's places it is of, and what is to be told of that.
+
+    Raises:
+        InterpretationError: if it was made at another place, or one that is not known.
+    """
+    told = context_warnings(buffer, task, where, length="ctx_len", within="buffer.")
+    ends, end = _hooks(trainer, where), buffer.get("io", "out")
+    if end not in ("in", "out"):
+        raise InterpretationError(
+            f"{where}: buffer.io is {brief(end)}; expected out, or in where a module's input was trained on",
+            fix="convert it to sae-lens or sparsify, which know transcoders, or score the object: "
+            "remainder.evaluate(task, dictionary)",
+        )
+    if ends is None:
+        place = place_untold(task, where, "neither trainer.submodule_name nor trainer.layer")
+    else:
+        hook = ends[0] if end == "in" else ends[1]
+        place = place_at((hook, hook), task, where)
+    return place._replace(warnings=place.warnings + told)
+
+
+def _hooks(trainer: dict[str, Any], where: Path) -> tuple[str, str] | None:
+    """Hooks of what goes into and comes out of the place that a trainer's settings mean; None if they say
+    nothing. A hook that is named itself has one end."""
     name, layer = text(trainer, "submodule_name", where, "trainer."), trainer.get("layer")
     if layer == _NO_LAYER:
         layer = None
@@ -163,18 +198,35 @@ def _hook(trainer: dict[str, Any], where: Path) -> str | None:
             f"{where}: trainer.layer is {brief(layer)}; expected the number of a block, from 0", fix=AGAIN
         )
     if name is not None and re.fullmatch(r"blocks\.\d+\..+", name):
-        return name
+        return name, name
+    module = None if name is None else module_named(name)
+    if module is not None:
+        if layer not in (None, module.layer):
+            raise InterpretationError(
+                f"{where}: trainer.submodule_name is {name}, and trainer.layer {layer}",
+                fix="write the block that it was made at into both",
+            )
+        return module.reads, module.gives
     numbers = re.findall(r"\d+", name or "")
     if layer is None:
         if not numbers:
             return None
         layer = int(numbers[-1])
     if name is None:
-        return f"blocks.{layer}.hook_resid_post"
+        return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post"
     for pattern, hook in _PLACES:
         if re.search(pattern, name):
-            return hook.format(layer)
+            found = hook.format(layer)
+            return _INPUTS.get(hook, hook).format(layer), found
     raise InterpretationError(
         f"{where}: trainer.submodule_name is {brief(name)}, which names no place that is known",
-        fix="write the hook's name there, such as blocks.8.hook_resid_post or blocks.8.hook_mlp_out",
+        fix="write the module's name there, such as model.layers.8.mlp, or the hook's, such as "
+        "blocks.8.hook_resid_post",
     )
+
+
+_INPUTS = {
+    "blocks.{}.hook_resid_post": "blocks.{}.hook_resid_pre",
+    "blocks.{}.mlp.hook_out": "blocks.{}.mlp.hook_in",
+    "blocks.{}.attn.hook_out": "blocks.{}.attn.hook_in",
+}

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from remainder.activations import Batch
+from remainder.aliases import require_same
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
@@ -178,9 +179,11 @@ class _Run:
         """Steps 1 to 3, but for couplings."""
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
+            require_same(self.loaded, interpretation, self.plan.dtype)
             self.warnings += interpretation.warnings
             if self.reference is not None:
                 self.finer = self.reference.build().placed(self.loaded.device)
+                require_same(self.loaded, self.finer, self.plan.dtype)
                 self.warnings += self.finer.warnings
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
