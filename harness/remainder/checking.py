@@ -54,7 +54,6 @@ __all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "check_whole", "ren
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
 _STEPS_OF_CIRCUITS = ("found", "fits")
-_SAME = "same tensor"
 _TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
 
 
@@ -169,30 +168,20 @@ def _check(found: Checked, task: str | None, device: str, progress: Progress | N
         if submission.fits(chosen):
             return found.fail("weights", problem)
         return found.fail("fits", problem)
-    found.ok("fits", _fits(chosen, interpretation))
+    found.ok("fits", _fits(chosen, interpretation) + _not_compared(interpretation))
     found.warnings += interpretation.warnings
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
-    if interpretation.aliases and not _is_same(found, interpretation, loaded):
-        return found
+    if interpretation.aliases:
+        fits = next(place for place, step in enumerate(found.steps) if step.name == "fits")
+        try:
+            same = require_same(loaded(), interpretation)
+        except InterpretationError as problem:
+            found.steps[fits] = Step("fits", False, problem.what, problem.fix)
+            return found
+        found.steps[fits] = Step("fits", True, "; ".join([_fits(chosen, interpretation), *same]))
     with torch.inference_mode():
         _look(found, interpretation.placed(loaded().device), loaded())
     return found
-
-
-def _is_same(found: Checked, interpretation: Adapted, loaded: Callable[[], LoadedTask]) -> bool:
-    """Whether hooks that were taken for one tensor by their names are one on the model; adds the step."""
-    taken = ", ".join(f"{told} for {ours}" for told, ours, _ in interpretation.aliases)
-    try:
-        task = loaded()
-    except RemainderError:
-        found.steps.append(Step(_SAME, None, f"not compared, without the model: {taken}, by its name"))
-        raise
-    try:
-        found.ok(_SAME, "; ".join(require_same(task, interpretation)))
-    except InterpretationError as problem:
-        found.fail(_SAME, problem)
-        return False
-    return True
 
 
 def _look_at_circuits(
@@ -288,6 +277,12 @@ def _fits(task: Task, interpretation: Adapted) -> str:
         return f"{site.hook_out}, width {site.width}"
     source = site.hook_in if interpretation.reads == "in" else site.hook_out
     return f"reads {source}, rebuilds {site.hook_out}, width {site.width}"
+
+
+def _not_compared(interpretation: Adapted) -> str:
+    """What the names in a file rest on until the model is loaded, behind a semicolon."""
+    taken = ", ".join(f"{told} is taken for {ours} by its name" for told, ours, _ in interpretation.aliases)
+    return f"; {taken}, which was not compared on the model" if taken else ""
 
 
 def require_format(format: str) -> None:

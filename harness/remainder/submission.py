@@ -44,7 +44,7 @@ from remainder.formats import (
     sparsify,
 )
 from remainder.formats.eap_ig import Found
-from remainder.formats.places import Loaded
+from remainder.formats.places import Loaded, MisfitError
 from remainder.formats.tensors import require_weights
 from remainder.interpretation import (
     Adapted,
@@ -168,6 +168,11 @@ class Submission(BaseModel):
         return submission_hash(self.method, self.files)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is weights alone, without a submission.toml in which somebody vouches for them."""
+        return not self.authors
+
+    @property
     def is_pinned(self) -> bool:
         """Whether the hash says everything: what lies on a hub is known when it has been fetched."""
         return self.method.hub is None or bool(self.files)
@@ -200,6 +205,8 @@ class Submission(BaseModel):
         self._require_fit(task)
         with explained(self.folder, InterpretationError):
             loaded = self.fetched()._make(task, fit)
+        if not loaded.told and self.is_bare:
+            raise _untold(self.name, task)
         return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
@@ -469,6 +476,17 @@ def _read(folder: Path) -> Submission:
             f"{folder / 'submission.toml'}: {place}: {first['msg']}", fix="correct that field"
         ) from None
     return submission.model_copy(update={"files": _hashes(folder, submission.method)})
+
+
+def _untold(name: str, task: Task) -> MisfitError:
+    """What neither its file nor a submission.toml gives a place would fit any site of its width."""
+    return MisfitError(
+        f"{name}: its file does not tell at which place of the model it was made, so it is not known "
+        f"whether that is the task's site {task.site.hook_out}",
+        fix="write the place into the file, as its library does (SAELens: hook_name in cfg.json; "
+        "dictionary_learning: trainer.submodule_name); or vouch for it, in a folder with a submission.toml "
+        f'that names authors and tasks = ["{task.id}"]',
+    )
 
 
 def _own_name(folder: Path) -> str:

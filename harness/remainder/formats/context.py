@@ -12,7 +12,7 @@ from typing import Any
 
 from remainder.errors import InterpretationError
 from remainder.files import brief
-from remainder.formats.fields import AGAIN
+from remainder.formats.fields import AGAIN, file_name
 from remainder.task import Task
 
 __all__ = ["context_warnings"]
@@ -43,21 +43,21 @@ def context_warnings(
     kept = _slice(fields.get("seqpos_slice"), f"{within}seqpos_slice", where)
     if task.corpus is None:
         return ()
-    window, told = task.corpus.window, []
+    window, told, file = task.corpus.window, [], file_name(where)
     if size is not None and size != window:
         seen = "later positions than it saw" if size < window else "only the first positions of what it saw"
         told.append(
-            f"{where}: it was trained on contexts of {size} tokens ({within}{length}); the task's windows "
+            f"{file}: it was trained on contexts of {size} tokens ({within}{length}); the task's windows "
             f"have {window}, so that it is scored at {seen}."
         )
     if kept is not None:
         told.append(
-            f"{where}: it was trained at some positions of a context only ({within}seqpos_slice is "
+            f"{file}: it was trained at some positions of a context only ({within}seqpos_slice is "
             f"{brief(list(kept))}); the task scores it at all that it splices."
         )
     if first_token is False:
         told.append(
-            f"{where}: it was trained without a token that begins a context ({within}prepend_bos is false); "
+            f"{file}: it was trained without a token that begins a context ({within}prepend_bos is false); "
             f"every window of the task begins with token {task.corpus.bos}."
         )
     return tuple(told)

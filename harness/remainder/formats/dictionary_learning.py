@@ -220,8 +220,8 @@ def _hooks(trainer: dict[str, Any], where: Path) -> tuple[str, str] | None:
             return _INPUTS.get(hook, hook).format(layer), found
     raise InterpretationError(
         f"{where}: trainer.submodule_name is {brief(name)}, which names no place that is known",
-        fix="write the module's name there, such as model.layers.8.mlp, or the hook's, such as "
-        "blocks.8.hook_resid_post",
+        fix="write the hook's name there, such as blocks.8.hook_resid_post, or the module's, such as "
+        "model.layers.8.mlp",
     )
 
 

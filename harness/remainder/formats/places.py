@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from remainder.errors import InterpretationError
 from remainder.files import brief
+from remainder.formats.fields import file_name
 from remainder.interpretation import Alias, Reads
 from remainder.paths import project_root
 from remainder.task import ModelSpec, Site, Task
@@ -64,6 +65,7 @@ class Place(NamedTuple):
     reads: Reads
     warnings: tuple[str, ...] = ()
     aliases: tuple[Alias, ...] = ()
+    told: bool = True
 
 
 class Loaded(NamedTuple):
@@ -76,6 +78,8 @@ class Loaded(NamedTuple):
     """Whole sentences on what the file does not tell, for `check`, the table and the record."""
     aliases: tuple[Alias, ...] = ()
     """Hooks that its place was taken for the task's by; to be compared on the loaded model."""
+    told: bool = True
+    """Whether the file says where it was made; if not, whoever submits it must vouch for it."""
 
 
 class MisfitError(InterpretationError):
@@ -169,7 +173,7 @@ _OF_OLD = (
 
 
 def place_untold(task: Task, where: Path | str, lacks: str) -> Place:
-    """Of a file that does not say where it was made: it is taken to fit, which is told.
+    """Of a file that does not say where it was made: if it is taken to fit, that is told.
 
     Args:
         lacks: what it should have said, as in `no hook_name`.
@@ -177,10 +181,10 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> Place:
     site = task.site
     here = site.hook_in if site.is_reconstruction else f"the output of {site.hook_in} at {site.hook_out}"
     told = (
-        f"{where} does not tell its place ({lacks}): that it was made for {here} is taken on trust; its "
-        "width is all that was compared."
+        f"{file_name(where)} does not tell its place ({lacks}): that it was made for {here} is taken on "
+        "trust; its width is all that was compared."
     )
-    return Place("in" if site.is_reconstruction else "out", (told,))
+    return Place("in" if site.is_reconstruction else "out", (told,), told=False)
 
 
 def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
