@@ -10,9 +10,7 @@ import pytest
 
 import tiny
 from format_files import (
-    LATENTS,
     MLP,
-    SITE,
     WIDTH,
     built,
     make_sae,
@@ -206,11 +204,10 @@ def test_other_modules_are_refused_in_their_own_words(tmp_path: Path, name: str,
         built(saelens(tmp_path, name))
 
 
-def test_a_trainer_that_names_two_blocks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InterpretationError, match=r"submodule_name is model\.layers\.0, and trainer\.layer 3"
-    ):
-        built(dictionary(tmp_path, "model.layers.0", layer=3))
+@pytest.mark.parametrize("name", ["model.layers.0", "resid_post_layer_0", "resid_post_layer0"])
+def test_a_trainer_that_names_two_blocks_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InterpretationError, match=rf"submodule_name is {name}, and trainer\.layer 3"):
+        built(dictionary(tmp_path, name, layer=3))
 
 
 @pytest.mark.parametrize(
@@ -287,5 +284,3 @@ def test_the_run_of_several_seeds_is_asked_for_its_model(tmp_path: Path) -> None
         json.dumps({"model": "HuggingFaceTB/SmolLM2-135M", "ctx_len": 2048})
     )
     assert "contexts of 2048 tokens (ctx_len)" in built(folder).warnings[0]
-    assert SITE.width == WIDTH
-    assert LATENTS == 12

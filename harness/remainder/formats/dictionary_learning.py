@@ -200,12 +200,13 @@ def _hooks(trainer: dict[str, Any], where: Path) -> tuple[str, str] | None:
     if name is not None and re.fullmatch(r"blocks\.\d+\..+", name):
         return name, name
     module = None if name is None else module_named(name)
+    own = [str(module.layer)] if module is not None else re.findall(r"layer_?(\d+)", name or "")
+    if layer is not None and own and int(own[-1]) != layer:
+        raise InterpretationError(
+            f"{where}: trainer.submodule_name is {name}, and trainer.layer {layer}",
+            fix="write the block that it was made at into both",
+        )
     if module is not None:
-        if layer not in (None, module.layer):
-            raise InterpretationError(
-                f"{where}: trainer.submodule_name is {name}, and trainer.layer {layer}",
-                fix="write the block that it was made at into both",
-            )
         return module.reads, module.gives
     numbers = re.findall(r"\d+", name or "")
     if layer is None:
