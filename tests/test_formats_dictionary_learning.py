@@ -173,7 +173,7 @@ BROKEN = {
     ),
     "other model": (lambda f: change(f, lm_name="gpt2"), "made for the model gpt2", "choose a task"),
     "other layer": (
-        lambda f: change(f, layer=3),
+        lambda f: change(f, layer=3, submodule_name="resid_post_layer_3"),
         r"trained at blocks\.3\.hook_resid_post",
         "choose the task",
     ),
