@@ -27,7 +27,7 @@ from format_files import built, make_sae, random_weights, write_dictionary_learn
 from remainder import evaluate
 from remainder.aliases import LIMIT, require_same
 from remainder.checking import check, check_whole
-from remainder.errors import AssetError
+from remainder.errors import AssetError, TaskError
 from remainder.fetch import _quiet, load_bridge
 from remainder.formats.places import MisfitError, place_at, tensor_of, two_tensors
 from remainder.interpretation import Adapted, Alias
@@ -199,6 +199,12 @@ def test_a_hook_that_the_model_lacks_is_not_taken_for_the_sites() -> None:
     assert "write blocks.2.hook_mlp_out into the file" in (raised.value.fix or "")
 
 
+def test_a_site_that_the_model_lacks_is_the_tasks_fault() -> None:
+    alias = with_alias("blocks.2.hook_mlp_out", "blocks.2.ln2_post.hook_out")
+    with pytest.raises(TaskError, match=r"no hook 'blocks\.2\.ln2_post\.hook_out'"):
+        require_same(as_task("llama"), alias)
+
+
 def test_a_module_of_a_script_has_names_of_its_own() -> None:
     alias = with_alias("blocks.1.hook_out", "blocks.2.hook_in")
     with pytest.raises(MisfitError, match="whose names are its own"):
@@ -234,7 +240,7 @@ def test_a_difference_at_one_token_is_seen_beside_an_attention_sink(monkeypatch:
     other = rows.clone()
     other[5] += 1e-3
     monkeypatch.setattr("remainder.aliases._rows", lambda bridge, *hooks: [rows, other])
-    fake = SimpleNamespace(hook_dict={"blocks.0.hook_out"})
+    fake = SimpleNamespace(hook_dict={"blocks.0.hook_out", "blocks.1.hook_in"})
     with pytest.raises(MisfitError, match=r"differ by 0\.001"):
         require_same(holding(fake, spec_of("llama")), with_alias("blocks.0.hook_out", "blocks.1.hook_in"))
     assert LIMIT == 1e-5

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, TaskError
 from remainder.formats.places import MisfitError
 from remainder.interpretation import Adapted, Alias
 from remainder.loaded import LoadedTask
@@ -39,6 +39,7 @@ def require_same(loaded: LoadedTask, interpretation: Adapted, dtype: str = "floa
 
     Raises:
         MisfitError: if two names are two tensors of the task's model, or it lacks the one in the file.
+        TaskError: if it lacks the one of the site.
     """
     if not interpretation.aliases:
         return []
@@ -55,6 +56,10 @@ def _require(bridge: Any | None, loaded: LoadedTask, alias: Alias, name: str) ->
             f"{name}: it was made at {told}; the task's site is {ours}, and its model is a module whose "
             "names are its own, so that no two of them are taken for one",
             fix=f"if it was made for the module {ours}, write that name into the file",
+        )
+    if ours not in bridge.hook_dict:
+        raise TaskError(
+            f"the model {model} has no hook {ours!r}", fix="name another in the [site] of the task"
         )
     if told not in bridge.hook_dict:
         raise MisfitError(

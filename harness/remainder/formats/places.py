@@ -130,7 +130,7 @@ def two_tensors(one: str, other: str, model: ModelSpec) -> bool:
     for config in _configs(model):
         for kind in (config.get("model_type"), _fields(config.get("text_config")).get("model_type")):
             apart = _APART.get(str(kind), frozenset())
-            if kind == "granite" and config.get("residual_multiplier", 1) != 1:
+            if str(kind).startswith("granite") and config.get("residual_multiplier", 1) != 1:
                 apart = frozenset({"hook_mlp_out", "hook_attn_out"})
             if (first in apart) != (second in apart):
                 return True
