@@ -135,7 +135,8 @@ PLACES = [
 @pytest.mark.parametrize(("named", "hook"), PLACES)
 def test_the_place_is_told_by_submodule_and_layer(tmp_path: Path, named: dict[str, Any], hook: str) -> None:
     folder = write_dictionary_learning(tmp_path, "AutoEncoder", CLASSES["AutoEncoder"][0], **named)
-    assert built(folder, Site(hook_in=hook, hook_out=hook, width=WIDTH)).reads == "in"
+    site = Site(hook_in=hook, hook_out=hook, width=WIDTH)
+    assert dictionary_learning.load(folder, task_at(site)).reads == "in"
     if named != {"submodule_name": None, "layer": None} and named["layer"] != -1:
         other = Site(hook_in="blocks.7.hook_resid_mid", hook_out="blocks.7.hook_resid_mid", width=WIDTH)
         with pytest.raises(InterpretationError, match="it was trained at blocks"):
@@ -172,7 +173,7 @@ BROKEN = {
     ),
     "other model": (lambda f: change(f, lm_name="gpt2"), "made for the model gpt2", "choose a task"),
     "other layer": (
-        lambda f: change(f, layer=3),
+        lambda f: change(f, layer=3, submodule_name="resid_post_layer_3"),
         r"trained at blocks\.3\.hook_resid_post",
         "choose the task",
     ),

@@ -250,7 +250,7 @@ def test_an_sae_of_the_output_reads_the_output_at_a_task_that_reads_another_plac
     sae = make_sae("StandardSAE", metadata={"hook_name": "blocks.1.mlp.hook_out"})
     assert built(save(sae, tmp_path), MLP).reads == "out"
     unnamed = make_sae("StandardSAE")
-    assert built(save(unnamed, tmp_path / "unnamed"), MLP).reads == "out"
+    assert saelens.load(save(unnamed, tmp_path / "unnamed"), task_at(MLP)).reads == "out"
     wrong = make_sae("StandardSAE", metadata={"hook_name": MLP.hook_in})
     with pytest.raises(InterpretationError, match=r"it was trained at blocks\.1\.mlp\.hook_in"):
         built(save(wrong, tmp_path / "wrong"), MLP)

@@ -49,7 +49,7 @@ path = "weights"
 
 def save_sae(folder: Path, seed: int = 0) -> Any:
     """A tiny SAE with random weights, as sae-lens writes it."""
-    sae = make_sae("StandardSAE", seed)
+    sae = make_sae("StandardSAE", seed, metadata={"hook_name": SITE.hook_in})
     sae.save_model(str(folder))
     return sae
 

@@ -1,7 +1,8 @@
 """What `remainder check` finds: whether an interpretation can be scored, step by step, and why not.
 
 1. Find it, and the task: its own, or the one that is named.
-2. Read it: does it fit the task's site and model, are its weights whole and finite?
+2. Read it: does it fit the task's site and model, are its weights whole and finite? Where its file names
+   another hook than the site's own, are both one tensor of the loaded model?
 3. Encode and decode activations of calibration windows: are shapes right and values finite?
 4. The rules that every interpretation keeps: deterministic, causal, local, by its codes.
 5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
@@ -23,6 +24,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
+from remainder.aliases import require_same
 from remainder.assets import Progress
 from remainder.canonical import significant
 from remainder.circuit.loaded import CircuitTask
@@ -185,9 +187,17 @@ def _check(
         if submission.fits(chosen):
             return found.fail("weights", problem)
         return found.fail("fits", problem)
-    found.ok("fits", _fits(chosen, interpretation))
+    found.ok("fits", _fits(chosen, interpretation) + _not_compared(interpretation))
     found.warnings += interpretation.warnings
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
+    if interpretation.aliases:
+        fits = next(place for place, step in enumerate(found.steps) if step.name == "fits")
+        try:
+            same = require_same(loaded(), interpretation)
+        except InterpretationError as problem:
+            found.steps[fits] = Step("fits", False, problem.what, problem.fix)
+            return found
+        found.steps[fits] = Step("fits", True, "; ".join([_fits(chosen, interpretation), *same]))
     with torch.inference_mode():
         _look(found, interpretation.placed(loaded().device), loaded())
     return found
@@ -286,6 +296,12 @@ def _fits(task: Task, interpretation: Adapted) -> str:
         return f"{site.hook_out}, width {site.width}"
     source = site.hook_in if interpretation.reads == "in" else site.hook_out
     return f"reads {source}, rebuilds {site.hook_out}, width {site.width}"
+
+
+def _not_compared(interpretation: Adapted) -> str:
+    """What the names in a file rest on until the model is loaded, behind a semicolon."""
+    taken = ", ".join(f"{told} is taken for {ours} by its name" for told, ours, _ in interpretation.aliases)
+    return f"; {taken}, which was not compared on the model" if taken else ""
 
 
 def require_format(format: str) -> None:

@@ -15,7 +15,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,7 @@ from remainder.residual.moments import Moments
 
 __all__ = [
     "Adapted",
+    "Alias",
     "Codebook",
     "FitMoments",
     "Identity",
@@ -46,6 +47,17 @@ FitMoments = Callable[[], Moments]
 
 Reads = Literal["in", "out"]
 """The activations at a site's `hook_in`, or at its `hook_out`."""
+
+
+class Alias(NamedTuple):
+    """Two hook names that were taken for one tensor by their spelling."""
+
+    told: str
+    """As the file of an interpretation says it."""
+    ours: str
+    """As the task's site does."""
+    note: str = ""
+    """Why they may differ, if there is more to say than that they do."""
 
 
 @runtime_checkable
@@ -160,6 +172,8 @@ class Adapted:
     """Which of the site's two places it is given: `hook_in`, as a transcoder, or `hook_out` itself."""
     warnings: tuple[str, ...] = ()
     """What its reader could not tell from the file; whoever scores it passes them on."""
+    aliases: tuple[Alias, ...] = ()
+    """By which its place was taken for the site's; `remainder.aliases` compares them on the loaded model."""
 
     def choose(
         self, x_in: Float[Tensor, "docs pos d"], x_out: Float[Tensor, "docs pos d"]
@@ -270,11 +284,13 @@ def adapt(
     name: str | None = None,
     reads: Reads = "in",
     warnings: tuple[str, ...] = (),
+    aliases: tuple[Alias, ...] = (),
 ) -> Adapted:
     """Wrap anything that has `encode` and `decode`, for a site of `width`.
 
     Args:
         warnings: of its reader, in whole sentences.
+        aliases: of its reader, for the loaded model to bear out.
 
     Raises:
         InterpretationError: if it lacks one of them, or says that it was made for another width.
@@ -302,4 +318,4 @@ def adapt(
                 raise InterpretationError(
                     f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"
                 )
-    return Adapted(thing, width, label, reads, warnings)
+    return Adapted(thing, width, label, reads, warnings, aliases)

@@ -40,6 +40,12 @@ class LoadedTask(ABC):
     progress: Progress | None
     _runners: dict[str, Runner] = field(default_factory=dict, init=False)
 
+    def hooked(self, dtype: str = "float32") -> Any | None:
+        """The model behind TransformerLens' bridge, as it is loaded already or else in `dtype`; None, if it
+        has none."""
+        runner = next(iter(self._runners.values()), None) or self.runner(dtype)
+        return runner.bridge if isinstance(runner, BridgeRunner) else None
+
     @abstractmethod
     def windows(self, split: Split) -> Windows:
         """All windows of a split, in the order in which a smaller tier takes them."""

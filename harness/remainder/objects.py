@@ -63,7 +63,7 @@ class ObjectSubmission:
         """What can be told wrong before anything is loaded; see `build`."""
         ignore = Ignore(frozenset(self.ignore_fields))
         loaded = ignore.noted(saelens.load_object(self.thing, task, self.name, ignore), self.name)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
         """Refused: it rebuilds activations.

@@ -16,6 +16,7 @@ libraries wrote, or `hub:OWNER/REPO:SAE_ID`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, runtime_chec
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from remainder.aliases import require_same
 from remainder.assets import sha256_file
 from remainder.circuit.features_found import FoundFeatures, make_features, site_tasks
 from remainder.circuit.making import make_circuits
@@ -42,7 +44,7 @@ from remainder.formats import (
 )
 from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
-from remainder.formats.places import Loaded
+from remainder.formats.places import Loaded, MisfitError
 from remainder.formats.recognition import look
 from remainder.formats.tensors import require_weights
 from remainder.interpretation import (
@@ -150,6 +152,11 @@ class Submission(BaseModel):
         return submission_hash(self.method, self.files)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it is weights alone, without a submission.toml in which somebody vouches for them."""
+        return not self.authors
+
+    @property
     def is_pinned(self) -> bool:
         """Whether the hash says everything: what lies on a hub is known when it has been fetched."""
         return self.method.hub is None or bool(self.files)
@@ -182,7 +189,9 @@ class Submission(BaseModel):
         self._require_fit(task)
         with explained(self.folder, InterpretationError):
             loaded = self.fetched()._make(task, fit)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
+        if not loaded.told and self.is_bare:
+            raise _untold(self.name, task)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -198,7 +207,11 @@ class Submission(BaseModel):
                 (task.site, self._at(source, task))
                 for source, task in zip(self.method.sites, tasks, strict=True)
             ]
-            return make_features(self.method, self.folder, loaded, fit_windows, sites)
+            for _, each in sites:
+                require_same(loaded, each)
+            found = make_features(self.method, self.folder, loaded, fit_windows, sites)
+            told = [f"{each.name}: {warning}" for _, each in sites for warning in each.warnings]
+            return found._replace(notes=(*found.notes, *dict.fromkeys(told)))
         return make_circuits(self.method, self.folder, loaded, fit_windows)
 
     def _at(self, source: SiteSource, task: Task) -> Adapted:
@@ -215,7 +228,7 @@ class Submission(BaseModel):
             )
 
         loaded = found._make(task, no_moments)
-        return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings)
+        return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings, loaded.aliases)
 
     def _require_fit(self, task: Task) -> None:
         if not self._is_of_kind(task):
@@ -330,11 +343,9 @@ def _opened(text: str) -> Submission:
         return _read(folder).fetched()
     for format, reader in FORMATS.items():
         if reader.found_in(folder):
-            return _bare(
-                folder.resolve().name, Method.model_validate({"format": format, "path": "."}), folder
-            )
+            return _bare(_own_name(folder), Method.model_validate({"format": format, "path": "."}), folder)
     if mib.found_in(folder):
-        return _bare(folder.resolve().name, Method(format="mib", path="."), folder)
+        return _bare(_own_name(folder), Method(format="mib", path="."), folder)
     raise not_found(text, folder, FORMATS)
 
 
@@ -343,7 +354,7 @@ def _of_file(path: Path) -> Submission:
     if circuit_tracer.found_in(path):
         circuit_tracer.require(path)
         base = path.parent
-        return _bare(base.resolve().name, Method(format="circuit-tracer", path=path.name), base)
+        return _bare(_own_name(base), Method(format="circuit-tracer", path=path.name), base)
     seen = look(path)
     if seen.beside or path.name == "submission.toml":
         raise part_of_folder(path, seen, FORMATS)
@@ -450,6 +461,22 @@ def _read(folder: Path) -> Submission:
             f"{folder / 'submission.toml'}: {place}: {first['msg']}", fix="correct that field"
         ) from None
     return submission.model_copy(update={"files": _hashes(folder, submission.method)})
+
+
+def _untold(name: str, task: Task) -> MisfitError:
+    """What neither its file nor a submission.toml gives a place would fit any site of its width."""
+    return MisfitError(
+        f"{name}: its file does not tell at which place of the model it was made, so it is not known "
+        f"whether that is the task's site {task.site.hook_out}",
+        fix="write the place into the file, as its library does (SAELens: hook_name in cfg.json; "
+        "dictionary_learning: trainer.submodule_name); or vouch for it, in a folder with a submission.toml "
+        f'that names authors and tasks = ["{task.id}"]',
+    )
+
+
+def _own_name(folder: Path) -> str:
+    """A link's own, not that of the store which it leads to."""
+    return Path(os.path.normpath(folder.absolute())).name
 
 
 def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:

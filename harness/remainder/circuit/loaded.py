@@ -168,6 +168,11 @@ class CircuitTask(LoadedTask):
         """Refused: nothing is put in at a site."""
         raise self._no_site()
 
+    def hooked(self, dtype: str = "float32") -> Any | None:
+        """As of any loaded task; the model is the one that circuits are scored on."""
+        model = self.circuit_model(dtype)
+        return model.bridge if isinstance(model, BridgeCircuitModel) else None
+
     def _make_runner(self, dtype: str) -> Runner:
         raise self._no_site()
 

@@ -32,7 +32,7 @@ from remainder.formats.places import (
     check_count,
     check_model,
     check_no_skip,
-    reads_at,
+    place_at,
     tensor_of,
 )
 from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
@@ -166,14 +166,14 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
         )
     entry = chosen[0]
     hooks = (f"blocks.{entry.layer}.{source}", f"blocks.{entry.layer}.{target}")
-    reads = reads_at(hooks, task.site, where)
+    place = place_at(hooks, task, where)
     if entry.is_remote or entry.path.suffix != ".safetensors":
         raise InterpretationError(
             f"{where}: layer {entry.layer} is {entry.written}, which is no local safetensors file",
             fix="fetch it (`hf download OWNER/REPO FILE`), or convert the set with circuit-tracer's "
             "save_transcoders_to_cache, and write the file's path there",
         )
-    return Loaded(_read(entry.path, task, reads, config), reads)
+    return Loaded(_read(entry.path, task, place.reads, config), *place)
 
 
 def _read(path: Path, task: Task, reads: Reads, config: Settings) -> nn.Module:

@@ -1,8 +1,10 @@
 """dictionary_learning: a folder with `config.json` and `ae.pt`, the state of one of its classes.
 
 1. `config.json`, field `trainer`: dict_class, activation_dim, dict_size, k, layer, lm_name, submodule_name.
-2. The place: `submodule_name` with a layer; without one it is the residual stream leaving block `layer`,
-   which is what the library's own scripts train on.
+2. The place: `submodule_name`, a module of the model (`remainder.formats.module_names`), a hook, or free
+   words with a layer; without one it is the residual stream leaving block `layer`, which is what the
+   library's own scripts train on. It hooks modules, so an MLP or an attention means the module's own output,
+   whatever the block does with it afterwards; with `buffer.io` = `in` its input.
 3. `ae.pt`, tensors only. An `nn.Linear` keeps its weight as [out in], so matrices are transposed, but for the
    classes that keep W_enc and W_dec themselves.
 4. What stands beside the weights must agree with the config: k, and the sizes of groups, which add up to all
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
+from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, text
 from remainder.formats.known import (
     Ignore,
@@ -33,13 +36,20 @@ from remainder.formats.known import (
     block,
     harmless,
     heeded,
-    only,
     optional_count,
     plain,
 )
-from remainder.formats.places import Loaded, check_count, check_model, check_width, reads_at
+from remainder.formats.module_names import module_named
+from remainder.formats.places import (
+    Loaded,
+    Place,
+    check_count,
+    check_model,
+    check_width,
+    place_at,
+    place_untold,
+)
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
-from remainder.interpretation import Reads
 from remainder.task import Task
 
 __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "files", "found_in", "load"]
@@ -100,10 +110,10 @@ _TRAINER = Table(
 )
 _BUFFER = Table(
     {
-        "io": only("what a class of one module reads and rebuilds is its output", "out"),
+        "io": heeded("whether it was trained on a module's output (out, as if missing) or input (in)", plain),
+        "ctx_len": heeded("compared with the task's windows", plain),
         **harmless(
             "how activations were collected",
-            "ctx_len",
             "d_submodule",
             "device",
             "layer",
@@ -167,9 +177,11 @@ _PLACES = (
     (r"resid_mid", "blocks.{}.hook_resid_mid"),
     (r"resid", "blocks.{}.hook_resid_post"),
     (r"mlp_in", "blocks.{}.mlp.hook_in"),
-    (r"mlp", "blocks.{}.hook_mlp_out"),
+    (r"hook_mlp_out", "blocks.{}.hook_mlp_out"),
+    (r"mlp", "blocks.{}.mlp.hook_out"),
     (r"attn_in|head|hook_z", "blocks.{}.attn.hook_z"),
-    (r"att", "blocks.{}.hook_attn_out"),
+    (r"hook_attn_out", "blocks.{}.hook_attn_out"),
+    (r"att", "blocks.{}.attn.hook_out"),
     (r"^layer", "blocks.{}.hook_resid_post"),  # last: `layers.8.mlp` is an MLP
 )
 
@@ -211,11 +223,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
             fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
         )
     check_model(trainer["lm_name"], task.model, where)
-    buffer.all()
-    hook = _hook(trainer, where)
-    reads: Reads = "in" if task.site.is_reconstruction else "out"
-    if hook is not None:
-        reads = reads_at((hook, hook), task.site, where)
+    place = _place(trainer, buffer, task, where)
     check_width(trainer["activation_dim"], task.site, where, "trainer.activation_dim")
     sizes = {"activation_dim": int(trainer["activation_dim"])}
     says = f"{CONFIG} says activation_dim = {sizes['activation_dim']}"
@@ -228,12 +236,13 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     found = read_torch(path / WEIGHTS, layout)
     coder = _make(kind, found, trainer, path)
     _check_counters(found, trainer, coder.W_enc.shape[1], path / WEIGHTS)
-    return Loaded(coder, reads, trainer.warnings)
+    place = place._replace(warnings=place.warnings + trainer.warnings)
+    return Loaded(coder, *place)
 
 
 def _check_counters(found: dict[str, Tensor], trainer: Settings, latents: int, weights: Path) -> None:
     """k and the sizes of groups, in the config and beside the weights."""
-    if "k" in found and "k" in trainer and found["k"].tolist() != trainer["k"]:
+    if "k" in trainer and "k" in found and found["k"].tolist() != trainer["k"]:
         raise InterpretationError(
             f"{weights}: k is {found['k'].tolist():g}; {CONFIG} says k = {brief(trainer['k'])}",
             fix="one of the two belongs to something else; take both from one place",
@@ -278,8 +287,31 @@ def _make(kind: str, found: dict[str, Tensor], trainer: Settings, path: Path) ->
 _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
-def _hook(trainer: Settings, where: Path) -> str | None:
-    """The hook that a trainer's `submodule_name` and `layer` mean; None if they say nothing."""
+def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Place:
+    """Which of the task's places it is of, and what is to be told of that.
+
+    Raises:
+        InterpretationError: if it was made at another place, or one that is not known.
+    """
+    told = context_warnings(buffer.all(), task, where, length="ctx_len", within="buffer.")
+    ends, end = _hooks(trainer, where), "out" if buffer["io"] is None else buffer["io"]
+    if end not in ("in", "out"):
+        raise InterpretationError(
+            f"{where}: buffer.io is {brief(end)}; expected out, or in where a module's input was trained on",
+            fix="convert it to sae-lens or sparsify, which know transcoders, or score the object: "
+            "remainder.evaluate(task, dictionary)",
+        )
+    if ends is None:
+        place = place_untold(task, where, "neither trainer.submodule_name nor trainer.layer")
+    else:
+        hook = ends[0] if end == "in" else ends[1]
+        place = place_at((hook, hook), task, where)
+    return place._replace(warnings=place.warnings + told)
+
+
+def _hooks(trainer: Settings, where: Path) -> tuple[str, str] | None:
+    """Hooks of what goes into and comes out of the place that a trainer's settings mean; None if they say
+    nothing. A hook that is named itself has one end."""
     name: str | None = trainer["submodule_name"]
     layer = trainer["layer"]
     if layer == _NO_LAYER:
@@ -289,18 +321,36 @@ def _hook(trainer: Settings, where: Path) -> str | None:
             f"{where}: trainer.layer is {brief(layer)}; expected the number of a block, from 0", fix=AGAIN
         )
     if name is not None and re.fullmatch(r"blocks\.\d+\..+", name):
-        return name
+        return name, name
+    module = None if name is None else module_named(name)
+    own = [str(module.layer)] if module is not None else re.findall(r"layer_?(\d+)", name or "")
+    if layer is not None and own and int(own[-1]) != layer:
+        raise InterpretationError(
+            f"{where}: trainer.submodule_name is {name}, and trainer.layer {layer}",
+            fix="write the block that it was made at into both",
+        )
+    if module is not None:
+        return module.reads, module.gives
     numbers = re.findall(r"\d+", name or "")
     if layer is None:
         if not numbers:
             return None
         layer = int(numbers[-1])
     if name is None:
-        return f"blocks.{layer}.hook_resid_post"
+        return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post"
     for pattern, hook in _PLACES:
         if re.search(pattern, name):
-            return hook.format(layer)
+            found = hook.format(layer)
+            return _INPUTS.get(hook, hook).format(layer), found
     raise InterpretationError(
         f"{where}: trainer.submodule_name is {brief(name)}, which names no place that is known",
-        fix="write the hook's name there, such as blocks.8.hook_resid_post or blocks.8.hook_mlp_out",
+        fix="write the hook's name there, such as blocks.8.hook_resid_post, or the module's, such as "
+        "model.layers.8.mlp",
     )
+
+
+_INPUTS = {
+    "blocks.{}.hook_resid_post": "blocks.{}.hook_resid_pre",
+    "blocks.{}.mlp.hook_out": "blocks.{}.mlp.hook_in",
+    "blocks.{}.attn.hook_out": "blocks.{}.attn.hook_in",
+}

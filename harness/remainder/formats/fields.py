@@ -12,7 +12,7 @@ from typing import Any
 from remainder.errors import InterpretationError
 from remainder.files import brief
 
-__all__ = ["AGAIN", "count", "flag", "table", "text"]
+__all__ = ["AGAIN", "count", "file_name", "flag", "table", "text"]
 
 AGAIN = "take the file that training wrote, or correct that field"
 
@@ -57,6 +57,11 @@ def table(fields: Mapping[str, Any], name: str, where: Path | str) -> Mapping[st
     if not isinstance(value, (dict, type(None))):
         raise _wrong(name, value, "an object with named fields", where)
     return value or {}
+
+
+def file_name(where: Path | str) -> str:
+    """What to call a file in a warning, which goes into a record: where it lies here is nobody's business."""
+    return where.name if isinstance(where, Path) else where
 
 
 def _wrong(name: str, value: Any, expected: str, where: Path | str) -> InterpretationError:

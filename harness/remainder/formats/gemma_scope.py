@@ -3,13 +3,19 @@
 1. Arrays: W_enc [d_in d_sae], W_dec [d_sae d_in], b_enc [d_sae], threshold [d_sae], b_dec [d_in].
 2. h = x W_enc + b_enc; codes = ReLU(h) where h is above its threshold; x̂ = codes W_dec + b_dec.
 3. The place is in no file, but in the path: a repository `gemma-scope-MODEL-pt-res`, `-mlp` or `-att`, and in
-   it `layer_N/width_…/average_l0_…`; N of `res` is the block that the residual stream leaves.
+   it `layer_N/width_…/average_l0_…` or `embedding/…`; N of `res` is the block that the residual stream
+   leaves. A link is judged by its own path, and by where it leads if that tells nothing.
+4. A transcoder has the same arrays. That of `gemma-scope-2b-pt-transcoders` reads `ln2.hook_normalized`, the
+   MLP's input before the norm's gain, and rebuilds `hook_mlp_out`. Where a path says transcoder, crosscoder
+   or `clt` and it is none of these, it is refused: never is one read as an SAE.
 
-Source: https://arxiv.org/abs/2408.05147, section 2.2, and https://huggingface.co/google/gemma-scope.
+Source: https://arxiv.org/abs/2408.05147, section 2.2, and https://huggingface.co/google/gemma-scope; of the
+transcoders' hooks: sae-lens, `loading/pretrained_sae_loaders.py`, and circuit-tracer's list for Gemma 2.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -22,9 +28,8 @@ from remainder.errors import InterpretationError
 from remainder.files import present
 from remainder.formats.coder import JumpReLU, make_coder
 from remainder.formats.known import Ignore, Settings, Table, heeded, plain
-from remainder.formats.places import Loaded, check_width, reads_at
+from remainder.formats.places import Loaded, MisfitError, check_width, place_at, place_untold
 from remainder.formats.tensors import require_weights
-from remainder.interpretation import Reads
 from remainder.task import Task
 
 __all__ = ["FIELDS", "WEIGHTS", "files", "found_in", "load"]
@@ -49,7 +54,16 @@ _SHAPES: dict[str, tuple[str, ...]] = {
     "threshold": ("d_sae",),
     "b_dec": ("d_in",),
 }
-_HOOKS = {"res": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out", "att": "blocks.{}.attn.hook_z"}
+_HOOKS = {
+    "res": ("blocks.{}.hook_resid_post",) * 2,
+    "mlp": ("blocks.{}.hook_mlp_out",) * 2,
+    "att": ("blocks.{}.attn.hook_z",) * 2,
+    "transcoders": ("blocks.{}.ln2.hook_normalized", "blocks.{}.hook_mlp_out"),
+}
+_REPOSITORY = re.compile(r"gemma-scope-[\w.]+-[pi]t(?:-(res|mlp|att|transcoders)(?![\w]))?")
+_NO_SAE = re.compile(r"transcoder|crosscoder|(?<![a-z])clt(?![a-z])", re.IGNORECASE)
+_NEAR = 5
+"""Folders of a path outside of Gemma Scope's repositories whose names are taken to speak of the file."""
 
 
 def found_in(path: Path) -> bool:
@@ -74,14 +88,16 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
         InterpretationError: naming the file, what was found and what was expected.
     """
     where = path / WEIGHTS
-    hook = _hook(path)
-    reads: Reads = "in" if task.site.is_reconstruction else "out"
-    if hook is not None:
-        reads = reads_at((hook, hook), task.site, where)
+    hooks = _hooks(path)
+    if hooks is None:
+        lacks = "no repository of Gemma Scope and layer in its path"
+        place = place_untold(task, where, lacks)
+    else:
+        place = place_at(hooks, task, where)
     arrays = _read(where, ignore)
     check_width(arrays["W_enc"].shape[0], task.site, where)
     threshold = arrays.pop("threshold")
-    return Loaded(make_coder(arrays, JumpReLU(threshold), centred=False), reads)
+    return Loaded(make_coder(arrays, JumpReLU(threshold), centred=False), *place)
 
 
 def _read(where: Path, ignore: Ignore | None) -> dict[str, Tensor]:
@@ -124,9 +140,36 @@ def _read(where: Path, ignore: Ignore | None) -> dict[str, Tensor]:
     return {name: torch.from_numpy(arrays[name].astype(np.float32, copy=False)) for name in _SHAPES}
 
 
-def _hook(path: Path) -> str | None:
-    """The hook that a path in Gemma Scope's repositories means, if it is one."""
-    text = path.absolute().as_posix()
-    kind = re.findall(r"gemma-scope-[\w.]+-[pi]t-(res|mlp|att)\b", text)
-    layer = re.findall(r"\blayer_(\d+)\b", text)
-    return _HOOKS[kind[-1]].format(layer[-1]) if kind and layer else None
+def _hooks(path: Path) -> tuple[str, str] | None:
+    """What it reads and what it rebuilds, by a path in Gemma Scope's repositories; None if it is none.
+
+    Raises:
+        MisfitError: if the path says that it is no SAE, and not which hooks it is of.
+    """
+    own = Path(os.path.normpath(path.absolute()))
+    for folder in dict.fromkeys((own, path.resolve())):
+        if (hooks := _told_by(folder)) is not None:
+            return hooks
+    return None
+
+
+def _told_by(folder: Path) -> tuple[str, str] | None:
+    *_, repository = [None, *_REPOSITORY.finditer(folder.as_posix())]
+    kind, inside = None, "/".join(folder.parts[-_NEAR:])
+    if repository is not None:
+        kind, inside = repository[1], folder.as_posix()[repository.start() :]
+    # `layer_12` of the first Gemma Scope, `layer_12_width_16k_l0_small` of the second.
+    layer = re.findall(r"(?<![a-z])layer_(\d+)", inside)
+    if _NO_SAE.search(inside) and not (kind == "transcoders" and layer):
+        raise MisfitError(
+            f"{folder}: by its path it is a transcoder or crosscoder, which reads another place than it "
+            "rebuilds; from arrays alone it cannot be told which",
+            fix="give the release of sae-lens that it is of (hub:RELEASE:SAE_ID), or save it with sae-lens; "
+            "an SAE belongs into a folder called after its repository, such as gemma-scope-2b-pt-res",
+        )
+    if kind == "res" and re.search(r"/embedding(?:/|$)", inside):
+        return "hook_embed", "hook_embed"
+    if kind is None or not layer:
+        return None
+    source, target = _HOOKS[kind]
+    return source.format(layer[-1]), target.format(layer[-1])

@@ -1,59 +1,85 @@
 """Where an interpretation was made, as its file says it, against where a task reads and writes.
 
-One tensor has several hook names. Those of TransformerLens' bridge that fire with the same values are known
-here as one:
+One tensor has several hook names. In most models these of TransformerLens' bridge fire with the same values:
 
     blocks.N.hook_resid_pre = blocks.N.hook_in = blocks.(N−1).hook_resid_post = blocks.(N−1).hook_out
     blocks.N.hook_resid_mid = blocks.N.ln2.hook_in
-    blocks.N.hook_mlp_out = blocks.N.mlp.hook_out
-    blocks.N.hook_attn_out = blocks.N.attn.hook_out
+    blocks.N.hook_mlp_out = blocks.N.mlp.hook_out = blocks.N.mlp.out.hook_out = blocks.N.ln2_post.hook_out
+    blocks.N.hook_attn_out = blocks.N.attn.hook_out = blocks.N.attn.o.hook_out = blocks.N.ln1_post.hook_out
     blocks.N.attn.hook_z = blocks.N.attn.o.hook_in
     blocks.N.mlp.hook_in = blocks.N.ln2.hook_out
+    blocks.N.attn.hook_in = blocks.N.ln1.hook_out
 
-Not the same: `hook_mlp_in`, the residual stream before its normalisation, and `ln2.hook_normalized`, which
-has not been multiplied by the norm's weight. In Gemma 2 and 3, which normalise again behind attention and
-MLP, `hook_mlp_out` and `hook_attn_out` lie behind that norm, `mlp.hook_out` and `attn.hook_out` before it. A
-name cannot tell, so there it is left to the user to give an SAE of the very hook.
+Not in all of them: where a model normalises behind its MLP (Gemma 2 and 3, GLM 4, OLMo 2 and 3), scales what
+it adds (Granite) or adds within the module (BLOOM, MPT), two of these are two tensors. So a name other than
+the site's own is an *alias*, which has to be shown to be one:
+
+1. where the architecture is known to hold two tensors (`_APART`), the file is refused as it is read;
+2. else both hooks are compared on the loaded model before anything is measured (`remainder.aliases`).
+
+Never the same: `hook_mlp_in`, the residual stream before its normalisation, and `ln2.hook_normalized`, which
+in the bridge has not been multiplied by the norm's gain. HookedTransformer before TransformerLens 3 had the
+latter behind gain and bias of a LayerNorm, and before the gain of an RMSNorm. So unless the model is known to
+have RMSNorm, a file that says `hook_normalized` fits only where the model's gain changes nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from remainder.errors import InterpretationError
 from remainder.files import brief
-from remainder.interpretation import Reads
+from remainder.formats.fields import file_name
+from remainder.interpretation import Alias, Reads
 from remainder.paths import project_root
-from remainder.task import ModelSpec, Site
+from remainder.task import ModelSpec, Site, Task
 
 _SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
 _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outputs", "runs", "saved"})
 
 __all__ = [
+    "Alias",
     "Loaded",
     "MisfitError",
+    "Place",
     "check_count",
     "check_model",
     "check_no_skip",
     "check_width",
     "has_layer_norm",
+    "place_at",
+    "place_untold",
     "reads_at",
     "tensor_of",
+    "two_tensors",
 ]
 
 
+class Place(NamedTuple):
+    """Where a file's interpretation belongs at a task's site."""
+
+    reads: Reads
+    warnings: tuple[str, ...] = ()
+    aliases: tuple[Alias, ...] = ()
+    told: bool = True
+
+
 class Loaded(NamedTuple):
-    """What a reader gives."""
+    """What a reader gives; the fields of a `Place` follow the thing itself."""
 
     thing: Any
     """With `encode` and `decode`, and perhaps `skip`; float32."""
     reads: Reads
     warnings: tuple[str, ...] = ()
     """Whole sentences on what the file does not tell, for `check`, the table and the record."""
+    aliases: tuple[Alias, ...] = ()
+    """Hooks that its place was taken for the task's by; to be compared on the loaded model."""
+    told: bool = True
+    """Whether the file says where it was made; if not, whoever submits it must vouch for it."""
 
 
 class MisfitError(InterpretationError):
@@ -64,11 +90,27 @@ _NAMES = (
     (r"hook_resid_post|hook_out", 1, "residual stream entering block {}"),
     (r"hook_resid_pre|hook_in", 0, "residual stream entering block {}"),
     (r"hook_resid_mid|ln2\.hook_in", 0, "residual stream in the middle of block {}"),
-    (r"hook_mlp_out|mlp\.hook_out", 0, "output of the MLP of block {}"),
-    (r"hook_attn_out|attn\.hook_out", 0, "output of the attention of block {}"),
+    (r"hook_mlp_out|mlp\.hook_out|mlp\.out\.hook_out|ln2_post\.hook_out", 0, "output of the MLP of block {}"),
+    (
+        r"hook_attn_out|attn\.hook_out|attn\.o\.hook_out|ln1_post\.hook_out",
+        0,
+        "output of the attention of block {}",
+    ),
     (r"attn\.hook_z|attn\.o\.hook_in", 0, "outputs of the attention heads of block {}"),
     (r"mlp\.hook_in|ln2\.hook_out", 0, "normalised input of the MLP of block {}"),
+    (r"attn\.hook_in|ln1\.hook_out", 0, "normalised input of the attention of block {}"),
 )
+_WITH_POST_NORMS = frozenset({"hook_mlp_out", "ln2_post.hook_out", "hook_attn_out", "ln1_post.hook_out"})
+_WITHOUT_PRE_NORMS = frozenset(
+    {"hook_mlp_out", "hook_attn_out", "hook_resid_mid", "ln2.hook_out", "ln1.hook_out"}
+)
+_APART: Mapping[str, frozenset[str]] = {
+    # By transformers' `model_type`: hooks of a block that are another tensor than the rest of their line.
+    **dict.fromkeys(("gemma2", "gemma3", "gemma3_text", "glm4", "afmoe"), _WITH_POST_NORMS),
+    **dict.fromkeys(("olmo2", "olmo3", "exaone4"), _WITHOUT_PRE_NORMS),
+    "bloom": frozenset({"mlp.hook_out", "attn.hook_out"}),
+    "mpt": frozenset({"mlp.hook_out"}),
+}
 
 
 def tensor_of(hook: str) -> str:
@@ -77,6 +119,72 @@ def tensor_of(hook: str) -> str:
         if match := re.fullmatch(rf"blocks\.(\d+)\.(?:{pattern})", hook):
             return name.format(int(match[1]) + later)
     return hook
+
+
+def two_tensors(one: str, other: str, model: ModelSpec) -> bool:
+    """Whether two hooks that `tensor_of` takes for one are known to be two in a model, by its config.
+
+    False says nothing: what is not known here is compared on the loaded model.
+    """
+    first, second = (re.sub(r"^blocks\.\d+\.", "", hook) for hook in (one, other))
+    for config in _configs(model):
+        for kind in (config.get("model_type"), _fields(config.get("text_config")).get("model_type")):
+            apart = _APART.get(str(kind), frozenset())
+            if str(kind).startswith("granite") and config.get("residual_multiplier", 1) != 1:
+                apart = frozenset({"hook_mlp_out", "hook_attn_out"})
+            if (first in apart) != (second in apart):
+                return True
+    return False
+
+
+def place_at(made: tuple[str, str], task: Task, where: Path | str) -> Place:
+    """As `reads_at`, with the aliases that this rests on.
+
+    Args:
+        made: hook names that it was made for: what it reads, and what it rebuilds from that.
+        task: whose site and model count.
+        where: the file that says so.
+
+    Raises:
+        MisfitError: if it reads or rebuilds something else, or the model is known to hold two tensors under
+            the two names.
+    """
+    reads = reads_at(made, task.site, where)
+    ours = (task.site.hook_in if reads == "in" else task.site.hook_out, task.site.hook_out)
+    aliases: dict[Alias, None] = {}
+    for told, own in zip(made, ours, strict=True):
+        if told != own:
+            if two_tensors(told, own, task.model):
+                raise MisfitError(
+                    f"{where}: it was made at {told}; the task's site is {own}, which in the model "
+                    f"{task.model.name} is another tensor",
+                    fix=f"choose a task whose [site] names {told}, or write one",
+                )
+            aliases[Alias(told, own)] = None
+        if told.endswith(".hook_normalized") and has_layer_norm(task.model) is not False:
+            aliases[Alias(told.replace("hook_normalized", "hook_out"), own, _OF_OLD)] = None
+    return Place(reads, (), tuple(aliases))
+
+
+_OF_OLD = (
+    "hook_normalized is behind gain and bias of a LayerNorm in HookedTransformer before TransformerLens 3, "
+    "and before them since; the file does not tell which was meant"
+)
+
+
+def place_untold(task: Task, where: Path | str, lacks: str) -> Place:
+    """Of a file that does not say where it was made: if it is taken to fit, that is told.
+
+    Args:
+        lacks: what it should have said, as in `no hook_name`.
+    """
+    site = task.site
+    here = site.hook_in if site.is_reconstruction else f"the output of {site.hook_in} at {site.hook_out}"
+    told = (
+        f"{file_name(where)} does not tell its place ({lacks}): that it was made for {here} is taken on "
+        "trust; its width is all that was compared."
+    )
+    return Place("in" if site.is_reconstruction else "out", (told,), told=False)
 
 
 def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
@@ -92,6 +200,9 @@ def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
     """
     source, target = made
     if tensor_of(target) == tensor_of(site.hook_out):
+        # The very name first: what names take for one tensor may be two.
+        if source == site.hook_out != site.hook_in:
+            return "out"
         if tensor_of(source) == tensor_of(site.hook_in):
             return "in"
         if tensor_of(source) == tensor_of(site.hook_out):
@@ -148,14 +259,25 @@ def has_layer_norm(model: ModelSpec) -> bool | None:
     By its config of transformers: that in its folder, or else the default ones of the architectures that
     TransformerLens' list of models has under its name. None: these tell nothing, or not the same.
     """
+    found = {_norm_of(config) for config in _configs(model)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _configs(model: ModelSpec) -> list[Mapping[str, Any]]:
+    """Configs of transformers that a model may have: its own, or the default ones of its architectures."""
     folder = project_root() / model.folder if model.folder is not None else Path(model.hub or "")
     if (model.folder or model.hub) and (folder / "config.json").is_file():
-        return _norm_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return [_fields(json.loads((folder / "config.json").read_text(encoding="utf-8")))]
     import transformers
 
-    known = [getattr(transformers, name, None) for name in _architectures(model)]
-    found = {_norm_of(vars(one.config_class())) for one in known if one is not None}
-    return found.pop() if len(found) == 1 else None
+    known = [getattr(transformers, name, None) for name in sorted(_architectures(model))]
+    made = [one.config_class() for one in known if one is not None]
+    return [{"model_type": config.model_type, **vars(config)} for config in made]
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """A config's fields; none, if it is something else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _norm_of(config: Iterable[str]) -> bool | None:

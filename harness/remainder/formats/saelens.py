@@ -40,17 +40,22 @@ from remainder.casting import in_float32, unwrapped
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.foreign import said
+from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, flag, table, text
 from remainder.formats.known import Ignore
+from remainder.formats.module_names import module_named
 from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
     Loaded,
+    MisfitError,
+    Place,
     check_count,
     check_model,
     check_no_skip,
     check_width,
     has_layer_norm,
-    reads_at,
+    place_at,
+    place_untold,
     tensor_of,
 )
 from remainder.formats.saelens_fields import Looked, look
@@ -117,20 +122,21 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
         InterpretationError: naming the file, what was found and what was expected.
     """
     config, where = read_json(path / CONFIG), path / CONFIG
-    reads = _check_config(config, task.site, where, task.model)
+    place = _place(config, task, where)
     looked = look(config, task, where, ignore)
     sae, notes = _load_folder(path, task.site)
-    return _loaded(sae, str(path), task, reads, looked, notes)
+    return _loaded(sae, str(path), task, place, looked, notes)
 
 
 def _loaded(
-    thing: Any, name: str, task: Task, reads: Reads, looked: Looked, notes: tuple[str, ...]
+    thing: Any, name: str, task: Task, place: Place, looked: Looked, notes: tuple[str, ...]
 ) -> Loaded:
     """What SAELens made, with what its config says beyond that, and notes on how it was read."""
     if looked.activation is not None:
         thing.activation_fn = looked.activation
-    wrapped = _wrapped(thing, name, task, reads, looked)
-    return Loaded(wrapped, reads, (*looked.warnings, *_means_warning(looked, task, reads, name), *notes))
+    wrapped = _wrapped(thing, name, task, place.reads, looked)
+    means = _means_warning(looked, task, place.reads, name)
+    return Loaded(wrapped, *place._replace(warnings=(*place.warnings, *looked.warnings, *means, *notes)))
 
 
 def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
@@ -141,7 +147,7 @@ def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
     """
     config = read_json(folder / CONFIG)
     where = folder / CONFIG
-    _check_config(config, site, where)
+    _check_widths(config, site, where)
     if where.read_bytes().startswith(codecs.BOM_UTF8):
         raise InterpretationError(
             f"{where} begins with a byte order mark, which sae-lens does not read",
@@ -216,7 +222,8 @@ def load_object(
     """
     thing = unwrapped(thing)
     config = config_of(thing, name)
-    reads = _check_config(config, task.site, name, task.model) if "d_in" in config else "in"
+    # What has no config is no file, and nobody expects it to tell where it was made.
+    place = _place(config, task, name) if "d_in" in config else Place("in")
     _check_latents(config, thing, name)
     looked = look(config, task, name, ignore, is_object=True)
     if said is not None:
@@ -232,7 +239,7 @@ def load_object(
         _require_folded(thing, name)
         thing, more = without_zero_rows(thing)
         notes += more
-    return _loaded(thing, name, task, reads, looked, notes)
+    return _loaded(thing, name, task, place, looked, notes)
 
 
 def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
@@ -276,31 +283,53 @@ def _require_folded(sae: Any, name: str) -> None:
         )
 
 
-def _check_config(
-    config: dict[str, Any], site: Site, where: Path | str, model: ModelSpec | None = None
-) -> Reads:
-    """Which of the site's places a config's SAE reads. A config that names no hook fits by its width.
+def _place(config: dict[str, Any], task: Task, where: Path | str) -> Place:
+    """Which of the site's places a config's SAE reads, and what is to be told of that.
 
     Raises:
         InterpretationError: if it is of another width, hook or model.
     """
     said = {**config, **table(config, "metadata", where)}
-    if model is not None:
-        check_model(text(said, "model_name", where), model, where)
+    check_model(text(said, "model_name", where), task.model, where)
+    _check_widths(config, task.site, where)
+    if said.get("hook_head_index") is not None:
+        raise MisfitError(
+            f"{where}: it was made for head {brief(said['hook_head_index'])} alone (hook_head_index)",
+            fix="give an SAE of all heads: the task replaces the whole activation",
+        )
+    hooks, told = _hooks(said, task.site, where), context_warnings(said, task, where)
+    if hooks is not None:
+        place = place_at(hooks, task, where)
+    else:
+        place = place_untold(task, where, "no hook_name")
+        if "d_out" in config:
+            place = place._replace(reads="in")
+    return place._replace(warnings=place.warnings + told)
+
+
+def _check_widths(config: dict[str, Any], site: Site, where: Path | str) -> None:
     check_width(config.get("d_in"), site, where)
-    transcodes = "d_out" in config
-    if transcodes:
+    if "d_out" in config:
         check_width(config["d_out"], site, where, "d_out")
+
+
+def _hooks(said: dict[str, Any], site: Site, where: Path | str) -> tuple[str, str] | None:
+    """What it reads and what it rebuilds, by the names of TransformerLens; None if no hook is named."""
     source = text(said, "hook_name", where) or text(said, "hook_point", where)
     if source is None and isinstance(said.get("hook_layer"), int):
         source = f"blocks.{said['hook_layer']}.hook_resid_post"
-    if source is not None:
-        target = text(said, "hook_name_out", where)
-        if target is None:
-            # A transcoder that names its input only is taken to write where the task does.
-            target = site.hook_out if transcodes else source
-        return reads_at((source, target), site, where)
-    return "in" if transcodes or site.is_reconstruction else "out"
+    if source is None:
+        return None
+    target = text(said, "hook_name_out", where)
+    if target is None:
+        # A transcoder that names its input only is taken to write where the task does.
+        target = site.hook_out if "d_out" in said else source
+    # With model_class_name AutoModelForCausalLM, sae-lens hooks what a module gives.
+    modules = (module_named(source), module_named(target))
+    return (
+        source if modules[0] is None else modules[0].gives,
+        target if modules[1] is None else modules[1].gives,
+    )
 
 
 def _layout(config: dict[str, Any], where: Path) -> Layout:

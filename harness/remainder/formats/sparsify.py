@@ -2,8 +2,9 @@
 
 1. `cfg.json`: d_in, num_latents (0: d_in · expansion_factor), k, activation (topk or groupmax), transcode,
    skip_connection.
-2. The place: the folder's name, as in `layers.15` (the output of that block) or `layers.15.mlp`. A sparse
-   autoencoder is of the module's output; a transcoder reads its input and rebuilds its output.
+2. The place: the folder's name, as in `layers.15` (the output of that block) or `layers.15.mlp`
+   (`remainder.formats.module_names`). A sparse autoencoder is of the module's own output, whatever the block
+   does with it afterwards; a transcoder reads its input and rebuilds its output.
 3. `sae.safetensors`: encoder.weight and W_dec [num_latents d_in], encoder.bias, b_dec, W_skip [d_in d_in].
 4. b_dec is subtracted before encoding unless it is a transcoder. `normalize_decoder` is about training: the
    stored W_dec is used as it is.
@@ -14,6 +15,7 @@ Source: https://github.com/EleutherAI/sparsify, `sparse_coder.py`, `fused_encode
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,19 +25,21 @@ from torch import nn
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.formats.coder import GroupMax, TopK, make_coder
+from remainder.formats.context import context_warnings
 from remainder.formats.fields import count, flag, text
 from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, plain
+from remainder.formats.module_names import module_named
 from remainder.formats.places import (
     Loaded,
     MisfitError,
+    Place,
     check_count,
     check_model,
     check_no_skip,
     check_width,
-    reads_at,
+    place_at,
 )
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_tensors
-from remainder.interpretation import Reads
 from remainder.task import Task
 
 __all__ = ["CONFIG", "FIELDS", "RUN", "RUN_FIELDS", "WEIGHTS", "files", "found_in", "load"]
@@ -65,17 +69,11 @@ RUN_FIELDS = Table(
     {
         "model": heeded("must be the task's model", text),
         "transcode": heeded("must be that of cfg.json", plain, ignorable=True),
+        "ctx_len": heeded("compared with the task's windows", plain),
     },
     Rest("harmless", "it describes the training run"),
 )
 """Of config.json, one folder up."""
-
-_BLOCK = r"(?:.*\.)?(?:layers|h)[._](\d+)"  # of Llama, GPT-NeoX …, and of GPT-2
-_MODULES = (
-    (rf"{_BLOCK}", "blocks.{}.hook_resid_pre", "blocks.{}.hook_resid_post"),
-    (rf"{_BLOCK}\.mlp", "blocks.{}.mlp.hook_in", "blocks.{}.mlp.hook_out"),
-    (rf"{_BLOCK}\.(?:self_attn|attention|attn)", "blocks.{}.attn.hook_in", "blocks.{}.attn.hook_out"),
-)
 
 
 def found_in(path: Path) -> bool:
@@ -107,10 +105,8 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     where = path / CONFIG
     config = Settings(read_json(where), FIELDS, where, ignore)
     transcode = bool(config["transcode"])
-    above = path.resolve().parent / RUN  # of the whole run, beside the folders of its modules
-    if above.is_file():
-        _check_run(Settings(read_json(above), RUN_FIELDS, above, ignore), transcode, task)
-    reads = _reads(path, transcode, task)
+    told = _run(path, transcode, task, ignore)
+    place = _place(path, transcode, task)
     check_width(config["d_in"], task.site, where)
     latents = _latents(config, task.site.width)
     activation = _activation(config, config["k"], latents, where)
@@ -123,13 +119,30 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
         "b_dec": ("d_in",),
     }
     if config["skip_connection"]:
-        check_no_skip(task.site, reads, where)
+        check_no_skip(task.site, place.reads, where)
         shapes["W_skip"] = ("d_in", "d_in")
     says = f"{CONFIG} says d_in = {config['d_in']}, num_latents = {latents}"
     sizes = {"d_in": config["d_in"], "num_latents": latents}
     found = read_tensors(path / WEIGHTS, Layout(shapes, sizes, says))
     weights = {"W_enc": found.pop("encoder.weight").T, "b_enc": found.pop("encoder.bias"), **found}
-    return Loaded(make_coder(weights, activation, centred=not transcode), reads)
+    place = place._replace(warnings=place.warnings + told)
+    return Loaded(make_coder(weights, activation, centred=not transcode), *place)
+
+
+def _run(path: Path, transcode: bool, task: Task, ignore: Ignore | None) -> tuple[str, ...]:
+    """What the config of the whole run says, which lies above the folders of its modules, if it is there.
+
+    Raises:
+        InterpretationError: if it was made for another model, or is of another kind.
+    """
+    told: tuple[str, ...] = ()
+    for folder in dict.fromkeys((_of_module(path.absolute()).parent, _of_module(path.resolve()).parent)):
+        above = folder / RUN
+        if above.is_file():
+            run = Settings(read_json(above), RUN_FIELDS, above, ignore)
+            _check_run(run, transcode, task)
+            told = told or context_warnings(run.all(), task, above, length="ctx_len")
+    return told
 
 
 def _check_run(run: Settings, transcode: bool, task: Task) -> None:
@@ -167,22 +180,27 @@ def _activation(config: Settings, k: int, latents: int, where: Path) -> nn.Modul
     return TopK(k) if kind == "topk" else GroupMax(k)
 
 
-def _reads(path: Path, transcode: bool, task: Task) -> Reads:
-    """By the folder's name.
+def _place(path: Path, transcode: bool, task: Task) -> Place:
+    """By the folder's name, of a link its own: what it leads to may be a store that is sorted otherwise.
 
     Raises:
         MisfitError: if it names another place, or none: nothing else tells where it was made.
     """
-    place = path.resolve()
-    # Where a run has several seeds, each has its folder in that of the module.
-    name = place.parent.name if re.fullmatch(r"seed\d+", place.name) else place.name
-    for pattern, source, target in _MODULES:
-        if match := re.fullmatch(pattern, name):
-            out = target.format(match[1])
-            return reads_at((source.format(match[1]) if transcode else out, out), task.site, path)
+    names = [_of_module(path.absolute()).name]
+    if path.resolve() != path.absolute():
+        names.append(_of_module(path.resolve()).name)
+    for name in names:
+        if (module := module_named(name)) is not None:
+            return place_at((module.reads if transcode else module.gives, module.gives), task, path)
     raise MisfitError(
-        f"{path}: a folder of sparsify is called after the module that it is of, and {name} is none, so it "
-        f"cannot be told whether it was made for the task's site {task.site.hook_out}",
+        f"{path}: a folder of sparsify is called after the module that it is of, and {names[0]} is none, so "
+        f"it cannot be told whether it was made for the task's site {task.site.hook_out}",
         fix="call it as sparsify did: layers.15 if it is of the output of that block, layers.15.mlp, or "
         "layers.15.attn",
     )
+
+
+def _of_module(place: Path) -> Path:
+    """The folder of a module: where a run has several seeds, each has its own folder in it."""
+    place = Path(os.path.normpath(place))
+    return place.parent if re.fullmatch(r"seed\d+", place.name) else place

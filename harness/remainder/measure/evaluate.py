@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from remainder.activations import Batch
+from remainder.aliases import require_same
 from remainder.assets import Progress
 from remainder.conformance import check_conformance
 from remainder.corpus import Split
@@ -200,9 +201,11 @@ class _Run:
         self._phase("reading it")
         with self._timed("build"):
             interpretation = self.build().placed(self.loaded.device)
+            require_same(self.loaded, interpretation, self.plan.dtype)
             self.warnings += interpretation.warnings
             if self.reference is not None:
                 self.finer = self.reference.build().placed(self.loaded.device)
+                require_same(self.loaded, self.finer, self.plan.dtype)
                 self.warnings += self.finer.warnings
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
