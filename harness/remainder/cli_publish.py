@@ -41,7 +41,12 @@ def verify(
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
-    from remainder.board.verifications import render_verdicts, require_format, write_verification
+    from remainder.board.verifications import (
+        render_verdicts,
+        require_format,
+        require_place,
+        write_verification,
+    )
     from remainder.board.verify import verify_paths
     from remainder.errors import RecordError
 
@@ -54,11 +59,11 @@ def verify(
     verdicts = verify_paths(paths, jobs=jobs)
     print(render_verdicts(verdicts, format))
     passed, again = all(verdict.passed for verdict in verdicts), {}
-    if not passed:
-        print(
-            "  To mend it: restore what is at fault as it was written, or measure again; never edit a record",
-            file=sys.stderr,
-        )
+    for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
+        print(f"  To mend it: {fix}", file=sys.stderr)
+    if write:
+        for verdict in verdicts:
+            require_place(verdict)
     if rerun:
         from remainder.console import errors, reporting
         from remainder.rerun import DOCUMENTS, render_rerun
