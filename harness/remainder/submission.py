@@ -63,6 +63,7 @@ from remainder.method import (
     SiteSource,
     submission_hash,
 )
+from remainder.naming import LONGEST, shortened
 from remainder.objects import circuit_submission, object_submission
 from remainder.paths import BENCHMARK, project_root, root_of
 from remainder.task import Task, read_toml
@@ -116,6 +117,8 @@ class Entry(Protocol):
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures: ...
 
+
+_LEAST = 8  # letters of a repository's name that say something
 
 _OF_GRAPH = """\
 name = "my-circuit"
@@ -195,10 +198,18 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
-        self._require_fit(task)
+        self.require_fit(task)
         with explained(self.folder, InterpretationError):
-            loaded = self.fetched()._make(task, fit)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings)
+            fetched = self.fetched()
+            loaded = fetched._make(task, fit)
+        warnings = tuple(map(fetched._without_place, loaded.warnings))
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, warnings)
+
+    def _without_place(self, text: str) -> str:
+        """A reader's words with its files named from this folder on: records are public."""
+        for folder in () if self.folder is None else (self.folder, self.folder.resolve()):
+            text = text.replace(f"{folder}/", "")
+        return text
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -207,22 +218,24 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or architecture, or a file is not sound.
         """
-        self._require_fit(loaded.task)
+        self.require_fit(loaded.task)
         if self.method.sites is not None:
             tasks = site_tasks(self.method.sites, loaded.task)
             sites = [
                 (task.site, self._at(source, task))
                 for source, task in zip(self.method.sites, tasks, strict=True)
             ]
-            return make_features(self.method, self.folder, loaded, fit_windows, sites)
-        return make_circuits(self.method, self.folder, loaded, fit_windows)
+            features = make_features(self.method, self.folder, loaded, fit_windows, sites)
+            return features._replace(notes=tuple(map(self._without_place, features.notes)))
+        found = make_circuits(self.method, self.folder, loaded, fit_windows)
+        return found._replace(notes=tuple(map(self._without_place, found.notes)))
 
     def _at(self, source: SiteSource, task: Task) -> Adapted:
         """The interpretation of one of the sites, for that of `task`."""
         assert self.folder is not None
         found = _open_site(self.folder, source)
         if source.task is not None:
-            found._require_fit(task)
+            found.require_fit(task)
 
         def no_moments() -> NoReturn:
             raise InterpretationError(
@@ -233,7 +246,8 @@ class Submission(BaseModel):
         loaded = found._make(task, no_moments)
         return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings)
 
-    def _require_fit(self, task: Task) -> None:
+    def require_fit(self, task: Task) -> None:
+        """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""
         if not self._is_of_kind(task):
             wanted = "circuits" if task.circuit is not None else "reconstructions of activations"
             raise InterpretationError(
@@ -347,9 +361,10 @@ def _on_hub(address: hub.Address) -> Submission:
         format = next((name for name, reader in FORMATS.items() if reader.found_in(found.folder)), format)
     place = f"{address.place}:{address.sae_id}"
     method = Method.model_validate({"format": format, "hub": place, "revision": address.revision})
-    # Of a name too long for tables the end is kept: what tells the SAEs of one repository apart.
-    name = f"{address.place.rpartition('/')[2]}-{address.sae_id}"[-40:]
-    return _bare(name, method).model_copy(update=found._asdict())
+    # The id tells the SAEs of one repository apart, and is kept whole if there is room beside it.
+    repository, room = address.place.rpartition("/")[2], LONGEST - 1 - len(address.sae_id)
+    short = shortened(repository, room) if room >= _LEAST else repository
+    return _bare(f"{short}-{address.sae_id}", method).model_copy(update=found._asdict())
 
 
 def _graph_alone(path: Path) -> InterpretationError:
@@ -466,7 +481,7 @@ def _read(folder: Path) -> Submission:
 
 
 def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
-    clean = re.sub(r"[^a-z0-9._-]", "-", name.lower())[:40].strip("-._") or "sae"
+    clean = shortened(re.sub(r"[^a-z0-9._-]", "-", name.lower())).strip("-._") or "sae"
     files = {} if folder is None else _hashes(folder, method)
     return Submission(
         name=clean,

@@ -1,4 +1,4 @@
-"""Where records lie: folders of results, which of them are a leaderboard's, and what a record's own place says.
+"""Where records lie: folders of results, which are a leaderboard's, and what a record's own place says.
 
 A record lies at `<root>/<task>/<N>/<submission>/<record_id>.json`. So the root is found from what the record
 says of itself, whichever folder was asked for: the results, one task of them, or one submission.

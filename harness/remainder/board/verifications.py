@@ -7,7 +7,6 @@ same version of this package give the same bytes. Its fields are those of `Verif
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from remainder.errors import RecordError
 from remainder.files import SETTINGS, require_file, require_folder
 from remainder.report import WIDTH
 from remainder.schema import FrozenModel, Real, Sha256
+from remainder.wrapping import fill
 
 __all__ = [
     "FORMATS",
@@ -174,7 +174,7 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
             lines.append(verdict.path.as_posix())
         for kind, text in said:
             start = f"  {kind}: "
-            lines += textwrap.wrap(start + text, WIDTH, subsequent_indent=" " * len(start))
+            lines.append(fill(start + text, WIDTH, hanging=" " * len(start)))
     failed = sum(not verdict.passed for verdict in verdicts)
     plural = "" if len(verdicts) == 1 else "s"
     lines.append(f"{len(verdicts)} file{plural} verified: {len(verdicts) - failed} passed, {failed} at fault")
