@@ -153,7 +153,7 @@ def test_bare_folders_that_differ_at_their_ends_keep_different_names(tmp_path: P
 def test_names_of_a_hub_keep_the_id_or_both_ends(
     monkeypatch: pytest.MonkeyPatch, place: str, sae_id: str, name: str | None
 ) -> None:
-    monkeypatch.setattr(hub, "fetch", lambda _: hub.Fetched("0" * 40, None, {}))
+    monkeypatch.setattr(hub, "fetch", lambda _: hub.Fetched(folder=None, files={}, commit="0" * 40))
     got = _on_hub(hub.Address(place, sae_id, None)).name
     assert len(got) <= LONGEST
     if name is not None:

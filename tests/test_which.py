@@ -98,11 +98,17 @@ def test_what_was_submitted_is_one_record_in_two_places(one: Path) -> None:
     assert record_of("mine") == one
 
 
+def test_ones_own_results_come_before_the_leaderboard(one: Path) -> None:
+    put(Path("board"), "mine", "another content")
+    assert record_of("mine") == one
+    assert record_of("family/task/mine") == one
+
+
 def test_one_submission_gives_its_fullest_record(here: Path) -> None:
-    put(Path("results"), "mine", tier="standard")
-    measurement = synthetic_record(VALUES).measurement
-    fuller = measurement.model_copy(update={"rungs": (*measurement.rungs, "true")})
-    full, _ = put(Path("results"), "mine", measurement=fuller)
+    full, record = put(Path("results"), "mine", tier="standard")
+    fewer = record.measurement.model_copy(update={"rungs": record.measurement.rungs[:-1]})
+    newer = record.provenance.model_copy(update={"timestamp": "2026-02-01T00:00:00+00:00"})
+    put(Path("results"), "mine", measurement=fewer, provenance=newer)
     assert record_of("mine") == record_of("results") == full
 
 
@@ -159,7 +165,7 @@ def test_a_beginning_that_several_records_have_is_refused(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["min", "mine2", "../mine", "/mine", "abcdef0", "", "nothing.json", "*", "[a-"]
+    "what", ["min", "mine2", "../mine", "/mine", "abcdef0", "nothing.json", "*", "[a-"]
 )
 def test_what_is_no_record_is_told_and_near_names_offered(one: Path, what: str, remainder: Command) -> None:
     for command in (("explain", what), ("compare", what, "mine"), ("verify", what)):

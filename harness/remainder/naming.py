@@ -9,6 +9,7 @@ Needs no torch.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -39,25 +40,44 @@ def differing_ends(
 
     Args:
         paths: the parts of each.
-        named: the name that parts give; two that it calls the same are not told apart. Where whole ends do
-            not differ once they are cut, parts that all have in common are left out.
+        named: the name that parts give; two that it calls the same are not told apart. Where whole ends look
+            the same once they are cut, parts that all have in common are left out, and then words.
     """
     for number in range(2, max(map(len, paths)) + 1):
         ends = [path[-number:] for path in paths]
-        common = {
-            place
-            for place in range(-number, -1)
-            if len({end[place] if -place <= len(end) else None for end in ends}) == 1
-        }
-        telling = [
-            tuple(part for place, part in zip(range(-len(end), 0), end, strict=True) if place not in common)
-            for end in ends
-        ]
-        for parts in (ends, telling):
+        for parts in (ends, _telling(ends, lambda column: column), _telling(ends, _differing_words)):
             names = [named(one) for one in parts]
             if len(set(names)) == len(names) and all(names):
                 return names
     return None
+
+
+def _telling(
+    ends: Sequence[tuple[str, ...]], shorter: Callable[[list[str]], list[str]]
+) -> list[tuple[str, ...]]:
+    """The last parts, and before them those that not all have in common, made `shorter`."""
+    depth = min(map(len, ends))
+    found = [list(end[:-depth]) for end in ends]  # above the root of the shortest
+    for place in range(-depth, -1):
+        column = [end[place] for end in ends]
+        if len(set(column)) > 1:
+            for parts, part in zip(found, shorter(column), strict=True):
+                parts.append(part)
+    return [(*parts, end[-1]) for parts, end in zip(found, ends, strict=True)]
+
+
+def _differing_words(column: list[str]) -> list[str]:
+    """Names without the words that all begin or end with; as they are where one would be left without any."""
+    split = [re.split(r"[_\s-]+", name) for name in column]
+    begin, end = 0, 0
+    while len({tuple(words[begin : begin + 1]) for words in split}) == 1 and begin < min(map(len, split)):
+        begin += 1
+    while len({tuple(words[len(words) - end - 1 : len(words) - end]) for words in split}) == 1 and end < min(
+        len(words) - begin for words in split
+    ):
+        end += 1
+    left = ["-".join(words[begin : len(words) - end]) for words in split]
+    return left if all(left) else column
 
 
 def told_apart(records: Sequence[Record]) -> list[Record]:

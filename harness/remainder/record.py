@@ -301,7 +301,8 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
         finer = "" if record.reference is None else f" in {record.reference.name}"
         name = f"{record.submission.name}{finer} on {record.task.id} {record.task.version}"
         hashes = (record.submission.hash, record.reference.hash if record.reference else "")
-        told[(name, *hashes, record.task.hash)] = (name, path)
+        key = (name, *hashes, record.task.hash)
+        told[key] = (name, path)
     names = sorted({name for name, _ in told.values()})
     if len(names) > 1:
         raise RecordError(

@@ -2,9 +2,9 @@
 
 1. A file: the record's, or the values beside it.
 2. A folder: its record with most rungs, the newest of several, if all are of one submission on one task.
-3. What no path is, is looked for in `results` of this folder and in the benchmark's own records: a place
-   below them (`tiny/digits/1/digits-pca-4`, with or without the version), the name of a submission, or how
-   the id of a record begins.
+3. What no path is, is looked for in `results` of this folder, and then in the benchmark's own records: a
+   place below them (`tiny/digits/1/digits-pca-4`, with or without the version), the name of a submission, or
+   how the id of a record begins.
 4. How a path begins, if one record alone begins so.
 
 Where several are meant none is taken: the message names them. Needs no torch.
@@ -80,7 +80,8 @@ def _meant(text: str) -> Iterator[list[Path]]:
         return
     roots = [root for root in (_OWN, results_folder()) if root.is_dir()]
     if not path.is_absolute() and ".." not in path.parts and path.parts:
-        yield [file for root in roots for file in _below(root, path)]
+        for root in roots:  # one's own before the benchmark's
+            yield _below(root, path)
     if _ID.fullmatch(text):
         yield [file for root in roots for file in sorted(root.rglob("*.json")) if _begins(file, text)]
     if path.name and path.parent.is_dir():

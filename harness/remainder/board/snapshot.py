@@ -116,7 +116,7 @@ def freeze(name: str, *, results: Path | None = None, folder: Path | None = None
     require_folder(target.parent, "--out", RecordError)
     if target.exists():
         raise RecordError(f"{target}: is frozen, and never written again", fix="choose another name")
-    verdicts = verify_paths([root])
+    verdicts = verify_paths([root], board=True)
     faulty = [verdict for verdict in verdicts if not verdict.passed]
     if faulty:
         first = faulty[0]

@@ -205,23 +205,26 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
     return Verdict(path, record, tuple(findings), None if shelf is None else shelf.root)
 
 
-def verify_paths(paths: Sequence[Path], *, jobs: int | None = None) -> list[Verdict]:
+def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool = False) -> list[Verdict]:
     """Verdicts on records, and on all that lies in folders, in the order of their paths.
 
     Args:
         paths: files of records, or folders of results.
         jobs: processes; default: one for each core if there are many records.
+        board: whether a folder that is given is that of a leaderboard, wherever it lies; else the folder of
+            results is found from the place of each record.
 
     Raises:
         RecordError: if a path does not exist, or there is no record at all.
     """
-    work: list[tuple[Path, bool]] = []  # whether it was found in a folder that was given
+    work: list[_Work] = []
     verdicts: list[Verdict] = []
     for given in paths:
         if not given.exists():
             raise RecordError(f"{given}: there is no such file or folder", fix="give a record or a folder")
         records, strays = record_files(given)
-        work += [(path, given.is_dir()) for path in records]
+        root = given if board and given.is_dir() else None
+        work += [(path, given.is_dir(), root) for path in records]
         verdicts += [Verdict(path, None, (Finding(why, fix=_STRAY),)) for path, why in strays]
     if not work and not verdicts:
         raise RecordError(
@@ -259,12 +262,18 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return sorted(records), sorted(strays)
 
 
-def _verify_all(work: Iterable[tuple[Path, bool]]) -> list[Verdict]:
+_Work = tuple[Path, bool, "Path | None"]
+"""A record, whether it was found in a folder that was given, and the leaderboard's folder if that is it."""
+
+
+def _verify_all(work: Iterable[_Work]) -> list[Verdict]:
     shelves: dict[Path, Shelf] = {}
     found = []
-    for path, in_folder in work:
-        root = results_root(path)
-        shelf = None if root is None else shelves.setdefault(root, Shelf(root, board=is_board(root)))
+    for path, in_folder, board in work:
+        root = board or results_root(path)
+        if root is not None and root not in shelves:
+            shelves[root] = Shelf(root, board=board is not None or is_board(root))
+        shelf = None if root is None else shelves[root]
         # A file that is given alone is looked at alone, but for a leaderboard's, where all must agree.
         beside = shelf if shelf is not None and (in_folder or shelf.board) else None
         found.append(verify_record(path, beside)._replace(root=root))
