@@ -281,6 +281,29 @@ def test_options_of_a_circuit_are_looked_at_first(
     assert other.code == TASK
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--coverage", "--format", "html"), "there is no format"),
+        (("--coverage", "--page", "x.md"), "not of --coverage"),
+        (("--page", "with-a-file/x.md"), "figures is no folder"),
+    ],
+)
+def test_a_validation_looks_at_its_options_first(
+    place: Path, options: tuple[str, ...], words: str, remainder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    for name in ("remainder.validation.coverage.cover_controls", "remainder.validation.run.validate"):
+        monkeypatch.setattr(name, fail)
+    (place / "with-a-file").mkdir()
+    (place / "with-a-file" / "figures").write_text("")
+    done = remainder("validate", "controls/two-point", *options)
+    assert done.code == RECORD
+    assert words in done.err
+
+
 EXAMPLE = project_root() / "docs" / "examples" / "my-sae"
 
 

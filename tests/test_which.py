@@ -165,7 +165,7 @@ def test_a_beginning_that_several_records_have_is_refused(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["min", "mine2", "../mine", "/mine", "abcdef0", "nothing.json", "*", "[a-"]
+    "what", ["min", "mine2", "../mine", "/mine", "abcdef0", "", " ", "nothing.json", "*", "[a-"]
 )
 def test_what_is_no_record_is_told_and_near_names_offered(one: Path, what: str, remainder: Command) -> None:
     for command in (("explain", what), ("compare", what, "mine"), ("verify", what)):

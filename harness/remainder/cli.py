@@ -440,6 +440,11 @@ def validate(
     from remainder.task import list_tasks
 
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])] or None
+    from remainder.validation.tables import render, require_format
+
+    require_format(format)
+    if coverage and page is not None:
+        raise RecordError("--page is of a validation, and not of --coverage", fix="leave out one of the two")
     if coverage:
         from remainder.validation.coverage import cover_controls, render_coverage
 
@@ -450,18 +455,13 @@ def validate(
     from remainder.validation.page import write_page
     from remainder.validation.run import controls, draw_seeds
     from remainder.validation.run import validate as run_controls
-    from remainder.validation.tables import render, require_format
 
-    require_format(format)
     docs = project_root() / "docs"
     if page is None and names is None and docs.is_dir():
         page = docs / "validation.md"
-    if page is not None and not page.absolute().parent.is_dir():
-        raise RecordError(f"--page {page}: there is no folder {page.absolute().parent}", fix="make it first")
-    if page is not None and (page.suffix != ".md" or page.is_dir()):
-        raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
     if page is not None:
-        require_folder(page.absolute().parent, "--page", RecordError)
+        require_target(page, "--page", (".md",))
+        require_folder(page.absolute().parent / "figures", "--page", RecordError)
     controls(names)  # what is malformed is told before a seed is
     seeds = draw_seeds(seed)
     if seed is None:

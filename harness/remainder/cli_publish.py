@@ -57,7 +57,8 @@ def verify(
 
     def named(given: str) -> list[Path]:
         path = Path(given)
-        return [path] if path.is_dir() or path.suffix == ".json" else records_of(given)
+        is_path = bool(given.strip()) and (path.is_dir() or path.suffix == ".json")
+        return [path] if is_path else records_of(given)
 
     require_format(format)
     if not rerun and (documents, seed, nonce, submission) != (None, None, None, None):

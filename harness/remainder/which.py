@@ -29,6 +29,7 @@ _OWN = Path("results")
 """Where `remainder run` keeps records, if nothing else is said."""
 _VALUES = ".csv.gz"
 _ID = re.compile(r"[0-9a-f]{6,64}")
+_WHOLE = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 5  # records that a message names
 
 
@@ -40,7 +41,7 @@ def record_of(what: str | Path) -> Path:
     """
     path = Path(what)
     with explained(path, RecordError):
-        if path.is_dir():
+        if path.is_dir() and str(what).strip():
             return fullest_record(path)
         found = records_of(what)
     if len(found) == 1:
@@ -62,7 +63,8 @@ def records_of(what: str | Path) -> list[Path]:
     text = str(what)
     with explained(text, RecordError):
         for found in _meant(text):
-            once = {path.name: path for path in reversed(found)}  # one that was submitted lies in both places
+            # One that was submitted lies in both places; files that people named may be of any record.
+            once = {path.name if _WHOLE.fullmatch(path.stem) else path: path for path in reversed(found)}
             if once:
                 return sorted(once.values())
     raise _unknown(text)
@@ -71,6 +73,8 @@ def records_of(what: str | Path) -> list[Path]:
 def _meant(text: str) -> Iterator[list[Path]]:
     """Files that may be meant, by every way of naming them in turn."""
     path = Path(text)
+    if not text.strip():
+        return  # an empty variable of a shell, and not this folder
     if path.is_dir():
         yield sorted(path.rglob("*.json"))
     if path.name.endswith(_VALUES):
@@ -112,6 +116,10 @@ def _listed(files: Sequence[Path]) -> str:
 
 
 def _unknown(text: str) -> RecordError:
+    if not text.strip():
+        return RecordError(
+            "an empty name is given in place of a record", fix="name a record; . is this folder"
+        )
     roots = [root for root in (_OWN, results_folder()) if root.is_dir()]
     names = sorted({folder.name for root in roots for folder in root.glob("*/*/*/*")})
     near = difflib.get_close_matches(Path(text).name, names, n=3, cutoff=0.6)
