@@ -126,6 +126,8 @@ def _record_if_any(what: str) -> Path | None:
     """The file of the record that is meant, if there is one; see `which`."""
     from remainder.which import records_of
 
+    if what.endswith(".json"):
+        return Path(what)  # what is wrong with it is told when it is read
     try:
         records_of(what)
     except RecordError:
@@ -459,6 +461,8 @@ def validate(
     docs = project_root() / "docs"
     if page is None and names is None and docs.is_dir():
         page = docs / "validation.md"
+    if page is not None and page.parent.is_dir() and (page.suffix != ".md" or page.is_dir()):
+        raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
     if page is not None:
         require_target(page, "--page", (".md",))
         require_folder(page.absolute().parent / "figures", "--page", RecordError)

@@ -7,7 +7,7 @@ interpretations can be told apart long before their own intervals part.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ class Comparison:
     """Scored tokens in common, as the documents and windows."""
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
-    paths: tuple[Path, Path] | None = None
+    paths: tuple[Path, Path] | None = field(default=None, compare=False)
     """Where both lie, if they were read from files."""
 
     @property

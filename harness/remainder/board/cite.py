@@ -93,7 +93,7 @@ def citation_of(what: str) -> Citation:
         raise _unknown(what)
     path = Path(what)
     if path.suffix == ".json" or path.exists():
-        return _of_record(read_record(record_of(what)).record)
+        return _of_record(read_record(path if path.suffix == ".json" else record_of(what)).record)
     if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", what):
         raise _unknown(what)
     matching = [file for file in results_folder().rglob("*.json") if file.stem.startswith(what)]
