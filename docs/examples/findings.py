@@ -16,13 +16,15 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from remainder.paths import project_root
+from remainder.errors import RecordError
 from remainder.record import fullest_record, read_record
 from remainder.schema import Number, Record
 
-RESULTS = project_root() / "leaderboard" / "results" / "smollm2-135m"
-PAGE = project_root() / "docs" / "findings.md"
-FIGURES = project_root() / "docs" / "figures"
+# Of the checkout that this script lies in, whichever one the package is installed from.
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "leaderboard" / "results" / "smollm2-135m"
+PAGE = ROOT / "docs" / "findings.md"
+FIGURES = ROOT / "docs" / "figures"
 SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")
 
 
@@ -136,7 +138,7 @@ def differences() -> pd.DataFrame:
 def trainings() -> pd.DataFrame:
     """How the baselines of SmolLM2 were trained, from their logs."""
     rows = []
-    for path in sorted((project_root() / "baselines").glob("*/train*.log")):
+    for path in sorted((ROOT / "baselines").glob("*/train*.log")):
         last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         if str(last.get("task", "")).startswith("smollm2-135m/"):
             fit, held_out = last["fit"], last["evaluation"]
@@ -270,7 +272,18 @@ def levels() -> Figure:
     return figure
 
 
+def require_checkout() -> None:
+    """Raise RecordError if this script was copied out of the repository, whose page and figures it writes."""
+    lacking = [path for path in (RESULTS, PAGE, FIGURES) if not path.exists()]
+    if lacking:
+        raise RecordError(
+            f"{lacking[0]} does not exist; this script writes into the checkout that it lies in",
+            fix="run it from a checkout of the repository: python docs/examples/findings.py",
+        )
+
+
 def main() -> None:
+    require_checkout()
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables()), encoding="utf-8")
     frontier().savefig(FIGURES / "findings-frontier.png", dpi=150)
     levels().savefig(FIGURES / "findings-levels.png", dpi=150)
@@ -278,4 +291,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RecordError as problem:
+        raise SystemExit(f"findings: {problem}") from None

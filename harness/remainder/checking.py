@@ -15,7 +15,6 @@ are looked at: the rest is of reconstructions.
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -48,12 +47,15 @@ from remainder.report import WIDTH, draw
 from remainder.residual.moments import Moments
 from remainder.submission import Submission, open_submission
 from remainder.task import Task, load_task
+from remainder.wrapping import command, fill
 
 __all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "check_whole", "render", "require_format"]
 
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
 _STEPS_OF_CIRCUITS = ("found", "fits")
+_BESIDE = 3  # columns of a line that are taken besides the name of a step and what is said of it
+_ANY = 100_000  # columns: more than any line has
 _TIER = "quick"  # whose calibration windows are looked at, so that a run finds their activations in the cache
 
 
@@ -85,6 +87,9 @@ class Checked:
 
     where: str
     task: str | None = None
+    """Its id."""
+    named: str | None = None
+    """The task as it was given, for a command that runs here: a task of one's own has no other name."""
     steps: list[Step] = field(default_factory=list)
     numbers: Numbers | None = None
     warnings: list[str] = field(default_factory=list)
@@ -166,7 +171,7 @@ def _check(
         return found.fail("found", problem)
     found.ok("found", _found(submission))
     chosen = _task_of(submission, task, where)
-    found.task = chosen.id
+    found.task, found.named = chosen.id, task or chosen.id
     opened: list[LoadedTask] = []
 
     def loaded() -> LoadedTask:
@@ -278,7 +283,7 @@ def _task_of(submission: Submission, task: str | None, where: str) -> Task:
     if not submission.tasks:
         raise TaskError(
             f"{where} does not say which task it was made for",
-            fix="name one: remainder check PATH --task TASK; `remainder tasks` lists all",
+            fix="name one: `remainder check PATH --task TASK`; `remainder tasks` lists all",
         )
     return load_task(submission.tasks[0])
 
@@ -341,40 +346,39 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
         }
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     table = Table.grid(padding=(0, 1))
-    table.add_column(width=1)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    where = printable(checked.where)
     reached = {step.name for step in checked.steps}
     left = () if checked.passed else tuple(name for name in checked.to_come if name not in reached)
+    room = width - max(map(len, (*reached, *left)), default=0) - _BESIDE
     for step in checked.steps:
         mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "dim")}[step.passed]
         table.add_row(
-            Text(mark, style), Text(step.name, "bold" if step.passed is False else ""), Text(step.detail)
+            Text(mark, style),
+            Text(step.name, "bold" if step.passed is False else ""),
+            Text(fill(step.detail, room, whole=[where])),
         )
         if step.fix is not None:
-            table.add_row("", "", Text(f"To mend it: {step.fix}", "bold"))
+            table.add_row("", "", Text(fill(f"To mend it: {step.fix}", room, whole=[where]), "bold"))
     for name in left:
         table.add_row(Text("–", "dim"), Text(name, "dim"), Text("not reached", "dim"))
-    where = printable(checked.where)
     title = f"{where} on {checked.task}" if checked.task else where
-    below = [Text(f"! {warning}", "red") for warning in checked.warnings]
-    return draw([Text(title, "bold"), "", table, "", *_numbers(checked), *below], width=width, color=color)
+    below = [
+        Text(fill(f"! {warning}", width, hanging="  ", whole=[where]), "red") for warning in checked.warnings
+    ]
+    # All lines are as long as they are to be: rich would break a path, or a command, where it is full.
+    return draw([Text(title, "bold"), "", table, "", *_numbers(checked), *below], width=_ANY, color=color)
 
 
 def _numbers(checked: Checked) -> list[Text]:
-    ignored = "".join(f" --ignore-field {_quoted(name)}" for name in checked.ignored)
-    command = f"  remainder run {_quoted(str(checked.task))} --with {_quoted(checked.where)}{ignored}"
+    words = ["remainder", "run", str(checked.named), "--with", checked.where]
+    words += [word for name in checked.ignored for word in ("--ignore-field", name)]
+    to_copy = Text(f"  {command(words)}")
     if checked.numbers is None:
-        return [Text("To score it:", "dim"), Text(command)] if checked.passed else []
+        return [Text("To score it:", "dim"), to_copy] if checked.passed else []
     fvu, l0, live, features, tokens = checked.numbers
     share = f" ({100 * live / features:.3g} %)" if features else ""
     return [
         Text(f"FVU {fvu:.3g}   L0 {l0:.3g}   {live:,} of {features:,} features live{share}"),
         Text(f"on {tokens:,} calibration tokens. To score it:", "dim"),
-        Text(command),
+        to_copy,
     ]
-
-
-def _quoted(word: str) -> str:
-    """As a shell takes it for one word."""
-    return shlex.quote(printable(word))

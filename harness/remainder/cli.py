@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,9 @@ import typer
 
 from remainder import __version__, cli_board, cli_circuit, cli_publish
 from remainder.errors import AssetError, RecordError, RemainderError, TaskError
-from remainder.files import refused, require_folder
+from remainder.files import IMAGES, refused, require_folder, require_target
 from remainder.report import FORMATS, WIDTH
+from remainder.wrapping import fill
 
 app = typer.Typer(
     help="Score what an interpretation of a neural network leaves out.",
@@ -43,6 +43,12 @@ FormatOption = Annotated[
 ]
 
 
+RECORD_HELP = (
+    "A record: its file (.json), a folder (its record with most rungs, newest first), a submission's name, "
+    "or how a record's id begins."
+)
+
+
 def _version(wanted: bool) -> bool:
     if wanted:
         print(f"remainder {__version__}")
@@ -68,29 +74,32 @@ def tasks(suite: SuiteOption = None) -> None:
     width = max(len(task.id) for task in found)
     for task in found:
         start = f"{task.id:<{width}}  {task.version}  "
-        print(textwrap.fill(start + task.title, WIDTH, subsequent_indent=" " * len(start)))
+        print(fill(start + task.title, WIDTH, hanging=" " * len(start)))
 
 
 @app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="TASK|RECORD", help="A task's id, or a record (.json).")],
+    what: Annotated[
+        str, typer.Argument(metavar="TASK|RECORD", help=f"A task's id, or its folder. {RECORD_HELP}")
+    ],
     format: FormatOption = "table",
 ) -> None:
     """Show what a task measures, or the numbers of a record."""
     from remainder.report import render, require_format
 
     require_format(format)
-    if what.endswith(".json"):
+    from remainder.task import is_task, load_task
+
+    if not is_task(what) and (path := _record_if_any(what)) is not None:
         from remainder.record import read_record
 
-        _print(render([read_record(Path(what)).record], format, color=sys.stdout.isatty()))
+        _print(render([read_record(path).record], format, color=sys.stdout.isatty()))
         return
     from remainder.submission import baselines_for
-    from remainder.task import load_task
 
     task = load_task(what)
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
-    print(textwrap.fill(" ".join(task.description.split()), WIDTH), end="\n\n")
+    print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
     site, build, corpus, splits, positions = task.site, task.build, task.corpus, task.splits, task.positions
     circuit = task.circuit
     _line("model", f"{task.model.name} ({task.model.licence})")
@@ -122,6 +131,30 @@ def show(
     _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
 
 
+def _record_if_any(what: str) -> Path | None:
+    """The file of the record that is meant, if there is one; see `which`."""
+    from remainder.which import records_of
+
+    if what.endswith(".json"):
+        return Path(what)  # what is wrong with it is told when it is read
+    try:
+        records_of(what)
+    except RecordError:
+        return None  # it may be a misspelt task, of which near ones are told
+    return _one_record(what)
+
+
+def _one_record(what: str) -> Path:
+    """The file of the record that is meant, which is told unless it was given."""
+    from remainder.console import errors
+    from remainder.which import record_of
+
+    path = record_of(what)
+    if path != Path(what):
+        errors.print(f"record: {path}", soft_wrap=True)
+    return path
+
+
 def _print(text: str) -> None:
     """Print what may end in a newline already."""
     print(text.rstrip("\n"))
@@ -129,7 +162,7 @@ def _print(text: str) -> None:
 
 def _line(word: str, text: str) -> None:
     """Print `text` behind `word`, in as many lines as a terminal needs."""
-    print(textwrap.fill(f"{word:<11}{text}", WIDTH, subsequent_indent=" " * 11, break_on_hyphens=False))
+    print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
 
 
 @app.command()
@@ -238,21 +271,24 @@ def run(
 
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
-        from remainder.distinct import distinct
+        from remainder.distinct import distinct, folder_of, namesakes
         from remainder.engine import run as run_rows
         from remainder.loaded import open_task
         from remainder.measure.plan import plan
         from remainder.submission import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
+    for task in chosen:
+        require_folder(folder_of(out, task), "--out", RecordError)
     ignored = ignore_field or []
     if ignored and not with_:
         raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
     for name in with_ or []:
         if all(task.build is None for task in chosen):
-            open_submission(
-                name, ignored
-            )  # before anything is loaded; a script's own are known only afterwards
+            # Before anything is loaded; a script's own are known only afterwards.
+            submission = open_submission(name, ignored)
+            for task in chosen:
+                submission.require_fit(task)
 
     wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
     if background is not None:
@@ -288,14 +324,21 @@ def run(
             with reporting() as progress:
                 loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
                 submissions, notes = distinct(submissions_for(loaded, with_, ignored))
-                for note in notes if number == 0 else ():
+                kept = [folder_of(out, task, entry.name) for entry in submissions]
+                for place in kept:
+                    require_folder(place, "--out", RecordError)
+                notes = (*(notes if number == 0 else ()), *namesakes(submissions, kept))
+                for note in notes:
                     errors.print(f"! {note}", markup=False, soft_wrap=True)
                 for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
                     rows.append(row)
                     finished += 1
                     seconds = sum(row.record.provenance.timings.values())
                     state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-                    errors.print(f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}")
+                    errors.print(
+                        f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}",
+                        soft_wrap=True,
+                    )
             records = [row.record for row in rows]
             if json is not None:
                 from remainder.record import write_record
@@ -314,7 +357,9 @@ def run(
         if format != "table":
             _print(render(measured, format))
     except KeyboardInterrupt:
-        errors.print(f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on")
+        errors.print(
+            f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on", soft_wrap=True
+        )
         raise typer.Exit(130) from None
 
 
@@ -348,8 +393,8 @@ def check(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.json", help="A record.")],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="A record of the same task.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=RECORD_HELP)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same task, named likewise.")],
     fail_on_regression: Annotated[
         str | None,
         typer.Option(
@@ -366,9 +411,10 @@ def compare(
     from remainder.regression import find_changes, parse_margins, refuse, render_changes
 
     margins = {} if fail_on_regression is None else parse_margins(fail_on_regression)
-    first, second = read_record(a), read_record(b)
+    paths = _one_record(a), _one_record(b)
+    first, second = map(read_record, paths)
     color = sys.stdout.isatty()
-    shown = render_comparison(compare_records(first, second), format, color=color)
+    shown = render_comparison(compare_records(first, second, paths=paths), format, color=color)
     changes = find_changes(first, second, margins)
     _print(shown)
     if changes:
@@ -383,12 +429,7 @@ def compare(
 
 @app.command()
 def explain(
-    record: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RECORD", help="A record (.json), or a folder: its record with most rungs, newest first."
-        ),
-    ],
+    record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
     ] = None,
@@ -396,11 +437,13 @@ def explain(
 ) -> None:
     """Show the whole ladder of a record, and where the lost nats live."""
     from remainder.explain import explain as explain_record
-    from remainder.record import fullest_record, read_record
+    from remainder.record import read_record
     from remainder.report import require_format
 
     require_format(format)
-    found = read_record(fullest_record(record) if record.is_dir() else record).record
+    if save is not None:
+        require_target(save, "--save", IMAGES)
+    found = read_record(_one_record(record)).record
     if save is not None:
         from remainder.plot import explanation
         from remainder.plot import save as save_figure
@@ -441,6 +484,11 @@ def validate(
     from remainder.task import list_tasks
 
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])] or None
+    from remainder.validation.tables import render, require_format
+
+    require_format(format)
+    if coverage and page is not None:
+        raise RecordError("--page is of a validation, and not of --coverage", fix="leave out one of the two")
     if coverage:
         from remainder.validation.coverage import cover_controls, render_coverage
 
@@ -451,18 +499,15 @@ def validate(
     from remainder.validation.page import write_page
     from remainder.validation.run import controls, draw_seeds
     from remainder.validation.run import validate as run_controls
-    from remainder.validation.tables import render, require_format
 
-    require_format(format)
     docs = project_root() / "docs"
     if page is None and names is None and docs.is_dir():
         page = docs / "validation.md"
-    if page is not None and not page.absolute().parent.is_dir():
-        raise RecordError(f"--page {page}: there is no folder {page.absolute().parent}", fix="make it first")
-    if page is not None and (page.suffix != ".md" or page.is_dir()):
+    if page is not None and page.parent.is_dir() and (page.suffix != ".md" or page.is_dir()):
         raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
     if page is not None:
-        require_folder(page.absolute().parent, "--page", RecordError)
+        require_target(page, "--page", (".md",))
+        require_folder(page.absolute().parent / "figures", "--page", RecordError)
     controls(names)  # what is malformed is told before a seed is
     seeds = draw_seeds(seed)
     if seed is None:
@@ -472,7 +517,7 @@ def validate(
     _print(render(validation, format, everything=everything, color=sys.stdout.isatty()))
     if page is not None:
         for path in write_page(validation, page):
-            errors.print(f"written: {path}")
+            errors.print(f"written: {path}", soft_wrap=True)
     raise typer.Exit(0 if validation.passed else 1)
 
 
@@ -501,17 +546,13 @@ def _check_outputs(
             "--json writes one record, and this run has several",
             fix="name one submission with --with; all records are kept in the folder given by --out",
         )
-    if figure is not None and figure.suffix not in {".png", ".svg", ".pdf"}:
-        raise RecordError(f"--figure {figure}: unknown kind of image", fix="end its name in .png or .svg")
-    for path in (json, figure):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise RecordError(f"{path}: there is no folder {path.absolute().parent}", fix="make it first")
-        if path is not None and path.is_dir():
-            raise RecordError(f"{path} is a folder", fix="name a file in it")
-        if path is json and path is not None and path.suffix != ".json":
-            raise RecordError(f"--json {path} does not end in .json", fix="name the record's file so")
-        if path is not None:
-            require_folder(path.absolute().parent, "--json" if path is json else "--figure", RecordError)
+    if json is not None:
+        from remainder.record import values_path
+
+        require_target(json, "--json", (".json",))
+        require_target(values_path(json), "--json: the values", (".gz",))
+    if figure is not None:
+        require_target(figure, "--figure", IMAGES)
     require_folder(out, "--out", RecordError)
 
 

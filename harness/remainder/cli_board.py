@@ -31,30 +31,40 @@ def build(
         typer.Option(
             "--readme",
             metavar="FILE.md",
-            help="The tables in short; default: leaderboard/README.md of the checkout, but with --results.",
+            help="Write the tables in short here; of the project, leaderboard/README.md. A pull request must "
+            "not change it. Default: not written, and with --check that of the checkout.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if the README is not what the records give.")
+        bool,
+        typer.Option("--check", help="Write nothing; fail if the README is not what the records give."),
     ] = False,
 ) -> None:
-    """Make the site and leaderboard/README.md from all records. Fails if a record had to be left out."""
+    """Make the site from all records, and the tables if --readme says where. Fails if one is left out."""
     from remainder.board.build import build as build_board
     from remainder.board.build import check as check_readme
     from remainder.board.build import write_readme
     from remainder.board.pages import faults_text
     from remainder.console import errors
     from remainder.errors import RecordError
+    from remainder.files import require_target
     from remainder.paths import project_root
+    from remainder.wrapping import command
 
     where = project_root() / "leaderboard" / "results" if results is None else results
-    if readme is None and results is None and (project_root() / "pyproject.toml").is_file():
+    if check and readme is None and results is None and (project_root() / "pyproject.toml").is_file():
         readme = where.parent / "README.md"
+    if check and readme is None:
+        raise RecordError("--check: no README is named that could be compared", fix="name one by --readme")
+    if readme is not None and not check:
+        require_target(readme, "--readme", (".md",))
     built = build_board(where, None if check else site)
     if check:
-        differs = check_readme(readme, built) if readme is not None else ""
+        assert readme is not None
+        differs = check_readme(readme, built)
+        words = ["remainder", "board", "build", "--readme", str(readme)]
         if differs:
-            raise RecordError(differs, fix="run `remainder board build`, and commit the file")
+            raise RecordError(differs, fix=f"run `{command(words)}`, and commit the file on the main branch")
         print(f"{built.records} records of {built.tasks} tasks: README.md is current")
     else:
         if readme is not None:

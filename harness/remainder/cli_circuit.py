@@ -46,43 +46,40 @@ def circuit(
     from remainder.circuit.loaded import CircuitTask
     from remainder.circuit.ranking import Sized
     from remainder.console import errors, reporting
+    from remainder.files import require_target
     from remainder.formats import eap_ig
     from remainder.formats.eap_ig_files import ENDINGS
     from remainder.loaded import open_task
     from remainder.submission import submissions_for
+    from remainder.task import load_task
 
-    if save.suffix not in (*ENDINGS, _SCORES):
+    require_target(save, "--save", (*sorted(ENDINGS), _SCORES), InterpretationError)
+    chosen = load_task(task)
+    if chosen.circuit is None:
+        raise TaskError(f"{chosen.id} is no task of circuits", fix="`remainder tasks` lists what there is")
+    fit_windows = chosen.tier(tier).fit_windows
+    if size is None and signed:
+        raise InterpretationError("--signed says how edges are chosen", fix="add --size, or leave it out")
+    if size is not None and not 0 < size <= 1:
         raise InterpretationError(
-            f"--save {save}: files of circuits end on {' or '.join(ENDINGS)}, of features on {_SCORES}",
-            fix="rename it",
-        )
-    if not save.absolute().parent.is_dir():
-        raise InterpretationError(
-            f"--save {save}: there is no folder {save.absolute().parent}", fix="make it first"
+            f"--size {size:g} is no share of all edges", fix="give a number above 0, at most 1"
         )
     with reporting() as progress:
-        loaded = open_task(task, device=device, progress=progress)
-        if not isinstance(loaded, CircuitTask):
-            raise TaskError(
-                f"{loaded.task.id} is no task of circuits", fix="`remainder tasks` lists what there is"
-            )
+        loaded = open_task(chosen, device=device, progress=progress)
+        assert isinstance(loaded, CircuitTask)
         (entry,) = submissions_for(loaded, [submission])
-        found = entry.circuits(loaded, loaded.task.tier(tier).fit_windows)
+        of_features = entry.kind == "feature-circuit"
+        _require_options(submission, save, of_features, size is not None or signed or ungrouped)
+        found = entry.circuits(loaded, fit_windows)
     for note in found.notes:
         errors.print(f"! {note}", markup=False, soft_wrap=True)
     circuits = found.circuits
-    if isinstance(circuits, FeatureCircuits) != (save.suffix == _SCORES):
-        kind = "of features" if isinstance(circuits, FeatureCircuits) else "of edges"
-        right = _SCORES if isinstance(circuits, FeatureCircuits) else " or ".join(ENDINGS)
-        raise InterpretationError(
-            f"--save {save}: {submission} is a circuit {kind}, whose files end on {right}", fix="rename it"
-        )
     if isinstance(circuits, FeatureCircuits):
-        if circuits.scores is None or size is not None or signed or ungrouped:
+        if circuits.scores is None:
             raise InterpretationError(
-                f"{submission} is a circuit of features: only scores of its nodes can be written"
-                + ("" if circuits.scores is not None else ", and it has none"),
-                fix="leave out --size, --signed and --ungrouped, and give one that is found by attribution",
+                f"{submission} is a circuit of features: only scores of its nodes can be written, and there "
+                "are none",
+                fix="give one that is found by attribution",
             )
         save_scores(save, circuits.scores)
         print(f"{save}  scores of {circuits.count(next(iter(circuits.circuits))).of:,} nodes")
@@ -102,3 +99,20 @@ def circuit(
     eap_ig.save(save, thing, ungrouped=ungrouped)
     what = f"{thing.edges:,} of {thing.graph.edges:,} edges" if hasattr(thing, "edges") else "scores"
     print(f"{save}  {what}")
+
+
+def _require_options(submission: str, save: Path, of_features: bool, of_edges: bool) -> None:
+    """Refuse, before anything is looked for, what cannot be written of a circuit of features, or of edges."""
+    from remainder.formats.eap_ig_files import ENDINGS
+
+    if of_features != (save.suffix == _SCORES):
+        kind = "of features" if of_features else "of edges"
+        right = _SCORES if of_features else " or ".join(sorted(ENDINGS))
+        raise InterpretationError(
+            f"--save {save}: {submission} is a circuit {kind}, whose files end on {right}", fix="rename it"
+        )
+    if of_features and of_edges:
+        raise InterpretationError(
+            f"{submission} is a circuit of features: only scores of its nodes can be written",
+            fix="leave out --size, --signed and --ungrouped",
+        )

@@ -13,7 +13,11 @@ __all__ = ["cite", "review", "submit", "verify"]
 
 def verify(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Records (.json), or folders of results.")
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Records (.json), folders of results, names of submissions, or how a record's id begins.",
+        ),
     ],
     write: Annotated[
         bool, typer.Option("--write", help="Keep each verdict in the folder `verifications` beside results.")
@@ -41,9 +45,20 @@ def verify(
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
-    from remainder.board.verifications import render_verdicts, require_format, write_verification
+    from remainder.board.verifications import (
+        render_verdicts,
+        require_format,
+        require_place,
+        write_verification,
+    )
     from remainder.board.verify import verify_paths
     from remainder.errors import RecordError
+    from remainder.which import records_of
+
+    def named(given: str) -> list[Path]:
+        path = Path(given)
+        is_path = bool(given.strip()) and (path.is_dir() or path.suffix == ".json")
+        return [path] if is_path else records_of(given)
 
     require_format(format)
     if not rerun and (documents, seed, nonce, submission) != (None, None, None, None):
@@ -51,14 +66,14 @@ def verify(
             "--documents, --seed, --nonce and --submission say how a record is measured again",
             fix="add --rerun, or leave them out",
         )
-    verdicts = verify_paths(paths, jobs=jobs)
+    verdicts = verify_paths([path for given in paths for path in named(given)], jobs=jobs)
     print(render_verdicts(verdicts, format))
     passed, again = all(verdict.passed for verdict in verdicts), {}
-    if not passed:
-        print(
-            "  To mend it: restore what is at fault as it was written, or measure again; never edit a record",
-            file=sys.stderr,
-        )
+    for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
+        print(f"  To mend it: {fix}", file=sys.stderr)
+    if write:
+        for verdict in verdicts:
+            require_place(verdict)
     if rerun:
         from remainder.console import errors, reporting
         from remainder.rerun import DOCUMENTS, render_rerun
@@ -112,15 +127,16 @@ def submit(
     ] = False,
 ) -> None:
     """Check an interpretation, measure it, and put it where a pull request takes it from."""
-    import shlex
     import shutil
 
     from remainder.console import reporting
+    from remainder.description import read_described
     from remainder.errors import RecordError
     from remainder.report import render
     from remainder.standing import standing
-    from remainder.submit import git_commands, open_pull_request, places
+    from remainder.submit import git_commands, open_pull_request, places, require_repository
     from remainder.submit import submit as submit_folder
+    from remainder.wrapping import command
 
     to = places(out, submissions)
     if open_ and (shutil.which("gh") is None or shutil.which("git") is None):
@@ -128,6 +144,8 @@ def submit(
             "--open needs git and gh, and one of them is not installed",
             fix="install it (https://cli.github.com), or leave out --open: the commands are then printed",
         )
+    if open_:  # before anything is measured
+        require_repository(to, read_described(path).name)
     with reporting() as progress:
         done = submit_folder(path, to, tasks=task or (), tier=tier, device=device, progress=progress)
     told: set[str] = set()
@@ -144,9 +162,16 @@ def submit(
     if open_:
         open_pull_request(done)
         return
-    print(f"\nTo submit it, in {to.root}:" if to.root.resolve() != Path.cwd() else "\nTo submit it:")
-    for command in git_commands(done):
-        print(f"  {shlex.join(command)}")
+    try:
+        require_repository(to)
+    except RecordError as problem:
+        print(f"\nTo submit it, take these files into a checkout of the repository: {problem.what}")
+        return
+    print("\nTo submit it:")
+    if to.root.resolve() != Path.cwd():
+        print(f"  {command(['cd', str(to.root)])}")
+    for words in git_commands(done):
+        print(f"  {command(words)}")
 
 
 def review(
@@ -165,8 +190,11 @@ def review(
 
     from remainder.canonical import write_atomically
     from remainder.console import reporting
+    from remainder.files import require_target
     from remainder.review import review as review_changes
 
+    if out is not None:
+        require_target(out, "--out", (".md",))
     with reporting() as progress:
         found = review_changes(
             base, head, nonce=nonce or secrets.token_hex(8), documents=documents, progress=progress

@@ -7,7 +7,7 @@ interpretations can be told apart long before their own intervals part.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from remainder.errors import RecordError
 from remainder.measure.intervals import Bootstrap, Ratio
 from remainder.measure.summary import Totals, explained_variance, gap, gaussian_ratio, pooled
 from remainder.measure.values import canonical_values, column, document_totals, of_split
+from remainder.naming import differing_ends, told_apart
 from remainder.record import StoredRecord, read_record
 from remainder.report import (
     MISSING,
@@ -88,6 +89,21 @@ class Comparison:
     """Scored tokens in common, as the documents and windows."""
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
+    paths: tuple[Path, Path] | None = field(default=None, compare=False)
+    """Where both lie, if they were read from files."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What A and B are called: where the submissions have one name, by what differs in their paths."""
+        names = (self.a.submission.name, self.b.submission.name)
+        if names[0] != names[1]:
+            return names
+        parts = [path.absolute().parts for path in self.paths or ()]
+        ends = differing_ends(parts, "/".join) if parts else None
+        if ends is not None:
+            return (f"{names[0]}, {ends[0]}", f"{names[1]}, {ends[1]}")
+        a, b = told_apart([self.a, self.b])
+        return (a.submission.name, b.submission.name)
 
     def frame(self) -> pd.DataFrame:
         """One row per quantity; missing numbers are NaN."""
@@ -110,7 +126,7 @@ class Comparison:
 
 def compare(a_path: Path, b_path: Path) -> Comparison:
     """Read two records and compare them; see `compare_records`."""
-    return compare_records(read_record(a_path), read_record(b_path))
+    return compare_records(read_record(a_path), read_record(b_path), paths=(a_path, b_path))
 
 
 def _reference(record: Record) -> str | None:
@@ -123,8 +139,13 @@ def _standing(record: Record) -> str:
     return f"{record.reference.name} stands for the model"
 
 
-def compare_records(a: StoredRecord, b: StoredRecord) -> Comparison:
+def compare_records(
+    a: StoredRecord, b: StoredRecord, *, paths: tuple[Path, Path] | None = None
+) -> Comparison:
     """Paired differences B - A on the common windows.
+
+    Args:
+        paths: where both lie, by which two submissions of one name are told apart.
 
     Raises:
         RecordError: the tasks differ, or there is no common window or it has other tokens.
@@ -164,6 +185,7 @@ def compare_records(a: StoredRecord, b: StoredRecord) -> Comparison:
         tokens=int(clean["tokens"].sum()),
         differences=(*recorded, *measured),
         warnings=tuple(_warnings(a.record, b.record, totals_a, totals_b, windows)),
+        paths=paths,
     )
 
 
@@ -179,7 +201,8 @@ def render_comparison(
         f"{a.task.id}, version {a.task.version}: {comparison.tokens:,} common tokens "
         f"of {comparison.documents:,} documents"
     )
-    names = [f"A: {a.submission.name} ({a.tier})", f"B: {b.submission.name} ({b.tier})"]
+    named = zip("AB", comparison.names, (a.tier, b.tier), strict=True)
+    names = [f"{side}: {name} ({tier})" for side, name, tier in named]
     notes = Notes()
     cells = [
         [row.heading, _shown(row.a), _shown(row.b), notes.cell(row.difference), _VERDICT[row.separable]]

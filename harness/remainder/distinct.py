@@ -11,15 +11,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, RecordError
 from remainder.files import present
+from remainder.naming import differing_ends, shortened
+from remainder.record import read_summary
 from remainder.submission import Entry, Submission
+from remainder.task import Task
 
-__all__ = ["Distinct", "distinct"]
-
-_LONGEST = 40  # letters of a name
+__all__ = ["Distinct", "distinct", "folder_of", "namesakes"]
 
 
 class Distinct(NamedTuple):
@@ -62,6 +64,35 @@ def distinct(entries: Sequence[Entry]) -> Distinct:
     return Distinct(found, tuple(notes))
 
 
+def folder_of(out: Path, task: Task, name: str = "") -> Path:
+    """Where records of a task, or of one submission on it, are kept."""
+    return out / task.id / str(task.major) / name
+
+
+def namesakes(entries: Sequence[Entry], folders: Sequence[Path]) -> tuple[str, ...]:
+    """For people: which submissions share the folder of their records with other content of that name.
+
+    Args:
+        entries: what is going to be run.
+        folders: where the records of each are kept.
+    """
+    notes = []
+    for entry, folder in zip(entries, folders, strict=True):
+        others = set()
+        for path in sorted(folder.glob("*.json")):
+            try:
+                stated = read_summary(path).submission
+            except RecordError:  # what is damaged is passed over when finished rows are looked for
+                continue
+            others |= {stated.hash} - {entry.hash}
+        if others:
+            notes.append(
+                f"{folder} holds records of other content that is called {entry.name} too: name a record's "
+                "file to `explain` and `compare`, or run it with another --out"
+            )
+    return tuple(notes)
+
+
 def _parts(entry: Entry) -> tuple[str, ...]:
     """Of the path that an entry is called after; none if it has a name of its own."""
     if not isinstance(entry, Submission) or entry.folder is None or present(entry.folder / "submission.toml"):
@@ -75,12 +106,16 @@ def _labels(paths: Sequence[tuple[str, ...]], taken: set[str]) -> list[str]:
     Raises:
         InterpretationError: no names of at most 40 letters do.
     """
-    for number in range(2, max(map(len, paths)) + 1):
-        joined = ["-".join(part for part in path[-number:] if part != "/").lower() for path in paths]
-        labels = [re.sub(r"[^a-z0-9._-]", "-", text)[-_LONGEST:].strip("-._") for text in joined]
-        if len(set(labels)) == len(labels) and not taken.intersection(labels) and all(labels):
-            return labels
-    raise InterpretationError(
-        f"{len(paths)} folders are called {paths[0][-1]}, and a table could not tell them apart",
-        fix="rename one of them, or write a submission.toml with a name into it",
-    )
+
+    def named(parts: tuple[str, ...]) -> str:
+        joined = "-".join(part for part in parts if part != "/").lower()
+        label = shortened(re.sub(r"[^a-z0-9._-]", "-", joined)).strip("-._")
+        return "" if label in taken else label
+
+    labels = differing_ends(paths, named)
+    if labels is None:
+        raise InterpretationError(
+            f"{len(paths)} folders are called {paths[0][-1]}, and a table could not tell them apart",
+            fix="rename one of them, or write a submission.toml with a name into it",
+        )
+    return labels

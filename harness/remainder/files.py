@@ -16,14 +16,15 @@ import json
 import os
 import reprlib
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from remainder.errors import InterpretationError, RemainderError
+from remainder.errors import InterpretationError, RecordError, RemainderError
 
 __all__ = [
+    "IMAGES",
     "LARGEST",
     "SETTINGS",
     "brief",
@@ -35,6 +36,7 @@ __all__ = [
     "refused",
     "require_file",
     "require_folder",
+    "require_target",
     "size_of",
 ]
 
@@ -44,6 +46,11 @@ SETTINGS = 10_000_000
 LARGEST = 1_000_000_000
 """Bytes of the largest text of other kinds: a circuit of a million edges has a hundred million."""
 
+IMAGES = (".png", ".svg")
+"""How files of figures may end."""
+
+_LONGEST_NAME = 255  # bytes, on the file systems that are in use
+_TEMPORARY = 40  # letters that the name of a file has besides while it is written
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -136,6 +143,41 @@ def require_folder(path: Path, option: str, error: type[RemainderError]) -> None
             f"{option} {path}: {there} may not be written to",
             fix="name a folder of your own, or change its mode (chmod u+rwx)",
         )
+
+
+def require_target(
+    path: Path, option: str | None, endings: Sequence[str], error: type[RemainderError] = RecordError
+) -> None:
+    """Whether a file can be written, or written anew; asked before what it is to hold is made.
+
+    Args:
+        path: of the file; there may be one already.
+        option: that names it, for messages.
+        endings: of its name; those of figures may be capitals.
+        error: what is raised.
+
+    Raises:
+        RemainderError: of class `error`: its name ends otherwise or is too long, there is no such folder or
+            it may not be written to, or it is no file.
+    """
+    name = str(path) if option is None else f"{option} {path}"
+    folder, images = path.absolute().parent, set(endings) <= set(IMAGES)
+    with explained(path, error):
+        if not folder.is_dir():
+            raise error(f"{name}: there is no folder {folder}", fix="make it first")
+        if path.is_dir():
+            raise error(f"{name} is a folder", fix="name a file in it")
+        if path.exists() and not path.is_file():
+            raise error(f"{name} is no plain file", fix="name another file")
+    if (path.suffix.lower() if images else path.suffix) not in endings:
+        listed = " or ".join(endings)
+        raise error(
+            f"{name}: unknown kind of image" if images else f"{name} does not end in {listed}",
+            fix=f"end its name in {listed}",
+        )
+    if len(os.fsencode(path.name)) > _LONGEST_NAME - _TEMPORARY:
+        raise error(f"{brief(path.name)}: the name of this file is too long", fix="give it a shorter one")
+    require_folder(folder, option or str(path), error)
 
 
 def refused(

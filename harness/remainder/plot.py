@@ -17,16 +17,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from remainder.canonical import write_atomically
-from remainder.errors import RecordError
 from remainder.explain import Rung, ladder
+from remainder.files import IMAGES, require_target
+from remainder.naming import told_apart
 from remainder.reading import aligned, half_width
 from remainder.report import format_value
 from remainder.rungs import PERTURBATIVE
 from remainder.schema import CouplingPoint, Couplings, Metrics, Number, Record
 
 __all__ = ["IMAGES", "explanation", "overview", "save"]
-
-IMAGES = (".png", ".svg")
 
 _BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
 _PALE, _GREEN, _ORANGE = "#BBDDF3", "#009E73", "#E69F00"
@@ -45,7 +44,7 @@ def overview(records: Sequence[Record]) -> Figure:
         value = record.complexity.bits_per_token.value
         return (value is None, value or 0.0, record.submission.name)
 
-    ordered = sorted(records, key=bits)
+    ordered = sorted(told_apart(records), key=bits)
     figure, axes = _axes(len(ordered))
     for place, record in enumerate(ordered):
         low, high = _gap(record, "raw"), _gap(record, "full")
@@ -95,13 +94,8 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         RecordError: the name has another ending, or there is no folder to put it in.
     """
+    require_target(path, None, IMAGES)
     suffix = path.suffix.lower()
-    if suffix not in IMAGES:
-        raise RecordError(f"{path}: unknown kind of image", fix=f"end its name in {' or '.join(IMAGES)}")
-    if not path.absolute().parent.is_dir():
-        raise RecordError(f"{path}: there is no folder {path.absolute().parent}", fix="make it first")
-    if path.is_dir():
-        raise RecordError(f"{path} is a folder", fix="name a file in it")
     data = io.BytesIO()
     with rc_context({"svg.hashsalt": "remainder"}):
         figure.savefig(data, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)

@@ -11,9 +11,8 @@ import gzip
 import json
 import logging
 import math
-import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -27,6 +26,7 @@ from remainder.files import SETTINGS, present, require_file
 from remainder.measure.intervals import other_rounding
 from remainder.measure.summary import summarise, summarise_l0
 from remainder.measure.values import of_split, values_from_csv, values_to_csv
+from remainder.paths import machine_paths
 from remainder.schema import (
     SCHEMA_VERSION,
     Calibration,
@@ -46,6 +46,7 @@ from remainder.schema import (
 __all__ = [
     "StoredRecord",
     "find_record",
+    "fullest_of",
     "fullest_record",
     "make_record",
     "measurement_key",
@@ -56,13 +57,12 @@ __all__ = [
     "write_record",
 ]
 
+_SHOWN = 6  # names in a message
 _MOST = 500_000_000  # bytes of unpacked values
 _SHAKES = 6
 """How often summaries are rounded otherwise, to see what rounding alone does to an interval's ends."""
 _BEYOND = 3.0
 """A few tries do not reach as far as all platforms do."""
-
-_ABSOLUTE = re.compile(r"""(?:^|[\s'"=(\[,])(?:/[\w.@+~-]+/[\w.@+~-]|~/|[A-Za-z]:\\)""")
 
 
 class StoredRecord(NamedTuple):
@@ -141,7 +141,10 @@ def make_record(
             version=provenance.packages.get("remainder", "unknown"),
         ),
     }
-    _refuse_machine_paths(content, "")
+    for place, text in machine_paths(content):
+        raise RecordError(
+            f"{place}: {text!r} holds an absolute path", fix="store a path relative to the project"
+        )
     content["result_id"] = _result_id(content)
     content["record_id"] = content_hash(content)
     return Record.model_validate(content)
@@ -276,13 +279,45 @@ def fullest_record(folder: Path) -> Path:
     Raises:
         RecordError: there is none, or they are of more than one submission or task.
     """
-    found = {path: read_summary(path) for path in sorted(folder.rglob("*.json"))}
-    if not found:
+    paths = sorted(folder.rglob("*.json"))
+    if not paths:
         raise RecordError(f"{folder}: holds no record", fix="give a record's .json file, or its folder")
-    subjects = {f"{record.submission.name} on {record.task.id}" for record in found.values()}
-    if len(subjects) > 1:
+    return fullest_of(paths, f"{folder}")
+
+
+def fullest_of(paths: Sequence[Path], where: str) -> Path:
+    """Of several records the one with the most rungs, the newest of several.
+
+    Args:
+        paths: of the records, at least one.
+        where: how they were asked for, for messages.
+
+    Raises:
+        RecordError: they are of more than one submission or task, told apart by hash.
+    """
+    found = {path: read_summary(path) for path in paths}
+    told: dict[tuple[str, ...], tuple[str, Path]] = {}
+    for path, record in found.items():
+        finer = "" if record.reference is None else f" in {record.reference.name}"
+        name = f"{record.submission.name}{finer} on {record.task.id} {record.task.version}"
+        hashes = (record.submission.hash, record.reference.hash if record.reference else "")
+        key = (name, *hashes, record.task.hash)
+        told[key] = (name, path)
+    names = sorted({name for name, _ in told.values()})
+    if len(names) > 1:
         raise RecordError(
-            f"{folder}: holds records of {', '.join(sorted(subjects))}", fix="give the folder of one of them"
+            f"{where}: holds records of {', '.join(names[:_SHOWN])}"
+            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""),
+            fix="give the folder of one of them",
+        )
+    if len(told) > 1:
+        listed = "; ".join(
+            f"{path} (hash {found[path].submission.hash[:6]}…, {found[path].provenance.timestamp[:10]})"
+            for _, path in told.values()
+        )
+        raise RecordError(
+            f"{where}: {len(told)} different submissions are called {names[0]}: {listed}",
+            fix="give the file of the record that is meant",
         )
     return max(found, key=lambda path: (len(found[path].measurement.rungs), found[path].provenance.timestamp))
 
@@ -425,21 +460,6 @@ def read_summary(path: Path) -> Record:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that a record may hold")
-
-
-def _refuse_machine_paths(content: Any, place: str) -> None:
-    """A record is public: no path of the machine it was made on, in keys or in values."""
-    if isinstance(content, dict):
-        for name, item in content.items():
-            _refuse_machine_paths(name, f"a name in {place}")
-            _refuse_machine_paths(item, f"{place}.{name}" if place else name)
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            _refuse_machine_paths(item, f"{place}[{index}]")
-    elif isinstance(content, str) and _ABSOLUTE.search(content):
-        raise RecordError(
-            f"{place}: {content!r} holds an absolute path", fix="store a path relative to the project"
-        )
 
 
 def _leaves(content: Any, place: str) -> Iterable[tuple[str, Any]]:

@@ -22,6 +22,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from remainder.errors import RecordError
+from remainder.naming import told_apart
 from remainder.schema import CircuitSize, Number, Record
 
 __all__ = [
@@ -206,6 +207,7 @@ def render(
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in sorted(records, key=lambda record: (_group_key(record), _order(record))):
         groups.setdefault(_group_key(record), []).append(record)
+    groups = {key: told_apart(group) for key, group in groups.items()}
     if format == "table":
         said = set() if told is None else told
         return draw([_glance(group, said) for group in groups.values()], width=width, color=color)

@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +48,7 @@ from remainder.residual.ladder import NOISES
 from remainder.rungs import ALL
 from remainder.schema import Record, SubmissionInfo
 from remainder.submission import Entry, open_submission, submissions_for
+from remainder.wrapping import fill
 
 __all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
 
@@ -220,7 +220,7 @@ def render_rerun(found: Rerun) -> str:
     lines = [
         f"{record.submission.name} on {record.task.id}: measured again",
         f"  {len(found.documents)} documents, {found.rows} rows of values",
-        *textwrap.wrap(f"  documents: {names}", WIDTH, subsequent_indent="    "),
+        fill(f"  documents: {names}", WIDTH, hanging="    "),
         f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}",
         f"  largest deviation: {found.largest:.2g} nats per token",
         f"    at {found.where or 'nothing compared'}",

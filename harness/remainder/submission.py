@@ -66,6 +66,7 @@ from remainder.method import (
     SiteSource,
     submission_hash,
 )
+from remainder.naming import LONGEST, shortened
 from remainder.objects import circuit_submission, object_submission
 from remainder.paths import BENCHMARK, project_root, root_of
 from remainder.task import Task, read_toml
@@ -119,6 +120,9 @@ class Entry(Protocol):
     def is_pinned(self) -> bool: ...
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures: ...
+
+
+_LEAST = 8  # letters of a repository's name that say something
 
 
 class Submission(BaseModel):
@@ -186,12 +190,20 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or width, or its weights are unusable.
         """
-        self._require_fit(task)
+        self.require_fit(task)
         with explained(self.folder, InterpretationError):
-            loaded = self.fetched()._make(task, fit)
+            fetched = self.fetched()
+            loaded = fetched._make(task, fit)
         if not loaded.told and self.is_bare:
             raise _untold(self.name, task)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
+        warnings = tuple(map(fetched._without_place, loaded.warnings))
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, warnings, loaded.aliases)
+
+    def _without_place(self, text: str) -> str:
+        """A reader's words with its files named from this folder on: records are public."""
+        for folder in () if self.folder is None else (self.folder, self.folder.resolve()):
+            text = text.replace(f"{folder}/", "")
+        return text
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -200,7 +212,7 @@ class Submission(BaseModel):
         Raises:
             InterpretationError: if it was made for another task or architecture, or a file is not sound.
         """
-        self._require_fit(loaded.task)
+        self.require_fit(loaded.task)
         if self.method.sites is not None:
             tasks = site_tasks(self.method.sites, loaded.task)
             sites = [
@@ -209,17 +221,18 @@ class Submission(BaseModel):
             ]
             for _, each in sites:
                 require_same(loaded, each)
-            found = make_features(self.method, self.folder, loaded, fit_windows, sites)
-            told = [f"{each.name}: {warning}" for _, each in sites for warning in each.warnings]
-            return found._replace(notes=(*found.notes, *dict.fromkeys(told)))
-        return make_circuits(self.method, self.folder, loaded, fit_windows)
+            features = make_features(self.method, self.folder, loaded, fit_windows, sites)
+            told = dict.fromkeys(f"{each.name}: {warning}" for _, each in sites for warning in each.warnings)
+            return features._replace(notes=tuple(map(self._without_place, (*features.notes, *told))))
+        found = make_circuits(self.method, self.folder, loaded, fit_windows)
+        return found._replace(notes=tuple(map(self._without_place, found.notes)))
 
     def _at(self, source: SiteSource, task: Task) -> Adapted:
         """The interpretation of one of the sites, for that of `task`."""
         assert self.folder is not None
         found = _open_site(self.folder, source)
         if source.task is not None:
-            found._require_fit(task)
+            found.require_fit(task)
 
         def no_moments() -> NoReturn:
             raise InterpretationError(
@@ -230,7 +243,8 @@ class Submission(BaseModel):
         loaded = found._make(task, no_moments)
         return adapt(loaded.thing, task.site.width, found.name, loaded.reads, loaded.warnings, loaded.aliases)
 
-    def _require_fit(self, task: Task) -> None:
+    def require_fit(self, task: Task) -> None:
+        """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""
         if not self._is_of_kind(task):
             wanted = "circuits" if task.circuit is not None else "reconstructions of activations"
             raise InterpretationError(
@@ -373,9 +387,10 @@ def _on_hub(address: hub.Address) -> Submission:
         format = next((name for name, reader in FORMATS.items() if reader.found_in(found.folder)), format)
     place = f"{address.place}:{address.sae_id}"
     method = Method.model_validate({"format": format, "hub": place, "revision": address.revision})
-    # Of a name too long for tables the end is kept: what tells the SAEs of one repository apart.
-    name = f"{address.place.rpartition('/')[2]}-{address.sae_id}"[-40:]
-    return _bare(name, method).model_copy(update=found._asdict())
+    # The id tells the SAEs of one repository apart, and is kept whole if there is room beside it.
+    repository, room = address.place.rpartition("/")[2], LONGEST - 1 - len(address.sae_id)
+    short = shortened(repository, room) if room >= _LEAST else repository
+    return _bare(f"{short}-{address.sae_id}", method).model_copy(update=found._asdict())
 
 
 def _open_site(folder: Path, source: SiteSource) -> Submission:
@@ -480,7 +495,7 @@ def _own_name(folder: Path) -> str:
 
 
 def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
-    clean = re.sub(r"[^a-z0-9._-]", "-", name.lower())[:40].strip("-._") or "sae"
+    clean = shortened(re.sub(r"[^a-z0-9._-]", "-", name.lower())).strip("-._") or "sae"
     files = {} if folder is None else _hashes(folder, method)
     return Submission(
         name=clean,

@@ -37,6 +37,7 @@ from remainder.description import (
 from remainder.engine import Row
 from remainder.engine import run as run_rows
 from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.files import require_folder
 from remainder.loaded import open_task
 from remainder.measure.plan import plan
 from remainder.paths import cache_root, project_root
@@ -50,6 +51,7 @@ __all__ = [
     "git_commands",
     "open_pull_request",
     "places",
+    "require_repository",
     "submit",
 ]
 
@@ -124,6 +126,7 @@ def submit(
     folder = to.submissions / submission.name
     copied = files_of(submission.folder)
     _check_free(submission, copied, folder, to)
+    _require_ready(chosen, tier, to)
     for task in chosen:
         if task.circuit is None:  # a circuit is checked when it is read
             _check_rules(where, task, device, progress)
@@ -143,6 +146,44 @@ def submit(
     done = {task.id for task in chosen}
     left = tuple(task.id for task in required if task.id not in done)
     return Submitted(submission, folder, moved, written, left, to)
+
+
+def require_repository(to: Places, name: str | None = None) -> None:
+    """Whether a pull request can be made of what is written.
+
+    Args:
+        name: of the submission; None where it is not known yet.
+
+    Raises:
+        RecordError: the folders lie in no checkout of git, or there is a branch for that submission already.
+    """
+    for folder in (to.submissions, to.results):
+        if not folder.resolve().is_relative_to(to.root.resolve()) or _asked(to.root, "rev-parse", "HEAD"):
+            raise RecordError(
+                f"{folder} lies in no checkout of the repository, so there is nothing to commit it to",
+                fix="leave out --open, --out and --submissions, and run it in a checkout (git clone)",
+            )
+    branch = f"submit-{name}"
+    if name is not None and not _asked(to.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"):
+        raise RecordError(
+            f"there is a branch {branch} already",
+            fix=f"push that one, or remove it: `git branch -d {branch}`",
+        )
+
+
+def _asked(root: Path, *arguments: str) -> int:
+    """What git answers to a question about a repository: 0 is yes."""
+    words = ["git", "-C", str(root), *arguments]
+    return subprocess.run(words, capture_output=True, check=False).returncode
+
+
+def _require_ready(tasks: Sequence[Task], tier: str, to: Places) -> None:
+    """Raise before anything is measured if that could not be, or could not be written afterwards."""
+    for task in tasks:
+        plan(task, tier)
+    require_folder(to.submissions, "--submissions", RecordError)
+    for task in tasks:
+        require_folder(to.results / task.id / str(task.major), "--out", RecordError)
 
 
 def git_commands(done: Submitted) -> list[list[str]]:

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from remainder.circuit.graph import SIZES
 from remainder.errors import RemainderError, TaskError
-from remainder.files import read_text
-from remainder.paths import project_root
+from remainder.files import present, read_text
+from remainder.paths import is_checkout, is_within, machine_paths, project_root
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,6 +39,7 @@ __all__ = [
     "Task",
     "Tier",
     "WheelSpec",
+    "is_task",
     "list_tasks",
     "load_task",
     "read_toml",
@@ -97,6 +98,16 @@ class ModelSpec(_Spec):
         if sum(place is not None for place in (self.wheel, self.folder, self.hub)) > 1:
             raise ValueError(
                 "[model] needs exactly one of `wheel` (a pinned file), `folder` and `hub` (an id)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_project(self) -> ModelSpec:
+        # What lies elsewhere would stand in a record with a path of this machine.
+        if self.folder is not None and not is_within(self.folder):
+            raise ValueError(
+                f"`folder` is relative to the project's root, and {self.folder} is not; of a model elsewhere "
+                f'write hub = "{Path(self.folder).expanduser().absolute()}" in its place'
             )
         return self
 
@@ -160,6 +171,10 @@ class CircuitSpec(_Spec):
     def _consistent(self) -> CircuitSpec:
         if list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError("`sizes` must ascend, none twice")
+        if self.behaviour is not None and Path(self.behaviour).is_absolute():
+            raise ValueError(
+                f"`behaviour` is relative to the folder of the task, or to tasks/; {self.behaviour} is not"
+            )
         if self.headline not in self.sizes:
             raise ValueError(f"`headline` is {self.headline}, which is none of `sizes`")
         return self
@@ -232,6 +247,20 @@ class Task(_Spec):
             raise ValueError(f"a task on a text needs {wanted}; one that a script makes needs [build]")
         if self.build is not None and (len(missing) < len(text) or self.model.is_language_model):
             raise ValueError("a task with [build] makes model and data itself: leave out where they are")
+        return self
+
+    @model_validator(mode="after")
+    def _public(self) -> Task:
+        # These stand in every record, which is refused with a path of this machine once all is measured.
+        told = {
+            "model": {"source": self.model.source, "revision": self.model.revision},
+            "build": {"data": None if self.build is None else self.build.data},
+            "tiers": dict.fromkeys(self.tiers, ""),
+        }
+        for place, text in machine_paths({"id": self.id, **told}):
+            raise ValueError(
+                f"{place}: {text!r} holds an absolute path, and records are public: leave it out"
+            )
         return self
 
     def _of_circuits(self, text: list[str]) -> Task:
@@ -315,6 +344,11 @@ def list_tasks(suite: str | None = None) -> list[str]:
     return chosen
 
 
+def is_task(name: str) -> bool:
+    """Whether `name` is the id of a task that comes with this installation, or the folder of one."""
+    return name in list_tasks() or present(Path(name) / "task.toml")
+
+
 def load_task(name: str | Path | Task) -> Task:
     """Load a task by id (`family/task`) or by the path of a folder that holds a `task.toml`.
 
@@ -363,7 +397,7 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name in names:
         path = folder / name
-        if not name or not path.is_file():
+        if not name or Path(name).is_absolute() or not path.is_file():
             raise TaskError(
                 f"{folder / 'task.toml'}: [build] names {name or 'no script'}, and there is no such file",
                 fix="name the script, and files relative to the folder of the task",
@@ -409,6 +443,10 @@ def write_lock() -> Path:
         TaskError: if the numbers of a locked task would move while its `N` stays, or it is gone.
     """
     path = project_root() / "tasks" / "lock.json"
+    if not is_checkout():
+        raise TaskError(
+            f"{path} belongs to an installed package", fix="lock tasks in a checkout of the repository"
+        )
     locked = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found = {name: load_task(name) for name in list_tasks()}
     for name, entry in locked.items():

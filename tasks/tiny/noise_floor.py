@@ -46,7 +46,6 @@ from remainder.compare import compare_records
 from remainder.formats import saelens
 from remainder.interpretation import Codebook
 from remainder.loaded import LoadedTask, open_task
-from remainder.paths import project_root
 from remainder.record import StoredRecord
 from remainder.validation.noise_floor import noise_floor
 
@@ -64,8 +63,9 @@ __all__ = [
 ]
 
 HERE = Path(__file__).resolve().parent
-BASELINES = project_root() / "baselines"
-RESULTS, PAGE = HERE / "noise-floor.json", project_root() / "docs" / "noise-floor.md"
+ROOT = HERE.parents[1]  # of the checkout that this script lies in, whichever one the package is from
+BASELINES = ROOT / "baselines"
+RESULTS, PAGE = HERE / "noise-floor.json", ROOT / "docs" / "noise-floor.md"
 SEEDS = tuple(range(5))
 SCORES = {"kl_raw": "raw", "kl_gaussian": "full"}
 """Rung by score, as `remainder.compare` names scores."""
@@ -532,6 +532,8 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", help="to retrain; default: all")
     parser.add_argument("--page", action="store_true", help="only write the page, from the stored results")
     options = parser.parse_args()
+    if not PAGE.parent.is_dir():  # before hours of training
+        parser.error(f"there is no folder {PAGE.parent}: run it from a checkout of the repository")
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"tasks": {}}
     for task in () if options.page else options.tasks or TASKS:

@@ -22,6 +22,7 @@ from remainder.paths import project_root
 from remainder.record import read_record
 from remainder.schema import Record
 from remainder.task import read_toml
+from remainder.which import record_of
 
 __all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"]
 
@@ -66,7 +67,8 @@ def cite(what: str, format: str = "all") -> str:
     """The citation of a snapshot or record.
 
     Args:
-        what: name of a snapshot, path of a record, or how a record's id begins (6 digits or more).
+        what: name of a snapshot, path of a record or of the folder that holds it, or how a record's id
+            begins (6 digits or more).
         format: one of `FORMATS`.
 
     Raises:
@@ -90,8 +92,8 @@ def citation_of(what: str) -> Citation:
             return of_snapshot(read_snapshot(what))
         raise _unknown(what)
     path = Path(what)
-    if path.suffix == ".json":
-        return _of_record(read_record(path).record)
+    if path.suffix == ".json" or path.exists():
+        return _of_record(read_record(path if path.suffix == ".json" else record_of(what)).record)
     if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", what):
         raise _unknown(what)
     matching = [file for file in results_folder().rglob("*.json") if file.stem.startswith(what)]

@@ -45,6 +45,8 @@ class Finding(NamedTuple):
 
     text: str
     is_fault: bool = True
+    fix: str | None = None
+    """What to do about it, as an imperative sentence; None: what is said of all faults."""
 
 
 class Peer(NamedTuple):
@@ -54,6 +56,8 @@ class Peer(NamedTuple):
     submission: str
     shared: Mapping[str, Any]
     """By place; see `peer_of`."""
+    hash: str = ""
+    """Of the submission."""
 
 
 def locked(task_id: str) -> dict[str, str] | None:
@@ -69,8 +73,13 @@ def locked(task_id: str) -> dict[str, str] | None:
     return found
 
 
-def check_task(record: Record) -> Iterator[Finding]:
-    """The record against the lock file and the task's own file."""
+def check_task(record: Record, *, board: bool = True) -> Iterator[Finding]:
+    """The record against the lock file and the task's own file.
+
+    Args:
+        board: whether it is to be of a task of the benchmark. If not, it is compared with the one that has
+            its hash, and a task of somebody's own is noted.
+    """
     stated = record.task
     match = re.fullmatch(r"([1-9]\d*)-([A-Z])", stated.version)
     if match is None:
@@ -78,12 +87,24 @@ def check_task(record: Record) -> Iterator[Finding]:
         return
     lock = locked(stated.id)
     if lock is None:
-        yield Finding(f"task.id: {stated.id!r} is not in tasks/lock.json")
+        if board:
+            yield Finding(f"task.id: {stated.id!r} is not in tasks/lock.json")
+        else:
+            yield Finding(
+                f"task: {stated.id} does not come with the benchmark: it was not compared", is_fault=False
+            )
         return
     major, letter = int(match[1]), match[2]
     locked_major, _, locked_letter = lock["version"].partition("-")
     if major < int(locked_major):
         yield Finding(f"task.version: {stated.version}, the task is at {lock['version']} now", is_fault=False)
+        return
+    if not board and stated.hash != lock["hash"]:
+        yield Finding(
+            f"task: another {stated.id} comes with the benchmark (hash {lock['hash'][:12]}…, this one is "
+            f"{stated.hash[:12]}…): it was not compared",
+            is_fault=False,
+        )
         return
     if major > int(locked_major) or letter > locked_letter:
         yield Finding(f"task.version: {stated.version}, tasks/lock.json has {lock['version']}")
@@ -95,11 +116,16 @@ def check_task(record: Record) -> Iterator[Finding]:
     yield from _against(record, task)
 
 
-def check_submission(record: Record) -> Iterator[Finding]:
-    """The record's submission, and the finer one if it is nested, against the files that are here."""
-    yield from _submission(record, record.submission, "submission")
+def check_submission(record: Record, *, board: bool = True) -> Iterator[Finding]:
+    """The record's submission, and the finer one if it is nested, against the files that are here.
+
+    Args:
+        board: whether a name stands for one content. If not, files are compared only with a submission of
+            the same hash, and another content of that name is noted.
+    """
+    yield from _submission(record, record.submission, "submission", board)
     if record.reference is not None:
-        yield from _submission(record, record.reference, "reference")
+        yield from _submission(record, record.reference, "reference", board)
 
 
 def peer_of(content: Mapping[str, Any]) -> Peer:
@@ -132,13 +158,19 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
         if content["reference"] is None:
             clean = content["metrics"]["clean"]["loss"]["value"]
             shared[f"metrics.clean.loss.value|{tier}|{dtype}"] = clean
-        return Peer(str(content["record_id"]), str(content["submission"]["name"]), shared)
+        submission = content["submission"]
+        return Peer(str(content["record_id"]), str(submission["name"]), shared, str(submission["hash"]))
     except (KeyError, TypeError) as problem:
         raise RecordError(f"is no record: {problem!r} is missing or of another kind") from None
 
 
-def check_peers(record: Record, peers: Iterable[Peer]) -> Iterator[Finding]:
-    """What other records of the task, at the same tier, say otherwise."""
+def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) -> Iterator[Finding]:
+    """What other records of the task, at the same tier, say otherwise.
+
+    Args:
+        board: whether a name that reads like another is at fault whatever it stands for. If not, it is only
+            where it stands for the other's content, and noted else.
+    """
     mine = peer_of(record.model_dump(mode="json"))
     others = [peer for peer in peers if peer.record_id != mine.record_id]
     same = [peer for peer in others if peer.shared["task.hash"] == mine.shared["task.hash"]]
@@ -155,7 +187,7 @@ def check_peers(record: Record, peers: Iterable[Peer]) -> Iterator[Finding]:
         agrees = value == usual if not allowed else abs(value - usual) <= allowed
         if not agrees:
             yield Finding(f"{name}: {value}, and {count} other record(s) of this task have {usual}")
-    yield from _mimicry(record, [peer.submission for peer in others])
+    yield from _mimicry(record, others, board)
 
 
 def _against(record: Record, task: Task) -> Iterator[Finding]:
@@ -201,7 +233,7 @@ def _against(record: Record, task: Task) -> Iterator[Finding]:
             yield Finding(f"measurement.{name}: {found}, other than the tier's {expected}", is_fault=False)
 
 
-def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
+def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Finding]:
     if not re.fullmatch(NAME.removesuffix("$"), stated.name):
         yield Finding(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
         return
@@ -216,7 +248,17 @@ def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[F
         content = read_toml(folder / "submission.toml", error=InterpretationError)
         method = Method.model_validate(content.get("method"))
     except (InterpretationError, ValidationError) as problem:
-        yield Finding(f"{part}: {stated.name}/submission.toml cannot be read: {str(problem).splitlines()[0]}")
+        yield Finding(
+            f"{part}: {stated.name}/submission.toml cannot be read: {str(problem).splitlines()[0]}",
+            is_fault=board,
+        )
+        return
+    if not board and not _is_content_of(folder, method, stated):
+        yield Finding(
+            f"{part}: another {stated.name} comes with the benchmark; this one has hash {stated.hash[:12]}…, "
+            "and was not compared",
+            is_fault=False,
+        )
         return
     tasks = content.get("tasks") or [record.task.id]
     for name, found, expected in (
@@ -226,7 +268,9 @@ def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[F
         if found != expected:
             yield Finding(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")
     if record.task.id not in tasks:
-        yield Finding(f"{part}: {stated.name} is for {', '.join(tasks)}, not for {record.task.id}")
+        # Its file may say otherwise elsewhere: tasks are no part of the hash.
+        what = f"{part}: {stated.name} is for {', '.join(tasks)}, not for {record.task.id}"
+        yield Finding(what, is_fault=board)
     digest = submission_hash(method, stated.files)
     if digest != stated.hash:
         yield Finding(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
@@ -236,6 +280,20 @@ def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[F
     yield from _files(folder, method, stated, part)
     if part == "submission":
         yield from _features(record, folder, method)
+
+
+def _is_content_of(folder: Path, method: Method, stated: SubmissionInfo) -> bool:
+    """Whether a record's submission has the hash of the one in `folder`, whatever both are called."""
+    if method.hub is not None:  # its files are not here
+        return submission_hash(method, stated.files) == stated.hash
+    found = {}
+    for name in stated.files:
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            continue
+        path = root_of(folder, name) / name
+        if path.is_file() and not path.is_symlink():
+            found[name] = sha256_file(path)
+    return submission_hash(method, found) == stated.hash
 
 
 def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
@@ -324,15 +382,25 @@ def _sizes(path: Path) -> Iterator[int]:
             yield from entry["shape"]
 
 
-def _mimicry(record: Record, others: Iterable[str]) -> Iterator[Finding]:
+def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Finding]:
     """Names that differ from this one only in what the eye takes for the same."""
-    known = {path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml")}
-    mine = record.submission.name
-    if mine in known:
+    baselines = project_root() / "baselines"
+    known = {path.parent.name for path in baselines.glob("*/submission.toml")}
+    mine, hashes = record.submission, {(peer.submission, peer.hash) for peer in others}
+    if mine.name in known:
         return
-    for other in sorted({*known, *others} - {mine}):
-        if skeleton(other) == skeleton(mine):
-            yield Finding(f"submission.name: {mine[:60]!a} reads like {other[:60]!a}")
+    for other in sorted({*known, *(name for name, _ in hashes)} - {mine.name}):
+        if skeleton(other) != skeleton(mine.name):
+            continue
+        same = (other, mine.hash) in hashes or (other in known and _is_baseline(baselines / other, mine))
+        yield Finding(
+            f"submission.name: {mine.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same
+        )
+
+
+def _is_baseline(folder: Path, stated: SubmissionInfo) -> bool:
+    content = read_toml(folder / "submission.toml", error=InterpretationError)
+    return _is_content_of(folder, Method.model_validate(content.get("method")), stated)
 
 
 def skeleton(name: str) -> str:

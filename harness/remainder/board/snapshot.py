@@ -25,10 +25,11 @@ from pydantic import ValidationError
 from remainder.board.verify import record_files, verify_paths
 from remainder.canonical import canonical_json, sha256, write_atomically
 from remainder.errors import RecordError
-from remainder.files import LARGEST, present, require_file
-from remainder.paths import project_root
+from remainder.files import LARGEST, present, require_file, require_folder
+from remainder.paths import is_checkout, project_root
 from remainder.record import read_record
 from remainder.schema import FrozenModel, Sha256, TaskInfo
+from remainder.wrapping import command
 
 __all__ = [
     "Entry",
@@ -107,15 +108,21 @@ def freeze(name: str, *, results: Path | None = None, folder: Path | None = None
         RecordError: if there is such a snapshot already, or a record does not pass.
     """
     root, target = results or results_folder(), _file(name, folder)
+    if folder is None and not is_checkout():
+        raise RecordError(
+            "this is an installed package, whose snapshots are those that it came with",
+            fix="freeze in a checkout of the repository, or name a folder by --out",
+        )
+    require_folder(target.parent, "--out", RecordError)
     if target.exists():
         raise RecordError(f"{target}: is frozen, and never written again", fix="choose another name")
-    verdicts = verify_paths([root])
+    verdicts = verify_paths([root], board=True)
     faulty = [verdict for verdict in verdicts if not verdict.passed]
     if faulty:
         first = faulty[0]
         raise RecordError(
             f"{len(faulty)} of {len(verdicts)} files do not pass, the first: {first.path}: {first.faults[0]}",
-            fix=f"mend or remove what `remainder verify {root}` names, and freeze then",
+            fix=f"mend or remove what `{command(['remainder', 'verify', str(root)])}` names, and freeze then",
         )
     write_atomically(target, make_snapshot(name, root, record_files(root)[0]).content)
     return target

@@ -7,7 +7,6 @@ same version of this package give the same bytes. Its fields are those of `Verif
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,9 +17,10 @@ from remainder import __version__
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.canonical import canonical_json, write_atomically
 from remainder.errors import RecordError
-from remainder.files import SETTINGS, require_file
+from remainder.files import SETTINGS, require_file, require_folder
 from remainder.report import WIDTH
 from remainder.schema import FrozenModel, Real, Sha256
+from remainder.wrapping import fill
 
 __all__ = [
     "FORMATS",
@@ -29,6 +29,7 @@ __all__ = [
     "read_verification",
     "render_verdicts",
     "require_format",
+    "require_place",
     "verification_path",
     "write_verification",
 ]
@@ -107,11 +108,8 @@ def write_verification(verdict: Verdict, remeasured: Remeasured | None = None) -
             f"{verdict.path}: cannot be read, so there is no id to keep a verdict under",
             fix="; ".join(verdict.faults) or None,
         )
-    if root is None:
-        raise RecordError(
-            f"{verdict.path}: does not lie in a folder of results, beside which verdicts are kept",
-            fix="give the folder, or leave out --write",
-        )
+    require_place(verdict)
+    assert root is not None
     path = verification_path(root, record.record_id)
     if remeasured is None and path.is_file():
         remeasured = read_verification(path).remeasured
@@ -132,6 +130,19 @@ def write_verification(verdict: Verdict, remeasured: Remeasured | None = None) -
     text = canonical_json(content.model_dump(mode="json"), indent=1) + "\n"
     write_atomically(path, text.encode())
     return path
+
+
+def require_place(verdict: Verdict) -> None:
+    """Raise RecordError if a record that could be read lies where no verdict can be kept beside it."""
+    if verdict.record is None:  # it has no id to keep a verdict under
+        return
+    if verdict.root is None:
+        raise RecordError(
+            f"{verdict.path}: does not lie in a folder of results, beside which verdicts are kept",
+            fix="put it where `remainder run` does, <task>/<N>/<submission>/<record_id>.json, or leave out "
+            "--write",
+        )
+    require_folder(verification_path(verdict.root, "").parent, "--write", RecordError)
 
 
 def require_format(format: str) -> None:
@@ -163,7 +174,7 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
             lines.append(verdict.path.as_posix())
         for kind, text in said:
             start = f"  {kind}: "
-            lines += textwrap.wrap(start + text, WIDTH, subsequent_indent=" " * len(start))
+            lines.append(fill(start + text, WIDTH, hanging=" " * len(start)))
     failed = sum(not verdict.passed for verdict in verdicts)
     plural = "" if len(verdicts) == 1 else "s"
     lines.append(f"{len(verdicts)} file{plural} verified: {len(verdicts) - failed} passed, {failed} at fault")

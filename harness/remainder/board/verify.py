@@ -15,7 +15,6 @@ How a verdict is shown and kept: `board.verifications`.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import zlib
@@ -23,15 +22,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from remainder.board import consistency, origin, plausibility
-from remainder.board.origin import Finding, Peer
+from remainder.board.origin import Finding
+from remainder.board.shelf import LARGEST_JSON, Shelf, is_board, results_root
 from remainder.canonical import canonical_json
 from remainder.errors import RecordError, RemainderError
-from remainder.paths import project_root
 from remainder.record import read_record, values_path
 from remainder.schema import Record
 
@@ -46,34 +45,15 @@ __all__ = [
     "verify_record",
 ]
 
-_LARGEST_JSON = 4_000_000  # bytes; a record with every rung has 40,000
+_LARGEST_JSON = LARGEST_JSON
 _LARGEST_VALUES = 50_000_000  # bytes as they lie on the disk
 _LARGEST_UNPACKED = 500_000_000  # bytes
 _CHUNK = 1 << 20
 _VALUES = ".csv.gz"
 _LINK = "is a link; results are plain files"
+_RESTORE = "restore what is at fault as it was written, or measure again; never edit a record"
+_STRAY = "take what is no record out of a folder of results"
 _LONGEST = 600  # characters of a finding that are shown
-
-
-class Shelf:
-    """A folder of results, `<task>/<N>/<submission>/<record_id>.json`, and what its records share."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._peers: dict[Path, list[Peer]] = {}
-
-    def place(self, record: Record) -> Path:
-        """Where a record belongs; one of nested interpretations in a folder `<submission>-to-<finer>`."""
-        major = record.task.version.partition("-")[0]
-        return self.root / record.task.id / major / record.submission.name / f"{record.record_id}.json"
-
-    def peers(self, record: Record) -> list[Peer]:
-        """All records of the task and major version, those that cannot be read left out: each is at fault
-        when it is verified itself."""
-        folder = self.root / record.task.id / record.task.version.partition("-")[0]
-        if folder not in self._peers:
-            self._peers[folder] = list(_peers(folder))
-        return self._peers[folder]
 
 
 class Verdict(NamedTuple):
@@ -90,6 +70,11 @@ class Verdict(NamedTuple):
     def faults(self) -> tuple[str, ...]:
         """What is wrong."""
         return tuple(_shown(finding.text) for finding in self.findings if finding.is_fault)
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """What to do about the faults, each said once."""
+        return tuple(dict.fromkeys(finding.fix or _RESTORE for finding in self.findings if finding.is_fault))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -138,28 +123,46 @@ def _words(subject: _Subject) -> Iterator[Finding]:
 
 
 def _place(subject: _Subject) -> Iterator[Finding]:
-    if subject.shelf is None:
-        yield Finding("its place was not checked: it does not lie in a folder of results", is_fault=False)
+    shelf = subject.shelf
+    if shelf is None:
+        yield Finding(
+            "its place was not checked: it was given alone, or lies in no folder of results "
+            "(<task>/<N>/<submission>/<record_id>.json)",
+            is_fault=False,
+        )
         return
-    expected = subject.shelf.place(subject.record)
+    expected = shelf.place(subject.record)
     found = subject.path.resolve()
     if subject.record.reference is not None and found.parent.name.startswith(f"{expected.parent.name}-to-"):
         expected = expected.parent.parent / found.parent.name / expected.name
-    if found != expected.resolve():
-        yield Finding(f"lies at the wrong place; expected {expected.relative_to(subject.shelf.root)}")
+    if found == expected.resolve():
+        return
+    where = expected.relative_to(shelf.root)
+    if not shelf.board and expected.is_file() and expected.read_bytes() == found.read_bytes():
+        yield Finding(f"is a copy of {where}: its place was not checked", is_fault=False)
+        return
+    yield Finding(
+        f"lies at the wrong place; expected {where}",
+        fix="move a record that lies at the wrong place, with its values, to where it is expected",
+    )
 
 
 def _shared(subject: _Subject) -> Iterator[Finding]:
     peers = [] if subject.shelf is None else subject.shelf.peers(subject.record)
-    yield from origin.check_peers(subject.record, peers)
+    yield from origin.check_peers(subject.record, peers, board=_on_board(subject))
+
+
+def _on_board(subject: _Subject) -> bool:
+    """Whether names are held to what a leaderboard asks for: there, each stands for one content."""
+    return subject.shelf is not None and subject.shelf.board
 
 
 CHECKS: dict[str, Callable[[_Subject], Iterator[Finding]]] = {
     "form": _form,
     "words": _words,
     "place": _place,
-    "task": lambda subject: origin.check_task(subject.record),
-    "submission": lambda subject: origin.check_submission(subject.record),
+    "task": lambda subject: origin.check_task(subject.record, board=_on_board(subject)),
+    "submission": lambda subject: origin.check_submission(subject.record, board=_on_board(subject)),
     "peers": _shared,
     "measurement": _of(consistency.check_measurement),
     "checks": _of(consistency.check_checks),
@@ -180,7 +183,8 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
     """Every fault of the record at `path` (`<stem>.json`, its values beside it).
 
     Args:
-        shelf: the folder of results that it belongs to; None leaves its place and its peers unchecked.
+        shelf: the folder of results that it belongs to; None leaves its place and its peers unchecked, and
+            compares it with a task or submission of the benchmark only if it has that one's hash.
     """
     faults = tuple(Finding(text) for text in _file_faults(path))
     if faults:
@@ -201,25 +205,27 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
     return Verdict(path, record, tuple(findings), None if shelf is None else shelf.root)
 
 
-def verify_paths(paths: Sequence[Path], *, jobs: int | None = None) -> list[Verdict]:
+def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool = False) -> list[Verdict]:
     """Verdicts on records, and on all that lies in folders, in the order of their paths.
 
     Args:
         paths: files of records, or folders of results.
         jobs: processes; default: one for each core if there are many records.
+        board: whether a folder that is given is that of a leaderboard, wherever it lies; else the folder of
+            results is found from the place of each record.
 
     Raises:
         RecordError: if a path does not exist, or there is no record at all.
     """
-    work: list[tuple[Path, Path | None]] = []
+    work: list[_Work] = []
     verdicts: list[Verdict] = []
     for given in paths:
         if not given.exists():
             raise RecordError(f"{given}: there is no such file or folder", fix="give a record or a folder")
-        root = results_root(given)
         records, strays = record_files(given)
-        work += [(path, root) for path in records]
-        verdicts += [Verdict(path, None, (Finding(why),)) for path, why in strays]
+        root = given if board and given.is_dir() else None
+        work += [(path, given.is_dir(), root) for path in records]
+        verdicts += [Verdict(path, None, (Finding(why, fix=_STRAY),)) for path, why in strays]
     if not work and not verdicts:
         raise RecordError(
             f"{', '.join(map(str, paths))}: holds no record", fix="give a record's .json file, or a folder"
@@ -234,14 +240,6 @@ def verify_paths(paths: Sequence[Path], *, jobs: int | None = None) -> list[Verd
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             found = list(pool.map(_verify_all, groups))
     return sorted([*verdicts, *(verdict for part in found for verdict in part)], key=lambda one: one.path)
-
-
-def results_root(path: Path) -> Path | None:
-    """The folder of results that a path belongs to: the benchmark's own, or the given folder itself."""
-    own = project_root() / "leaderboard" / "results"
-    if path.resolve().is_relative_to(own.resolve()):
-        return own
-    return path if path.is_dir() else None
 
 
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -264,12 +262,21 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return sorted(records), sorted(strays)
 
 
-def _verify_all(work: Iterable[tuple[Path, Path | None]]) -> list[Verdict]:
+_Work = tuple[Path, bool, "Path | None"]
+"""A record, whether it was found in a folder that was given, and the leaderboard's folder if that is it."""
+
+
+def _verify_all(work: Iterable[_Work]) -> list[Verdict]:
     shelves: dict[Path, Shelf] = {}
     found = []
-    for path, root in work:
-        shelf = None if root is None else shelves.setdefault(root, Shelf(root))
-        found.append(verify_record(path, shelf))
+    for path, in_folder, board in work:
+        root = board or results_root(path)
+        if root is not None and root not in shelves:
+            shelves[root] = Shelf(root, board=board is not None or is_board(root))
+        shelf = None if root is None else shelves[root]
+        # A file that is given alone is looked at alone, but for a leaderboard's, where all must agree.
+        beside = shelf if shelf is not None and (in_folder or shelf.board) else None
+        found.append(verify_record(path, beside)._replace(root=root))
     return found
 
 
@@ -307,17 +314,6 @@ def _unpacks_within(path: Path, most: int) -> bool:
                 if total > most:
                     return False
     return True
-
-
-def _peers(folder: Path) -> Iterator[Peer]:
-    for path in sorted(folder.glob("*/*.json")):
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > _LARGEST_JSON:
-            continue
-        try:
-            content: Any = json.loads(path.read_bytes())
-            yield origin.peer_of(content)
-        except (RecordError, ValueError, RecursionError):
-            continue
 
 
 def _shown(text: str) -> str:

@@ -48,6 +48,7 @@ from remainder.measure.values import canonical_values
 from remainder.model import Runner
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
+from remainder.recordable import require_recordable
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
 from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
@@ -207,6 +208,8 @@ class _Run:
                 self.finer = self.reference.build().placed(self.loaded.device)
                 require_same(self.loaded, self.finer, self.plan.dtype)
                 self.warnings += self.finer.warnings
+            told = [self.subject, *([] if self.reference is None else [self.reference.subject])]
+            require_recordable([info(each) for each in told], self.warnings)
         with self._timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
             self._phase("fitting residual models")

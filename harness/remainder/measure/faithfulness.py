@@ -38,6 +38,7 @@ from remainder.measure.feature_faithfulness import measure_features
 from remainder.measure.plan import Plan
 from remainder.provenance import collect_provenance
 from remainder.record import make_record
+from remainder.recordable import require_recordable
 from remainder.schema import (
     Calibration,
     Check,
@@ -90,6 +91,7 @@ def measure_circuit(
         MeasurementError: a check failed, or a number is not finite.
         TaskError: the task has too few prompts.
     """
+    require_recordable([info], notes)
     if isinstance(circuits, FeatureCircuits):
         return measure_features(loaded, info, circuits, plan, notes)
     return _Measuring(loaded, info, circuits, plan, warnings=[*plan.notes, *notes]).record()

@@ -1,0 +1,107 @@
+"""Where records lie: folders of results, which are a leaderboard's, and what a record's own place says.
+
+A record lies at `<root>/<task>/<N>/<submission>/<record_id>.json`. So the root is found from what the record
+says of itself, whichever folder was asked for: the results, one task of them, or one submission.
+
+In a leaderboard a name stands for one content for good, and a record elsewhere than it says is at fault.
+Anybody else's results may hold copies, tasks of their own, and other content under a name that comes with the
+benchmark: such records are told apart by hash, and what they cannot be compared with is noted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from remainder.board import origin
+from remainder.board.origin import Peer
+from remainder.errors import RecordError
+from remainder.paths import project_root
+from remainder.schema import Record
+
+__all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_root"]
+
+LARGEST_JSON = 4_000_000
+"""Bytes of the largest record that is read; one with every rung has 40,000."""
+
+
+class Shelf:
+    """A folder of results, and what its records share.
+
+    Args:
+        root: that holds `<task>/<N>/<submission>/<record_id>.json`.
+        board: whether names and places there are held to what a leaderboard asks for.
+    """
+
+    def __init__(self, root: Path, *, board: bool = True) -> None:
+        self.root = root
+        self.board = board
+        self._peers: dict[Path, list[Peer]] = {}
+
+    def place(self, record: Record) -> Path:
+        """Where a record belongs; one of nested interpretations in a folder `<submission>-to-<finer>`."""
+        major = record.task.version.partition("-")[0]
+        return self.root / record.task.id / major / record.submission.name / f"{record.record_id}.json"
+
+    def peers(self, record: Record) -> list[Peer]:
+        """All records of the task and major version, those that cannot be read left out: each is at fault
+        when it is verified itself."""
+        folder = self.root / record.task.id / record.task.version.partition("-")[0]
+        if folder not in self._peers:
+            self._peers[folder] = list(_peers(folder))
+        return self._peers[folder]
+
+
+def is_board(root: Path) -> bool:
+    """Whether a folder of results is that of a leaderboard: the benchmark's own, or another checkout's."""
+    return root.resolve() == _own().resolve() or _ends_like_a_board(root.resolve())
+
+
+def results_root(path: Path) -> Path | None:
+    """The folder of results that the record at `path` belongs to; None if its place is of none.
+
+    A leaderboard holds what lies below it. Elsewhere the folders above a record are those of its task and
+    version, as it names them itself.
+    """
+    file = path.resolve()
+    own = _own()
+    if file.is_relative_to(own.resolve()):
+        return own
+    for folder in file.parents:
+        if _ends_like_a_board(folder):
+            return folder
+    try:
+        content = _content(file)
+        expected = (*content["task"]["id"].split("/"), content["task"]["version"].partition("-")[0])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # whatever it is, it says nowhere where it belongs; what is wrong is told when it is read
+    above = file.parent.parent  # of the submission's folder
+    if above.parts[-len(expected) :] != expected or len(above.parts) <= len(expected):
+        return None
+    return above.parents[len(expected) - 1]
+
+
+def _own() -> Path:
+    return project_root() / "leaderboard" / "results"
+
+
+def _ends_like_a_board(folder: Path) -> bool:
+    return folder.parts[-2:] == ("leaderboard", "results")
+
+
+def _content(path: Path) -> Any:
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"{path} is no record")
+    return json.loads(path.read_bytes())
+
+
+def _peers(folder: Path) -> Iterator[Peer]:
+    for path in sorted(folder.glob("*/*.json")):
+        if path.is_symlink():
+            continue
+        try:
+            yield origin.peer_of(_content(path))
+        except (RecordError, OSError, ValueError, RecursionError):
+            continue

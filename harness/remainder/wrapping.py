@@ -1,0 +1,74 @@
+"""Text for a terminal that can be copied: nothing that is copied as a whole is ever broken in two.
+
+1. Prose is filled to a width at blanks. What stands in backticks or quotes stays on one line, and a word that
+   is longer than a line, such as a path, stays whole.
+2. A command is one line, however long: a terminal wraps it without putting anything into it. Its words are
+   quoted as a shell takes them back.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+__all__ = ["command", "fill", "quoted"]
+
+_BLANK = "\0"
+"""Stands for a blank that no line is broken at, meanwhile."""
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", "'": r"\'"}
+# Quotes within a word are apostrophes.
+_ATOM = re.compile(r"""(?:`[^`]*`|(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|\S)+""")
+
+
+def fill(text: str, width: int, *, hanging: str = "", whole: Sequence[str] = ()) -> str:
+    """`text` in lines of at most `width` letters, where that needs no word, quotation or command broken.
+
+    Args:
+        text: its own line breaks stay, and so does the blank space at the beginning of its lines.
+        width: of a line.
+        hanging: put before every line that is begun here.
+        whole: what else stays on one line: a path that holds blanks.
+    """
+    for part in whole:
+        if " " in part:
+            text = text.replace(part, part.replace(" ", _BLANK))
+    lines = (part for line in text.split("\n") for part in _lines(line, width, hanging))
+    return "\n".join(lines).replace(_BLANK, " ")
+
+
+def _lines(line: str, width: int, hanging: str) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    found: list[str] = []
+    current, begun = line[: len(line) - len(line.lstrip())], False
+    for atom in _ATOM.findall(line):
+        if begun and len(current) + 1 + len(atom) > width:
+            found.append(current)
+            current, begun = hanging, False
+        current += f" {atom}" if begun else atom
+        begun = True
+    return [*found, current]
+
+
+def command(words: Sequence[str]) -> str:
+    """A command as one line that a POSIX shell takes apart into the same words."""
+    return " ".join(map(quoted, words))
+
+
+def quoted(word: str) -> str:
+    """As a shell takes it for one word; letters that a terminal would act upon as `$'…'` writes them."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escaped, word)) + "'"
+
+
+def _escaped(letter: str) -> str:
+    if letter in _ESCAPES:
+        return _ESCAPES[letter]
+    if letter.isprintable():
+        return letter
+    raw = letter.encode("utf-8", "surrogateescape")
+    return "".join(f"\\x{byte:02x}" for byte in raw)
