@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.foreign import said
 from remainder.method import NAME, Method, SiteSource, submission_hash
 from remainder.paths import project_root, root_of
 from remainder.schema import Record, SubmissionInfo
@@ -216,7 +217,8 @@ def _submission(record: Record, stated: SubmissionInfo, part: str) -> Iterator[F
         content = read_toml(folder / "submission.toml", error=InterpretationError)
         method = Method.model_validate(content.get("method"))
     except (InterpretationError, ValidationError) as problem:
-        yield Finding(f"{part}: {stated.name}/submission.toml cannot be read: {str(problem).splitlines()[0]}")
+        why = problem.what if isinstance(problem, InterpretationError) else said(problem)
+        yield Finding(f"{part}: {stated.name}/submission.toml cannot be read: {why}")
         return
     tasks = content.get("tasks") or [record.task.id]
     for name, found, expected in (
