@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from remainder.assets import sha256_file
 from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.foreign import said
 from remainder.method import NAME, Method, SiteSource, submission_hash
 from remainder.paths import project_root, root_of
 from remainder.schema import Record, SubmissionInfo
@@ -248,8 +249,9 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         content = read_toml(folder / "submission.toml", error=InterpretationError)
         method = Method.model_validate(content.get("method"))
     except (InterpretationError, ValidationError) as problem:
+        why = problem.what if isinstance(problem, InterpretationError) else said(problem)
         yield Finding(
-            f"{part}: {stated.name}/submission.toml cannot be read: {str(problem).splitlines()[0]}",
+            f"{part}: {stated.name}/submission.toml cannot be read: {why}",
             is_fault=board,
         )
         return

@@ -18,6 +18,7 @@ from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.canonical import canonical_json, write_atomically
 from remainder.errors import RecordError
 from remainder.files import SETTINGS, require_file, require_folder
+from remainder.foreign import said
 from remainder.report import WIDTH
 from remainder.schema import FrozenModel, Real, Sha256
 from remainder.wrapping import fill
@@ -88,9 +89,9 @@ def read_verification(path: Path) -> Verification:
     try:
         return Verification.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as problem:
-        first = str(problem).splitlines()[0]
         raise RecordError(
-            f"{path}: is no verification ({first})", fix="delete it, and write it with `remainder verify`"
+            f"{path}: is no verification ({said(problem)})",
+            fix="delete it, and write it with `remainder verify`",
         ) from problem
 
 
