@@ -195,7 +195,7 @@ def load_object(
     looked = look(config, task, name, ignore, is_object=True)
     if said is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
-        looked = look(said, task, name, ignore)
+        looked = look(said, task, name, ignore, is_release=True)
     _check_folded(thing, name)
     return _loaded(thing, name, task, reads, looked)
 
