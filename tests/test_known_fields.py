@@ -57,8 +57,7 @@ from remainder.formats.known import Ignore, Settings, Table, heeded, lines_of, p
 from remainder.method import Method, submission_hash
 from remainder.paths import project_root
 from remainder.submission import open_submission
-from remainder.task import load_task
-from remainder.task import Site
+from remainder.task import Site, load_task
 
 
 @pytest.mark.parametrize("reader", READERS)
