@@ -57,7 +57,7 @@ from remainder.formats.known import Ignore, Settings, Table, heeded, lines_of, p
 from remainder.method import Method, submission_hash
 from remainder.paths import project_root
 from remainder.submission import open_submission
-from remainder.task import Site
+from remainder.task import Site, load_task
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -416,3 +416,13 @@ def test_fields_of_cfg_of_a_circuit_are_known_by_name() -> None:
     assert {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"} <= eap_ig_files.CFG.lines.keys()
     assert eap_ig_files.CFG.rest is None
     assert eap_ig_files.ENTRY.lines.keys() == {"in_graph", "score"}
+
+
+BASELINES = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/weights"))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_bundled_baseline_has_no_field_that_is_not_known(name: str) -> None:
+    submission = open_submission(name)
+    if submission.kind == "reconstruction" and submission.method.format == "saelens":
+        assert submission.build(load_task(submission.tasks[0]), never).warnings == ()

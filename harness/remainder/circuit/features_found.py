@@ -271,7 +271,7 @@ def _of_graphs(
         )
     layers = loaded.circuit_model().graph.architecture.layers
     by_template = {}
-    notes = []
+    notes: list[str] = []
     for template, length in lengths.items():
         file = path if path.is_file() else path / f"{template}.json"
         if not file.is_file():

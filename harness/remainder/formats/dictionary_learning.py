@@ -248,12 +248,11 @@ def _check_counters(found: dict[str, Tensor], trainer: Settings, latents: int, w
             f"{weights}: k is {found['k'].tolist():g}; {CONFIG} says k = {brief(trainer['k'])}",
             fix="one of the two belongs to something else; take both from one place",
         )
-    groups: list[tuple[Path, Any]] = (
-        [(weights, found["group_sizes"].tolist())] if "group_sizes" in found else []
-    )
+    groups: list[tuple[Path, Any]] = []
+    groups += [(weights, found["group_sizes"].tolist())] if "group_sizes" in found else []
     groups += [(Path(trainer.where), trainer["group_sizes"])] if "group_sizes" in trainer else []
     for where, sizes in groups:
-        whole = isinstance(sizes, list) and {type(size) for size in sizes} <= {int, float}
+        whole = type(sizes) is list and {type(size) for size in sizes} <= {int, float}
         if not whole or sum(sizes) != latents:
             raise InterpretationError(
                 f"{where}: group_sizes is {brief(sizes)}; expected sizes that add up to {latents} latents",

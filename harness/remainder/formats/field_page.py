@@ -53,6 +53,7 @@ def _architectures() -> Iterator[Section]:
 
 SECTIONS: tuple[Section, ...] = (
     Section("SAELens `cfg.json`, and configs of sae-lens's list of releases", Table(saelens_fields.COMMON)),
+    Section("a release of sae-lens's list, beside these", Table(saelens_fields.RELEASE)),
     *_architectures(),
     Section("`cfg` of an object, such as a custom SAE of SAEBench", saelens_fields.OBJECT),
     Section("dictionary_learning `config.json`", dictionary_learning.FIELDS),

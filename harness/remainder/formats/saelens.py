@@ -228,7 +228,7 @@ def load_object(
     looked = look(config, task, name, ignore, is_object=True)
     if said is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
-        looked = look(said, task, name, ignore)
+        looked = look(said, task, name, ignore, is_release=True)
     is_sae = _is_of_sae_lens(thing)
     # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
     own = thing

@@ -44,7 +44,17 @@ from remainder.formats.known import (
 from remainder.formats.model_loading import OPTIONS, check_options
 from remainder.task import Site, Task
 
-__all__ = ["ARCHITECTURES", "COMMON", "METADATA", "OBJECT", "Looked", "TanhReLU", "look", "table_of"]
+__all__ = [
+    "ARCHITECTURES",
+    "COMMON",
+    "METADATA",
+    "OBJECT",
+    "RELEASE",
+    "Looked",
+    "TanhReLU",
+    "look",
+    "table_of",
+]
 
 _PLACE: dict[str, Line] = {
     "hook_name": heeded("what it reads, and unless it is a transcoder what it rebuilds", text),
@@ -212,6 +222,12 @@ OBJECT = Table(
 """Of the `cfg` of an object, such as a custom SAE of SAEBench."""
 
 
+RELEASE: dict[str, Line] = harmless(
+    "sae-lens's reader of the release wrote it into the weights", "jump_relu_threshold"
+)
+"""What only sae-lens's own readers of releases say, beside the rest."""
+
+
 class Looked(NamedTuple):
     """What a config says beyond what SAELens makes of it."""
 
@@ -246,6 +262,7 @@ def look(
     ignore: Ignore | None = None,
     *,
     is_object: bool = False,
+    is_release: bool = False,
 ) -> Looked:
     """Look through a config, as this module's text says.
 
@@ -255,11 +272,15 @@ def look(
         where: it is from, for messages.
         ignore: fields to be passed over.
         is_object: whether an object computes, and not SAELens by these fields.
+        is_release: whether sae-lens's reader of a release made it, of files that this reader does not see.
 
     Raises:
         InterpretationError: a field is not known, has a value that is not computed, or two do not agree.
     """
-    settings = Settings(config, OBJECT if is_object else table_of(config), where, ignore)
+    table = OBJECT if is_object else table_of(config)
+    if is_release:
+        table = Table({**table.lines, **RELEASE})
+    settings = Settings(config, table, where, ignore)
     metadata = settings.block("metadata")
     settings.all()
     metadata.all()
