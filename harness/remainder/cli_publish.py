@@ -167,10 +167,8 @@ def submit(
     if inside:
         print("\nTo submit it:")
     else:
-        print(
-            "\nTo submit it, put these files into baselines/ and leaderboard/results/ of a checkout, and add"
-        )
-        print("them there:")
+        print("\nTo submit it, put these files into baselines/ and leaderboard/results/ of a")
+        print("checkout of the repository, and add them there:")
     if inside and to.root.resolve() != Path.cwd():
         print(f"  {command(['cd', str(to.root)])}")
     for words in git_commands(done):
