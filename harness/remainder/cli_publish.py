@@ -162,13 +162,15 @@ def submit(
     if open_:
         open_pull_request(done)
         return
-    try:
-        require_repository(to)
-    except RecordError as problem:
-        print(f"\nTo submit it, take these files into a checkout of the repository: {problem.what}")
-        return
-    print("\nTo submit it:")
-    if to.root.resolve() != Path.cwd():
+    inside = all(
+        folder.resolve().is_relative_to(to.root.resolve()) for folder in (to.submissions, to.results)
+    )
+    if inside:
+        print("\nTo submit it:")
+    else:
+        print("\nTo submit it, put these files into baselines/ and leaderboard/results/ of a")
+        print("checkout of the repository, and add them there:")
+    if inside and to.root.resolve() != Path.cwd():
         print(f"  {command(['cd', str(to.root)])}")
     for words in git_commands(done):
         print(f"  {command(words)}")
