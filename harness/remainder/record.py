@@ -25,8 +25,8 @@ from remainder.canonical import canonical_json, content_hash, sha256, write_atom
 from remainder.errors import RecordError
 from remainder.files import SETTINGS, present, require_file
 from remainder.measure.intervals import other_rounding
-from remainder.measure.summary import summarise, summarise_l0
-from remainder.measure.values import of_split, values_from_csv, values_to_csv
+from remainder.measure.summary import summaries_of
+from remainder.measure.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
 from remainder.schema import (
     SCHEMA_VERSION,
     Calibration,
@@ -105,7 +105,8 @@ def make_record(
         raise RecordError(
             f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
         )
-    l0 = summarise_l0(values, seed=measurement.seed)
+    table = canonical_values(values)
+    metrics, l0 = summaries_of(table, seed=measurement.seed)
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "protocol": str(protocol),
@@ -115,15 +116,13 @@ def make_record(
         "tier": tier,
         "model": model.model_dump(),
         "corpus": corpus.model_dump(),
-        "metrics": summarise(values, seed=measurement.seed)
-        .model_copy(update={"gaussianity": gaussianity})
-        .model_dump(),
+        "metrics": metrics.model_copy(update={"gaussianity": gaussianity}).model_dump(),
         "compat": None if compat is None else compat.model_dump(),
         "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
         "checks": {name: check.model_dump() for name, check in checks.items()},
         "calibration": calibration.model_dump(),
         "measurement": measurement.model_dump(),
-        "documents": _documents_info(values).model_dump(),
+        "documents": _documents_info(table).model_dump(),
         "provenance": provenance.model_dump(),
         "warnings": list(warnings),
         "measurement_key": measurement_key(
@@ -302,10 +301,10 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
         "documents": record.documents.model_dump(mode="json"),
     }
-    seed = record.measurement.seed
+    table, seed = canonical_values(values), record.measurement.seed
     found = {
-        **_summaries(values, seed=seed),
-        "documents": _documents_info(values).model_dump(mode="json"),
+        **_summaries(table, seed=seed),
+        "documents": _documents_info(table).model_dump(mode="json"),
     }
     first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
     places = [
@@ -314,7 +313,7 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         if not _same(first.get(place), second.get(place))
     ]
     if places and all(place.endswith((".low", ".high")) for place in places):
-        others = (_summaries(values, seed=seed, rounding=number) for number in range(_SHAKES))
+        others = (_summaries(table, seed=seed, rounding=number) for number in range(_SHAKES))
         shaken = [second, *(dict(_leaves(other, "")) for other in others)]
         places = [
             place
@@ -330,13 +329,15 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         )
 
 
-def _summaries(values: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
-    """All that is summarised from values, as plain JSON; with `rounding`, as another platform may round."""
+def _summaries(table: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
+    """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
+    round."""
     with nullcontext() if rounding is None else other_rounding(rounding):
-        return {
-            "metrics": summarise(values, seed=seed).model_dump(mode="json", exclude={"gaussianity"}),
-            "complexity": {"l0": summarise_l0(values, seed=seed).model_dump(mode="json")},
-        }
+        metrics, l0 = summaries_of(table, seed=seed)
+    return {
+        "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
+        "complexity": {"l0": l0.model_dump(mode="json")},
+    }
 
 
 def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
@@ -348,11 +349,11 @@ def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
     return bool(low - room <= stated <= high + room)
 
 
-def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
-    clean = of_split(values.loc[values["rung"] == "clean"])
+def _documents_info(table: pd.DataFrame) -> DocumentsInfo:
+    clean = of_split(table.loc[table["rung"] == "clean"])
     return DocumentsInfo(
-        sha256=sha256(values_to_csv(values)),
-        rows=len(values),
+        sha256=sha256(csv_of(table)),
+        rows=len(table),
         documents=int(clean["document"].nunique()),
         windows=len(clean),
         tokens=int(clean["tokens"].sum()),

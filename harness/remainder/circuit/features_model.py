@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from remainder.errors import MeasurementError, TaskError
+from remainder.model import hooked_pass
 
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
 
@@ -50,6 +51,9 @@ class BridgeSiteModel:
     """A language model that TransformerLens' bridge holds; activations are float32."""
 
     bridge: Any
+
+    def __post_init__(self) -> None:
+        self._points: dict[str, Any] = self.bridge.hook_dict
 
     def run(
         self, inputs: Shaped[Tensor, "rows pos"], edits: Edits, positions: Sequence[int] | None = None
@@ -115,13 +119,13 @@ class BridgeSiteModel:
         )
 
     def _forward(self, inputs: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Any:
-        return self.bridge.run_with_hooks(inputs, fwd_hooks=hooks, return_type="logits", use_cache=False)
+        return hooked_pass(self.bridge, self._points, inputs, hooks)
 
     def _require(self, name: str) -> None:
-        if name not in self.bridge.hook_dict:
+        if name not in self._points:
             import difflib
 
-            near = difflib.get_close_matches(name, self.bridge.hook_dict, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, self._points, n=3, cutoff=0.5)
             raise TaskError(
                 f"the model has no hook {name!r}", fix=f"did you mean {', '.join(near) or 'another name'}?"
             )
