@@ -50,6 +50,7 @@ __all__ = [
     "make_record",
     "measurement_key",
     "read_record",
+    "read_sealed",
     "read_summary",
     "recompute",
     "values_path",
@@ -229,6 +230,20 @@ def read_record(path: Path) -> StoredRecord:
     Raises:
         RecordError: a file is missing, truncated or edited, or the record has another schema version.
     """
+    record, data = _read(path)
+    return StoredRecord(record, values_from_csv(data))
+
+
+def read_sealed(path: Path) -> Record:
+    """The record alone, as `read_record` reads it, with every hash verified, that of its values too.
+
+    Raises:
+        RecordError: as `read_record`.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Record, bytes]:
     record = read_summary(path)
     beside = values_path(path)
     if not present(beside):
@@ -250,7 +265,7 @@ def read_record(path: Path) -> StoredRecord:
             f"{beside}: content hash {found[:12]}…, the record says {record.documents.sha256[:12]}…",
             fix="restore the file as it was written; values are not edited",
         )
-    return StoredRecord(record, values_from_csv(data))
+    return record, data
 
 
 def find_record(folder: Path, key: str) -> Path | None:
@@ -262,7 +277,7 @@ def find_record(folder: Path, key: str) -> Path | None:
         if not path.is_file() or key not in path.read_text(encoding="utf-8", errors="replace"):
             continue
         try:
-            if read_record(path).record.measurement_key == key:
+            if read_sealed(path).measurement_key == key:
                 return path
         except RecordError as problem:
             logging.getLogger(__name__).warning("not used, since it is damaged: %s", problem.what)

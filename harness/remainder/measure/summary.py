@@ -83,9 +83,7 @@ def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
             "no token is scored", fix="give the task longer windows or fewer masked positions"
         )
     bootstrap = Bootstrap(len(clean), seed=seed)
-    return Summaries(
-        _metrics(bootstrap, totals, table, seed=seed), _number(bootstrap, l0(totals))
-    )
+    return Summaries(_metrics(bootstrap, totals, table, seed=seed), _number(bootstrap, l0(totals)))
 
 
 def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
