@@ -166,7 +166,12 @@ def test_an_edited_snapshot_is_noticed(
 ) -> None:
     content = copy.deepcopy(frozen)
     place = {"root": content, "version": content["tasks"][0]}.get(field, content["records"][1])
-    place[field] = content["records"][0].get(field, "0" * 64 if field == "root" else "2-A")
+    other = {
+        "version": "2-A",
+        "record_id": content["records"][0]["record_id"],
+        "path": content["records"][0]["path"],
+    }
+    place[field] = other.get(field, "0" * 64)
     folder = written(content, tmp_path / "snapshots")
     with pytest.raises(RecordError):
         check_snapshot("2026.12", results=results, folder=folder)
