@@ -38,11 +38,15 @@ def checker(signature: Callable[..., Any]) -> Callable[..., Any]:
         tuple(signature.__annotations__.items()),
     )
 
+    compiled: Callable[..., Any] | None = None
+
     @wraps(signature)
     def check(*args: Any, **kwargs: Any) -> Any:
-        compiled = _compiled.get(key)
+        nonlocal compiled
         if compiled is None:
-            compiled = _compiled[key] = beartype(signature)
+            if key not in _compiled:
+                _compiled[key] = beartype(signature)
+            compiled = _compiled[key]
         return compiled(*args, **kwargs)
 
     return check
