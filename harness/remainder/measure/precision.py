@@ -40,7 +40,7 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 @cache
 def bfloat16_cost(device: torch.device) -> float:
-    """Time of a matrix product in bfloat16 over that of the same product in float32, measured on first call."""
+    """Time of a matrix product in bfloat16 over that of the same in float32, measured at the first call."""
     rows, weights = torch.ones(_ROWS, _WIDTH, device=device), torch.ones(_WIDTH, _HIDDEN, device=device)
 
     def product(dtype: torch.dtype) -> Callable[[], torch.Tensor]:
