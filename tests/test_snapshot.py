@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import hashlib
 import json
 import shutil
@@ -157,6 +158,16 @@ def test_a_changed_record_breaks_the_snapshots_that_hold_it(results: Path, tmp_p
         check_snapshot("2026.12", results=results, folder=folder)
     path.unlink()
     with pytest.raises(RecordError, match="no such record"):
+        check_snapshot("2026.12", results=results, folder=folder)
+
+
+def test_values_that_were_changed_break_a_snapshot(
+    results: Path, frozen: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = written(frozen, tmp_path / "snapshots")
+    values = next(results.rglob("*.csv.gz"))
+    values.write_bytes(gzip.compress(gzip.decompress(values.read_bytes()).replace(b"1", b"2", 1)))
+    with pytest.raises(RecordError, match="content hash"):
         check_snapshot("2026.12", results=results, folder=folder)
 
 
