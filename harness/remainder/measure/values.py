@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from remainder.canonical import significant
+from remainder.canonical import significant_each
 from remainder.errors import MeasurementError
 
 __all__ = [
@@ -186,10 +186,10 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What `significant` makes of each; counts and gaps, which it leaves as they are, are not given to it."""
+    """Each to nine significant digits; counts and gaps, which that leaves as they are, are passed over."""
     rounded = numbers + 0.0
     changes = np.flatnonzero(~np.isnan(numbers) & ~((np.abs(numbers) < 10**DIGITS) & (numbers % 1 == 0)))
-    rounded[changes] = [significant(number, DIGITS) for number in numbers[changes].tolist()]
+    rounded[changes] = significant_each(numbers[changes].tolist(), DIGITS)
     return rounded
 
 
