@@ -38,9 +38,10 @@ site: $(STAMP)  ## build the board from the records in leaderboard/results, into
 validate: $(STAMP)  ## measure the benchmark itself, and write docs/validation.md
 	$(BIN)/remainder validate
 
-# On all cores, but no more than four: every worker loads torch. Benchmarks need a core to themselves (`make bench`).
+# On all cores, but no more than four: every worker loads torch. Each is given its part of the tests in a row, so that
+# fixtures of a module are made once, and helps out in the end. Benchmarks need a core to themselves (`make bench`).
 TEST_WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --maxprocesses=4
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --maxprocesses=4 --dist=worksteal
 
 test: $(STAMP)  ## quick tests
 	$(PYTEST)

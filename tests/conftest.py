@@ -13,6 +13,9 @@ from terminal import Command, Outcome
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test must not depend on a hub
 os.environ["MPLBACKEND"] = "agg"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and for the same reason
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers that all used all cores would wait for each other
+    _THREADS = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(_THREADS, 1)))  # read when torch is imported
 
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 settings.register_profile("remainder", derandomize=True, deadline=None, database=None, max_examples=50)

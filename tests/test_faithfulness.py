@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import remainder
+from remainder.circuit.constants import fit_constants
 from remainder.circuit.graph import Architecture, Circuit, Graph
 from remainder.circuit.loaded import CircuitTask
 from remainder.circuit.ranking import Ranking
@@ -94,8 +96,12 @@ def test_the_same_circuit_by_file_and_by_object_scores_the_same(task: CircuitTas
 @pytest.mark.parametrize(
     "words", [("gaussian", "independent", "sequential"), ("optimal-constant", "shared", "single-shot")]
 )
-def test_backgrounds_from_the_command_line(words: tuple[str, str, str], tmp_path: Path) -> None:
+def test_backgrounds_from_the_command_line(
+    words: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind, baths, statistics = words
+    # How good constants are after all steps is for test_circuit_run.py to say.
+    monkeypatch.setattr("remainder.measure.faithfulness.fit_constants", partial(fit_constants, steps=2))
     call = ["run", TASK, "--with", "eap", "--background", kind, "--baths", baths, "--statistics", statistics]
     done = CliRunner().invoke(app, [*call, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import gzip
 import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,21 +60,45 @@ ROOTS = [
 
 @pytest.fixture(scope="module")
 def originals() -> list[Path]:
-    """Three committed records of one task."""
-    folder = next(path for path in sorted(results_folder().glob("*/*/*")) if len(list(path.iterdir())) >= 3)
-    return sorted(folder.glob("*/*.json"))[:3]
+    """Three committed records of one task, of those with the fewest values."""
+
+    def values(path: Path) -> tuple[int, Path]:
+        return values_path(path).stat().st_size, path
+
+    tasks = [sorted(folder.glob("*/*.json"), key=values)[:3] for folder in results_folder().glob("*/*/*")]
+    return min(
+        (three for three in tasks if len(three) == 3), key=lambda three: sum(values(p)[0] for p in three)
+    )
 
 
 @pytest.fixture
 def results(originals: list[Path], tmp_path: Path) -> Path:
     """A folder of results with a copy of these."""
-    root = tmp_path / "results"
+    return copied(originals, tmp_path / "results")
+
+
+def copied(originals: list[Path], root: Path) -> Path:
     for path in originals:
-        copy = root / path.relative_to(results_folder())
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-        shutil.copy(values_path(path), values_path(copy))
+        target = root / path.relative_to(results_folder())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+        shutil.copy(values_path(path), values_path(target))
     return root
+
+
+@pytest.fixture(scope="module")
+def frozen(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the file of a snapshot of the three holds."""
+    root = copied(originals, tmp_path_factory.mktemp("frozen") / "results")
+    found: dict[str, Any] = json.loads(freeze("2026.12", results=root, folder=root.parent).read_bytes())
+    return found
+
+
+def written(content: dict[str, Any], folder: Path) -> Path:
+    """A folder of snapshots with one of this content."""
+    folder.mkdir()
+    (folder / "2026.12.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    return folder
 
 
 @pytest.mark.parametrize("count", range(len(ROOTS)))
@@ -134,24 +161,43 @@ def test_a_changed_record_breaks_the_snapshots_that_hold_it(results: Path, tmp_p
         check_snapshot("2026.12", results=results, folder=folder)
 
 
+def test_values_that_were_changed_break_a_snapshot(
+    results: Path, frozen: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = written(frozen, tmp_path / "snapshots")
+    values = next(results.rglob("*.csv.gz"))
+    values.write_bytes(gzip.compress(gzip.decompress(values.read_bytes()).replace(b"1", b"2", 1)))
+    with pytest.raises(RecordError, match="content hash"):
+        check_snapshot("2026.12", results=results, folder=folder)
+
+
 @pytest.mark.parametrize("field", ["root", "record_id", "path", "sha256", "values_sha256", "version"])
-def test_an_edited_snapshot_is_noticed(results: Path, tmp_path: Path, field: str) -> None:
-    folder = tmp_path / "snapshots"
-    path = freeze("2026.12", results=results, folder=folder)
-    content = json.loads(path.read_text())
+def test_an_edited_snapshot_is_noticed(
+    results: Path, frozen: dict[str, Any], tmp_path: Path, field: str
+) -> None:
+    content = copy.deepcopy(frozen)
     place = {"root": content, "version": content["tasks"][0]}.get(field, content["records"][1])
-    place[field] = content["records"][0].get(field, "0" * 64 if field == "root" else "2-A")
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    other = {
+        "version": "2-A",
+        "record_id": content["records"][0]["record_id"],
+        "path": content["records"][0]["path"],
+    }
+    place[field] = other.get(field, "0" * 64)
+    folder = written(content, tmp_path / "snapshots")
     with pytest.raises(RecordError):
         check_snapshot("2026.12", results=results, folder=folder)
 
 
-def test_no_path_leads_out_of_the_results(results: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "snapshots"
-    path = freeze("2026.12", results=results, folder=folder)
-    content = json.loads(path.read_text())
+def test_what_was_frozen_is_found_unedited(results: Path, frozen: dict[str, Any], tmp_path: Path) -> None:
+    """So that the tests of edits see nothing but the edit."""
+    folder = written(frozen, tmp_path / "snapshots")
+    assert check_snapshot("2026.12", results=results, folder=folder).root == frozen["root"]
+
+
+def test_no_path_leads_out_of_the_results(results: Path, frozen: dict[str, Any], tmp_path: Path) -> None:
+    content = copy.deepcopy(frozen)
     content["records"][0]["path"] = "../outside.json"
-    path.write_text(json.dumps(content))
+    folder = written(content, tmp_path / "snapshots")
     with pytest.raises(RecordError, match="lies outside of the results"):
         check_snapshot("2026.12", results=results, folder=folder)
 

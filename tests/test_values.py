@@ -7,10 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.synthetic_values import synthetic_values
 
+from remainder.canonical import significant
 from remainder.errors import MeasurementError
-from remainder.measure.values import canonical_values, document_totals, values_from_csv, values_to_csv
+from remainder.measure.values import (
+    DIGITS,
+    _rounded,
+    canonical_values,
+    document_totals,
+    values_from_csv,
+    values_to_csv,
+)
 
 
 def test_the_csv_gives_back_exactly_the_canonical_table() -> None:
@@ -87,3 +97,11 @@ def spoil(column: str, rung: str, value: object) -> Callable[[pd.DataFrame], pd.
 def test_faulty_tables_are_refused(change: Callable[[pd.DataFrame], pd.DataFrame], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         canonical_values(change(synthetic_values()))
+
+
+@given(st.lists(st.floats(allow_infinity=False) | st.integers(-(10**12), 10**12).map(float), min_size=1))
+def test_a_column_is_rounded_as_each_of_its_numbers_is(numbers: list[float]) -> None:
+    found = _rounded(np.array(numbers))
+    expected = np.array([significant(number, DIGITS) for number in numbers])
+    np.testing.assert_array_equal(found, expected)
+    assert not np.signbit(found[found == 0]).any()

@@ -68,7 +68,7 @@ def remembered() -> Iterator[None]:
 
         patch.setattr(module, name, once)
 
-    for name in ("values_from_csv", "values_to_csv", "_summaries"):
+    for name in ("values_from_csv", "canonical_values", "csv_of", "_summaries"):
         remember(record_module, name)
     remember(consistency, "_histograms")
     yield

@@ -18,6 +18,7 @@ from remainder.measure import kernels
 from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.measure.couplings import QUICK_GRID, rung_of
 from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.model import Prefix
 from remainder.record import read_record, recompute, write_record
 from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS
 from remainder.schema import Record
@@ -26,6 +27,7 @@ from tiny import WIDTH, Shrink, make_loaded, make_task
 
 TIER = Tier(evaluation_windows=12, calibration_windows=16, fit_windows=20, pairs=1, dtype="float32")
 KEY = ["split", "document", "window", "rung", "draw"]
+WITH_TRUE = ("raw", "mean", "full", "permuted", "true")
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +46,36 @@ def projected(rank: int, *, random: bool = False) -> Projection:
     return random_projection(moments, rank, 1) if random else principal_components(moments, rank)
 
 
+Caught = dict[str, list[np.ndarray]]
+"""Losses of every draw of the noisy rungs, by kernel; all windows are in one batch."""
+
+
 @once
-def whole() -> tuple[Record, pd.DataFrame]:
-    result = run(projected(6), rungs="all")
-    return result.record, result.values
+def whole() -> tuple[Record, pd.DataFrame, Caught]:
+    """A whole run, with every loss caught on the way."""
+    caught: Caught = {}
+    real = kernels.spliced_pass
+    names: list[str] = []
+    splice = kernels.splice
+
+    def named(kernel: Any, *rest: Any) -> Any:
+        names.append(kernel.name)
+        return splice(kernel, *rest)
+
+    def catching(*args: Any) -> Any:
+        scores, loss = real(*args)
+        caught.setdefault(names[-1], []).append(loss.double().numpy())
+        return scores, loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "spliced_pass", catching)
+        patch.setattr(kernels, "splice", named)
+        result = run(projected(6), rungs="all", batch_size=12)
+    return result.record, result.values, caught
 
 
 def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
-    record, values = whole()
+    record, values, _ = whole()
     assert set(record.metrics.rungs) == {*RUNGS, *FOLD_RUNGS, *NOISES, "coupled"}
     assert record.measurement.rungs == tuple(RUNGS)
     assert record.measurement.whole
@@ -74,7 +98,7 @@ def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
 
 
 def test_the_telescope_of_a_record_closes() -> None:
-    record, _ = whole()
+    record, _, _ = whole()
     telescope = record.metrics.telescope
     assert telescope is not None
     terms = [telescope.shape.value, telescope.dependence.value, telescope.rest.value]
@@ -84,32 +108,16 @@ def test_the_telescope_of_a_record_closes() -> None:
 
 
 def test_what_is_left_of_a_projection_is_confined_and_says_so() -> None:
-    record, _ = whole()
+    record, _, _ = whole()
     assert record.calibration.rank == WIDTH - 6
     assert any("lies in a subspace" in warning for warning in record.warnings)
     assert record.calibration.shrinkage is not None
     assert 0 < record.calibration.shrinkage < 1
 
 
-def test_the_annealed_loss_is_the_jackknife_of_the_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every loss of every draw is caught on the way and put together by hand."""
-    caught: dict[str, list[np.ndarray]] = {}
-    real = kernels.spliced_pass
-    names: list[str] = []
-    splice = kernels.splice
-
-    def named(kernel: Any, *rest: Any) -> Any:
-        names.append(kernel.name)
-        return splice(kernel, *rest)
-
-    def catching(*args: Any) -> Any:
-        scores, loss = real(*args)
-        caught.setdefault(names[-1], []).append(loss.double().numpy())
-        return scores, loss
-
-    monkeypatch.setattr(kernels, "spliced_pass", catching)
-    monkeypatch.setattr(kernels, "splice", named)
-    record = run(projected(6), rungs="all", batch_size=12).record
+def test_the_annealed_loss_is_the_jackknife_of_the_probabilities() -> None:
+    """Every loss of every draw was caught on the way and is put together by hand."""
+    record, _, caught = whole()
     for rung, size in (("full", 2), ("permuted", 1), ("matched", 1)):
         p = np.exp(-np.stack(caught[rung])).reshape(-1, size, len(caught[rung][0])).mean(1)
         count = len(p)
@@ -126,8 +134,8 @@ def test_the_annealed_loss_is_the_jackknife_of_the_probabilities(monkeypatch: py
 
 
 def test_batches_change_nothing_of_a_whole_run() -> None:
-    record, values = whole()
-    other = run(projected(6), rungs="all", batch_size=5)
+    record, values, _ = whole()
+    other = run(projected(6), rungs="all", batch_size=7)
     one, two = (frame.set_index(KEY).sort_index() for frame in (values, other.values))
     # The grid of couplings only: α* moves in the last digits, and with it what `coupled` adds.
     kept = one.index.get_level_values("rung") != "coupled"
@@ -161,7 +169,7 @@ class Shifted(Identity):
 
 
 def test_a_constant_residual_is_measured_as_far_as_it_goes(tmp_path: Path) -> None:
-    result = run(Shifted(), rungs="all")
+    result = run(Shifted(), rungs="all", batch_size=12)
     record = result.record
     unmeasured = record.measurement.unmeasured
     assert set(unmeasured) == {"temporal", "radial", "noise-directional", "gaussianity"}
@@ -191,7 +199,7 @@ def test_few_calibration_tokens_are_said_to_be_few() -> None:
 
 def test_a_finer_interpretation_stands_in_for_the_model() -> None:
     fine, coarse = projected(10), projected(4)
-    nested = run(fine, coarse=coarse)
+    nested = run(fine, coarse=coarse, rungs=WITH_TRUE)
     alone = run(fine).record.metrics
     rungs = nested.record.metrics.rungs
     assert nested.record.metrics.clean.loss.value == pytest.approx(
@@ -228,8 +236,8 @@ def test_what_stands_in_for_the_model_must_keep_the_rules_too() -> None:
 
 
 def test_an_interpretation_over_itself_leaves_nothing() -> None:
-    rungs = run(projected(4), coarse=projected(4)).record.metrics.rungs
-    for rung in ("raw", "mean", "full", "permuted", "true"):
+    rungs = run(projected(4), coarse=projected(4), rungs=WITH_TRUE).record.metrics.rungs
+    for rung in WITH_TRUE:
         assert rungs[rung].quenched.kl.value == pytest.approx(0, abs=1e-6)
     assert rungs["model"].quenched.kl.value > 0.01
 
@@ -243,22 +251,26 @@ def test_loss_gradients_are_those_of_finite_differences() -> None:
     batch = next(iter(loaded.activations("calibration", 1).batches(1)))
     targets = torch.roll(batch.inputs, -1, dims=1)
 
-    def loss(x: torch.Tensor) -> float:
-        hidden = runner.suffix(batch.inputs, batch.prefix, x)[batch.scored]
+    steps = 0.05 * torch.cat([torch.eye(WIDTH), -torch.eye(WIDTH)])
+    copies = len(steps)
+    inputs, scored = (part.expand(copies, -1) for part in (batch.inputs, batch.scored))
+    prefix = Prefix(*(part.expand(copies, -1, -1) for part in batch.prefix))
+
+    def losses(x: torch.Tensor) -> torch.Tensor:
+        """Of every copy of the window, summed over its scored tokens."""
+        hidden = runner.suffix(inputs, prefix, x)[scored]
         log_p = torch.log_softmax(runner.logits(hidden).double(), -1)
-        return -float(log_p.gather(-1, targets[batch.scored][:, None]).sum())
+        found = -log_p.gather(-1, targets.expand(copies, -1)[scored][:, None])
+        return found.reshape(copies, -1).sum(-1)
 
     with torch.inference_mode():
         found = gradient_directions(runner, [batch], WIDTH)
-        x = batch.prefix.x_out
         rows = []
-        for window, position in batch.spliced.nonzero().tolist():
-            gradient = torch.zeros(WIDTH, dtype=torch.float64)
-            for coordinate in range(WIDTH):
-                step = torch.zeros_like(x)
-                step[window, position, coordinate] = 0.05
-                gradient[coordinate] = (loss(x + step) - loss(x - step)) / 0.1
-            rows.append(gradient)
+        for _, position in batch.spliced.nonzero().tolist():
+            x = batch.prefix.x_out.repeat(copies, 1, 1)
+            x[:, position] += steps
+            up, down = losses(x).split(WIDTH)
+            rows.append((up - down) / 0.1)
     _, _, expected = torch.linalg.svd(torch.stack(rows))
     torch.testing.assert_close(found @ found.T, torch.eye(WIDTH).double())
     assert (found[:3] * expected[:3]).sum(-1).abs().min() > 0.99

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,16 @@ from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.task import Site
 
-__all__ = ["DTYPES", "BridgeRunner", "Prefix", "Runner", "pick_device", "stored_weights", "weights_hash"]
+__all__ = [
+    "DTYPES",
+    "BridgeRunner",
+    "Prefix",
+    "Runner",
+    "hooked_pass",
+    "pick_device",
+    "stored_weights",
+    "weights_hash",
+]
 
 _ELSEWHERE = "choose another hook, or a model of another architecture"
 
@@ -107,6 +116,29 @@ def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return where
 
 
+def hooked_pass(
+    bridge: Any,
+    points: Mapping[str, Any],
+    tokens: Shaped[Tensor, "docs pos"],
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+) -> Any:
+    """Logits of a bridge with hooks at some of its points, all of which are removed again.
+
+    Not `run_with_hooks`: it resolves all aliases of all hook points anew, several times a pass.
+
+    Args:
+        points: the `hook_dict` of the bridge.
+    """
+    level = bridge.context_level + 1
+    try:
+        for name, hook in hooks:
+            points[name].add_hook(hook, level=level)
+        return bridge(tokens, return_type="logits", use_cache=False)
+    finally:
+        for name, _ in hooks:
+            points[name].remove_hooks("fwd", level=level)
+
+
 @runtime_checkable
 class Runner(Protocol):
     """A model in two halves around a site."""
@@ -158,6 +190,7 @@ class BridgeRunner:
 
     def __post_init__(self) -> None:
         self.bridge.eval().requires_grad_(False)
+        self._points: dict[str, Any] = self.bridge.hook_dict
         for name in (self.site.hook_in, self.site.hook_out):
             self._require_hook(name)
         self._first = min(_block_of(self.site.hook_in), _block_of(self.site.hook_out))
@@ -276,26 +309,26 @@ class BridgeRunner:
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Any:
         given = tokens.to(self.device)
         with of_the_bridge(f"a pass with a hook at {self.site.hook_out}", self._architecture, _ELSEWHERE):
-            return self.bridge.run_with_hooks(given, fwd_hooks=hooks, return_type="logits", use_cache=False)
+            return hooked_pass(self.bridge, self._points, given, hooks)
 
     @property
     def _entry(self) -> str:
         return f"blocks.{self._first}.hook_in" if self._first >= 0 else self.site.hook_out
 
     def _same_hook(self, one: str, other: str) -> bool:
-        return self.bridge.hook_dict[one] is self.bridge.hook_dict[other]
+        return self._points[one] is self._points[other]
 
     def _require_hook(self, name: str) -> None:
         import difflib
 
-        if name not in self.bridge.hook_dict:
-            near = difflib.get_close_matches(name, self.bridge.hook_dict, n=3, cutoff=0.5)
+        if name not in self._points:
+            near = difflib.get_close_matches(name, self._points, n=3, cutoff=0.5)
             raise TaskError(
                 f"the model has no hook {name!r}",
                 fix=f"did you mean {', '.join(near) or 'another name'}? [site] of the task names the hook",
             )
         try:
-            self.bridge.check_hooks_to_add(self.bridge.hook_dict[name].name)
+            self.bridge.check_hooks_to_add(self._points[name].name)
         except ValueError as problem:  # a hook that fires only with a switch set that costs time or memory
             raise TaskError(
                 f"hook {name} is switched off: {problem}", fix="choose a hook that is always on"

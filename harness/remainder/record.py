@@ -24,8 +24,8 @@ from remainder.canonical import canonical_json, content_hash, sha256, write_atom
 from remainder.errors import RecordError
 from remainder.files import SETTINGS, present, require_file
 from remainder.measure.intervals import other_rounding
-from remainder.measure.summary import summarise, summarise_l0
-from remainder.measure.values import of_split, values_from_csv, values_to_csv
+from remainder.measure.summary import summaries_of
+from remainder.measure.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
 from remainder.paths import machine_paths
 from remainder.schema import (
     SCHEMA_VERSION,
@@ -51,6 +51,7 @@ __all__ = [
     "make_record",
     "measurement_key",
     "read_record",
+    "read_sealed",
     "read_summary",
     "recompute",
     "values_path",
@@ -105,7 +106,8 @@ def make_record(
         raise RecordError(
             f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
         )
-    l0 = summarise_l0(values, seed=measurement.seed)
+    table = canonical_values(values)
+    metrics, l0 = summaries_of(table, seed=measurement.seed)
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "protocol": str(protocol),
@@ -115,15 +117,13 @@ def make_record(
         "tier": tier,
         "model": model.model_dump(),
         "corpus": corpus.model_dump(),
-        "metrics": summarise(values, seed=measurement.seed)
-        .model_copy(update={"gaussianity": gaussianity})
-        .model_dump(),
+        "metrics": metrics.model_copy(update={"gaussianity": gaussianity}).model_dump(),
         "compat": None if compat is None else compat.model_dump(),
         "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
         "checks": {name: check.model_dump() for name, check in checks.items()},
         "calibration": calibration.model_dump(),
         "measurement": measurement.model_dump(),
-        "documents": _documents_info(values).model_dump(),
+        "documents": _documents_info(table).model_dump(),
         "provenance": provenance.model_dump(),
         "warnings": list(warnings),
         "measurement_key": measurement_key(
@@ -233,6 +233,20 @@ def read_record(path: Path) -> StoredRecord:
     Raises:
         RecordError: a file is missing, truncated or edited, or the record has another schema version.
     """
+    record, data = _read(path)
+    return StoredRecord(record, values_from_csv(data))
+
+
+def read_sealed(path: Path) -> Record:
+    """The record alone, as `read_record` reads it, with every hash verified, that of its values too.
+
+    Raises:
+        RecordError: as `read_record`.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Record, bytes]:
     record = read_summary(path)
     beside = values_path(path)
     if not present(beside):
@@ -254,7 +268,7 @@ def read_record(path: Path) -> StoredRecord:
             f"{beside}: content hash {found[:12]}…, the record says {record.documents.sha256[:12]}…",
             fix="restore the file as it was written; values are not edited",
         )
-    return StoredRecord(record, values_from_csv(data))
+    return record, data
 
 
 def find_record(folder: Path, key: str) -> Path | None:
@@ -266,7 +280,7 @@ def find_record(folder: Path, key: str) -> Path | None:
         if not path.is_file() or key not in path.read_text(encoding="utf-8", errors="replace"):
             continue
         try:
-            if read_record(path).record.measurement_key == key:
+            if read_sealed(path).measurement_key == key:
                 return path
         except RecordError as problem:
             logging.getLogger(__name__).warning("not used, since it is damaged: %s", problem.what)
@@ -337,10 +351,10 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
         "documents": record.documents.model_dump(mode="json"),
     }
-    seed = record.measurement.seed
+    table, seed = canonical_values(values), record.measurement.seed
     found = {
-        **_summaries(values, seed=seed),
-        "documents": _documents_info(values).model_dump(mode="json"),
+        **_summaries(table, seed=seed),
+        "documents": _documents_info(table).model_dump(mode="json"),
     }
     first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
     places = [
@@ -349,7 +363,7 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         if not _same(first.get(place), second.get(place))
     ]
     if places and all(place.endswith((".low", ".high")) for place in places):
-        others = (_summaries(values, seed=seed, rounding=number) for number in range(_SHAKES))
+        others = (_summaries(table, seed=seed, rounding=number) for number in range(_SHAKES))
         shaken = [second, *(dict(_leaves(other, "")) for other in others)]
         places = [
             place
@@ -365,13 +379,15 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         )
 
 
-def _summaries(values: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
-    """All that is summarised from values, as plain JSON; with `rounding`, as another platform may round."""
+def _summaries(table: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
+    """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
+    round."""
     with nullcontext() if rounding is None else other_rounding(rounding):
-        return {
-            "metrics": summarise(values, seed=seed).model_dump(mode="json", exclude={"gaussianity"}),
-            "complexity": {"l0": summarise_l0(values, seed=seed).model_dump(mode="json")},
-        }
+        metrics, l0 = summaries_of(table, seed=seed)
+    return {
+        "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
+        "complexity": {"l0": l0.model_dump(mode="json")},
+    }
 
 
 def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
@@ -383,11 +399,11 @@ def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
     return bool(low - room <= stated <= high + room)
 
 
-def _documents_info(values: pd.DataFrame) -> DocumentsInfo:
-    clean = of_split(values.loc[values["rung"] == "clean"])
+def _documents_info(table: pd.DataFrame) -> DocumentsInfo:
+    clean = of_split(table.loc[table["rung"] == "clean"])
     return DocumentsInfo(
-        sha256=sha256(values_to_csv(values)),
-        rows=len(values),
+        sha256=sha256(csv_of(table)),
+        rows=len(table),
         documents=int(clean["document"].nunique()),
         windows=len(clean),
         tokens=int(clean["tokens"].sum()),

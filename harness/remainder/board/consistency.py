@@ -205,7 +205,7 @@ def _histograms(values: pd.DataFrame) -> Iterator[str]:
     if not len(rows):
         return
     text = ";".join(rows["kl_histogram"]).replace(":", ";").split(";")
-    table = np.array(text).astype(np.int64).reshape(-1, 2)
+    table = np.fromiter(map(int, text), np.int64).reshape(-1, 2)
     at = np.repeat(np.arange(len(rows)), pairs)
     bins, counts = table[:, 0], table[:, 1]
     counted = np.bincount(at, weights=counts)

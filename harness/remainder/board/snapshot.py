@@ -27,7 +27,7 @@ from remainder.canonical import canonical_json, sha256, write_atomically
 from remainder.errors import RecordError
 from remainder.files import LARGEST, present, require_file, require_folder
 from remainder.paths import is_checkout, project_root
-from remainder.record import read_record
+from remainder.record import read_sealed
 from remainder.schema import FrozenModel, Sha256, TaskInfo
 from remainder.wrapping import command
 
@@ -136,7 +136,7 @@ def make_snapshot(name: str, results: Path, paths: Sequence[Path]) -> Snapshot:
     """
     entries, tasks = [], {}
     for path in paths:
-        record = read_record(path).record
+        record = read_sealed(path)
         relative = path.relative_to(results).as_posix()
         entries.append(
             Entry(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import MeasurementError, TaskError
+from remainder.model import hooked_pass
 
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
 
@@ -51,6 +52,9 @@ class BridgeSiteModel:
     """A language model that TransformerLens' bridge holds; activations are float32."""
 
     bridge: Any
+
+    def __post_init__(self) -> None:
+        self._points: dict[str, Any] = self.bridge.hook_dict
 
     def run(
         self, inputs: Shaped[Tensor, "rows pos"], edits: Edits, positions: Sequence[int] | None = None
@@ -124,16 +128,16 @@ class BridgeSiteModel:
         places = ", ".join(dict.fromkeys(name for name, _ in hooks)) or "no place"
         fix = "choose other hooks, or a model of another architecture"
         with of_the_bridge(f"a pass with hooks at {places}", architecture_of(self.bridge), fix):
-            return self.bridge.run_with_hooks(inputs, fwd_hooks=hooks, return_type="logits", use_cache=False)
+            return hooked_pass(self.bridge, self._points, inputs, hooks)
 
     def _rows(self, name: str, inputs: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda value: by_token(name, value, inputs, architecture_of(self.bridge))
 
     def _require(self, name: str) -> None:
-        if name not in self.bridge.hook_dict:
+        if name not in self._points:
             import difflib
 
-            near = difflib.get_close_matches(name, self.bridge.hook_dict, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(name, self._points, n=3, cutoff=0.5)
             raise TaskError(
                 f"the model has no hook {name!r}", fix=f"did you mean {', '.join(near) or 'another name'}?"
             )

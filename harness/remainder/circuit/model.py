@@ -27,6 +27,7 @@ from torch import Tensor
 from remainder.bridging import architecture_of, of_the_bridge
 from remainder.circuit.graph import Architecture, Graph, Stage
 from remainder.errors import MeasurementError, TaskError
+from remainder.model import hooked_pass
 
 __all__ = ["BridgeCircuitModel", "CircuitModel", "Tap"]
 
@@ -232,16 +233,8 @@ class BridgeCircuitModel:
         return hooks
 
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
-        # Not `run_with_hooks`: it resolves all aliases of all hook points anew for every hook.
-        level = self.bridge.context_level + 1
-        try:
-            for name, hook in hooks:
-                self._points[name].add_hook(hook, level=level)
-            with of_the_bridge("a pass", self._architecture, _OTHER):
-                logits: Tensor = self.bridge(tokens, return_type="logits", use_cache=False)
-        finally:
-            for name, _ in hooks:
-                self._points[name].remove_hooks("fwd", level=level)
+        with of_the_bridge("a pass", self._architecture, _OTHER):
+            logits: Tensor = hooked_pass(self.bridge, self._points, tokens, hooks)
         return logits.float()
 
     def _self_check(self) -> None:

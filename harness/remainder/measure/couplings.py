@@ -54,6 +54,7 @@ QUICK_GRID = (
 
 _PREFIX = "coupled:"
 _STEPS = 1001
+_AT_ONCE = 64
 _UNMOVED = 1e-6  # nats per token below which an amplitude moves nothing
 _FLAT = 1e-12  # share of the loss below which a difference is rounding
 
@@ -140,21 +141,35 @@ def minimum_in_box(points: Sequence[Point], losses: Array) -> tuple[Array, NDArr
     middle, half = (low + high) / 2, (high - low) / 2
     u, v = ((grid - middle) / half).T
     c = losses @ np.linalg.pinv(_powers(u, v)).T  # [fits, terms]
-    # For each α on a fine grid the best β is that of a parabola: its vertex, an end, or 1 if all are equal.
     alpha = np.linspace(-1, 1, _STEPS)
+    along = c[:, :5] @ np.stack([alpha**power for power in range(5)])
+    one = float((1 - middle[1]) / half[1])
+    # A few fits at a time, so that what is computed for them stays in the cache of the processor.
+    parts = (slice(start, start + _AT_ONCE) for start in range(0, len(c), _AT_ONCE))
+    found = np.concatenate([_lowest(c[part], along[part], alpha, one) for part in parts])
+    return middle + half * found, np.abs(found) >= 1
+
+
+def _lowest(c: Array, along: Array, alpha: Array, one: float) -> Array:
+    """Where polynomials are lowest, [fits, 2], in the coordinates of a box from −1 to 1.
+
+    For each α on a fine grid the best β is that of a parabola: its vertex, an end, or 1 if all are equal.
+
+    Args:
+        c: coefficients, [fits, terms].
+        along: what their terms in α alone add up to, [fits, steps].
+        one: the coordinate of β = 1.
+    """
     slope = c[:, 5, None] + c[:, 6, None] * alpha
     curvature = np.broadcast_to(c[:, 7, None], slope.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = np.where(curvature > 0, np.clip(-slope / (2 * curvature), -1, 1), 0.0)
-    one = (1 - middle[1]) / half[1]
     choices = np.stack([np.full_like(slope, one), vertex, np.full_like(slope, -1), np.full_like(slope, 1)])
     tilt = slope * choices + curvature * choices**2
     chosen = np.where(tilt[1:].min(0) < tilt[0] - _FLAT * np.abs(c[:, :1]), tilt[1:].argmin(0) + 1, 0)
     beta = np.take_along_axis(choices, chosen[None], 0)[0]
-    along = c[:, :5] @ np.stack([alpha**power for power in range(5)])
     best = (along + np.take_along_axis(tilt, chosen[None], 0)[0]).argmin(1)
-    found = np.stack([alpha[best], beta[np.arange(len(c)), best]], 1)
-    return middle + half * found, np.abs(found) >= 1
+    return np.stack([alpha[best], beta[np.arange(len(c)), best]], 1)
 
 
 def _moved(points: Sequence[Point], losses: Array, axis: int) -> float:

@@ -8,6 +8,7 @@ same tokens as the clean loss.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ from remainder.schema import (
 )
 
 __all__ = [
+    "Summaries",
     "Totals",
     "explained_variance",
     "gap",
@@ -39,6 +41,7 @@ __all__ = [
     "histogram_quantile",
     "l0",
     "pooled",
+    "summaries_of",
     "summarise",
     "summarise_l0",
 ]
@@ -61,7 +64,18 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
     Raises:
         MeasurementError: the table is incomplete, or holds a number that is not finite.
     """
-    table = canonical_values(values)
+    return summaries_of(canonical_values(values), seed=seed).metrics
+
+
+class Summaries(NamedTuple):
+    """All that a record states of its values."""
+
+    metrics: Metrics
+    l0: Number
+
+
+def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
+    """What `summarise` and `summarise_l0` give, of a table that is canonical already."""
     totals = document_totals(table)
     clean = totals["clean"]
     if column(clean, "tokens").sum() == 0:
@@ -69,6 +83,10 @@ def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
             "no token is scored", fix="give the task longer windows or fewer masked positions"
         )
     bootstrap = Bootstrap(len(clean), seed=seed)
+    return Summaries(_metrics(bootstrap, totals, table, seed=seed), _number(bootstrap, l0(totals)))
+
+
+def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
     rungs = {
         rung: _rung(bootstrap, totals, rung, of_split(table.loc[table["rung"] == rung]))
         for rung in totals
@@ -192,7 +210,7 @@ def histogram_quantile(histograms: Iterable[str], level: float, *, tokens: int) 
     text = ";".join(histogram for histogram in histograms if histogram)
     if not text:
         return Estimate(None, None, None, "no histogram was kept")
-    pairs = np.array(text.replace(":", ";").split(";")).astype(np.int64).reshape(-1, 2)
+    pairs = np.fromiter(map(int, text.replace(":", ";").split(";")), np.int64).reshape(-1, 2)
     bins, inverse = np.unique(pairs[:, 0], return_inverse=True)
     counts = np.bincount(inverse, weights=pairs[:, 1])
     cumulative = np.cumsum(counts)

@@ -25,13 +25,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from remainder.canonical import significant
+from remainder.canonical import significant_each
 from remainder.errors import MeasurementError
 
 __all__ = [
     "annealed_totals",
     "canonical_values",
     "column",
+    "csv_of",
     "document_totals",
     "of_split",
     "values_from_csv",
@@ -88,7 +89,12 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
 
 def values_to_csv(values: pd.DataFrame) -> bytes:
     """The canonical table as CSV, UTF-8, the same bytes for the same content."""
-    text: str = canonical_values(values).to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    return csv_of(canonical_values(values))
+
+
+def csv_of(table: pd.DataFrame) -> bytes:
+    """The CSV of a table that is canonical already."""
+    text: str = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
     return text.encode()
 
 
@@ -130,8 +136,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
 
 def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") -> dict[int, pd.DataFrame]:
     """Sums of the annealed loss of each document, by how many draws they took; empty if there are none."""
-    rows = of_split(values, split)
-    rows = rows.loc[(rows["rung"] == rung) & rows[_ANNEALED].notna()]
+    rows = values.loc[values[_ANNEALED].notna() & (values["split"] == split) & (values["rung"] == rung)]
     return {
         int(cast(int, draw)) + 1: part.groupby("document", sort=True)[[_ANNEALED]].sum()
         for draw, part in rows.groupby("draw", sort=True)
@@ -177,7 +182,15 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
         _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")
         if not empty[raw].all():  # a kind of interpretation may have none; half a column is a fault
             _refuse(table, name, empty & raw, "a number in every row of rung raw")
-    return np.array([significant(number, DIGITS) for number in numbers.tolist()], dtype=np.float64)
+    return _rounded(numbers)
+
+
+def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each to nine significant digits; counts and gaps, which that leaves as they are, are passed over."""
+    rounded = numbers + 0.0
+    changes = np.flatnonzero(~np.isnan(numbers) & ~((np.abs(numbers) < 10**DIGITS) & (numbers % 1 == 0)))
+    rounded[changes] = significant_each(numbers[changes].tolist(), DIGITS)
+    return rounded
 
 
 def _refuse(table: pd.DataFrame, name: str, bad: NDArray[np.bool_], expected: str) -> None:
