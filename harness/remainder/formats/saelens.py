@@ -47,7 +47,6 @@ from remainder.formats.module_names import module_named
 from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
     Loaded,
-    MisfitError,
     Place,
     check_count,
     check_model,
