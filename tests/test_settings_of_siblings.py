@@ -240,6 +240,16 @@ def test_a_transcoder_that_does_not_tell_its_target_is_told(tmp_path: Path) -> N
     )
 
 
+def test_heads_are_reshaped_where_there_are_some(tmp_path: Path) -> None:
+    folder = write_old(tmp_path / "sae", reshape_activations="hook_z")
+    with pytest.raises(
+        InterpretationError, match="reshape_activations is 'hook_z'; SAELens does that at hook_z"
+    ):
+        built(folder)
+    ignored = ignoring(folder, "reshape_activations")
+    assert torch.allclose(ignored.encode(X), CENTRED_PRE.relu(), atol=1e-6)
+
+
 # --------------------------------------------------------------------------------------- circuit-tracer
 
 
@@ -285,6 +295,13 @@ def test_a_layer_is_listed_once(tmp_path: Path) -> None:
     write_circuit_tracer(tmp_path, {0: without_skip(W), 1: without_skip(W)}, twice)
     with pytest.raises(InterpretationError, match="lists layer 1 more than once: layer_1"):
         built(tmp_path, MLP)
+
+
+def test_hooks_of_a_set_stand_without_their_block(tmp_path: Path) -> None:
+    write_circuit_tracer(tmp_path, {1: without_skip(W)}, feature_input_hook="blocks.1.mlp.hook_in")
+    with pytest.raises(InterpretationError, match="expected the name of a hook within a block") as raised:
+        built(tmp_path, MLP)
+    assert raised.value.fix == "write it, such as feature_input_hook: mlp.hook_in"
 
 
 # --------------------------------------------------------------------------------------------- sparsify
@@ -384,6 +401,18 @@ def test_a_hook_and_a_layer_name_one_block(tmp_path: Path) -> None:
     write_dictionary_learning(tmp_path, "AutoEncoder", LINEAR, submodule_name=hook, layer=3)
     with pytest.raises(InterpretationError, match=rf"submodule_name is {hook}, and trainer\.layer 3"):
         built(tmp_path)
+
+
+def test_a_buffer_without_special_tokens_is_told(tmp_path: Path) -> None:
+    write_dictionary_learning(tmp_path, "AutoEncoder", LINEAR)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    for given, words in ((True, ""), (False, "(buffer.add_special_tokens is false)")):
+        config["buffer"]["add_special_tokens"] = given
+        file.write_text(json.dumps(config))
+        warnings = built(tmp_path).warnings
+        assert len(warnings) == (not given)
+        assert words in "".join(warnings)
 
 
 def test_k_beside_the_weights_is_enough(tmp_path: Path) -> None:

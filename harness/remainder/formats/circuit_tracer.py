@@ -272,7 +272,7 @@ def _yaml_of(path: Path) -> Path:
 
 def _hook(config: Settings, field: str, where: Path) -> str:
     value = config[field]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.startswith("blocks."):
         raise InterpretationError(
             f"{where}: {field} is {brief(value)}; expected the name of a hook within a block",
             fix=f"write it, such as {field}: {'mlp.hook_in' if 'input' in field else 'hook_mlp_out'}",

@@ -113,6 +113,7 @@ _BUFFER = Table(
     {
         "io": heeded("whether it was trained on a module's output (out, as if missing) or input (in)", plain),
         "ctx_len": heeded("compared with the task's windows", plain),
+        "add_special_tokens": heeded("compared with the task's windows", plain),
         **harmless(
             "how activations were collected",
             "d_submodule",
@@ -122,7 +123,6 @@ _BUFFER = Table(
             "out_batch_size",
             "refresh_batch_size",
             "remove_bos",
-            "add_special_tokens",
         ),
     },
     Rest("harmless", "it describes how activations were collected"),
@@ -304,7 +304,9 @@ def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Plac
     Raises:
         InterpretationError: if it was made at another place, or one that is not known.
     """
-    told = context_warnings(buffer.all(), task, where, length="ctx_len", within="buffer.")
+    told = context_warnings(
+        buffer.all(), task, where, length="ctx_len", first="add_special_tokens", within="buffer."
+    )
     ends, end = _hooks(trainer, where), "out" if buffer["io"] is None else buffer["io"]
     if end not in ("in", "out"):
         raise InterpretationError(

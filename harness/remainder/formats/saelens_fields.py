@@ -300,6 +300,10 @@ def look(
     activation = None
     if not is_object:
         _require(settings)
+        if settings["reshape_activations"] == "hook_z" and not any(hook.endswith("_z") for hook in hooks):
+            raise settings.refuse(
+                "reshape_activations", f"SAELens does that at hook_z, and this is {hooks[0]}"
+            )
         activation = _activation(settings)
     told = (*settings.warnings, *metadata.warnings, *_layer_warning(settings, metadata))
     return Looked(activation, centred, hooks, told)
