@@ -96,6 +96,7 @@ def write_traced(folder: Path, **changed: Any) -> Path:
 
 
 def write_scope(folder: Path, **changed: Any) -> Path:
+    folder /= "gemma-scope-2b-pt-res/layer_0/width_16k/average_l0_71"  # which tells the place
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: value.numpy() for name, value in W.items()} | {"threshold": np.ones(LATENTS, np.float32)}
     np.savez(folder / "params.npz", **arrays, **changed)

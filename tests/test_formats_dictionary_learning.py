@@ -231,7 +231,8 @@ def test_broken_folders_are_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("k", [None, 0, 13, -1, 2.5, True, "3"])
 def test_top_k_needs_its_k(tmp_path: Path, k: Any) -> None:
-    write_dictionary_learning(tmp_path, "AutoEncoderTopK", CLASSES["AutoEncoderTopK"][0], k=k)
+    state = {name: value for name, value in CLASSES["AutoEncoderTopK"][0].items() if name != "k"}
+    write_dictionary_learning(tmp_path, "AutoEncoderTopK", state, k=k)
     with pytest.raises(InterpretationError, match=r"trainer\.k is .*; expected a whole number from 1 to 12"):
         built(tmp_path)
 

@@ -265,6 +265,8 @@ OTHER: dict[str, dict[str, Any]] = {
         "signed": True,
         "skip_connection": True,
         "transcode": True,
+        "embed_skip": True,
+        "gram_lookup": True,
     },
     "circuit-tracer": {
         "model_name": "gpt2",

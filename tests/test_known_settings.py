@@ -312,7 +312,7 @@ def test_an_object_and_its_config_agree() -> None:
 
 
 def test_what_nobody_knows_of_an_object_is_told() -> None:
-    cfg = {"d_in": WIDTH, "invented": 1, "activation_fn_str": "topk", "lr": 3}
+    cfg = {"d_in": WIDTH, "hook_name": SITE.hook_in, "invented": 1, "activation_fn_str": "topk", "lr": 3}
     thing = Custom(make_sae("StandardSAE"), cfg)
     (warning,) = object_submission(thing, "mine").check(task_at()).warnings
     assert "mine has the field invented, which is not known: the object is asked to" in warning

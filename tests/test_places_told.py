@@ -130,7 +130,7 @@ def test_an_old_layer_tells_the_place() -> None:
 
 def test_an_sae_of_one_head_is_refused() -> None:
     sae = make_sae("StandardSAE", metadata={"hook_name": RESIDUAL, "hook_head_index": 3})
-    with pytest.raises(MisfitError, match="made for head 3 alone"):
+    with pytest.raises(InterpretationError, match=r"hook_head_index is 3; it can be null: one head of a"):
         object_submission(sae).check(task_at())
 
 

@@ -7,7 +7,8 @@
 3. Its safetensors file: W_enc [d_transcoder d_model], W_dec [d_transcoder d_model], b_enc, b_dec, for a
    JumpReLU activation_function.threshold, for a skip-transcoder W_skip.
 4. `activation`: topk keeps the `k` largest, of whatever sign, as circuit-tracer's TopK does; relu what is
-   above zero. Without it, a threshold among the weights means JumpReLU, and none ReLU.
+   above zero. Without it, a threshold among the weights means JumpReLU, a number `k` among them topk, and
+   neither ReLU. circuit-tracer's JumpReLU keeps what is above a threshold below zero, too.
 
 Source: https://github.com/safety-research/circuit-tracer, `transcoder/single_layer_transcoder.py`,
 `utils/hf_utils.py`.
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.files import brief, present
-from remainder.formats.coder import JumpReLU, Largest, make_coder
+from remainder.formats.coder import Above, Largest, make_coder
 from remainder.formats.fields import text
 from remainder.formats.known import Ignore, Settings, Table, harmless, heeded, plain
 from remainder.formats.places import (
@@ -60,7 +61,9 @@ FIELDS = Table(
         "feature_output_hook": heeded("what they rebuild; the task's layer is chosen by it", plain),
         "transcoders": heeded("files by layer; a path, or layer and filepath (and id)", plain),
         "activation": heeded(
-            "topk, relu or jumprelu; missing: as the weights have a threshold or not", plain, ignorable=True
+            "topk, relu or jumprelu; missing: as the weights have a threshold, a number k or neither",
+            plain,
+            ignorable=True,
         ),
         "k": heeded("the number of active latents of topk", plain, ignorable=True),
         **harmless(
@@ -164,6 +167,11 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
             f"{where} has transcoders to {target} of layers {layers}; the task replaces {task.site.hook_out}",
             fix="choose a task at one of these places",
         )
+    if len(chosen) > 1:
+        raise InterpretationError(
+            f"{where} lists layer {chosen[0].layer} more than once: {', '.join(e.written for e in chosen)}",
+            fix="list each layer once",
+        )
     entry = chosen[0]
     hooks = (f"blocks.{entry.layer}.{source}", f"blocks.{entry.layer}.{target}")
     place = place_at(hooks, task, where)
@@ -187,13 +195,40 @@ def _read(path: Path, task: Task, reads: Reads, config: Settings) -> nn.Module:
         check_no_skip(task.site, reads, path)
         shapes["W_skip"] = ("d_model", "d_model")
     width = task.site.width
-    found = read_tensors(path, Layout(shapes, {"d_model": width}, f"the site has width d_model = {width}"))
+    says = f"the site has width d_model = {width}"
+    found = read_tensors(path, Layout(shapes, {"d_model": width}, says, counters=frozenset({"k"})))
     level = None if threshold is None else found.pop(threshold)
+    count = _count(config, found.pop("k", None), path)
     found["W_enc"] = found["W_enc"].T
-    return make_coder(found, _activation(config, level, found["W_enc"].shape[1]), centred=False)
+    return make_coder(found, _activation(config, level, count, found["W_enc"].shape[1]), centred=False)
 
 
-def _activation(config: Settings, threshold: Tensor | None, latents: int) -> nn.Module:
+def _count(config: Settings, stored: Tensor | None, path: Path) -> int | float | None:
+    """The `k` that circuit-tracer writes beside the weights of topk.
+
+    That of the set, if there is one, agrees.
+
+    Raises:
+        InterpretationError: they do not agree.
+    """
+    if stored is None:
+        return None
+    if stored.numel() != 1:
+        raise InterpretationError(
+            f"{path}: k has shape {tuple(stored.shape)}; expected one number", fix="write one number"
+        )
+    count = stored.item()
+    if "k" in config and config["k"] != count:
+        raise InterpretationError(
+            f"{path}: k is {brief(count)}; {Path(config.where).name} says k = {brief(config['k'])}",
+            fix="one of the two belongs to something else; take both from one place",
+        )
+    return int(count) if isinstance(count, float) and count.is_integer() else count
+
+
+def _activation(
+    config: Settings, threshold: Tensor | None, count: int | float | None, latents: int
+) -> nn.Module:
     """What the set says, if the weights fit that, or else what these say.
 
     Raises:
@@ -203,7 +238,15 @@ def _activation(config: Settings, threshold: Tensor | None, latents: int) -> nn.
     if kind not in (None, *_ACTIVATIONS):
         raise InterpretationError(
             f"{where}: activation is {brief(kind)}; known are {', '.join(_ACTIVATIONS)}",
-            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object)",
+            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object); "
+            f"{config.refuse('activation', '').fix}",
+        )
+    if kind is None and count is not None:
+        kind = "topk"
+    if kind != "topk" and count is not None:
+        raise InterpretationError(
+            f"{where}: activation is {kind}, and the weights have a number k, which is of topk",
+            fix="one of the two belongs to something else; take both from one place",
         )
     if kind != "topk" and "k" in config:
         raise config.refuse("k", f"it is of activation: topk, and activation is {brief(kind)}")
@@ -218,8 +261,9 @@ def _activation(config: Settings, threshold: Tensor | None, latents: int) -> nn.
             fix="export them with activation_function.threshold",
         )
     if kind == "topk":
-        return Largest(check_count(config["k"], latents, where, "k"))
-    return nn.ReLU() if threshold is None else JumpReLU(threshold)
+        k = count if count is not None and "k" not in config else config["k"]
+        return Largest(check_count(k, latents, where, "k"))
+    return nn.ReLU() if threshold is None else Above(threshold)
 
 
 def _yaml_of(path: Path) -> Path:
@@ -228,7 +272,7 @@ def _yaml_of(path: Path) -> Path:
 
 def _hook(config: Settings, field: str, where: Path) -> str:
     value = config[field]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.startswith("blocks."):
         raise InterpretationError(
             f"{where}: {field} is {brief(value)}; expected the name of a hook within a block",
             fix=f"write it, such as {field}: {'mlp.hook_in' if 'input' in field else 'hook_mlp_out'}",

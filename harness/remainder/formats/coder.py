@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["Coder", "Gated", "GroupMax", "JumpReLU", "Largest", "TopK", "make_coder"]
+__all__ = ["Above", "Coder", "Gated", "GroupMax", "JumpReLU", "Largest", "TopK", "make_coder"]
 
 
 class Coder(nn.Module):
@@ -110,6 +110,19 @@ class JumpReLU(nn.Module):
 
     def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
         return h.relu() * (h > self.threshold)
+
+
+class Above(nn.Module):
+    """h where it is above a threshold, which may be below zero, of each latent or of all."""
+
+    threshold: Tensor
+
+    def __init__(self, threshold: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
+        return torch.where(h > self.threshold, h, 0.0)
 
 
 class Gated(nn.Module):

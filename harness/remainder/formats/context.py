@@ -24,22 +24,24 @@ def context_warnings(
     where: Path | str,
     *,
     length: str = "context_size",
+    first: str = "prepend_bos",
     within: str = "",
 ) -> tuple[str, ...]:
     """What differs from the task's windows, in whole sentences; nothing of a task that has no text.
 
     Args:
-        fields: of the file, of which `length`, `seqpos_slice` and `prepend_bos` are looked at.
+        fields: of the file, of which `length`, `first` and `seqpos_slice` are looked at.
         task: that it is read for.
         where: the file, for messages.
         length: the name of the field with the number of tokens of a context.
+        first: the name of the field that says whether a context begins with a token of its own.
         within: the object that holds the fields, with a dot behind it.
 
     Raises:
         InterpretationError: if one of them is of another type than its library writes.
     """
     size = _size(fields.get(length), f"{within}{length}", where)
-    first_token = _flag(fields.get("prepend_bos"), f"{within}prepend_bos", where)
+    first_token = _flag(fields.get(first), f"{within}{first}", where)
     kept = _slice(fields.get("seqpos_slice"), f"{within}seqpos_slice", where)
     if task.corpus is None:
         return ()
@@ -57,7 +59,7 @@ def context_warnings(
         )
     if first_token is False:
         told.append(
-            f"{file}: it was trained without a token that begins a context ({within}prepend_bos is false); "
+            f"{file}: it was trained without a token that begins a context ({within}{first} is false); "
             f"every window of the task begins with token {task.corpus.bos}."
         )
     return tuple(told)

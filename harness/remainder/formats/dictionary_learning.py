@@ -40,7 +40,7 @@ from remainder.formats.known import (
     optional_count,
     plain,
 )
-from remainder.formats.module_names import module_named
+from remainder.formats.module_names import is_in_block, module_named
 from remainder.formats.places import (
     Loaded,
     Place,
@@ -113,6 +113,7 @@ _BUFFER = Table(
     {
         "io": heeded("whether it was trained on a module's output (out, as if missing) or input (in)", plain),
         "ctx_len": heeded("compared with the task's windows", plain),
+        "add_special_tokens": heeded("compared with the task's windows", plain),
         **harmless(
             "how activations were collected",
             "d_submodule",
@@ -122,7 +123,6 @@ _BUFFER = Table(
             "out_batch_size",
             "refresh_batch_size",
             "remove_bos",
-            "add_special_tokens",
         ),
     },
     Rest("harmless", "it describes how activations were collected"),
@@ -180,7 +180,7 @@ _PLACES = (
     (r"mlp_in", "blocks.{}.mlp.hook_in"),
     (r"hook_mlp_out", "blocks.{}.hook_mlp_out"),
     (r"mlp", "blocks.{}.mlp.hook_out"),
-    (r"attn_in|head|hook_z", "blocks.{}.attn.hook_z"),
+    (r"head|hook_z", "blocks.{}.attn.hook_z"),
     (r"hook_attn_out", "blocks.{}.hook_attn_out"),
     (r"att", "blocks.{}.attn.hook_out"),
     (r"^layer", "blocks.{}.hook_resid_post"),  # last: `layers.8.mlp` is an MLP
@@ -274,7 +274,8 @@ def _make(kind: str, found: dict[str, Tensor], trainer: Settings, path: Path) ->
     if kind == "GatedAutoEncoder":
         activation = Gated(found["r_mag"], found["mag_bias"], found["gate_bias"])
     elif kind == "AutoEncoderTopK":
-        activation = TopK(check_count(trainer["k"], latents, path / CONFIG, "trainer.k"))
+        k = trainer["k"] if "k" in trainer else _whole(found.get("k"))
+        activation = TopK(check_count(k, latents, path / CONFIG, "trainer.k"))
     elif "threshold" in _TENSORS[kind]:
         if kind != "JumpReluAutoEncoder" and float(found["threshold"]) < 0:
             raise InterpretationError(
@@ -286,6 +287,14 @@ def _make(kind: str, found: dict[str, Tensor], trainer: Settings, path: Path) ->
     return make_coder(weights, activation, centred=kind not in ("JumpReluAutoEncoder", "AutoEncoderNew"))
 
 
+def _whole(stored: Tensor | None) -> int | float | None:
+    """A number beside the weights, whole if it is."""
+    if stored is None or stored.numel() != 1:
+        return None
+    value = float(stored)
+    return int(value) if value.is_integer() else value
+
+
 _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
@@ -295,7 +304,9 @@ def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Plac
     Raises:
         InterpretationError: if it was made at another place, or one that is not known.
     """
-    told = context_warnings(buffer.all(), task, where, length="ctx_len", within="buffer.")
+    told = context_warnings(
+        buffer.all(), task, where, length="ctx_len", first="add_special_tokens", within="buffer."
+    )
     ends, end = _hooks(trainer, where), "out" if buffer["io"] is None else buffer["io"]
     if end not in ("in", "out"):
         raise InterpretationError(
@@ -315,24 +326,25 @@ def _hooks(trainer: Settings, where: Path) -> tuple[str, str] | None:
     """Hooks of what goes into and comes out of the place that a trainer's settings mean; None if they say
     nothing. A hook that is named itself has one end."""
     name: str | None = trainer["submodule_name"]
-    layer = trainer["layer"]
-    if layer == _NO_LAYER:
-        layer = None
-    if layer is not None and (not isinstance(layer, int) or isinstance(layer, bool) or layer < 0):
-        raise InterpretationError(
-            f"{where}: trainer.layer is {brief(layer)}; expected the number of a block, from 0", fix=AGAIN
-        )
-    if name is not None and re.fullmatch(r"blocks\.\d+\..+", name):
-        return name, name
-    module = None if name is None else module_named(name)
-    own = [str(module.layer)] if module is not None else re.findall(r"layer_?(\d+)", name or "")
+    layer = _layer(trainer, where)
+    hook = re.fullmatch(r"blocks\.(\d+)\..*hook_.+", name or "")
+    module = None if name is None or hook is not None else module_named(name)
+    own = re.findall(r"layers?_?(\d+)", name or "")
+    if hook is not None:
+        own = [hook[1]]
+    elif module is not None:
+        own = [str(module.layer)]
     if layer is not None and own and int(own[-1]) != layer:
         raise InterpretationError(
             f"{where}: trainer.submodule_name is {name}, and trainer.layer {layer}",
             fix="write the block that it was made at into both",
         )
+    if name is not None and hook is not None:
+        return name, name
     if module is not None:
         return module.reads, module.gives
+    if name is not None and is_in_block(name):
+        raise _unknown_place(name, where)
     numbers = re.findall(r"\d+", name or "")
     if layer is None:
         if not numbers:
@@ -340,17 +352,57 @@ def _hooks(trainer: Settings, where: Path) -> tuple[str, str] | None:
         layer = int(numbers[-1])
     if name is None:
         return f"blocks.{layer}.hook_resid_pre", f"blocks.{layer}.hook_resid_post"
-    for pattern, hook in _PLACES:
-        if re.search(pattern, name):
-            found = hook.format(layer)
-            return _INPUTS.get(hook, hook).format(layer), found
-    raise InterpretationError(
+    return _by_words(name, layer, where)
+
+
+def _layer(trainer: Settings, where: Path) -> int | None:
+    """The number of a block, if the library was given one."""
+    layer = trainer["layer"]
+    if layer is None or layer == _NO_LAYER:
+        return None
+    if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0:
+        raise InterpretationError(
+            f"{where}: trainer.layer is {brief(layer)}; expected the number of a block, from 0", fix=AGAIN
+        )
+    return layer
+
+
+def _by_words(name: str, layer: int, where: Path) -> tuple[str, str]:
+    """Hooks of what goes into and comes out of a place in free words, such as `mlp_out_layer_3`.
+
+    A word that is not known may turn it into another place (`lm_head`, `mlp_gate`), and so may `in` and
+    `post` beside a part of the block: `attn_in` may be behind the norm, or the heads' outputs.
+    """
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    part = words & _OF_PARTS
+    unclear = (part & _ATTENTION and words & _INWARD) or ("mlp" in words and words & {"post", "pre", "mid"})
+    is_residual = bool(words & _RESIDUAL)
+    if not words - _WORDS and (is_residual or not unclear):
+        for pattern, hook in _PLACES:
+            if re.search(pattern, name.lower()):
+                return _INPUTS.get(hook, hook).format(layer), hook.format(layer)
+    raise _unknown_place(name, where)
+
+
+def _unknown_place(name: str, where: Path) -> InterpretationError:
+    return InterpretationError(
         f"{where}: trainer.submodule_name is {brief(name)}, which names no place that is known",
         fix="write the hook's name there, such as blocks.8.hook_resid_post, or the module's, such as "
         "model.layers.8.mlp",
     )
 
 
+_ATTENTION = frozenset({"att", "attn", "attention"})
+_INWARD = frozenset({"in", "input", "inputs"})
+_RESIDUAL = frozenset({"resid", "residual"})
+_OF_PARTS = _ATTENTION | {"mlp"}
+_WORDS = (
+    _OF_PARTS
+    | _RESIDUAL
+    | _INWARD
+    | {"stream", "pre", "mid", "post", "out", "output", "outputs", "layer", "layers", "block", "blocks", "h"}
+    | {"head", "heads", "hook", "z"}
+)
 _INPUTS = {
     "blocks.{}.hook_resid_post": "blocks.{}.hook_resid_pre",
     "blocks.{}.mlp.hook_out": "blocks.{}.mlp.hook_in",

@@ -42,6 +42,7 @@ __all__ = [
     "optional_count",
     "plain",
     "refused",
+    "without_ignored",
 ]
 
 Read = Callable[[Mapping[str, Any], str, "Path | str", str], Any]
@@ -209,6 +210,24 @@ class Settings:
             f"{self.where}: the field {full} ({brief(value)}) is not known; it may change what is computed",
             fix=(f"if {self.within}{near[0]} is meant, correct it; " if near else "") + _ignoring(full),
         )
+
+
+def without_ignored(
+    content: Mapping[str, Any], table: Table, where: Path | str, ignore: Ignore | None, within: str = ""
+) -> dict[str, Any]:
+    """The fields as if those that are to be ignored were not there, at every depth.
+
+    For whoever hands a config on to a library that takes from it what it likes.
+    """
+    kept = {}
+    for key, value in content.items():
+        name, line = str(key), table.lines.get(str(key))
+        if ignore is not None and ignore.take(within + name, line, where):
+            continue
+        if line is not None and line.within is not None and isinstance(value, Mapping):
+            value = without_ignored(value, line.within, where, ignore, f"{within}{name}.")
+        kept[name] = value
+    return kept
 
 
 def refused(where: Path | str, name: str, value: Any, why: str) -> InterpretationError:

@@ -50,7 +50,9 @@ OPTIONS = Table(
         "load_in_4bit": only("quantised weights give other activations", False),
         "quantization_config": only("quantised weights give other activations"),
         **harmless("how long texts may be; the tensors of a shorter one stay", "n_ctx"),
-        **harmless("blocks above are left out, which none below sees", "first_n_layers"),
+        "first_n_layers": heeded(
+            "refused behind the last block; no tensor of a block moves", plain, ignorable=True
+        ),
         **harmless("of generation; SAELens tokenises by prepend_bos", "default_prepend_bos"),
         **harmless("of generation", "default_padding_side", "use_cache"),
         **harmless("how precise the model was in training", "dtype", "torch_dtype"),
@@ -74,6 +76,7 @@ _MOVED = {
         r"attn\.(?:hook_(?:rot_)?[qkvz]|[qkv]\.hook_out|o\.hook_in|hook_result)$",
         "with it, queries, keys, values and what heads give are rotated",
     ),
+    "first_n_layers": (r"^ln_final|^unembed|logits", "with it, the blocks above are left out"),
     "center_unembed": (r"^unembed|logits", "with it, the mean over all words is taken out of the logits"),
 }
 

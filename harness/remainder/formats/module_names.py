@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Module", "module_named"]
+__all__ = ["Module", "is_in_block", "module_named"]
 
 
 class Module(NamedTuple):
@@ -30,6 +30,8 @@ class Module(NamedTuple):
 
 _BLOCK = re.compile(r"(?P<before>.*[._])?(?:layers|h|blocks)[._](?P<layer>\d+)(?:\.(?P<part>.+))?")
 _OF_OTHERS = re.compile(r"encoder|vision|visual|image|audio|speech", re.IGNORECASE)
+# `mlp_out_layers_3` is free words on a part of the block, and no path to the block itself.
+_WORDS = re.compile(r"mlp|att|resid|norm|embed|head", re.IGNORECASE)
 _PARTS: tuple[tuple[str, str, str], ...] = (
     (r"", "hook_resid_pre", "hook_resid_post"),
     (r"mlp|ffn|feed_forward|block_sparse_moe", "mlp.hook_in", "mlp.hook_out"),
@@ -56,7 +58,7 @@ def module_named(name: str) -> Module | None:
 
     Hooks of TransformerLens (`blocks.3.hook_resid_pre`) are no names of modules.
     """
-    found = _BLOCK.fullmatch(re.sub(r"\[(\d+)\]", r".\1", name).strip("."))
+    found = _path(name)
     if found is None or _OF_OTHERS.search(found["before"] or ""):
         return None
     layer = int(found["layer"])
@@ -64,3 +66,13 @@ def module_named(name: str) -> Module | None:
         if re.fullmatch(pattern, found["part"] or ""):
             return Module(layer, f"blocks.{layer}.{reads}", f"blocks.{layer}.{gives}")
     return None
+
+
+def is_in_block(name: str) -> bool:
+    """Whether a name is a path to a module in a block, be it one that `module_named` knows or not."""
+    return _path(name) is not None
+
+
+def _path(name: str) -> re.Match[str] | None:
+    found = _BLOCK.fullmatch(re.sub(r"\[(\d+)\]", r".\1", name).strip("."))
+    return None if found is None or _WORDS.search(found["before"] or "") else found

@@ -41,24 +41,22 @@ from remainder.errors import InterpretationError
 from remainder.files import brief, present
 from remainder.foreign import said
 from remainder.formats.context import context_warnings
-from remainder.formats.fields import AGAIN, count, flag, table, text
-from remainder.formats.known import Ignore
+from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
+from remainder.formats.known import Ignore, without_ignored
 from remainder.formats.module_names import module_named
 from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
     Loaded,
-    MisfitError,
     Place,
     check_count,
     check_model,
     check_no_skip,
     check_width,
-    has_layer_norm,
     place_at,
     place_untold,
-    tensor_of,
 )
-from remainder.formats.saelens_fields import Looked, look
+from remainder.formats.saelens_centring import is_centred, means_warning
+from remainder.formats.saelens_fields import OBJECT, Looked, look, table_of
 from remainder.formats.saelens_folding import (
     FACTORS,
     check_scale,
@@ -70,7 +68,7 @@ from remainder.formats.saelens_folding import (
 )
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation import Reads
-from remainder.task import ModelSpec, Site, Task
+from remainder.task import Site, Task
 
 __all__ = [
     "CONFIG",
@@ -92,8 +90,6 @@ _AXES: dict[str, tuple[str | int, ...]] = {
 _HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
 _COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
-# What a block's parts write to the residual stream, and that itself: nothing else is centred.
-_WRITTEN = ("residual stream", "output of the MLP", "output of the attention")
 _RENEWED = frozenset(
     f"{function}_{way}" for function in ("run_time_activation_norm_fn", "reshape_fn") for way in ("in", "out")
 )
@@ -121,11 +117,19 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    config, where = read_json(path / CONFIG), path / CONFIG
+    where = path / CONFIG
+    config = _without_ignored(read_json(where), where, ignore)
     place = _place(config, task, where)
     looked = look(config, task, where, ignore)
-    sae, notes = _load_folder(path, task.site)
+    sae, notes = _load_folder(path, config, task.site)
     return _loaded(sae, str(path), task, place, looked, notes)
+
+
+def _without_ignored(config: dict[str, Any], where: Path, ignore: Ignore | None) -> dict[str, Any]:
+    """A config as if fields that are to be ignored were not there: sae-lens does not see them either."""
+    # Twice, since what its architecture may hold depends on fields that may be ignored.
+    config = without_ignored(config, table_of(config), where, ignore)
+    return without_ignored(config, table_of(config), where, ignore)
 
 
 def _loaded(
@@ -135,18 +139,25 @@ def _loaded(
     if looked.activation is not None:
         thing.activation_fn = looked.activation
     wrapped = _wrapped(thing, name, task, place.reads, looked)
-    means = _means_warning(looked, task, place.reads, name)
+    means = means_warning(looked, task, place.reads, name)
     return Loaded(wrapped, *place._replace(warnings=(*place.warnings, *looked.warnings, *means, *notes)))
 
 
-def _load_folder(folder: Path, site: Site) -> tuple[Any, tuple[str, ...]]:
+def _load_folder(folder: Path, config: dict[str, Any], site: Site) -> tuple[Any, tuple[str, ...]]:
     """The object of sae-lens in `folder`, float32, its scales worked in, and what must be told of these.
+
+    Args:
+        folder: with the weights.
+        config: its config, without what is to be ignored.
+        site: of the task.
 
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    config = read_json(folder / CONFIG)
     where = folder / CONFIG
+    if config.get("architecture") == "topk" and not (config.get("activation_fn_kwargs") or {}).get("k"):
+        # sae-lens takes k from there, whether there is one or not.
+        config = {name: value for name, value in config.items() if name != "activation_fn_kwargs"}
     _check_widths(config, site, where)
     if where.read_bytes().startswith(codecs.BOM_UTF8):
         raise InterpretationError(
@@ -221,7 +232,7 @@ def load_object(
         InterpretationError: if it was made for another width, hook or model, or a setting is not computed.
     """
     thing = unwrapped(thing)
-    config = config_of(thing, name)
+    config = without_ignored(config_of(thing, name), OBJECT, name, ignore)
     # What has no config is no file, and nobody expects it to tell where it was made.
     place = _place(config, task, name) if "d_in" in config else Place("in")
     _check_latents(config, thing, name)
@@ -252,20 +263,6 @@ def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
         )
 
 
-def _means_warning(looked: Looked, task: Task, reads: Reads, name: str) -> tuple[str, ...]:
-    """Of a transcoder whose target had its mean over the width taken out in training."""
-    target = looked.hooks[-1]
-    rebuilds_what_it_reads = len(looked.hooks) == 1 or reads == "out"
-    if not looked.centred or rebuilds_what_it_reads or not tensor_of(target).startswith(_WRITTEN):
-        return ()
-    if has_layer_norm(task.model) is not True:
-        return ()
-    return (
-        f"{Path(name).name} was trained on {target} less its mean over the width (center_writing_weights); "
-        "here that mean counts as residual.",
-    )
-
-
 def _is_of_sae_lens(thing: Any) -> bool:
     lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
     return lens is not None and isinstance(thing, lens.SAE)
@@ -292,19 +289,25 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> Place:
     said = {**config, **table(config, "metadata", where)}
     check_model(text(said, "model_name", where), task.model, where)
     _check_widths(config, task.site, where)
-    if said.get("hook_head_index") is not None:
-        raise MisfitError(
-            f"{where}: it was made for head {brief(said['hook_head_index'])} alone (hook_head_index)",
-            fix="give an SAE of all heads: the task replaces the whole activation",
-        )
     hooks, told = _hooks(said, task.site, where), context_warnings(said, task, where)
     if hooks is not None:
         place = place_at(hooks, task, where)
+        place = place._replace(warnings=place.warnings + _target_warning(said, task.site, where))
     else:
         place = place_untold(task, where, "no hook_name")
         if "d_out" in config:
             place = place._replace(reads="in")
     return place._replace(warnings=place.warnings + told)
+
+
+def _target_warning(said: dict[str, Any], site: Site, where: Path | str) -> tuple[str, ...]:
+    """Of a transcoder that does not tell what it rebuilds."""
+    if "d_out" not in said or said.get("hook_name_out") is not None:
+        return ()
+    return (
+        f"{file_name(where)} does not tell what it rebuilds (no hook_name_out): that it was made for "
+        f"{site.hook_out} is taken on trust; its width is all that was compared.",
+    )
 
 
 def _check_widths(config: dict[str, Any], site: Site, where: Path | str) -> None:
@@ -316,8 +319,9 @@ def _check_widths(config: dict[str, Any], site: Site, where: Path | str) -> None
 def _hooks(said: dict[str, Any], site: Site, where: Path | str) -> tuple[str, str] | None:
     """What it reads and what it rebuilds, by the names of TransformerLens; None if no hook is named."""
     source = text(said, "hook_name", where) or text(said, "hook_point", where)
-    if source is None and isinstance(said.get("hook_layer"), int):
-        source = f"blocks.{said['hook_layer']}.hook_resid_post"
+    for name in ("hook_layer", "hook_point_layer"):
+        if source is None and isinstance(said.get(name), int):
+            source = f"blocks.{said[name]}.hook_resid_post"
     if source is None:
         return None
     target = text(said, "hook_name_out", where)
@@ -412,28 +416,9 @@ def _wrapped(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) ->
         inner = _Skipping(thing)
     elif normalised:
         inner = _Normalised(thing)
-    if _is_centred(looked, task.model, name):
+    if is_centred(looked, task.model, name):
         inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
     return inner
-
-
-def _is_centred(looked: Looked, model: ModelSpec, name: str) -> bool:
-    """Whether it was trained on a residual stream whose mean over the width had been taken out.
-
-    Raises:
-        InterpretationError: if it was so unless the model has RMSNorm, and its norm cannot be told.
-    """
-    if not looked.centred or not tensor_of(looked.hooks[0]).startswith(_WRITTEN):
-        return False
-    layer_norm = has_layer_norm(model)
-    if layer_norm is None:
-        raise InterpretationError(
-            f"{name}: center_writing_weights is true, which takes a mean out of the residual stream of a "
-            f"model with LayerNorm, and not with RMSNorm; which of them {model.name} has cannot be told",
-            fix="in the config's model_from_pretrained_kwargs write what was done: false, if it has RMSNorm; "
-            "else name the model in [model] of the task as TransformerLens does",
-        )
-    return layer_norm
 
 
 class _Wrapper(nn.Module):

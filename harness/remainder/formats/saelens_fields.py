@@ -16,6 +16,7 @@ Source: https://github.com/decoderesearch/SAELens, `saes/`, `config.py`,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
 from remainder.files import brief
-from remainder.formats.fields import AGAIN, count, flag, text
+from remainder.formats.fields import AGAIN, count, file_name, flag, text
 from remainder.formats.known import (
     Ignore,
     Line,
@@ -42,6 +43,7 @@ from remainder.formats.known import (
     plain,
 )
 from remainder.formats.model_loading import OPTIONS, check_options
+from remainder.formats.module_names import module_named
 from remainder.task import Site, Task
 
 __all__ = [
@@ -60,8 +62,12 @@ _PLACE: dict[str, Line] = {
     "hook_name": heeded("what it reads, and unless it is a transcoder what it rebuilds", text),
     "hook_point": heeded("an older name of hook_name", text),
     "hook_name_out": heeded("what a transcoder rebuilds", text),
-    "hook_layer": heeded("the block, where no hook is named: the residual stream leaving it", plain),
+    "hook_layer": heeded(
+        "the block, where no hook is named: the residual stream leaving it; else compared with the hook",
+        plain,
+    ),
     "hook_head_index": only("one head of a hook is no site of a task"),
+    "hook_point_layer": heeded("an older name of hook_layer", plain),
     "hook_point_head_index": only("an older name of hook_head_index"),
     "hook_head_index_out": only("one head of a hook is no site of a task"),
     "model_name": heeded("must be the task's model", text),
@@ -146,7 +152,6 @@ COMMON: dict[str, Line] = {
     "finetuning_scaling_factor": heeded("whether codes are scaled by a tensor of the weights", flag),
     "metadata": block("where it was made; it describes", METADATA),
     **_PLACE,
-    "hook_point_layer": heeded("an older name of hook_layer", plain),
     **harmless("weights are read as float32", "dtype"),
     **harmless("where it lay", "device"),
     **harmless("of training alone", *_TRAINING),
@@ -213,7 +218,7 @@ OBJECT = Table(
             "the object itself computes it", "activation_fn", "activation_fn_kwargs", "activation_fn_str",
             "apply_b_dec_to_input", "architecture", "device", "dtype", "finetuning_scaling_factor",
             "normalize_activations", "reshape_activations", "k", "topk_threshold_lr", "use_error_term",
-            "matryoshka_widths", "use_matryoshka_aux_loss", "model_kwargs", "hook_point_layer", *_TRAINING,
+            "matryoshka_widths", "use_matryoshka_aux_loss", "model_kwargs", *_TRAINING,
             *(name for own in ARCHITECTURES.values() for name in own if name != "d_out"),
         ),
     },
@@ -251,7 +256,7 @@ def table_of(config: Mapping[str, Any]) -> Table:
     """All that a config of its architecture may hold."""
     own = ARCHITECTURES.get(str(config.get("architecture", "standard")), {})
     # Before version 6 top-k ones may be called standard.
-    legacy = _TOPK if _said(config, "activation_fn_str", "activation_fn") == "topk" else {}
+    legacy = _TOPK if _first(config, "activation_fn_str", "activation_fn") == "topk" else {}
     return Table({**COMMON, **own, **{name: _TOPK[name] for name in ("k",) if name in legacy}})
 
 
@@ -285,6 +290,7 @@ def look(
     settings.all()
     metadata.all()
     _check_twins(settings, metadata)
+    _check_older_names(settings, metadata)
     hooks = _hooks(settings, metadata, task.site)
     centred = False
     for owner in (settings, metadata):
@@ -294,8 +300,13 @@ def look(
     activation = None
     if not is_object:
         _require(settings)
+        if settings["reshape_activations"] == "hook_z" and not any(hook.endswith("_z") for hook in hooks):
+            raise settings.refuse(
+                "reshape_activations", f"SAELens does that at hook_z, and this is {hooks[0]}"
+            )
         activation = _activation(settings)
-    return Looked(activation, centred, hooks, (*settings.warnings, *metadata.warnings))
+    told = (*settings.warnings, *metadata.warnings, *_layer_warning(settings, metadata))
+    return Looked(activation, centred, hooks, told)
 
 
 def _require(settings: Settings) -> None:
@@ -305,12 +316,14 @@ def _require(settings: Settings) -> None:
     if settings["normalize_activations"] == "constant_scalar_rescale":
         wanted = (*wanted, "activation_normalization_factor")
     for name in wanted:
-        if name == "k" and "k" in settings.block("activation_fn_kwargs"):
+        is_elsewhere = name == "k" and "k" in settings.block("activation_fn_kwargs")
+        if is_elsewhere and not _is_of_version_6(settings):
             continue
         if name not in settings.content:
             raise InterpretationError(
-                f"{settings.where}: {name} is missing, which the architecture {architecture} computes with",
-                fix=AGAIN,
+                f"{settings.where}: {name} is missing, which the architecture {architecture} computes with"
+                + (": from version 6 on SAELens does not look into activation_fn_kwargs" * is_elsewhere),
+                fix="write k at the top, as training had it" if is_elsewhere else AGAIN,
             )
 
 
@@ -334,6 +347,41 @@ def _check_twins(settings: Settings, metadata: Settings) -> None:
         raise metadata.refuse(name, f"SAELens computes with {name} at the top, and it does not stand there")
 
 
+_OLDER = {
+    "hook_point": "hook_name",
+    "hook_point_layer": "hook_layer",
+    "hook_point_head_index": "hook_head_index",
+}
+
+
+def _check_older_names(settings: Settings, metadata: Settings) -> None:
+    """A field and its older name do not say two things."""
+    fields = {**settings.content, **metadata.content}
+    for older, name in _OLDER.items():
+        if fields.get(older) is not None and fields.get(name) not in (None, fields[older]):
+            raise InterpretationError(
+                f"{settings.where}: {name} is {brief(fields[name])}, and {older}, its older name, "
+                f"{brief(fields[older])}",
+                fix="one of the two belongs to something else; take the config that training wrote",
+            )
+
+
+def _layer_warning(settings: Settings, metadata: Settings) -> tuple[str, ...]:
+    """Where the number of the block is not that in the hook's name, which counts."""
+    fields = {**settings.content, **metadata.content}
+    hook = _first(fields, "hook_name", "hook_point")
+    name = next((one for one in ("hook_layer", "hook_point_layer") if fields.get(one) is not None), None)
+    if name is None or not isinstance(hook, str):
+        return ()
+    module = module_named(hook)
+    block = re.match(r"blocks\.(\d+)\.", hook if module is None else module.gives)
+    if block is None or fields[name] == int(block[1]):
+        return ()
+    return (
+        f"{file_name(settings.where)}: {name} is {brief(fields[name])}, and the hook is {hook}; this counts.",
+    )
+
+
 def _hooks(settings: Settings, metadata: Settings, site: Site) -> tuple[str, ...]:
     """What it reads and rebuilds; where that is not told, what the task does."""
     named = [
@@ -342,6 +390,8 @@ def _hooks(settings: Settings, metadata: Settings, site: Site) -> tuple[str, ...
         for found in (metadata.content.get(name), settings.content.get(name))
         if isinstance(found, str)
     ]
+    modules = [module_named(name) for name in named]
+    named = [name if module is None else module.gives for name, module in zip(named, modules, strict=True)]
     return tuple(dict.fromkeys(named)) or (site.hook_in, site.hook_out)
 
 
@@ -402,6 +452,6 @@ def _is_of_version_6(settings: Settings) -> bool:
     return int(head) >= 6
 
 
-def _said(config: Mapping[str, Any], *names: str) -> Any:
+def _first(config: Mapping[str, Any], *names: str) -> Any:
     """The first of these fields that is there."""
     return next((config[name] for name in names if config.get(name) is not None), None)

@@ -6,8 +6,9 @@
    (`remainder.formats.module_names`). A sparse autoencoder is of the module's own output, whatever the block
    does with it afterwards; a transcoder reads its input and rebuilds its output.
 3. `sae.safetensors`: encoder.weight and W_dec [num_latents d_in], encoder.bias, b_dec, W_skip [d_in d_in].
-4. b_dec is subtracted before encoding unless it is a transcoder. `normalize_decoder` is about training: the
-   stored W_dec is used as it is.
+4. b_dec is subtracted before encoding unless cfg.json says that it is a transcoder; early versions said so in
+   the config of the run alone, and subtracted it. `normalize_decoder` is about training: the stored W_dec is
+   used as it is.
 
 Source: https://github.com/EleutherAI/sparsify, `sparse_coder.py`, `fused_encoder.py`, `config.py`,
 `trainer.py`.
@@ -27,7 +28,7 @@ from remainder.files import brief, present
 from remainder.formats.coder import GroupMax, TopK, make_coder
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import count, flag, text
-from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, plain
+from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, only, plain
 from remainder.formats.module_names import module_named
 from remainder.formats.places import (
     Loaded,
@@ -61,6 +62,9 @@ FIELDS = Table(
         **harmless("about training: the stored decoder is used as it is", "normalize_decoder"),
         **harmless("a loss of training", "multi_topk"),
         **harmless("which code multiplies, with the same result", "naive_decoder"),
+        "embed_skip": only("a path from the embedding past the codes is no part of this", False),
+        "gram_lookup": only("what a table of n-grams adds is no part of this", False),
+        **harmless("of gram_lookup, which is off", "lookup_max_order", "gram_table_hash"),
     }
 )
 """Of cfg.json, beside the weights of a module."""
@@ -68,7 +72,7 @@ FIELDS = Table(
 RUN_FIELDS = Table(
     {
         "model": heeded("must be the task's model", text),
-        "transcode": heeded("must be that of cfg.json", plain, ignorable=True),
+        "transcode": heeded("must be that of cfg.json; counts where this has none", plain, ignorable=True),
         "ctx_len": heeded("compared with the task's windows", plain),
     },
     Rest("harmless", "it describes the training run"),
@@ -104,9 +108,10 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """
     where = path / CONFIG
     config = Settings(read_json(where), FIELDS, where, ignore)
+    config.all()
     transcode = bool(config["transcode"])
-    told = _run(path, transcode, task, ignore)
-    place = _place(path, transcode, task)
+    is_said, told = _run(path, config.content.get("transcode"), task, ignore)
+    place = _place(path, transcode or is_said, task)
     check_width(config["d_in"], task.site, where)
     latents = _latents(config, task.site.width)
     activation = _activation(config, config["k"], latents, where)
@@ -129,30 +134,42 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     return Loaded(make_coder(weights, activation, centred=not transcode), *place)
 
 
-def _run(path: Path, transcode: bool, task: Task, ignore: Ignore | None) -> tuple[str, ...]:
+def _run(path: Path, own: bool | None, task: Task, ignore: Ignore | None) -> tuple[bool, tuple[str, ...]]:
     """What the config of the whole run says, which lies above the folders of its modules, if it is there.
+
+    Args:
+        own: `transcode` of the module's own config; None, if it has no such field.
+
+    Returns:
+        Whether the run alone says that it is a transcoder, and what is to be told.
 
     Raises:
         InterpretationError: if it was made for another model, or is of another kind.
     """
     told: tuple[str, ...] = ()
+    is_said = False
     for folder in dict.fromkeys((_of_module(path.absolute()).parent, _of_module(path.resolve()).parent)):
         above = folder / RUN
         if above.is_file():
             run = Settings(read_json(above), RUN_FIELDS, above, ignore)
-            _check_run(run, transcode, task)
+            check_model(run["model"], task.model, run.where)
+            is_said = is_said or _is_transcoder(run, own)
             told = told or context_warnings(run.all(), task, above, length="ctx_len")
-    return told
+    return is_said, told
 
 
-def _check_run(run: Settings, transcode: bool, task: Task) -> None:
-    """Model and kind, as the settings of the whole run have them.
+def _is_transcoder(run: Settings, own: bool | None) -> bool:
+    """Whether the settings of the whole run say so, and those of the module do not.
 
-    Early versions said only there whether it is a transcoder, and subtracted b_dec all the same.
+    Early versions said only there whether it is a transcoder, and subtracted b_dec all the same; so does
+    sparsify today with a config that lacks `transcode`.
     """
-    check_model(run["model"], task.model, run.where)
-    if run["transcode"] is not None and run["transcode"] is not transcode:
-        raise run.refuse("transcode", f"{CONFIG} of the module says {str(transcode).lower()}, or nothing")
+    said = run["transcode"]
+    if said is None or said is own:
+        return False
+    if own is None and isinstance(said, bool):
+        return said
+    raise run.refuse("transcode", f"{CONFIG} of the module says {str(own).lower()}")
 
 
 def _latents(config: Settings, width: int) -> int:
@@ -167,9 +184,11 @@ def _activation(config: Settings, k: int, latents: int, where: Path) -> nn.Modul
     signed = config["signed"]
     if kind not in ("topk", "groupmax") or signed:
         what = "signed is true" if signed else f"activation is {brief(kind)}"
+        ignoring = config.refuse("signed" if signed else "activation", "").fix
         raise InterpretationError(
             f"{where}: {what}; known are topk and groupmax of what is above zero",
-            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object)",
+            fix="score the object itself: give it encode and decode, then remainder.evaluate(task, object); "
+            f"{ignoring}",
         )
     check_count(k, latents, where, "k")
     if kind == "groupmax" and latents % k:
