@@ -492,7 +492,7 @@ BROKEN = {
     "odd metadata": (lambda f: change_config(f, metadata=3), "metadata is 3; expected an object", "correct"),
     "bad JSON": (lambda f: (f / CONFIG).write_text('{"d_in": 8,'), "is not valid JSON", "anew"),
     "JSON list": (lambda f: (f / CONFIG).write_text("[8]"), "holds no JSON object", "anew"),
-    "no config": (lambda f: (f / CONFIG).unlink(), f"{CONFIG} does not exist", "give a folder"),
+    "no config": (lambda f: (f / CONFIG).unlink(), f"{CONFIG} does not exist", "put the file there"),
 }
 
 

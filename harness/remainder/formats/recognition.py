@@ -35,11 +35,12 @@ _TORCH_LIST = "data.pkl"
 _LONGEST_LIST = 100_000_000
 """Bytes of the largest list of names that is looked through: of a circuit of millions of nodes."""
 
+# Not `gunzip FILE`: it refuses what is not called .gz.
 _COMPRESSED = (
-    (b"\x1f\x8b", "gzip", "gunzip FILE"),
-    (b"BZh", "bzip2", "bunzip2 FILE"),
-    (b"\xfd7zXZ\x00", "xz", "unxz FILE"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd FILE"),
+    (b"\x1f\x8b", "gzip", "gunzip < FILE > UNPACKED"),
+    (b"BZh", "bzip2", "bunzip2 < FILE > UNPACKED"),
+    (b"\xfd7zXZ\x00", "xz", "unxz < FILE > UNPACKED"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd < FILE > UNPACKED"),
     (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x FILE"),
 )
 _TABLES = ((b"\x93NUMPY", "a numpy array"), (b"\x89HDF", "HDF5"), (b"PAR1", "a Parquet table"))
@@ -173,6 +174,8 @@ def look(path: Path) -> Seen:
 def _look(path: Path, _inode: int, size: int, _changed: int) -> Seen:
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
+        while head and not head.strip() and stream.tell() < size:  # JSON may begin with any white space
+            head = stream.read(_HEAD)
     if not head.strip():
         return Seen("other", what="empty", fix="copy it again; writing it may have been cut short")
     if head.startswith(_ARCHIVE):
