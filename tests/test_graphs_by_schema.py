@@ -114,8 +114,14 @@ SAME: dict[str, Change] = {
         generation_settings={"max_n_logits": 10, "desired_logit_prob": 0.95},
         pruning_settings={"node_threshold": 0.8, "edge_threshold": 0.98},
     ),
-    "more beside it": lambda content: content.update(comment="mine", version="1.0.0"),
     "more of links": lambda content: [link.update(pctInput=0.5) for link in content["links"]],
+}
+
+
+NOT_KNOWN: dict[str, Change] = {
+    "comment": lambda content: content.update(comment="mine"),
+    "nodes.mine": nodes(LOGIT, mine=1),
+    "links.mine": lambda content: content["links"][0].update(mine=None),
 }
 
 
@@ -140,6 +146,16 @@ def test_what_is_not_needed_changes_nothing(tmp_path: Path, name: str) -> None:
     assert graph.notes == ()
     same(graph.pruned(0.7), expected.pruned(0.7))
     assert graph.prompt in (expected.prompt, "")
+
+
+@pytest.mark.parametrize("name", NOT_KNOWN)
+def test_what_nobody_knows_is_told_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    content = copy.deepcopy(SMALL)
+    NOT_KNOWN[name](content)
+    graph, expected = load(tmp_path, content), load(tmp_path, SMALL)
+    same(graph, expected)
+    (told,) = graph.notes
+    assert f"has the field {name}, which is not known" in told
 
 
 @pytest.mark.parametrize("seed", range(3))

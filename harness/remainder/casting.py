@@ -5,7 +5,8 @@
 2. `copy.deepcopy` makes the copy. It is told beforehand what stands for each of these tensors (the same
    values as float32), and that every mention of their type is to read float32, since `encode` may look there
    (`x.to(self.dtype)`). So nothing of the object itself is changed, what is float32 is not doubled, and it
-   does not matter how the object is built.
+   does not matter how the object is built. Arrays of numpy that are float16 or float64 are cast with them,
+   since torch.from_numpy keeps their type.
 3. An object of float64 that takes float32 activations as it is stays as it is. So does one whose own code
    asks for the type that it has, or whose tensors only a function keeps; that is told.
 
@@ -21,8 +22,10 @@ import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from remainder.errors import InterpretationError
@@ -32,6 +35,7 @@ __all__ = ["in_float32", "odd_kind", "on_device", "require_plain", "unwrapped"]
 
 _CAST = (torch.float16, torch.bfloat16, torch.float64)
 _TAKEN = (*_CAST, torch.float32)
+_OF_NUMPY = {"float16": torch.float16, "float64": torch.float64}
 _TO_FLOAT32 = "give it in float32: sae.to(torch.float32), or its tensors by tensor.float()"
 _EXPECTED = "a plain array of float16, bfloat16, float32 or float64"
 _DEQUANTISE = "give it as float32 with its scale worked in (a sparse one with to_dense)"
@@ -102,6 +106,8 @@ def _cast(
     place = _place(survey)
     kept = [one for one in survey.kept(renewed) if one[1].dtype in _CAST]
     kinds = {value.dtype for _, value in (*survey.tensors, *kept) if value.dtype in _CAST}
+    if probe:  # else it is of sae-lens, which computes with tensors alone
+        kinds |= {_OF_NUMPY[value.dtype.name] for value in survey.arrays}
     if not kinds or (probe and kinds == {torch.float64} and _takes_float32(thing, width, place)):
         return Cast(thing)
     copied = thing
@@ -194,6 +200,8 @@ class _Survey:
     def __init__(self, thing: Any) -> None:
         self.tensors: list[tuple[str, Tensor]] = []
         self.devices: list[torch.device] = []
+        self.arrays: list[NDArray[Any]] = []
+        """Of numpy, that are to be cast."""
         self._functions: list[tuple[str, types.FunctionType]] = []
         self._walk("", thing, self.tensors, {})
 
@@ -238,6 +246,8 @@ class _Survey:
                 waiting += [(path, _content(cell)) for cell in value.__closure__ or ()] if stay else []
             elif isinstance(value, torch.device):
                 self.devices.append(value)
+            elif isinstance(value, np.ndarray) and value.dtype.name in _OF_NUMPY:
+                self.arrays += [] if stay else [value]
             else:
                 waiting += [
                     (path if stay else f"{path}.{key}".lstrip("."), part)
@@ -288,6 +298,7 @@ def _copied(
             memo[id(value)] = _converted(value, dtype, device)
     if dtype is not None:
         memo.update({id(kind): dtype for kind in _CAST})
+        memo.update({id(value): value.astype(np.float32) for value in survey.arrays})
     if device is not None:
         memo.update({id(place): device for place in survey.devices})
     try:

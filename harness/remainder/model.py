@@ -331,7 +331,8 @@ class BridgeRunner:
             self.bridge.check_hooks_to_add(self._points[name].name)
         except ValueError as problem:  # a hook that fires only with a switch set that costs time or memory
             raise TaskError(
-                f"hook {name} is switched off: {problem}", fix="choose a hook that is always on"
+                f"{architecture_of(self.bridge)}: hook {name} is switched off: {problem}",
+                fix="choose a hook that is always on",
             ) from problem
 
     def _pass_through(self, index: int) -> Callable[..., Any]:

@@ -365,11 +365,11 @@ def _opened(text: str) -> Submission:
 
 def _of_file(path: Path) -> Submission:
     """What is read from one file: a list of transcoders, or a circuit."""
-    if circuit_tracer.found_in(path):
+    seen = look(path)
+    if seen.format is None and circuit_tracer.found_in(path):
         circuit_tracer.require(path)
         base = path.parent
         return _bare(_own_name(base), Method(format="circuit-tracer", path=path.name), base)
-    seen = look(path)
     if seen.beside or path.name == "submission.toml":
         raise part_of_folder(path, seen, FORMATS)
     if attribution_graph.found_in(path):

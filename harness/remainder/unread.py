@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["graph_alone", "not_found", "part_of_folder"]
 
-_TOLD = frozenset({".json", ".pt", ".pth", ".gz", ".bz2", ".xz", ".zst", ".safetensors", ".npz"})
+_TOLD = frozenset(
+    {".json", ".pt", ".pth", ".safetensors", ".npz", ".pkl", ".ipynb"}
+    | {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
+)
 """Files of a folder with one of these endings are looked at, to say what it is."""
 _LOOKED_AT = 20
 """At most so many."""

@@ -283,13 +283,14 @@ def _of_graphs(
         chosen = graph.pinned() if method.pinned else graph
         chosen = chosen if method.share is None else chosen.pruned(method.share)
         by_template[template] = circuit_of_graph(chosen, sites, features, length)
-        notes += [f"{file.name}: {note}" for note in graph.notes]
+        notes += [
+            note if note.startswith(f"{file.name} ") else f"{file.name}: {note}" for note in graph.notes
+        ]
         if not graph.has_probabilities:
             notes.append(f"{file.name}: no logit has a probability (token_prob), so its graph has no scores")
             continue
         said = graph.scores()
         replacement = "none" if said.replacement is None else f"{said.replacement:.3g}"
-        notes += graph.notes
         notes.append(
             f"{file.name}: by the links of its graph alone replacement {replacement}, completeness "
             f"{said.completeness:.3g}"

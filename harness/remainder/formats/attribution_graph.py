@@ -75,11 +75,15 @@ NODE = Table(
         "activation": heeded("kept beside it", plain),
         "influence": heeded("by which shares are taken", plain),
         **harmless(
-            "for the viewer", "clerp", "featureExplanations", "featureDetailsJSON", "isSuperNode",
-            "is_target_logit", "jsNodeId", "localClerp", "memberNodeIds", "memberNodes", "nodeColor",
-            "nodeIndex", "pos", "ppClerp", "ppLayer", "remoteClerp", "reverse_ctx_idx", "run_idx",
-            "streamIdx", "supernodeId", "token", "topk_logits", "topk_logits_neg", "topk_logits_pos", "url",
-            "vis_link", "visLink", "xOffset", "yOffset",
+            "for the viewer", "active_feature_idx", "clerp", "ctx_from_end", "featureDetailsJSON",
+            "featureExplanations", "featureId", "featureIndex", "inputAbsSum", "inputAbsSumExternalSn",
+            "inputError", "isError", "isFeature", "isLogit", "isSuperNode", "isTargetLogit",
+            "is_target_logit", "jsNodeId", "layerLocationLabel", "localClerp", "logitPct", "logitToken",
+            "memberNodeIds", "memberNodes", "memberSet", "nodeColor", "nodeId", "nodeIndex", "pctInputError",
+            "pos", "ppClerp", "ppLayer", "remoteClerp", "reverse_ctx_idx", "run_idx", "sgSnInputWeighting",
+            "sourceLinks", "streamIdx", "supernodeId", "targetLinks", "tmpClickedLink",
+            "tmpClickedSourceLink", "tmpClickedTargetLink", "token", "topk_logits", "topk_logits_neg",
+            "topk_logits_pos", "url", "vis_link", "visLink", "xOffset", "yOffset",
         ),
     },
     Rest("told", "nodes are read without it"),
@@ -91,8 +95,8 @@ LINK = Table(
         "source": heeded("the node that adds to the other", plain),
         "target": heeded("the node that is added to", plain),
         "weight": heeded("how much of the target is from the source", plain),
-        **harmless("for the viewer", "absWeight", "color", "pctInput", "sourceNode", "strokeWidth",
-                   "targetNode", "tmpClickedLink"),
+        **harmless("for the viewer", "absWeight", "color", "pctInput", "pctInputColor", "sourceNode",
+                   "strokeWidth", "targetNode", "tmpClickedCtxOffset", "tmpClickedLink", "tmpColor"),
     },
     Rest("told", "links are read without it"),
 )  # fmt: skip
@@ -425,10 +429,10 @@ def _node(entry: Any, positions: int, layers: int) -> FeatureNode:
     position = _whole(entry, "ctx_idx", parts, 2, what)
     if not 0 <= position < positions:
         raise InterpretationError(
-            f"{what} is at position {position}; the prompt has {positions} (metadata.prompt_tokens)",
+            f"{what} is at position {brief(position)}; the prompt has {positions} (metadata.prompt_tokens)",
             fix="take nodes and tokens from one graph",
         )
-    written_layer = _field(entry, "layer", (str, int), what)
+    written_layer = _field({"layer": _in_json(entry.get("layer"))}, "layer", (str, int), what)
     layer = _layer(written_layer, kind, layers, what)
     number = -1
     if kind in ("feature", "token"):  # their field `feature` is another number
@@ -458,7 +462,8 @@ def _layer(written: str | int, kind: Kind, layers: int, what: str) -> int:
         raise InterpretationError(
             f"{what} is in layer {written}, a {kind}; of the task's model, of {layers} blocks, expected "
             f"{expected or f'0 to {layers - 1}'}",
-            fix="choose a task of the model that the graph was made of",
+            fix="choose a task of the model that the graph was made of, and a graph whose layers are "
+            "numbered as those of circuit-tracer: E, blocks from 0, logits the number of blocks and one",
         )
     return {"token": -1, "logit": layers}.get(kind, number)
 
@@ -503,10 +508,13 @@ def _whole(entry: Mapping[str, Any], name: str, parts: list[str], place: int, wh
     value = entry.get(name)
     if value is None and _digits(parts, place):
         return int(parts[place])
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    number: int = _field(entry, name, int, what)
+    number: int = _field({name: _in_json(value)}, name, int, what)
     return number
+
+
+def _in_json(value: Any) -> Any:
+    """1 of 1.0, which is a whole number in JSON's schemas; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _digits(parts: list[str], place: int) -> bool:

@@ -374,6 +374,12 @@ def _check_finite(what: str, score: float) -> None:
 
 
 def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
+    # A graph of edges alone has None for the scores of its nodes, and for all that is of neurons.
+    content = {
+        name: value
+        for name, value in content.items()
+        if value is not None or not (name in _PT_SCORES or name.startswith("neurons"))
+    }
     _check_fields(content, "it", PT, _PT_SCORES, ignore)
     for field in ("src_nodes", "dst_nodes"):
         if not isinstance(content[field], (list, tuple)):

@@ -2,7 +2,8 @@
 
 `config_of` gives the fields of `cfg` as a dict: of a dict or another mapping, a dataclass, a class of
 pydantic or attrs, a named tuple, a namespace, or an object with attributes. `plain` makes of a number of
-numpy or of a tensor with one value what JSON would hold: 8 of `numpy.int64(8)`.
+numpy or of a tensor with one value what JSON would hold: 8 of `numpy.int64(8)`, and so within lists and
+mappings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from remainder.foreign import said
 
 __all__ = ["config_of", "plain"]
 
-_NESTED = "metadata"  # the one field of sae-lens whose own fields are read
+_NESTED = ("metadata", "model_from_pretrained_kwargs")  # fields of sae-lens whose own fields are read
+_DEEPEST = 4  # levels of lists and mappings; one may hold itself
+_LONGEST = 100  # entries of an array that can be a setting
 _FIXES = "give cfg as a dict of plain values, or correct that attribute"
 
 
@@ -33,21 +36,37 @@ def config_of(thing: Any, name: str) -> dict[str, Any]:
     Raises:
         InterpretationError: a field cannot be read.
     """
-    fields = {field: plain(value) for field, value in _fields(getattr(thing, "cfg", None), name).items()}
-    nested = fields.get(_NESTED)
-    if nested is not None and not isinstance(nested, (str, int, float, list, tuple)):
-        fields[_NESTED] = {field: plain(value) for field, value in _fields(nested, name).items()}
-    return fields
+    return _with_nested(getattr(thing, "cfg", None), name)
 
 
-def plain(value: Any) -> Any:
-    """A number or a truth value of numpy or torch as one of Python; anything else as it is."""
+def _with_nested(config: Any, name: str, within: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Plain values, and the fields of those that hold settings themselves, each kind once."""
+    found = {field: plain(value) for field, value in _fields(config, name).items()}
+    for field in _NESTED:
+        value = found.get(field)
+        is_one = value is not None and not isinstance(value, (str, int, float, list, tuple))
+        if is_one and field not in within:
+            found[field] = _with_nested(value, name, (*within, field))
+    return found
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A number, a truth value or a short array of numpy or torch as Python has it, within others too.
+
+    Anything else is given as it is, and so is what lies deeper than settings do.
+    """
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype != object:
-        return value.item()
+    if isinstance(value, np.ndarray) and value.ndim <= 1 and value.size <= _LONGEST and value.dtype != object:
+        return value.tolist()
     if isinstance(value, Tensor) and value.ndim == 0 and not value.is_meta:
         return value.detach().item()
+    if depth >= _DEEPEST:
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(plain(part, depth + 1) for part in value)
+    if type(value) is dict:
+        return {field: plain(part, depth + 1) for field, part in value.items()}
     return value
 
 

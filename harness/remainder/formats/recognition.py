@@ -35,11 +35,12 @@ _TORCH_LIST = "data.pkl"
 _LONGEST_LIST = 100_000_000
 """Bytes of the largest list of names that is looked through: of a circuit of millions of nodes."""
 
+# Not `gunzip FILE`: it refuses what is not called .gz.
 _COMPRESSED = (
-    (b"\x1f\x8b", "gzip", "gunzip FILE"),
-    (b"BZh", "bzip2", "bunzip2 FILE"),
-    (b"\xfd7zXZ\x00", "xz", "unxz FILE"),
-    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd FILE"),
+    (b"\x1f\x8b", "gzip", "gunzip < FILE > UNPACKED"),
+    (b"BZh", "bzip2", "bunzip2 < FILE > UNPACKED"),
+    (b"\xfd7zXZ\x00", "xz", "unxz < FILE > UNPACKED"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd < FILE > UNPACKED"),
     (b"7z\xbc\xaf\x27\x1c", "7-Zip", "7z x FILE"),
 )
 _TABLES = ((b"\x93NUMPY", "a numpy array"), (b"\x89HDF", "HDF5"), (b"PAR1", "a Parquet table"))
@@ -84,7 +85,7 @@ class Seen(NamedTuple):
     is_known: bool = True
     """Whether it is told what it is, and not only what it is not."""
     is_closed: bool = False
-    """Whether it may be a circuit for all that was seen: it is compressed, too large or not in UTF-8."""
+    """Whether it may be a circuit for all that was seen: it is compressed, cut, too large or not in UTF-8."""
 
     def refused(self, path: Path) -> InterpretationError:
         """Why it is not read; what is wrong with JSON that is small and no JSON is said by its place."""
@@ -173,8 +174,12 @@ def look(path: Path) -> Seen:
 def _look(path: Path, _inode: int, size: int, _changed: int) -> Seen:
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
+        while head and not head.strip() and stream.tell() < size:  # JSON may begin with any white space
+            head = stream.read(_HEAD)
     if not head.strip():
-        return Seen("other", what="empty", fix="copy it again; writing it may have been cut short")
+        return Seen(
+            "other", what="empty", fix="copy it again; writing it may have been cut short", is_closed=True
+        )
     if head.startswith(_ARCHIVE):
         return _archive(path)
     if _is_safetensors(head, size):
@@ -280,7 +285,8 @@ def _of_fields(seen: Outline) -> Seen:
             return Seen("JSON", what=kind.what, fix=kind.fix, beside=kind.beside)
     told = f"the fields {_listed(list(seen.fields))}" if seen.fields else "no fields"
     cut = "" if seen.is_whole else ", and no end"
-    return Seen("JSON", what=f"JSON with {told}{cut}; {_LOOKED_FOR}", is_known=False)
+    what = f"JSON with {told}{cut}; {_LOOKED_FOR}"
+    return Seen("JSON", what=what, is_known=False, is_closed=not seen.is_whole)
 
 
 def _listed(names: list[str]) -> str:
@@ -309,6 +315,7 @@ def _archive(path: Path) -> Seen:
             "it, or it is truncated",
             fix="copy it again",
             is_known=False,
+            is_closed=True,
         )
     if lists:
         return _torch(held)

@@ -114,7 +114,7 @@ _TRAINING = (
     "mse_loss_normalization", "n_batches_in_buffer", "n_checkpoints", "n_eval_batches", "n_restart_cycles",
     "name", "neuronpedia_id", "noise_scale", "normalize_sae_decoder", "pre_act_loss_coefficient", "resume",
     "run_name", "sae_compilation_mode", "sae_lens_training_version", "scale_sparsity_penalty_by_decoder_norm",
-    "seed", "sparsity_penalty", "store_batch_size", "store_batch_size_prompts", "streaming",
+    "seed", "sparsity_penalty", "store_batch_size", "store_batch_size_prompts", "streaming", "target_l0",
     "tokens_per_buffer", "total_training_steps", "total_training_tokens", "train_batch_size",
     "train_batch_size_tokens", "training_tokens", "unique_id", "use_cached_activations", "use_ghost_grads",
     "use_sparse_activations", "verbose", "wandb_entity", "wandb_id", "wandb_log_frequency", "wandb_project",
@@ -192,6 +192,9 @@ ARCHITECTURES: dict[str, dict[str, Line]] = {
     "jumprelu_skip_transcoder": dict(_TRANSCODER),
 }
 """What an architecture has of its own."""
+
+_TRAINED = {"batchtopk": "jumprelu", "matryoshka_batchtopk": "jumprelu"}
+"""Architectures that SAELens has in training alone, and as what it saves them at its end."""
 
 _REQUIRED = {
     "topk": ("k",),
@@ -282,6 +285,8 @@ def look(
     Raises:
         InterpretationError: a field is not known, has a value that is not computed, or two do not agree.
     """
+    if not is_object:
+        _check_architecture(config, where)
     table = OBJECT if is_object else table_of(config)
     if is_release:
         table = Table({**table.lines, **RELEASE})
@@ -307,6 +312,21 @@ def look(
         activation = _activation(settings)
     told = (*settings.warnings, *metadata.warnings, *_layer_warning(settings, metadata))
     return Looked(activation, centred, hooks, told)
+
+
+def _check_architecture(config: Mapping[str, Any], where: Path | str) -> None:
+    """Refuse a checkpoint of training whose class computes otherwise than what SAELens saves in the end.
+
+    Without it, its fields would be refused one by one, as ones of another architecture.
+    """
+    saved = _TRAINED.get(str(config.get("architecture")))
+    if saved is not None:
+        raise InterpretationError(
+            f"{where}: architecture is {config['architecture']}, a checkpoint of training; SAELens saves it "
+            f"as {saved} when training ends",
+            fix="save it so: sae_lens.TrainingSAE.load_from_disk(FOLDER).save_inference_model(OTHER_FOLDER), "
+            "and give that folder, with the activation_scaler.json of the first if it has one",
+        )
 
 
 def _require(settings: Settings) -> None:

@@ -231,6 +231,12 @@ def _scale_in(folder: Path) -> _Scale | None:
             f"{scaler} has no field scaling_factor, but {brief(sorted(fields))}",
             fix="take the file that sae-lens wrote beside the checkpoint",
         )
+    if others := sorted(fields.keys() - {"scaling_factor", "has_whitening"}):
+        raise InterpretationError(
+            f"{scaler}: the field {others[0]} ({brief(fields[others[0]])}) is not known; it may change how "
+            "activations were scaled",
+            fix="take the file that sae-lens wrote beside the checkpoint, or fold the scale in before saving",
+        )
     factor = fields["scaling_factor"]
     # sae-lens reads the matrices if they are there, unless the file says that there are none.
     told = flag(fields, "has_whitening", scaler) if "has_whitening" in fields else None
