@@ -74,7 +74,9 @@ def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: A
 def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path]) -> None:
     found = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
     assert found.passed, found.faults
-    assert found.rows == 3 * (2 + 4 * 2 + 2 + 2)  # clean, raw; two draws of mean to noises as the task has
+    assert found.rows == 3 * (
+        1 + 2 + 3 * 2
+    )  # clean; raw, mean; two draws of full, permuted and the null of ρ
     assert found.largest < 1e-6
     text = render_rerun(found)
     assert "as recorded" in text

@@ -117,7 +117,7 @@ def targets(loaded: LoadedTask) -> torch.Tensor:
 
 
 def test_classes_are_scored_like_the_next_token_of_a_text(loaded: LoadedTask) -> None:
-    record = evaluate(loaded, Shrink(), name="shrink").record
+    record = evaluate(loaded, Shrink(), name="shrink", rungs=loaded.task.rungs).record
     expected = targets(loaded)
     clean = by_hand(loaded, lambda x: x)
     shrunk = by_hand(loaded, lambda x: 0.7 * x + 0.2)
