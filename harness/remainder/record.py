@@ -26,6 +26,7 @@ from remainder.files import SETTINGS, present, require_file
 from remainder.measure.intervals import other_rounding
 from remainder.measure.summary import summarise, summarise_l0
 from remainder.measure.values import of_split, values_from_csv, values_to_csv
+from remainder.part import part_of
 from remainder.paths import machine_paths
 from remainder.schema import (
     SCHEMA_VERSION,
@@ -288,6 +289,8 @@ def fullest_record(folder: Path) -> Path:
 def fullest_of(paths: Sequence[Path], where: str) -> Path:
     """Of several records the one with the most rungs, the newest of several.
 
+    One of which only some documents of its tier were measured comes after all that have a whole tier.
+
     Args:
         paths: of the records, at least one.
         where: how they were asked for, for messages.
@@ -319,7 +322,13 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
             f"{where}: {len(told)} different submissions are called {names[0]}: {listed}",
             fix="give the file of the record that is meant",
         )
-    return max(found, key=lambda path: (len(found[path].measurement.rungs), found[path].provenance.timestamp))
+    return max(found, key=lambda path: _fullness(found[path]))
+
+
+def _fullness(record: Record) -> tuple[bool, int, str]:
+    """By which records of one submission are ordered: what a few documents gave stands for none of them."""
+    rungs = len(record.measurement.rungs)
+    return part_of(record.tier) is None, rungs, record.provenance.timestamp
 
 
 def recompute(record: Record, values: pd.DataFrame) -> None:
