@@ -18,6 +18,7 @@ from remainder.files import require_folder
 from remainder.measure import precision
 from remainder.measure.plan import plan
 from remainder.part import Part, part_of
+from remainder.paths import project_root
 from remainder.record import read_record, values_path
 from remainder.submission import open_submission
 from remainder.task import load_task
@@ -97,7 +98,7 @@ def test_no_board_takes_it(results: Path, part: Path, tmp_path: Path, remainder:
     built = build(results, tmp_path / "site", processes=1)
     assert built.records == 1
     assert [(fault.path, fault.what) for fault in built.faults] == [
-        (str(part.relative_to(results)), f"{part.relative_to(results)}: {Part('quick', 6).note}")
+        (str(part.relative_to(results)), Part("quick", 6).note)
     ]
     assert "6 documents" not in built.readme
     assert remainder("board", "build", "--results", results, "--site", tmp_path / "site").code != 0
@@ -144,10 +145,16 @@ def test_rungs_that_name_none_are_not_the_tasks_own(rungs: str, remainder: Comma
     assert "names no rung" in told.err
 
 
-def test_a_message_of_ours_has_no_prefix_of_the_library_that_passed_it_on() -> None:
+def test_a_message_of_ours_has_no_prefix_of_the_library_that_passed_it_on(tmp_path: Path) -> None:
     with pytest.raises(InterpretationError) as raised:
         open_submission("identity", ["a"])
     assert raised.value.what.startswith("identity: `ignore_fields` is of files")
+    place = tmp_path / "suite" / "mine"
+    shutil.copytree(project_root() / "tasks" / "tiny" / "digits", place)
+    toml = (place / "task.toml").read_text()
+    (place / "task.toml").write_text(toml.replace("[model]\n", '[model]\nfolder = "/abs/model"\n'))
+    with pytest.raises(TaskError, match=r"model: `folder` is relative to the project's root"):
+        load_task(place)
 
 
 def test_the_product_that_is_timed_is_that_of_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:

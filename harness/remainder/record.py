@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from remainder.canonical import canonical_json, content_hash, sha256, write_atomically
 from remainder.errors import RecordError
 from remainder.files import SETTINGS, present, require_file
+from remainder.foreign import first_fault
 from remainder.measure.intervals import other_rounding
 from remainder.measure.summary import summarise, summarise_l0
 from remainder.measure.values import of_split, values_from_csv, values_to_csv
@@ -455,7 +456,7 @@ def read_summary(path: Path) -> Record:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"{path}: {place}: {first['msg']} ({error.error_count()} fields at fault)",
+            f"{path}: {place}: {first_fault(error)} ({error.error_count()} fields at fault)",
             fix="restore the file as it was",
         ) from error
     stated = content.pop("record_id")

@@ -167,7 +167,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[Entry], lis
         try:
             entry = _read(path, place)
         except RecordError as problem:
-            faults.append(Fault(place, problem.what.replace(f"{results}/", "")))
+            faults.append(Fault(place, problem.what.replace(f"{results}/", "").removeprefix(f"{place}: ")))
             continue
         except RecursionError:
             faults.append(Fault(place, "its JSON is nested deeper than any record's"))

@@ -120,7 +120,7 @@ class Ignore:
                     fix=f"leave {name} out of ignore_fields (--ignore-field)",
                 )
             raise InterpretationError(
-                f"{where}: ignore_fields (--ignore-field) names {name!r}, a field that none of its files has",
+                f"{where}: ignore_fields (--ignore-field) names {name}, a field that none of its files has",
                 fix="leave it out, or name the field as the message that refused it does",
             )
 
