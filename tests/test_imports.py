@@ -48,7 +48,7 @@ HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "sklearn"}
 MAY_IMPORT = {
     "residual": {"residual", "rungs", "errors"},
     "rungs": set(),
-    "task": {"circuit", "errors", "files", "paths"},
+    "task": {"circuit", "errors", "files", "foreign", "paths"},
     "corpus": {"task", "errors"},
     "foreign": set(),
     "casting": {"foreign", "errors"},

@@ -76,7 +76,7 @@ def test_bfloat16_can_be_asked_for_and_the_cost_is_measured(monkeypatch: pytest.
     chosen = plan(make_task(tiers=TIERS), "quick", dtype="bfloat16")
     assert chosen.dtype == "bfloat16"
     assert chosen.notes == (
-        "This CPU has no units for bfloat16: a matrix product takes 3.8 times as long as in float32.",
+        "This CPU has no units for bfloat16: a linear layer takes 3.8 times as long as in float32.",
     )
 
 
@@ -246,7 +246,10 @@ def test_the_option_of_the_command(remainder: Command, tmp_path: Path) -> None:
     assert "documents is 1" in refused.err
     for path in tmp_path.rglob("*.json"):  # no board takes it
         faults = [one.text for one in check_task(read_record(path).record) if one.is_fault]
-        assert any(re.search(r"^tier: 'quick \(\d documents\)', the task has", one) for one in faults)
+        assert any(
+            re.search(r"^tier: Only \d documents of tier quick were measured: no board", one)
+            for one in faults
+        )
 
 
 def test_circuits_take_fewer_prompts() -> None:

@@ -44,8 +44,8 @@ FormatOption = Annotated[
 
 
 RECORD_HELP = (
-    "A record: its file (.json), a folder (its record with most rungs, newest first), a submission's name, "
-    "or how a record's id begins."
+    "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
+    "last), a submission's name, or how a record's id begins."
 )
 
 
@@ -290,7 +290,11 @@ def run(
             for task in chosen:
                 submission.require_fit(task)
 
-    wanted = tuple(part.strip() for part in rungs.split(",") if part.strip()) if rungs else None
+    wanted = None
+    if rungs is not None:
+        wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
+        if not wanted:
+            raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
     if background is not None:
         if wanted is not None or any(task.circuit is None for task in chosen):
             raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")

@@ -6,6 +6,7 @@ interpretations can be told apart long before their own intervals part.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ __all__ = ["ROUNDING", "Comparison", "Difference", "compare", "compare_records",
 
 CLEAN_TOLERANCE = 1e-3
 """Nats per token by which the clean losses of two runs may differ before a warning."""
+
+_ID = 12  # digits of a record's id that are shown
 
 ROUNDING = 1e-6
 """By how much two machines may differ in one and the same float32 measurement: nats per token, or a share."""
@@ -98,7 +101,7 @@ class Comparison:
         names = (self.a.submission.name, self.b.submission.name)
         if names[0] != names[1]:
             return names
-        parts = [path.absolute().parts for path in self.paths or ()]
+        parts = [_called(path) for path in self.paths or ()]
         ends = differing_ends(parts, "/".join) if parts else None
         if ends is not None:
             return (f"{names[0]}, {ends[0]}", f"{names[1]}, {ends[1]}")
@@ -122,6 +125,12 @@ class Comparison:
         ]
         frame: pd.DataFrame = pd.DataFrame(table)
         return frame
+
+
+def _called(path: Path) -> tuple[str, ...]:
+    """The parts of a record's path; of its id, which no line has room for, as much as it can be named by."""
+    *above, name = path.absolute().parts
+    return (*above, f"{name[:_ID]}…" if re.fullmatch(r"[0-9a-f]{64}\.json", name) else name)
 
 
 def compare(a_path: Path, b_path: Path) -> Comparison:

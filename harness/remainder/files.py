@@ -16,6 +16,7 @@ import json
 import os
 import reprlib
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,13 @@ def require_folder(path: Path, option: str, error: type[RemainderError]) -> None
             f"{option} {path}: {there} may not be written to",
             fix="name a folder of your own, or change its mode (chmod u+rwx)",
         )
+    try:  # the administrator may write anywhere by mode, and still not into /proc, nor onto a full disk
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as problem:
+        raise error(
+            f"{option} {path}: no file can be made in {there} ({problem.strerror})", fix="name another folder"
+        ) from None
 
 
 def require_target(

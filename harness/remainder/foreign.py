@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["comes_from_within", "said"]
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["comes_from_within", "first_fault", "said"]
 
 _MOST = 400  # letters of a message that is passed on
 
@@ -26,6 +30,11 @@ def said(problem: BaseException, most: int = _MOST) -> str:
         return text
     head = most * 3 // 4
     return f"{text[:head].rstrip()} … {text[head - most :].lstrip()}"
+
+
+def first_fault(problem: ValidationError) -> str:
+    """The first thing that pydantic found wrong, without the prefix that it puts before our own messages."""
+    return problem.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def comes_from_within(problem: BaseException, package: str) -> bool:

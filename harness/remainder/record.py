@@ -23,9 +23,11 @@ from pydantic import ValidationError
 from remainder.canonical import canonical_json, content_hash, sha256, write_atomically
 from remainder.errors import RecordError
 from remainder.files import SETTINGS, present, require_file
+from remainder.foreign import first_fault
 from remainder.measure.intervals import other_rounding
 from remainder.measure.summary import summaries_of
 from remainder.measure.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
+from remainder.part import part_of
 from remainder.paths import machine_paths
 from remainder.schema import (
     SCHEMA_VERSION,
@@ -302,6 +304,8 @@ def fullest_record(folder: Path) -> Path:
 def fullest_of(paths: Sequence[Path], where: str) -> Path:
     """Of several records the one with the most rungs, the newest of several.
 
+    One of which only some documents of its tier were measured comes after all that have a whole tier.
+
     Args:
         paths: of the records, at least one.
         where: how they were asked for, for messages.
@@ -333,7 +337,13 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
             f"{where}: {len(told)} different submissions are called {names[0]}: {listed}",
             fix="give the file of the record that is meant",
         )
-    return max(found, key=lambda path: (len(found[path].measurement.rungs), found[path].provenance.timestamp))
+    return max(found, key=lambda path: _fullness(found[path]))
+
+
+def _fullness(record: Record) -> tuple[bool, int, str]:
+    """By which records of one submission are ordered: what a few documents gave stands for none of them."""
+    rungs = len(record.measurement.rungs)
+    return part_of(record.tier) is None, rungs, record.provenance.timestamp
 
 
 def recompute(record: Record, values: pd.DataFrame) -> None:
@@ -462,7 +472,7 @@ def read_summary(path: Path) -> Record:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"{path}: {place}: {first['msg']} ({error.error_count()} fields at fault)",
+            f"{path}: {place}: {first_fault(error)} ({error.error_count()} fields at fault)",
             fix="restore the file as it was",
         ) from error
     stated = content.pop("record_id")

@@ -30,6 +30,7 @@ from remainder.circuit.features_found import FoundFeatures, make_features, site_
 from remainder.circuit.making import make_circuits
 from remainder.errors import InterpretationError
 from remainder.files import explained, present, require_file
+from remainder.foreign import first_fault
 from remainder.formats import (
     arrays,
     attribution_graph,
@@ -339,7 +340,7 @@ def _ignoring(found: Submission, names: Sequence[str]) -> Submission:
         return found.model_copy(update={"method": Method.model_validate(method)})
     except ValidationError as problem:
         raise InterpretationError(
-            f"{found.name}: {problem.errors()[0]['msg']}", fix="leave out --ignore-field"
+            f"{found.name}: {first_fault(problem)}", fix="leave out --ignore-field"
         ) from None
 
 
@@ -473,7 +474,7 @@ def _read(folder: Path) -> Submission:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InterpretationError(
-            f"{folder / 'submission.toml'}: {place}: {first['msg']}", fix="correct that field"
+            f"{folder / 'submission.toml'}: {place}: {first_fault(problem)}", fix="correct that field"
         ) from None
     return submission.model_copy(update={"files": _hashes(folder, submission.method)})
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from remainder.circuit.graph import SIZES
 from remainder.errors import RemainderError, TaskError
 from remainder.files import present, read_text
+from remainder.foreign import first_fault
 from remainder.paths import is_checkout, is_within, machine_paths, project_root
 
 if sys.version_info >= (3, 11):
@@ -382,7 +383,7 @@ def load_task(name: str | Path | Task) -> Task:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
-            f"{folder / 'task.toml'}: {place}: {first['msg']}",
+            f"{folder / 'task.toml'}: {place}: {first_fault(problem)}",
             fix="correct that field; the tasks that come with this package are complete examples",
         ) from None
 

@@ -1,7 +1,8 @@
 """Which record is meant: one answer for all commands that take a record.
 
 1. A file: the record's, or the values beside it.
-2. A folder: its record with most rungs, the newest of several, if all are of one submission on one task.
+2. A folder: its record with most rungs, the newest of several, if all are of one submission on one task. One
+   of which only some documents were measured is taken where there is no other.
 3. What no path is, is looked for in `results` of this folder, and then in the benchmark's own records: a
    place below them (`tiny/digits/1/digits-pca-4`, with or without the version), the name of a submission, or
    how the id of a record begins.

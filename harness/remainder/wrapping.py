@@ -43,13 +43,14 @@ def _lines(line: str, width: int, hanging: str) -> list[str]:
     if len(line) <= width:
         return [line]
     found: list[str] = []
-    current, begun = line[: len(line) - len(line.lstrip())], False
-    for atom in _ATOM.findall(line):
-        if begun and len(current) + 1 + len(atom) > width:
+    current, end = "", 0
+    for match in _ATOM.finditer(line):
+        space, atom = line[end : match.start()], match[0]
+        if end and len(current) + len(space) + len(atom) > width:
             found.append(current)
-            current, begun = hanging, False
-        current += f" {atom}" if begun else atom
-        begun = True
+            current, space = hanging, ""
+        current += space + atom  # columns that blanks were put between stay apart
+        end = match.end()
     return [*found, current]
 
 

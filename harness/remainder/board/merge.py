@@ -37,6 +37,7 @@ from remainder.canonical import sha256
 from remainder.errors import RecordError
 from remainder.files import present, require_file
 from remainder.method import is_found
+from remainder.part import part_of
 from remainder.record import read_summary, values_path
 from remainder.schema import Record
 
@@ -166,7 +167,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[Entry], lis
         try:
             entry = _read(path, place)
         except RecordError as problem:
-            faults.append(Fault(place, problem.what.replace(f"{results}/", "")))
+            faults.append(Fault(place, problem.what.replace(f"{results}/", "").removeprefix(f"{place}: ")))
             continue
         except RecursionError:
             faults.append(Fault(place, "its JSON is nested deeper than any record's"))
@@ -210,6 +211,8 @@ def _read(path: Path, place: str) -> Entry:
 def _check(record: Record, place: str) -> None:
     """A record stands where its content says, else it would be shown as what it is not; and can be shown."""
     folder, _, name = place.rpartition("/")
+    if (fewer := part_of(record.tier)) is not None:
+        raise RecordError(f"{place}: {fewer.note}")
     if not _VERSION.fullmatch(record.task.version):
         raise RecordError(f"{place}: its task's version {record.task.version[:40]!r} is not of the form N-X")
     base = f"{record.task.id}/{record.task.version.partition('-')[0]}/"

@@ -26,6 +26,7 @@ from remainder.assets import sha256_file
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.foreign import said
 from remainder.method import NAME, Method, SiteSource, submission_hash
+from remainder.part import part_of
 from remainder.paths import project_root, root_of
 from remainder.schema import Record, SubmissionInfo
 from remainder.task import Task, load_task, read_toml
@@ -35,6 +36,7 @@ __all__ = ["Finding", "Peer", "check_peers", "check_submission", "check_task", "
 _OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
 _LARGEST_HEADER = 100_000_000
+_WHOLE = "measure the whole tier, without --documents, and put that record here"
 # Nats per token by which the untouched model's loss may differ between machines, by the dtype of its suffix.
 _CLEAN_MOVES = {"float32": 1e-3, "bfloat16": 1e-2}
 # What eyes and fonts take for each other, of the characters that names may have.
@@ -114,7 +116,7 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Finding]:
     task = load_task(stated.id)
     if task.hash != lock["hash"]:
         yield Finding(f"task.hash: the task here is not the locked one ({task.hash[:12]}…)")
-    yield from _against(record, task)
+    yield from _against(record, task, board)
 
 
 def check_submission(record: Record, *, board: bool = True) -> Iterator[Finding]:
@@ -191,7 +193,7 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
     yield from _mimicry(record, others, board)
 
 
-def _against(record: Record, task: Task) -> Iterator[Finding]:
+def _against(record: Record, task: Task, board: bool) -> Iterator[Finding]:
     """What the task's own file pins."""
     stated = record.measurement
     pins: dict[str, tuple[Any, Any]] = {
@@ -215,10 +217,18 @@ def _against(record: Record, task: Task) -> Iterator[Finding]:
     for place, (found, expected) in pins.items():
         if found != expected:
             yield Finding(f"{place}: {found!r}, the task has {expected!r}")
-    if record.tier not in task.tiers:
-        yield Finding(f"tier: {record.tier!r}, the task has {', '.join(task.tiers)}")
+    fewer = part_of(record.tier)
+    name = record.tier if fewer is None else fewer.tier
+    if name not in task.tiers:
+        yield Finding(f"tier: {name!r}, the task has {', '.join(task.tiers)}")
         return
-    tier = task.tiers[record.tier]
+    if fewer is not None:
+        yield Finding(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
+        if record.documents.documents != fewer.documents:
+            yield Finding(
+                f"documents.documents: {record.documents.documents}, its tier says {fewer.documents}"
+            )
+    tier = task.tiers[name]
     if record.documents.windows > tier.evaluation_windows:
         yield Finding(
             f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}"

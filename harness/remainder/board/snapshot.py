@@ -26,6 +26,7 @@ from remainder.board.verify import record_files, verify_paths
 from remainder.canonical import canonical_json, sha256, write_atomically
 from remainder.errors import RecordError
 from remainder.files import LARGEST, present, require_file, require_folder
+from remainder.foreign import first_fault
 from remainder.paths import is_checkout, project_root
 from remainder.record import read_sealed
 from remainder.schema import FrozenModel, Sha256, TaskInfo
@@ -176,7 +177,9 @@ def read_snapshot(name: str, *, folder: Path | None = None) -> Snapshot:
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise RecordError(f"{path}: {place}: {first['msg']}", fix="restore the file as it was") from None
+        raise RecordError(
+            f"{path}: {place}: {first_fault(problem)}", fix="restore the file as it was"
+        ) from None
     if found.name != name:
         raise RecordError(f"{path}: name is {found.name!r}", fix="restore the file as it was")
     return found

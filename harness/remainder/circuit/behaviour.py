@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from remainder.circuit.prompts import PADDING, Prompts
 from remainder.corpus import Split
 from remainder.errors import TaskError
+from remainder.foreign import first_fault
 from remainder.task import read_toml
 
 __all__ = ["SPLITS", "Behaviour", "Candidates", "make_candidates", "read_behaviour"]
@@ -107,7 +108,8 @@ def read_behaviour(path: Path) -> Behaviour:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
-            f"{path}: {place}: {first['msg']}", fix="correct that field; tasks/behaviours/ has examples"
+            f"{path}: {place}: {first_fault(problem)}",
+            fix="correct that field; tasks/behaviours/ has examples",
         ) from None
     for template in behaviour.templates:
         for variant in behaviour.variants:

@@ -5,14 +5,15 @@ Source: protocol 1, sections 1 and 5.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from remainder.circuit.backgrounds import BACKGROUNDS
 from remainder.errors import TaskError
+from remainder.measure.intervals import MINIMUM_DOCUMENTS
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
 from remainder.model import DTYPES, pick_device
+from remainder.part import Part, part_of
 from remainder.residual.ladder import NOISES, RUNGS
 from remainder.rungs import ALL
 from remainder.task import Task, Tier
@@ -22,7 +23,7 @@ __all__ = ["Plan", "plan"]
 _QUICK = "quick"
 _NULL = "noise-fitted"  # of the nulls of the Gaussian ratio the one that every table shows
 _CHECK = "true"  # a rung that must give back the clean model, which one batch can tell
-_LEAST = 2  # documents: one has no interval
+_LEAST = 2  # documents
 _ANNEALED_PAIRS = 8
 _ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
 
@@ -83,8 +84,13 @@ def plan(
         TaskError: if there is no such tier, rung, dtype or device, `compat` is asked of a task that is no
             text, or the number of documents is too small.
     """
-    if match := re.fullmatch(r"(.+) \((\d+) documents\)", tier):
-        tier, documents = match[1], int(match[2])
+    if stated := part_of(tier):
+        if documents not in (None, stated.documents):
+            raise TaskError(
+                f"tier {tier!r} is of {stated.documents} documents, and {documents} were asked for",
+                fix=f"name tier {stated.tier}, or leave the number of documents out",
+            )
+        tier, documents = stated
     amount = task.tier(tier)
     if documents is not None:
         _check_documents(documents, task, tier)
@@ -106,11 +112,9 @@ def plan(
     ordered = tuple(rung for rung in known if whole or rung in {"raw", *chosen})
     if rungs is None:
         ordered = tuple(rung for rung in ordered if rung != _CHECK)
-    part = "" if documents is None else f" ({documents} documents)"
-    if documents is not None:
-        notes += (f"Only {documents} documents of tier {tier} were measured: no board takes this record.",)
+    part = None if documents is None else Part(tier, documents)
     found = Plan(
-        tier + part,
+        tier if part is None else part.name,
         ordered,
         pairs or amount.pairs,
         precision,
@@ -119,7 +123,7 @@ def plan(
         amount.fit_windows,
         nulls=_nulls(tier, ordered, whole=whole),
         documents=documents,
-        notes=notes,
+        notes=notes if part is None else (*notes, part.note),
     )
     if task.circuit is not None:  # every prompt is a document
         return found if documents is None else found._replace(evaluation_windows=documents)
@@ -138,7 +142,8 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
     if not _LEAST <= documents < most:
         raise TaskError(
             f"documents is {documents}; tier {tier} of {task.id} has {most}",
-            fix=f"give {_LEAST} (one has no interval) to {most - 1}; without a number all are measured",
+            fix=f"give {_LEAST} to {most - 1} (fewer than {MINIMUM_DOCUMENTS} have no intervals); without a "
+            "number all are measured",
         )
 
 
@@ -163,4 +168,4 @@ def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[st
             "what records of bfloat16 state as their deviation.",
         )
     slower = f"{bfloat16_cost(place):.1f} times as long as in float32"
-    return precision, (f"This CPU has no units for bfloat16: a matrix product takes {slower}.",)
+    return precision, (f"This CPU has no units for bfloat16: a linear layer takes {slower}.",)

@@ -41,6 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from remainder.build import guarded
 from remainder.errors import TaskError
+from remainder.foreign import first_fault
 
 __all__ = ["FigureSpec", "Panel", "Point", "Series", "file_name", "read_figure"]
 
@@ -112,7 +113,7 @@ def read_figure(script: ModuleType, place: str) -> FigureSpec | None:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise TaskError(
-            f"{place}: figure(): {where}: {first['msg']}",
+            f"{place}: figure(): {where}: {first_fault(problem)}",
             fix="follow the form in remainder.validation.figures",
         ) from None
     for panel in figure.panels:
