@@ -180,7 +180,8 @@ def test_progress_counts_windows() -> None:
     loaded = make_loaded()
     loaded.progress = lambda *words: told.append(words)
     loaded.activations("evaluation", 10)
-    assert told == [("activations (evaluation)", done, 10) for done in (4, 8, 10)]
+    assert told[0] == ("loading the model (float32)", 0, None)
+    assert told[1:] == [("activations (evaluation)", done, 10) for done in (4, 8, 10)]
 
 
 # the bound on what is kept

@@ -204,7 +204,7 @@ def test_the_gaussian_ratio_has_brute_forces_denominators() -> None:
     """ρ's noises are added to x, not to x̂; averages of many draws against torch's own."""
     tier = {"standard": TIER["quick"].model_copy(update={"evaluation_windows": 2})}
     task, subject, draws = task_of(tiers=tier), Shrink(0.4, 0.3), 60
-    _, values = run(subject, loaded=make_loaded(task), rungs=["raw"], pairs=draws // 2)
+    _, values = run(subject, loaded=make_loaded(task), rungs=["mean"], pairs=draws // 2)
     brute = Brute(task)
     rows = brute.residuals(subject)
     covariance = torch.cov(rows.T)

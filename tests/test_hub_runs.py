@@ -177,7 +177,9 @@ def test_what_the_hub_refuses_is_told_before_anything_is_loaded(
     outcome = remainder("run", task, "--with", "hub:test/nothing:x")
     assert outcome.code == ASSET
     assert outcome.out == ""
-    assert outcome.err.startswith("remainder: there is no repository test/nothing on the hub")
+    first, told, *_ = outcome.err.splitlines()
+    assert first == "loading libraries …"
+    assert told.startswith("remainder: there is no repository test/nothing on the hub")
     assert "Traceback" not in outcome.err
 
 

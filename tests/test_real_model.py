@@ -19,6 +19,8 @@ from remainder.interpretation import principal_components
 from remainder.loaded import LoadedTask, open_task
 from remainder.task import Task, Tier, load_task
 
+pytestmark = pytest.mark.slow  # test_model and test_evaluate ask the same of small models
+
 TASK = "smollm2-135m/resid-15"
 TINY = Tier(evaluation_windows=2, calibration_windows=4, fit_windows=4, pairs=1, dtype="float32")
 KEY = ["document", "window", "rung", "draw"]
@@ -100,7 +102,11 @@ def test_the_first_token_is_a_sink_and_most_others_are_spliced(loaded: LoadedTas
 def measured(loaded: LoadedTask) -> remainder.Result:
     """PCA of a few directions on two windows at once."""
     return remainder.evaluate(
-        loaded, principal_components(loaded.fit_moments(4), 128), name="pca", tier="tiny"
+        loaded,
+        principal_components(loaded.fit_moments(4), 128),
+        name="pca",
+        tier="tiny",
+        rungs=loaded.task.rungs,
     )
 
 

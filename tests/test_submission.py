@@ -99,7 +99,12 @@ def test_a_baseline_is_opened_by_name_or_path(
 
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("My SAE (v2)", "my-sae--v2"), ("Épinards", "pinards"), ("___", "sae"), ("x" * 60, "x" * 40)],
+    [
+        ("My SAE (v2)", "my-sae--v2"),
+        ("Épinards", "pinards"),
+        ("___", "sae"),
+        ("x" * 60, "x" * 19 + ".." + "x" * 19),
+    ],
 )
 def test_a_bare_folder_of_sae_lens_is_a_submission(tmp_path: Path, folder: str, name: str) -> None:
     save_sae(tmp_path / folder)

@@ -39,6 +39,7 @@ __all__ = [
     "Runner",
     "hooked_pass",
     "pick_device",
+    "require_switched_on",
     "stored_weights",
     "weights_hash",
 ]
@@ -114,6 +115,17 @@ def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
     if not where:
         raise AssetError(f"{folder} holds no weights in safetensors files", fix=fix)
     return where
+
+
+def require_switched_on(bridge: Any, point: Any, name: str) -> None:
+    """Raise TaskError for a hook that fires only with a switch set, which costs time or memory."""
+    try:
+        bridge.check_hooks_to_add(point.name)
+    except ValueError as problem:
+        raise TaskError(
+            f"{architecture_of(bridge)}: hook {name} is switched off: {problem}",
+            fix="choose a hook that is always on",
+        ) from problem
 
 
 def hooked_pass(
@@ -327,13 +339,7 @@ class BridgeRunner:
                 f"the model has no hook {name!r}",
                 fix=f"did you mean {', '.join(near) or 'another name'}? [site] of the task names the hook",
             )
-        try:
-            self.bridge.check_hooks_to_add(self._points[name].name)
-        except ValueError as problem:  # a hook that fires only with a switch set that costs time or memory
-            raise TaskError(
-                f"{architecture_of(self.bridge)}: hook {name} is switched off: {problem}",
-                fix="choose a hook that is always on",
-            ) from problem
+        require_switched_on(self.bridge, self._points[name], name)
 
     def _pass_through(self, index: int) -> Callable[..., Any]:
         rest = self._sequences[index]

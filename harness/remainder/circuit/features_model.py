@@ -16,7 +16,7 @@ from torch import Tensor
 
 from remainder.bridging import architecture_of, by_token, of_the_bridge
 from remainder.errors import MeasurementError, TaskError
-from remainder.model import hooked_pass
+from remainder.model import hooked_pass, require_switched_on
 
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
 
@@ -141,6 +141,7 @@ class BridgeSiteModel:
             raise TaskError(
                 f"the model has no hook {name!r}", fix=f"did you mean {', '.join(near) or 'another name'}?"
             )
+        require_switched_on(self.bridge, self._points[name], name)
 
 
 def _hook(
