@@ -140,7 +140,8 @@ def test_the_batch_size_moves_nothing(
     pca = principal_components(loaded.fit_moments(4), 128)
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path))
     monkeypatch.setattr(loaded, "batch_size", 1)
-    found = remainder.evaluate(loaded, pca, name="pca", tier="tiny").values.set_index(KEY).sort_index()
+    result = remainder.evaluate(loaded, pca, name="pca", tier="tiny", rungs=loaded.task.rungs)
+    found = result.values.set_index(KEY).sort_index()
     expected = measured.values.set_index(KEY).sort_index()
     assert list(found.index) == list(expected.index)
     for column in ("loss", "kl"):

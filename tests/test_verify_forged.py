@@ -113,13 +113,13 @@ def forge(original: Original, place: Place, value: Any, shelf: Shelf) -> Verdict
         values_path(path).unlink()
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [25, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_random_edit_is_caught_or_its_field_is_on_the_page(
     count: int, originals: list[Original], remembered: None
 ) -> None:
     patterns, chance = listed("Fields that are not caught"), random.Random(count)
     shelf = Shelf(root_of(originals[0]))
-    slipped, numbers = [], 0
+    slipped, numbers, tried = [], 0, count
     while count:
         original = chance.choice(originals)
         place, value = chance.choice(fields(original.content))
@@ -131,7 +131,7 @@ def test_a_random_edit_is_caught_or_its_field_is_on_the_page(
         if forge(original, place, new, shelf).passed and not is_listed(place, patterns):
             slipped.append((".".join(map(str, place)), value, new))
     assert slipped == []
-    assert numbers > 20
+    assert numbers > tried / 4
 
 
 def of_pattern(originals: list[Original], pattern: str) -> list[tuple[Original, Place, Any]]:
