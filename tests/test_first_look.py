@@ -166,7 +166,9 @@ def test_the_product_that_is_timed_is_that_of_a_layer(monkeypatch: pytest.Monkey
         return rows @ weights.T
 
     monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    precision.bfloat16_cost.cache_clear()
     assert precision.bfloat16_cost(torch.device("cpu")) > 0
+    precision.bfloat16_cost.cache_clear()
     assert {(True, True, torch.float32), (True, True, torch.bfloat16)} == set(seen)
 
 
