@@ -119,7 +119,7 @@ def refuse(folder: Path, name: str, put: Callable[[Path], Any], message: str) ->
     start = time.perf_counter()
     with pytest.raises(InterpretationError, match=message) as raised:
         built(folder)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 20  # what hangs never ends; a busy machine may take its time
     assert name in raised.value.what
     assert raised.value.fix
     assert "Errno" not in raised.value.what
