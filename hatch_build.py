@@ -1,6 +1,6 @@
 """Build hook: a wheel carries the tasks, the baselines and the published results.
 
-They live outside the package in the checkout. `remainder.paths.project_root()` finds them there in an
+They live outside the package in the checkout. `remainder.base.paths.project_root()` finds them there in an
 editable install, and in `remainder/_bundled/` of an installed wheel.
 """
 

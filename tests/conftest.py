@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from hypothesis import settings
-
 from terminal import Command, Outcome
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test must not depend on a hub
@@ -25,7 +24,7 @@ settings.load_profile("remainder")
 @pytest.fixture
 def remainder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command, run in this process as from a terminal of 80 columns."""
-    from remainder import cli  # only now, when the checks of shapes are in place
+    from remainder.cli import main as cli  # only now, when the checks of shapes are in place
 
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")

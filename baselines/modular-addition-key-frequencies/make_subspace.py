@@ -30,8 +30,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remainder.interpretation import Projection, principal_components, random_projection
-from remainder.loaded import ScriptTask, open_task
+from remainder.interpretation.protocol import Projection, principal_components, random_projection
+from remainder.loading.loaded import ScriptTask, open_task
 
 HERE = Path(__file__).resolve().parent
 TASK, MODULUS, THRESHOLD = "tiny/modular-addition", 113, 0.05

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from remainder.build import load_script
+from remainder.task.script import load_script
 
 HERE = Path(__file__).resolve().parent
 

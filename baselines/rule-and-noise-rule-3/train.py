@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from remainder.build import load_script
-from remainder.loaded import open_task
-from remainder.paths import project_root
+from remainder.base.paths import project_root
+from remainder.loading.loaded import open_task
+from remainder.task.script import load_script
 
 TASK, RANK = "tiny/rule-and-noise", 3
 HERE = Path(__file__).resolve().parent

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from remainder._version import __version__
 
 if TYPE_CHECKING:
     from remainder.api import Result, evaluate
     from remainder.errors import RemainderError
-    from remainder.interpretation import Reconstruction
-    from remainder.record import read_record
-    from remainder.task import list_tasks, load_task
+    from remainder.interpretation.protocol import Reconstruction
+    from remainder.record.store import read_record
+    from remainder.task.spec import list_tasks, load_task
 
 __all__ = [
     "Reconstruction",
@@ -32,13 +32,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Reconstruction": "remainder.interpretation",
+    "Reconstruction": "remainder.interpretation.protocol",
     "RemainderError": "remainder.errors",
     "Result": "remainder.api",
     "evaluate": "remainder.api",
-    "list_tasks": "remainder.task",
-    "load_task": "remainder.task",
-    "read_record": "remainder.record",
+    "list_tasks": "remainder.task.spec",
+    "load_task": "remainder.task.spec",
+    "read_record": "remainder.record.store",
 }
 
 

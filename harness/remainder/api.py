@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from remainder.assets import Progress
-from remainder.circuit.loaded import CircuitTask
+from remainder.base.cache import Progress
 from remainder.errors import TaskError
-from remainder.loaded import LoadedTask, open_task
-from remainder.measure.evaluate import Reference, info, measure
-from remainder.measure.faithfulness import measure_circuit
+from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.prompts import CircuitTask
+from remainder.measure.circuits import measure_circuit
 from remainder.measure.plan import plan
-from remainder.objects import circuit_submission, object_submission
-from remainder.record import write_record
-from remainder.report import render, rows
+from remainder.measure.site import Reference, info, measure
+from remainder.record.schema import Record
+from remainder.record.store import write_record
+from remainder.report.tables import render, rows
 from remainder.residual.moments import Moments
-from remainder.schema import Record
-from remainder.submission import Entry, open_submission
-from remainder.task import Task, load_task
+from remainder.submission.objects import circuit_submission, object_submission
+from remainder.submission.submission import Entry, open_submission
+from remainder.task.spec import Task, load_task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ class Result:
     values: pd.DataFrame
 
     def frame(self) -> pd.DataFrame:
-        """Headline numbers with their 95 % intervals, one row; see `remainder.report.rows`."""
+        """Headline numbers with their 95 % intervals, one row; see `remainder.report.tables.rows`."""
         return rows([self.record])
 
     def save(self, path: str | Path) -> Path:
@@ -47,8 +47,9 @@ class Result:
         return Path(path)
 
     def plot(self) -> Figure:
-        """Gap to the clean model on every rung, and where it comes from; see `remainder.plot.explanation`."""
-        from remainder.plot import explanation
+        """Gap to the clean model on every rung, and where it comes from; see
+        `remainder.report.plot.explanation`."""
+        from remainder.report.plot import explanation
 
         return explanation(self.record)
 

@@ -19,9 +19,9 @@ import pytest
 
 if TYPE_CHECKING:
     import remainder.api
-    import remainder.loaded
-    import remainder.record
-    import remainder.schema
+    import remainder.loading.loaded
+    import remainder.record.schema
+    import remainder.record.store
 
 __all__ = ["Score", "Scorer"]
 
@@ -46,7 +46,7 @@ class Score:
         return f"<Score of {self.record.submission.name} on {self.record.task.id}>"
 
     @property
-    def record(self) -> remainder.schema.Record:
+    def record(self) -> remainder.record.schema.Record:
         """The whole record; `score.result.save(path)` writes it."""
         return self.result.record
 
@@ -71,7 +71,7 @@ class Score:
         return self._number("bits_per_token")
 
     def _number(self, key: str) -> float:
-        from remainder.report import number_of
+        from remainder.report.tables import number_of
 
         number = number_of(self.record, key)
         if number.value is None:
@@ -121,7 +121,7 @@ class Scorer:
         """
         from remainder.api import evaluate
         from remainder.errors import RemainderError
-        from remainder.record import StoredRecord
+        from remainder.record.store import StoredRecord
 
         chosen = self._wanted.task if task is None else task
         if chosen is None:
@@ -145,10 +145,10 @@ class Scorer:
             _fail(problem.what, fix=problem.fix)
         return score
 
-    def _load(self, task: Any, device: str) -> remainder.loaded.LoadedTask:
+    def _load(self, task: Any, device: str) -> remainder.loading.loaded.LoadedTask:
         """The task, made ready once in a session."""
-        from remainder.loaded import LoadedTask, open_task
-        from remainder.task import load_task
+        from remainder.loading.loaded import LoadedTask, open_task
+        from remainder.task.spec import load_task
 
         if isinstance(task, LoadedTask):
             return task
@@ -168,7 +168,7 @@ class Scorer:
     def _check_gap(self, score: Score) -> None:
         limit = self._wanted.max_gap
         if limit is not None and abs(score.gap) > limit:
-            from remainder.report import format_value
+            from remainder.report.tables import format_value
 
             record = score.record
             _fail(
@@ -177,11 +177,11 @@ class Scorer:
                 fix="mend the interpretation, or allow a larger max_gap",
             )
 
-    def _check_baseline(self, measured: remainder.record.StoredRecord) -> None:
+    def _check_baseline(self, measured: remainder.record.store.StoredRecord) -> None:
         if self._wanted.baseline is None:
             return
-        from remainder.record import read_record
-        from remainder.regression import find_changes, parse_margins, refuse
+        from remainder.record.store import read_record
+        from remainder.report.gate import find_changes, parse_margins, refuse
 
         stored = read_record(Path(self._at_root(self._wanted.baseline)))
         changes = find_changes(stored, measured, parse_margins(self._wanted.fail_on_regression))
@@ -250,7 +250,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from remainder.report import draw
+    from remainder.report.tables import draw
 
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(rows[0]):
@@ -266,7 +266,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _row(score: Score) -> dict[str, str]:
     """What the table at the end says of a score."""
-    from remainder.report import MISSING, format_interval, format_value, number_of
+    from remainder.report.tables import MISSING, format_interval, format_value, number_of
 
     record = score.record
     row = {"Submission": record.submission.name, "Task, tier": f"{record.task.id}\n{record.tier}"}
@@ -296,7 +296,7 @@ def _wanted(item: pytest.Item) -> _Wanted:
 
 def _tasks_of_suite(config: pytest.Config) -> list[str]:
     from remainder.errors import TaskError
-    from remainder.task import list_tasks
+    from remainder.task.spec import list_tasks
 
     try:
         return list_tasks(config.getoption("remainder_suite"))

@@ -41,12 +41,12 @@ from safetensors.torch import load_file
 
 from remainder import evaluate
 from remainder.api import Result
-from remainder.build import load_script
-from remainder.compare import compare_records
 from remainder.formats import saelens
-from remainder.interpretation import Codebook
-from remainder.loaded import LoadedTask, open_task
-from remainder.record import StoredRecord
+from remainder.interpretation.protocol import Codebook
+from remainder.loading.loaded import LoadedTask, open_task
+from remainder.record.store import StoredRecord
+from remainder.report.compare import compare_records
+from remainder.task.script import load_script
 from remainder.validation.noise_floor import noise_floor
 
 __all__ = [
@@ -68,7 +68,7 @@ BASELINES = ROOT / "baselines"
 RESULTS, PAGE = HERE / "noise-floor.json", ROOT / "docs" / "noise-floor.md"
 SEEDS = tuple(range(5))
 SCORES = {"kl_raw": "raw", "kl_gaussian": "full"}
-"""Rung by score, as `remainder.compare` names scores."""
+"""Rung by score, as `remainder.report.compare` names scores."""
 
 
 _PAGE = """\

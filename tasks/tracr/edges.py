@@ -122,8 +122,9 @@ def carries_constant(values: NDArray[np.float64], shared: NDArray[np.bool_]) -> 
 
 
 def main() -> None:
-    from remainder.circuit.graph import Architecture, Circuit, Graph
+    from remainder.circuit.circuit import Circuit
     from remainder.formats.eap_ig import stored, write
+    from remainder.model.architecture import Architecture, Graph
 
     for program in PROGRAMS:
         folder = HERE / program

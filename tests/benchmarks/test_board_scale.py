@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_board import large_board
 
 from remainder.board.build import build
-from synthetic_board import large_board
 
 TASKS, RECORDS = 20, 250
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from sae_lens import SAE
 
-from remainder.interpretation import adapt
-from remainder.loaded import LoadedTask, open_task
+from remainder.base.paths import project_root
+from remainder.interpretation.protocol import adapt
+from remainder.loading.loaded import LoadedTask, open_task
 from remainder.measure.kernels import Kernel, score
 from remainder.measure.losses import clean_pass
-from remainder.paths import project_root
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import Coupled
 from remainder.residual.noise import Places

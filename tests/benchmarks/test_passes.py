@@ -2,7 +2,8 @@
 
     make bench
 
-Both give the same hidden states (see tests/test_real_model.py); the ratio of their times is the claim.
+Both give the same hidden states (see tests/repository/test_real_model.py); the ratio
+of their times is the claim.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from remainder.loaded import open_task
-from remainder.model import BridgeRunner, Prefix
+from remainder.loading.loaded import open_task
+from remainder.model.bridge import BridgeRunner, Prefix
 
 WINDOWS = 8
 

@@ -28,22 +28,15 @@ from remainder.board.bundle import write_assets
 from remainder.board.figures import spark
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
 from remainder.board.merge import Entry, Fault, folders_of_tasks, read_entries, strays
-from remainder.board.pages import (
-    HistoryRow,
-    TaskText,
-    history_row,
-    plain_page,
-    record_html,
-    task_html,
-)
+from remainder.board.pages import HistoryRow, TaskText, history_row, plain_page, record_html, task_html
 from remainder.board.rank import Place, size_of, unit_of
 from remainder.board.readme import readme, section
 from remainder.board.text import page_name
 from remainder.board.view import Board, Cell, boards, cell, points, record_page
-from remainder.canonical import write_atomically
 from remainder.errors import RecordError
-from remainder.record import values_path
-from remainder.task import list_tasks, load_task
+from remainder.record.json import write_atomically
+from remainder.record.store import values_path
+from remainder.task.spec import list_tasks, load_task
 
 __all__ = ["Built", "build", "check"]
 

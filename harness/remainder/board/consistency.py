@@ -4,28 +4,27 @@
 2. Summaries: every one computed anew from the values (`record.recompute`).
 3. Measurement: rungs, draws and flags against the rows that the values hold; the key computed anew.
 4. Checks inside the run: passed, within limits that are those of the protocol.
-5. Words: printable, of bounded length, no marks that reorder text.
 
-What no value gives: `board.plausibility`. Every function yields faults: what was found, what was expected.
+What no value gives: `board.plausibility`; words that cannot be shown: `record.recordable`.
+Every function yields faults: what was found, what was expected.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from remainder.errors import RecordError
-from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
-from remainder.measure.values import of_split
-from remainder.record import measurement_key, recompute
-from remainder.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
-from remainder.schema import Record
+from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
+from remainder.record.schema import Record
+from remainder.record.store import measurement_key, recompute
+from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
+from remainder.record.values import of_split
 
 __all__ = [
     "LIMITS",
@@ -34,7 +33,6 @@ __all__ = [
     "check_provenance",
     "check_summaries",
     "check_values",
-    "check_words",
 ]
 
 LIMITS = {
@@ -49,8 +47,6 @@ _DTYPES = ("bfloat16", "float32")
 _ALWAYS = ("conformance", "suffix", "zero_splice")
 _NOISES = "noise-"  # how the denominators of the Gaussian ratio are called among rungs
 _SLACK = 1e-7  # nats per token that a check's value may differ, which was taken before values were rounded
-_LONGEST = 2000  # characters of any text
-_LONGEST_NAME = 200
 
 
 def check_values(record: Record, values: pd.DataFrame) -> Iterator[str]:
@@ -179,17 +175,6 @@ def check_provenance(record: Record) -> Iterator[str]:
             yield f"provenance.timings.{stage}: {seconds:g} seconds"
 
 
-def check_words(content: Any) -> Iterator[str]:
-    """Text of a record (as nested dicts and lists) that could not be shown as it is."""
-    for full, text, is_name in _texts(content, ""):
-        place = full[:_LONGEST_NAME]
-        if not text.isprintable():  # control characters, and marks that turn the direction of text
-            yield f"{place or 'a name'}: {text[:40]!a} holds characters that are not printed"
-        most = _LONGEST_NAME if is_name else _LONGEST
-        if len(text) > most:
-            yield f"{place or 'a name'}: {len(text)} characters, at most {most} are shown"
-
-
 def _row(row: pd.Series, what: str, count: int) -> str:
     more = f" (and in {count - 1} more rows)" if count > 1 else ""
     key = (
@@ -272,19 +257,6 @@ def _key(record: Record) -> str:
         protocol=record.protocol,
         version=record.provenance.packages.get("remainder", "unknown"),
     )
-
-
-def _texts(content: Any, place: str) -> Iterator[tuple[str, str, bool]]:
-    """Every text with its place, and whether it is a name."""
-    if isinstance(content, Mapping):
-        for key, item in content.items():
-            yield place, key, True
-            yield from _texts(item, f"{place}.{key}" if place else key)
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            yield from _texts(item, f"{place}[{index}]")
-    elif isinstance(content, str):
-        yield place, content, False
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from remainder.board.numbers import Grid, Shown, parted, said, shown, within
 from remainder.board.svg import Frame, Scale, grid, line, marker, path, svg, text, whisker
 from remainder.board.text import visible
-from remainder.schema import Number, Record
+from remainder.record.schema import Number, Record
 
 __all__ = ["MIB", "Curve", "Key", "Named", "Panel", "curves_of", "overlay"]
 

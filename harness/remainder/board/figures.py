@@ -11,9 +11,9 @@ from remainder.board.numbers import Grid, Shown, parted, said, shown, within
 from remainder.board.pareto import fronts
 from remainder.board.svg import Frame, Scale, grid, linked, marker, svg, text, vertical, whisker
 from remainder.board.text import visible
-from remainder.explain import Rung, ladder
-from remainder.report import format_value
-from remainder.schema import Number, Record
+from remainder.record.schema import Number, Record
+from remainder.report.explain import Rung, ladder
+from remainder.report.tables import format_value
 
 __all__ = ["Figure", "Point", "pareto", "rungs", "spark"]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from remainder.board.cite import of_snapshot, styles
 from remainder.board.merge import Fault
 from remainder.board.snapshot import Snapshot, leaves_of, merkle_root, read_snapshot
-from remainder.canonical import sha256
 from remainder.errors import RecordError
+from remainder.record.json import sha256
 
 __all__ = ["Frozen", "folder_beside", "frozen", "missing"]
 

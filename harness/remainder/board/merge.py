@@ -32,14 +32,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from remainder.base.files import present, require_file
 from remainder.board.verifications import Verification, read_verification, verification_path
-from remainder.canonical import sha256
 from remainder.errors import RecordError
-from remainder.files import present, require_file
-from remainder.method import is_found
-from remainder.part import part_of
-from remainder.record import read_summary, values_path
-from remainder.schema import Record
+from remainder.record.json import sha256
+from remainder.record.part import part_of
+from remainder.record.schema import Record
+from remainder.record.store import read_summary, values_path
+from remainder.submission.method import is_found
 
 __all__ = [
     "RUNGS",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from remainder.report import MISSING, format_interval, format_value
-from remainder.schema import Number
+from remainder.record.schema import Number
+from remainder.report.tables import MISSING, format_interval, format_value
 
 __all__ = ["Grid", "Shown", "ends_of", "parted", "said", "shown", "within"]
 

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from remainder.assets import sha256_file
+from remainder.base.cache import sha256_file
+from remainder.base.messages import said
+from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError, TaskError
-from remainder.foreign import said
-from remainder.method import NAME, Method, SiteSource, submission_hash
-from remainder.part import part_of
-from remainder.paths import project_root, root_of
-from remainder.schema import Record, SubmissionInfo
-from remainder.task import Task, load_task, read_toml
+from remainder.record.part import part_of
+from remainder.record.schema import Record, SubmissionInfo
+from remainder.submission.method import NAME, Method, SiteSource, submission_hash
+from remainder.task.spec import Task, load_task, read_toml
 
 __all__ = ["Finding", "Peer", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
 

@@ -20,19 +20,9 @@ from remainder.board.merge import RUNGS, Entry, Fault
 from remainder.board.numbers import said
 from remainder.board.rank import Place, Ranking, cost_of, kl_of
 from remainder.board.text import oddities, page_name, visible
-from remainder.board.view import (
-    COLUMNS,
-    Board,
-    Cell,
-    Column,
-    cell,
-    cells_of,
-    explorable,
-    points,
-    record_page,
-)
-from remainder.report import MISSING, format_value
-from remainder.schema import Number, Record
+from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
+from remainder.record.schema import Number, Record
+from remainder.report.tables import MISSING, format_value
 
 __all__ = ["HistoryRow", "TaskText", "history_row", "plain_page", "record_html", "task_html"]
 

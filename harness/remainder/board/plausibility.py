@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from remainder.measure.values import of_split
-from remainder.schema import Gaussianity, NullTest, Number, PeerMetrics, Record
+from remainder.record.schema import Gaussianity, NullTest, Number, PeerMetrics, Record
+from remainder.record.values import of_split
 
 __all__ = ["check_compat", "check_cost", "check_gaussianity"]
 

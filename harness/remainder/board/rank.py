@@ -29,9 +29,9 @@ from functools import lru_cache
 import numpy as np
 
 from remainder.board.merge import RUNGS, DocumentSums, Entry
-from remainder.measure.intervals import LEVEL, Bootstrap, Estimate, Ratio
-from remainder.report import number_of
-from remainder.schema import Number
+from remainder.record.intervals import LEVEL, Bootstrap, Estimate, Ratio
+from remainder.record.schema import Number
+from remainder.report.tables import number_of
 
 __all__ = [
     "Place",

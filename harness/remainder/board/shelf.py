@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from remainder.base.paths import project_root
 from remainder.board import origin
 from remainder.board.origin import Peer
 from remainder.errors import RecordError
-from remainder.paths import project_root
-from remainder.schema import Record
+from remainder.record.schema import Record
 
 __all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_root"]
 

@@ -22,15 +22,15 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from remainder.base.files import LARGEST, present, require_file, require_folder
+from remainder.base.messages import first_fault
+from remainder.base.paths import is_checkout, project_root
+from remainder.base.wrapping import command
 from remainder.board.verify import record_files, verify_paths
-from remainder.canonical import canonical_json, sha256, write_atomically
 from remainder.errors import RecordError
-from remainder.files import LARGEST, present, require_file, require_folder
-from remainder.foreign import first_fault
-from remainder.paths import is_checkout, project_root
-from remainder.record import read_sealed
-from remainder.schema import FrozenModel, Sha256, TaskInfo
-from remainder.wrapping import command
+from remainder.record.json import canonical_json, sha256, write_atomically
+from remainder.record.schema import FrozenModel, Sha256, TaskInfo
+from remainder.record.store import read_sealed
 
 __all__ = [
     "Entry",

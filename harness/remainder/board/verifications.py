@@ -13,15 +13,15 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from remainder import __version__
+from remainder._version import __version__
+from remainder.base.files import SETTINGS, require_file, require_folder
+from remainder.base.messages import said
+from remainder.base.wrapping import fill
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
-from remainder.canonical import canonical_json, write_atomically
 from remainder.errors import RecordError
-from remainder.files import SETTINGS, require_file, require_folder
-from remainder.foreign import said
-from remainder.report import WIDTH
-from remainder.schema import FrozenModel, Real, Sha256
-from remainder.wrapping import fill
+from remainder.record.json import canonical_json, write_atomically
+from remainder.record.schema import FrozenModel, Real, Sha256
+from remainder.report.tables import WIDTH
 
 __all__ = [
     "FORMATS",

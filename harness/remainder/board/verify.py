@@ -29,10 +29,11 @@ import pandas as pd
 from remainder.board import consistency, origin, plausibility
 from remainder.board.origin import Finding
 from remainder.board.shelf import LARGEST_JSON, Shelf, is_board, results_root
-from remainder.canonical import canonical_json
 from remainder.errors import RecordError, RemainderError
-from remainder.record import read_record, values_path
-from remainder.schema import Record
+from remainder.record.json import canonical_json
+from remainder.record.recordable import check_words
+from remainder.record.schema import Record
+from remainder.record.store import read_record, values_path
 
 __all__ = [
     "CHECKS",
@@ -115,10 +116,10 @@ def _form(subject: _Subject) -> Iterator[Finding]:
 
 def _words(subject: _Subject) -> Iterator[Finding]:
     content = subject.record.model_dump(mode="json")
-    for text in consistency.check_words(content):
+    for text in check_words(content):
         yield Finding(text)
     for document in subject.values["document"].unique():
-        for text in consistency.check_words([document]):
+        for text in check_words([document]):
             yield Finding(f"values: document {text}")
 
 

@@ -16,8 +16,8 @@ from remainder.board.merge import RUNGS, Entry, Group, groups
 from remainder.board.numbers import parted
 from remainder.board.pareto import fronts
 from remainder.board.rank import Place, Ranking, cost_of, kl_of, rank, size_of, unit_of, unranked_because
-from remainder.report import number_of
-from remainder.schema import Number
+from remainder.record.schema import Number
+from remainder.report.tables import number_of
 
 __all__ = [
     "COLUMNS",

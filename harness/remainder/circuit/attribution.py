@@ -38,13 +38,13 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.assets import Progress
+from remainder.base.cache import Progress
 from remainder.circuit.attribution_metric import Metric, answer
-from remainder.circuit.graph import Graph, Stage
-from remainder.circuit.model import CircuitModel
-from remainder.circuit.prompts import Prompts
 from remainder.circuit.run import BUDGET, Values, record
 from remainder.errors import InterpretationError, MeasurementError
+from remainder.model.architecture import Graph, Stage
+from remainder.model.graph import CircuitModel
+from remainder.task.prompts import Prompts
 
 __all__ = ["ABLATIONS", "Attribution", "random_edges"]
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from remainder.circuit.prompts import PADDING, Prompts
+from remainder.task.prompts import PADDING, Prompts
 
 __all__ = ["Metric", "agreement", "answer"]
 

@@ -37,9 +37,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.circuit.graph import Circuit, Stage
-from remainder.circuit.model import CircuitModel
-from remainder.circuit.prompts import Prompts
+from remainder.circuit.circuit import Circuit
 from remainder.circuit.run import (
     BUDGET,
     ReaderBath,
@@ -51,7 +49,10 @@ from remainder.circuit.run import (
     run_circuit,
 )
 from remainder.errors import TaskError
+from remainder.model.architecture import Stage
+from remainder.model.graph import CircuitModel
 from remainder.residual.noise import Draw, Places, indices, normal
+from remainder.task.prompts import Prompts
 
 __all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values", "rung_named"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from remainder.circuit.graph import Circuit
+from remainder.circuit.circuit import Circuit
 from remainder.circuit.run import Values, record, rows_within, run_circuit
 
 if TYPE_CHECKING:

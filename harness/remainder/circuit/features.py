@@ -38,11 +38,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from remainder.circuit.features_model import Edit, Edits, SiteModel
-from remainder.circuit.prompts import Prompts
 from remainder.errors import InterpretationError, MeasurementError, TaskError
-from remainder.interpretation import Reconstruction
+from remainder.interpretation.protocol import Reconstruction
+from remainder.model.sites import Edit, Edits, SiteModel
 from remainder.residual.noise import Draw, Places, indices, normal
+from remainder.task.prompts import Prompts
 
 __all__ = [
     "BACKGROUNDS",

@@ -21,8 +21,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from remainder.circuit.graph import SIZES, Circuit, Graph
+from remainder.circuit.circuit import Circuit
 from remainder.errors import InterpretationError
+from remainder.model.architecture import Graph
+from remainder.task.spec import SIZES
 
 __all__ = ["Circuits", "NodeRanking", "Ranking", "Sized", "between"]
 

@@ -29,9 +29,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from remainder.circuit.graph import Circuit, Stage
-from remainder.circuit.model import CircuitModel
+from remainder.circuit.circuit import Circuit
 from remainder.errors import MeasurementError
+from remainder.model.architecture import Stage
+from remainder.model.graph import CircuitModel
 
 __all__ = ["Constant", "ReaderBath", "Values", "WriterBath", "record", "rows_within", "run_circuit"]
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from remainder.base.files import brief, present
 from remainder.errors import InterpretationError
-from remainder.files import brief, present
 from remainder.formats.coder import Above, Largest, make_coder
 from remainder.formats.fields import text
 from remainder.formats.known import Ignore, Settings, Table, harmless, heeded, plain
@@ -37,8 +37,8 @@ from remainder.formats.places import (
     tensor_of,
 )
 from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
-from remainder.interpretation import Reads
-from remainder.task import Task
+from remainder.interpretation.protocol import Reads
+from remainder.task.spec import Task
 
 __all__ = ["CONFIG", "ENTRY", "FIELDS", "files", "found_in", "load", "require"]
 

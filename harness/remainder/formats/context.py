@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remainder.base.files import brief
 from remainder.errors import InterpretationError
-from remainder.files import brief
 from remainder.formats.fields import AGAIN, file_name
-from remainder.task import Task
+from remainder.task.spec import Task
 
 __all__ = ["context_warnings"]
 

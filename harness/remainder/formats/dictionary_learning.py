@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from remainder.base.files import brief, present
 from remainder.errors import InterpretationError
-from remainder.files import brief, present
 from remainder.formats.coder import Coder, Gated, JumpReLU, TopK, make_coder
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, text
@@ -51,7 +51,7 @@ from remainder.formats.places import (
     place_untold,
 )
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
-from remainder.task import Task
+from remainder.task.spec import Task
 
 __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "files", "found_in", "load"]
 

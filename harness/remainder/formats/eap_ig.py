@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from remainder.circuit.graph import Circuit, Graph
+from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats.eap_ig_files import GROUPS, Stored, config, read, require, write
 from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
+from remainder.model.architecture import Graph
 
 __all__ = [
     "IMPORTANCES",

@@ -31,14 +31,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.canonical import write_atomically
-from remainder.circuit.graph import INPUTS, Architecture, Graph
+from remainder.base.files import LARGEST, brief, parse_json, read_text, require_file
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
-from remainder.files import LARGEST, brief, parse_json, read_text, require_file
 from remainder.formats.known import Ignore, Table, block, harmless, heeded, plain
 from remainder.formats.recognition import Seen, look
 from remainder.formats.tensors import load_torch, odd_kind, require_torch
+from remainder.model.architecture import INPUTS, Architecture, Graph
+from remainder.record.json import write_atomically
 
 __all__ = ["CFG", "ENDINGS", "ENTRY", "GROUPS", "JSON", "PT", "Stored", "config", "read", "require", "write"]
 

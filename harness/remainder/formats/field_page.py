@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from remainder.base.files import read_text
+from remainder.base.paths import project_root
 from remainder.errors import RecordError
-from remainder.files import read_text
 from remainder.formats import (
     attribution_graph,
     circuit_tracer,
@@ -24,7 +25,6 @@ from remainder.formats import (
     sparsify,
 )
 from remainder.formats.known import Table
-from remainder.paths import project_root
 
 __all__ = ["BEGIN", "END", "PAGE", "SECTIONS", "Section", "main", "page_with", "render"]
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from remainder.base.files import brief
 from remainder.errors import InterpretationError
-from remainder.files import brief
 
 __all__ = ["AGAIN", "count", "file_name", "flag", "table", "text"]
 

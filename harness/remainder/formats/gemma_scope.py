@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from remainder.base.files import present
 from remainder.errors import InterpretationError
-from remainder.files import present
 from remainder.formats.coder import JumpReLU, make_coder
 from remainder.formats.known import Ignore, Settings, Table, heeded, plain
 from remainder.formats.places import Loaded, MisfitError, check_width, place_at, place_untold
 from remainder.formats.tensors import require_weights
-from remainder.task import Task
+from remainder.task.spec import Task
 
 __all__ = ["FIELDS", "WEIGHTS", "files", "found_in", "load"]
 

@@ -24,15 +24,15 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 
-from remainder.assets import sha256_file
+from remainder.base.cache import sha256_file
+from remainder.base.hub import explained, repository_files, snapshot
+from remainder.base.messages import said
 from remainder.errors import InterpretationError
-from remainder.foreign import said
 from remainder.formats import saelens
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded
 from remainder.formats.tensors import PICKLES, header
-from remainder.hub import explained, repository_files, snapshot
-from remainder.task import Task
+from remainder.task.spec import Task
 
 __all__ = ["Address", "Fetched", "fetch", "load_release", "parse"]
 

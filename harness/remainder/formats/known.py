@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from remainder.base.files import brief
 from remainder.errors import InterpretationError
-from remainder.files import brief
 from remainder.formats import fields
 from remainder.formats.places import Loaded
 

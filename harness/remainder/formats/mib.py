@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from remainder.circuit.graph import SIZES, Circuit, Graph
+from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Sized
 from remainder.errors import InterpretationError
 from remainder.formats import eap_ig
@@ -24,7 +24,8 @@ from remainder.formats.eap_ig import Found
 from remainder.formats.eap_ig_files import read
 from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
-from remainder.task import Task
+from remainder.model.architecture import Graph
+from remainder.task.spec import SIZES, Task
 
 __all__ = ["all_files", "folder_of", "found_in", "load"]
 

@@ -23,7 +23,7 @@ from collections.abc import Iterable
 
 from remainder.formats.fields import flag
 from remainder.formats.known import Settings, Table, harmless, heeded, only, plain
-from remainder.task import ModelSpec
+from remainder.task.spec import ModelSpec
 
 __all__ = ["OPTIONS", "check_options"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from remainder.base.messages import said
 from remainder.errors import InterpretationError
-from remainder.foreign import said
 
 __all__ = ["config_of", "plain"]
 

@@ -15,7 +15,8 @@ it adds (Granite) or adds within the module (BLOOM, MPT), two of these are two t
 the site's own is an *alias*, which has to be shown to be one:
 
 1. where the architecture is known to hold two tensors (`_APART`), the file is refused as it is read;
-2. else both hooks are compared on the loaded model before anything is measured (`remainder.aliases`).
+2. else both hooks are compared on the loaded model before anything is measured
+   (`remainder.submission.aliases`).
 
 Never the same: `hook_mlp_in`, the residual stream before its normalisation, and `ln2.hook_normalized`, which
 in the bridge has not been multiplied by the norm's gain. HookedTransformer before TransformerLens 3 had the
@@ -31,12 +32,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from remainder.base.files import brief
+from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
-from remainder.files import brief
 from remainder.formats.fields import file_name
-from remainder.interpretation import Alias, Reads
-from remainder.paths import project_root
-from remainder.task import ModelSpec, Site, Task
+from remainder.interpretation.protocol import Alias, Reads
+from remainder.task.spec import ModelSpec, Site, Task
 
 _SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
 _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outputs", "runs", "saved"})

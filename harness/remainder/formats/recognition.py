@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from remainder.base.files import LARGEST, SETTINGS, brief, parse_json, read_text, require_file, size_of
 from remainder.errors import InterpretationError
-from remainder.files import LARGEST, SETTINGS, brief, parse_json, read_text, require_file, size_of
 from remainder.formats.outline import Outline, outline
 from remainder.formats.tensors import header
 

@@ -36,10 +36,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from remainder.casting import in_float32, unwrapped
+from remainder.base.files import brief, present
+from remainder.base.messages import said
 from remainder.errors import InterpretationError
-from remainder.files import brief, present
-from remainder.foreign import said
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
 from remainder.formats.known import Ignore, without_ignored
@@ -67,8 +66,9 @@ from remainder.formats.saelens_folding import (
     without_zero_rows,
 )
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
-from remainder.interpretation import Reads
-from remainder.task import Site, Task
+from remainder.interpretation.casting import in_float32, unwrapped
+from remainder.interpretation.protocol import Reads
+from remainder.task.spec import Site, Task
 
 __all__ = [
     "CONFIG",

@@ -15,8 +15,8 @@ from pathlib import Path
 from remainder.errors import InterpretationError
 from remainder.formats.places import has_layer_norm, tensor_of
 from remainder.formats.saelens_fields import Looked
-from remainder.interpretation import Reads
-from remainder.task import ModelSpec, Task
+from remainder.interpretation.protocol import Reads
+from remainder.task.spec import ModelSpec, Task
 
 __all__ = ["is_centred", "means_warning"]
 

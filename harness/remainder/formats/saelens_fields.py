@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from remainder.base.files import brief
 from remainder.errors import InterpretationError
-from remainder.files import brief
 from remainder.formats.fields import AGAIN, count, file_name, flag, text
 from remainder.formats.known import (
     Ignore,
@@ -44,7 +44,7 @@ from remainder.formats.known import (
 )
 from remainder.formats.model_loading import OPTIONS, check_options
 from remainder.formats.module_names import module_named
-from remainder.task import Site, Task
+from remainder.task.spec import Site, Task
 
 __all__ = [
     "ARCHITECTURES",

@@ -30,9 +30,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from remainder.base.files import brief, present
+from remainder.base.messages import said
 from remainder.errors import InterpretationError
-from remainder.files import brief, present
-from remainder.foreign import said
 from remainder.formats.fields import flag
 from remainder.formats.tensors import Layout, header, read_json, read_tensors
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from torch import nn
 
+from remainder.base.files import brief, present
 from remainder.errors import InterpretationError
-from remainder.files import brief, present
 from remainder.formats.coder import GroupMax, TopK, make_coder
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import count, flag, text
@@ -41,7 +41,7 @@ from remainder.formats.places import (
     place_at,
 )
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_tensors
-from remainder.task import Task
+from remainder.task.spec import Task
 
 __all__ = ["CONFIG", "FIELDS", "RUN", "RUN_FIELDS", "WEIGHTS", "files", "found_in", "load"]
 

@@ -27,9 +27,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from remainder.casting import odd_kind
+from remainder.base.files import (
+    LARGEST,
+    SETTINGS,
+    brief,
+    parse_json,
+    parse_yaml,
+    read_text,
+    require_file,
+    size_of,
+)
 from remainder.errors import InterpretationError
-from remainder.files import LARGEST, SETTINGS, brief, parse_json, parse_yaml, read_text, require_file, size_of
+from remainder.interpretation.casting import odd_kind
 
 __all__ = [
     "PICKLES",

@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from remainder.circuit.loaded import BehaviourFacts, CircuitTask
-from remainder.circuit.prompts import PADDING, Prompts, first
 from remainder.errors import MeasurementError
+from remainder.loading.prompts import BehaviourFacts, CircuitTask
 from remainder.measure.checks import CIRCUIT_LIMIT
 from remainder.measure.losses import kl_histogram
 from remainder.measure.plan import Plan
-from remainder.schema import Behaviour, Check
+from remainder.record.schema import Behaviour, Check
+from remainder.task.prompts import PADDING, Prompts, first
 
 __all__ = ["Logits", "Scores", "behaviour_of", "check_kl", "compare", "groups_of", "kl_of", "scored", "table"]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.measure.kernels import Kernel, splice
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
-from remainder.measure.values import of_split
-from remainder.model import Runner
+from remainder.model.bridge import Runner
+from remainder.record.schema import Check
+from remainder.record.values import of_split
 from remainder.residual.ladder import RUNGS
 from remainder.residual.noise import Draw, Places
-from remainder.schema import Check
 
 __all__ = [
     "CIRCUIT_LIMIT",

@@ -27,19 +27,19 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.activations import Batch
-from remainder.assets import Progress
+from remainder.base.cache import Progress
 from remainder.errors import MeasurementError
-from remainder.fetch import load_tokenizer
-from remainder.interpretation import Adapted
-from remainder.loaded import LanguageTask
+from remainder.interpretation.protocol import Adapted
+from remainder.loading.activations import Batch
+from remainder.loading.fetch import load_tokenizer
+from remainder.loading.loaded import LanguageTask
 from remainder.measure.complexity import CodeSample
-from remainder.measure.intervals import Bootstrap, Ratio
 from remainder.measure.likelihood import Categorical
 from remainder.measure.losses import CHUNK
 from remainder.measure.mdl import BIN_COUNTS, description_length
-from remainder.model import Runner
-from remainder.schema import Compat, DictionaryLearningMetrics, Number, PeerMetrics
+from remainder.model.bridge import Runner
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.schema import Compat, DictionaryLearningMetrics, Number, PeerMetrics
 
 __all__ = ["SpecialIds", "measure_compat", "special_ids"]
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.errors import InterpretationError
-from remainder.interpretation import Adapted
-from remainder.schema import Complexity, Number
+from remainder.interpretation.protocol import Adapted
+from remainder.record.schema import Complexity, Number
 
 __all__ = [
     "AffineDecoder",

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.activations import Batch
+from remainder.loading.activations import Batch
 from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.measure.likelihood import likelihood_of
-from remainder.model import Prefix, Runner
+from remainder.model.bridge import Prefix, Runner
 
 __all__ = ["decoder_directions", "gradient_directions"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.activations import Batch
 from remainder.errors import MeasurementError
+from remainder.loading.activations import Batch
 
 __all__ = ["Residuals", "add_reconstruction", "mean_activation", "nothing_spliced"]
 

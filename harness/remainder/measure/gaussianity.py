@@ -38,19 +38,14 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.canonical import significant
-from remainder.measure.intervals import Bootstrap, Ratio
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.json import significant
+from remainder.record.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram
 from remainder.residual.calibration import Calibration
-from remainder.residual.covariance import (
-    DenseCovariance,
-    NotMeasurableError,
-    covariance_of,
-    fit_covariance,
-)
+from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
 from remainder.residual.gaussian import Linear, Radial
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, Places, normal
-from remainder.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram
 
 __all__ = ["FEWEST_SURROGATES", "measure_gaussianity"]
 

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.activations import Batch
+from remainder.loading.activations import Batch
 from remainder.measure.annealed import annealed_loss, unit_log_means
 from remainder.measure.losses import Clean, WindowScores, spliced_pass, window_sums
-from remainder.model import Runner
+from remainder.model.bridge import Runner
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError
 from remainder.residual.ladder import Context, ResidualModel

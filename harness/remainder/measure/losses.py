@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from remainder.activations import Batch
 from remainder.errors import MeasurementError
+from remainder.loading.activations import Batch
 from remainder.measure.likelihood import Kept, likelihood_of
-from remainder.measure.summary import BINS_PER_DECADE, LOWEST_BIN
-from remainder.model import Runner
+from remainder.model.bridge import Runner
+from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
 
 __all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass", "window_sums"]
 

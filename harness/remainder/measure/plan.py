@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from remainder.circuit.backgrounds import BACKGROUNDS
 from remainder.errors import TaskError
-from remainder.measure.intervals import MINIMUM_DOCUMENTS
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
-from remainder.model import DTYPES, pick_device
-from remainder.part import Part, part_of
+from remainder.model.bridge import DTYPES, pick_device
+from remainder.record.intervals import MINIMUM_DOCUMENTS
+from remainder.record.part import Part, part_of
+from remainder.record.rungs import ALL
 from remainder.residual.ladder import NOISES, RUNGS
-from remainder.rungs import ALL
-from remainder.task import Task, Tier
+from remainder.task.spec import Task, Tier
 
 __all__ = ["Plan", "plan"]
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.errors import MeasurementError
+from remainder.record.rungs import FOLDS
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Places, folds, priorities
-from remainder.rungs import FOLDS
 
 __all__ = ["LARGE", "Bank", "Calibration"]
 

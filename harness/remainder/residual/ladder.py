@@ -35,6 +35,7 @@ from typing import ClassVar
 
 import torch
 
+from remainder.record.rungs import FOLDS, PERTURBATIVE
 from remainder.residual.calibration import Calibration
 from remainder.residual.gaussian import (
     Coupled,
@@ -54,7 +55,6 @@ from remainder.residual.gaussian import (
 from remainder.residual.kernel import Context, Kernel, ResidualModel, Sample, residual_of
 from remainder.residual.noise import Draw
 from remainder.residual.real import Matched, Permuted, PermutedBlock, Perturbative
-from remainder.rungs import FOLDS, PERTURBATIVE
 
 __all__ = ["FOLD_RUNGS", "NOISES", "RUNGS", "Context", "Coupled", "ResidualModel"]
 
@@ -109,7 +109,7 @@ RUNGS: dict[str, Callable[[], ResidualModel]] = {
     "matched": Matched,
     "true": TrueResidual,
 }
-"""Kernels added to the reconstruction, by the names of `remainder.rungs`."""
+"""Kernels added to the reconstruction, by the names of `remainder.record.rungs`."""
 
 FOLD_RUNGS: dict[str, Callable[[], ResidualModel]] = {
     f"full-fold-{fold + 1}": partial(FullFold, fold) for fold in range(FOLDS)

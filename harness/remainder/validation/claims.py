@@ -30,9 +30,9 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
-from remainder.build import guarded
 from remainder.errors import TaskError
-from remainder.rungs import ALL, RUNG_ADDS
+from remainder.record.rungs import ALL, RUNG_ADDS
+from remainder.task.script import guarded
 
 __all__ = ["Claim", "Law", "Needs", "Quantity", "needs", "parse_quantity", "read_claims", "read_laws"]
 

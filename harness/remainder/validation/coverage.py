@@ -27,11 +27,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from remainder.assets import Progress
+from remainder.base.cache import Progress
 from remainder.errors import TaskError
-from remainder.measure.intervals import Bootstrap, Ratio
-from remainder.report import WIDTH, draw, render_frame
-from remainder.task import Task
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.report.tables import WIDTH, draw, render_frame
+from remainder.task.spec import Task
 from remainder.validation.pool import Pool, fill_pool
 from remainder.validation.run import Control, controls
 from remainder.validation.tables import require_format

@@ -1,4 +1,4 @@
-"""Draws the figures that controls declare, in the palette of `remainder.plot`."""
+"""Draws the figures that controls declare, in the palette of `remainder.report.plot`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from remainder.plot import save
+from remainder.report.plot import save
 from remainder.validation.figures import FigureSpec, Panel, Series, file_name
 from remainder.validation.verdict import Comparison, fit_power_law
 

@@ -39,9 +39,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from remainder.build import guarded
+from remainder.base.messages import first_fault
 from remainder.errors import TaskError
-from remainder.foreign import first_fault
+from remainder.task.script import guarded
 
 __all__ = ["FigureSpec", "Panel", "Point", "Series", "file_name", "read_figure"]
 

@@ -22,15 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from remainder.compare import compare_records
 from remainder.errors import RecordError
-from remainder.record import StoredRecord, read_record
-from remainder.report import render_cells
+from remainder.record.store import StoredRecord, read_record
+from remainder.report.compare import compare_records
+from remainder.report.tables import render_cells
 
 __all__ = ["NoiseFloor", "noise_floor", "render_noise_floor"]
 
 _SCORES = {"kl_raw": ("raw", "KL raw"), "kl_gaussian": ("full", "KL Gaussian")}
-"""By the key of `remainder.compare`: rung, and heading."""
+"""By the key of `remainder.report.compare`: rung, and heading."""
 
 Separable = Callable[[StoredRecord, StoredRecord, str], bool]
 

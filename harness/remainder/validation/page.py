@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from remainder.canonical import write_atomically
-from remainder.task import Task
+from remainder.record.json import write_atomically
+from remainder.task.spec import Task
 from remainder.validation.drawing import save_figures
 from remainder.validation.figures import FigureSpec, file_name
 from remainder.validation.run import Validation, controls

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remainder.activations import SiteActivations, prefix_pass
-from remainder.assets import Progress
-from remainder.build import load_script, run_script, windows_of
-from remainder.corpus import Windows
+from remainder.base.cache import Progress
 from remainder.errors import TaskError
-from remainder.interpretation import Adapted
-from remainder.loaded import LoadedTask, open_task
+from remainder.interpretation.protocol import Adapted
+from remainder.loading.activations import SiteActivations, prefix_pass
+from remainder.loading.loaded import LoadedTask, open_task
 from remainder.measure.kernels import Kernel, fit_kernels, score
 from remainder.measure.losses import clean_pass
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import RUNGS
 from remainder.residual.noise import Places
-from remainder.submission import submissions_for
-from remainder.task import Task, load_task
+from remainder.submission.submission import submissions_for
+from remainder.task.script import load_script, run_script, windows_of
+from remainder.task.spec import Task, load_task
+from remainder.task.text import Windows
 from remainder.validation.claims import Quantity, parse_quantity
 
 __all__ = ["EVALUATION_SEED", "Pool", "fill_pool"]

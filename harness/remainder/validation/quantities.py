@@ -22,9 +22,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.errors import MeasurementError
-from remainder.measure.couplings import minimum_in_box, point_of
-from remainder.measure.values import annealed_totals, canonical_values, column, document_totals, of_split
-from remainder.schema import Record
+from remainder.record.couplings import minimum_in_box, point_of
+from remainder.record.schema import Record
+from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
 from remainder.validation.claims import Quantity
 
 __all__ = ["Measured", "Measurements", "jackknife", "ratio_error"]

@@ -17,13 +17,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from remainder.api import evaluate
-from remainder.assets import Progress
-from remainder.build import load_script
+from remainder.base.cache import Progress
 from remainder.errors import TaskError
-from remainder.loaded import LoadedTask, open_task
-from remainder.objects import ObjectSubmission
-from remainder.submission import submissions_for
-from remainder.task import Task, list_tasks, load_task
+from remainder.loading.loaded import LoadedTask, open_task
+from remainder.submission.objects import ObjectSubmission
+from remainder.submission.submission import submissions_for
+from remainder.task.script import load_script
+from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
 from remainder.validation.quantities import Measurements

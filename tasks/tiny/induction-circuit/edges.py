@@ -29,11 +29,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from remainder.build import load_script
 from remainder.circuit.backgrounds import BACKGROUNDS, Scene
-from remainder.circuit.graph import INPUTS, Circuit
-from remainder.circuit.prompts import Prompts
+from remainder.circuit.circuit import Circuit
 from remainder.formats.eap_ig import stored, write
+from remainder.model.architecture import INPUTS
+from remainder.task.prompts import Prompts
+from remainder.task.script import load_script
 
 SHARE = 0.05
 COUNT = 20

@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from remainder.loaded import ScriptTask, open_task
+from remainder.loading.loaded import ScriptTask, open_task
 
 SHARE = 0.05
 SIZE = 16

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from remainder.build import load_script
-from remainder.loaded import open_task
-from remainder.measure.intervals import Bootstrap, Estimate, Ratio
-from remainder.schema import Number
-from remainder.submission import baselines_for
+from remainder.loading.loaded import open_task
+from remainder.record.intervals import Bootstrap, Estimate, Ratio
+from remainder.record.schema import Number
+from remainder.submission.submission import baselines_for
+from remainder.task.script import load_script
 
 __all__ = ["compare", "spliced", "table", "temperature"]
 

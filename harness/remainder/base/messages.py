@@ -1,0 +1,57 @@
+"""What other libraries raise, told in one line, and never cut where it names the thing that is wrong."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["comes_from_within", "first_fault", "said"]
+
+_MOST = 400  # letters of a message that is passed on
+
+
+def said(problem: BaseException, most: int = _MOST) -> str:
+    """The whole message of an exception on one line; its type, if it has none.
+
+    The first line often says only that something failed (`Error(s) in loading state_dict for …:`), and the
+    next ones what. A message that is too long is cut in its middle, since its end may say what to do.
+    """
+    words = str(problem).split()
+    if not words:
+        return type(problem).__name__
+    if isinstance(problem, KeyError):
+        return f"there is no {' '.join(words)}"
+    text = " ".join(words)
+    if len(text) <= most:
+        return text
+    head = most * 3 // 4
+    return f"{text[:head].rstrip()} … {text[head - most :].lstrip()}"
+
+
+def first_fault(problem: ValidationError) -> str:
+    """The first thing that pydantic found wrong, without the prefix that it puts before our own messages."""
+    return problem.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def comes_from_within(problem: BaseException, package: str) -> bool:
+    """Whether an exception that passed through another package's code was raised in ours, below it.
+
+    A hook of ours runs within a pass of the other library. What such a hook raises is our own error, and must
+    not be told as the library's.
+
+    Args:
+        problem: as it was caught.
+        package: name of the other library.
+    """
+    ours, theirs = Path(__file__).parent.parent, f"/{package}/"
+    passed = False
+    for frame in traceback.extract_tb(problem.__traceback__):
+        if theirs in Path(frame.filename).as_posix():
+            passed = True
+        elif passed and Path(frame.filename).is_relative_to(ours):
+            return True
+    return False

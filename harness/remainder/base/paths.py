@@ -1,0 +1,72 @@
+"""Where things are: the project's own files, and the user's cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+__all__ = ["BENCHMARK", "cache_root", "is_checkout", "is_within", "machine_paths", "project_root", "root_of"]
+
+BENCHMARK = "baselines/"
+"""How the names of files that come with the benchmark begin, where a submission uses them."""
+
+
+_ABSOLUTE = re.compile(r"""(?:^|[\s'"=(\[,])(?:/[\w.@+~-]+/[\w.@+~-]|~/|[A-Za-z]:\\)""")
+
+
+@cache
+def project_root() -> Path:
+    """The folder that holds `tasks/` and `baselines/`.
+
+    The checkout when the package is imported from one (or installed editable), else the copy
+    bundled with the installed wheel.
+    """
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent.parent
+    if (checkout / "pyproject.toml").is_file() and (checkout / "tasks").is_dir():
+        return checkout
+    return package / "_bundled"
+
+
+def cache_root() -> Path:
+    """The user's cache: `$REMAINDER_CACHE` if set, else the platform's cache folder. Not created here."""
+    override = os.environ.get("REMAINDER_CACHE")
+    return Path(override).expanduser() if override else user_cache_path("remainder", appauthor=False)
+
+
+def root_of(folder: Path, name: str) -> Path:
+    """What the name of a submission's file is relative to: its folder, or the benchmark (`baselines/…`)."""
+    return project_root() if name.startswith(BENCHMARK) else folder
+
+
+def is_checkout() -> bool:
+    """Whether the project's own files are those of a checkout, and not of an installed package."""
+    return (project_root() / "pyproject.toml").is_file()
+
+
+def is_within(name: str) -> bool:
+    """Whether a name that is relative to some folder leads nowhere else, on any platform."""
+    parts = name.replace("\\", "/").split("/")
+    return bool(name.strip()) and parts[0] not in ("", "~") and ".." not in parts and ":" not in parts[0]
+
+
+def machine_paths(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Texts of nested dicts and lists that hold a path of the machine they were made on, with their places.
+
+    A record is public, and holds none in keys or values.
+    """
+    if isinstance(content, dict):
+        for name, item in content.items():
+            yield from machine_paths(name, f"a name in {place}")
+            yield from machine_paths(item, f"{place}.{name}" if place else name)
+    elif isinstance(content, (list, tuple)):
+        for index, item in enumerate(content):
+            yield from machine_paths(item, f"{place}[{index}]")
+    elif isinstance(content, str) and _ABSOLUTE.search(content):
+        yield place, content

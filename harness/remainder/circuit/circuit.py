@@ -1,0 +1,144 @@
+"""Circuits: the edges of a transformer's graph that are kept; all others carry background values.
+
+Source: Hanna et al., "Have Faith in Faithfulness", 2024; protocol 1, sections 8 and 9.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remainder.errors import InterpretationError
+from remainder.model.architecture import Graph
+
+__all__ = ["Circuit"]
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Edges that are kept; all others carry background values.
+
+    Raises:
+        InterpretationError: an entry is kept that is no edge, or the array has another shape.
+    """
+
+    graph: Graph
+    kept: NDArray[np.bool_]
+    """[writers, readers]"""
+
+    def __post_init__(self) -> None:
+        if self.kept.shape != self.graph.exists.shape or self.kept.dtype != np.bool_:
+            raise InterpretationError(
+                f"a circuit of shape {self.kept.shape}, {self.kept.dtype}; expected "
+                f"{self.graph.exists.shape}, bool",
+                fix="give one flag for every writer and reader of the graph",
+            )
+        if (self.kept & ~self.graph.exists).any():
+            writer, reader = (int(place[0]) for place in np.nonzero(self.kept & ~self.graph.exists))
+            raise InterpretationError(
+                f"a circuit keeps {self.graph.name(writer, reader)}, which is no edge",
+                fix="edges go from earlier nodes to later ones",
+            )
+
+    @classmethod
+    def full(cls, graph: Graph) -> Circuit:
+        """All edges."""
+        return cls(graph, graph.exists.copy())
+
+    @classmethod
+    def empty(cls, graph: Graph) -> Circuit:
+        """No edge."""
+        return cls(graph, np.zeros_like(graph.exists))
+
+    @classmethod
+    def of_edges(cls, graph: Graph, edges: Iterable[str]) -> Circuit:
+        """The circuit of edges that are given by name.
+
+        Raises:
+            InterpretationError: if there is no such edge.
+        """
+        kept = np.zeros_like(graph.exists)
+        for edge in edges:
+            kept[graph.place(edge)] = True
+        return cls(graph, kept)
+
+    @classmethod
+    def of_nodes(cls, graph: Graph, nodes: Iterable[str]) -> Circuit:
+        """All edges between kept nodes; `input` and `logits` are always kept.
+
+        Raises:
+            InterpretationError: if there is no such node.
+        """
+        wanted = {"input", *nodes} - {"logits"}
+        if unknown := sorted(wanted - graph.writer_index.keys()):
+            near = difflib.get_close_matches(unknown[0], graph.writers, n=3, cutoff=0.5)
+            raise InterpretationError(
+                f"this model has no node {unknown[0]!r}",
+                fix=f"did you mean {', '.join(near or graph.writers[:3])}?",
+            )
+        from_kept = np.array([name in wanted for name in graph.writers])
+        into_kept = np.asarray((graph.fed_by() & from_kept[None]).any(1))
+        into_kept[graph.reader_index["logits"]] = True
+        return cls(graph, graph.exists & from_kept[:, None] & into_kept[None])
+
+    @classmethod
+    def top(
+        cls, graph: Graph, scores: NDArray[np.float64], count: int, *, absolute: bool, pruned: bool = True
+    ) -> Circuit:
+        """The `count` edges of largest score, ties by place.
+
+        Args:
+            scores: [writers, readers]; what is no edge is not looked at.
+            absolute: by size, instead of with the sign.
+            pruned: without those that lead nowhere, so there may be fewer; see `pruned`.
+        """
+        values = (np.abs(scores) if absolute else scores)[graph.exists]
+        chosen = np.argsort(-values, kind="stable")[:count]
+        flags = np.zeros(len(values), dtype=np.bool_)
+        flags[chosen] = True
+        kept = np.zeros_like(graph.exists)
+        kept[graph.exists] = flags
+        circuit = cls(graph, kept)
+        return circuit.pruned() if pruned else circuit
+
+    def pruned(self) -> Circuit:
+        """Without edges that no path from the input to the logits goes through."""
+        feeds = self.graph.fed_by()
+        kept = self.kept.copy()
+        while True:
+            # A writer is alive if something that it is computed from is kept, and something that reads it.
+            has_input = np.asarray((np.asarray(kept.any(0))[:, None] & feeds).any(0))
+            has_input[0] = True
+            has_output = np.asarray(kept.any(1))
+            reader_used = np.asarray((feeds & has_output[None]).any(1))
+            reader_used[-1] = True
+            after = kept & has_input[:, None] & reader_used[None]
+            if (after == kept).all():
+                return Circuit(self.graph, kept)
+            kept = after
+
+    @property
+    def edges(self) -> int:
+        """Edges kept."""
+        return int(self.kept.sum())
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that a kept edge leaves or enters, input and logits counted."""
+        into = (self.graph.fed_by() & np.asarray(self.kept.any(0))[:, None]).any(0)
+        return int((into | self.kept.any(1)).sum()) + int(self.kept[:, -1].any())
+
+    @property
+    def bits(self) -> float:
+        """log₂ of the number of circuits with as many edges: what it takes to write this one down."""
+        total, kept = self.graph.edges, self.edges
+        return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)
+
+    def names(self) -> list[str]:
+        """Names of the kept edges."""
+        return [name for name, writer, reader in self.graph.names() if self.kept[writer, reader]]

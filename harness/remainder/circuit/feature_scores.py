@@ -1,0 +1,282 @@
+"""Finding circuits of features: attribution patching with integrated gradients; attribution graphs.
+
+1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
+   and those f' of a background, all of the site together, with everything before the site clean: those of the
+   counterfactual prompt, the mean over the prompts at each position, or 0.
+2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node
+   the sum over coordinates. So a positive score is what the answer loses, to first order, without the node;
+   Marks et al. have the other sign, and take absolute values as we do.
+3. A circuit is all nodes whose score is beyond a threshold in absolute value, position by position.
+
+Nodes that the counterfactual leaves as they are have no score against it, however much they matter: circuits
+found so are to be run with the counterfactual background, and those to be run with a mean or a Gaussian are
+found against the mean.
+
+A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their
+positions, and its error nodes.
+
+Source: Marks et al., "Sparse feature circuits", 2024, and its code, `attribution.py` (`ig`, 10 steps) and
+`experiments/faithfulness.ipynb` (15 thresholds from 10⁻⁴ to 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from remainder.circuit.attribution_metric import answer
+from remainder.circuit.feature_graph import FeatureGraph
+from remainder.circuit.features import FeatureCircuit, FeatureSite, NodeValues, positions_of, record_nodes
+from remainder.errors import InterpretationError, MeasurementError, TaskError
+from remainder.model.sites import SiteModel
+from remainder.task.prompts import Prompts
+
+__all__ = [
+    "ABLATIONS",
+    "THRESHOLDS",
+    "NodeScores",
+    "at_threshold",
+    "circuit_of_graph",
+    "load_scores",
+    "save_scores",
+    "score_nodes",
+]
+
+THRESHOLDS: tuple[float, ...] = tuple(np.logspace(-4, 0, 15).tolist())
+
+ABLATIONS = ("counterfactual", "mean", "zero")
+"""What nodes are scored against."""
+
+NodeScores = Mapping[str, Float[Tensor, "pos nodes"]]
+"""By site, of its latents and last of its error, nats of the answer."""
+
+
+def score_nodes(
+    model: SiteModel,
+    sites: Sequence[FeatureSite],
+    prompts: Prompts,
+    *,
+    ablation: str = "counterfactual",
+    steps: int = 10,
+    rows: int = 16,
+    device: torch.device | None = None,
+) -> dict[str, Float[Tensor, "pos nodes"]]:
+    """Score of every node of a template, float64; see the module.
+
+    Args:
+        prompts: of one template, of the split on which circuits are found.
+        ablation: one of `ABLATIONS`.
+        steps: m.
+        rows: prompts in one pass.
+
+    Raises:
+        TaskError: there is no such ablation.
+        InterpretationError: a decoder passes no gradient on.
+        MeasurementError: a score is not finite.
+    """
+    if ablation not in ABLATIONS:
+        raise TaskError(
+            f"nodes cannot be scored against {ablation!r}", fix=f"choose from: {', '.join(ABLATIONS)}"
+        )
+    device = device or torch.device("cpu")
+    places = positions_of(prompts)
+    means: dict[str, NodeValues] = {}
+    if ablation == "mean":
+        with torch.no_grad():
+            bank = record_nodes(model, sites, torch.from_numpy(prompts.tokens).to(device), rows)
+        means = {
+            name: NodeValues(part.latents.mean(0, keepdim=True), part.error.mean(0, keepdim=True))
+            for name, part in bank.items()
+        }
+    found: dict[str, Tensor] = {}
+    for start in range(0, len(prompts), rows):
+        part = prompts.take(slice(start, start + rows))
+        tokens = torch.from_numpy(part.tokens).to(device)
+        seen = seen_prompts(part, places)
+        with torch.no_grad():
+            clean = record_nodes(model, sites, tokens, rows)
+            if ablation == "counterfactual":
+                other = record_nodes(model, sites, torch.from_numpy(part.counterfactual).to(device), rows)
+            elif ablation == "mean":
+                other = {
+                    name: NodeValues(*(a.expand_as(b) for a, b in zip(means[name], values, strict=True)))
+                    for name, values in clean.items()
+                }
+            else:
+                other = {name: NodeValues(*map(torch.zeros_like, values)) for name, values in clean.items()}
+        for site in sites:
+            scores = _score_site(model, site, tokens, seen, places, clean[site.name], other[site.name], steps)
+            found[site.name] = found.get(site.name, 0) + scores / len(prompts)
+    for name, scores in found.items():
+        if not torch.isfinite(scores).all():
+            raise MeasurementError(
+                f"template {prompts.template}: {int((~torch.isfinite(scores)).sum())} scores at {name} are "
+                "NaN or infinite",
+                fix="check the scale of the decoder, and what its gradient is at these activations",
+            )
+    return found
+
+
+def _score_site(
+    model: SiteModel,
+    site: FeatureSite,
+    tokens: Tensor,
+    seen: Prompts,
+    places: list[int],
+    clean: NodeValues,
+    other: NodeValues,
+    steps: int,
+) -> Float[Tensor, "pos nodes"]:
+    """Summed over the prompts."""
+    total = torch.zeros(clean.latents.shape[1], clean.latents.shape[2] + 1, dtype=torch.float64)
+    for step in range(steps):
+        with torch.enable_grad():
+            share = step / steps
+            latents = torch.lerp(clean.latents, other.latents, share).requires_grad_()
+            error = torch.lerp(clean.error, other.error, share).requires_grad_()
+            edits = site.edits(
+                lambda read, x_out, latents=latents, error=error: site.rebuild(latents, read) + error
+            )
+            logits = model.run(tokens, edits, places)
+            try:
+                of_latents, of_error = torch.autograd.grad(
+                    answer(logits, logits.detach(), seen).sum(), (latents, error)
+                )
+            except RuntimeError as problem:
+                raise InterpretationError(
+                    f"{site.name}: there is no gradient through decode: {problem}",
+                    fix="decode without torch.no_grad and in torch operations",
+                ) from problem
+        total[:, :-1] += (of_latents * (clean.latents - other.latents)).sum(0).double().cpu()
+        total[:, -1] += (of_error * (clean.error - other.error)).sum((0, 2)).double().cpu()
+    return total / steps
+
+
+def seen_prompts(prompts: Prompts, places: list[int]) -> Prompts:
+    """The same prompts as far as outputs at `places` are concerned."""
+    cut = {name: getattr(prompts, name)[:, places] for name in ("tokens", "counterfactual", "scored")}
+    return replace(prompts, **cut)
+
+
+def at_threshold(scores: NodeScores, threshold: float) -> FeatureCircuit:
+    """Nodes whose score is beyond `threshold`, nats, in absolute value."""
+    kept = {name: part.abs() > threshold for name, part in scores.items()}
+    return FeatureCircuit(
+        {name: part[:, :-1] for name, part in kept.items()},
+        {name: part[:, -1] for name, part in kept.items()},
+    )
+
+
+def circuit_of_graph(
+    graph: FeatureGraph, sites: Sequence[FeatureSite], features: Mapping[str, int], positions: int
+) -> FeatureCircuit:
+    """The features and errors of a circuit-tracer graph as kept nodes.
+
+    Args:
+        graph: whole, pinned or pruned.
+        sites: transcoders of MLPs, told apart by the block of their `hook_out`.
+        features: latents of each site, by name.
+        positions: tokens of a prompt of the template.
+
+    Raises:
+        InterpretationError: the graph is of a prompt of another length, or has nodes that the sites have not.
+    """
+    if len(graph.tokens) != positions:
+        raise InterpretationError(
+            f"the graph is of a prompt of {len(graph.tokens)} tokens, the template has {positions}",
+            fix="make the graph of a prompt of this template, with its first special token",
+        )
+    blocks: dict[int, str] = {}
+    for site in sites:
+        match = re.match(r"blocks\.(\d+)\.", site.name)
+        if match is not None:
+            blocks[int(match[1])] = site.name
+    kept, errors = graph.features(), graph.errors()
+    strange = sorted((kept.keys() | errors.keys()) - blocks.keys())
+    if strange:
+        raise InterpretationError(
+            f"the graph has nodes in block {strange[0]}; there are interpretations of "
+            f"{', '.join(map(str, sorted(blocks))) or 'none'}",
+            fix="give the transcoder of every block that the graph has nodes of",
+        )
+    circuit = FeatureCircuit(
+        {name: torch.zeros(positions, features[name], dtype=torch.bool) for name in features},
+        {name: torch.zeros(positions, dtype=torch.bool) for name in features},
+    )
+    for block, at in kept.items():
+        flags = circuit.latents[blocks[block]]
+        for position, numbers in at.items():
+            if max(numbers) >= flags.shape[1]:
+                raise InterpretationError(
+                    f"the graph names feature {max(numbers)} of block {block}; its transcoder has "
+                    f"{flags.shape[1]}",
+                    fix="give the transcoders that the graph was made with (metadata.scan)",
+                )
+            flags[position, list(numbers)] = True
+    for block, places in errors.items():
+        circuit.errors[blocks[block]][list(places)] = True
+    return circuit
+
+
+def save_scores(path: Path, scores: Mapping[str, NodeScores]) -> None:
+    """Write the scores of all templates: `template/hook` → [positions, latents + 1] float32, safetensors."""
+    tensors = {
+        f"{template}/{name}": part.float().contiguous()
+        for template, sites in scores.items()
+        for name, part in sites.items()
+    }
+    save_file(tensors, path)
+
+
+def load_scores(
+    path: Path, features: Mapping[str, int], positions: Mapping[str, int]
+) -> dict[str, dict[str, Float[Tensor, "pos nodes"]]]:
+    """Read what `save_scores` wrote: template → site → scores.
+
+    Args:
+        features: latents of each site.
+        positions: tokens of each template.
+
+    Raises:
+        InterpretationError: naming the file and the tensor, what was found and what was expected.
+    """
+    try:
+        stored: dict[str, Any] = load_file(path)
+    except (SafetensorError, OSError) as problem:
+        raise InterpretationError(
+            f"{path} is no whole safetensors file: {problem}", fix="write it again with save_scores"
+        ) from problem
+    expected = {
+        f"{template}/{name}": (length, width + 1)
+        for template, length in positions.items()
+        for name, width in features.items()
+    }
+    if stored.keys() != expected.keys():
+        missing, strange = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+        what = f"lacks {missing[0]}" if missing else f"has {strange[0]}, which is no template and site"
+        raise InterpretationError(
+            f"{path} {what}", fix=f"give exactly these tensors: {', '.join(sorted(expected))}"
+        )
+    found: dict[str, dict[str, Tensor]] = {template: {} for template in positions}
+    for key, shape in expected.items():
+        part = stored[key]
+        if tuple(part.shape) != shape or not part.is_floating_point() or not torch.isfinite(part).all():
+            raise InterpretationError(
+                f"{path}: {key} has shape {tuple(part.shape)}, type {part.dtype}"
+                f"{'' if torch.isfinite(part).all() else ' and values that are not finite'}; expected finite "
+                f"floats {shape} [positions, latents and last the error]",
+                fix="give one score for every node",
+            )
+        template, name = key.rsplit("/", 1)
+        found[template][name] = part.double()
+    return found

@@ -1,0 +1,119 @@
+"""The commands `remainder board ...`. Thin, as `cli` is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["board"]
+
+board = typer.Typer(
+    help="The board of all records: its pages, and snapshots of it.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--results", metavar="FOLDER", help="Default: leaderboard/results of the project."),
+]
+SiteOption = Annotated[Path, typer.Option("--site", metavar="FOLDER", help="The folder of the site.")]
+
+
+@board.command()
+def build(
+    results: ResultsOption = None,
+    site: SiteOption = Path("site"),
+    readme: Annotated[
+        Path | None,
+        typer.Option(
+            "--readme",
+            metavar="FILE.md",
+            help="Write the tables in short here; of the project, leaderboard/README.md. A pull request must "
+            "not change it. Default: not written, and with --check that of the checkout.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Write nothing; fail if the README is not what the records give."),
+    ] = False,
+) -> None:
+    """Make the site from all records, and the tables if --readme says where. Fails if one is left out."""
+    from remainder.base.files import require_target
+    from remainder.base.paths import project_root
+    from remainder.base.progress import errors
+    from remainder.base.wrapping import command
+    from remainder.board.build import build as build_board
+    from remainder.board.build import check as check_readme
+    from remainder.board.build import write_readme
+    from remainder.board.pages import faults_text
+    from remainder.errors import RecordError
+
+    where = project_root() / "leaderboard" / "results" if results is None else results
+    if check and readme is None and results is None and (project_root() / "pyproject.toml").is_file():
+        readme = where.parent / "README.md"
+    if check and readme is None:
+        raise RecordError("--check: no README is named that could be compared", fix="name one by --readme")
+    if readme is not None and not check:
+        require_target(readme, "--readme", (".md",))
+    built = build_board(where, None if check else site)
+    if check:
+        assert readme is not None
+        differs = check_readme(readme, built)
+        words = ["remainder", "board", "build", "--readme", str(readme)]
+        if differs:
+            raise RecordError(differs, fix=f"run `{command(words)}`, and commit the file on the main branch")
+        print(f"{built.records} records of {built.tasks} tasks: README.md is current")
+    else:
+        if readme is not None:
+            write_readme(readme, built)
+        print(f"{built.records} records of {built.tasks} tasks: {site / 'index.html'}")
+    if built.faults:
+        errors.print(f"left out, {len(built.faults)} file(s):", markup=False)
+        errors.print(faults_text(built.faults), markup=False, highlight=False, soft_wrap=True)
+        errors.print("  To mend it: restore these files as they were written, or take them out of the folder")
+        raise typer.Exit(RecordError.exit_code)
+
+
+@board.command()
+def serve(
+    site: SiteOption = Path("site"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+) -> None:
+    """Show a built site at an address of this machine, until it is interrupted."""
+    from remainder.board.serve import HOST, server
+
+    with server(site, port) as running:
+        print(f"http://{HOST}:{running.server_address[1]}/  (Ctrl-C ends it)", flush=True)
+        try:
+            running.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+@board.command()
+def freeze(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Year and month, e.g. 2026.12.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Rebuild a frozen snapshot and compare; write nothing.")
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the records; default: the benchmark's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the snapshots; default: the benchmark's.")
+    ] = None,
+) -> None:
+    """Write an immutable list of all records, with one hash over them."""
+    from remainder.board.snapshot import check_snapshot, read_snapshot
+    from remainder.board.snapshot import freeze as freeze_records
+
+    if check:
+        found = check_snapshot(name, results=results, folder=out)
+        print(f"{name}: {len(found.records)} records, root {found.root}: as it was frozen")
+        return
+    path = freeze_records(name, results=results, folder=out)
+    found = read_snapshot(name, folder=out)
+    print(f"{path}: {len(found.records)} records of {len(found.tasks)} tasks\nroot {found.root}")

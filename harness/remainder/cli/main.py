@@ -1,0 +1,589 @@
+"""The command `remainder`. Thin: every command reads its arguments, calls the library, and prints."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remainder._version import __version__
+from remainder.base.files import IMAGES, refused, require_folder, require_target
+from remainder.base.wrapping import fill
+from remainder.cli import board as cli_board
+from remainder.cli import circuit as cli_circuit
+from remainder.cli import publish as cli_publish
+from remainder.errors import AssetError, RecordError, RemainderError, TaskError
+from remainder.report.tables import FORMATS, WIDTH
+
+app = typer.Typer(
+    help="Score what an interpretation of a neural network leaves out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
+SuiteOption = Annotated[
+    str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-field",
+        metavar="NAME",
+        help="A field of its files that would be refused and changes nothing; may be given again. The record "
+        "says so.",
+    ),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
+]
+
+
+RECORD_HELP = (
+    "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
+    "last), a submission's name, or how a record's id begins."
+)
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"remainder {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def tasks(suite: SuiteOption = None) -> None:
+    """List all tasks, or those of a suite."""
+    from remainder.task.spec import list_tasks, load_task
+
+    found = [load_task(name) for name in list_tasks(suite)]
+    width = max(len(task.id) for task in found)
+    for task in found:
+        start = f"{task.id:<{width}}  {task.version}  "
+        print(fill(start + task.title, WIDTH, hanging=" " * len(start)))
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="TASK|RECORD", help=f"A task's id, or its folder. {RECORD_HELP}")
+    ],
+    format: FormatOption = "table",
+) -> None:
+    """Show what a task measures, or the numbers of a record."""
+    from remainder.report.tables import render, require_format
+
+    require_format(format)
+    from remainder.task.spec import is_task, load_task
+
+    if not is_task(what) and (path := _record_if_any(what)) is not None:
+        from remainder.record.store import read_record
+
+        _print(render([read_record(path).record], format, color=sys.stdout.isatty()))
+        return
+    from remainder.submission.submission import baselines_for
+
+    task = load_task(what)
+    print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
+    print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
+    site, build, corpus, splits, positions = task.site, task.build, task.corpus, task.splits, task.positions
+    circuit = task.circuit
+    _line("model", f"{task.model.name} ({task.model.licence})")
+    if build is not None:
+        _line("data", f"{build.data} ({build.data_licence})")
+    if corpus is not None:
+        _line("text", f"{corpus.name} ({corpus.licence})")
+    if circuit is None:
+        _line("site", f"{site.hook_in} -> {site.hook_out}, width {site.width}")
+    else:
+        if circuit.behaviour is not None:
+            made = f"{circuit.candidates} candidates a template and split; those that the model solves"
+            _line("prompts", f"tasks/{circuit.behaviour}: {made}")
+        sizes = ", ".join(f"{size:g}" for size in circuit.sizes)
+        _line("sizes", f"{sizes} of all edges; headline {circuit.headline:g}")
+    if corpus is not None and positions is not None:
+        special = " ".join(str(token) for token in corpus.special_tokens)
+        _line("masked", f"special tokens {special}; norms above {positions.sink_norm:g}")
+    if splits is not None:
+        _line("documents", f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit")
+    if build is not None and build.expected is not None:
+        _line("control", f"its right answers are known beforehand, from {build.expected}")
+    _line("rungs", ", ".join(task.rungs))
+    for name, tier in task.tiers.items():
+        what = "windows" if circuit is None else "prompts"
+        windows = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration {what}"
+        draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
+        _line("tier", f"{name}: {windows}, {draws}, {tier.dtype}")
+    _line("baselines", ", ".join(submission.name for submission in baselines_for(task)))
+
+
+def _record_if_any(what: str) -> Path | None:
+    """The file of the record that is meant, if there is one; see `which`."""
+    from remainder.board.which import records_of
+
+    if what.endswith(".json"):
+        return Path(what)  # what is wrong with it is told when it is read
+    try:
+        records_of(what)
+    except RecordError:
+        return None  # it may be a misspelt task, of which near ones are told
+    return _one_record(what)
+
+
+def _one_record(what: str) -> Path:
+    """The file of the record that is meant, which is told unless it was given."""
+    from remainder.base.progress import errors
+    from remainder.board.which import record_of
+
+    path = record_of(what)
+    if path != Path(what):
+        errors.print(f"record: {path}", soft_wrap=True)
+    return path
+
+
+def _print(text: str) -> None:
+    """Print what may end in a newline already."""
+    print(text.rstrip("\n"))
+
+
+def _line(word: str, text: str) -> None:
+    """Print `text` behind `word`, in as many lines as a terminal needs."""
+    print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
+
+
+@app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Tasks; default: all but those of a hub.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+) -> None:
+    """Fetch and convert the models and texts of tasks into the cache."""
+    from remainder.base.progress import reporting
+    from remainder.task.spec import list_tasks, load_task
+
+    # What lies on a hub may be large or gated, so it is fetched only when it is named.
+    chosen = [load_task(name) for name in names] if names else []
+    chosen += [task for name in list_tasks() if not names and (task := load_task(name)).model.hub is None]
+    from remainder.loading.fetch import fetch as fetch_task
+
+    for task in chosen:
+        with reporting() as progress:
+            places = fetch_task(task, progress=progress, force=force)
+        for what, folder in places.items():
+            print(f"{task.id}  {what}  {folder}")
+
+
+@app.command()
+def run(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
+    ] = None,
+    suite: SuiteOption = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="SUBMISSION",
+            help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
+            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
+            "itself; may be given again. Default: all of the task's.",
+        ),
+    ] = None,
+    ignore_field: IgnoreOption = None,
+    tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
+    rungs: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, or all: every residual model, annealed losses, couplings, Gaussianity "
+            "(minutes a row). Default: the task's."
+        ),
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Of circuits, what removed edges carry: counterfactual, zero, mean, mean-positional, "
+            "resample, optimal-constant or gaussian. Default: the task's."
+        ),
+    ] = None,
+    baths: Annotated[
+        str, typer.Option(help="Of a Gaussian background: shared by all readers, or independent.")
+    ] = "shared",
+    statistics: Annotated[
+        str, typer.Option(help="Of a Gaussian background: single-shot, sequential or counterterm.")
+    ] = "single-shot",
+    pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
+            "units for bfloat16."
+        ),
+    ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="The metrics of SAELens and SAEBench too, with their masks.")
+    ] = False,
+    documents: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
+            "and no board takes it.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
+        "results"
+    ),
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")] = None,
+    format: FormatOption = "table",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
+) -> None:
+    """Score interpretations on a task, raw and with a Gaussian residual."""
+    from remainder.report.tables import render, require_format
+
+    require_format(format)
+    from remainder.task.spec import list_tasks, load_task
+
+    names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
+    _check_outputs(names, json, figure, out, with_)
+    from remainder.base.progress import errors, reporting
+
+    with reporting() as progress:  # right after an installation this takes a while
+        progress("loading libraries", 0, None)
+        from remainder.loading.loaded import open_task
+        from remainder.measure.plan import plan
+        from remainder.runs.cells import run as run_rows
+        from remainder.submission.names import distinct, folder_of, namesakes
+        from remainder.submission.submission import open_submission, submissions_for
+
+    chosen = [load_task(name) for name in names]
+    for task in chosen:
+        require_folder(folder_of(out, task), "--out", RecordError)
+    ignored = ignore_field or []
+    if ignored and not with_:
+        raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
+    for name in with_ or []:
+        if all(task.build is None for task in chosen):
+            # Before anything is loaded; a script's own are known only afterwards.
+            submission = open_submission(name, ignored)
+            for task in chosen:
+                submission.require_fit(task)
+
+    wanted = None
+    if rungs is not None:
+        wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
+        if not wanted:
+            raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
+    if background is not None:
+        if wanted is not None or any(task.circuit is None for task in chosen):
+            raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
+        from remainder.circuit.backgrounds import rung_named
+
+        # Beside the task's own, so that tables stay whole.
+        wanted = (*chosen[0].rungs, rung_named(background, baths, statistics))
+    elif (baths, statistics) != ("shared", "single-shot"):
+        raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
+    plans = [
+        plan(
+            task,
+            tier,
+            rungs=wanted,
+            pairs=pairs,
+            dtype=dtype,
+            compat=compat,
+            documents=documents,
+            device=device,
+        )
+        for task in chosen
+    ]
+    for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
+        errors.print(f"! {note}", soft_wrap=True)
+    finished = 0
+    measured = []
+    told: set[str] = set()
+    try:
+        for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
+            rows = []
+            with reporting() as progress:
+                loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
+                submissions, notes = distinct(submissions_for(loaded, with_, ignored))
+                kept = [folder_of(out, task, entry.name) for entry in submissions]
+                for place in kept:
+                    require_folder(place, "--out", RecordError)
+                notes = (*(notes if number == 0 else ()), *namesakes(submissions, kept))
+                for note in notes:
+                    errors.print(f"! {note}", markup=False, soft_wrap=True)
+                for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
+                    rows.append(row)
+                    finished += 1
+                    seconds = sum(row.record.provenance.timings.values())
+                    state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
+                    errors.print(
+                        f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}",
+                        soft_wrap=True,
+                    )
+            records = [row.record for row in rows]
+            if json is not None:
+                from remainder.record.store import write_record
+
+                write_record(rows[0].record, rows[0].values, json)
+            if figure is not None:
+                from remainder.report.plot import overview, save
+
+                save(overview(records), figure)
+            measured += records
+            if format == "table":
+                if number:
+                    print()
+                _print(render(records, format, color=sys.stdout.isatty(), told=told))
+                sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
+        if format != "table":
+            _print(render(measured, format))
+    except KeyboardInterrupt:
+        errors.print(
+            f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on", soft_wrap=True
+        )
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def check(
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="What `run --with` takes: a folder, a baseline, a hub: id."),
+    ],
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="A task's id or folder; default: its own.")
+    ] = None,
+    ignore_field: IgnoreOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
+) -> None:
+    """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
+    from remainder.base.progress import reporting
+    from remainder.publish.check import check_whole, render, require_format
+
+    require_format(format)
+    with reporting() as progress:
+        found = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
+    if found.error is not None and format != "json":
+        raise found.error
+    _print(render(found, format, color=sys.stdout.isatty()))
+    if found.error is not None:
+        raise found.error
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=RECORD_HELP)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same task, named likewise.")],
+    fail_on_regression: Annotated[
+        str | None,
+        typer.Option(
+            "--fail-on-regression",
+            metavar="KEY=MARGIN,...",
+            help="Exit with 1 if B is worse by more than a margin and not by chance: gap=0.01,kl=0.02.",
+        ),
+    ] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Paired differences B − A on the documents that two records share, with intervals."""
+    from remainder.record.store import read_record
+    from remainder.report.compare import compare_records, render_comparison
+    from remainder.report.gate import find_changes, parse_margins, refuse, render_changes
+
+    margins = {} if fail_on_regression is None else parse_margins(fail_on_regression)
+    paths = _one_record(a), _one_record(b)
+    first, second = map(read_record, paths)
+    color = sys.stdout.isatty()
+    shown = render_comparison(compare_records(first, second, paths=paths), format, color=color)
+    changes = find_changes(first, second, margins)
+    _print(shown)
+    if changes:
+        # What a program reads from standard output stays what it was.
+        print(
+            "\n" + render_changes(changes, format, color=color),
+            end="",
+            file=sys.stderr if format in ("csv", "json") else sys.stdout,
+        )
+        refuse(changes, first, second)
+
+
+@app.command()
+def explain(
+    record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
+    save: Annotated[
+        Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
+    ] = None,
+    format: FormatOption = "table",
+) -> None:
+    """Show the whole ladder of a record, and where the lost nats live."""
+    from remainder.record.store import read_record
+    from remainder.report.explain import explain as explain_record
+    from remainder.report.tables import require_format
+
+    require_format(format)
+    if save is not None:
+        require_target(save, "--save", IMAGES)
+    found = read_record(_one_record(record)).record
+    if save is not None:
+        from remainder.report.plot import explanation
+        from remainder.report.plot import save as save_figure
+
+        save_figure(explanation(found), save)
+    _print(explain_record(found, format, color=sys.stdout.isatty()))
+
+
+@app.command()
+def validate(
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Controls; default: all.")
+    ] = None,
+    suite: SuiteOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the third world, to repeat a run; default: drawn now.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every comparison, not failures only.")
+    ] = False,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="How often 95 % intervals hold the true value, instead.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.md",
+            help="Write a page and its figures here; default: docs/validation.md "
+            "of the checkout, if all controls are run.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv or json.")] = "table",
+) -> None:
+    """Measure the benchmark itself: controls whose right answer is known. Fails if one is missed."""
+    from remainder.base.paths import project_root
+    from remainder.base.progress import errors, reporting
+    from remainder.task.spec import list_tasks
+
+    names = [*(tasks or []), *(list_tasks(suite) if suite else [])] or None
+    from remainder.validation.tables import render, require_format
+
+    require_format(format)
+    if coverage and page is not None:
+        raise RecordError("--page is of a validation, and not of --coverage", fix="leave out one of the two")
+    if coverage:
+        from remainder.validation.coverage import cover_controls, render_coverage
+
+        with reporting() as progress:
+            found = cover_controls(names, progress=progress)
+        _print(render_coverage(found, format, color=sys.stdout.isatty()))
+        raise typer.Exit(0 if all(one.passed for one in found) else 1)
+    from remainder.validation.page import write_page
+    from remainder.validation.run import controls, draw_seeds
+    from remainder.validation.run import validate as run_controls
+
+    docs = project_root() / "docs"
+    if page is None and names is None and docs.is_dir():
+        page = docs / "validation.md"
+    if page is not None and page.parent.is_dir() and (page.suffix != ".md" or page.is_dir()):
+        raise RecordError(f"--page {page} is no file that ends in .md", fix="name the page's file so")
+    if page is not None:
+        require_target(page, "--page", (".md",))
+        require_folder(page.absolute().parent / "figures", "--page", RecordError)
+    controls(names)  # what is malformed is told before a seed is
+    seeds = draw_seeds(seed)
+    if seed is None:
+        errors.print(f"seed drawn for the third world: {seeds[-1]}")
+    with reporting() as progress:
+        validation = run_controls(names, seeds, device=device, progress=progress)
+    _print(render(validation, format, everything=everything, color=sys.stdout.isatty()))
+    if page is not None:
+        for path in write_page(validation, page):
+            errors.print(f"written: {path}", soft_wrap=True)
+    raise typer.Exit(0 if validation.passed else 1)
+
+
+app.command()(cli_circuit.circuit)
+app.command()(cli_publish.verify)
+app.command()(cli_publish.cite)
+app.command()(cli_publish.submit)
+app.command()(cli_publish.review)
+app.add_typer(cli_board.board, name="board")
+
+
+def _check_outputs(
+    names: list[str], json: Path | None, figure: Path | None, out: Path, with_: list[str] | None
+) -> None:
+    """Refuse before measuring what could not be written afterwards."""
+    if not names:
+        raise TaskError(
+            "no task is named", fix="name tasks, or a suite with --suite; `remainder tasks` lists all"
+        )
+    if len(names) > 1 and (json is not None or figure is not None):
+        raise RecordError(
+            "--json and --figure are for one task, and this run has several", fix="run each alone"
+        )
+    if json is not None and len(with_ or []) != 1:
+        raise RecordError(
+            "--json writes one record, and this run has several",
+            fix="name one submission with --with; all records are kept in the folder given by --out",
+        )
+    if json is not None:
+        from remainder.record.store import values_path
+
+        require_target(json, "--json", (".json",))
+        require_target(values_path(json), "--json: the values", (".gz",))
+    if figure is not None:
+        require_target(figure, "--figure", IMAGES)
+    require_folder(out, "--out", RecordError)
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are printed without a traceback."""
+    # Notes that third parties address to programmers; our own warnings are in the records.
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Read when torch is loaded. Threads that spin while they wait make a run three times as long as it need
+    # be as soon as anything else uses the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Paths and names may hold what the terminal's encoding does not.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            app()
+        except OSError as problem:  # a full disk, or whatever else a file system may say
+            raise refused(problem, None, AssetError) from problem
+    except RemainderError as problem:
+        print(f"remainder: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)
+
+
+if __name__ == "__main__":
+    main()

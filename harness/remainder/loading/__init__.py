@@ -1,0 +1,1 @@
+"""Tasks made ready to measure: models, data and activations."""

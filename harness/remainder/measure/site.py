@@ -1,0 +1,532 @@
+"""Measure one interpretation on one task, by the steps of the protocol.
+
+1. Build the interpretation; check that it is deterministic, causal and local.
+2. Calibrate: stream its residuals r = x − x̂ on the `calibration` split into moments and a keyed bank.
+3. Fit every rung, and the denominators of the Gaussian ratio, to these; in a whole run also the couplings.
+4. Evaluate: per batch of windows, one clean suffix pass, then one for each rung and draw, with x̂ + ε put
+   in at all spliced positions at once; for the denominators x + ε.
+5. Count what the interpretation costs: active features, bits per token. If asked, score it by the field's own
+   metrics too.
+6. Check what must hold in every run, and seal everything into a record.
+
+With a second, finer interpretation its reconstruction stands in for the model's activation x throughout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from remainder.base.cache import Progress
+from remainder.errors import InterpretationError, MeasurementError, TaskError
+from remainder.interpretation.protocol import Adapted
+from remainder.interpretation.rules import check_conformance
+from remainder.loading.activations import Batch
+from remainder.loading.loaded import LanguageTask, LoadedTask
+from remainder.measure.checks import check_true, check_true_of_batch, check_zero, dtype_deviation
+from remainder.measure.compat import measure_compat
+from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
+from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.measure.gather import Residuals, add_reconstruction, mean_activation, nothing_spliced
+from remainder.measure.gaussianity import measure_gaussianity
+from remainder.measure.kernels import Kernel, fit_kernels, score, table_rows
+from remainder.measure.losses import Clean, clean_pass, spliced_pass
+from remainder.measure.plan import Plan
+from remainder.model.bridge import Runner
+from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
+from remainder.record.provenance import collect_provenance
+from remainder.record.recordable import require_recordable
+from remainder.record.schema import Calibration as CalibrationInfo
+from remainder.record.schema import (
+    Check,
+    Compat,
+    Complexity,
+    Gaussianity,
+    Measurement,
+    Record,
+    SubmissionInfo,
+    TaskInfo,
+)
+from remainder.record.store import make_record
+from remainder.record.summary import couplings
+from remainder.record.values import canonical_values
+from remainder.residual.calibration import Calibration
+from remainder.residual.covariance import NotMeasurableError, covariance_of
+from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
+from remainder.residual.noise import Places
+from remainder.submission.aliases import require_same
+from remainder.task.text import Split
+
+__all__ = ["Reference", "Remeasured", "Subject", "evaluation_part", "measure", "remeasure"]
+
+_COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
+_GRADIENT_WINDOWS = 16
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """What is measured: a submission of files, or an object from a notebook."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def files(self) -> dict[str, str]: ...
+    @property
+    def hash(self) -> str: ...
+
+
+class Reference(NamedTuple):
+    """A finer interpretation whose reconstruction stands in for the model's activation."""
+
+    subject: Subject
+    build: Callable[[], Adapted]
+
+
+def measure(
+    loaded: LoadedTask,
+    subject: Subject,
+    build: Callable[[], Adapted],
+    plan: Plan,
+    *,
+    reference: Reference | None = None,
+    progress: Progress | None = None,
+) -> tuple[Record, pd.DataFrame]:
+    """Measure `subject`; gives its record and the table of per-document values.
+
+    Args:
+        reference: a finer interpretation that stands in for the model.
+
+    Raises:
+        InterpretationError: if it breaks a rule, or gives values of a wrong shape or not finite.
+        MeasurementError: if a check inside the run fails.
+    """
+    with torch.inference_mode():
+        return _Run(loaded, subject, build, plan, reference, progress).record()
+
+
+class Remeasured(NamedTuple):
+    """What `remeasure` finds."""
+
+    values: pd.DataFrame
+    """The canonical table of per-document values, of the documents asked for alone."""
+    complexity: Complexity
+    """Without L0, which is that of all documents."""
+    calibration: CalibrationInfo
+
+
+def remeasure(
+    loaded: LoadedTask,
+    subject: Subject,
+    build: Callable[[], Adapted],
+    plan: Plan,
+    documents: Collection[str],
+    *,
+    reference: Reference | None = None,
+    progress: Progress | None = None,
+) -> Remeasured:
+    """Measure some documents of the evaluation split, with all that is fitted fitted as in `measure`.
+
+    Noise is keyed by document, so the values are those that `measure` gives for these documents, up to the
+    rounding of other batches. Couplings, tests of Gaussianity and the field's own metrics are left out.
+
+    Args:
+        documents: ids; at least one of them is in the evaluation windows of the plan.
+
+    Raises:
+        InterpretationError, MeasurementError: as `measure`.
+    """
+    run = _Run(loaded, subject, build, plan, reference, progress, documents=frozenset(documents))
+    with torch.inference_mode():
+        return run.remeasured()
+
+
+def evaluation_part(loaded: LoadedTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
+    """How many evaluation windows a plan looks at, and the documents of these (None: all) that it measures.
+
+    Raises:
+        TaskError: if there are not more documents than the plan wants of them.
+    """
+    names = loaded.windows("evaluation").first(plan.evaluation_windows).documents
+    if plan.documents is None:
+        return len(names), None
+    different = list(dict.fromkeys(names))
+    if len(different) <= plan.documents:
+        raise TaskError(
+            f"{loaded.task.id} has {len(different)} evaluation documents in this tier, and {plan.documents} "
+            "of them were asked for",
+            fix="leave the number of documents out to measure all",
+        )
+    part = frozenset(different[: plan.documents])
+    return 1 + max(place for place, name in enumerate(names) if name in part), part
+
+
+@dataclass
+class _Run:
+    loaded: LoadedTask
+    subject: Subject
+    build: Callable[[], Adapted]
+    plan: Plan
+    reference: Reference | None
+    progress: Progress | None
+    finer: Adapted | None = None
+    documents: frozenset[str] | None = None
+    """Of the evaluation split, those that are measured; None: all."""
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    checks: dict[str, Check] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+
+    def remeasured(self) -> Remeasured:
+        interpretation, calibration, sample, kernels = self._prepare()
+        rows, _, _ = self._evaluate(interpretation, kernels)
+        decoder = affine_decoder(sample, interpretation, self.loaded.device)
+        return Remeasured(
+            canonical_values(pd.DataFrame(rows)),
+            complexity_of(sample, decoder),
+            _calibration_info(calibration),
+        )
+
+    def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[Kernel]]:
+        """Steps 1 to 3, but for couplings."""
+        self.warnings += self.plan.notes
+        self._phase("reading it")
+        with self._timed("build"):
+            interpretation = self.build().placed(self.loaded.device)
+            require_same(self.loaded, interpretation, self.plan.dtype)
+            self.warnings += interpretation.warnings
+            if self.reference is not None:
+                self.finer = self.reference.build().placed(self.loaded.device)
+                require_same(self.loaded, self.finer, self.plan.dtype)
+                self.warnings += self.finer.warnings
+            told = [self.subject, *([] if self.reference is None else [self.reference.subject])]
+            require_recordable([info(each) for each in told], self.warnings)
+        with self._timed("calibration"):
+            calibration, sample = self._calibrate(interpretation)
+            self._phase("fitting residual models")
+            return interpretation, calibration, sample, self._fit(calibration)
+
+    def record(self) -> tuple[Record, pd.DataFrame]:
+        interpretation, calibration, sample, kernels = self._prepare()
+        rows: list[dict[str, Any]] = []
+        if self.plan.whole:
+            with self._timed("couplings"):
+                coupled, rows = self._couple(interpretation, calibration)
+                kernels += coupled
+        with self._timed("evaluation"):
+            found, deviation, residuals = self._evaluate(interpretation, kernels)
+            values = pd.DataFrame(rows + found)
+        self._phase("counting bits")
+        with self._timed("complexity"):
+            decoder = affine_decoder(sample, interpretation, self.loaded.device)
+            complexity = complexity_of(sample, decoder)
+        gaussianity = None
+        if self.plan.whole:
+            with self._timed("gaussianity"):
+                gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
+        compat = None
+        if self.plan.compat:
+            with self._timed("compat"):
+                compat = self._compat(interpretation, sample)
+        if "true" in self.plan.rungs:
+            self.checks["true_equals_clean"] = check_true(values)
+        self._phase("intervals")
+        return self._seal(values, calibration, complexity, deviation, gaussianity, compat), values
+
+    def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches of a split, their activation that of the finer interpretation if there is one.
+
+        With each comes the model's own activation.
+        """
+        for batch in self.loaded.activations(split, windows).batches(size, self.loaded.device):
+            x = batch.prefix.x_out
+            if self.finer is not None:
+                _, finer = self.finer.reconstruct(self.finer.choose(batch.prefix.x_in, x), batch.spliced)
+                standing = torch.where(batch.spliced[..., None], finer, x)
+                batch = replace(batch, prefix=batch.prefix._replace(x_out=standing))
+            yield batch, x
+
+    def _calibrate(self, interpretation: Adapted) -> tuple[Calibration, CodeSample]:
+        """Stream residuals of the calibration split; the first batch also goes through conformance."""
+        calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
+        size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
+        for batch, x in self._batches("calibration", windows, size):
+            self._report(f"{self.subject.name}: calibration", calibration.tokens, None)
+            read = interpretation.choose(batch.prefix.x_in, x)
+            if not sample.seen:
+                if not batch.spliced.any():
+                    raise nothing_spliced()
+                self._check_conformance(interpretation, read, batch, x)
+                if self.finer is not None:
+                    check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced, x)
+            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
+            estimate = reconstruction.double()
+            residual = batch.prefix.x_out.double() - estimate
+            calibration.update(self._places(batch), estimate, residual, batch.spliced)
+            coded, left = interpretation.coded(x, read), x - reconstruction
+            sample.update(codes[batch.spliced], coded[batch.spliced], left[batch.spliced])
+        self.warnings += covariance_of(calibration).warnings
+        return calibration, sample
+
+    def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> None:
+        found = check_conformance(interpretation, read, batch.spliced, x)
+        self.checks["conformance"] = Check(
+            passed=True,
+            value=max(found.repeated, found.later_positions, found.other_windows),
+            limit=found.limit,
+            note="largest change of the reconstruction on repeating, on changing later positions or "
+            "other windows, over the root mean square of what is rebuilt; codes were checked too",
+        )
+
+    def _fit(self, calibration: Calibration) -> list[Kernel]:
+        """Every rung of the plan, refits, and the denominators of the Gaussian ratio."""
+        models = {rung: RUNGS[rung] for rung in self.plan.rungs}
+        if self.plan.whole:
+            models |= FOLD_RUNGS
+        kernels, unmeasured = fit_kernels(models, calibration, self.plan.draws)
+        nulls = {name: NOISES[name] for name in self.plan.nulls}
+        noises, unmeasured_noises = fit_kernels(nulls, calibration, self.plan.draws, around_x=True)
+        self.unmeasured |= unmeasured | unmeasured_noises
+        self.warnings += [f"{name} was not measured: {why}" for name, why in self.unmeasured.items()]
+        return kernels + noises
+
+    def _couple(
+        self, interpretation: Adapted, calibration: Calibration
+    ) -> tuple[list[Kernel], list[dict[str, Any]]]:
+        """Fit amplitudes of source and noise on calibration; gives them as a kernel, and the grid's rows."""
+        grid = QUICK_GRID if self.plan.pairs == 1 else FULL_GRID
+        models = {rung_of(point): partial(Coupled, *point) for point in grid}
+        kernels, _ = fit_kernels(models, calibration, lambda _: 2 * _COUPLING_PAIRS)
+        windows = min(_COUPLING_WINDOWS, self.plan.calibration_windows)
+        passes = sum(kernel.draws for kernel in kernels)
+        runner = self.loaded.runner(self.plan.dtype)
+        rows: list[dict[str, Any]] = []
+        done = 0
+        for batch, x in self._batches("calibration", windows, self.loaded.batch_size):
+            clean = clean_pass(runner, batch)
+            rows += table_rows(batch, "clean", 0, clean.scores, split="calibration")
+            read = interpretation.choose(batch.prefix.x_in, x)
+            _, estimate = interpretation.reconstruct(read, batch.spliced)
+            places = self._places(batch)
+            for new in score(runner, clean, kernels, estimate, places, split="calibration"):
+                rows += new
+                done += len(new)
+                self._report(f"{self.subject.name}: couplings", done, windows * passes)
+        found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
+        assert found is not None
+        if found.edge:
+            self.warnings.append("the best couplings lie on the edge of the grid: they may be farther out")
+        # An amplitude that changes nothing has no best value; any will do.
+        alpha, beta = (1.0 if best.value is None else best.value for best in (found.alpha, found.beta))
+        models = {"coupled": partial(Coupled, alpha, beta)}
+        coupled, _ = fit_kernels(models, calibration, self.plan.draws)
+        return coupled, rows
+
+    def _evaluate(
+        self, interpretation: Adapted, kernels: list[Kernel]
+    ) -> tuple[list[dict[str, Any]], dict[str, float] | None, Residuals]:
+        """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
+        runner = self.loaded.runner(self.plan.dtype)
+        self.checks["suffix"] = Check(
+            passed=True, note=f"{runner.mode}: gives the full pass's logits; every hook fired exactly once"
+        )
+        windows, part = evaluation_part(self.loaded, self.plan)
+        mean = mean_activation(batch for batch, _ in self._chosen(windows, part, 32))
+        asked = part if self.documents is None else self.documents & (part or self.documents)
+        total, done = windows * sum(kernel.draws for kernel in kernels), 0
+        rows: list[dict[str, Any]] = []
+        residuals = Residuals()
+        deviation = None
+        for number, (batch, x) in enumerate(self._chosen(windows, asked, self.loaded.batch_size)):
+            clean = clean_pass(runner, batch)
+            read = interpretation.choose(batch.prefix.x_in, x)
+            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
+            rows += table_rows(batch, "clean", 0, clean.scores)
+            if self.finer is not None:
+                rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
+            if number == 0:
+                self._phase("checks on one batch")
+                self.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
+                deviation = self._deviation(runner, clean, reconstruction)
+                if "true" not in self.plan.rungs:
+                    places = self._places(batch)
+                    self.checks["true_equals_clean"] = check_true_of_batch(
+                        runner, clean, reconstruction, places
+                    )
+            if self.plan.whole:
+                residuals.update(batch, reconstruction)
+            for new in score(runner, clean, kernels, reconstruction, self._places(batch)):
+                if new[0]["rung"] == "raw":
+                    add_reconstruction(new, batch, codes, reconstruction, mean)
+                rows += new
+                done += len(new)
+                self._report(self.subject.name, done, total)
+        return rows, deviation, residuals
+
+    def _chosen(
+        self, windows: int, documents: frozenset[str] | None, size: int
+    ) -> Iterator[tuple[Batch, Tensor]]:
+        """Batches of the first evaluation windows, of some documents only (None: of all)."""
+        for batch, x in self._batches("evaluation", windows, size):
+            if documents is None:
+                yield batch, x
+                continue
+            rows = [row for row, name in enumerate(batch.windows.documents) if name in documents]
+            if rows:
+                yield batch.take(rows), x[rows]
+
+    def _gaussianity(
+        self,
+        calibration: Calibration,
+        residuals: Residuals,
+        sample: CodeSample,
+        decoder: AffineDecoder | str,
+    ) -> Gaussianity | None:
+        """How far the residual on evaluation is from the Gaussian fitted on calibration."""
+        self._report(f"{self.subject.name}: Gaussianity", 0, None)
+        windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
+        batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
+        directions = {"gradient": gradient_directions(self.loaded.runner("float32"), batches)}
+        if isinstance(decoder, AffineDecoder):
+            found = decoder_directions(sample, decoder)
+            if found is not None:
+                directions["decoder"] = found
+        rank = covariance_of(calibration).rank
+        if calibration.tokens < 5 * rank:
+            self.warnings.append(
+                f"{calibration.tokens} calibration tokens for {rank} dimensions are too few for tests of "
+                "Gaussianity: their nulls lie too low"
+            )
+        try:
+            return measure_gaussianity(
+                calibration,
+                torch.cat(residuals.rows),
+                torch.cat(residuals.reconstructions),
+                residuals.documents,
+                directions,
+                seed=self.loaded.task.seed,
+            )
+        except NotMeasurableError as problem:
+            self.warnings.append(f"Gaussianity was not measured: {problem.what}")
+            self.unmeasured["gaussianity"] = problem.what
+            return None
+
+    def _compat(self, interpretation: Adapted, sample: CodeSample) -> Compat | None:
+        """The field's own metrics, or none with the reason among what was not measured."""
+        assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
+        if self.finer is not None:
+            self.unmeasured["compat"] = "the field has no metrics of an interpretation nested in another"
+            return None
+        windows = self.plan.evaluation_windows
+        try:
+            return measure_compat(self.loaded, interpretation, windows, sample, self.progress)
+        # At special positions and sinks, which nothing else here reads.
+        except (InterpretationError, MeasurementError) as problem:
+            self.warnings.append(f"the field's metrics were not measured: {problem.what}")
+            self.unmeasured["compat"] = problem.what
+            return None
+
+    def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
+        """How far the suffix's dtype moves results from float32, on one batch."""
+        if runner.dtype == torch.float32:
+            return None
+        exact = self.loaded.runner("float32")
+        found = dtype_deviation(runner, exact, clean, reconstruction, self._places(clean.batch))
+        if found.warning is not None:
+            self.warnings.append(found.warning)
+        return found.content
+
+    def _phase(self, doing: str) -> None:
+        """Tell that a phase begins whose end cannot be foreseen."""
+        self._report(f"{self.subject.name}: {doing}", 0, None)
+
+    def _report(self, doing: str, done: int, total: int | None) -> None:
+        if self.progress is not None:
+            self.progress(doing, done, total)
+
+    def _seal(
+        self,
+        values: pd.DataFrame,
+        calibration: Calibration,
+        complexity: Complexity,
+        deviation: dict[str, float] | None,
+        gaussianity: Gaussianity | None,
+        compat: Compat | None,
+    ) -> Record:
+        task, device = self.loaded.task, self.loaded.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        return make_record(
+            values,
+            protocol=task.protocol,
+            task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
+            submission=info(self.subject),
+            reference=None if self.reference is None else info(self.reference.subject),
+            tier=self.plan.tier,
+            model=self.loaded.model,
+            corpus=self.loaded.data,
+            complexity=complexity,
+            checks=self.checks,
+            calibration=_calibration_info(calibration),
+            gaussianity=gaussianity,
+            compat=compat,
+            measurement=Measurement(
+                rungs=self.plan.rungs,
+                pairs=self.plan.pairs,
+                annealed_draws=2 * self.plan.annealed_pairs,
+                whole=self.plan.whole,
+                compat=self.plan.compat,
+                unmeasured=self.unmeasured,
+                seed=task.seed,
+                dtype=self.plan.dtype,
+                suffix=self.loaded.runner(self.plan.dtype).mode,
+                device=device.type,
+                device_name=name,
+                batch_size=self.loaded.batch_size,
+                bf16_deviation=deviation,
+            ),
+            provenance=collect_provenance(self.timings),
+            warnings=self.warnings,
+        )
+
+    @property
+    def _site(self) -> Any:
+        return self.loaded.task.site
+
+    def _places(self, batch: Batch) -> Places:
+        return Places(self.loaded.task.seed, batch.windows.documents, batch.windows.indices)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def info(subject: Subject) -> SubmissionInfo:
+    return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
+
+
+def _calibration_info(calibration: Calibration) -> CalibrationInfo:
+    covariance = covariance_of(calibration)
+    cells = calibration.already("cells")
+    return CalibrationInfo(
+        documents=len(calibration.documents),
+        tokens=calibration.tokens,
+        dimension=calibration.width,
+        shrinkage=covariance.intensity,
+        oas=covariance.oas,
+        held_out_mahalanobis=covariance.held_out,
+        rank=covariance.rank,
+        bank_rows=len(calibration.bank.rows()),
+        cells=None if cells is None else len(cells.sizes),
+        cells_explained=None if cells is None else cells.explained,
+    )

@@ -1,0 +1,205 @@
+"""The graph of a transformer: who writes to the residual stream, and who reads from it.
+
+Every head, every MLP and the embedding *write* to the residual stream; every head's query, key and value,
+every MLP and the logits *read* from it. There is an edge from each writer to each reader that comes after it.
+Names are those of EAP-IG: `input`, `a3.h0`, `m3`, `logits`; an edge into a head says into which of its
+inputs, `m2->a3.h0<q>`. With grouped queries a key and a value belong to a group of heads, and are named by
+its number.
+
+Stages are the layers' parts in the order of computation: `input`, `a0`, `m0`, `a1`, …, `logits`. A stage
+reads all at once, then writes all at once. With parallel blocks (NeoX) both parts of a layer read the stream
+that the layer before left.
+
+Source: Hanna et al., "Have Faith in Faithfulness", 2024; protocol 1, sections 8 and 9.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remainder.errors import InterpretationError
+
+__all__ = ["INPUTS", "Architecture", "Graph", "Stage"]
+
+INPUTS = ("q", "k", "v")
+"""The inputs of a head."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What determines the graph of a transformer.
+
+    Args:
+        layers, heads: counts; `heads` a layer.
+        groups: key-value heads a layer; equal to `heads` without grouped queries.
+        width: of the residual stream.
+        mlps: whether layers have one.
+        parallel: whether the MLP of a layer reads what its heads read.
+    """
+
+    layers: int
+    heads: int
+    groups: int
+    width: int
+    mlps: bool = True
+    parallel: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.heads, self.groups, self.width) < 1 or self.heads % self.groups:
+            raise InterpretationError(
+                f"a transformer of {self.layers} layers, {self.heads} heads in {self.groups} groups, width "
+                f"{self.width}",
+                fix="counts are at least 1, and groups are of equally many heads",
+            )
+
+
+class Stage(NamedTuple):
+    """A part of a layer: which readers and writers of the graph are its own."""
+
+    name: str
+    readers: slice
+    writers: slice
+    sees: int
+    """It can read the first `sees` writers."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Writers, readers and edges of an architecture.
+
+    Edges are boolean or float arrays [writers, readers]; `exists` says which entries are edges.
+    """
+
+    architecture: Architecture
+    writers: tuple[str, ...] = field(init=False)
+    readers: tuple[str, ...] = field(init=False)
+    """A head's input as `a3.h0<q>`."""
+    stages: tuple[Stage, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = self.architecture
+        writers: list[str] = ["input"]
+        readers: list[str] = []
+        stages = [Stage("input", slice(0, 0), slice(0, 1), 0)]
+        for layer in range(shape.layers):
+            seen, first_writer, first_reader = len(writers), len(writers), len(readers)
+            counts = {"q": shape.heads, "k": shape.groups, "v": shape.groups}
+            readers += [f"a{layer}.h{head}<{kind}>" for kind in INPUTS for head in range(counts[kind])]
+            writers += [f"a{layer}.h{head}" for head in range(shape.heads)]
+            heads = Stage(
+                f"a{layer}", slice(first_reader, len(readers)), slice(first_writer, len(writers)), seen
+            )
+            stages.append(heads)
+            if shape.mlps:
+                seen = seen if shape.parallel else len(writers)
+                readers.append(f"m{layer}")
+                writers.append(f"m{layer}")
+                stages.append(
+                    Stage(
+                        f"m{layer}",
+                        slice(len(readers) - 1, len(readers)),
+                        slice(len(writers) - 1, len(writers)),
+                        seen,
+                    )
+                )
+        readers.append("logits")
+        stages.append(Stage("logits", slice(len(readers) - 1, len(readers)), slice(0, 0), len(writers)))
+        for name, value in (
+            ("writers", tuple(writers)),
+            ("readers", tuple(readers)),
+            ("stages", tuple(stages)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def exists(self) -> NDArray[np.bool_]:
+        """Which entries [writers, readers] are edges."""
+        found = np.zeros((len(self.writers), len(self.readers)), dtype=np.bool_)
+        for stage in self.stages:
+            found[: stage.sees, stage.readers] = True
+        return found
+
+    @property
+    def edges(self) -> int:
+        """How many edges there are."""
+        return int(self.exists.sum())
+
+    @cached_property
+    def writer_index(self) -> Mapping[str, int]:
+        """Place of each writer."""
+        return {name: place for place, name in enumerate(self.writers)}
+
+    @cached_property
+    def reader_index(self) -> Mapping[str, int]:
+        """Place of each reader."""
+        return {name: place for place, name in enumerate(self.readers)}
+
+    def writer_of(self, reader: int) -> int | tuple[int, ...] | None:
+        """The writers that a reader feeds: its head, the heads of its group, its MLP; None for the logits."""
+        return self._feeds[reader]
+
+    @cached_property
+    def _feeds(self) -> tuple[int | tuple[int, ...] | None, ...]:
+        size = self.architecture.heads // self.architecture.groups
+        found: list[int | tuple[int, ...] | None] = []
+        for name in self.readers:
+            node, _, kind = name.rstrip(">").partition("<")
+            if name == "logits":
+                found.append(None)
+            elif kind in ("k", "v"):
+                layer, _, group = node.partition(".h")
+                heads = range(int(group) * size, (int(group) + 1) * size)
+                found.append(tuple(self.writer_index[f"{layer}.h{head}"] for head in heads))
+            else:
+                found.append(self.writer_index[node])
+        return tuple(found)
+
+    def fed_by(self) -> NDArray[np.bool_]:
+        """[readers, writers]: which reader is an input of which writer."""
+        found: NDArray[np.bool_] = np.zeros((len(self.readers), len(self.writers)), dtype=np.bool_)
+        for reader, writers in enumerate(self._feeds):
+            if writers is not None:
+                found[reader, list(writers) if isinstance(writers, tuple) else writers] = True
+        return found
+
+    def place(self, edge: str) -> tuple[int, int]:
+        """Writer and reader of an edge such as `input->a0.h0<q>`.
+
+        Raises:
+            InterpretationError: there is no such node or edge; near names are offered.
+        """
+        source, arrow, target = edge.partition("->")
+        if not arrow:
+            raise InterpretationError(
+                f"edge {edge!r} has no arrow", fix="write edges as input->a0.h0<q>, m0->m1, a1.h0->logits"
+            )
+        for name, known in ((source, self.writer_index), (target, self.reader_index)):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known)[:3]
+                raise InterpretationError(
+                    f"edge {edge}: this model has no node {name!r}", fix=f"did you mean {', '.join(near)}?"
+                )
+        place = self.writer_index[source], self.reader_index[target]
+        if not self.exists[place]:
+            raise InterpretationError(
+                f"edge {edge} goes backwards: {target} is computed before {source} is there, so it would "
+                "close a cycle",
+                fix="edges go from earlier nodes to later ones",
+            )
+        return place
+
+    def name(self, writer: int, reader: int) -> str:
+        """Name of an edge."""
+        return f"{self.writers[writer]}->{self.readers[reader]}"
+
+    def names(self) -> Iterator[tuple[str, int, int]]:
+        """Name and place of every edge, by writer."""
+        for writer, reader in zip(*np.nonzero(self.exists), strict=True):
+            yield self.name(int(writer), int(reader)), int(writer), int(reader)

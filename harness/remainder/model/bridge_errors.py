@@ -1,0 +1,165 @@
+"""What TransformerLens' bridge and transformers raise, as errors of ours that name the model's architecture.
+
+`of_the_bridge` stands around calls into these libraries and nothing else. What a hook of ours raises during
+such a call is our own error, or the user's, and passes; so does what our own lines raise.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from remainder.base.files import parse_json, read_text
+from remainder.base.messages import comes_from_within, said
+from remainder.errors import AssetError, RemainderError, TaskError
+
+__all__ = [
+    "architecture_in",
+    "architecture_of",
+    "by_token",
+    "of_the_bridge",
+    "of_the_file",
+    "of_the_tokenizer",
+]
+
+_PACKAGE = "transformer_lens"
+_OURS = Path(__file__).parent.parent
+_ADVICE = (
+    (r"Could not determine supported architecture", "choose a model that TransformerLens' bridge supports"),
+    (r"trust_remote_code", "choose a model that transformers itself can load; code of models is never run"),
+    (
+        r"bitsandbytes|quantiz|GPTQ|AWQ|compressed.tensors",
+        "give the model unquantised: load it, dequantise it, and save_pretrained",
+    ),
+)
+
+
+def architecture_of(bridge: Any) -> str:
+    """The name of a bridged model's architecture, such as `GPTJForCausalLM`."""
+    config = getattr(bridge, "cfg", None)
+    return str(getattr(config, "architecture", None) or type(bridge).__name__)
+
+
+def architecture_in(folder: Path) -> str:
+    """The same of a model in a folder, as its config.json has it.
+
+    Raises:
+        AssetError: there is no such file, or it is no config of a model.
+    """
+    path = folder / "config.json"
+    config = parse_json(read_text(path, "JSON", error=AssetError), path, nan=True, error=AssetError)
+    named = config.get("architectures") if isinstance(config, dict) else None
+    if isinstance(named, list) and named:
+        return str(named[0])
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise AssetError(
+            f"{path} names neither `architectures` nor `model_type`",
+            fix="put the config.json of transformers there that belongs to the weights",
+        )
+    return str(config["model_type"])
+
+
+@contextmanager
+def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iterator[None]:
+    """Turn whatever the library raises meanwhile into one message with the architecture's name.
+
+    Args:
+        doing: what was being done, as a clause that `failed` can follow.
+        architecture: of the model.
+        fix: what to do, as an imperative sentence; default: by what the library says.
+
+    Raises:
+        TaskError: from what the library raised.
+    """
+    try:
+        yield
+    except (RemainderError, torch.OutOfMemoryError):
+        raise
+    except Exception as problem:  # whatever the library raises; its kinds are not documented
+        if _is_ours(problem):
+            raise
+        raise TaskError(
+            f"{architecture}: {doing} failed: {type(problem).__name__}: {said(problem)}",
+            fix=fix or _advice(problem),
+        ) from problem
+
+
+@contextmanager
+def of_the_tokenizer(folder: Path) -> Iterator[None]:
+    """Turn whatever is raised while a tokenizer is loaded into one message with its folder.
+
+    Raises:
+        AssetError: from what the library raised.
+    """
+    try:
+        yield
+    except RemainderError:
+        raise
+    except Exception as problem:  # of transformers, tokenizers, sentencepiece or the JSON reader
+        raise AssetError(
+            f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {said(problem)}",
+            fix="put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
+            f".save_pretrained({str(folder)!r})",
+        ) from problem
+
+
+@contextmanager
+def of_the_file(path: Path) -> Iterator[None]:
+    """Turn whatever is raised while a GGUF file is converted into one message with its name.
+
+    Raises:
+        AssetError: from what the library raised.
+    """
+    try:
+        yield
+    except (RemainderError, OSError):  # what the system refuses is told elsewhere
+        raise
+    except Exception as problem:  # of transformers or gguf, which raise what they like on such files
+        raise AssetError(
+            f"{path.name} cannot be converted by transformers: {type(problem).__name__}: {said(problem)}",
+            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or "
+            "give the model as a folder of transformers",
+        ) from problem
+
+
+def _advice(problem: Exception) -> str:
+    """What to do when a model cannot be loaded, by what the library says."""
+    for pattern, advice in _ADVICE:
+        if re.search(pattern, str(problem), re.IGNORECASE):
+            return advice
+    return "check the model's files, or choose one that TransformerLens' bridge supports"
+
+
+def _is_ours(problem: Exception) -> bool:
+    """Whether one of our own lines raised it, and no library that was called."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    last_is_ours = bool(frames) and Path(frames[-1].filename).is_relative_to(_OURS)
+    return last_is_ours or comes_from_within(problem, _PACKAGE)
+
+
+def by_token(
+    name: str, value: Shaped[Tensor, "*shape"], tokens: Shaped[Tensor, "docs pos *item"], architecture: str
+) -> Shaped[Tensor, "docs pos d"]:
+    """A hook's value as one row for each token; some models (OPT) run their MLP on tokens in one long row.
+
+    Raises:
+        TaskError: it has another shape.
+    """
+    docs, positions = tokens.shape[:2]
+    if value.ndim >= 3 and tuple(value.shape[:2]) == (docs, positions):
+        return value.flatten(2)
+    if value.ndim == 2 and len(value) == docs * positions:
+        return value.reshape(docs, positions, -1)
+    raise TaskError(
+        f"{architecture}: hook {name} gives shape {tuple(value.shape)} for {docs} × {positions} tokens; "
+        "expected [docs, positions, width]",
+        fix="choose a hook that has a value for every token",
+    )

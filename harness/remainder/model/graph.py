@@ -1,0 +1,305 @@
+"""A model as its graph sees it: what every stage reads can be changed, and what it writes be looked at.
+
+A `CircuitModel` runs a batch of prompts of one length, and calls a `Tap` at every stage of the graph, in
+order:
+1. `tap.read(stage, stream)` gives what each reader of the stage is to read, [rows, positions, readers,
+   width], in place of the stream that they would all read;
+2. `tap.write(stage, values)` is told what the stage's writers made of it, [rows, positions, writers, size]:
+   of heads their z, before the output matrix, which is smaller than what they add to the stream.
+`outputs(stage, values)` maps these to what is added to the stream. What is added and comes from no writer
+(the
+output biases of attention) stays in the stream.
+
+Without a tap the model runs as it is. A tap may have an attribute `positions`, where alone it wants logits: a
+model may save itself the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from remainder.errors import MeasurementError, TaskError
+from remainder.model.architecture import Architecture, Graph, Stage
+from remainder.model.bridge import hooked_pass
+from remainder.model.bridge_errors import architecture_of, of_the_bridge
+
+__all__ = ["BridgeCircuitModel", "CircuitModel", "Tap"]
+
+
+@runtime_checkable
+class Tap(Protocol):
+    """What looks at a pass, or changes it. The stage `input` reads nothing, `logits` writes nothing."""
+
+    def read(
+        self, stage: Stage, stream: Float[Tensor, "rows pos d"]
+    ) -> Float[Tensor, "rows pos readers d"] | None:
+        """What the readers of `stage` are to read; None: the stream, all of them."""
+
+    def write(self, stage: Stage, values: Float[Tensor, "rows pos writers size"]) -> None:
+        """Told what the writers of `stage` give."""
+
+
+@runtime_checkable
+class CircuitModel(Protocol):
+    """A model with a graph; see the module."""
+
+    @property
+    def graph(self) -> Graph: ...
+
+    def run(
+        self, tokens: Int[Tensor, "rows pos"], tap: Tap | None = None
+    ) -> Float[Tensor, "rows seen vocabulary"]:
+        """Logits in float32."""
+
+    def outputs(
+        self, stage: Stage, values: Float[Tensor, "*rows writers size"]
+    ) -> Float[Tensor, "*rows writers d"]:
+        """What the writers of `stage` add to the stream, each by itself."""
+
+
+_UNEMBEDDING = "unembed.hook_in"
+_OTHER = (
+    "choose a model of an architecture that TransformerLens' bridge can split by head, such as GPT-2, Llama, "
+    "Qwen2 or GPT-NeoX"
+)
+
+
+@dataclass
+class BridgeCircuitModel:
+    """A language model that TransformerLens' bridge holds, split into queries, keys, values and MLPs.
+
+    Args:
+        bridge: a `TransformerBridge`; its switches for split inputs are set while a pass with a tap runs.
+        probe: tokens for the self-check.
+
+    Raises:
+        TaskError: the architecture does not write head by head into a stream that is read before its norm (as
+            with norms after attention), or the bridge cannot split its inputs.
+        MeasurementError: the split pass does not give the ordinary pass's logits.
+    """
+
+    bridge: Any
+    probe: Int[Tensor, "rows pos"]
+    graph: Graph = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._architecture = architecture_of(self.bridge)
+        self.graph = Graph(_shape_of(self.bridge.cfg, self._architecture))
+        self._hooks_of: dict[str, tuple[str, ...]] = {
+            stage.name: self._reading_hooks(stage) for stage in self.graph.stages[1:]
+        }
+        self._writing = {stage.name: self._writing_hook(stage) for stage in self.graph.stages[:-1]}
+        self._points = self.bridge.hook_dict
+        missing = [
+            name
+            for name in (
+                *(name for names in self._hooks_of.values() for name in names),
+                *self._writing.values(),
+            )
+            if name not in self._points
+        ]
+        if missing:
+            raise TaskError(
+                f"{self._architecture}: the model has no hook {missing[0]}, which circuits need", fix=_OTHER
+            )
+        # Attribution differentiates by what stages read, never by weights.
+        self.bridge.requires_grad_(False)
+        try:
+            with torch.no_grad():
+                self._self_check()
+        except MeasurementError as problem:  # of the model as it is, before anything was measured
+            raise TaskError(f"{self._architecture}: {problem.what}", fix=_OTHER) from problem
+
+    def run(
+        self, tokens: Int[Tensor, "rows pos"], tap: Tap | None = None
+    ) -> Float[Tensor, "rows seen vocabulary"]:
+        """Logits in float32, the tap called at every stage.
+
+        Raises:
+            MeasurementError: a hook did not fire exactly once.
+        """
+        if tap is None:
+            return self._forward(tokens, [])
+        fired: dict[str, int] = {}
+        hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
+        for stage in self.graph.stages:
+            hooks += self._taps(stage, tap, fired)
+        positions = getattr(tap, "positions", None)
+        if positions is not None:
+
+            def some(value: Tensor, hook: Any) -> Tensor:
+                fired[_UNEMBEDDING] = fired.get(_UNEMBEDDING, 0) + 1
+                return value[:, list(positions)]
+
+            hooks.append((_UNEMBEDDING, some))
+        try:
+            self._split(True)
+            logits = self._forward(tokens, hooks)
+        finally:
+            self._split(False)
+        for name, _ in hooks:
+            if fired.get(name, 0) != 1:
+                raise MeasurementError(
+                    f"hook {name} fired {fired.get(name, 0)} times in one pass instead of once",
+                    fix="this architecture cannot be measured as a graph",
+                )
+        return logits
+
+    def outputs(
+        self, stage: Stage, values: Float[Tensor, "*rows writers size"]
+    ) -> Float[Tensor, "*rows writers d"]:
+        """Heads through their part of the output matrix; others as they are."""
+        if not stage.name.startswith("a"):
+            return values
+        weight = self._output_matrix(int(stage.name[1:]))
+        return torch.einsum("...hz,hzd->...hd", values, weight.to(values.dtype))
+
+    def _split(self, on: bool) -> None:
+        """Set the bridge's switches for inputs of heads and of MLPs that can be changed one by one."""
+        with of_the_bridge("splitting the inputs of its heads", self._architecture, _OTHER):
+            for switch in ("set_use_split_qkv_input", "set_use_hook_mlp_in"):
+                getattr(self.bridge, switch)(on)
+
+    def _output_matrix(self, layer: int) -> Float[Tensor, "heads size d"]:
+        with of_the_bridge("finding the output matrix of its heads", self._architecture, _OTHER):
+            linear = self.bridge.blocks[layer].attn.o.original_component
+            weight: Tensor = linear.weight
+        # GPT-2's Conv1D keeps [in, out], everything else [out, in]: see TransformerLens' attention bridge.
+        matrix = weight if type(linear).__name__ == "Conv1D" else weight.T
+        return matrix.reshape(self.graph.architecture.heads, -1, matrix.shape[-1])
+
+    def _reading_hooks(self, stage: Stage) -> tuple[str, ...]:
+        if stage.name == "logits":
+            return (f"blocks.{self.graph.architecture.layers - 1}.hook_out",)
+        block = f"blocks.{stage.name[1:]}"
+        if stage.name.startswith("m"):
+            return (f"{block}.hook_mlp_in",)
+        return tuple(f"{block}.attn.hook_{kind}_input" for kind in ("q", "k", "v"))
+
+    def _writing_hook(self, stage: Stage) -> str:
+        if stage.name == "input":
+            return "blocks.0.hook_in"
+        block = f"blocks.{stage.name[1:]}"
+        return f"{block}.hook_mlp_out" if stage.name.startswith("m") else f"{block}.attn.hook_z"
+
+    def _taps(
+        self, stage: Stage, tap: Tap, fired: dict[str, int]
+    ) -> list[tuple[str, Callable[..., Tensor | None]]]:
+        """Hooks that call the tap at one stage."""
+        shape = self.graph.architecture
+        kept: list[Tensor | None] = []
+
+        def write(value: Tensor, hook: Any) -> None:
+            name = self._writing[stage.name]
+            fired[name] = fired.get(name, 0) + 1
+            if stage.name.startswith("a"):
+                tap.write(stage, value.reshape(*value.shape[:2], shape.heads, -1))
+            else:
+                tap.write(stage, value[:, :, None])
+
+        def whole(value: Tensor, hook: Any) -> Tensor | None:
+            name = self._hooks_of[stage.name][0]
+            fired[name] = fired.get(name, 0) + 1
+            found = tap.read(stage, value)
+            return None if found is None else found[:, :, 0]
+
+        def split(place: int) -> Callable[..., Tensor | None]:
+            def hook(value: Tensor, hook: Any) -> Tensor | None:
+                name = self._hooks_of[stage.name][place]
+                fired[name] = fired.get(name, 0) + 1
+                if place == 0:  # the three inputs are read at once
+                    found = tap.read(stage, value[:, :, 0])
+                    kept.clear()
+                    sizes = [shape.heads, shape.groups, shape.groups]
+                    kept.extend([None] * 3 if found is None else torch.split(found, sizes, dim=2))
+                return kept[place]
+
+            return hook
+
+        names = self._hooks_of.get(stage.name, ())
+        hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
+        if len(names) == 1:
+            hooks.append((names[0], whole))
+        else:
+            hooks += [(name, split(place)) for place, name in enumerate(names)]
+        if stage.name in self._writing:
+            hooks.append((self._writing[stage.name], write))
+        return hooks
+
+    def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
+        with of_the_bridge("a pass", self._architecture, _OTHER):
+            logits: Tensor = hooked_pass(self.bridge, self._points, tokens, hooks)
+        return logits.float()
+
+    def _self_check(self) -> None:
+        """The split pass gives the ordinary logits, and what is written adds up to what is read."""
+        check = _Adding(self)
+        expected, found = self.run(self.probe), self.run(self.probe, check)
+        dtype = next(self.bridge.parameters()).dtype
+        tolerance = (1e-4 if dtype == torch.float32 else 3e-2) * float(expected.abs().max())
+        if float((expected - found).abs().max()) > tolerance:
+            raise MeasurementError(
+                "a pass with split queries, keys and values does not give the ordinary logits",
+                fix="this architecture cannot be measured as a graph",
+            )
+        if check.missing > (1e-4 if dtype == torch.float32 else 3e-2):
+            raise TaskError(
+                f"{self._architecture}: what heads and MLPs write does not add up to what later ones read "
+                "(norms after attention, or another stream beside it)",
+                fix="circuits need an architecture whose residual stream is a sum",
+            )
+
+
+def _shape_of(config: Any, architecture: str) -> Architecture:
+    """Counts of layers and heads, and the width, as a bridge's config has them.
+
+    Raises:
+        TaskError: it lacks one, as that of a model without attention does.
+    """
+    counts: dict[str, int] = {}
+    for name in ("n_layers", "n_heads", "d_model"):
+        value = getattr(config, name, None)
+        if not isinstance(value, int) or value < 1:
+            raise TaskError(
+                f"{architecture}: the config of TransformerLens' bridge has {name} = {value}; circuits need "
+                "a model of attention heads",
+                fix=_OTHER,
+            )
+        counts[name] = value
+    return Architecture(
+        layers=counts["n_layers"],
+        heads=counts["n_heads"],
+        groups=getattr(config, "n_key_value_heads", None) or counts["n_heads"],
+        width=counts["d_model"],
+        parallel=bool(getattr(config, "parallel_attn_mlp", False)),
+    )
+
+
+class _Adding:
+    """Whether the stream changes from stage to stage by what was written, up to a constant (biases)."""
+
+    def __init__(self, model: BridgeCircuitModel) -> None:
+        self.model = model
+        self.total: Tensor | None = None
+        self.offset: Tensor | None = None
+        self.missing = 0.0
+        """Largest unexplained part, over the size of the stream."""
+        self._pending: list[Tensor] = []
+
+    def read(self, stage: Stage, stream: Tensor) -> Tensor:
+        # What a parallel layer's heads wrote is not yet in the stream that its MLP reads.
+        late = self.model.graph.architecture.parallel and stage.name.startswith("m")
+        written = self._pending[:-1] if late else self._pending
+        rest = stream - torch.stack(written).sum(0)
+        varying = rest - rest.mean((0, 1), keepdim=True)
+        self.missing = max(self.missing, float(varying.abs().max() / stream.abs().max()))
+        return stream[:, :, None].expand(-1, -1, stage.readers.stop - stage.readers.start, -1)
+
+    def write(self, stage: Stage, values: Tensor) -> None:
+        self._pending.append(self.model.outputs(stage, values).sum(2))

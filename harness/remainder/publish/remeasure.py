@@ -1,0 +1,436 @@
+"""Measure some documents of a record again, and compare: what no hash can tell.
+
+A record whose values, summaries and hashes were changed in step agrees with itself; only the model can say
+that it is wrong.
+
+1. Task and submission, as they are here, must be those of the record, and the record's windows those of the
+   task's tier.
+2. Choose documents: those whose SHA-256 of `seed|nonce|record_id|document` is smallest. The seed is the
+   commit under review and the nonce a word drawn afterwards, so that nobody knows the choice when a record
+   is made.
+3. Fit everything on the calibration split as the record did, on the CPU; measure the chosen documents.
+4. Compare, row by row of the table of values and in the mean over the rows of each rung, within a
+   `Tolerance`; and what the calibration split gives: bits per token, live features, the fit's own figures.
+
+Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a circuit all
+prompts are measured again. Left out, and said in the notes: couplings, tests of Gaussianity and the field's
+own metrics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from remainder.base.cache import Progress
+from remainder.base.paths import project_root
+from remainder.base.wrapping import fill
+from remainder.board.verifications import Remeasured as Remeasurement
+from remainder.errors import RecordError
+from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.prompts import CircuitTask
+from remainder.measure.circuits import measure_circuit
+from remainder.measure.plan import Plan, plan
+from remainder.measure.site import Reference, Remeasured, evaluation_part, info, remeasure
+from remainder.record.provenance import git_state
+from remainder.record.rungs import ALL
+from remainder.record.schema import Record, SubmissionInfo
+from remainder.record.store import StoredRecord, read_record
+from remainder.record.summary import LOWEST_BIN
+from remainder.record.values import KEY, canonical_values, of_split
+from remainder.report.tables import WIDTH
+from remainder.residual.ladder import NOISES
+from remainder.submission.submission import Entry, open_submission, submissions_for
+
+__all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
+
+DOCUMENTS = 4
+"""Documents that are measured again if no other number is asked for."""
+
+_DEVICE = "cpu"
+_SHOWN = 12  # faults that are told one by one
+
+
+class Tolerance(NamedTuple):
+    """How far a number may come out from the recorded one, and nothing be wrong."""
+
+    row: float
+    """Loss and KL of one row of values (a window, a rung, a draw), nats per scored token."""
+    mean: float
+    """Signed, mean over all rows of a rung that were measured again; nats per scored token."""
+    relative: float
+    """Share of the recorded KL that is allowed on top of `row` and `mean`: what moves much, rounds much."""
+    answers: float
+    """Share of the scored tokens whose most likely class may change, and one token more."""
+    share: float
+    """Of sums of squares, active features, and what the calibration split gives."""
+    bins: float
+    """Mean move of a token's KL in bins of its histogram, 20 a decade."""
+    floor: int
+    """The bin below which KL is rounding."""
+
+
+TOLERANCES: Mapping[tuple[str, bool], Tolerance] = {
+    # By the dtype of the suffix, and whether the record was made on the kind of device that measures again.
+    # On one machine float32 repeats to 2e-7 whatever the batches; bfloat16, which rounds to eight bits in an
+    # order that depends on the batch, moves rows by up to 0.013.
+    ("float32", True): Tolerance(2e-5, 1e-5, 1e-3, 0.005, 1e-3, 0.5, -100),
+    ("float32", False): Tolerance(1e-3, 2e-4, 5e-3, 0.02, 5e-3, 1.0, -60),
+    ("bfloat16", True): Tolerance(0.05, 0.015, 0.02, 0.1, 1e-3, 4.0, -40),
+    ("bfloat16", False): Tolerance(0.05, 0.015, 0.02, 0.1, 5e-3, 4.0, -40),
+}
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """What came out when documents of a record were measured again."""
+
+    record: Record
+    documents: tuple[str, ...]
+    seed: str
+    nonce: str
+    rows: int
+    """Rows of the table of values that were compared."""
+    largest: float
+    """Largest deviation of a loss or KL, nats per scored token; not counting rows that are missing."""
+    where: str
+    """Of the largest deviation."""
+    tolerance: Tolerance
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything came out as it was recorded."""
+        return not self.faults
+
+    def kept(self) -> Remeasurement:
+        """As a verification of the record keeps it."""
+        return Remeasurement(
+            documents=self.documents,
+            chosen_by=f"{self.seed} {self.nonce}",
+            largest_deviation=self.largest,
+            tolerance=self.tolerance.row,
+            device=_DEVICE,
+            passed=self.passed,
+        )
+
+
+def rerun(
+    path: Path,
+    *,
+    documents: int = DOCUMENTS,
+    seed: str | None = None,
+    nonce: str | None = None,
+    submission: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Rerun:
+    """Measure some documents of the record at `path` again, as this module's text says.
+
+    Args:
+        documents: how many; all, if there are fewer.
+        seed: a word that the choice is drawn from, such as the commit under review; default: the checkout's
+            commit, or the empty word outside of one.
+        nonce: another; default: drawn now.
+        submission: where the interpretation lies, as `remainder run --with` takes it; default: what the task
+            brings, or the baseline, of the record's name.
+
+    Raises:
+        RecordError: if it cannot be read, or its task or submission is another one here.
+        RemainderError: if the interpretation cannot be had or measured.
+    """
+    stored = read_record(path)
+    record = stored.record
+    if seed is None:
+        state = git_state(project_root())
+        seed = "" if state is None else state.commit
+    nonce = secrets.token_hex(8) if nonce is None else nonce
+    loaded = _open(record, progress)
+    subject = _subject(record.submission, submission, loaded)
+    measured = _plan(record, loaded)
+    chosen = choose_documents(stored, documents, seed, nonce)
+    reference = None
+    if record.reference is not None:
+        finer = _subject(record.reference, None, loaded)
+        reference = Reference(finer, lambda: _built(finer, loaded, measured))
+    faults: list[str] = []
+    if isinstance(loaded, CircuitTask):
+        found = _circuit(loaded, subject, measured)
+        chosen = tuple(sorted(of_split(found.values)["document"].unique()))
+    else:
+        faults += _windows(stored, loaded, measured)
+        found = remeasure(
+            loaded,
+            subject,
+            lambda: _built(subject, loaded, measured),
+            measured,
+            chosen,
+            reference=reference,
+            progress=progress,
+        )
+    tolerance = TOLERANCES[record.measurement.dtype, record.measurement.device == _DEVICE]
+    joined = _joined(stored.values, found.values, chosen)
+    faults += [
+        *_missing(joined),
+        *_rows(joined, tolerance),
+        *_means(joined, tolerance),
+        *_fitted(record, found, tolerance.share),
+    ]
+    both = joined.loc[joined["_merge"] == "both"]
+    deviations = np.maximum(*(_per_token(both, name).abs().to_numpy() for name in ("loss", "kl")))
+    worst = int(deviations.argmax()) if len(both) else None
+    return Rerun(
+        record=record,
+        documents=chosen,
+        seed=seed,
+        nonce=nonce,
+        rows=len(both),
+        largest=0.0 if worst is None else float(deviations[worst]),
+        where="" if worst is None else _place(both.iloc[worst]),
+        tolerance=tolerance,
+        faults=tuple(faults),
+        notes=tuple(_notes(record)),
+    )
+
+
+def choose_documents(stored: StoredRecord, count: int, seed: str, nonce: str) -> tuple[str, ...]:
+    """`count` of a record's evaluation documents, drawn by `seed` and `nonce`; sorted."""
+
+    def key(document: str) -> bytes:
+        text = f"{seed}|{nonce}|{stored.record.record_id}|{document}"
+        return hashlib.sha256(text.encode()).digest()
+
+    names = sorted(of_split(stored.values)["document"].unique(), key=key)
+    return tuple(sorted(names[:count]))
+
+
+def render_rerun(found: Rerun) -> str:
+    """What was measured again and how it came out, as lines of text."""
+    record, faults = found.record, found.faults
+    all_of_them = len(found.documents) == record.documents.documents
+    names = "all" if all_of_them else ", ".join(found.documents)
+    lines = [
+        f"{record.submission.name} on {record.task.id}: measured again",
+        f"  {len(found.documents)} documents, {found.rows} rows of values",
+        fill(f"  documents: {names}", WIDTH, hanging="    "),
+        f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}",
+        f"  largest deviation: {found.largest:.2g} nats per token",
+        f"    at {found.where or 'nothing compared'}",
+        f"  allowed: {found.tolerance.row:g} a row, {found.tolerance.mean:g} in the mean of a rung,",
+        f"    and {found.tolerance.relative:g} of the KL ({record.measurement.dtype}, recorded on "
+        f"{record.measurement.device}, measured on {_DEVICE})",
+        *(f"  note: {note}" for note in found.notes),
+        *(f"  fault: {fault}" for fault in faults[:_SHOWN]),
+    ]
+    if len(faults) > _SHOWN:
+        lines.append(f"  and {len(faults) - _SHOWN} faults more")
+    lines.append("  as recorded" if found.passed else "  NOT as recorded")
+    return "\n".join(lines)
+
+
+def _open(record: Record, progress: Progress | None) -> LoadedTask:
+    """The record's task, if it is the same here."""
+    loaded = open_task(
+        record.task.id, device=_DEVICE, batch_size=record.measurement.batch_size, progress=progress
+    )
+    if loaded.task.hash != record.task.hash:
+        raise RecordError(
+            f"record {record.record_id[:12]} is of {record.task.id} {record.task.version} (hash "
+            f"{record.task.hash[:12]}…); here it is {loaded.task.version} (hash {loaded.task.hash[:12]}…)",
+            fix="use the version of this package that the record was made with",
+        )
+    for what, stated, here in (
+        ("model", record.model.sha256, loaded.model.sha256),
+        ("corpus", record.corpus.sha256, loaded.data.sha256),
+    ):
+        if stated != here:
+            raise RecordError(
+                f"record {record.record_id[:12]}: {what} {stated[:12]}…; here it is {here[:12]}…",
+                fix="a record is measured on the model and text that its task pins",
+            )
+    return loaded
+
+
+def _subject(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask) -> Entry:
+    """The interpretation that a record names, if it is the same here."""
+    found = open_submission(given) if given is not None else submissions_for(loaded, [stated.name])[0]
+    if found.hash != stated.hash:
+        raise RecordError(
+            f"the record is of a submission {stated.name} with hash {stated.hash[:12]}…; "
+            f"{given or found.name} here has {found.hash[:12]}…",
+            fix="give the folder with the very files that were measured, by --submission",
+        )
+    return found
+
+
+def _built(subject: Entry, loaded: LoadedTask, measured: Plan) -> Any:
+    return subject.build(loaded.task, lambda: loaded.fit_moments(measured.fit_windows))
+
+
+def _circuit(loaded: CircuitTask, subject: Entry, measured: Plan) -> Remeasured:
+    circuits = subject.circuits(loaded, measured.fit_windows)
+    record, values = measure_circuit(loaded, info(subject), circuits.circuits, measured, circuits.notes)
+    return Remeasured(canonical_values(values), record.complexity, record.calibration)
+
+
+def _plan(record: Record, loaded: LoadedTask) -> Plan:
+    stated = record.measurement
+    rungs = (ALL,) if stated.whole else stated.rungs
+    found = plan(loaded.task, record.tier, rungs=rungs, pairs=stated.pairs, dtype=stated.dtype)
+    # Which nulls a tier has is for new records to say: this one has those whose values it holds.
+    return found._replace(compat=False, nulls=tuple(name for name in NOISES if name in record.metrics.rungs))
+
+
+def _windows(stored: StoredRecord, loaded: LoadedTask, measured: Plan) -> Iterator[str]:
+    """Whether the record's windows are those of the task's tier."""
+    count, part = evaluation_part(loaded, measured)
+    windows = loaded.windows("evaluation").first(count)
+    pairs = zip(windows.documents, windows.indices, strict=True)
+    expected = {(document, window) for document, window in pairs if part is None or document in part}
+    clean = of_split(stored.values).query("rung == 'clean'")
+    stated = set(zip(clean["document"], clean["window"], strict=True))
+    if stated != expected:
+        yield (
+            f"windows: {len(stated - expected)} are none of the tier {measured.tier}, "
+            f"{len(expected - stated)} of its {len(expected)} are missing"
+        )
+
+
+def _joined(stated: pd.DataFrame, found: pd.DataFrame, chosen: Sequence[str]) -> pd.DataFrame:
+    """Recorded rows of the chosen documents beside those found now (`_now`), by the key of the table."""
+    here = of_split(stated)
+    joined: pd.DataFrame = here.loc[here["document"].isin(chosen)].merge(
+        found, on=KEY, how="outer", suffixes=("", "_now"), indicator=True
+    )
+    # Made from a fit to the grid of couplings, which is not repeated.
+    kept: pd.DataFrame = joined.loc[joined["rung"] != "coupled"].reset_index(drop=True)
+    return kept
+
+
+def _missing(joined: pd.DataFrame) -> Iterator[str]:
+    for side, what in (("left_only", "recorded, and not found"), ("right_only", "found, and not recorded")):
+        rows = joined.loc[joined["_merge"] == side]
+        if len(rows):
+            yield f"{len(rows)} rows of values are {what}, the first at {_place(rows.iloc[0])}"
+
+
+def _rows(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
+    """Rows, one by one, that came out otherwise."""
+    both = joined.loc[joined["_merge"] == "both"]
+    tokens = both["tokens"].clip(lower=1)
+    allowed: dict[str, pd.Series] = {
+        name: tolerance.row * tokens + tolerance.relative * both["kl"].abs()
+        for name in ("loss", "kl", "annealed", "answer")
+        if name in both
+    }
+    allowed |= {name: tolerance.answers * tokens + 1 for name in ("top1", "correct")}
+    allowed |= {name: tolerance.share * both[name].abs() for name in ("residual_ss", "centred_ss")}
+    allowed["active"] = tolerance.share * both["active"].abs() + 1
+    allowed |= {name: 0.0 * tokens for name in ("tokens", "spliced")}
+    for name, limit in allowed.items():
+        stated, now = both[name], both[f"{name}_now"]
+        # A number that is missing on one side only is as wrong as a wrong one.
+        bad = ~((stated - now).abs() <= limit) & ~(stated.isna() & now.isna())
+        for index in both.index[bad]:
+            row = both.loc[index]
+            yield (
+                f"{name} at {_place(row)}: {row[name]:g} recorded, {row[f'{name}_now']:g} found "
+                f"(allowed: {limit[index]:.2g})"
+            )
+    for _, row in both.iterrows():
+        moved = _histogram_move(row["kl_histogram"], row["kl_histogram_now"], tolerance.floor)
+        if not moved <= tolerance.bins:
+            yield (
+                f"kl_histogram at {_place(row)}: a token's KL moved by {moved:.2g} bins in the mean "
+                f"(allowed: {tolerance.bins:g})"
+            )
+
+
+def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
+    """Rungs that are shifted as a whole by more than chance would."""
+    both = joined.loc[joined["_merge"] == "both"]
+    for name in ("loss", "kl"):
+        for rung, rows in both.groupby("rung", sort=True):
+            tokens = float(rows["tokens"].clip(lower=1).sum())
+            stated, now = float(rows[name].sum()) / tokens, float(rows[f"{name}_now"].sum()) / tokens
+            allowed = tolerance.mean + tolerance.relative * abs(float(rows["kl"].sum())) / tokens
+            if not abs(stated - now) <= allowed:
+                yield (
+                    f"mean {name} of rung {rung}: {stated:.6g} recorded, {now:.6g} found, nats per token "
+                    f"(allowed: {allowed:.2g})"
+                )
+
+
+def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
+    """What the calibration split gives: cost, and the figures of the fit."""
+    stated = {
+        **_numbers("calibration", record.calibration.model_dump()),
+        **_numbers("complexity", record.complexity.model_dump(exclude={"l0"})),
+    }
+    now = {
+        **_numbers("calibration", found.calibration.model_dump()),
+        **_numbers("complexity", found.complexity.model_dump(exclude={"l0"})),
+    }
+    for place in sorted(stated.keys() | now.keys()):
+        first, second = stated.get(place), now.get(place)
+        if first is None or second is None:
+            same = first is second
+        else:
+            same = math.isclose(first, second, rel_tol=share, abs_tol=share)
+        if not same:
+            yield f"{place}: {first} recorded, {second} found"
+
+
+def _numbers(place: str, content: Mapping[str, Any]) -> dict[str, float | int | None]:
+    """Every number of nested dicts, by its dotted place; words are left out."""
+    found: dict[str, float | int | None] = {}
+    for name, item in content.items():
+        if isinstance(item, Mapping):
+            found |= _numbers(f"{place}.{name}", item)
+        elif item is None or isinstance(item, (int, float)):
+            found[f"{place}.{name}"] = item
+    return {name: item for name, item in found.items() if not name.endswith(".reason")}
+
+
+def _notes(record: Record) -> Iterator[str]:
+    left_out = {
+        "couplings": record.metrics.couplings,
+        "tests of Gaussianity": record.metrics.gaussianity,
+        "the field's own metrics": record.compat,
+    }
+    names = [name for name, item in left_out.items() if item is not None]
+    if names:
+        yield f"not measured again: {', '.join(names)}"
+    if record.measurement.device != _DEVICE:
+        yield f"recorded on {record.measurement.device}: other tolerances than on one kind of device"
+
+
+def _per_token(both: pd.DataFrame, name: str) -> pd.Series:
+    return (both[name] - both[f"{name}_now"]) / both["tokens"].clip(lower=1)
+
+
+def _place(row: pd.Series) -> str:
+    return f"document {row['document']}, window {row['window']}, rung {row['rung']}, draw {row['draw']}"
+
+
+def _histogram_move(stated: str, now: str, floor: int) -> float:
+    """Mean number of bins between the sorted KLs of two histograms; infinite if they count other tokens."""
+    first, second = _sorted_bins(stated, floor), _sorted_bins(now, floor)
+    if len(first) != len(second):
+        return math.inf
+    return float(np.abs(first - second).mean()) if len(first) else 0.0
+
+
+def _sorted_bins(histogram: str, floor: int) -> np.ndarray:
+    pairs: Iterable[list[str]] = (part.split(":") for part in histogram.split(";") if part)
+    counts = {int(number): int(count) for number, count in pairs}
+    bins = np.repeat(list(counts), list(counts.values())) if counts else np.zeros(0)
+    return np.sort(np.maximum(bins, max(floor, LOWEST_BIN)))

@@ -1,0 +1,164 @@
+"""Metrics of circuits: answers, faithfulness over sizes, and the areas that MIB reports.
+
+Rows of the table belong to a background and a circuit: `raw@0.01` is the background `raw` with the circuit
+that keeps 1 % of all edges, the best by size of their scores; `raw@+0.01` the best with their sign, where
+that is another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of. Of
+circuits of features, `raw@>0.01` has all nodes whose score is beyond 0.01 nats, and `raw@~>0.01` all others,
+its complement.
+
+1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
+2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
+   trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is no ratio of
+   sums, so the interval of CMD is taken with the signs that the f_k found have.
+   Thresholds are no sizes: over them there is no area.
+3. Completeness = (m(M∖C) − m(∅)) / (m(M) − m(∅)), M∖C the complement (Marks et al., 2024).
+4. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
+
+Source: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025; protocol 1, section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitTelescope, Number
+from remainder.record.values import column
+
+__all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
+
+AT = "@"
+"""Between background and circuit in the name of a rung."""
+EMPTY = "0"
+"""The size of the empty circuit."""
+HEADLINE = "headline"
+"""The point whose rungs carry no size."""
+BEYOND = ">"
+"""Before a threshold, where that stands for the size."""
+COMPLEMENT = "~"
+"""Before a size: all that the circuit of that size does not keep."""
+
+Totals = Mapping[str, pd.DataFrame]
+
+
+def rung_at(background: str, size: str) -> str:
+    """The rung of a background with the circuit of a size."""
+    return background if size == HEADLINE else f"{background}{AT}{size}"
+
+
+def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | None:
+    """All of them; None if the table has no answers."""
+    if "answer" not in totals["clean"].columns:
+        return None
+    named = {rung for rung in totals if rung != "clean"}
+    sizes: dict[str, list[str]] = {}
+    for rung in sorted(named):
+        background, _, size = rung.partition(AT)
+        sizes.setdefault(size or HEADLINE, []).append(background)
+    points = {
+        size: _point(bootstrap, totals, size, found)
+        for size, found in sizes.items()
+        if not size.startswith(COMPLEMENT)
+    }
+    cpr, cmd = {}, {}
+    for background in sizes.get(EMPTY, []):
+        places = [
+            size
+            for size, found in sizes.items()
+            if size not in (HEADLINE, EMPTY)
+            and not size.startswith((BEYOND, COMPLEMENT))
+            and background in found
+        ]
+        absolute = {float(size): size for size in places if not size.startswith("+")}
+        if len(absolute) < 2:
+            continue
+        cmd[background] = _area(bootstrap, totals, background, absolute, distance=True)
+        # Circuits chosen by sign are other ones at some sizes: CPR needs the background at all of these.
+        others = {float(size): size for size in sizes if size.startswith("+")}
+        if all(background in sizes[size] for size in others.values()):
+            cpr[background] = _area(bootstrap, totals, background, absolute | others, distance=False)
+    return CircuitMetrics(
+        answer=Number.of(bootstrap.estimate(_pooled(totals, "clean", "answer"))),
+        points=points,
+        cpr=cpr,
+        cmd=cmd,
+    )
+
+
+def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[str]) -> CircuitPoint:
+    clean = totals["clean"]
+
+    def less(second: str, first: str) -> Number:
+        difference = column(totals[second], "loss") - column(totals[first], "loss")
+        return Number.of(bootstrap.estimate(Ratio(difference, column(clean, "tokens"))))
+
+    rungs = {}
+    for background in backgrounds:
+        rung = rung_at(background, size)
+        rest = f"{background}{AT}{COMPLEMENT}{size}"
+        rungs[background] = CircuitRung(
+            answer=Number.of(bootstrap.estimate(_pooled(totals, rung, "answer"))),
+            faithfulness=_faithfulness(bootstrap, totals, background, rung),
+            completeness=_faithfulness(bootstrap, totals, background, rest) if rest in totals else None,
+            gap=less(rung, "clean"),
+            kl=Number.of(bootstrap.estimate(_pooled(totals, rung, "kl"))),
+        )
+    needed = [rung_at(name, size) for name in ("full", "permuted", "counterfactual")]
+    telescope = None
+    if all(rung in totals for rung in needed):
+        full, permuted, counterfactual = needed
+        telescope = CircuitTelescope(
+            total=less(full, "clean"),
+            shape=less(full, permuted),
+            dependence=less(permuted, counterfactual),
+            rest=less(counterfactual, "clean"),
+        )
+    return CircuitPoint(rungs=rungs, telescope=telescope)
+
+
+def _pooled(totals: Totals, rung: str, name: str) -> Ratio:
+    return Ratio(column(totals[rung], name), column(totals["clean"], "tokens"))
+
+
+def _span(totals: Totals, background: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
+    """Answers of the empty circuit, and what the whole model adds to them, by document."""
+    empty = rung_at(background, EMPTY)
+    if empty not in totals:
+        return "the empty circuit was not measured with this background"
+    floor = column(totals[empty], "answer")
+    return floor, column(totals["clean"], "answer") - floor
+
+
+def _faithfulness(bootstrap: Bootstrap, totals: Totals, background: str, rung: str) -> Number:
+    span = _span(totals, background)
+    if isinstance(span, str):
+        return Number.null(span)
+    floor, whole = span
+    ratio = Ratio(column(totals[rung], "answer") - floor, whole, guarded=True)
+    return Number.of(bootstrap.estimate(ratio))
+
+
+def _area(
+    bootstrap: Bootstrap, totals: Totals, background: str, sizes: Mapping[float, str], *, distance: bool
+) -> Number:
+    """The area under f, or under its distance from 1, by trapezoids over sizes."""
+    span = _span(totals, background)
+    assert not isinstance(span, str)
+    floor, whole = span
+    places = np.array(sorted(sizes))
+    steps = np.diff(places)
+    weights = np.zeros(len(places))
+    weights[:-1] += steps / 2
+    weights[1:] += steps / 2
+    numerator = np.zeros_like(floor)
+    for weight, place in zip(weights, places.tolist(), strict=True):
+        parts = column(totals[rung_at(background, sizes[place])], "answer") - floor
+        if distance:
+            parts = whole - parts
+            parts = parts * np.sign(parts.sum() / whole.sum() if whole.sum() else 0.0)
+        numerator += weight * parts
+    return Number.of(bootstrap.estimate(Ratio(numerator, whole, guarded=True)))

@@ -1,0 +1,86 @@
+"""Where a record comes from: package versions, platform and commit. No paths, no host names."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from remainder._version import __version__
+from remainder.base.paths import project_root
+from remainder.record.schema import Provenance
+
+__all__ = ["PACKAGES", "GitState", "collect_provenance", "git_state", "package_versions"]
+
+PACKAGES = (
+    "numpy",
+    "pandas",
+    "pydantic",
+    "sae-lens",
+    "safetensors",
+    "torch",
+    "transformer-lens",
+    "transformers",
+)
+"""Whose versions a record names beside this package's own; those that are not installed are left out."""
+
+
+class GitState(NamedTuple):
+    """The checkout that the package runs from."""
+
+    commit: str
+    dirty: bool
+    """Whether tracked files differ from the commit, or untracked ones lie about."""
+
+
+def collect_provenance(timings: Mapping[str, float] | None = None) -> Provenance:
+    """The provenance of a record made now; `timings` in seconds per stage."""
+    state = git_state(project_root())
+    return Provenance(
+        packages=package_versions(),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        git_commit=None if state is None else state.commit,
+        dirty=None if state is None else state.dirty,
+        timestamp=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        timings=dict(timings or {}),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those of `PACKAGES` that are installed, without importing them."""
+    # Its own from the source: a checkout may not be installed, or be newer than its installed metadata.
+    versions = {"remainder": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # a slim installation, e.g. without torch, can still read and write records
+    return versions
+
+
+def git_state(root: Path) -> GitState | None:
+    """Commit of the checkout at `root`; None if that is no checkout, has no commit, or git is missing."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    # An installed wheel may lie inside somebody else's repository, whose commit says nothing about us.
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    commit = _git(root, "rev-parse", "--verify", "HEAD")
+    changes = _git(root, "status", "--porcelain")
+    if commit is None or changes is None:
+        return None
+    return GitState(commit=commit, dirty=bool(changes))
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (FileNotFoundError, NotADirectoryError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,506 @@
+"""Records: made from values, kept in two files, read back and verified.
+
+A record is `<stem>.json` (canonical JSON) beside `<stem>.csv.gz` (the per-document values, from which every
+metric can be recomputed without a model). It carries two hashes: `result_id` over the scientific content,
+equal for two runs that found the same, and `record_id` over everything.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pandas as pd
+from pydantic import ValidationError
+
+from remainder.base.files import SETTINGS, present, require_file
+from remainder.base.messages import first_fault
+from remainder.base.paths import machine_paths
+from remainder.errors import RecordError
+from remainder.record.intervals import other_rounding
+from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
+from remainder.record.part import part_of
+from remainder.record.schema import (
+    SCHEMA_VERSION,
+    Calibration,
+    Check,
+    Compat,
+    Complexity,
+    DocumentsInfo,
+    Gaussianity,
+    Measurement,
+    Pinned,
+    Provenance,
+    Record,
+    SubmissionInfo,
+    TaskInfo,
+)
+from remainder.record.summary import summaries_of
+from remainder.record.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
+
+__all__ = [
+    "StoredRecord",
+    "find_record",
+    "fullest_of",
+    "fullest_record",
+    "make_record",
+    "measurement_key",
+    "read_record",
+    "read_sealed",
+    "read_summary",
+    "recompute",
+    "values_path",
+    "write_record",
+]
+
+_SHOWN = 6  # names in a message
+_MOST = 500_000_000  # bytes of unpacked values
+_SHAKES = 6
+"""How often summaries are rounded otherwise, to see what rounding alone does to an interval's ends."""
+_BEYOND = 3.0
+"""A few tries do not reach as far as all platforms do."""
+
+
+class StoredRecord(NamedTuple):
+    """A record and the per-document values beside it."""
+
+    record: Record
+    values: pd.DataFrame
+
+
+def make_record(
+    values: pd.DataFrame,
+    *,
+    protocol: str | int,
+    task: TaskInfo,
+    submission: SubmissionInfo,
+    tier: str,
+    model: Pinned,
+    corpus: Pinned,
+    complexity: Complexity,
+    checks: Mapping[str, Check],
+    calibration: Calibration,
+    measurement: Measurement,
+    provenance: Provenance,
+    reference: SubmissionInfo | None = None,
+    gaussianity: Gaussianity | None = None,
+    compat: Compat | None = None,
+    warnings: Iterable[str] = (),
+) -> Record:
+    """Summarise `values` and seal them with their circumstances into a record.
+
+    The metrics (but `gaussianity`) and `complexity.l0` are computed here, with `measurement.seed`.
+
+    Raises:
+        MeasurementError: the values are incomplete or not finite.
+        RecordError: a number is NaN or infinite, a path of this machine would be stored, or a rung that was
+            to be measured is not among the values.
+    """
+    absent = set(measurement.rungs) - set(values["rung"]) - set(measurement.unmeasured)
+    if absent:
+        raise RecordError(
+            f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
+        )
+    table = canonical_values(values)
+    metrics, l0 = summaries_of(table, seed=measurement.seed)
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": str(protocol),
+        "task": task.model_dump(),
+        "submission": submission.model_dump(),
+        "reference": None if reference is None else reference.model_dump(),
+        "tier": tier,
+        "model": model.model_dump(),
+        "corpus": corpus.model_dump(),
+        "metrics": metrics.model_copy(update={"gaussianity": gaussianity}).model_dump(),
+        "compat": None if compat is None else compat.model_dump(),
+        "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
+        "checks": {name: check.model_dump() for name, check in checks.items()},
+        "calibration": calibration.model_dump(),
+        "measurement": measurement.model_dump(),
+        "documents": _documents_info(table).model_dump(),
+        "provenance": provenance.model_dump(),
+        "warnings": list(warnings),
+        "measurement_key": measurement_key(
+            task_hash=task.hash,
+            submission_hash=submission.hash,
+            reference_hash=None if reference is None else reference.hash,
+            tier=tier,
+            rungs=measurement.rungs,
+            whole=measurement.whole,
+            compat=measurement.compat,
+            pairs=measurement.pairs,
+            dtype=measurement.dtype,
+            device=measurement.device,
+            protocol=protocol,
+            version=provenance.packages.get("remainder", "unknown"),
+        ),
+    }
+    for place, text in machine_paths(content):
+        raise RecordError(
+            f"{place}: {text!r} holds an absolute path", fix="store a path relative to the project"
+        )
+    content["result_id"] = _result_id(content)
+    content["record_id"] = content_hash(content)
+    return Record.model_validate(content)
+
+
+def measurement_key(
+    *,
+    task_hash: str,
+    submission_hash: str,
+    tier: str,
+    rungs: Iterable[str],
+    pairs: int,
+    dtype: str,
+    device: str,
+    protocol: str | int,
+    version: str,
+    whole: bool = False,
+    compat: bool = False,
+    reference_hash: str | None = None,
+) -> str:
+    """What a run is going to measure, as one hash: a finished record with this key need not be made again.
+
+    Args:
+        rungs: in any order.
+        whole: whether couplings, refits and tests of Gaussianity are asked for.
+        compat: whether the field's own metrics are asked for.
+        reference_hash: of the finer interpretation that stands in for the model, if any.
+        device: its type (`cpu`, `cuda`), not its number.
+        version: of this package.
+    """
+    return content_hash(
+        {
+            "task": task_hash,
+            "submission": submission_hash,
+            "reference": reference_hash,
+            "tier": tier,
+            "rungs": sorted(set(rungs)),
+            "whole": whole,
+            "compat": compat,
+            "pairs": pairs,
+            "dtype": dtype,
+            "device": device,
+            "protocol": str(protocol),
+            "version": version,
+        }
+    )
+
+
+def values_path(path: Path) -> Path:
+    """Where the per-document values of the record at `path` lie."""
+    return path.with_suffix(".csv.gz")
+
+
+def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
+    """Write `path` (`<stem>.json`) and `<stem>.csv.gz`, each whole or not at all, the JSON last.
+
+    Raises:
+        RecordError: `path` does not end in .json, `values` are not those of the record, or it cannot be
+            written; then what was there before is there again.
+    """
+    if path.suffix != ".json":
+        raise RecordError(f"{path.name} does not end in .json", fix="name the record's file so")
+    data = values_to_csv(values)
+    if sha256(data) != record.documents.sha256:
+        raise RecordError(
+            f"{path.name}: these are not the values of the record", fix="pass what was summarised"
+        )
+    text = canonical_json(record.model_dump(mode="json"), indent=1) + "\n"
+    beside = values_path(path)
+    before = beside.read_bytes() if beside.is_file() else None
+    write_atomically(beside, gzip.compress(data, mtime=0))
+    try:
+        write_atomically(path, text.encode())
+    except BaseException:
+        # Values without their record, or with another one, are half a record.
+        if before is None:
+            beside.unlink()
+        else:
+            write_atomically(beside, before)
+        raise
+
+
+def read_record(path: Path) -> StoredRecord:
+    """Read a record and its values, and verify every hash.
+
+    Raises:
+        RecordError: a file is missing, truncated or edited, or the record has another schema version.
+    """
+    record, data = _read(path)
+    return StoredRecord(record, values_from_csv(data))
+
+
+def read_sealed(path: Path) -> Record:
+    """The record alone, as `read_record` reads it, with every hash verified, that of its values too.
+
+    Raises:
+        RecordError: as `read_record`.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Record, bytes]:
+    record = read_summary(path)
+    beside = values_path(path)
+    if not present(beside):
+        raise RecordError(
+            f"{path.name}: the values {beside.name} are not beside it",
+            fix="copy both files of a record together",
+        )
+    require_file(beside, error=RecordError)
+    try:
+        with gzip.open(beside) as stream:
+            data = stream.read(_MOST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RecordError(f"{beside}: cannot be unpacked ({error})", fix="fetch it again") from error
+    if len(data) > _MOST:  # a few megabytes can hold gigabytes of zeros
+        raise RecordError(f"{beside}: unpacks to more than {_MOST:,} bytes", fix="fetch it again")
+    found = sha256(data)
+    if found != record.documents.sha256:
+        raise RecordError(
+            f"{beside}: content hash {found[:12]}…, the record says {record.documents.sha256[:12]}…",
+            fix="restore the file as it was written; values are not edited",
+        )
+    return record, data
+
+
+def find_record(folder: Path, key: str) -> Path | None:
+    """The finished record below `folder` with this `measurement_key`, verified; None if there is none.
+
+    A damaged record is no finished one: it is passed over, with a warning that names it.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        if not path.is_file() or key not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        try:
+            if read_sealed(path).measurement_key == key:
+                return path
+        except RecordError as problem:
+            logging.getLogger(__name__).warning("not used, since it is damaged: %s", problem.what)
+    return None
+
+
+def fullest_record(folder: Path) -> Path:
+    """The record below `folder` with the most rungs, the newest of several.
+
+    Raises:
+        RecordError: there is none, or they are of more than one submission or task.
+    """
+    paths = sorted(folder.rglob("*.json"))
+    if not paths:
+        raise RecordError(f"{folder}: holds no record", fix="give a record's .json file, or its folder")
+    return fullest_of(paths, f"{folder}")
+
+
+def fullest_of(paths: Sequence[Path], where: str) -> Path:
+    """Of several records the one with the most rungs, the newest of several.
+
+    One of which only some documents of its tier were measured comes after all that have a whole tier.
+
+    Args:
+        paths: of the records, at least one.
+        where: how they were asked for, for messages.
+
+    Raises:
+        RecordError: they are of more than one submission or task, told apart by hash.
+    """
+    found = {path: read_summary(path) for path in paths}
+    told: dict[tuple[str, ...], tuple[str, Path]] = {}
+    for path, record in found.items():
+        finer = "" if record.reference is None else f" in {record.reference.name}"
+        name = f"{record.submission.name}{finer} on {record.task.id} {record.task.version}"
+        hashes = (record.submission.hash, record.reference.hash if record.reference else "")
+        key = (name, *hashes, record.task.hash)
+        told[key] = (name, path)
+    names = sorted({name for name, _ in told.values()})
+    if len(names) > 1:
+        raise RecordError(
+            f"{where}: holds records of {', '.join(names[:_SHOWN])}"
+            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""),
+            fix="give the folder of one of them",
+        )
+    if len(told) > 1:
+        listed = "; ".join(
+            f"{path} (hash {found[path].submission.hash[:6]}…, {found[path].provenance.timestamp[:10]})"
+            for _, path in told.values()
+        )
+        raise RecordError(
+            f"{where}: {len(told)} different submissions are called {names[0]}: {listed}",
+            fix="give the file of the record that is meant",
+        )
+    return max(found, key=lambda path: _fullness(found[path]))
+
+
+def _fullness(record: Record) -> tuple[bool, int, str]:
+    """By which records of one submission are ordered: what a few documents gave stands for none of them."""
+    rungs = len(record.measurement.rungs)
+    return part_of(record.tier) is None, rungs, record.provenance.timestamp
+
+
+def recompute(record: Record, values: pd.DataFrame) -> None:
+    """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
+
+    An end of an interval is one order statistic of resamples, each over its own standard error. Where some of
+    these have hardly any spread, the order of a sum moves it farther: it may lie where rounding puts it.
+    Tests of Gaussianity and `compat` need activations and are left out.
+
+    Raises:
+        RecordError: a summary differs; the message names the first few.
+    """
+    stated = {
+        "metrics": record.metrics.model_dump(mode="json", exclude={"gaussianity"}),
+        "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
+        "documents": record.documents.model_dump(mode="json"),
+    }
+    table, seed = canonical_values(values), record.measurement.seed
+    found = {
+        **_summaries(table, seed=seed),
+        "documents": _documents_info(table).model_dump(mode="json"),
+    }
+    first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
+    places = [
+        place
+        for place in sorted(first.keys() | second.keys())
+        if not _same(first.get(place), second.get(place))
+    ]
+    if places and all(place.endswith((".low", ".high")) for place in places):
+        others = (_summaries(table, seed=seed, rounding=number) for number in range(_SHAKES))
+        shaken = [second, *(dict(_leaves(other, "")) for other in others)]
+        places = [
+            place
+            for place in places
+            if not _moved_by_rounding(first.get(place), [one.get(place) for one in shaken])
+        ]
+    differing = [f"{place}: {first.get(place)} recorded, {second.get(place)} recomputed" for place in places]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise RecordError(
+            f"record {record.record_id[:12]}: {'; '.join(differing[:3])}{more}",
+            fix="measure again; a summary that its values do not give is not to be trusted",
+        )
+
+
+def _summaries(table: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
+    """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
+    round."""
+    with nullcontext() if rounding is None else other_rounding(rounding):
+        metrics, l0 = summaries_of(table, seed=seed)
+    return {
+        "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
+        "complexity": {"l0": l0.model_dump(mode="json")},
+    }
+
+
+def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
+    """Whether a number lies where other rounding puts it, or beyond by up to `_BEYOND` times their spread."""
+    if not isinstance(stated, float) or not all(isinstance(one, float) for one in shaken):
+        return False
+    low, high = min(shaken), max(shaken)
+    room = _BEYOND * (high - low)
+    return bool(low - room <= stated <= high + room)
+
+
+def _documents_info(table: pd.DataFrame) -> DocumentsInfo:
+    clean = of_split(table.loc[table["rung"] == "clean"])
+    return DocumentsInfo(
+        sha256=sha256(csv_of(table)),
+        rows=len(table),
+        documents=int(clean["document"].nunique()),
+        windows=len(clean),
+        tokens=int(clean["tokens"].sum()),
+    )
+
+
+def _result_id(content: Mapping[str, Any]) -> str:
+    """Hash of what was found, whoever ran it wherever: no name, host, timing or provenance."""
+    names = (
+        "schema_version",
+        "protocol",
+        "task",
+        "tier",
+        "model",
+        "corpus",
+        "metrics",
+        "compat",
+        "complexity",
+    )
+    science = {name: content[name] for name in names}
+    submission, measurement = content["submission"], content["measurement"]
+    science["submission"] = {name: submission[name] for name in ("kind", "files", "hash")}
+    settings = ("rungs", "pairs", "annealed_draws", "whole", "compat", "unmeasured", "seed", "dtype")
+    science["measurement"] = {name: measurement[name] for name in settings if name in measurement}
+    if content.get("reference") is not None:
+        science["reference"] = {name: content["reference"][name] for name in ("kind", "files", "hash")}
+    science["calibration"] = content["calibration"]
+    science["documents"] = content["documents"]
+    return content_hash(science)
+
+
+def read_summary(path: Path) -> Record:
+    """The record alone, its own hashes verified; the values beside it are neither read nor looked at.
+
+    Raises:
+        RecordError: the file is missing, truncated or edited, or of another schema version.
+    """
+    if not present(path):
+        raise RecordError(f"{path}: no such record", fix="give the path of a record's .json file")
+    require_file(path, most=SETTINGS, error=RecordError)
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise RecordError(f"{path}: is nested too deeply for a record", fix="fetch it again") from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: is not whole JSON ({error})", fix="fetch or measure it again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RecordError(
+            f"{path}: schema version {version}, this package reads {SCHEMA_VERSION}",
+            fix="use the package version that wrote it, or check that this is a record",
+        )
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RecordError(
+            f"{path}: {place}: {first_fault(error)} ({error.error_count()} fields at fault)",
+            fix="restore the file as it was",
+        ) from error
+    stated = content.pop("record_id")
+    if content_hash(content) != stated or _result_id(content) != record.result_id:
+        raise RecordError(
+            f"{path}: its content does not match its record_id {stated[:12]}…: it was edited",
+            fix="restore the file as it was written, or measure again",
+        )
+    return record
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that a record may hold")
+
+
+def _leaves(content: Any, place: str) -> Iterable[tuple[str, Any]]:
+    """Every scalar of nested dicts and lists with its dotted place."""
+    if isinstance(content, dict):
+        for name, item in content.items():
+            yield from _leaves(item, f"{place}.{name}" if place else name)
+    elif isinstance(content, (list, tuple)):
+        for index, item in enumerate(content):
+            yield from _leaves(item, f"{place}[{index}]")
+    else:
+        yield place, content
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-9)
+    return bool(first == second)

@@ -1,0 +1,271 @@
+"""The metrics of a record: a pure function of the per-document values.
+
+Windows of a document are summed and draws averaged first; the document is the unit of resampling, and all
+metrics share the same resamples. Losses, gaps and KL are nats per scored token; the gap is signed, and on the
+same tokens as the clean loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from remainder.errors import MeasurementError
+from remainder.record.circuit_summary import AT, circuit_metrics
+from remainder.record.couplings import fit_couplings, point_of
+from remainder.record.intervals import Bootstrap, Estimate, Ratio
+from remainder.record.schema import (
+    AnnealedMetrics,
+    CalibrationSpread,
+    CleanMetrics,
+    Couplings,
+    GaussianRatio,
+    Metrics,
+    Number,
+    QuenchedMetrics,
+    ReconstructionMetrics,
+    RungMetrics,
+)
+from remainder.record.telescope import perturbative_fit, telescope
+from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
+
+__all__ = [
+    "Summaries",
+    "Totals",
+    "explained_variance",
+    "gap",
+    "gaussian_ratio",
+    "histogram_quantile",
+    "l0",
+    "pooled",
+    "summaries_of",
+    "summarise",
+    "summarise_l0",
+]
+
+Totals = Mapping[str, pd.DataFrame]
+"""What `document_totals` gives: per rung, sums of each document."""
+
+BINS_PER_DECADE = 20
+LOWEST_BIN = -160
+"""Holds every KL up to 1e-8 nats; a quantile in it is known only as an upper bound."""
+
+
+def summarise(values: pd.DataFrame, *, seed: int) -> Metrics:
+    """All metrics of a table of per-document values (see `measure.values`).
+
+    Args:
+        values: one row per (document, window, rung, draw), in any order.
+        seed: of the bootstrap.
+
+    Raises:
+        MeasurementError: the table is incomplete, or holds a number that is not finite.
+    """
+    return summaries_of(canonical_values(values), seed=seed).metrics
+
+
+class Summaries(NamedTuple):
+    """All that a record states of its values."""
+
+    metrics: Metrics
+    l0: Number
+
+
+def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
+    """What `summarise` and `summarise_l0` give, of a table that is canonical already."""
+    totals = document_totals(table)
+    clean = totals["clean"]
+    if column(clean, "tokens").sum() == 0:
+        raise MeasurementError(
+            "no token is scored", fix="give the task longer windows or fewer masked positions"
+        )
+    bootstrap = Bootstrap(len(clean), seed=seed)
+    return Summaries(_metrics(bootstrap, totals, table, seed=seed), _number(bootstrap, l0(totals)))
+
+
+def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
+    rungs = {
+        rung: _rung(bootstrap, totals, rung, of_split(table.loc[table["rung"] == rung]))
+        for rung in totals
+        if rung != "clean" and AT not in rung
+    }
+    gaps = {rung: ratio for rung in rungs if isinstance(ratio := gap(totals, rung), Ratio)}
+    return Metrics(
+        clean=CleanMetrics(
+            loss=_number(bootstrap, pooled(totals, "clean", "loss")),
+            accuracy=_number(bootstrap, pooled(totals, "clean", "correct")),
+        ),
+        rungs=rungs,
+        gaussian_ratio=GaussianRatio(
+            fitted=_number(bootstrap, gaussian_ratio(totals, "noise-fitted")),
+            directional=_number(bootstrap, gaussian_ratio(totals, "noise-directional")),
+            isotropic=_number(bootstrap, gaussian_ratio(totals, "noise-isotropic")),
+        ),
+        reconstruction=ReconstructionMetrics(
+            explained_variance=_number(bootstrap, explained_variance(totals))
+        ),
+        telescope=telescope(bootstrap, gaps),
+        perturbative=perturbative_fit(bootstrap, gaps),
+        couplings=couplings(table, seed=seed),
+        calibration_spread=calibration_spread(bootstrap, gaps),
+        circuit=circuit_metrics(bootstrap, totals),
+    )
+
+
+def couplings(values: pd.DataFrame, *, seed: int) -> Couplings | None:
+    """Fitted amplitudes of source and noise, if the table has a calibration split to fit them to."""
+    totals = document_totals(values, "calibration")
+    quenched, annealed, draws = {}, {}, 0
+    for rung, rows in totals.items():
+        point = point_of(rung)
+        if point is not None:
+            by_draws = annealed_totals(values, rung, "calibration")
+            draws = max(by_draws)
+            quenched[point] = column(rows, "loss")
+            annealed[point] = column(by_draws[draws], "annealed")
+    if not annealed:
+        return None
+    clean = totals["clean"]
+    return fit_couplings(
+        quenched, annealed, column(clean, "loss"), column(clean, "tokens"), draws=draws, seed=seed
+    )
+
+
+def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> CalibrationSpread | None:
+    """How far the Gaussian gap moves when it is refitted without one fold of the calibration documents."""
+    refits = {rung: ratio for rung, ratio in gaps.items() if rung.startswith("full-fold-")}
+    if len(refits) < 2:
+        return None
+    numbers = {rung: _number(bootstrap, ratio) for rung, ratio in refits.items()}
+    found = [number.value for number in numbers.values() if number.value is not None]
+    return CalibrationSpread(
+        gaps=numbers,
+        spread=Number.bare(max(found) - min(found), f"the range of {len(found)} refits, no interval"),
+    )
+
+
+def summarise_l0(values: pd.DataFrame, *, seed: int) -> Number:
+    """Nonzero codes per spliced token, with the interval of the same resamples as `summarise`."""
+    totals = document_totals(canonical_values(values))
+    return _number(Bootstrap(len(totals["clean"]), seed=seed), l0(totals))
+
+
+def pooled(totals: Totals, rung: str, name: str) -> Ratio | str:
+    """Column `name` of a rung per scored token, or why there is none."""
+    if rung not in totals:
+        return f"rung {rung} was not measured"
+    values = column(totals[rung], name)
+    if np.isnan(values).all():
+        return f"targets are numbers, which have no {name}" if name in ("top1", "correct") else f"no {name}"
+    return Ratio(values, column(totals["clean"], "tokens"))
+
+
+def gap(totals: Totals, rung: str) -> Ratio | str:
+    """Loss of a rung minus the clean loss, signed, per scored token, or why there is none."""
+    loss = pooled(totals, rung, "loss")
+    if isinstance(loss, str):
+        return loss
+    return Ratio(loss.numerator - column(totals["clean"], "loss"), loss.denominator)
+
+
+def gaussian_ratio(totals: Totals, denominator: str) -> Ratio | str:
+    """KL of `raw` over KL of the noise `denominator`, or why there is none."""
+    raw, noise = pooled(totals, "raw", "kl"), pooled(totals, denominator, "kl")
+    if isinstance(raw, str) or isinstance(noise, str):
+        return raw if isinstance(raw, str) else str(noise)
+    return Ratio(raw.numerator, noise.numerator, guarded=True)
+
+
+def explained_variance(totals: Totals) -> Ratio | str:
+    """1 - sum of squared residuals / centred sum of squares, or why there is none."""
+    raw = totals.get("raw")
+    if raw is None or raw[["residual_ss", "centred_ss"]].isna().to_numpy().any():
+        return "sums of squares were not kept"
+    centred = column(raw, "centred_ss")
+    return Ratio(centred - column(raw, "residual_ss"), centred)
+
+
+def l0(totals: Totals) -> Ratio | str:
+    """Nonzero codes per spliced token, or why there is none."""
+    raw = totals.get("raw")
+    if raw is None or raw[["active", "spliced"]].isna().to_numpy().any():
+        return "codes were not counted"
+    return Ratio(column(raw, "active"), column(raw, "spliced"))
+
+
+def histogram_quantile(histograms: Iterable[str], level: float, *, tokens: int) -> Estimate:
+    """Quantile of the pooled log-binned KL, interpolated in log10 within its bin; nats, no interval.
+
+    Args:
+        histograms: `bin:count;bin:count` each; empty ones count nothing.
+        level: e.g. 0.99.
+        tokens: how many tokens the histograms must count together.
+
+    Raises:
+        MeasurementError: they count another number of tokens.
+    """
+    text = ";".join(histogram for histogram in histograms if histogram)
+    if not text:
+        return Estimate(None, None, None, "no histogram was kept")
+    pairs = np.fromiter(map(int, text.replace(":", ";").split(";")), np.int64).reshape(-1, 2)
+    bins, inverse = np.unique(pairs[:, 0], return_inverse=True)
+    counts = np.bincount(inverse, weights=pairs[:, 1])
+    cumulative = np.cumsum(counts)
+    if cumulative[-1] != tokens:
+        raise MeasurementError(
+            f"kl_histogram counts {cumulative[-1]:.0f} tokens where {tokens} were scored",
+            fix="this is a fault of the evaluation loop, not of the submission; please report it",
+        )
+    target = level * tokens
+    place = int(np.searchsorted(cumulative, target))
+    if bins[place] <= LOWEST_BIN:
+        floor = 10 ** ((LOWEST_BIN + 1) / BINS_PER_DECADE)
+        return Estimate(None, None, None, f"below {floor:.1e} nats, the lowest bin of the histogram")
+    within = 1 - (cumulative[place] - target) / counts[place]
+    value = float(10 ** ((bins[place] + within) / BINS_PER_DECADE))
+    return Estimate(value, None, None, "read off a pooled histogram, which has no interval")
+
+
+def _annealed(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -> AnnealedMetrics | None:
+    """Annealed metrics of one rung, if its draws allow any."""
+    by_draws = annealed_totals(rows, rung)
+    if not by_draws:
+        return None
+    clean = totals["clean"]
+    tokens, reference = column(clean, "tokens"), column(clean, "loss")
+
+    def number(draws: int, subtract: float) -> Number:
+        return _number(bootstrap, Ratio(column(by_draws[draws], "annealed") - subtract * reference, tokens))
+
+    most = max(by_draws)
+    nested = [draws for draws in by_draws if most % draws == 0 and (most // draws).bit_count() == 1]
+    return AnnealedMetrics(
+        loss=number(most, 0.0),
+        gap=number(most, 1.0),
+        draws=most,
+        nested={str(draws): number(draws, 1.0) for draws in nested},
+    )
+
+
+def _rung(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -> RungMetrics:
+    """Metrics of one rung; `rows` are those of the table that belong to it."""
+    p99 = histogram_quantile(rows["kl_histogram"], 0.99, tokens=int(rows["tokens"].sum()))
+    return RungMetrics(
+        quenched=QuenchedMetrics(
+            loss=_number(bootstrap, pooled(totals, rung, "loss")),
+            gap=_number(bootstrap, gap(totals, rung)),
+            kl=_number(bootstrap, pooled(totals, rung, "kl")),
+            kl_p99=Number.of(p99),
+            top1=_number(bootstrap, pooled(totals, rung, "top1")),
+            accuracy=_number(bootstrap, pooled(totals, rung, "correct")),
+        ),
+        annealed=_annealed(bootstrap, totals, rung, rows),
+    )
+
+
+def _number(bootstrap: Bootstrap, ratio: Ratio | str) -> Number:
+    """The estimate of a ratio, or null with the reason given in its place."""
+    return Number.null(ratio) if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio))

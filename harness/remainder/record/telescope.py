@@ -1,0 +1,64 @@
+"""Where the Gaussian gap comes from, and how it is reached as cumulants fade.
+
+- Telescope: L(full) − L(clean) = [full − permuted] + [permuted − matched] + [matched − clean], exact since
+  all terms are differences on the same tokens; `full` is the one with the bank's own μ and Σ.
+- Least squares through the gaps of m = 1 (`permuted`), 2, 4, … and the Gaussian limit at m = ∞ gives
+  L_G + c₁ m^{−1/2} + c₂ m^{−1}: c₁ comes from third, c₂ from fourth cumulants and squares of third ones.
+  Every coefficient is a fixed combination of gaps, so a ratio of sums over documents like any other number.
+
+Source: protocol 1, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.rungs import PERTURBATIVE
+from remainder.record.schema import Number, PerturbativeFit, Telescope
+
+__all__ = ["perturbative_fit", "perturbative_weights", "telescope"]
+
+Gaps = Mapping[str, Ratio]
+"""Gap of each rung: per-document sums of the loss less the clean loss, over scored tokens."""
+
+
+def telescope(bootstrap: Bootstrap, gaps: Gaps) -> Telescope | None:
+    """The terms with their intervals; None if one of the rungs was not measured."""
+    needed = ("full", "full-unshrunk", "permuted", "matched")
+    if not all(rung in gaps for rung in needed):
+        return None
+    full, unshrunk, permuted, matched = (gaps[rung] for rung in needed)
+
+    def less(second: Ratio, first: Ratio) -> Number:
+        terms = Ratio(second.numerator - first.numerator, second.denominator)
+        return Number.of(bootstrap.estimate(terms))
+
+    return Telescope(
+        total=Number.of(bootstrap.estimate(unshrunk)),
+        shape=less(unshrunk, permuted),
+        dependence=less(permuted, matched),
+        rest=Number.of(bootstrap.estimate(matched)),
+        shrinkage=less(full, unshrunk),
+    )
+
+
+def perturbative_weights(orders: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights [3, orders] that give (L_G, c₁, c₂) from losses at m = `orders` (∞ is the Gaussian limit)."""
+    design = np.stack([np.ones_like(orders), orders**-0.5, 1 / orders], axis=1)
+    return np.asarray(np.linalg.pinv(design), dtype=np.float64)
+
+
+def perturbative_fit(bootstrap: Bootstrap, gaps: Gaps) -> PerturbativeFit | None:
+    """The three coefficients with their intervals; None if one of the rungs was not measured."""
+    rungs = ["full-unshrunk", "permuted", *(f"perturbative-{m}" for m in PERTURBATIVE)]
+    if not all(rung in gaps for rung in rungs):
+        return None
+    weights = perturbative_weights(np.array([np.inf, 1.0, *PERTURBATIVE]))
+    stacked = np.stack([gaps[rung].numerator for rung in rungs])
+    tokens = gaps["permuted"].denominator
+    limit, c1, c2 = (Number.of(bootstrap.estimate(Ratio(row, tokens))) for row in weights @ stacked)
+    return PerturbativeFit(limit=limit, c1=c1, c2=c2)

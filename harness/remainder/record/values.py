@@ -1,0 +1,224 @@
+"""The table of per-document values, the raw material of a record: one row per window, rung and draw.
+
+| column | holds |
+|---|---|
+| `split`, `document`, `window`, `rung`, `draw` | the key; rung `clean` is the untouched model, draw 0 |
+| `tokens` | scored tokens |
+| `loss`, `kl` | sums over scored tokens, nats; `kl` is KL(clean, spliced) |
+| `top1`, `correct` | scored tokens whose most likely class is the clean one, the target; empty for numbers |
+| `annealed` | sum of the annealed loss over all draws up to this one, at the end of an independent unit |
+| `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
+| `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
+| `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
+| `answer` | circuits only: sum of the log-odds of right against wrong tokens; else there is no such column |
+
+Split `evaluation` holds every score; split `calibration` the grid that couplings are fitted to, if any.
+Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from remainder.errors import MeasurementError
+from remainder.record.json import significant_each
+
+__all__ = [
+    "annealed_totals",
+    "canonical_values",
+    "column",
+    "csv_of",
+    "document_totals",
+    "of_split",
+    "values_from_csv",
+    "values_to_csv",
+]
+
+DIGITS = 9
+"""Significant digits of every float in the table."""
+
+KEY = ["split", "document", "window", "rung", "draw"]
+SPLITS = ("calibration", "evaluation")
+_NAMES = ["split", "document", "rung"]
+_INTEGERS = ["window", "draw", "tokens"]
+_FLOATS = ["loss", "kl"]
+_ANSWERS = ["top1", "correct"]
+_ANNEALED = "annealed"
+_RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
+_ANSWER = "answer"  # the one column that a table may lack
+COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *_RAW_ONLY]
+_FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
+
+
+def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
+    """The table checked, rounded, and in its one order of rows and columns. Doing it twice changes nothing.
+
+    Raises:
+        MeasurementError: a column is missing or foreign, a number is missing or not finite, or a rung does
+            not cover the windows and tokens of `clean`, all with the same draws.
+    """
+    columns = [*COLUMNS, _ANSWER] if _ANSWER in values.columns else COLUMNS
+    missing, foreign = set(columns) - set(values.columns), set(values.columns) - set(columns)
+    if missing or foreign:
+        raise MeasurementError(
+            f"per-document values: columns missing {sorted(missing)}, foreign {sorted(foreign)}", fix=_FIX
+        )
+    table = values[columns].reset_index(drop=True)
+    for name in _NAMES:
+        table[name] = _names(table, name)
+    for name in _INTEGERS:
+        table[name] = _integers(table, name)
+    for name in columns[columns.index("tokens") + 1 :]:
+        if name != "kl_histogram":
+            table[name] = _floats(table, name)
+    table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
+    ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
+    for split, rows in ordered.groupby("split"):
+        if split not in SPLITS:
+            raise MeasurementError(f"per-document values: there is no split {split!r}", fix=_FIX)
+        _check_coverage(rows)
+    if "evaluation" not in set(ordered["split"]):
+        raise MeasurementError("per-document values: no row is of split evaluation", fix=_FIX)
+    return ordered
+
+
+def values_to_csv(values: pd.DataFrame) -> bytes:
+    """The canonical table as CSV, UTF-8, the same bytes for the same content."""
+    return csv_of(canonical_values(values))
+
+
+def csv_of(table: pd.DataFrame) -> bytes:
+    """The CSV of a table that is canonical already."""
+    text: str = table.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    return text.encode()
+
+
+def values_from_csv(data: bytes) -> pd.DataFrame:
+    """The canonical table from its CSV; exactly the table that was written.
+
+    Whatever a parser does to the last bit of a float is undone by the rounding to nine digits.
+    """
+    table = pd.read_csv(
+        io.BytesIO(data),
+        dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
+        keep_default_na=False,  # a document may be called "NA"
+        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY, _ANSWER]},
+    )
+    return canonical_values(table)
+
+
+def of_split(values: pd.DataFrame, split: str = "evaluation") -> pd.DataFrame:
+    """The rows of one split."""
+    rows: pd.DataFrame = values.loc[values["split"] == split]
+    return rows
+
+
+def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str, pd.DataFrame]:
+    """Per rung, one row per document (sorted by id): sums over windows, averaged over draws.
+
+    Args:
+        values: a canonical table.
+        split: whose rows.
+    """
+    columns = ["tokens", *_FLOATS, *_ANSWERS, *_RAW_ONLY]
+    columns += [_ANSWER] if _ANSWER in values.columns else []
+    totals = {}
+    for rung, rows in of_split(values, split).groupby("rung", sort=True):
+        sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
+        totals[str(rung)] = sums.astype(np.float64) / rows["draw"].nunique()
+    return totals
+
+
+def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") -> dict[int, pd.DataFrame]:
+    """Sums of the annealed loss of each document, by how many draws they took; empty if there are none."""
+    rows = values.loc[values[_ANNEALED].notna() & (values["split"] == split) & (values["rung"] == rung)]
+    return {
+        int(cast(int, draw)) + 1: part.groupby("document", sort=True)[[_ANNEALED]].sum()
+        for draw, part in rows.groupby("draw", sort=True)
+    }
+
+
+def column(totals: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """One column of `document_totals` as an array `[documents]`."""
+    return totals[name].to_numpy(dtype=np.float64)
+
+
+def _names(table: pd.DataFrame, name: str) -> pd.Series:
+    names = table[name]
+    for entry in names.unique():
+        if not isinstance(entry, str) or not entry or not entry.isprintable():
+            raise MeasurementError(
+                f"per-document values: {name} {entry!r} is not a printable, non-empty name", fix=_FIX
+            )
+    return names.astype(str)
+
+
+def _integers(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
+    numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
+    _refuse(table, name, ~(np.isfinite(numbers) & (numbers % 1 == 0) & (numbers >= 0)), "a count")
+    return numbers.astype(np.int64)
+
+
+def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
+    empty = np.isnan(numbers)
+    _refuse(table, name, np.isinf(numbers), "a finite number")
+    if name in _FLOATS or name == _ANSWER:
+        _refuse(table, name, empty, "a finite number")
+    elif name in _ANSWERS:
+        _refuse(table, name, ~empty & ~((numbers % 1 == 0) & (numbers >= 0)), "a count")
+        if not empty.all():  # numbers have no most likely class; half a column is a fault
+            _refuse(table, name, empty, "a count in every row")
+    elif name == _ANNEALED:
+        given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
+        _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
+    else:
+        raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
+        _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")
+        if not empty[raw].all():  # a kind of interpretation may have none; half a column is a fault
+            _refuse(table, name, empty & raw, "a number in every row of rung raw")
+    return _rounded(numbers)
+
+
+def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each to nine significant digits; counts and gaps, which that leaves as they are, are passed over."""
+    rounded = numbers + 0.0
+    changes = np.flatnonzero(~np.isnan(numbers) & ~((np.abs(numbers) < 10**DIGITS) & (numbers % 1 == 0)))
+    rounded[changes] = significant_each(numbers[changes].tolist(), DIGITS)
+    return rounded
+
+
+def _refuse(table: pd.DataFrame, name: str, bad: NDArray[np.bool_], expected: str) -> None:
+    """Raise for the first row where `bad`, saying which it is."""
+    if bad.any():
+        row = table.loc[bad].iloc[0]
+        place = ", ".join(f"{key} {row[key]}" for key in KEY)
+        raise MeasurementError(
+            f"per-document values: {name} is {row[name]} at {place}; expected {expected}", fix=_FIX
+        )
+
+
+def _check_coverage(table: pd.DataFrame) -> None:
+    """Every rung covers exactly the windows and tokens of `clean`, each with the same draws."""
+    duplicated = table.duplicated(KEY).to_numpy(dtype=np.bool_)
+    _refuse(table, "draw", duplicated, "each key once")
+    clean = table.loc[table["rung"] == "clean"]
+    if clean.empty or clean["draw"].nunique() != 1:
+        raise MeasurementError("per-document values: rung clean is missing or has several draws", fix=_FIX)
+    reference = clean.set_index(["document", "window"])["tokens"]
+    windows = pd.MultiIndex.from_frame(table[["document", "window"]])
+    expected = reference.reindex(windows).to_numpy(dtype=np.float64)
+    _refuse(table, "tokens", table["tokens"].to_numpy() != expected, "as many as for rung clean")
+    for rung, rows in table.groupby("rung"):
+        wanted = len(reference) * rows["draw"].nunique()
+        if len(rows) != wanted:
+            raise MeasurementError(
+                f"per-document values: rung {rung} has {len(rows)} rows, expected {wanted} "
+                "(every window of clean with every draw)",
+                fix=_FIX,
+            )

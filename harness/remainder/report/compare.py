@@ -1,0 +1,295 @@
+"""Two records of one task, compared on the documents and windows that both measured.
+
+Differences are B - A, paired document by document: what the documents share cancels, so that two
+interpretations can be told apart long before their own intervals part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from remainder.errors import RecordError
+from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.naming import differing_ends, told_apart
+from remainder.record.schema import Number, Record
+from remainder.record.store import StoredRecord, read_record
+from remainder.record.summary import Totals, explained_variance, gap, gaussian_ratio, pooled
+from remainder.record.values import canonical_values, column, document_totals, of_split
+from remainder.report.tables import (
+    MISSING,
+    WIDTH,
+    Notes,
+    draw,
+    format_value,
+    number_of,
+    render_cells,
+    render_frame,
+    require_format,
+)
+
+__all__ = ["ROUNDING", "Comparison", "Difference", "compare", "compare_records", "render_comparison"]
+
+CLEAN_TOLERANCE = 1e-3
+"""Nats per token by which the clean losses of two runs may differ before a warning."""
+
+_ID = 12  # digits of a record's id that are shown
+
+ROUNDING = 1e-6
+"""By how much two machines may differ in one and the same float32 measurement: nats per token, or a share."""
+
+_LEGEND = (
+    "B − A on the same documents and tokens; brackets: 95 % intervals, paired.",
+    "Separable: the interval leaves out 0, and it is more than rounding (1e-6).",
+    "Δ and KL: nats per token, bits: per token.",
+    "Raw: what is left out is zero. Gaussian: it is noise of equal mean, covariance.",
+    "ρ: KL of raw over KL of equally large, equally correlated noise; near 1: noise.",
+)
+
+_FORMULAS: tuple[tuple[str, str, Callable[[Totals], Ratio | str]], ...] = (
+    ("explained_variance", "Expl. var.", explained_variance),
+    ("gap_raw", "Δ raw", lambda totals: gap(totals, "raw")),
+    ("gap_gaussian", "Δ Gaussian", lambda totals: gap(totals, "full")),
+    ("kl_raw", "KL raw", lambda totals: pooled(totals, "raw", "kl")),
+    ("kl_gaussian", "KL Gaussian", lambda totals: pooled(totals, "full", "kl")),
+    ("gaussian_ratio", "ρ", lambda totals: gaussian_ratio(totals, "noise-fitted")),
+)
+_RECORDED = (("l0", "L0"), ("bits_per_token", "Bits"))
+_VERDICT = {True: "yes", False: "no", None: MISSING}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One quantity of both records on their common windows, and B - A."""
+
+    key: str
+    heading: str
+    a: float | None
+    b: float | None
+    difference: Number
+    separable: bool | None
+    """Whether the interval of the difference excludes 0, and it is more than `ROUNDING`; None without an
+    interval."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two records of one task side by side."""
+
+    a: Record
+    b: Record
+    documents: int
+    windows: int
+    tokens: int
+    """Scored tokens in common, as the documents and windows."""
+    differences: tuple[Difference, ...]
+    warnings: tuple[str, ...]
+    paths: tuple[Path, Path] | None = field(default=None, compare=False)
+    """Where both lie, if they were read from files."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What A and B are called: where the submissions have one name, by what differs in their paths."""
+        names = (self.a.submission.name, self.b.submission.name)
+        if names[0] != names[1]:
+            return names
+        parts = [_called(path) for path in self.paths or ()]
+        ends = differing_ends(parts, "/".join) if parts else None
+        if ends is not None:
+            return (f"{names[0]}, {ends[0]}", f"{names[1]}, {ends[1]}")
+        a, b = told_apart([self.a, self.b])
+        return (a.submission.name, b.submission.name)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per quantity; missing numbers are NaN."""
+        table = [
+            {
+                "quantity": row.key,
+                "a": np.nan if row.a is None else row.a,
+                "b": np.nan if row.b is None else row.b,
+                "difference": np.nan if row.difference.value is None else row.difference.value,
+                "low": np.nan if row.difference.low is None else row.difference.low,
+                "high": np.nan if row.difference.high is None else row.difference.high,
+                "separable": row.separable,
+                "reason": row.difference.reason,
+            }
+            for row in self.differences
+        ]
+        frame: pd.DataFrame = pd.DataFrame(table)
+        return frame
+
+
+def _called(path: Path) -> tuple[str, ...]:
+    """The parts of a record's path; of its id, which no line has room for, as much as it can be named by."""
+    *above, name = path.absolute().parts
+    return (*above, f"{name[:_ID]}…" if re.fullmatch(r"[0-9a-f]{64}\.json", name) else name)
+
+
+def compare(a_path: Path, b_path: Path) -> Comparison:
+    """Read two records and compare them; see `compare_records`."""
+    return compare_records(read_record(a_path), read_record(b_path), paths=(a_path, b_path))
+
+
+def _reference(record: Record) -> str | None:
+    return None if record.reference is None else record.reference.hash
+
+
+def _standing(record: Record) -> str:
+    if record.reference is None:
+        return "the model stands for itself"
+    return f"{record.reference.name} stands for the model"
+
+
+def compare_records(
+    a: StoredRecord, b: StoredRecord, *, paths: tuple[Path, Path] | None = None
+) -> Comparison:
+    """Paired differences B - A on the common windows.
+
+    Args:
+        paths: where both lie, by which two submissions of one name are told apart.
+
+    Raises:
+        RecordError: the tasks differ, or there is no common window or it has other tokens.
+    """
+    first, second = a.record.task, b.record.task
+    if (first.id, first.hash) != (second.id, second.hash):
+        raise RecordError(
+            f"the records are of different tasks: {first.id} {first.version} (hash {first.hash[:12]}…) "
+            f"and {second.id} {second.version} (hash {second.hash[:12]}…)",
+            fix="measure both submissions on the same version of one task",
+        )
+    if _reference(a.record) != _reference(b.record):
+        raise RecordError(
+            f"{_standing(a.record)} in one record and {_standing(b.record)} in the other: "
+            "their clean losses are of different things",
+            fix="compare records that are measured against the same",
+        )
+    rows_a, rows_b = _common(of_split(canonical_values(a.values)), of_split(canonical_values(b.values)))
+    totals_a, totals_b = document_totals(rows_a), document_totals(rows_b)
+    clean = totals_a["clean"]
+    if not np.array_equal(column(clean, "tokens"), column(totals_b["clean"], "tokens")):
+        raise RecordError(
+            "the records score other tokens in the same windows", fix="measure both with one package version"
+        )
+    bootstrap = Bootstrap(len(clean), seed=a.record.measurement.seed)
+    measured = [
+        _difference(bootstrap, key, heading, formula(totals_a), formula(totals_b))
+        for key, heading, formula in _FORMULAS
+    ]
+    recorded = [_recorded(a.record, b.record, key, heading) for key, heading in _RECORDED]
+    windows = int((rows_a["rung"] == "clean").sum())
+    return Comparison(
+        a=a.record,
+        b=b.record,
+        documents=len(clean),
+        windows=windows,
+        tokens=int(clean["tokens"].sum()),
+        differences=(*recorded, *measured),
+        warnings=tuple(_warnings(a.record, b.record, totals_a, totals_b, windows)),
+        paths=paths,
+    )
+
+
+def render_comparison(
+    comparison: Comparison, format: str = "table", *, width: int = WIDTH, color: bool = False
+) -> str:
+    """A comparison as text in one of `report.FORMATS`."""
+    require_format(format)
+    if format in ("csv", "json"):
+        return render_frame(comparison.frame(), format)
+    a, b = comparison.a, comparison.b
+    title = (
+        f"{a.task.id}, version {a.task.version}: {comparison.tokens:,} common tokens "
+        f"of {comparison.documents:,} documents"
+    )
+    named = zip("AB", comparison.names, (a.tier, b.tier), strict=True)
+    names = [f"{side}: {name} ({tier})" for side, name, tier in named]
+    notes = Notes()
+    cells = [
+        [row.heading, _shown(row.a), _shown(row.b), notes.cell(row.difference), _VERDICT[row.separable]]
+        for row in comparison.differences
+    ]
+    headings = ["", "A", "B", "B − A", "Separable"]
+    below = [*notes.lines(), *(f"! {warning}" for warning in comparison.warnings), *_LEGEND]
+    if format != "table":
+        return render_cells(headings, cells, format, title=title, notes=[*names, *below])
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for cell in cells:
+        table.add_row(*(Text(text) for text in cell))
+    top = [Text(title, style="bold"), *(Text(name) for name in names), Text("")]
+    footer = [Text(line, style="red" if line.startswith("!") else "dim") for line in below]
+    return draw([*top, table, Text(""), *footer], width=width, color=color)
+
+
+def _common(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of either table whose document and window both have."""
+    keys_a, keys_b = (pd.MultiIndex.from_frame(table[["document", "window"]]) for table in (a, b))
+    kept_a, kept_b = keys_a.isin(keys_b), keys_b.isin(keys_a)
+    if not kept_a.any():
+        raise RecordError(
+            "the records have no document and window in common", fix="measure both on tiers that overlap"
+        )
+    return a.loc[kept_a], b.loc[kept_b]
+
+
+def _difference(bootstrap: Bootstrap, key: str, heading: str, a: Ratio | str, b: Ratio | str) -> Difference:
+    first, second = (
+        None if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio)).value for ratio in (a, b)
+    )
+    if isinstance(a, str) or isinstance(b, str):
+        reason = f"A: {a}" if isinstance(a, str) else f"B: {b}"
+        return Difference(key, heading, first, second, Number.null(reason), None)
+    estimate = bootstrap.difference(b, a)
+    found = Number.of(estimate)
+    apart = estimate.excludes_zero() and found.value is not None and abs(found.value) > ROUNDING
+    return Difference(key, heading, first, second, found, apart)
+
+
+def _recorded(a: Record, b: Record, key: str, heading: str) -> Difference:
+    """A difference of two complexities as the records state them, without an interval."""
+    first, second = number_of(a, key), number_of(b, key)
+    if first.value is None or second.value is None:
+        missing = f"A: {first.reason}" if first.value is None else f"B: {second.reason}"
+        return Difference(key, heading, first.value, second.value, Number.null(missing), None)
+    difference = Number.bare(second.value - first.value, "as recorded, without an interval")
+    return Difference(key, heading, first.value, second.value, difference, None)
+
+
+def _warnings(a: Record, b: Record, totals_a: Totals, totals_b: Totals, windows: int) -> list[str]:
+    """What makes the comparison weaker than it looks."""
+    warnings = []
+    if a.tier != b.tier or a.documents.windows != windows or b.documents.windows != windows:
+        warnings.append(
+            f"A has {a.documents.windows:,} windows (tier {a.tier}), B {b.documents.windows:,} "
+            f"(tier {b.tier}): compared on the {windows:,} in common"
+        )
+    for name, first, second in (
+        ("protocol", a.protocol, b.protocol),
+        ("seed, so that the noise is not common,", a.measurement.seed, b.measurement.seed),
+        ("pairs of draws", a.measurement.pairs, b.measurement.pairs),
+        ("dtype", a.measurement.dtype, b.measurement.dtype),
+    ):
+        if first != second:
+            warnings.append(f"{name} differs: A {first}, B {second}")
+    tokens = column(totals_a["clean"], "tokens").sum()
+    shift = (column(totals_b["clean"], "loss").sum() - column(totals_a["clean"], "loss").sum()) / tokens
+    if abs(shift) > CLEAN_TOLERANCE:
+        warnings.append(f"the clean losses differ by {shift:.2g} nats per token on the same tokens")
+    for name, record in (("A", a), ("B", b)):
+        failed = [key for key, check in record.checks.items() if not check.passed]
+        warnings += [f"{name}: check {key} failed" for key in failed]
+    return warnings
+
+
+def _shown(value: float | None) -> str:
+    return MISSING if value is None else format_value(value)

@@ -1,0 +1,277 @@
+"""The whole ladder of one record: a table of its rungs, and in words where the lost nats live.
+
+1. Every rung with the gap to the clean model, quenched (interpretation and noise simulate the model) and
+   annealed (they predict, the noise integrated out), and its KL.
+2. Where the Gaussian gap comes from: shape + dependence on x̂ + rest, which add up exactly.
+3. How it is reached as cumulants fade, which amplitudes predict best, ρ, what the Gaussian was fitted on, and
+   how Gaussian the residual is.
+4. A reading, by rules that a reader can check: a term whose interval includes 0 is unresolved, and of two
+   terms whose intervals overlap in size neither is called the larger.
+
+Whatever a record does not hold is named, with how to measure it. Needs no torch.
+
+Source: protocol 1, sections 2 to 7.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from remainder.record.rungs import ALL, CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
+from remainder.record.schema import Number, Record, RungMetrics
+from remainder.report.site_sections import BESIDE, Section, half_width, sections
+from remainder.report.tables import (
+    MISSING,
+    WIDTH,
+    Notes,
+    draw,
+    format_interval,
+    format_value,
+    render_cells,
+    render_frame,
+    require_format,
+    troubles,
+)
+
+__all__ = ["NOISELESS", "Rung", "explain", "ladder", "rung_frame"]
+
+NOISELESS = frozenset({"raw", "mean", "linear-mean", "true", "model"})
+"""Rungs that add the same in every draw."""
+
+
+_NO_NOISE = "without noise, annealed is quenched"
+_OF_CIRCUITS = "annealed losses of circuits are not measured"
+_FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
+_LEGEND = (
+    "Δ: loss on this rung minus clean loss, nats per token, as KL.",
+    "Quenched: the noise drawn before the loss is read. Annealed: integrated out,",
+    "from 16 draws for full, permuted and coupled, from few for the others.",
+    "Brackets: 95 % intervals, bootstrap over documents.",
+)
+_CIRCUIT_LEGEND = (
+    "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
+    "Brackets: 95 % intervals, bootstrap over prompts.",
+)
+
+
+class Rung(NamedTuple):
+    """One rung of a record; without metrics, why it could not be measured."""
+
+    name: str
+    adds: str
+    metrics: RungMetrics | None
+    reason: str
+    annealed_reason: str | None = None
+
+    @property
+    def gap(self) -> Number:
+        """Quenched, nats per token."""
+        return Number.null(self.reason) if self.metrics is None else self.metrics.quenched.gap
+
+    @property
+    def kl(self) -> Number:
+        """Nats per token."""
+        return Number.null(self.reason) if self.metrics is None else self.metrics.quenched.kl
+
+    @property
+    def annealed(self) -> Number:
+        """Gap with the noise integrated out, nats per token."""
+        if self.metrics is None:
+            return Number.null(self.reason)
+        if self.metrics.annealed is None:
+            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in NOISELESS else _FEW_DRAWS))
+        return self.metrics.annealed.gap
+
+
+def ladder(record: Record) -> list[Rung]:
+    """The rungs of a record in the order of the ladder, with those that its residual does not admit.
+
+    Noise around the clean activation and refits without a fold are no rungs of the ladder.
+    """
+    found = []
+    of_circuits = record.metrics.circuit is not None
+    known = CIRCUIT_RUNGS | ERROR_RUNGS if of_circuits else RUNG_ADDS | BESIDE
+    why = _OF_CIRCUITS if of_circuits else None
+    for name, adds in known.items():
+        metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)
+        if metrics is not None or reason is not None:
+            found.append(Rung(name, adds, metrics, reason or "measured", why))
+    return found
+
+
+def rung_frame(record: Record) -> pd.DataFrame:
+    """One row per rung; every number with `_low` and `_high`, nats per token (`top1`, `accuracy`: shares).
+
+    What is missing is NaN, and `reasons` says why.
+    """
+    table = []
+    for rung in ladder(record):
+        row: dict[str, str | float] = {
+            "task": record.task.id,
+            "version": record.task.version,
+            "tier": record.tier,
+            "submission": record.submission.name,
+            "rung": rung.name,
+            "adds": rung.adds,
+        }
+        numbers = _numbers(rung)
+        for key, number in numbers.items():
+            for suffix, part in (("", number.value), ("_low", number.low), ("_high", number.high)):
+                row[key + suffix] = math.nan if part is None else part
+        annealed = None if rung.metrics is None else rung.metrics.annealed
+        row["annealed_draws"] = math.nan if annealed is None else annealed.draws
+        reasons = dict.fromkeys(_one_line(number.reason) for number in numbers.values() if number.reason)
+        row["reasons"] = "; ".join(reasons)
+        table.append(row)
+    frame: pd.DataFrame = pd.DataFrame(table)
+    return frame
+
+
+def explain(record: Record, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
+    """The ladder of a record as text.
+
+    Args:
+        format: one of `report.FORMATS`; `csv` and `json` are those of `rung_frame`.
+        width: columns of the terminal; `table` only.
+        color: whether to style for a terminal; `table` only.
+
+    Raises:
+        RecordError: there is no such format.
+    """
+    require_format(format)
+    if format in ("csv", "json"):
+        return render_frame(rung_frame(record), format)
+    notes = Notes()
+    title = _title(record)
+    legend = _LEGEND if record.metrics.circuit is None else _CIRCUIT_LEGEND
+    if format == "table":
+        adds = "Adds" if record.metrics.circuit is None else "What is removed carries"
+        table, said = _table(ladder(record), notes, adds), sections(record, notes)
+        footer = [Text(line, style="dim") for line in [*_notes(notes), *legend]]
+        warned = [Text(line, style="red") for line in troubles([record])]
+        blocks = [block for section in said for block in ("", *_drawn(section))]
+        content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
+        # The hat of x̂ has no width but is a character: two columns are left free for it.
+        return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
+    headings = ["Rung", "Adds", "Δ quenched", "Δ annealed", "KL"]
+    cells = [
+        [rung.name, rung.adds, *(notes.cell(number) for number in (rung.gap, rung.annealed, rung.kl))]
+        for rung in ladder(record)
+    ]
+    written = [_written(section) for section in sections(record, notes)]
+    below = [*_notes(notes), *written, *troubles([record]), *legend]
+    if format == "markdown":
+        title, below = _markdown(title), [_markdown(line) for line in below]
+    else:
+        title, below = _one_line(title), [_one_line(line) for line in below]
+    text = render_cells(headings, cells, format, title=title, notes=below)
+    return text if format == "markdown" else _latex(text)
+
+
+def _numbers(rung: Rung) -> dict[str, Number]:
+    """Every number of a rung by its key in data formats."""
+    quenched = None if rung.metrics is None else rung.metrics.quenched
+    annealed = None if rung.metrics is None else rung.metrics.annealed
+    found = {
+        f"quenched_{name}": Number.null(rung.reason) if quenched is None else getattr(quenched, name)
+        for name in ("loss", "gap", "kl", "kl_p99", "top1", "accuracy")
+    }
+    for name in ("loss", "gap"):
+        found[f"annealed_{name}"] = rung.annealed if annealed is None else getattr(annealed, name)
+    return found
+
+
+def _title(record: Record) -> str:
+    loss = record.metrics.clean.loss.value
+    clean = MISSING if loss is None else format_value(loss)
+    return (
+        f"{record.submission.name} on {record.task.id}, version {record.task.version}, tier {record.tier}: "
+        f"{record.documents.tokens:,} scored tokens of {record.documents.documents:,} documents, "
+        f"clean loss {clean} nats"
+    )
+
+
+def _table(rungs: Sequence[Rung], notes: Notes, adds: str) -> Table:
+    """One line a rung where it fits; the intervals of the other columns are in Markdown and data formats."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("Rung", no_wrap=True)
+    table.add_column(adds, overflow="fold")
+    for heading in ("Δ quenched", "Δ annealed", "KL"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for rung in rungs:
+        gap = _value(rung.gap, notes, style="bold")
+        if rung.gap.value is not None:
+            interval = format_interval(rung.gap, short=True) or MISSING + notes.mark(rung.gap.reason)
+            gap.append(f" {interval}", style="not bold dim")
+        table.add_row(
+            Text(rung.name), Text(rung.adds), gap, _value(rung.annealed, notes), _value(rung.kl, notes)
+        )
+    return table
+
+
+def _value(number: Number, notes: Notes, *, style: str = "") -> Text:
+    """A value alone; a footnote only where it is missing."""
+    if number.value is None:
+        return Text(MISSING + notes.mark(number.reason))
+    return Text(format_value(number.value, half_width(number) or 0.0), style=style)
+
+
+def _drawn(section: Section) -> list[RenderableType]:
+    """A section for a terminal: its rows in columns, its sentences wrapped."""
+    below: list[RenderableType] = []
+    grid: Table | None = None
+    for line in section.body:
+        if isinstance(line, str):
+            grid = None
+            below.append(Text(line))
+            continue
+        if grid is None:
+            grid = Table.grid(padding=(0, 2, 0, 0))
+            for place in range(len(line)):
+                grid.add_column(justify="right" if place == 1 else "left", overflow="fold")
+            below.append(grid)
+        grid.add_row(*(Text(cell) for cell in line))
+    return [Text(section.heading, style="bold"), Padding(Group(*below), (0, 0, 0, 2))]
+
+
+def _written(section: Section) -> str:
+    """A section as one paragraph."""
+    parts = [line if isinstance(line, str) else " ".join(line) for line in section.body]
+    joined = " ".join(part if part.endswith((".", ALL)) else f"{part};" for part in parts)
+    return f"{section.heading}: {joined.removesuffix(';')}"
+
+
+def _notes(notes: Notes) -> list[str]:
+    return [_one_line(line) for line in notes.lines()]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_|<>~])", r"\\\1", _one_line(text))
+
+
+def _latex(text: str) -> str:
+    """Signs of the cells that need a package otherwise; comments stay as they are."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("%"):
+            line = re.sub(r"(\d+)\\\^\{\}\((\d)−(.*?)\)", r"$\1^{\2-\3}$", line)  # 8^(1−n/2)
+            for sign, command in (("x̂", r"$\hat{x}$"), ("×", r"$\times$"), ("−", "$-$")):
+                line = line.replace(sign, command)
+            line = line.replace("α*", r"$\alpha^*$").replace("β*", r"$\beta^*$")
+        lines.append(line)
+    return "\n".join(lines) + "\n"

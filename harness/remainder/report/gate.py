@@ -1,0 +1,296 @@
+"""A gate for CI: is record B worse than record A by more than a margin, and not by chance?
+
+Steps, for each `KEY=MARGIN`:
+
+1. How much worse B is than A, on the documents and windows that both measured: B − A of what is better when
+   it is small (KL, L0, bits), A − B of explained variance, and |Δ_B| − |Δ_A| of gaps, which are signed: a
+   model can be beaten by its denoised self, and that is not faithfulness either.
+2. Its 95 % interval, paired document by document (`measure.intervals`). |Δ| has a kink at 0, so every sign is
+   tried: |Δ_B| − |Δ_A| = max over s of min over t of (s Δ_B − t Δ_A), s and t being ±1, which is no less than
+   its min over t at any s, and no more than its max over s at any t. So the max over s of the min over t of
+   the lower ends is a lower end, and the min over t of the max over s of the upper ends an upper one. Where
+   both signs are plain this is the interval of the difference; else it is wider.
+3. It is a regression if the estimate exceeds the margin **and** the interval lies above 0. A margin is at
+   least what rounding does on another machine (`compare.ROUNDING`). What exceeds the margin and may be chance
+   passes, and is reported as not separable. Without an interval (bits, or fewer documents than one needs) the
+   estimate alone decides.
+
+So an unchanged interpretation, measured anew, differs by rounding and passes. One that was retrained and is
+as good fails about one time in 40 for each key if the margin is 0, and more rarely the larger the margin. One
+that is worse by clearly more than both the margin and half the width of the interval fails.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from remainder.errors import RecordError, RemainderError
+from remainder.record.intervals import Bootstrap, Estimate, Ratio
+from remainder.record.schema import Number
+from remainder.record.store import StoredRecord
+from remainder.record.summary import Totals, explained_variance, gap, l0, pooled
+from remainder.record.values import canonical_values, document_totals, of_split
+from remainder.report.compare import ROUNDING, compare_records
+from remainder.report.tables import WIDTH, Notes, draw, format_interval, format_value, number_of, render_cells
+
+__all__ = ["KEYS", "Change", "RegressionError", "find_changes", "parse_margins", "refuse", "render_changes"]
+
+
+class RegressionError(RemainderError):
+    """A record is worse than the one it is held against, by more than the margin and not by chance."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What a key stands for: a formula of the per-document values, or a number that records state."""
+
+    heading: str
+    source: Callable[[Totals], Ratio | str] | str
+    unit: str = "nats per token"
+    better: str = "small"
+    """`small`, `large`, or `near zero`."""
+
+
+_QUANTITIES: Mapping[str, _Quantity] = {
+    "gap": _Quantity("Δ raw", lambda totals: gap(totals, "raw"), better="near zero"),
+    "gaussian": _Quantity("Δ Gaussian", lambda totals: gap(totals, "full"), better="near zero"),
+    "kl": _Quantity("KL raw", lambda totals: pooled(totals, "raw", "kl")),
+    "kl_gaussian": _Quantity("KL Gaussian", lambda totals: pooled(totals, "full", "kl")),
+    "explained_variance": _Quantity("Expl. var.", explained_variance, unit="as a share", better="large"),
+    "l0": _Quantity("L0", l0, unit="codes per token"),
+    "bits": _Quantity("Bits", "bits_per_token", unit="bits per token"),
+}
+
+KEYS: Mapping[str, str] = {key: f"{what.heading}, {what.unit}" for key, what in _QUANTITIES.items()}
+"""What a margin can be given for, and its unit."""
+
+_LEGEND = (
+    "Worse by: on the same documents; of Δ, by its size. Brackets: 95 %, paired.",
+    "Regression: worse by more than the margin, and the interval lies above 0.",
+    "Not separable: more than the margin, maybe by chance; more documents would tell.",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much worse B is than A in one quantity, and the margin that it is held against."""
+
+    key: str
+    a: float
+    b: float
+    worse: Number
+    """Negative where B is better."""
+    margin: float
+
+    @property
+    def heading(self) -> str:
+        """The quantity's name for people."""
+        return _QUANTITIES[self.key].heading
+
+    @property
+    def verdict(self) -> str:
+        """`passed`, `not separable` or `regression`; see the module's step 3."""
+        assert self.worse.value is not None
+        if self.worse.value <= max(self.margin, ROUNDING):
+            return "passed"
+        return "regression" if self.worse.low is None or self.worse.low > 0 else "not separable"
+
+    def __str__(self) -> str:
+        """One sentence: by how much, whether it is separable, and what the margin was."""
+        assert self.worse.value is not None
+        interval = format_interval(self.worse)
+        if interval is None:
+            chance = f"no interval: {self.worse.reason}"
+        elif self.verdict == "passed":
+            chance = f"95 % interval {interval}"
+        else:
+            chance = f"{'separable' if self.verdict == 'regression' else 'not separable'} from 0: {interval}"
+        size = format_value(abs(self.worse.value))
+        moved = f"is worse by {size}" if self.worse.value > 0 else f"is better by {size}"
+        if self.worse.value == 0:
+            moved = "is the same"
+        values = f"{format_value(self.a)} -> {format_value(self.b)}"
+        return (
+            f"{self.key} ({self.heading}, {values}) {moved} {_QUANTITIES[self.key].unit}, "
+            f"margin {self.margin:g} ({chance})"
+        )
+
+
+def parse_margins(text: str) -> dict[str, float]:
+    """Margins from `KEY=MARGIN,KEY=MARGIN`, e.g. `gap=0.01,kl=0.02`; `KEYS` has their names and units.
+
+    Raises:
+        RecordError: a key is unknown (near names are offered) or given twice, or a margin is no number >= 0.
+    """
+    margins: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, written = (piece.strip() for piece in part.partition("="))
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=3, cutoff=0.4) or KEYS
+            raise RecordError(
+                f"fail on regression: there is no quantity {key!r} in {text!r}", fix=f"use {', '.join(near)}"
+            )
+        if key in margins:
+            raise RecordError(
+                f"fail on regression: {key} is given twice in {text!r}", fix="give one margin for each"
+            )
+        margins[key] = _margin(key, written, text) if equals else _margin(key, "nothing", text)
+    if not margins:
+        raise RecordError(
+            "fail on regression: no margin is given",
+            fix=f"write KEY=MARGIN, e.g. gap=0.01; keys are {', '.join(KEYS)}",
+        )
+    return margins
+
+
+def _margin(key: str, written: str, text: str) -> float:
+    try:
+        margin = float(written)
+    except ValueError:
+        margin = math.nan
+    if not (math.isfinite(margin) and margin >= 0):
+        raise RecordError(
+            f"fail on regression: the margin of {key} in {text!r} is {written}, not a number of 0 or more",
+            fix=f"write e.g. {key}=0.01 ({KEYS[key]})",
+        )
+    return margin
+
+
+def find_changes(a: StoredRecord, b: StoredRecord, margins: Mapping[str, float]) -> tuple[Change, ...]:
+    """How much worse B is than A in every quantity that has a margin.
+
+    Args:
+        a: the record to hold B against.
+        b: the new one, of the same task and against the same model.
+        margins: what `parse_margins` gives.
+
+    Raises:
+        RecordError: the records cannot be compared, or one of them lacks a quantity that has a margin.
+    """
+    if not margins:
+        return ()
+    compare_records(a, b)  # refuses what is not comparable
+    totals_a, totals_b = _common_totals(a, b)
+    bootstrap = Bootstrap(len(totals_a["clean"]), seed=a.record.measurement.seed)
+    changes = []
+    for key, margin in margins.items():
+        what = _QUANTITIES[key]
+        if isinstance(what.source, str):
+            stated = (number_of(a.record, what.source), number_of(b.record, what.source))
+            first, second = (_present(key, side, number) for side, number in zip("AB", stated, strict=True))
+            worse = Number.bare(second - first, "as the records state it")
+        else:
+            before, after = what.source(totals_a), what.source(totals_b)
+            first = _present(key, "A", _number(bootstrap, before))
+            second = _present(key, "B", _number(bootstrap, after))
+            assert isinstance(before, Ratio)  # else it is not present
+            assert isinstance(after, Ratio)
+            worse = Number.of(_worse(bootstrap, before, after, what.better))
+        changes.append(Change(key, first, second, worse, margin))
+    return tuple(changes)
+
+
+def refuse(changes: Sequence[Change], a: StoredRecord, b: StoredRecord) -> None:
+    """Raise RegressionError if one of the changes is a regression of `b` from `a`."""
+    worse = [str(change) for change in changes if change.verdict == "regression"]
+    if worse:
+        raise RegressionError(
+            f"{b.record.submission.name} (B) is worse than {a.record.submission.name} (A) "
+            f"on {b.record.task.id}: {'; '.join(worse)}",
+            fix="find out what changed; if the change is meant, store its record in place of A",
+        )
+
+
+def render_changes(
+    changes: Sequence[Change], format: str = "table", *, width: int = WIDTH, color: bool = False
+) -> str:
+    """The changes as a `table` for a terminal, `markdown` or `latex`; of `csv` and `json`, as sentences."""
+    if format in ("csv", "json"):
+        return "".join(f"{change.verdict}: {change}\n" for change in changes)
+    notes = Notes()
+    headings = ["", "A", "B", "Worse by", "Margin", "Verdict"]
+    cells = [
+        [
+            change.heading,
+            format_value(change.a),
+            format_value(change.b),
+            notes.cell(change.worse),
+            f"{change.margin:g}",
+            change.verdict,
+        ]
+        for change in changes
+    ]
+    below = [*notes.lines(), *_LEGEND]
+    if format != "table":
+        return render_cells(headings, cells, format, title="Is B worse than A?", notes=below)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for cell in cells:
+        table.add_row(*(Text(text) for text in cell))
+    return draw([table, Text(""), *(Text(line, style="dim") for line in below)], width=width, color=color)
+
+
+def _common_totals(a: StoredRecord, b: StoredRecord) -> tuple[Totals, Totals]:
+    """Per rung and document, sums over the windows that both records have."""
+    tables = [of_split(canonical_values(stored.values)) for stored in (a, b)]
+    keys = [pd.MultiIndex.from_frame(table[["document", "window"]]) for table in tables]
+    kept = (table.loc[own.isin(other)] for table, own, other in zip(tables, keys, keys[::-1], strict=True))
+    first, second = (document_totals(table) for table in kept)
+    return first, second
+
+
+def _worse(bootstrap: Bootstrap, before: Ratio, after: Ratio, better: str) -> Estimate:
+    """How much worse `after` is; steps 1 and 2."""
+    if better == "small":
+        return bootstrap.difference(after, before)
+    if better == "large":
+        return bootstrap.difference(before, after)
+    value = abs(_value(after)) - abs(_value(before))
+    signs = (1.0, -1.0)
+    found = [
+        [bootstrap.difference(_times(s, after), _times(t, before)) for t in signs] for s in signs
+    ]  # rows: sign of `after`; columns: sign of `before`
+    low, high = -math.inf, math.inf
+    for row in found:
+        lows = []
+        for estimate in row:
+            if estimate.low is None:
+                return Estimate(value, None, None, estimate.reason)
+            lows.append(estimate.low)
+        low = max(low, min(lows))
+    for column in zip(*found, strict=True):
+        high = min(high, max(estimate.high for estimate in column if estimate.high is not None))
+    return Estimate(value, low, high)
+
+
+def _times(sign: float, ratio: Ratio) -> Ratio:
+    return Ratio(sign * ratio.numerator, ratio.denominator, ratio.guarded)
+
+
+def _value(ratio: Ratio) -> float:
+    return float(ratio.numerator.sum() / ratio.denominator.sum())
+
+
+def _number(bootstrap: Bootstrap, ratio: Ratio | str) -> Number:
+    return Number.null(ratio) if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio))
+
+
+def _present(key: str, side: str, number: Number) -> float:
+    """The value of a quantity that has a margin: a gate on what was not measured would always be open."""
+    if number.value is None:
+        raise RecordError(
+            f"fail on regression: record {side} has no {key}: {number.reason}",
+            fix=f"measure {side} with what it takes, or give no margin for {key}",
+        )
+    return number.value

@@ -1,0 +1,1 @@
+"""Many measurements: which are finished, and which are to do."""

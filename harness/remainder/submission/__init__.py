@@ -1,0 +1,1 @@
+"""Submissions: how they are described, opened, hashed and built."""

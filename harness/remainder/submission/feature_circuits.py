@@ -1,0 +1,314 @@
+"""The circuits of features that a submission stands for: its sites, and which of their nodes are kept.
+
+1. Sites: each is named by a task on a text of the same model, or by its hooks; its interpretation is a
+   submission of a reconstruction that is read from files. Their order is that of a pass.
+2. Circuits, by the format of the submission:
+   - `feature-attribution`: scores of all nodes on the task's `fit` prompts
+     (`features_scores.score_nodes`), cut at every threshold;
+   - `feature-scores`: scores from a file (`features_scores.load_scores`), cut likewise;
+   - `feature-graph`: a circuit-tracer graph for every template, whole, pinned or pruned: a single circuit.
+3. Thresholds that keep no node give no circuit, and of those that keep the same nodes only the largest does;
+   the notes say which were left out.
+
+Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from remainder.circuit.feature_scores import (
+    THRESHOLDS,
+    NodeScores,
+    at_threshold,
+    circuit_of_graph,
+    load_scores,
+    score_nodes,
+)
+from remainder.circuit.features import FeatureCircuit, FeatureSite, bits_of, record_nodes
+from remainder.errors import InterpretationError, TaskError
+from remainder.formats import attribution_graph
+from remainder.model.graph import BridgeCircuitModel
+from remainder.model.sites import BridgeSiteModel, SiteModel
+from remainder.record.circuit_summary import BEYOND
+from remainder.submission.method import Method, SiteSource
+from remainder.task.prompts import Prompts, first
+from remainder.task.spec import Site, Task, load_task
+
+if TYPE_CHECKING:
+    from remainder.interpretation.protocol import Adapted
+    from remainder.loading.prompts import CircuitTask
+
+__all__ = ["FeatureCircuits", "FoundFeatures", "Sum", "make_features", "site_model", "site_tasks"]
+
+_STEPS = 10
+
+
+class Sum(NamedTuple):
+    """A circuit over all templates."""
+
+    latents: int
+    errors: int
+    of: int
+
+    @property
+    def nodes(self) -> int:
+        """Kept."""
+        return self.latents + self.errors
+
+    @property
+    def bits(self) -> float:
+        """log₂ of the number of circuits with as many nodes."""
+        return bits_of(self.of, self.nodes)
+
+
+@dataclass(frozen=True)
+class FeatureCircuits:
+    """Circuits of features, ready to be run.
+
+    Raises:
+        InterpretationError: there is no circuit.
+    """
+
+    sites: tuple[FeatureSite, ...]
+    circuits: Mapping[str, Mapping[str, FeatureCircuit]]
+    """By name, then by template; all have the same templates. Largest first."""
+    scores: Mapping[str, NodeScores] | None = None
+    """By template, if circuits were cut from any."""
+
+    def __post_init__(self) -> None:
+        if not self.circuits:
+            raise InterpretationError("there is no circuit of features", fix="give at least one")
+
+    def count(self, name: str) -> Sum:
+        """Nodes of a circuit."""
+        parts = self.circuits[name].values()
+        return Sum(
+            sum(int(flags.sum()) for part in parts for flags in part.latents.values()),
+            sum(int(flags.sum()) for part in parts for flags in part.errors.values()),
+            sum(part.of for part in parts),
+        )
+
+    def nearest(self, share: float) -> str:
+        """The circuit whose share of all nodes is nearest to `share`; of two, the smaller."""
+        sums = {name: self.count(name) for name in self.circuits}
+        return min(sums, key=lambda name: (abs(sums[name].nodes / sums[name].of - share), sums[name].nodes))
+
+
+class FoundFeatures(NamedTuple):
+    """What was read or found."""
+
+    circuits: FeatureCircuits
+    notes: tuple[str, ...]
+    """For people."""
+
+
+def site_tasks(sources: Sequence[SiteSource], task: Task) -> list[Task]:
+    """Tasks whose sites are those that `sources` name, of the model of `task`.
+
+    Raises:
+        InterpretationError: a task that one names has no site, or another model; or two sites are one.
+    """
+    found = [_site_task(source, task) for source in sources]
+    hooks = [each.site.hook_out for each in found]
+    if twice := [hook for place, hook in enumerate(hooks) if hook in hooks[:place]]:
+        raise InterpretationError(f"sites: {twice[0]} is named twice", fix="name each site once")
+    return found
+
+
+def _site_task(source: SiteSource, task: Task) -> Task:
+    if source.task is None:
+        assert source.hook_in is not None
+        site = Site(hook_in=source.hook_in, hook_out=source.hook_out or source.hook_in, width=task.site.width)
+        return task.model_copy(update={"site": site, "circuit": None})
+    found = load_task(source.task)
+    if found.circuit is not None:
+        raise InterpretationError(
+            f"sites: task {found.id} scores circuits and names no site of its own",
+            fix="name a task on a text, or give `hook_in`",
+        )
+    words = {"name", "licence", "attribution"}
+    if found.build is not None or found.model.model_dump(exclude=words) != task.model.model_dump(
+        exclude=words
+    ):
+        raise InterpretationError(
+            f"sites: the model of {found.id} is {found.model.name}; that of {task.id} is {task.model.name}",
+            fix="name sites of the model whose behaviour is explained",
+        )
+    return found
+
+
+def site_model(loaded: CircuitTask, dtype: str = "float32") -> BridgeSiteModel:
+    """The model of a task, with hooks to put latents at.
+
+    Raises:
+        TaskError: it has none.
+    """
+    held = loaded.circuit_model(dtype)
+    if not isinstance(held, BridgeCircuitModel):
+        raise TaskError(
+            f"{loaded.task.id}: its model is a {type(held).__name__}, which has no hooks to put latents at",
+            fix="choose a task of a language model",
+        )
+    return BridgeSiteModel(held.bridge)
+
+
+def make_features(
+    method: Method,
+    folder: Path | None,
+    loaded: CircuitTask,
+    fit_windows: int,
+    interpretations: Sequence[tuple[Site, Adapted]],
+) -> FoundFeatures:
+    """The circuits of a method, and notes on how they came about.
+
+    Args:
+        method: of the submission.
+        folder: of the submission.
+        loaded: the task.
+        fit_windows: prompts that nodes are scored on.
+        interpretations: of each site, in the order of a pass.
+
+    Raises:
+        TaskError: the task's model has no hooks.
+        InterpretationError: a file is not sound or of other sites and templates, or no node is kept.
+    """
+    model = site_model(loaded)
+    sites = tuple(
+        FeatureSite(site.hook_in, site.hook_out, one.placed(loaded.device)) for site, one in interpretations
+    )
+    lengths = {group.template: group.tokens.shape[1] for group in loaded.prompts("evaluation")}
+    if method.format == "feature-attribution":
+        with torch.inference_mode(False):
+            scores = dict(_attributed(method, loaded, fit_windows, model, sites))
+        return _cut(method, sites, scores)
+    assert folder is not None
+    assert method.path is not None
+    path, features = folder / method.path, _features(model, sites, loaded)
+    if method.format == "feature-scores":
+        return _cut(method, sites, load_scores(path, features, lengths))
+    return _of_graphs(method, path, loaded, sites, features, lengths)
+
+
+def _attributed(
+    method: Method,
+    loaded: CircuitTask,
+    fit_windows: int,
+    model: SiteModel,
+    sites: Sequence[FeatureSite],
+) -> Iterator[tuple[str, NodeScores]]:
+    groups = first(loaded.prompts("fit"), fit_windows)
+    for done, group in enumerate(groups):
+        if loaded.progress is not None:
+            loaded.progress("scoring latents and errors", done, len(groups))
+        yield (
+            group.template,
+            score_nodes(
+                model,
+                sites,
+                group,
+                ablation=method.scored_against or "mean",
+                steps=method.steps or _STEPS,
+                device=loaded.device,
+            ),
+        )
+
+
+def _cut(
+    method: Method,
+    sites: tuple[FeatureSite, ...],
+    scores: Mapping[str, NodeScores],
+) -> FoundFeatures:
+    """Step 3."""
+    thresholds = method.thresholds or THRESHOLDS
+    names = [f"{BEYOND}{threshold:.3g}" for threshold in thresholds]
+    if len(set(names)) < len(names):
+        raise InterpretationError(
+            "thresholds: two are the same to three digits", fix="choose thresholds farther apart"
+        )
+    circuits: dict[str, dict[str, FeatureCircuit]] = {}
+    empty: list[str] = []
+    same: list[str] = []
+    for name, threshold in reversed(list(zip(names, thresholds, strict=True))):
+        cut = {template: at_threshold(found, threshold) for template, found in scores.items()}
+        kept = sum(part.nodes for part in cut.values())
+        if not kept:
+            empty.append(name)
+        # A lower threshold keeps all that a higher one keeps, so equally many nodes are the same ones.
+        elif circuits and kept == sum(part.nodes for part in circuits[next(reversed(circuits))].values()):
+            same.append(name)
+        else:
+            circuits[name] = cut
+    if not circuits:
+        largest = max(float(part.abs().max()) for sites_ in scores.values() for part in sites_.values())
+        raise InterpretationError(
+            f"no node has a score beyond {thresholds[0]:g} nats; the largest is {largest:.3g}",
+            fix="give lower `thresholds`",
+        )
+    notes = [f"{_listed(empty)}: no node has such a score"] if empty else []
+    notes += [f"{_listed(same)}: the same nodes as of the next larger threshold"] if same else []
+    ordered = dict(reversed(list(circuits.items())))
+    return FoundFeatures(FeatureCircuits(sites, ordered, scores), tuple(notes))
+
+
+def _of_graphs(
+    method: Method,
+    path: Path,
+    loaded: CircuitTask,
+    sites: tuple[FeatureSite, ...],
+    features: Mapping[str, int],
+    lengths: Mapping[str, int],
+) -> FoundFeatures:
+    if path.is_file() and len(lengths) > 1:
+        raise InterpretationError(
+            f"{path} is one graph, and {loaded.task.id} has the templates {', '.join(sorted(lengths))}",
+            fix="give a folder with a graph TEMPLATE.json of a prompt of each",
+        )
+    layers = loaded.circuit_model().graph.architecture.layers
+    by_template = {}
+    notes: list[str] = []
+    for template, length in lengths.items():
+        file = path if path.is_file() else path / f"{template}.json"
+        if not file.is_file():
+            raise InterpretationError(
+                f"{file}: there is no graph of template {template}",
+                fix="make one of a prompt of this template",
+            )
+        graph = attribution_graph.load(file, loaded.task.model, layers)
+        chosen = graph.pinned() if method.pinned else graph
+        chosen = chosen if method.share is None else chosen.pruned(method.share)
+        by_template[template] = circuit_of_graph(chosen, sites, features, length)
+        notes += [
+            note if note.startswith(f"{file.name} ") else f"{file.name}: {note}" for note in graph.notes
+        ]
+        if not graph.has_probabilities:
+            notes.append(f"{file.name}: no logit has a probability (token_prob), so its graph has no scores")
+            continue
+        said = graph.scores()
+        replacement = "none" if said.replacement is None else f"{said.replacement:.3g}"
+        notes.append(
+            f"{file.name}: by the links of its graph alone replacement {replacement}, completeness "
+            f"{said.completeness:.3g}"
+        )
+    circuits = FeatureCircuits(sites, {"graph": by_template})
+    if not circuits.count("graph").nodes:
+        raise InterpretationError(f"{path}: no node is kept", fix="raise `share`, or pin nodes")
+    return FoundFeatures(circuits, tuple(notes))
+
+
+def _features(model: SiteModel, sites: Sequence[FeatureSite], loaded: CircuitTask) -> dict[str, int]:
+    """Latents of each site, by its name."""
+    group: Prompts = loaded.prompts("calibration")[0]
+    tokens = torch.from_numpy(group.tokens[:1]).to(loaded.device)
+    with torch.no_grad():
+        nodes = record_nodes(model, sites, tokens, 1)
+    return {name: part.latents.shape[-1] for name, part in nodes.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(reversed(names))

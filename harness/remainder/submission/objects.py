@@ -1,0 +1,207 @@
+"""An object from a notebook as a submission: anything with `encode` and `decode`, named and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from remainder.circuit.circuit import Circuit
+from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
+from remainder.errors import InterpretationError
+from remainder.formats import saelens
+from remainder.formats.eap_ig import Found
+from remainder.formats.known import Ignore
+from remainder.interpretation.casting import require_plain
+from remainder.interpretation.protocol import Adapted, FitMoments, adapt
+from remainder.task.spec import Task
+
+if TYPE_CHECKING:
+    from remainder.loading.prompts import CircuitTask
+
+__all__ = ["CircuitSubmission", "ObjectSubmission", "circuit_submission", "object_submission"]
+
+
+_DEPTH = 4  # of attributes of attributes that are hashed
+
+
+@dataclass(frozen=True)
+class ObjectSubmission:
+    """An object from a notebook, as a submission: named and hashed as well as it can be.
+
+    The hash covers tensors, numbers and words down to a few levels, not the code of its methods.
+    """
+
+    name: str
+    hash: str
+    thing: Any
+    kind: str = "reconstruction"
+    ignore_fields: tuple[str, ...] = ()
+    """Of its cfg, to be passed over."""
+
+    is_pinned: bool = True
+
+    @property
+    def files(self) -> dict[str, str]:
+        """No files: what is known of an object is the hash of its weights."""
+        return {}
+
+    def build(self, task: Task, fit: FitMoments) -> Adapted:
+        """The object, wrapped for the task's site.
+
+        Raises:
+            InterpretationError: if it lacks a method, or was made for another site.
+        """
+        return self.check(task)
+
+    def check(self, task: Task) -> Adapted:
+        """What can be told wrong before anything is loaded; see `build`."""
+        ignore = Ignore(frozenset(self.ignore_fields))
+        loaded = ignore.noted(saelens.load_object(self.thing, task, self.name, ignore), self.name)
+        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
+
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+        """Refused: it rebuilds activations.
+
+        Raises:
+            InterpretationError: always.
+        """
+        raise InterpretationError(
+            f"{self.name} is a {type(self.thing).__name__}; task {loaded.task.id} scores circuits",
+            fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
+        )
+
+
+@dataclass(frozen=True)
+class CircuitSubmission:
+    """A circuit, or a ranking of edges or nodes, from a notebook or a task's script."""
+
+    name: str
+    hash: str
+    thing: Circuits
+    kind: str = "circuit"
+
+    is_pinned: bool = True
+
+    @property
+    def files(self) -> dict[str, str]:
+        """No files: what is known of an object is the hash of its edges."""
+        return {}
+
+    def build(self, task: Task, fit: FitMoments) -> Adapted:
+        """Refused: a circuit rebuilds no activations.
+
+        Raises:
+            InterpretationError: always.
+        """
+        raise InterpretationError(
+            f"{self.name} is a circuit; task {task.id} scores reconstructions of activations",
+            fix="run it on a task of circuits; `remainder tasks` lists them",
+        )
+
+    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+        """The circuits, if they are of the task's graph.
+
+        Raises:
+            InterpretationError: they are of another architecture.
+        """
+        graph = loaded.circuit_model().graph
+        if self.thing.graph != graph:
+            raise InterpretationError(
+                f"{self.name} is of {self.thing.graph.architecture}; the model of {loaded.task.id} is "
+                f"{graph.architecture}",
+                fix="make the circuit for that model",
+            )
+        return Found(self.thing, ())
+
+
+def circuit_submission(thing: Any, name: str | None = None) -> CircuitSubmission:
+    """Wrap a circuit, circuits by size, or a ranking, and hash its edges.
+
+    Raises:
+        InterpretationError: it is something else, or the name cannot stand in a table.
+    """
+    circuits = (
+        Sized(thing.graph, {thing.edges / thing.graph.edges: thing}) if isinstance(thing, Circuit) else thing
+    )
+    if not isinstance(circuits, Circuits):
+        raise InterpretationError(
+            f"a {type(thing).__name__} is no circuit",
+            fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
+        )
+    digest = hashlib.sha256(repr(circuits.graph.architecture).encode())
+    if isinstance(circuits, Sized):
+        for size, circuit in sorted(circuits.circuits.items()):
+            digest.update(repr(float(size)).encode() + circuit.kept.tobytes())
+    elif isinstance(circuits, (Ranking, NodeRanking)):
+        digest.update(np.ascontiguousarray(circuits.scores, dtype=np.float64).tobytes())
+    else:
+        raise InterpretationError(
+            f"a {type(thing).__name__} gives circuits that cannot be hashed",
+            fix="give a Ranking, a NodeRanking or Sized circuits",
+        )
+    return CircuitSubmission(_label(name or type(thing).__name__.lower()), digest.hexdigest(), circuits)
+
+
+def object_submission(
+    thing: Any, name: str | None = None, ignore_fields: Sequence[str] = ()
+) -> ObjectSubmission:
+    """Wrap an object with encode and decode, and hash what can be seen of it.
+
+    Args:
+        thing: the object.
+        name: in tables; default: that of its class.
+        ignore_fields: of its cfg, to be passed over where they would be refused.
+
+    Raises:
+        InterpretationError: if the name cannot stand in a table, or a tensor is no plain array of numbers.
+    """
+    label = _label(name or type(thing).__name__.lower())
+    require_plain(thing, label)
+    digest = hashlib.sha256()
+
+    def add(key: str, value: Any, depth: int) -> None:
+        if isinstance(value, torch.Tensor):
+            raw = value.detach().cpu().contiguous()
+            digest.update(f"{key}|{raw.dtype}|{tuple(raw.shape)}".encode())
+            digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, (bool, int, float, str)):
+            digest.update(f"{key}|{value!r}".encode())
+        elif depth >= _DEPTH:
+            return
+        elif isinstance(value, (list, tuple)):
+            for number, part in enumerate(value):
+                add(f"{key}[{number}]", part, depth + 1)
+        elif isinstance(value, dict):
+            for part in sorted(value, key=str):
+                add(f"{key}[{part!r}]", value[part], depth + 1)
+        else:
+            digest.update(f"{key}|{type(value).__qualname__}".encode())
+            inner: dict[str, Any] = {}
+            if isinstance(value, torch.nn.Module):
+                inner = {**dict(value.state_dict()), **dict(value.named_children())}
+            inner.update(getattr(value, "__dict__", {}))
+            inner.update(
+                {slot: getattr(value, slot, None) for slot in getattr(value, "__slots__", None) or ()}
+            )
+            for part in sorted(inner, key=str):
+                if not str(part).startswith("_"):
+                    add(f"{key}.{part}", inner[part], depth + 1)
+
+    add("", thing, 0)
+    if ignore_fields:  # they are part of what is scored
+        add("ignore_fields", sorted(ignore_fields), 0)
+    return ObjectSubmission(label, digest.hexdigest(), thing, ignore_fields=tuple(ignore_fields))
+
+
+def _label(name: str) -> str:
+    if not re.fullmatch(r"[\w][\w .-]{0,39}", name):
+        raise InterpretationError(
+            f"the name {name!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
+        )
+    return name

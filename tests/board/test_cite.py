@@ -1,0 +1,188 @@
+"""Citations: valid in every style, whatever a name is made of."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from synthetic_records import synthetic_record
+from synthetic_values import synthetic_values
+from terminal import Command
+
+from remainder.base.paths import project_root
+from remainder.board import cite as module
+from remainder.board import snapshot
+from remainder.board.cite import Citation, cite
+from remainder.errors import RecordError
+from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.store import write_record
+
+HOSTILE = r"A{b}c & $100% _#_ \input ~^ Gödel 李 and O'Hara"
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of results with two records of one submission, and a snapshot of them."""
+    root, values = tmp_path / "leaderboard" / "results", synthetic_values()
+    for tier in ("quick", "standard"):
+        record = synthetic_record(values, tier=tier)
+        write_record(record, values, root / "family" / "task" / "1" / "pca-32" / f"{record.record_id}.json")
+    monkeypatch.setattr(module, "results_folder", lambda: root)
+    for where in (module, snapshot):
+        monkeypatch.setattr(where, "snapshots_folder", lambda: tmp_path / "snapshots")
+    frozen = snapshot.make_snapshot("2026.12", root, sorted(root.rglob("*.json")))
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "2026.12.json").write_bytes(frozen.content)
+    return root
+
+
+def hostile() -> Citation:
+    return Citation("remainder-1", f"On {HOSTILE}", (HOSTILE, "Ada"), "1.0", "2026-12-01", "f" * 64, "root")
+
+
+def entry_of(text: str) -> dict[str, str]:
+    """The fields of one BibTeX entry, read as BibTeX does: braces are counted, backslashes mean nothing."""
+    head = re.match(r"@misc\{([A-Za-z0-9-]+),\n", text)
+    assert head is not None
+    fields, depth, field, value = {"key": head[1]}, 0, "", ""
+    for letter in text[head.end() : text.rindex("}")]:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        assert depth >= 0
+        if letter == "=" and depth == 0 and not field:
+            field, value = value.strip(), ""
+        elif letter == "," and depth == 0:
+            fields[field], field, value = value.strip(), "", ""
+        else:
+            value += letter
+    assert (depth, value.strip()) == (0, "")
+    return fields
+
+
+def set_by_tex(text: str) -> str:
+    """What TeX would print of escaped text: commands for single letters, no comment, no group left open."""
+    names = {"textbackslash": "\\", "textbraceleft": "{", "textbraceright": "}"}
+    names |= {"textasciitilde": "~", "textasciicircum": "^"}
+    found = re.sub(r"\{\\([a-z]+)\}|\\([&%$#_])", lambda m: "\0" + (names[m[1]] if m[1] else m[2]), text)
+    assert not re.search(r"(?<!\0)[\\{}$&%#_~^]", found)
+    return found.replace("\0", "")
+
+
+def test_bibtex_gives_back_what_was_put_in() -> None:
+    fields = entry_of(module._bibtex(hostile()))
+    assert fields["key"] == "remainder-1"
+    assert (fields["year"], fields["month"], fields["version"]) == ("{2026}", "dec", "{1.0}")
+    assert set_by_tex(fields["title"][2:-2]) == f"On {HOSTILE}"
+    first, second = re.fullmatch(r"\{\{(.*)\} and \{(Ada)\}\}", fields["author"]).groups()  # type: ignore[union-attr]
+    assert set_by_tex(first) == HOSTILE
+    assert second == "Ada"
+    assert "f" * 64 in fields["note"]
+
+
+def check_cff(text: str) -> dict[str, Any]:
+    """The rules of the Citation File Format 1.2.0 for the fields that are used here."""
+    content = yaml.safe_load(text)
+    assert {"cff-version", "message", "title", "authors"} <= content.keys()
+    assert content.keys() <= {
+        *("cff-version", "message", "type", "title", "authors", "version", "date-released", "identifiers"),
+        *("license", "keywords"),
+    }
+    assert content["cff-version"] == "1.2.0"
+    assert content["type"] in ("dataset", "software")
+    assert content["authors"]
+    for author in content["authors"]:
+        assert author.keys() == {"name"}  # an entity
+        assert author["name"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", str(content.get("date-released", "2000-01-01")))
+    for identifier in content.get("identifiers", []):
+        assert identifier.keys() == {"type", "value", "description"}
+        assert identifier["type"] in ("doi", "url", "swh", "other")
+    return dict(content)
+
+
+def test_cff_gives_back_what_was_put_in() -> None:
+    content = check_cff(module._cff(hostile()))
+    assert content["title"] == f"On {HOSTILE}"
+    assert [author["name"] for author in content["authors"]] == [HOSTILE, "Ada"]
+    assert content["identifiers"][0]["value"] == "sha256:" + "f" * 64
+
+
+def test_apa_is_one_line_that_says_who_when_what_and_the_hash() -> None:
+    assert module._apa(hostile()) == (
+        f"{HOSTILE}, & Ada (2026). On {HOSTILE} (Version 1.0; root {'f' * 64}) [Data set]."
+    )
+
+
+def test_authors_and_title_are_those_of_the_citation_file() -> None:
+    content = check_cff((project_root() / "CITATION.cff").read_text(encoding="utf-8"))
+    assert content["title"] == module._TITLE
+    assert tuple(author["name"] for author in content["authors"]) == module._AUTHORS
+
+
+@pytest.mark.parametrize("style", ["bibtex", "cff", "apa"])
+def test_a_snapshot_is_cited_with_its_root(results: Path, style: str) -> None:
+    root = snapshot.read_snapshot("2026.12").root
+    text = cite("2026.12", style)
+    assert root in text
+    assert "2026" in text
+    assert "2 records of 1 task)" in text
+
+
+def test_a_record_is_cited_by_file_or_by_the_start_of_its_id(results: Path) -> None:
+    paths = sorted(results.rglob("*.json"))
+    for path in paths:
+        by_path = cite(str(path))
+        assert cite(path.stem) == cite(path.stem[:12]) == by_path
+        assert by_path.count(path.stem) == 3
+        check_cff(cite(path.stem, "cff"))
+        entry_of(cite(path.stem, "bibtex"))
+    assert "pca-32 on family/task 1-0, quick" in "".join(cite(path.stem, "apa") for path in paths)
+
+
+def test_authors_of_a_known_submission_are_named(tmp_path: Path) -> None:
+    known = next((project_root() / "baselines").glob("*/submission.toml")).parent.name
+    values = synthetic_values()
+    record = synthetic_record(values, name=known)
+    assert module._authors(record)
+    stranger = record.submission.model_copy(update={"name": "nobody-knows-this"})
+    assert module._authors(record.model_copy(update={"submission": stranger})) == ()
+
+
+@pytest.mark.parametrize("name", ["..", "../tasks", "/etc", "a/../../b", ""])
+def test_a_name_that_is_a_path_leads_nowhere(name: str) -> None:
+    record = synthetic_record(synthetic_values())
+    info = SubmissionInfo(name=name, kind="reconstruction", files={}, hash="0" * 64)
+    assert module._authors(record.model_copy(update={"submission": info})) == ()
+
+
+def test_what_is_unknown_is_told_with_near_ones(results: Path) -> None:
+    path = sorted(results.rglob("*.json"))[0]
+    digit = "0" if path.stem[3] != "0" else "1"
+    mistyped = path.stem[:3] + digit + path.stem[4:12]
+    for what, near in (("2026.11", "2026.12"), (mistyped, path.stem[:12]), ("pca-32", path.stem[:12])):
+        with pytest.raises(RecordError, match="there is no snapshot or record") as raised:
+            cite(what)
+        assert near in str(raised.value.fix)
+    with pytest.raises(RecordError) as raised:
+        cite("something else")
+    assert "or a snapshot (2026.12)" in str(raised.value.fix)
+
+
+def test_several_records_are_told_apart(results: Path, tmp_path: Path) -> None:
+    values = synthetic_values()
+    record = synthetic_record(values, task=TaskInfo(id="family/other", version="1-A", hash="0" * 64))
+    folder = results / "family" / "other" / "1" / "pca-32"
+    first = sorted(results.rglob("*.json"))[0]
+    write_record(record, values, folder / f"{first.stem[:8]}{record.record_id[8:]}.json")
+    with pytest.raises(RecordError, match=r"2 records begin with .*family/other") as raised:
+        cite(first.stem[:8])
+    assert raised.value.fix == "give more digits"
+
+
+def test_the_command_cites(results: Path, remainder: Command) -> None:
+    done = remainder("cite", "2026.12", "--format", "apa")
+    assert done.code == 0
+    assert done.out.startswith("Remainder contributors (2026). ")
+    assert remainder("cite", "2026.12", "--format", "mla").code == 7

@@ -1,0 +1,67 @@
+"""Records of the made-up values, for tests of everything that reads records."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pandas as pd
+
+from remainder.record.schema import (
+    Calibration,
+    Check,
+    Complexity,
+    Measurement,
+    Number,
+    Pinned,
+    Provenance,
+    Record,
+    SubmissionInfo,
+    TaskInfo,
+)
+from remainder.record.store import make_record
+
+
+def fake_hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def synthetic_record(
+    values: pd.DataFrame, *, name: str = "pca-32", bits: float = 180.0, **changes: Any
+) -> Record:
+    """A record of `values`; `changes` replace arguments of `make_record`."""
+    arguments: dict[str, Any] = {
+        "protocol": "1",
+        "task": TaskInfo(id="family/task", version="1-0", hash=fake_hash("task")),
+        "submission": SubmissionInfo(
+            name=name, kind="reconstruction", files={"submission.toml": fake_hash(name)}, hash=fake_hash(name)
+        ),
+        "tier": "quick",
+        "model": Pinned(source="org/model", revision="abc", sha256=fake_hash("model")),
+        "corpus": Pinned(source="org/corpus", sha256=fake_hash("corpus")),
+        "complexity": Complexity(
+            live_features=Number.bare(500, "a count"),
+            bits_per_token=Number.bare(bits, "one pass"),
+            features=512,
+        ),
+        "checks": {"true_equals_clean": Check(passed=True, value=1e-6, limit=1e-4)},
+        "calibration": Calibration(documents=40, tokens=5000, dimension=576, shrinkage=0.04),
+        "measurement": Measurement(
+            rungs=("raw", "mean", "full", "permuted"),
+            pairs=1,
+            seed=0,
+            dtype="float32",
+            suffix="suffix",
+            device="cpu",
+        ),
+        "provenance": Provenance(
+            packages={"remainder": "0.1.0"},
+            python="3.11.7",
+            platform="Linux x86_64",
+            git_commit=None,
+            dirty=None,
+            timestamp="2026-01-01T00:00:00+00:00",
+            timings={"evaluate": 12.5},
+        ),
+    }
+    return make_record(values, **(arguments | changes))

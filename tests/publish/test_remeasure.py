@@ -1,0 +1,280 @@
+"""Measuring documents of a record again: honest records repeat, forged ones do not, whatever their hashes."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from terminal import Command
+from tiny import Shrink, make_loaded
+
+from remainder.board.verify import verify_record
+from remainder.errors import InterpretationError, RecordError
+from remainder.interpretation.protocol import adapt
+from remainder.loading.loaded import LoadedTask, open_task
+from remainder.measure.plan import plan
+from remainder.measure.site import Reference, measure, remeasure
+from remainder.publish import remeasure as module
+from remainder.publish.remeasure import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
+from remainder.record.schema import Number
+from remainder.record.store import StoredRecord, make_record, read_record, write_record
+from remainder.record.values import canonical_values, of_split
+from remainder.runs.cells import run
+from remainder.submission.objects import object_submission
+from remainder.submission.submission import open_submission
+
+TASK, NAME, BETTER = "tiny/induction", "induction-random-32", "induction-pca-32"
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A record of each of two baselines, by name."""
+    loaded = open_task(TASK, device="cpu")
+    submissions = [open_submission(name) for name in (NAME, BETTER)]
+    rows = run(loaded, submissions, plan(loaded.task, "quick"), tmp_path_factory.mktemp("results"))
+    return {row.record.submission.name: row.path for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks stay in memory between the tests: opening one takes longer than measuring a few documents."""
+    monkeypatch.setattr(module, "open_task", lambda *a, **b: _opened(*a, **{**b, "progress": None}))
+
+
+@cache
+def _opened(task: str, *, device: str, batch_size: int | None, progress: None) -> LoadedTask:
+    return open_task(task, device=device, batch_size=batch_size, progress=progress)
+
+
+def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: Any) -> Path:
+    """A record of other values, with every summary and hash computed from them, as an honest one has."""
+    record = stored.record
+    kept = {
+        name: getattr(record, name)
+        for name in (
+            *("protocol", "task", "submission", "tier", "model", "corpus", "complexity", "checks"),
+            *("calibration", "measurement", "provenance", "warnings"),
+        )
+    }
+    forged = make_record(values, **{**kept, **changed})
+    place = folder / forged.task.id / "1" / forged.submission.name / f"{forged.record_id}.json"
+    write_record(forged, values, place)
+    return place
+
+
+# what is honest repeats
+
+
+def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path]) -> None:
+    found = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
+    assert found.passed, found.faults
+    assert found.rows == 3 * (
+        1 + 2 + 3 * 2
+    )  # clean; raw, mean; two draws of full, permuted and the null of ρ
+    assert found.largest < 1e-6
+    text = render_rerun(found)
+    assert "as recorded" in text
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    kept = found.kept()
+    assert (kept.documents, kept.chosen_by, kept.passed) == (found.documents, "commit word", True)
+    again = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
+    assert again.documents == found.documents
+
+
+def test_documents_are_drawn_by_commit_and_nonce(honest: dict[str, Path]) -> None:
+    stored = read_record(honest[NAME])
+    draws = {choose_documents(stored, 4, seed, nonce) for seed in "ab" for nonce in "cd"}
+    assert len(draws) == 4
+    every = choose_documents(stored, 10_000, "a", "b")
+    assert list(every) == sorted(of_split(stored.values)["document"].unique())
+    # Every document can be drawn: nothing is left to be forged at leisure.
+    drawn = {name for number in range(400) for name in choose_documents(stored, 4, "a", str(number))}
+    assert drawn == set(every)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: bool) -> None:
+    loaded = make_loaded()
+    subject = object_submission(Shrink(), "shrink")
+    finer = Reference(
+        object_submission(Shrink(0.9, 0.0), "finer"), lambda: adapt(Shrink(0.9, 0.0), 16, "finer")
+    )
+    reference = finer if nested else None
+
+    def build() -> Any:
+        return adapt(Shrink(), 16, "shrink")
+
+    chosen = plan(loaded.task, "quick", rungs=("full", "radial", "permuted", "matched"), pairs=1)
+    record, values = measure(loaded, subject, build, chosen, reference=reference)
+    names = sorted(set(of_split(canonical_values(values))["document"]))[::3]
+    found = remeasure(loaded, subject, build, chosen, names, reference=reference)
+    expected = of_split(canonical_values(values))
+    expected = expected.loc[expected["document"].isin(names)]
+    assert set(found.values["document"]) == set(names)
+    pd.testing.assert_frame_equal(
+        found.values.reset_index(drop=True),
+        expected.reset_index(drop=True),
+        rtol=1e-6,
+        atol=1e-7,
+    )
+    assert found.complexity.bits_per_token == record.complexity.bits_per_token
+    assert found.calibration == record.calibration
+
+
+def test_of_a_circuit_all_prompts_are_measured_again(tmp_path: Path) -> None:
+    loaded = open_task("tracr/reverse-circuit", device="cpu")
+    submission = open_submission("random-edges")
+    (row,) = run(loaded, [submission], plan(loaded.task, "quick"), tmp_path / "honest")
+    found = rerun(row.path, documents=1, seed="s", nonce="n")
+    assert found.passed, found.faults
+    assert len(found.documents) == row.record.documents.documents
+    assert "documents: all" in render_rerun(found)
+    values = row.values.copy()
+    values.loc[values["rung"] == "raw", "answer"] *= 1.05
+    found = rerun(forge(tmp_path, StoredRecord(row.record, values), values), seed="s", nonce="n")
+    assert {fault.split(" at ")[0] for fault in found.faults} == {"answer"}
+
+
+# what is forged does not
+
+
+def test_a_record_forged_throughout_passes_every_check_but_this_one(
+    honest: dict[str, Path], tmp_path: Path
+) -> None:
+    """A better interpretation's values under another's name: no hash and no summary can tell."""
+    mine, better = read_record(honest[NAME]), read_record(honest[BETTER])
+    place = forge(tmp_path, mine, better.values)
+    assert place.stem != honest[NAME].stem
+    assert verify_record(place).faults == ()
+    found = rerun(place, documents=1, seed="s", nonce="n")
+    assert not found.passed
+    assert any(fault.startswith("mean kl of rung raw") for fault in found.faults)
+    assert found.largest > 0.01
+    assert "NOT as recorded" in render_rerun(found)
+
+
+def scaled(values: pd.DataFrame, column: str, rung: str, factor: float) -> pd.DataFrame:
+    changed = values.copy()
+    rows = changed["rung"] == rung
+    changed.loc[rows, column] = np.round(changed.loc[rows, column] * factor)
+    if column in ("loss", "kl", "residual_ss", "centred_ss"):
+        changed.loc[rows, column] = values.loc[rows, column] * factor
+    return changed
+
+
+def test_every_column_is_compared(honest: dict[str, Path], tmp_path: Path) -> None:
+    """A few per cent of a column are caught, whatever is made consistent around it."""
+    stored = read_record(honest[NAME])
+    edits = [
+        ("kl", "raw", 0.98),
+        ("kl", "full", 0.98),
+        ("loss", "mean", 0.99),
+        ("loss", "noise-fitted", 1.02),
+        ("residual_ss", "raw", 0.95),
+        ("centred_ss", "raw", 1.05),
+        ("active", "raw", 0.9),
+        ("top1", "permuted", 1.3),
+        ("correct", "permuted", 0.5),
+    ]
+    values = stored.values
+    for column, rung, factor in edits:
+        values = scaled(values, column, rung, factor)
+    values["top1"] = values["top1"].clip(upper=values["tokens"])
+    found = rerun(forge(tmp_path, stored, values), documents=4, seed="s", nonce="n")
+    for column, rung, _ in edits:
+        told = rf"{column} at document [^,]*, window 0, rung {rung},|mean {column} of rung {rung}:"
+        assert any(re.match(told, fault) for fault in found.faults), (column, rung)
+    honest_rungs = {"full-unshrunk", "true", "isotropic"}
+    assert not any(f"rung {rung}" in fault for rung in honest_rungs for fault in found.faults)
+
+
+def test_what_no_values_give_is_compared_too(honest: dict[str, Path], tmp_path: Path) -> None:
+    """Cost and calibration are no sums of per-document values, so a forger can write what he likes."""
+    stored = read_record(honest[NAME])
+    cheap = stored.record.complexity.model_copy(update={"bits_per_token": Number.bare(3.0, "step 1")})
+    found = rerun(forge(tmp_path, stored, stored.values, complexity=cheap), documents=1, seed="s", nonce="n")
+    assert [fault.split(":")[0] for fault in found.faults] == ["complexity.bits_per_token.value"]
+    shrunk = stored.record.calibration.model_copy(update={"shrinkage": 0.9})
+    found = rerun(
+        forge(tmp_path, stored, stored.values, calibration=shrunk), documents=1, seed="s", nonce="n"
+    )
+    assert [fault.split(":")[0] for fault in found.faults] == ["calibration.shrinkage"]
+
+
+def test_documents_that_were_left_out_are_missed(honest: dict[str, Path], tmp_path: Path) -> None:
+    stored = read_record(honest[NAME])
+    raw = of_split(stored.values).query("rung == 'raw'").sort_values("kl")
+    worst = set(raw["document"].tail(10))
+    place = forge(tmp_path, stored, stored.values.loc[~stored.values["document"].isin(worst)])
+    found = rerun(place, documents=1, seed="s", nonce="n")
+    assert found.faults == ("windows: 0 are none of the tier quick, 10 of its 64 are missing",)
+
+
+def test_a_histogram_that_was_thinned_is_noticed() -> None:
+    assert _histogram_move("-20:3;0:1", "-20:3;0:1", -100) == 0
+    assert _histogram_move("-20:3;0:1", "-20:4", -100) == pytest.approx(5)
+    assert _histogram_move("-20:3;0:1", "-20:3", -100) == math.inf  # another number of tokens
+    assert _histogram_move("-160:4", "-120:4", -100) == 0  # rounding of what is nothing
+    assert _histogram_move("", "", -100) == 0
+
+
+def test_rounding_of_bfloat16_is_allowed_and_no_more() -> None:
+    """Orders of magnitude: what bfloat16 moves rows by is allowed for it, and would be a fault of float32."""
+    for same in (True, False):
+        exact, rounded = TOLERANCES["float32", same], TOLERANCES["bfloat16", same]
+        assert exact.row < 0.013 < rounded.row  # the largest that was seen
+        assert exact.mean < exact.row
+        assert rounded.mean < rounded.row
+
+
+# what cannot be measured again is said
+
+
+def test_another_submission_of_the_name_is_refused(honest: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"with hash .*here has"):
+        rerun(honest[NAME], submission=BETTER)
+    stored = read_record(honest[NAME])
+    stranger = stored.record.submission.model_copy(update={"name": "no-such-submission"})
+    with pytest.raises(InterpretationError, match="no-such-submission"):
+        rerun(forge(tmp_path, stored, stored.values, submission=stranger))
+
+
+def test_another_task_of_the_name_is_refused(honest: dict[str, Path], tmp_path: Path) -> None:
+    stored = read_record(honest[NAME])
+    other = stored.record.task.model_copy(update={"hash": "0" * 64})
+    with pytest.raises(RecordError, match=r"hash 000000000000"):
+        rerun(forge(tmp_path, stored, stored.values, task=other))
+
+
+# the command
+
+
+def test_the_command_measures_again_and_keeps_what_it_found(
+    honest: dict[str, Path], tmp_path: Path, remainder: Command
+) -> None:
+    mine, better = read_record(honest[NAME]), read_record(honest[BETTER])
+    results = tmp_path / "results"
+    forge(results, mine, mine.values)
+    good = remainder("verify", results, "--rerun", "--documents", 2, "--nonce", "n", "--seed", "s", "--write")
+    assert good.code == 0, good
+    assert "as recorded" in good.out
+    (kept,) = (tmp_path / "verifications").glob("*.json")
+    assert '"remeasured"' in kept.read_text()
+    assert '"chosen_by": "s n"' in kept.read_text()
+    forge(tmp_path / "bad", mine, better.values)
+    bad = remainder("verify", tmp_path / "bad", "--rerun", "--documents", 1)
+    assert bad.code == 1
+    assert "NOT as recorded" in bad.out
+    assert remainder("verify", tmp_path / "bad").code == 0  # what files alone can tell
+
+
+def test_its_options_need_each_other(tmp_path: Path, remainder: Command) -> None:
+    outcome = remainder("verify", tmp_path, "--nonce", "n")
+    assert outcome.code == RecordError.exit_code
+    assert "add --rerun" in outcome.err

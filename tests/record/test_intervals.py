@@ -1,0 +1,168 @@
+"""Intervals against a slow loop, the t interval, and the coverage that they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from remainder.record.intervals import MINIMUM_DOCUMENTS, Bootstrap, Estimate, Ratio
+
+
+def skewed(generator: np.random.Generator, documents: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and tokens of documents whose means are lognormal; the expected pooled mean is exp(1/2)."""
+    tokens = generator.integers(60, 127, documents).astype(float)
+    return generator.lognormal(0.0, 1.0, documents) * tokens, tokens
+
+
+def by_hand(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """A ratio of sums and its linearised standard error, document by document."""
+    n = len(a)
+    value = sum(a) / sum(b)
+    squares = [((x - value * y) / (sum(b) / n)) ** 2 for x, y in zip(a, b, strict=True)]
+    return value, math.sqrt(sum(squares) / (n * (n - 1)))
+
+
+def loop_interval(bootstrap: Bootstrap, statistic) -> tuple[float, float]:
+    """The studentised interval by an explicit loop; `statistic(indices)` gives a value and its error."""
+    value, error = statistic(np.arange(bootstrap.documents))
+    studentised = []
+    for counts in bootstrap.weights:
+        indices = np.repeat(np.arange(bootstrap.documents), counts.astype(int))
+        resampled, resampled_error = statistic(indices)
+        studentised.append((resampled - value) / resampled_error)
+    studentised.sort()
+    k = math.floor((bootstrap.resamples + 1) * (1 - bootstrap.level) / 2)
+    return value - studentised[-k] * error, value - studentised[k - 1] * error
+
+
+def test_the_interval_equals_a_slow_loop() -> None:
+    a, b = skewed(np.random.default_rng(0), 9)
+    bootstrap = Bootstrap(9, seed=3, resamples=400)
+    estimate = bootstrap.mean(a, b)
+    low, high = loop_interval(bootstrap, lambda indices: by_hand(a[indices], b[indices]))
+    assert estimate.value == pytest.approx(a.sum() / b.sum(), rel=1e-12)
+    assert (estimate.low, estimate.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
+
+
+def test_the_interval_of_a_difference_of_ratios_equals_a_slow_loop() -> None:
+    generator = np.random.default_rng(1)
+    (a, b), (c, d) = skewed(generator, 9), skewed(generator, 9)
+
+    def statistic(indices: np.ndarray) -> tuple[float, float]:
+        n, p, q, r, s = len(indices), a[indices], b[indices], c[indices], d[indices]
+        first, second = p.sum() / q.sum(), r.sum() / s.sum()
+        influence = (p - first * q) / q.mean() - (r - second * s) / s.mean()
+        return first - second, math.sqrt((influence**2).sum() / (n * (n - 1)))
+
+    bootstrap = Bootstrap(9, seed=3, resamples=400)
+    estimate = bootstrap.difference(Ratio(a, b), Ratio(c, d))
+    low, high = loop_interval(bootstrap, statistic)
+    assert estimate.value == pytest.approx(statistic(np.arange(9))[0], rel=1e-12)
+    assert (estimate.low, estimate.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
+
+
+def test_large_normal_data_give_the_t_interval() -> None:
+    a = np.random.default_rng(2).normal(3.0, 1.0, 400)
+    estimate = Bootstrap(400, seed=0).mean(a, np.ones(400))
+    low, high = stats.t.interval(0.95, 399, loc=a.mean(), scale=a.std(ddof=1) / 20)
+    width = high - low
+    assert estimate.low == pytest.approx(low, abs=0.05 * width)
+    assert estimate.high == pytest.approx(high, abs=0.05 * width)
+
+
+@pytest.mark.parametrize(("documents", "least"), [(20, 0.90), (60, 0.92)])
+def test_coverage_is_better_than_that_of_percentiles(documents: int, least: float) -> None:
+    generator = np.random.default_rng(documents)
+    bootstrap = Bootstrap(documents, seed=1)
+    replications = 1000
+    covered = by_percentiles = 0
+    truth = math.exp(0.5)
+    for _ in range(replications):
+        a, b = skewed(generator, documents)
+        estimate = bootstrap.mean(a, b)
+        covered += estimate.low <= truth <= estimate.high
+        low, high = np.quantile((bootstrap.weights @ a) / (bootstrap.weights @ b), [0.025, 0.975])
+        by_percentiles += low <= truth <= high
+    assert least <= covered / replications <= 0.97
+    assert covered - by_percentiles >= 0.01 * replications
+
+
+def test_intervals_shift_with_the_data_and_scale_with_them() -> None:
+    a, b = skewed(np.random.default_rng(4), 12)
+    bootstrap = Bootstrap(12, seed=0)
+    plain, moved = bootstrap.mean(a, b), bootstrap.mean(-2 * a + 5 * b, b)
+    assert moved.low == pytest.approx(5 - 2 * plain.high)
+    assert moved.high == pytest.approx(5 - 2 * plain.low)
+
+
+def test_the_same_seed_gives_the_same_resamples() -> None:
+    first, second, other = (Bootstrap(8, seed=seed).weights for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(first.sum(axis=1), np.full(2000, 8.0))
+
+
+def test_the_resamples_of_a_seed_are_pinned() -> None:
+    """Stored intervals must stay recomputable: a change of the stream is a change of every record."""
+    assert Bootstrap(5, seed=0).weights[:2].tolist() == [[2, 1, 0, 1, 1], [0, 0, 1, 2, 2]]
+
+
+def test_no_variance_gives_a_point() -> None:
+    tokens = np.array([100.0, 120.0, 90.0, 80.0, 70.0, 110.0])
+    estimate = Bootstrap(6, seed=0).mean(0.3 * tokens, tokens)
+    assert estimate.value == pytest.approx(0.3, rel=1e-15)
+    assert estimate.low == estimate.value == estimate.high
+    assert Bootstrap(6, seed=0).mean(np.zeros(6), tokens) == Estimate(0.0, 0.0, 0.0)
+
+
+def test_too_few_documents_give_a_value_without_an_interval() -> None:
+    few = MINIMUM_DOCUMENTS - 1
+    estimate = Bootstrap(few, seed=0).mean(np.arange(1.0, few + 1), np.ones(few))
+    assert estimate.value == pytest.approx((few + 1) / 2)
+    assert (estimate.low, estimate.high) == (None, None)
+    assert "documents" in estimate.reason
+
+
+def test_one_deviating_document_gives_no_interval() -> None:
+    """A third of the resamples lack the only document that differs: their spread is zero."""
+    a = np.zeros(30)
+    a[3] = 1.0
+    estimate = Bootstrap(30, seed=0).mean(a, np.ones(30))
+    assert estimate.value == pytest.approx(1 / 30)
+    assert (estimate.low, estimate.high) == (None, None)
+    assert "unbounded" in estimate.reason
+
+
+def test_a_ratio_needs_a_denominator_that_is_not_zero() -> None:
+    generator = np.random.default_rng(5)
+    bootstrap = Bootstrap(20, seed=0)
+    above = generator.uniform(1.0, 2.0, 20)
+    around = np.tile([-1.0, 1.1], 10)
+    assert bootstrap.ratio(around, above).value == pytest.approx(around.sum() / above.sum())
+    refused = Estimate(None, None, None, "the denominator's interval includes 0")
+    assert bootstrap.ratio(above, around) == refused
+    assert bootstrap.ratio(above, np.zeros(20)).reason == "the denominator is zero"
+    guarded, sound = Ratio(above, around, guarded=True), Ratio(around, above)
+    assert bootstrap.difference(guarded, sound) == refused
+    assert bootstrap.difference(sound, guarded) == refused
+
+
+def test_pairing_cancels_what_documents_share() -> None:
+    generator = np.random.default_rng(6)
+    tokens = np.full(40, 100.0)
+    shared = generator.lognormal(0, 1, 40) * 100
+    first, second = shared + generator.normal(0, 1, 40), shared + 5 + generator.normal(0, 1, 40)
+    bootstrap = Bootstrap(40, seed=0)
+    difference = bootstrap.difference(Ratio(second, tokens), Ratio(first, tokens))
+    alone = bootstrap.mean(first, tokens)
+    assert difference.excludes_zero()
+    assert difference.high - difference.low < 0.1 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("bad", [np.ones(4), np.array([1.0, 2, 3, 4, np.nan, 6])])
+def test_wrong_arrays_are_refused(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"shape|finite"):
+        Bootstrap(6, seed=0).mean(bad, np.ones(6))

@@ -1,0 +1,152 @@
+"""Metrics against sums written out by hand, and the quantile of the histogram against the sample's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_values import histogram, synthetic_values
+
+from remainder.errors import MeasurementError
+from remainder.record.schema import Number
+from remainder.record.summary import histogram_quantile, summarise, summarise_l0
+
+
+def total(values: pd.DataFrame, rung: str, column: str) -> float:
+    """Sum over documents and windows, mean over draws."""
+    rows = values[values["rung"] == rung]
+    return sum(rows[column]) / rows["draw"].nunique()
+
+
+def test_values_are_the_ratios_of_plain_sums() -> None:
+    values = synthetic_values(pairs=2)
+    metrics = summarise(values, seed=0)
+    tokens = total(values, "clean", "tokens")
+    clean = total(values, "clean", "loss") / tokens
+    assert metrics.clean.loss.value == pytest.approx(clean, rel=1e-5)
+    for rung in ("raw", "mean", "full", "permuted", "noise-fitted"):
+        quenched = metrics.rungs[rung].quenched
+        assert quenched.loss.value == pytest.approx(total(values, rung, "loss") / tokens, rel=1e-5)
+        assert quenched.gap.value == pytest.approx(total(values, rung, "loss") / tokens - clean, rel=1e-5)
+        assert quenched.kl.value == pytest.approx(total(values, rung, "kl") / tokens, rel=1e-5)
+        assert quenched.top1.value == pytest.approx(total(values, rung, "top1") / tokens, rel=1e-5)
+    for name in ("fitted", "directional", "isotropic"):
+        ratio = total(values, "raw", "kl") / total(values, f"noise-{name}", "kl")
+        assert getattr(metrics.gaussian_ratio, name).value == pytest.approx(ratio, rel=1e-5)
+    unexplained = total(values, "raw", "residual_ss") / total(values, "raw", "centred_ss")
+    assert metrics.reconstruction.explained_variance.value == pytest.approx(1 - unexplained, rel=1e-5)
+    l0 = total(values, "raw", "active") / total(values, "raw", "spliced")
+    assert summarise_l0(values, seed=0).value == pytest.approx(l0, rel=1e-5)
+
+
+def test_every_interval_holds_its_value() -> None:
+    quenched = summarise(synthetic_values(), seed=0).rungs["raw"].quenched
+    for number in (quenched.loss, quenched.gap, quenched.kl, quenched.top1):
+        assert number.low < number.value < number.high
+
+
+def test_the_gap_is_paired_and_signed() -> None:
+    values = synthetic_values()
+    values.loc[values["rung"] == "raw", "loss"] -= 0.5 * values["tokens"]
+    metrics = summarise(values, seed=0)
+    gap, loss = metrics.rungs["raw"].quenched.gap, metrics.rungs["raw"].quenched.loss
+    assert gap.high < 0
+    assert gap.high - gap.low < 0.1 * (loss.high - loss.low)
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    values = synthetic_values()
+    assert summarise(values.sample(frac=1.0, random_state=3), seed=0) == summarise(values, seed=0)
+
+
+def test_the_document_is_the_unit_not_the_window() -> None:
+    """Two identical windows per document carry no more information than one."""
+    values = synthetic_values(windows=1)
+    doubled = pd.concat([values, values.assign(window=1)])
+    once, twice = summarise(values, seed=0), summarise(doubled, seed=0)
+    assert twice.clean == once.clean
+    assert twice.rungs["raw"].quenched.kl == once.rungs["raw"].quenched.kl
+
+
+def test_what_was_not_measured_is_null_with_a_reason() -> None:
+    values = synthetic_values()
+    values = values[values["rung"] != "noise-fitted"]
+    values = values.assign(residual_ss=np.nan, centred_ss=np.nan, active=np.nan, spliced=np.nan)
+    metrics = summarise(values, seed=0)
+    assert metrics.gaussian_ratio.fitted == Number.null("rung noise-fitted was not measured")
+    assert metrics.gaussian_ratio.isotropic.value is not None
+    assert metrics.reconstruction.explained_variance == Number.null("sums of squares were not kept")
+    assert summarise_l0(values, seed=0) == Number.null("codes were not counted")
+
+
+def test_a_perfect_interpretation_has_no_ratio_where_the_noise_is_nothing() -> None:
+    values = synthetic_values()
+    values.loc[values["rung"].isin(["raw", "noise-fitted"]), "kl"] = 0.0
+    metrics = summarise(values, seed=0)
+    assert metrics.gaussian_ratio.fitted == Number.null("the denominator is zero")
+    assert metrics.gaussian_ratio.isotropic == Number(value=0.0, low=0.0, high=0.0)
+
+
+def test_a_ratio_over_noise_that_could_be_nothing_is_not_given() -> None:
+    values = synthetic_values()
+    noise = values["rung"] == "noise-fitted"
+    sign = values["document"].str[-1].astype(int) % 2 * 2.0 - 1.0
+    values.loc[noise, "kl"] *= sign[noise]
+    reason = "the denominator's interval includes 0"
+    assert summarise(values, seed=0).gaussian_ratio.fitted == Number.null(reason)
+
+
+def test_the_quantile_of_the_histogram_is_that_of_the_sample() -> None:
+    generator = np.random.default_rng(0)
+    documents = [generator.lognormal(-3, 1.5, 200) for _ in range(50)]
+    estimate = histogram_quantile([histogram(kl) for kl in documents], 0.99, tokens=10_000)
+    assert estimate.value == pytest.approx(np.quantile(np.concatenate(documents), 0.99), rel=0.02)
+    assert estimate.low is None
+    assert "no interval" in estimate.reason
+
+
+def test_the_quantile_interpolates_in_the_logarithm() -> None:
+    half = histogram_quantile(["-20:10", "", "-40:10"], 0.75, tokens=20)
+    assert half.value == pytest.approx(10 ** (-19.5 / 20))
+
+
+def test_a_quantile_in_the_lowest_bin_is_a_bound_not_a_value() -> None:
+    estimate = histogram_quantile(["-160:99;-20:1"], 0.99, tokens=100)
+    assert estimate.value is None
+    assert "1.1e-08" in estimate.reason
+
+
+def test_a_histogram_that_lost_tokens_is_refused() -> None:
+    values = synthetic_values()
+    first = values.index[values["rung"] == "full"][0]
+    values.loc[first, "kl_histogram"] = "-20:1"
+    with pytest.raises(MeasurementError, match="kl_histogram counts"):
+        summarise(values, seed=0)
+
+
+def test_no_scored_token_is_an_error() -> None:
+    values = synthetic_values(documents=2).assign(tokens=0, top1=0, kl_histogram="")
+    with pytest.raises(MeasurementError, match="no token is scored"):
+        summarise(values, seed=0)
+
+
+def test_a_null_needs_a_reason_and_only_then_shows_one() -> None:
+    with pytest.raises(ValueError, match="needs a reason"):
+        Number(value=None, low=None, high=None)
+    assert Number(value=1.0, low=0.0, high=2.0).model_dump() == {"value": 1.0, "low": 0.0, "high": 2.0}
+    assert Number.null("why").model_dump()["reason"] == "why"
+
+
+def test_summaries_and_records_need_no_torch() -> None:
+    """Checked in a fresh interpreter, where nothing else can have imported it."""
+    modules = ("record.summary", "record.store", "report.tables", "report.compare")
+    code = f"import sys, {', '.join(f'remainder.{name}' for name in modules)}; print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "False"

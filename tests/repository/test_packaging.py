@@ -1,0 +1,145 @@
+"""The distribution: one version, pins for everything, and data that travel with the wheel."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from hatchling.builders.sdist import SdistBuilder
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def _pins() -> list[Requirement]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def _names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def _build_wheel(root: Path, target: Path, version: str) -> Path:
+    (built,) = WheelBuilder(str(root)).build(directory=str(target), versions=[version])
+    return Path(built)
+
+
+def _tracked(folder: str) -> set[str]:
+    """The files of a folder that a wheel has to carry, as hatchling sees them: no caches."""
+    files = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+    return {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+
+
+def test_version_is_the_same_everywhere() -> None:
+    source = (ROOT / "harness/remainder/_version.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.+)"$', source, flags=re.MULTILINE)
+    (cited,) = re.findall(
+        r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "version" in PYPROJECT["project"]["dynamic"]
+    assert cited == version
+    assert f"## [{version}]" in changes
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_every_direct_dependency_has_one_exact_pin_on_every_python(python: str) -> None:
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    wanted = map(Requirement, [*project["dependencies"], *extras["test"], *extras["lint"]])
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    for requirement in wanted:
+        if requirement.marker and not requirement.marker.evaluate(environment):
+            continue
+        name = canonicalize_name(requirement.name)
+        pins = [
+            pin
+            for pin in _pins()
+            if canonicalize_name(pin.name) == name and (not pin.marker or pin.marker.evaluate(environment))
+        ]
+        assert len(pins) == 1, f"{name} has {len(pins)} pins in constraints.txt for Python {python}"
+        (exact,) = pins[0].specifier
+        assert exact.operator == "=="
+        assert requirement.specifier.contains(exact.version), f"{name}: the pin {exact} is out of bounds"
+
+
+def test_every_import_of_the_package_is_a_declared_dependency() -> None:
+    """What comes only through another package can vanish with its next release."""
+    imported: set[str] = set()
+    for path in (ROOT / "harness/remainder").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.split(".")[0])
+    declared = {canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]}
+    providers = packages_distributions()
+    # tomli and tomllib: one of them is absent, by the version of Python.
+    # pytest loads its plugin itself: who has no pytest does not import it.
+    for name in imported - sys.stdlib_module_names - {"remainder", "tomli", "tomllib", "pytest"}:
+        distributions = {canonicalize_name(provider) for provider in providers.get(name, [])}
+        assert distributions & declared, f"{name} is imported but pyproject.toml does not declare it"
+
+
+def test_torch_pin_names_no_local_version() -> None:
+    """`==2.13.0` is met by a CPU build at hand and by the one of the index; `+cpu` only by the first."""
+    (torch,) = (str(pin.specifier) for pin in _pins() if pin.name == "torch")
+    assert re.fullmatch(r"==\d+\.\d+\.\d+", torch)
+
+
+def test_precommit_runs_the_pinned_ruff() -> None:
+    (ruff,) = (pin for pin in _pins() if pin.name == "ruff")
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert f"rev: v{str(ruff.specifier).removeprefix('==')} " in hooks
+
+
+def test_wheel_carries_tasks_and_baselines_and_finds_them(tmp_path: Path) -> None:
+    wheel = _build_wheel(ROOT, tmp_path, "standard")
+    prefix = "remainder/_bundled/"
+    bundled = {name.removeprefix(prefix) for name in _names(wheel) if name.startswith(prefix)}
+    assert any(name.startswith("tasks/") and name.endswith("/task.toml") for name in bundled)
+    assert _tracked("tasks") | _tracked("baselines") <= bundled
+    assert "remainder/py.typed" in _names(wheel)
+
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    code = "import remainder.base.paths as p; print(p.__file__, p.project_root(), sep='\\n')"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code]
+    output = subprocess.check_output(command, env=environment, cwd=tmp_path, text=True).splitlines()
+    assert output == [str(installed / "remainder/base/paths.py"), str(installed / "remainder/_bundled")]
+
+
+def test_editable_install_reads_the_checkout(tmp_path: Path) -> None:
+    names = _names(_build_wheel(ROOT, tmp_path, "editable"))
+    assert not any("_bundled" in name for name in names)
+    assert any(name.endswith(".pth") for name in names)
+
+
+def test_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:
+    (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path / "sdist"), versions=["standard"])
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.glob("remainder-*")
+    from_sdist = _names(_build_wheel(unpacked, tmp_path / "a", "standard"))
+    from_checkout = _names(_build_wheel(ROOT, tmp_path / "b", "standard"))
+    assert from_sdist == from_checkout

@@ -1,0 +1,77 @@
+"""The README's notebook example runs as it stands, on the real model; and with other names on a small one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remainder.base.paths import project_root
+from remainder.record.schema import Record
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+REAL = ("smollm2-135m/resid-15", "baselines/topk-sae-32/weights")
+SMALL = ("tiny/wiki", "baselines/wiki-topk/weights")
+
+
+def example() -> str:
+    """The one block of Python in the README."""
+    (found,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return str(found)
+
+
+def run(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[Record, str]:
+    """What the code of the example measures, and what it shows."""
+    monkeypatch.chdir(project_root())
+    scope: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    return scope["result"].record, capsys.readouterr().out
+
+
+def gaps_are_shown(record: Record, shown: str) -> tuple[float, float]:
+    """Gaps of raw and full, after a look at the table."""
+    raw, full = (record.metrics.rungs[rung].quenched.gap.value for rung in ("raw", "full"))
+    assert raw is not None
+    assert full is not None
+    assert f"{raw:.3f}".lstrip("0") in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    return raw, full
+
+
+@pytest.mark.slow
+def test_the_notebook_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, shown = run(example(), monkeypatch, capsys)
+    raw, full = gaps_are_shown(record, shown)
+    assert 0.2 < raw < 0.6
+    assert raw < full < 1
+
+
+def test_the_notebook_example_runs_on_a_small_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same lines, with the names of a model that takes seconds."""
+    code = example()
+    for real, small in zip(REAL, SMALL, strict=True):
+        assert code.count(real) == 1
+        code = code.replace(real, small)
+    record, shown = run(code, monkeypatch, capsys)
+    assert record.task.id == SMALL[0]
+    raw, full = gaps_are_shown(record, shown)
+    assert 0 < raw < full
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    from typer.main import get_command
+
+    from remainder.cli.main import app
+
+    known = set(get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"^remainder (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named
+    assert named <= known
