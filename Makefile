@@ -52,9 +52,10 @@ test-all: $(STAMP)  ## slow tests too
 bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages=
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 format: $(STAMP)  ## mend what ruff can mend
@@ -62,5 +63,5 @@ format: $(STAMP)  ## mend what ruff can mend
 	$(BIN)/ruff format
 
 clean:  ## remove the environment and what tools left behind (not the model cache)
-	rm -rf $(VENV) build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find harness tests tasks baselines -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,104 @@
+"""What imports what: reading records stays instant, and the harness knows no task and no baseline by name."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from remainder.base.paths import project_root
+from remainder.submission.submission import Method, Submission
+from remainder.task.spec import list_tasks
+
+HARNESS = Path(__file__).resolve().parents[2] / "harness"
+SOURCES = sorted(HARNESS.rglob("*.py"))
+
+LIGHT = [
+    "remainder",
+    "remainder.board.build",
+    "remainder.board.cite",
+    "remainder.board.snapshot",
+    "remainder.board.verifications",
+    "remainder.board.verify",
+    "remainder.cli.main",
+    "remainder.cli.board",
+    "remainder.cli.publish",
+    "remainder.report.compare",
+    "remainder.report.explain",
+    "remainder.record.intervals",
+    "remainder.record.summary",
+    "remainder.submission.method",
+    "remainder.pytest_plugin",
+    "remainder.record.store",
+    "remainder.report.gate",
+    "remainder.report.tables",
+    "remainder.record.schema",
+    "remainder.publish.place",
+    "remainder.task.spec",
+]
+HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "sklearn"}
+
+
+def run_python(code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(HARNESS)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_reading_results_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    assert run_python(code).split() == []
+
+
+def test_every_public_name_is_there_when_asked_for() -> None:
+    code = "import remainder; print(*(getattr(remainder, name) and name for name in remainder.__all__))"
+    names = run_python(code).split()
+    assert {"evaluate", "read_record", "load_task", "Reconstruction"} <= set(names)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import remainder
+
+    with pytest.raises(AttributeError, match="no attribute 'evaluat'"):
+        _ = remainder.evaluat
+
+
+def spoken(path: Path) -> Iterator[tuple[int, str]]:
+    """String constants of a source file with their lines, without docstrings: what the code can act on."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    # A string that stands by itself says something to a reader and nothing to the program.
+    notes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in notes:
+            yield node.lineno, node.value
+
+
+def test_the_harness_knows_no_task_and_no_baseline_by_name() -> None:
+    baselines = {path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml")}
+    # A baseline may be called by what it is: words of a submission.toml are no names.
+    formats = set(get_args(Method.model_fields["format"].annotation))
+    formats |= set(get_args(Submission.model_fields["kind"].annotation))
+    tasks = set(list_tasks())
+    # Of the words that ids consist of, those that are no ordinary ones.
+    words = {part for name in tasks for part in name.split("/") if re.search(r"[-\d]", part)}
+    names = (baselines - formats) | tasks | words
+    assert len(names) > 5
+    found = [
+        f"{path.name}:{line}: {name}"
+        for path in SOURCES
+        for line, text in spoken(path)
+        for name in names
+        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)
+    ]
+    assert found == []
