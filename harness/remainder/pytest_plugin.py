@@ -80,7 +80,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Requirement:
     """What `@pytest.mark.remainder` asks for."""
 
     task: Any = None
@@ -277,21 +277,21 @@ def _row(score: Score) -> dict[str, str]:
     return row
 
 
-def _wanted(item: pytest.Item) -> _Wanted:
+def _wanted(item: pytest.Item) -> _Requirement:
     """Of all markers of a test, what the closest says of each argument."""
     given: dict[str, Any] = {}
     for marker in item.iter_markers("remainder"):
-        unknown = set(marker.kwargs) - set(_Wanted.__dataclass_fields__)
+        unknown = set(marker.kwargs) - set(_Requirement.__dataclass_fields__)
         if marker.args or unknown:
             what = (
                 f"has no argument {', '.join(sorted(unknown))}" if unknown else "takes named arguments only"
             )
             _fail(
                 f"@pytest.mark.remainder {what}",
-                fix=f"use some of {', '.join(_Wanted.__dataclass_fields__)}",
+                fix=f"use some of {', '.join(_Requirement.__dataclass_fields__)}",
             )
         given = {**marker.kwargs, **given}
-    return _Wanted(**given)
+    return _Requirement(**given)
 
 
 def _tasks_of_suite(config: pytest.Config) -> list[str]:

@@ -17,11 +17,11 @@ from sae_lens import SAE
 from remainder.base.paths import project_root
 from remainder.interpretation.protocol import adapt
 from remainder.loading.loaded import LoadedTask, open_task
-from remainder.measure.kernels import Kernel, score
+from remainder.measure.kernels import FittedRung, score
 from remainder.measure.losses import clean_pass
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import Coupled
-from remainder.residual.noise import Places
+from remainder.residual.noise import NoiseKeys
 
 
 class Largest:
@@ -45,17 +45,17 @@ def gaps(loaded: LoadedTask, thing: Any, alpha: float, seed: int) -> pd.Series:
     interpretation = adapt(thing, loaded.task.site.width, "sae")
     calibration = Calibration.empty(loaded.task.site.width)
     for batch in loaded.activations("calibration", 64).batches(8):
-        places = Places(15, batch.windows.documents, batch.windows.indices)
+        places = NoiseKeys(15, batch.windows.documents, batch.windows.indices)
         _, estimate = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
         residual = batch.prefix.x_out.double() - estimate.double()
         calibration.update(places, estimate.double(), residual, batch.spliced)
-    kernel = Kernel("noisy", Coupled(alpha, 1.0).fit(calibration), 2)
+    kernel = FittedRung("noisy", Coupled(alpha, 1.0).fit(calibration), 2)
     runner = loaded.runner("bfloat16")
     rows: list[dict[str, Any]] = []
     for batch in loaded.activations("evaluation", 32).batches(8):
         clean = clean_pass(runner, batch)
         _, estimate = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
-        places = Places(seed, batch.windows.documents, batch.windows.indices)
+        places = NoiseKeys(seed, batch.windows.documents, batch.windows.indices)
         for new in score(runner, clean, [kernel], estimate, places):
             reference = clean.scores.loss
             rows += [{**row, "loss": row["loss"] - reference[i]} for i, row in enumerate(new)]

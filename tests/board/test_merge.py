@@ -14,7 +14,7 @@ from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.base.paths import project_root
-from remainder.board.merge import Entry, document_sums, folders_of_tasks, groups, read_entries, strays
+from remainder.board.merge import BoardRow, document_sums, folders_of_tasks, groups, read_entries, strays
 from remainder.board.pages import record_html
 from remainder.board.verifications import Verification
 from remainder.errors import RecordError
@@ -24,7 +24,7 @@ from remainder.record.store import _result_id, values_path
 from remainder.record.values import column, document_totals, values_to_csv
 
 
-def all_entries(results: Path) -> tuple[list[Entry], list[tuple[str, str]]]:
+def all_entries(results: Path) -> tuple[list[BoardRow], list[tuple[str, str]]]:
     paths = [path for some in folders_of_tasks(results).values() for path in some]
     entries, faults = read_entries(results, paths)
     return entries, [tuple(fault) for fault in [*faults, *strays(results)]]  # type: ignore[misc]

@@ -20,7 +20,7 @@ from terminal import Command
 from remainder.base.paths import project_root
 from remainder.board.build import build, check, write_readme
 from remainder.board.bundle import classic
-from remainder.board.merge import Entry, read_entries
+from remainder.board.merge import BoardRow, read_entries
 from remainder.board.pages import TaskText, record_html, task_html
 from remainder.board.readme import section
 from remainder.board.serve import server
@@ -140,7 +140,9 @@ def test_circuits_are_listed_by_their_own_complexity(results: Path) -> None:
         update={"circuits": {"headline": size}, "bits_per_token": Number.null("once")}
     )
     metrics = record.metrics.model_copy(update={"circuit": circuit})
-    entry = Entry(record.model_copy(update={"complexity": cost, "metrics": metrics}), entry.path, entry.sums)
+    entry = BoardRow(
+        record.model_copy(update={"complexity": cost, "metrics": metrics}), entry.path, entry.sums
+    )
     (board,) = boards([entry])
     (row,) = board.rows
     assert row.places["raw"] is not None
@@ -257,14 +259,14 @@ HOSTILE = {
 }
 
 
-def renamed(entry: Entry, name: str) -> Entry:
+def renamed(entry: BoardRow, name: str) -> BoardRow:
     """The same record by another name, as a template would get it from a careless reader."""
     record = entry.record
     info = record.submission.model_copy(update={"name": name, "files": {name: fake_hash(name)}})
     check_ = next(iter(record.checks.values())).model_copy(update={"note": name})
     task = record.task.model_copy(update={"id": name})
     changes = {"submission": info, "warnings": (name,), "checks": {name: check_}, "task": task, "tier": name}
-    return Entry(record.model_copy(update=changes), entry.path, entry.sums)
+    return BoardRow(record.model_copy(update=changes), entry.path, entry.sums)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

@@ -12,7 +12,7 @@ from synthetic_board import put, scaled, small_board, submission
 from synthetic_records import fake_hash
 from synthetic_values import synthetic_values
 
-from remainder.board.merge import Entry, folders_of_tasks, read_entries
+from remainder.board.merge import BoardRow, folders_of_tasks, read_entries
 from remainder.board.pareto import front, fronts
 from remainder.board.rank import difference, kl_of, rank, unranked_because
 from remainder.record.schema import Check, Complexity, Number, TaskInfo
@@ -22,14 +22,14 @@ from remainder.report.compare import compare_records
 TASK = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
 
 
-def entries_of(results: Path) -> list[Entry]:
+def entries_of(results: Path) -> list[BoardRow]:
     (paths,) = (some for task, some in folders_of_tasks(results).items() if task == TASK.id)
     entries, faults = read_entries(results, paths)
     assert not faults
     return entries
 
 
-def separable(results: Path, a: Entry, b: Entry, key: str) -> tuple[bool | None, Number]:
+def separable(results: Path, a: BoardRow, b: BoardRow, key: str) -> tuple[bool | None, Number]:
     """What `remainder compare` says of two records."""
     comparison = compare_records(read_record(results / a.path), read_record(results / b.path))
     (found,) = (row for row in comparison.differences if row.key == key)
@@ -53,7 +53,7 @@ def test_places_follow_the_rule_by_what_compare_says(crowd: Path, by: str, key: 
     order = sorted(entries, key=lambda entry: kl_of(entry, by).value)  # type: ignore[arg-type, return-value]
     assert list(ranking.order) == order
 
-    groups: list[list[Entry]] = []
+    groups: list[list[BoardRow]] = []
     for entry in order:
         verdict = separable(crowd, groups[-1][0], entry, key)[0] if groups else True
         if verdict:

@@ -13,7 +13,14 @@ from synthetic_records import fake_hash
 
 from remainder.board.build import build
 from remainder.board.cite import of_snapshot, styles
-from remainder.board.snapshot import Entry, Snapshot, leaves_of, make_snapshot, merkle_root, read_snapshot
+from remainder.board.snapshot import (
+    Snapshot,
+    SnapshotEntry,
+    leaves_of,
+    make_snapshot,
+    merkle_root,
+    read_snapshot,
+)
 from remainder.board.verify import record_files
 from remainder.record.schema import TaskInfo
 
@@ -28,7 +35,7 @@ def shelf(folder: Path, *names: str) -> dict[str, Path]:
     return made
 
 
-def resealed(snapshot: Snapshot, *records: Entry) -> bytes:
+def resealed(snapshot: Snapshot, *records: SnapshotEntry) -> bytes:
     """The snapshot with other records, and the root that these give."""
     root = merkle_root(leaves_of(records))
     return snapshot.model_copy(update={"records": records, "root": root}).content

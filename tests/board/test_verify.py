@@ -19,7 +19,12 @@ from terminal import Command
 
 from remainder.base.paths import project_root
 from remainder.board.snapshot import results_folder
-from remainder.board.verifications import Remeasured, read_verification, verification_path, write_verification
+from remainder.board.verifications import (
+    RemeasuredDocuments,
+    read_verification,
+    verification_path,
+    write_verification,
+)
 from remainder.board.verify import record_files, verify_paths, verify_record
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256
@@ -195,7 +200,7 @@ def test_verifications_are_written_and_kept(one: Path, tmp_path: Path, remainder
     (verdict,) = verify_paths([tmp_path / "results"])
     write_verification(verdict)
     assert path.read_bytes() == content  # nothing in it depends on when or where
-    again = Remeasured(
+    again = RemeasuredDocuments(
         documents=("a", "b"),
         chosen_by="commit word",
         largest_deviation=0.5,

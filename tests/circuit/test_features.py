@@ -35,7 +35,7 @@ from remainder.measure.features_evaluate import Ablation, evaluate_features, fea
 from remainder.model.graph import CircuitModel
 from remainder.model.sites import BridgeSiteModel, Edits
 from remainder.record.schema import Pinned
-from remainder.residual.noise import Places, indices
+from remainder.residual.noise import NoiseKeys, indices
 from remainder.task.prompts import Prompts
 from remainder.task.spec import Site
 from remainder.task.text import Split
@@ -139,7 +139,7 @@ def by_hand(
         "counterfactual": clean_nodes(model, evaluation.counterfactual),
     }
 
-    places = Places(0, evaluation.documents, (0,) * len(evaluation))
+    places = NoiseKeys(0, evaluation.documents, (0,) * len(evaluation))
     others = indices(places, 0, 1, len(calibration), "resample")[:, 0].tolist()
 
     def removed(how: str, site: str, kind: int, row: int, position: int) -> np.ndarray:

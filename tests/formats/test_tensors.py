@@ -15,7 +15,15 @@ import torch
 from safetensors.torch import save_file
 
 from remainder.errors import InterpretationError
-from remainder.formats.tensors import Layout, Stored, header, read_json, read_tensors, read_torch, read_yaml
+from remainder.formats.tensors import (
+    Layout,
+    StoredTensor,
+    header,
+    read_json,
+    read_tensors,
+    read_torch,
+    read_yaml,
+)
 
 LAYOUT = Layout(
     {"W_enc": ("d_in", "d_sae"), "W_dec": ("d_sae", "d_in"), "threshold": ("d_sae",)},
@@ -135,7 +143,7 @@ def test_a_tensor_that_is_not_expected_may_be_left_unread(tmp_path: Path) -> Non
 
 def test_a_header_is_read_without_the_values(tmp_path: Path) -> None:
     path = write(tmp_path / "w.safetensors", {"a": torch.ones(2, 3).half(), "b": torch.ones(())})
-    assert header(path) == {"a": Stored("F16", (2, 3)), "b": Stored("F32", ())}
+    assert header(path) == {"a": StoredTensor("F16", (2, 3)), "b": StoredTensor("F32", ())}
 
 
 @pytest.mark.parametrize("begins", [b"", b"\x80\x04pickle", b"PK\x03\x04 a zip file", b"{}" * 40])

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from remainder.record.schema import (
-    Calibration,
+    CalibrationInfo,
     Check,
     Complexity,
     Measurement,
@@ -45,7 +45,7 @@ def synthetic_record(
             features=512,
         ),
         "checks": {"true_equals_clean": Check(passed=True, value=1e-6, limit=1e-4)},
-        "calibration": Calibration(documents=40, tokens=5000, dimension=576, shrinkage=0.04),
+        "calibration": CalibrationInfo(documents=40, tokens=5000, dimension=576, shrinkage=0.04),
         "measurement": Measurement(
             rungs=("raw", "mean", "full", "permuted"),
             pairs=1,

@@ -19,14 +19,14 @@ from remainder.measure.annealed import annealed_loss, unit_log_means
 from remainder.measure.gaussianity import measure_gaussianity
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import RUNGS, Context, ResidualModel
-from remainder.residual.noise import Draw, Places
+from remainder.residual.noise import Draw, NoiseKeys
 
 Array = np.ndarray
 
 
-def places_of(documents: int, prefix: str, seed: int = 3) -> Places:
+def places_of(documents: int, prefix: str, seed: int = 3) -> NoiseKeys:
     """One window of each of so many documents."""
-    return Places(seed, tuple(f"{prefix}-{i}" for i in range(documents)), (0,) * documents)
+    return NoiseKeys(seed, tuple(f"{prefix}-{i}" for i in range(documents)), (0,) * documents)
 
 
 def calibrated(x: Array, reconstruction: Array) -> Calibration:

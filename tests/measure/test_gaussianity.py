@@ -22,7 +22,7 @@ from remainder.residual.calibration import Bank, Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
 from remainder.residual.linear import fit_linear
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Places
+from remainder.residual.noise import NoiseKeys
 
 Array = np.ndarray
 Sampler = Callable[[np.random.Generator, int], "tuple[Array, Array]"]
@@ -71,7 +71,7 @@ def calibrated(residual: Array, reconstruction: Array, documents: int = 20) -> C
     """A calibration on windows of equal length, one a document."""
     width = residual.shape[1]
     r, x = (torch.from_numpy(part).reshape(documents, -1, width) for part in (residual, reconstruction))
-    places = Places(0, tuple(f"page-{i}" for i in range(documents)), (0,) * documents)
+    places = NoiseKeys(0, tuple(f"page-{i}" for i in range(documents)), (0,) * documents)
     calibration = Calibration.empty(width)
     calibration.update(places, x, r, torch.ones(r.shape[:2], dtype=torch.bool))
     return calibration
@@ -263,7 +263,7 @@ def test_surrogate_moments_have_the_law_of_moments_of_rows(count: int) -> None:
     root, mean = torch.from_numpy(mixing(width)), torch.arange(width, dtype=torch.float64)
     drawn, expected = [], []
     for index in range(repetitions):
-        places = Places(7, (f"surrogate {index}",), (0,))
+        places = NoiseKeys(7, (f"surrogate {index}",), (0,))
         drawn.append(module._surrogate_moments(mean, root, count, places, "fold"))
         rows = torch.from_numpy(generator.normal(size=(count, width))) @ root + mean
         expected.append(Moments.of(rows))
@@ -289,7 +289,7 @@ def test_surrogate_moments_have_the_law_of_moments_of_rows(count: int) -> None:
 
 def test_no_rows_give_empty_moments() -> None:
     root = torch.eye(3, dtype=torch.float64)
-    found = module._surrogate_moments(root[0], root, 0, Places(0, ("surrogate",), (0,)), "fold")
+    found = module._surrogate_moments(root[0], root, 0, NoiseKeys(0, ("surrogate",), (0,)), "fold")
     assert found.count == 0
     assert not found.scatter.any()
 

@@ -18,7 +18,7 @@ from remainder.interpretation.protocol import Identity, Projection, adapt
 from remainder.measure.several_sites import measure_sites
 from remainder.measure.several_sites_fit import SiteBatch, fit_sites, run_sites
 from remainder.model.sites import Edits
-from remainder.residual.noise import Draw, Places
+from remainder.residual.noise import Draw, NoiseKeys
 
 WIDTH, DOCUMENTS, POSITIONS, BATCHES = 6, 100, 60, 4
 TOLERANCE = 0.04
@@ -78,7 +78,7 @@ def batches(inputs: Tensor) -> Callable[[], Iterator[SiteBatch]]:
             part = inputs[start : start + DOCUMENTS]
             everywhere = torch.ones(part.shape[:2], dtype=torch.bool)
             names = tuple(f"d{start + i}" for i in range(len(part)))
-            places = Places(7, names, (0,) * len(part))
+            places = NoiseKeys(7, names, (0,) * len(part))
             spliced = {"one": everywhere, "two": everywhere}
             yield SiteBatch(part, part[..., 0], places, spliced, everywhere)
 

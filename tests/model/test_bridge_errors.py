@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny import VOCABULARY, WIDTH
 
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.loading.fetch import _quiet, load_bridge
 from remainder.model.architecture import Stage
@@ -388,10 +388,10 @@ def test_a_gguf_file_that_transformers_cannot_read_is_named(tmp_path: Path) -> N
 
 def test_a_message_is_told_whole_and_on_one_line() -> None:
     problem = RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for W_dec:\n\tshape [3].")
-    assert said(problem) == "Error(s) in loading state_dict for X: size mismatch for W_dec: shape [3]."
-    assert said(KeyError("k")) == "there is no 'k'"
-    assert said(ValueError()) == "ValueError"
-    long = said(ValueError(" ".join(f"word{number}" for number in range(500))))
+    assert message_of(problem) == "Error(s) in loading state_dict for X: size mismatch for W_dec: shape [3]."
+    assert message_of(KeyError("k")) == "there is no 'k'"
+    assert message_of(ValueError()) == "ValueError"
+    long = message_of(ValueError(" ".join(f"word{number}" for number in range(500))))
     assert long.startswith("word0 word1 ")
     assert long.endswith("word499")
     assert len(long) < 410

@@ -10,7 +10,7 @@ import pytest
 
 from remainder.errors import RecordError
 from remainder.publish.requirements import LIMIT
-from remainder.publish.review import Change, Review, changes, faults_of_changes, review
+from remainder.publish.review import ChangedFile, Review, changes, faults_of_changes, review
 
 RECORD = "leaderboard/results/tiny/induction/1/my-sae/" + "a" * 64
 GOOD = {
@@ -20,7 +20,7 @@ GOOD = {
     f"{RECORD}.csv.gz": "values",
 }
 
-Branch = Callable[[dict[str, str | None]], list[Change]]
+Branch = Callable[[dict[str, str | None]], list[ChangedFile]]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def git(tmp_path: Path) -> Callable[..., str]:
 def branch(git: Callable[..., str], tmp_path: Path) -> Branch:
     """Commit files (None: delete it) on a branch; gives what changed."""
 
-    def make(files: dict[str, str | None]) -> list[Change]:
+    def make(files: dict[str, str | None]) -> list[ChangedFile]:
         git("switch", "--quiet", "--create", "submission")
         for name, content in files.items():
             path = tmp_path / name
@@ -107,14 +107,14 @@ def test_nested_records_belong_to_the_coarser_of_both(branch: Branch) -> None:
 def test_what_else_it_brings_is_refused(files: dict[str, str | None], words: str, branch: Branch) -> None:
     name = next(iter(files))
     # Git itself takes no folder of that name.
-    within = Change("A", "100644", "0" * 40, 1, name)
+    within = ChangedFile("A", "100644", "0" * 40, 1, name)
     found = [within] if "/.git/" in name else branch({**GOOD, **files})
     faults = list(faults_of_changes(found))
     assert any(words in fault for fault in faults), faults
 
 
 def test_an_executable_is_refused() -> None:
-    (fault,) = faults_of_changes([Change("A", "100755", "0" * 40, 1, "baselines/my-sae/train.py")])
+    (fault,) = faults_of_changes([ChangedFile("A", "100755", "0" * 40, 1, "baselines/my-sae/train.py")])
     assert "mode 100755" in fault
 
 
@@ -127,9 +127,9 @@ def test_what_was_moved_is_deleted_and_added(git: Callable[..., str], branch: Br
 
 def test_nothing_and_too_much_are_refused() -> None:
     assert next(faults_of_changes([])) == "nothing is changed"
-    many = [Change("A", "100644", "0", 1, f"baselines/my-sae/f{number}") for number in range(401)]
+    many = [ChangedFile("A", "100644", "0", 1, f"baselines/my-sae/f{number}") for number in range(401)]
     assert list(faults_of_changes(many)) == ["401 files are changed, at most 400 may be"]
-    other = [Change("A", "100644", "0", 1, "docs/x.md")]
+    other = [ChangedFile("A", "100644", "0", 1, "docs/x.md")]
     assert "there is no submission and no record in it" in list(faults_of_changes(other))
 
 

@@ -24,7 +24,7 @@ from remainder.publish.requirements import (
     refuse_taken_name,
     required_tasks,
 )
-from remainder.publish.submit import Places, git_commands, open_pull_request, places, submit
+from remainder.publish.submit import Destinations, git_commands, open_pull_request, places, submit
 from remainder.submission.submission import Submission
 
 EXAMPLE = project_root() / "docs" / "examples" / "my-sae"
@@ -40,8 +40,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def to(tmp_path: Path) -> Places:
-    return Places(tmp_path / "checkout", tmp_path / "checkout/baselines", tmp_path / "checkout/results")
+def to(tmp_path: Path) -> Destinations:
+    return Destinations(tmp_path / "checkout", tmp_path / "checkout/baselines", tmp_path / "checkout/results")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # a submission that is made
 
 
-def test_the_example_is_submitted_once_and_for_all(to: Places, remainder: Command, cache: Path) -> None:
+def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: Command, cache: Path) -> None:
     """Folder, record and values are there, verify, and stay as they are when it is submitted again."""
     told = ("--out", to.results, "--submissions", to.submissions)
     first = remainder("submit", EXAMPLE, *told)
@@ -105,7 +105,7 @@ def test_the_example_is_submitted_once_and_for_all(to: Places, remainder: Comman
 
 
 def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
-    to: Places, monkeypatch: pytest.MonkeyPatch
+    to: Destinations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(paths: object) -> None:
         raise RecordError("it does not verify", fix="no way")
@@ -144,7 +144,7 @@ def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_written(
-    old: str, new: str, words: str, edited: Edit, to: Places
+    old: str, new: str, words: str, edited: Edit, to: Destinations
 ) -> None:
     folder = edited(old, new)
     with pytest.raises(RemainderError) as caught:
@@ -154,7 +154,7 @@ def test_what_is_wrong_is_named_and_nothing_is_written(
     assert not to.root.exists()
 
 
-def test_a_folder_without_a_description_is_told_what_to_write(to: Places) -> None:
+def test_a_folder_without_a_description_is_told_what_to_write(to: Destinations) -> None:
     with pytest.raises(InterpretationError, match=r"no submission\.toml") as caught:
         submit(str(EXAMPLE / "weights"), to)
     assert caught.value.fix is not None
@@ -182,14 +182,14 @@ def test_a_config_that_fits_nothing_or_several_is_asked_for_tasks(edited: Edit) 
         required_tasks(read_described(folder))
 
 
-def test_only_its_own_public_tasks_are_measured(to: Places) -> None:
+def test_only_its_own_public_tasks_are_measured(to: Destinations) -> None:
     with pytest.raises(TaskError, match="was made for tiny/induction"):
         submit(str(EXAMPLE), to, tasks=["tiny/wiki"])
     with pytest.raises(TaskError, match="no task of the benchmark"):
         submit(str(EXAMPLE), to, tasks=[str(project_root() / "tasks" / "tiny" / "wiki")])
 
 
-def test_a_name_stands_for_one_content(edited: Edit, to: Places) -> None:
+def test_a_name_stands_for_one_content(edited: Edit, to: Destinations) -> None:
     taken = to.submissions / "my-sae"
     shutil.copytree(EXAMPLE, taken)
     (taken / "README.md").write_text("another")
@@ -213,7 +213,7 @@ def test_a_name_is_not_taken_for_itself_or_a_longer_one() -> None:
     refuse_taken_name("my-sae", ["my-sae", "my-sae-2", "sae"])
 
 
-def test_large_weights_are_sent_to_a_hub(edited: Edit, to: Places) -> None:
+def test_large_weights_are_sent_to_a_hub(edited: Edit, to: Destinations) -> None:
     folder = edited("MIT", "MIT")
     with (folder / "more.bin").open("wb") as file:
         file.truncate(LIMIT)
@@ -263,7 +263,7 @@ def test_what_lies_on_a_hub_names_its_commit() -> None:
     check_description(Submission.model_validate({**content, "method": {**method, "revision": "c" * 40}}))
 
 
-def test_an_interpretation_that_breaks_a_rule_is_not_measured(edited: Edit, to: Places) -> None:
+def test_an_interpretation_that_breaks_a_rule_is_not_measured(edited: Edit, to: Destinations) -> None:
     folder = edited("MIT", "MIT")
     weights = folder / "weights" / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -302,7 +302,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_open_makes_branch_commit_and_pull_request(
-    repository: Path, to: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    repository: Path, to: Destinations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = tmp_path / "bin"
     fake.mkdir()

@@ -11,7 +11,7 @@ from scipy import optimize, special
 from remainder.record.couplings import (
     FULL_GRID,
     QUICK_GRID,
-    Point,
+    GridPoint,
     fit_couplings,
     minimum_in_box,
     point_of,
@@ -20,7 +20,7 @@ from remainder.record.couplings import (
 
 
 @pytest.mark.parametrize("grid", [QUICK_GRID, FULL_GRID])
-def test_minima_are_those_of_a_numerical_optimiser(grid: tuple[Point, ...]) -> None:
+def test_minima_are_those_of_a_numerical_optimiser(grid: tuple[GridPoint, ...]) -> None:
     """Bowls, saddles and domes with random centres, many of them outside the box."""
     generator = np.random.default_rng(0)
     low, high = np.min(grid, 0), np.max(grid, 0)
@@ -58,7 +58,7 @@ def test_a_point_is_found_again_from_the_name_of_its_rung() -> None:
     assert point_of("coupled") is None
 
 
-def losses_of(alpha: float, beta: float, documents: int = 20) -> dict[Point, np.ndarray]:
+def losses_of(alpha: float, beta: float, documents: int = 20) -> dict[GridPoint, np.ndarray]:
     """Sums over 100 tokens of each document: a bowl around (α, β), a little elsewhere in each document."""
     shift = np.random.default_rng(1).normal(0, 0.05, documents)
     return {
@@ -80,7 +80,7 @@ def test_the_fit_finds_the_bowl_with_an_interval_around_it() -> None:
         assert number.high is not None
         assert number.high - number.low == pytest.approx(2 * 1.96 * centre.std() / 20**0.5, rel=0.1)
     point = next(p for p in found.grid if (p.alpha, p.beta) == (0.75, 1.0))
-    assert point.annealed.value == pytest.approx((losses[Point(0.75, 1.0)].sum() - 3000) / 2000, rel=1e-5)
+    assert point.annealed.value == pytest.approx((losses[GridPoint(0.75, 1.0)].sum() - 3000) / 2000, rel=1e-5)
 
 
 def test_a_minimum_outside_is_put_on_the_edge_and_flagged() -> None:

@@ -16,7 +16,7 @@ from terminal import Command
 from remainder.base.wrapping import command, fill, quoted
 from remainder.errors import InterpretationError
 from remainder.formats import hub
-from remainder.publish.check import Checked, Numbers, render
+from remainder.publish.check import Checked, QuickNumbers, render
 from remainder.record.naming import LONGEST, differing_ends, shortened, told_apart
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord
@@ -80,7 +80,7 @@ LONG = "/a/folder with blanks/and 'quotes'/" + "deep/" * 20 + "trainer_0"
 @pytest.mark.parametrize("where", ["digits-pca-4", "../my sae's/trainer_0", LONG, "hub:a/b@main:c d/e"])
 @pytest.mark.parametrize("color", [False, True])
 def test_check_prints_a_command_that_can_be_copied(task: str, where: str, color: bool) -> None:
-    for numbers in (Numbers(0.1, 2.0, 3, 4, 5), None):
+    for numbers in (QuickNumbers(0.1, 2.0, 3, 4, 5), None):
         found = Checked(where, task="its/id", named=task, numbers=numbers)
         found.warnings.append(f"`{where}` holds a field that is not heeded")
         (line,) = (

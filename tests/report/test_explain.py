@@ -25,7 +25,7 @@ from remainder.cli import main as cli
 from remainder.errors import RecordError
 from remainder.record.rungs import RUNG_ADDS
 from remainder.record.schema import (
-    Calibration,
+    CalibrationInfo,
     Check,
     DirectionTests,
     Gaussianity,
@@ -167,7 +167,7 @@ def measured(gaps: tuple[tuple[str, float], ...]) -> Record:
         suffix="suffix",
         device="cpu",
     )
-    calibration = Calibration(
+    calibration = CalibrationInfo(
         documents=40,
         tokens=5000,
         dimension=576,
@@ -248,7 +248,7 @@ KINDS: dict[str, Callable[[], Record]] = {
     "negative": lambda: full_record({rung: gap - 0.6 for rung, gap in GAPS.items()}),
     "long name": lambda: full_record(name="a-name-of-very-many-characters-" * 5),
     "bare": lambda: with_metrics(
-        short_record(calibration=Calibration(documents=1, tokens=1, dimension=1)),
+        short_record(calibration=CalibrationInfo(documents=1, tokens=1, dimension=1)),
         rungs={},
     ),
 }

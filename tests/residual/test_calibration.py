@@ -15,7 +15,7 @@ from remainder.errors import MeasurementError
 from remainder.record.rungs import FOLDS
 from remainder.residual import calibration as module
 from remainder.residual.calibration import LARGE, Bank, Calibration
-from remainder.residual.noise import Places, folds, priorities
+from remainder.residual.noise import NoiseKeys, folds, priorities
 
 WINDOWS, POSITIONS = 12, 10
 DOCUMENTS, INDICES = tuple(f"page-{i % 7}" for i in range(WINDOWS)), tuple(i // 7 for i in range(WINDOWS))
@@ -26,8 +26,8 @@ VALUES = torch.tensor(
 MASK = torch.rand(WINDOWS, POSITIONS, generator=torch.Generator().manual_seed(0)) < 0.7
 
 
-def places_of(windows: list[int], seed: int = 5) -> Places:
-    return Places(seed, tuple(DOCUMENTS[i] for i in windows), tuple(INDICES[i] for i in windows))
+def places_of(windows: list[int], seed: int = 5) -> NoiseKeys:
+    return NoiseKeys(seed, tuple(DOCUMENTS[i] for i in windows), tuple(INDICES[i] for i in windows))
 
 
 def bank_of(capacity: int, batches: list[list[int]], seed: int = 5) -> Bank:
@@ -136,7 +136,7 @@ def shard_of(
 ) -> Calibration:
     """Calibration on some windows, one batch; documents have two windows each."""
     calibration = Calibration.empty(data[0].shape[-1], capacity)
-    places = Places(5, tuple(f"c-{i // 2}" for i in windows), tuple(i % 2 for i in windows))
+    places = NoiseKeys(5, tuple(f"c-{i // 2}" for i in windows), tuple(i % 2 for i in windows))
     calibration.update(places, *(part[windows] for part in data))
     return calibration
 
@@ -154,7 +154,7 @@ def test_moments_and_folds_equal_numpy() -> None:
     np.testing.assert_allclose(calibration.reconstruction_mean, rows[:, :4].mean(0), rtol=1e-12)
     assert calibration.documents == {f"c-{i}" for i in range(20)}
     # A fold holds all windows of its documents, and no others.
-    dealt = np.array(folds(Places(5, tuple(f"c-{i // 2}" for i in range(40)), (0,) * 40), FOLDS))
+    dealt = np.array(folds(NoiseKeys(5, tuple(f"c-{i // 2}" for i in range(40)), (0,) * 40), FOLDS))
     assert set(dealt) == set(range(FOLDS))
     assert (dealt[::2] == dealt[1::2]).all()
     for fold, (whole, part) in enumerate(zip(calibration.folds, calibration.residual_folds, strict=True)):
@@ -200,7 +200,7 @@ def test_what_was_fitted_is_shared_until_more_is_seen() -> None:
     assert len(seen) == 1
     calibration.merge(shard_of([3, 4], data, 40))
     assert calibration.once("tokens", fit) == calibration.tokens == int(data[2][:5].sum())
-    calibration.update(Places(5, ("c-9",), (0,)), *(part[9:10] for part in data))
+    calibration.update(NoiseKeys(5, ("c-9",), (0,)), *(part[9:10] for part in data))
     assert calibration.once("tokens", fit) == calibration.tokens == seen[-1]
     assert len(seen) == 3
 
@@ -246,7 +246,7 @@ def test_large_widths_keep_only_the_bank() -> None:
     x, r = torch.randn(2, 3, 5, LARGE, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(3, 5).bool()
     mask[0, 0] = False
-    calibration.update(Places(1, ("a", "b", "c"), (0, 0, 0)), x, r, mask)
+    calibration.update(NoiseKeys(1, ("a", "b", "c"), (0, 0, 0)), x, r, mask)
     torch.testing.assert_close(calibration.mean, r[mask].double().mean(0), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(
         calibration.reconstruction_mean, x[mask].double().mean(0), rtol=1e-10, atol=1e-12

@@ -10,7 +10,7 @@ from scipy import stats
 from remainder.residual.calibration import Calibration
 from remainder.residual.cells import MINIMUM, Cells, fit_cells
 from remainder.residual.ladder import RUNGS, Context
-from remainder.residual.noise import Draw, Places
+from remainder.residual.noise import Draw, NoiseKeys
 
 
 def rows(count: int, width: int = 4, seed: int = 0) -> torch.Tensor:
@@ -138,12 +138,12 @@ def test_matched_draws_come_from_the_cell_and_uniformly_from_all_of_it() -> None
     ).double()
     mask = torch.from_numpy(generator.random((40, 25)) < 0.9)
     calibration = Calibration.empty(3)
-    calibration.update(Places(3, tuple(f"c-{i}" for i in range(40)), (0,) * 40), x, residual, mask)
+    calibration.update(NoiseKeys(3, tuple(f"c-{i}" for i in range(40)), (0,) * 40), x, residual, mask)
     model = RUNGS["matched"]().fit(calibration)
 
     wanted = torch.from_numpy(generator.integers(0, 3, (300, 50)))
     reconstruction = 100.0 * torch.nn.functional.one_hot(wanted, 3).double()
-    places = Places(3, tuple(f"e-{i}" for i in range(300)), (0,) * 300)
+    places = NoiseKeys(3, tuple(f"e-{i}" for i in range(300)), (0,) * 300)
     context = Context(places, reconstruction, torch.ones(300, 50).bool())
     sample = model.sample(context, Draw(0))
     assert torch.equal(sample[..., 1].long(), wanted)

@@ -22,7 +22,7 @@ from remainder.residual.covariance import (
     oas_intensity,
 )
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Draw, Places, normal
+from remainder.residual.noise import Draw, NoiseKeys, normal
 
 
 def rows_of(count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -49,7 +49,7 @@ def standardised(rows: torch.Tensor) -> np.ndarray:
 
 def coloured(covariance: DenseCovariance | MemoryFreeCovariance, windows: int, positions: int) -> np.ndarray:
     """Centred samples [windows·positions, d]."""
-    places = Places(3, tuple(f"page-{i}" for i in range(windows)), (0,) * windows)
+    places = NoiseKeys(3, tuple(f"page-{i}" for i in range(windows)), (0,) * windows)
     z = normal(places, Draw(0), positions, len(covariance.mean))
     return covariance.colour(z, places, Draw(0)).reshape(windows * positions, -1).numpy()
 
@@ -255,7 +255,7 @@ def test_root_samples_and_density_agree_with_linear_algebra() -> None:
     np.testing.assert_allclose(covariance.log_density(fresh), expected, rtol=1e-8)
     # Whitened by Σ̂ itself: what Σ̂ colours is white again, length for length.
     samples = torch.from_numpy(coloured(covariance, 4, 10)) + covariance.mean
-    places = Places(3, tuple(f"page-{i}" for i in range(4)), (0,) * 4)
+    places = NoiseKeys(3, tuple(f"page-{i}" for i in range(4)), (0,) * 4)
     z = normal(places, Draw(0), 10, 5).reshape(-1, 5)
     torch.testing.assert_close(covariance.whiten(samples).norm(dim=-1), z.norm(dim=-1))
 
@@ -287,7 +287,7 @@ def test_density_on_a_subspace_is_that_of_scipy() -> None:
 def calibrated(rows: torch.Tensor, documents: int, capacity: int = 65536) -> Calibration:
     calibration = Calibration.empty(rows.shape[-1], capacity)
     windows = rows.reshape(documents, -1, rows.shape[-1])
-    places = Places(3, tuple(f"c-{i}" for i in range(documents)), (0,) * documents)
+    places = NoiseKeys(3, tuple(f"c-{i}" for i in range(documents)), (0,) * documents)
     calibration.update(places, torch.zeros_like(windows), windows, torch.ones(windows.shape[:2]).bool())
     return calibration
 
@@ -338,10 +338,10 @@ def test_memory_free_samples_have_the_shrunk_covariance(count: int) -> None:
 @pytest.mark.usefixtures("large")
 def test_memory_free_samples_are_antithetic_and_keyed() -> None:
     covariance = covariance_of(calibrated(rows_of(40, 8).float(), 2))
-    places = Places(3, ("a", "b", "c"), (0, 1, 0))
+    places = NoiseKeys(3, ("a", "b", "c"), (0, 1, 0))
     first, second = (covariance.colour(normal(places, Draw(i), 4, 8), places, Draw(i)) for i in (4, 5))
     assert torch.equal(first, -second)
-    part = Places(3, ("c", "a"), (0, 0))
+    part = NoiseKeys(3, ("c", "a"), (0, 0))
     alone = covariance.colour(normal(part, Draw(4), 4, 8), part, Draw(4))
     torch.testing.assert_close(alone, first[[2, 0]])
 

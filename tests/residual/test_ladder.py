@@ -18,16 +18,16 @@ from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of
 from remainder.residual.gaussian import Radial, Temporal
 from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Context, Coupled
-from remainder.residual.noise import Draw, Places, folds
+from remainder.residual.noise import Draw, NoiseKeys, folds
 from remainder.residual.real import Perturbative
 
 KERNELS = {**RUNGS, **NOISES, **FOLD_RUNGS, "coupled": partial(Coupled, 0.75, 1.1)}
 SEES_X = {"true", "noise-directional", "noise-isotropic"}
 
 
-def places_of(documents: int, prefix: str = "page") -> Places:
+def places_of(documents: int, prefix: str = "page") -> NoiseKeys:
     """One window of each of so many documents."""
-    return Places(3, tuple(f"{prefix}-{i}" for i in range(documents)), (0,) * documents)
+    return NoiseKeys(3, tuple(f"{prefix}-{i}" for i in range(documents)), (0,) * documents)
 
 
 def calibrated(
@@ -134,7 +134,7 @@ def test_batches_and_order_change_no_sample(name: str) -> None:
     assert whole.dtype == torch.float64
     assert whole.shape == (6, 5, 4)
     rows = [4, 0, 5]
-    places = Places(3, tuple(context.places.documents[i] for i in rows), (0, 0, 0))
+    places = NoiseKeys(3, tuple(context.places.documents[i] for i in rows), (0, 0, 0))
     part = Context(places, context.reconstruction[rows], context.mask[rows], context.residual[rows])
     torch.testing.assert_close(kernel.sample(part, Draw(3)), whole[rows], rtol=1e-12, atol=1e-12)
 
@@ -230,14 +230,14 @@ def test_refits_leave_the_documents_of_one_fold_out() -> None:
     for fold in range(FOLDS):
         kept = np.flatnonzero(dealt != fold).tolist()
         part = Calibration.empty(3)
-        places = Places(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
+        places = NoiseKeys(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
         part.update(places, torch.zeros(len(kept), 10, 3), rows[kept], torch.ones(len(kept), 10).bool())
         refitted = FOLD_RUNGS[f"full-fold-{fold + 1}"]().fit(calibration)
         expected = RUNGS["full"]().fit(part)
         torch.testing.assert_close(refitted.sample(context, Draw(0)), expected.sample(context, Draw(0)))
     part = Calibration.empty(3)
     kept = np.flatnonzero(dealt != 1).tolist()
-    places = Places(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
+    places = NoiseKeys(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
     part.update(places, torch.zeros(len(kept), 10, 3), rows[kept], torch.ones(len(kept), 10).bool())
     with pytest.raises(NotMeasurableError, match="no document fell into fold 2"):
         FOLD_RUNGS["full-fold-2"]().fit(part)

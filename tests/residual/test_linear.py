@@ -14,7 +14,7 @@ from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import covariance_of, fit_covariance
 from remainder.residual.linear import LinearCoupling, fit_linear
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Places, folds
+from remainder.residual.noise import NoiseKeys, folds
 
 RIDGES = 10.0 ** np.linspace(-6, 3, 37)
 """In units of the correlation of x̂, as the package tries them."""
@@ -25,7 +25,7 @@ class Data:
 
     def __init__(self, x: np.ndarray, r: np.ndarray, documents: int) -> None:
         self.x, self.r = x, r
-        places = Places(3, tuple(f"c-{i}" for i in range(documents)), (0,) * documents)
+        places = NoiseKeys(3, tuple(f"c-{i}" for i in range(documents)), (0,) * documents)
         windows = [torch.from_numpy(part).reshape(documents, -1, part.shape[1]) for part in (x, r)]
         self.calibration = Calibration.empty(x.shape[1])
         self.calibration.update(places, *windows, torch.ones(windows[0].shape[:2]).bool())

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from remainder.residual import noise
-from remainder.residual.noise import Draw, Places, folds, indices, normal, priorities
+from remainder.residual.noise import Draw, NoiseKeys, folds, indices, normal, priorities
 
 DOCUMENTS = tuple(f"page-{i}" for i in range(6))
-PLACES = Places(7, DOCUMENTS, (0, 1, 0, 2, 0, 5))
+PLACES = NoiseKeys(7, DOCUMENTS, (0, 1, 0, 2, 0, 5))
 
 
 def philox_words(key: str, count: int) -> list[int]:
@@ -37,7 +37,7 @@ def philox_words(key: str, count: int) -> list[int]:
     return words[:count]
 
 
-def every_stream(places: Places, positions: int = 5, width: int = 3) -> list[torch.Tensor]:
+def every_stream(places: NoiseKeys, positions: int = 5, width: int = 3) -> list[torch.Tensor]:
     """All kinds of draw that there are one or more of at every position, [docs, pos, ...]."""
     return [
         normal(places, Draw(2), positions, width),
@@ -48,7 +48,7 @@ def every_stream(places: Places, positions: int = 5, width: int = 3) -> list[tor
 
 
 def test_draws_equal_an_independent_philox() -> None:
-    places = Places(11, ("page-12",), (3,))
+    places = NoiseKeys(11, ("page-12",), (3,))
     words = philox_words("11|normal|2|page-12|3", 12)
     expected = [special.ndtri((word // 2**12 + 0.5) / 2**52) for word in words]
     np.testing.assert_allclose(normal(places, Draw(4), 4, 3).ravel(), expected, rtol=1e-13)
@@ -67,7 +67,7 @@ def test_draws_equal_an_independent_philox() -> None:
 
 def test_golden_values() -> None:
     """May only be appended to: a change here silently changes every record."""
-    places = Places(15, ("page-10",), (0,))
+    places = NoiseKeys(15, ("page-10",), (0,))
     found = normal(places, Draw(0), 1, 3).ravel().tolist()
     assert found == pytest.approx([0.584139184261587, -0.5209084931376264, 0.4512630204210807], rel=1e-14)
     assert indices(places, 0, 4, 65536)[0].tolist() == [28832, 64895, 8066, 37544]
@@ -77,7 +77,7 @@ def test_golden_values() -> None:
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_batch_composition_and_order_change_nothing(order: list[int], size: int) -> None:
     chosen = order[:size]
-    batch = Places(7, tuple(DOCUMENTS[i] for i in chosen), tuple(PLACES.windows[i] for i in chosen))
+    batch = NoiseKeys(7, tuple(DOCUMENTS[i] for i in chosen), tuple(PLACES.windows[i] for i in chosen))
     for whole, part in zip(every_stream(PLACES), every_stream(batch), strict=True):
         assert torch.equal(part, whole[chosen])
     assert priorities(batch).tolist() == priorities(PLACES)[chosen].tolist()
@@ -86,10 +86,10 @@ def test_batch_composition_and_order_change_nothing(order: list[int], size: int)
 
 def test_folds_deal_whole_documents_about_evenly() -> None:
     documents = tuple(f"page-{i // 3}" for i in range(9000))
-    dealt = np.array(folds(Places(4, documents, tuple(i % 3 for i in range(9000))), 3)).reshape(-1, 3)
+    dealt = np.array(folds(NoiseKeys(4, documents, tuple(i % 3 for i in range(9000))), 3)).reshape(-1, 3)
     assert (dealt == dealt[:, :1]).all()
     assert stats.chisquare(np.bincount(dealt[:, 0], minlength=3)).pvalue > 0.001
-    other = np.array(folds(Places(5, documents, (0,) * 9000), 3)).reshape(-1, 3)
+    other = np.array(folds(NoiseKeys(5, documents, (0,) * 9000), 3)).reshape(-1, 3)
     assert stats.contingency.crosstab(dealt[:, 0], other[:, 0]).count.min() > 250  # 333 if independent
 
 
@@ -99,11 +99,11 @@ def test_a_longer_window_keeps_earlier_positions() -> None:
 
 
 def test_seed_document_window_pair_and_stream_all_matter() -> None:
-    one = Places(7, ("page-1",), (0,))
+    one = NoiseKeys(7, ("page-1",), (0,))
     others = [
-        (Places(8, ("page-1",), (0,)), Draw(0)),
-        (Places(7, ("page-2",), (0,)), Draw(0)),
-        (Places(7, ("page-1",), (1,)), Draw(0)),
+        (NoiseKeys(8, ("page-1",), (0,)), Draw(0)),
+        (NoiseKeys(7, ("page-2",), (0,)), Draw(0)),
+        (NoiseKeys(7, ("page-1",), (1,)), Draw(0)),
         (one, Draw(2)),
     ]
     reference, rows = normal(one, Draw(0), 500, 40), indices(one, 0, 20_000, 65536)
@@ -125,7 +125,7 @@ def test_draws_of_a_pair_are_antithetic_and_indices_are_not() -> None:
 
 
 def test_values_are_standard_normal() -> None:
-    many = Places(3, tuple(f"page-{i}" for i in range(40)), (0,) * 40)
+    many = NoiseKeys(3, tuple(f"page-{i}" for i in range(40)), (0,) * 40)
     z = normal(many, Draw(0), 50, 50).numpy()
     assert stats.kstest(z.ravel(), "norm").pvalue > 0.001
     for axis in range(3):  # neighbours along documents, positions and coordinates
@@ -137,7 +137,7 @@ def test_values_are_standard_normal() -> None:
 
 
 def test_indices_are_uniform() -> None:
-    many = Places(3, tuple(f"page-{i}" for i in range(40)), (0,) * 40)
+    many = NoiseKeys(3, tuple(f"page-{i}" for i in range(40)), (0,) * 40)
     chosen = indices(many, 1, 1000, 37)
     assert stats.chisquare(np.bincount(chosen.ravel(), minlength=37)).pvalue > 0.001
     assert (int(chosen.min()), int(chosen.max())) == (0, 36)
@@ -146,7 +146,7 @@ def test_indices_are_uniform() -> None:
 def test_inversion_is_exact_to_float64_and_finite_at_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     words = [0, 2**12 - 1, 2**40, 2**52, 2**60, 2**63, 2**63 + 2**61, 2**64 - 2**40, 2**64 - 1]
     monkeypatch.setattr(noise, "_raw", lambda places, stream, count: np.array([words], dtype=np.uint64))
-    found = normal(Places(0, ("a",), (0,)), Draw(0), len(words), 1).ravel().tolist()
+    found = normal(NoiseKeys(0, ("a",), (0,)), Draw(0), len(words), 1).ravel().tolist()
     with mpmath.workdps(60):
         for word, z in zip(words, found, strict=True):
             u = (mpmath.mpf(word // 2**12) + mpmath.mpf(1) / 2) / 2**52

@@ -20,7 +20,7 @@ from remainder.measure import site as evaluate
 from remainder.measure.plan import plan
 from remainder.record.values import canonical_values
 from remainder.runs import cells as engine
-from remainder.runs.cells import Row
+from remainder.runs.cells import FinishedRun
 from remainder.submission.submission import Method, Submission
 
 TINY_RUNGS = ("raw", "full")
@@ -46,14 +46,16 @@ def submission(name: str, **method: Any) -> Submission:
 FIRST, SECOND = submission("first"), submission("second", format="pca", rank=4)
 
 
-def run(out: Path, *submissions: Submission, loaded: LoadedTask | None = None, **options: Any) -> list[Row]:
+def run(
+    out: Path, *submissions: Submission, loaded: LoadedTask | None = None, **options: Any
+) -> list[FinishedRun]:
     loaded = loaded or make_loaded()
     extra = {name: options.pop(name) for name in ("fresh", "progress") if name in options}
     chosen = plan(loaded.task, "quick", **{"rungs": TINY_RUNGS, **options})
     return list(engine.run(loaded, submissions or (FIRST, SECOND), chosen, out, **extra))
 
 
-def kept(rows: list[Row]) -> list[bool]:
+def kept(rows: list[FinishedRun]) -> list[bool]:
     return [row.kept for row in rows]
 
 

@@ -22,18 +22,18 @@ from remainder.validation.figures import FigureSpec
 from remainder.validation.page import markdown, write_page
 from remainder.validation.run import Validation
 from remainder.validation.tables import law_line, render, value_with_error
-from remainder.validation.verdict import Comparison, LawVerdict, PowerLaw, fit_power_law
+from remainder.validation.verdict import JudgedClaim, LawVerdict, PowerLaw, fit_power_law
 
 SEEDS = (3, 11)
 QUANTITIES = {"clean error": 0.2, "raw error": 0.15, "full error": 0.21, "shape at least": 0.01}
 
 
-def comparison(task: str, x: float, quantity: str, seed: int, **changed: Any) -> Comparison:
+def comparison(task: str, x: float, quantity: str, seed: int, **changed: Any) -> JudgedClaim:
     expected = QUANTITIES[quantity] / x
     measured = expected * (1.02 if seed == 3 else 0.99)
     se = 0.03 * expected
     fields = {"allowance": 0.0, "z": (measured - expected) / se, "p": 1.0, "passed": True}
-    return Comparison(
+    return JudgedClaim(
         **{
             "task": task,
             "interpretation": "keep_2*|",

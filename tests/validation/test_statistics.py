@@ -14,7 +14,7 @@ from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import MeasurementError
-from remainder.record.couplings import QUICK_GRID, Point, fit_couplings, rung_of
+from remainder.record.couplings import QUICK_GRID, GridPoint, fit_couplings, rung_of
 from remainder.record.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram
 from remainder.record.values import canonical_values
 from remainder.validation.claims import Claim, Law, parse_quantity
@@ -208,7 +208,7 @@ def test_alpha_has_the_error_of_its_resampled_fits() -> None:
     generator = np.random.default_rng(6)
     tokens, best = np.full(40, 100.0), generator.normal(0.8, 0.15, 40)
     rows = []
-    annealed: dict[Point, np.ndarray] = {}
+    annealed: dict[GridPoint, np.ndarray] = {}
     for point in QUICK_GRID:
         loss = 100 * (1 + (point.alpha - best) ** 2 + 4 * (point.beta - 1) ** 2)
         annealed[point] = loss

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from remainder.base.cache import Progress
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import AssetError, RemainderError
 
-__all__ = ["Snapshot", "explained", "repository_files", "snapshot"]
+__all__ = ["HubSnapshot", "explained", "repository_files", "snapshot"]
 
 
-class Snapshot(NamedTuple):
+class HubSnapshot(NamedTuple):
     """Files of a repository as they were at one commit."""
 
     repo: str
@@ -38,7 +38,7 @@ def snapshot(
     *,
     ignore: Sequence[str] = (),
     progress: Progress | None = None,
-) -> Snapshot:
+) -> HubSnapshot:
     """Fetch the files of `repo` that match one of `patterns` and none of `ignore`.
 
     Args:
@@ -62,7 +62,7 @@ def snapshot(
             ignore_patterns=list(ignore) or None,
             tqdm_class=None if progress is None and sys.stderr.isatty() else _bar(repo, progress),
         )
-    return Snapshot(repo, Path(folder).name, Path(folder))
+    return HubSnapshot(repo, Path(folder).name, Path(folder))
 
 
 def repository_files(repo: str, revision: str | None) -> list[str]:
@@ -138,7 +138,7 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
             f"the hub cannot give {repo} now: it answers with status {status}",
             "try again later; https://status.huggingface.co says whether it is down",
         )
-    first = said(next((one for one in causes[::-1] if str(one).strip()), causes[-1]))
+    first = message_of(next((one for one in causes[::-1] if str(one).strip()), causes[-1]))
     if "Consistency check failed" in str(problem) or "complete message body" in str(problem):
         return f"a file of {repo} did not come whole: {first}", "check the network, and run again"
     if any(type(one).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout") for one in causes):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["comes_from_within", "first_fault", "said"]
+__all__ = ["comes_from_within", "first_fault", "message_of"]
 
 _MOST = 400  # letters of a message that is passed on
 
 
-def said(problem: BaseException, most: int = _MOST) -> str:
+def message_of(problem: BaseException, most: int = _MOST) -> str:
     """The whole message of an exception on one line; its type, if it has none.
 
     The first line often says only that something failed (`Error(s) in loading state_dict for …:`), and the

@@ -27,9 +27,9 @@ from markupsafe import Markup
 from remainder.board.bundle import write_assets
 from remainder.board.figures import spark
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
-from remainder.board.merge import Entry, Fault, folders_of_tasks, read_entries, strays
+from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
 from remainder.board.pages import HistoryRow, TaskText, history_row, plain_page, record_html, task_html
-from remainder.board.rank import Place, size_of, unit_of
+from remainder.board.rank import TiedRank, size_of, unit_of
 from remainder.board.readme import readme, section
 from remainder.board.text import page_name
 from remainder.board.view import Board, Cell, boards, cell, points, record_page
@@ -38,7 +38,7 @@ from remainder.record.json import write_atomically
 from remainder.record.store import values_path
 from remainder.task.spec import list_tasks, load_task
 
-__all__ = ["Built", "build", "check"]
+__all__ = ["BoardBuild", "build", "check"]
 
 _MARK = ".remainder-board"
 """A file that tells a site of ours from a folder that must not be replaced."""
@@ -89,7 +89,7 @@ class _Done:
 
 
 @dataclass(frozen=True)
-class Built:
+class BoardBuild:
     """What came of a build."""
 
     records: int
@@ -98,7 +98,7 @@ class Built:
     readme: str
 
 
-def build(results: Path, site: Path | None, *, processes: int | None = None) -> Built:
+def build(results: Path, site: Path | None, *, processes: int | None = None) -> BoardBuild:
     """Read all records below `results`, and write the site.
 
     Args:
@@ -137,7 +137,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
     return built
 
 
-def check(readme_path: Path, built: Built) -> str:
+def check(readme_path: Path, built: BoardBuild) -> str:
     """How the README differs from what the records give; empty if it does not."""
     if not readme_path.is_file():
         return f"{readme_path.name} is missing"
@@ -149,7 +149,7 @@ def check(readme_path: Path, built: Built) -> str:
     return f"{readme_path.name} is not what the records give, from line {line} on"
 
 
-def write_readme(readme_path: Path, built: Built) -> None:
+def write_readme(readme_path: Path, built: BoardBuild) -> None:
     """Write the README, whole or not at all."""
     write_atomically(readme_path, built.readme.encode())
 
@@ -217,14 +217,14 @@ def _task(job: _Job) -> _Done:
     )
 
 
-def _write_records(job: _Job, site: Path, entries: Sequence[Entry], found: Sequence[Board]) -> None:
+def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board]) -> None:
     """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
-    places: dict[str, list[tuple[str, Place]]] = {}
+    places: dict[str, list[tuple[str, TiedRank]]] = {}
     for board in found:
         for by, ranking in board.rankings.items():
             for record_id, place in ranking.places.items():
                 places.setdefault(record_id, []).append((by, place))
-    same: dict[str, list[Entry]] = {}
+    same: dict[str, list[BoardRow]] = {}
     for entry in entries:
         same.setdefault(entry.record.submission.name, []).append(entry)
     for entry in entries:
@@ -242,7 +242,7 @@ def _write_records(job: _Job, site: Path, entries: Sequence[Entry], found: Seque
         shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
 
 
-def _shared(site: Path, done: Sequence[_Done], built: Built, snapshots: Sequence[Frozen]) -> None:
+def _shared(site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Sequence[Frozen]) -> None:
     """Front page, list of all records, snapshots, how to read."""
     lines = [line for one in done for line in one.lines]
     suites = [
@@ -289,8 +289,8 @@ def _newest(one: Frozen, rows: Mapping[str, HistoryRow]) -> str:
     return max((rows[e.record_id].written for e in one.snapshot.records if e.record_id in rows), default="")
 
 
-def _summary(done: Sequence[_Done], others: Sequence[Fault]) -> Built:
-    return Built(
+def _summary(done: Sequence[_Done], others: Sequence[Fault]) -> BoardBuild:
+    return BoardBuild(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
         faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from remainder.board.numbers import Grid, Shown, parted, said, shown, within
+from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.svg import Frame, Scale, grid, line, marker, path, svg, text, whisker
 from remainder.board.text import visible
 from remainder.record.schema import Number, Record
 
-__all__ = ["MIB", "Curve", "Key", "Named", "Panel", "curves_of", "overlay"]
+__all__ = ["MIB", "Curve", "CurvePanel", "Key", "Named", "curves_of", "overlay"]
 
 MIB = "counterfactual"
 """The background that MIB's faithfulness is defined with."""
@@ -51,7 +51,7 @@ _FAR = 3.0
 _DUST = 1e-6  # nats per token by which losses of float32 passes do not differ
 
 
-class Panel(NamedTuple):
+class CurvePanel(NamedTuple):
     """One drawing of several."""
 
     heading: str
@@ -71,7 +71,7 @@ class Key(NamedTuple):
 class Curve(NamedTuple):
     """Drawings that share a legend and a table."""
 
-    panels: tuple[Panel, ...]
+    panels: tuple[CurvePanel, ...]
     legend: str
     """What the keys of the legend are."""
     keys: tuple[Key, ...]
@@ -135,10 +135,10 @@ def curves_of(record: Record) -> Curve | None:
     ]
     what = _what(record)
     panels = (
-        Panel(
+        CurvePanel(
             "f", "what of the behaviour is left", _f_figure(series, "curve-f", what, record.submission.name)
         ),
-        Panel("KL", "to the untouched model", _kl_figure(kls, "curve-kl", what, record.submission.name)),
+        CurvePanel("KL", "to the untouched model", _kl_figure(kls, "curve-kl", what, record.submission.name)),
     )
     caption = (
         f"f = 1: as the whole model answers; 0: as the empty circuit does. Sizes are shares of all {what}, "
@@ -181,10 +181,10 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
     for rung, says in ((MIB, "what is removed carries the minimally changed prompt"), ("full", _GAUSSIAN)):
         found = series("f", rung)
         drawing = _f_figure(found, f"{ident}-f-{rung}", what, _BACKGROUNDS[rung][0])
-        panels.append(Panel(f"f, {_BACKGROUNDS[rung][0]}", says, drawing))
+        panels.append(CurvePanel(f"f, {_BACKGROUNDS[rung][0]}", says, drawing))
     for rung, heading, says in (("raw", "KL, raw", _MEAN), ("full", "KL, Gaussian", _GAUSSIAN)):
         found = series("KL", rung)
-        panels.append(Panel(heading, says, _kl_figure(found, f"{ident}-kl-{rung}", what, heading)))
+        panels.append(CurvePanel(heading, says, _kl_figure(found, f"{ident}-kl-{rung}", what, heading)))
     keys = [Key(_sample(one), one.name, "", row.href) for one, row in zip(_legend(drawn), drawn, strict=True)]
     if single:
         few = ", ".join(row.name for row in single[:_MOST]) + (", …" if len(single) > _MOST else "")
@@ -309,7 +309,7 @@ def _figure(
             if at.number.low is not None and at.number.high is not None:
                 ends = ys(at.number.low), ys(at.number.high)
                 parts.append(whisker(ends, x, _FRAME, one.look, upright=True))
-            told = f"{visible(one.name, 60)} at {_percent(at.share)}: {said(at.number)}"
+            told = f"{visible(one.name, 60)} at {_percent(at.share)}: {in_words(at.number)}"
             parts.append(marker(x, y, one.shape, 3.4, f"{one.look} best", told))
     described = "; ".join(_described(one) for one in series)
     return svg(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from remainder.board.numbers import Grid, Shown, parted, said, shown, within
+from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.pareto import fronts
 from remainder.board.svg import Frame, Scale, grid, linked, marker, svg, text, vertical, whisker
 from remainder.board.text import visible
@@ -15,7 +15,7 @@ from remainder.record.schema import Number, Record
 from remainder.report.explain import Rung, ladder
 from remainder.report.tables import format_value
 
-__all__ = ["Figure", "Point", "pareto", "rungs", "spark"]
+__all__ = ["Figure", "ParetoPoint", "pareto", "rungs", "spark"]
 
 _DUST = 1e-6  # nats per token by which losses of float32 passes do not differ
 _LETTER = 5.9  # pixels of a letter, about
@@ -23,7 +23,7 @@ _NAMED = 7
 """Points of the front whose names are written beside them, at most."""
 
 
-class Point(NamedTuple):
+class ParetoPoint(NamedTuple):
     """A row of a table in a figure: what it costs, and what it loses."""
 
     name: str
@@ -45,7 +45,7 @@ class Figure(NamedTuple):
     """The same numbers, for who does not see the drawing."""
 
 
-def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
+def pareto(points: Sequence[ParetoPoint], kind: str, title: str, unit: str) -> Markup:
     """KL against complexity, with its front. Empty if no point has both.
 
     Args:
@@ -77,7 +77,9 @@ def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
         if low is not None and high is not None:
             ends = ys(max(low, 0.0)), ys(max(high, 0.0))
             parts.append(whisker(ends, x, frame, kind, upright=True))
-        told = f"{visible(point.name, 60)}: {format_value(point.cost)} {point.unit}, KL {said(point.loss)}"
+        told = (
+            f"{visible(point.name, 60)}: {format_value(point.cost)} {point.unit}, KL {in_words(point.loss)}"
+        )
         look = f"{kind}{' reference' if point.reference else ''}{' best' if number in best else ''}"
         shape = "square" if point.reference else "dot"
         parts.append(linked(marker(x, y, shape, 4.0, look, told), point.href))
@@ -85,7 +87,7 @@ def pareto(points: Sequence[Point], kind: str, title: str, unit: str) -> Markup:
     return svg(parts, width, height, title, kind="figure pareto", holds_links=True)
 
 
-def spark(points: Sequence[Point]) -> Markup:
+def spark(points: Sequence[ParetoPoint]) -> Markup:
     """A front in the size of a word. Empty with fewer than two points."""
     drawn = [(point.unit, point.cost, _loss(point)) for point in points if point.loss.value is not None]
     if len(drawn) < 2:
@@ -128,7 +130,7 @@ def rungs(record: Record) -> Figure | None:
     return Figure("The ladder", drawing, caption, Grid(headings, rows))
 
 
-def _loss(point: Point) -> float:
+def _loss(point: ParetoPoint) -> float:
     """KL of a point; what rounding has put below 0 is 0."""
     return max(point.loss.value or 0.0, 0.0)
 
@@ -157,7 +159,7 @@ def _rung(rung: Rung, y: float, scale: Scale, frame: Frame) -> list[Markup]:
         if number.low is not None and number.high is not None:
             ends = scale(number.low), scale(number.high)
             parts.append(whisker(ends, at, frame, kind, upright=False))
-        told = f"{rung.name}, {what}: {said(number)}. Adds {rung.adds}"
+        told = f"{rung.name}, {what}: {in_words(number)}. Adds {rung.adds}"
         parts.append(marker(scale(number.value), at, shape, 3.6, f"{kind} best", told))
     value, interval = parted(rung.gap)
     both = Markup('{} <tspan class="muted">{}</tspan>').format(value, interval)

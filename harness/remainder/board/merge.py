@@ -43,8 +43,8 @@ from remainder.submission.method import is_found
 
 __all__ = [
     "RUNGS",
+    "BoardRow",
     "DocumentSums",
-    "Entry",
     "Fault",
     "Group",
     "folders_of_tasks",
@@ -91,7 +91,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class BoardRow:
     """A record of the board, and where it was found."""
 
     record: Record
@@ -159,7 +159,7 @@ def folders_of_tasks(results: Path) -> dict[str, list[Path]]:
     return found
 
 
-def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[Entry], list[Fault]]:
+def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], list[Fault]]:
     """Records at `paths`, with the current ones marked; and what could not be read, with the reason."""
     entries, faults = [], []
     for path in paths:
@@ -181,15 +181,15 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[Entry], lis
     return list(_marked(entries)), faults
 
 
-def groups(entries: Iterable[Entry]) -> dict[Group, list[Entry]]:
+def groups(entries: Iterable[BoardRow]) -> dict[Group, list[BoardRow]]:
     """Entries by what they can be compared with, in the order of task, version and tier."""
-    found: dict[Group, list[Entry]] = {}
+    found: dict[Group, list[BoardRow]] = {}
     for entry in entries:
         found.setdefault(entry.group, []).append(entry)
     return dict(sorted(found.items(), key=lambda item: (item[0].task, int(item[0].major), item[0].tier)))
 
 
-def _read(path: Path, place: str) -> Entry:
+def _read(path: Path, place: str) -> BoardRow:
     record = read_summary(path)
     _check(record, place)
     beside = values_path(path)
@@ -205,7 +205,7 @@ def _read(path: Path, place: str) -> Entry:
         raise RecordError(f"{place}: its values unpack to more than {_MOST:,} bytes")
     if sha256(data) != record.documents.sha256:
         raise RecordError(f"{place}: the values beside it are not those that it states: they were edited")
-    return Entry(record, place, document_sums(data.decode(), place))
+    return BoardRow(record, place, document_sums(data.decode(), place))
 
 
 def _check(record: Record, place: str) -> None:
@@ -279,17 +279,17 @@ def _sums(reader: Iterator[list[str]]) -> DocumentSums:
     return found
 
 
-def _marked(entries: list[Entry]) -> Iterator[Entry]:
+def _marked(entries: list[BoardRow]) -> Iterator[BoardRow]:
     """The same entries, those that were replaced by others marked as not current (step 4)."""
 
-    def subject(entry: Entry) -> tuple[str, ...]:
+    def subject(entry: BoardRow) -> tuple[str, ...]:
         reference = entry.record.reference
         return (*entry.group, entry.record.submission.name, "" if reference is None else reference.name)
 
-    by_subject: dict[tuple[str, ...], list[Entry]] = {}
+    by_subject: dict[tuple[str, ...], list[BoardRow]] = {}
     for entry in entries:
         by_subject.setdefault(subject(entry), []).append(entry)
-    chosen: dict[tuple[str, ...], Entry] = {}
+    chosen: dict[tuple[str, ...], BoardRow] = {}
     for key, same in by_subject.items():
         last = max(same, key=_written).record.submission.hash
         chosen[key] = max(
@@ -301,5 +301,5 @@ def _marked(entries: list[Entry]) -> Iterator[Entry]:
         yield replace(entry, current=current)
 
 
-def _written(entry: Entry) -> tuple[str, str]:
+def _written(entry: BoardRow) -> tuple[str, str]:
     return entry.record.provenance.timestamp, entry.record.record_id

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from remainder.record.schema import Number
 from remainder.report.tables import MISSING, format_interval, format_value
 
-__all__ = ["Grid", "Shown", "ends_of", "parted", "said", "shown", "within"]
+__all__ = ["Grid", "Shown", "ends_of", "in_words", "parted", "shown", "within"]
 
 _REACH = 0.6
 
@@ -38,7 +38,7 @@ def parted(number: Number) -> tuple[str, str]:
     return value.replace("-", "−"), (format_interval(number) or "").replace("-", "−")
 
 
-def said(number: Number) -> str:
+def in_words(number: Number) -> str:
     """Value and interval in a line."""
     value, interval = parted(number)
     return f"{value} {interval}".rstrip()

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from remainder.base.cache import sha256_file
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.record.part import part_of
@@ -31,7 +31,7 @@ from remainder.record.schema import Record, SubmissionInfo
 from remainder.submission.method import NAME, Method, SiteSource, submission_hash
 from remainder.task.spec import Task, load_task, read_toml
 
-__all__ = ["Finding", "Peer", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
+__all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
 
 _OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
@@ -43,7 +43,7 @@ _CLEAN_MOVES = {"float32": 1e-3, "bfloat16": 1e-2}
 _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "_": "-", ".": "-"})
 
 
-class Finding(NamedTuple):
+class Remark(NamedTuple):
     """What a check has to say: a fault, or a note on what could not be looked at."""
 
     text: str
@@ -76,7 +76,7 @@ def locked(task_id: str) -> dict[str, str] | None:
     return found
 
 
-def check_task(record: Record, *, board: bool = True) -> Iterator[Finding]:
+def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
     """The record against the lock file and the task's own file.
 
     Args:
@@ -86,40 +86,40 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Finding]:
     stated = record.task
     match = re.fullmatch(r"([1-9]\d*)-([A-Z])", stated.version)
     if match is None:
-        yield Finding(f"task.version: {stated.version!r} is not of the form N-X")
+        yield Remark(f"task.version: {stated.version!r} is not of the form N-X")
         return
     lock = locked(stated.id)
     if lock is None:
         if board:
-            yield Finding(f"task.id: {stated.id!r} is not in tasks/lock.json")
+            yield Remark(f"task.id: {stated.id!r} is not in tasks/lock.json")
         else:
-            yield Finding(
+            yield Remark(
                 f"task: {stated.id} does not come with the benchmark: it was not compared", is_fault=False
             )
         return
     major, letter = int(match[1]), match[2]
     locked_major, _, locked_letter = lock["version"].partition("-")
     if major < int(locked_major):
-        yield Finding(f"task.version: {stated.version}, the task is at {lock['version']} now", is_fault=False)
+        yield Remark(f"task.version: {stated.version}, the task is at {lock['version']} now", is_fault=False)
         return
     if not board and stated.hash != lock["hash"]:
-        yield Finding(
+        yield Remark(
             f"task: another {stated.id} comes with the benchmark (hash {lock['hash'][:12]}…, this one is "
             f"{stated.hash[:12]}…): it was not compared",
             is_fault=False,
         )
         return
     if major > int(locked_major) or letter > locked_letter:
-        yield Finding(f"task.version: {stated.version}, tasks/lock.json has {lock['version']}")
+        yield Remark(f"task.version: {stated.version}, tasks/lock.json has {lock['version']}")
     if stated.hash != lock["hash"]:
-        yield Finding(f"task.hash: {stated.hash[:12]}…, tasks/lock.json has {lock['hash'][:12]}…")
+        yield Remark(f"task.hash: {stated.hash[:12]}…, tasks/lock.json has {lock['hash'][:12]}…")
     task = load_task(stated.id)
     if task.hash != lock["hash"]:
-        yield Finding(f"task.hash: the task here is not the locked one ({task.hash[:12]}…)")
+        yield Remark(f"task.hash: the task here is not the locked one ({task.hash[:12]}…)")
     yield from _against(record, task, board)
 
 
-def check_submission(record: Record, *, board: bool = True) -> Iterator[Finding]:
+def check_submission(record: Record, *, board: bool = True) -> Iterator[Remark]:
     """The record's submission, and the finer one if it is nested, against the files that are here.
 
     Args:
@@ -167,7 +167,7 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
         raise RecordError(f"is no record: {problem!r} is missing or of another kind") from None
 
 
-def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) -> Iterator[Finding]:
+def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) -> Iterator[Remark]:
     """What other records of the task, at the same tier, say otherwise.
 
     Args:
@@ -178,22 +178,22 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
     others = [peer for peer in peers if peer.record_id != mine.record_id]
     same = [peer for peer in others if peer.shared["task.hash"] == mine.shared["task.hash"]]
     if not same:
-        yield Finding("no other record of this task is beside it to compare model and text", is_fault=False)
+        yield Remark("no other record of this task is beside it to compare model and text", is_fault=False)
     for place, value in mine.shared.items():
         name, _, condition = place.partition("|")
-        said = [peer.shared[place] for peer in same if place in peer.shared]
-        if not said:
+        stated = [peer.shared[place] for peer in same if place in peer.shared]
+        if not stated:
             continue
-        common, count = Counter(json.dumps(item, sort_keys=True) for item in said).most_common(1)[0]
+        common, count = Counter(json.dumps(item, sort_keys=True) for item in stated).most_common(1)[0]
         usual = json.loads(common)
         allowed = _CLEAN_MOVES.get(condition.partition("|")[2], 0.0) if name.startswith("metrics.") else 0.0
         agrees = value == usual if not allowed else abs(value - usual) <= allowed
         if not agrees:
-            yield Finding(f"{name}: {value}, and {count} other record(s) of this task have {usual}")
+            yield Remark(f"{name}: {value}, and {count} other record(s) of this task have {usual}")
     yield from _mimicry(record, others, board)
 
 
-def _against(record: Record, task: Task, board: bool) -> Iterator[Finding]:
+def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
     """What the task's own file pins."""
     stated = record.measurement
     pins: dict[str, tuple[Any, Any]] = {
@@ -216,41 +216,39 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Finding]:
     pins["corpus.revision"] = (record.corpus.revision, None)
     for place, (found, expected) in pins.items():
         if found != expected:
-            yield Finding(f"{place}: {found!r}, the task has {expected!r}")
+            yield Remark(f"{place}: {found!r}, the task has {expected!r}")
     fewer = part_of(record.tier)
     name = record.tier if fewer is None else fewer.tier
     if name not in task.tiers:
-        yield Finding(f"tier: {name!r}, the task has {', '.join(task.tiers)}")
+        yield Remark(f"tier: {name!r}, the task has {', '.join(task.tiers)}")
         return
     if fewer is not None:
-        yield Finding(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
+        yield Remark(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
         if record.documents.documents != fewer.documents:
-            yield Finding(
+            yield Remark(
                 f"documents.documents: {record.documents.documents}, its tier says {fewer.documents}"
             )
     tier = task.tiers[name]
     if record.documents.windows > tier.evaluation_windows:
-        yield Finding(
-            f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}"
-        )
+        yield Remark(f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}")
     if task.splits is not None:
         for part, most in (("documents", task.splits.evaluation), ("calibration", task.splits.calibration)):
             found = getattr(record, part).documents
             if found > most:
-                yield Finding(f"{part}.documents: {found}, the split has {most}")
+                yield Remark(f"{part}.documents: {found}, the split has {most}")
     for name in ("pairs", "dtype"):
         found, expected = getattr(stated, name), getattr(tier, name)
         if found != expected:
-            yield Finding(f"measurement.{name}: {found}, other than the tier's {expected}", is_fault=False)
+            yield Remark(f"measurement.{name}: {found}, other than the tier's {expected}", is_fault=False)
 
 
-def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Finding]:
+def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Remark]:
     if not re.fullmatch(NAME.removesuffix("$"), stated.name):
-        yield Finding(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
+        yield Remark(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
         return
     folder = project_root() / "baselines" / stated.name
     if not (folder / "submission.toml").is_file():
-        yield Finding(
+        yield Remark(
             f"{part}: {stated.name} does not come with the benchmark: its files were not compared",
             is_fault=False,
         )
@@ -259,14 +257,14 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         content = read_toml(folder / "submission.toml", error=InterpretationError)
         method = Method.model_validate(content.get("method"))
     except (InterpretationError, ValidationError) as problem:
-        why = problem.what if isinstance(problem, InterpretationError) else said(problem)
-        yield Finding(
+        why = problem.what if isinstance(problem, InterpretationError) else message_of(problem)
+        yield Remark(
             f"{part}: {stated.name}/submission.toml cannot be read: {why}",
             is_fault=board,
         )
         return
     if not board and not _is_content_of(folder, method, stated):
-        yield Finding(
+        yield Remark(
             f"{part}: another {stated.name} comes with the benchmark; this one has hash {stated.hash[:12]}…, "
             "and was not compared",
             is_fault=False,
@@ -278,16 +276,16 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         ("kind", stated.kind, content.get("kind")),
     ):
         if found != expected:
-            yield Finding(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")
+            yield Remark(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")
     if record.task.id not in tasks:
         # Its file may say otherwise elsewhere: tasks are no part of the hash.
         what = f"{part}: {stated.name} is for {', '.join(tasks)}, not for {record.task.id}"
-        yield Finding(what, is_fault=board)
+        yield Remark(what, is_fault=board)
     digest = submission_hash(method, stated.files)
     if digest != stated.hash:
-        yield Finding(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
+        yield Remark(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
     if method.hub is not None:
-        yield Finding(f"{part}: {stated.name} lies on a hub: its files were not compared", is_fault=False)
+        yield Remark(f"{part}: {stated.name} lies on a hub: its files were not compared", is_fault=False)
         return
     yield from _files(folder, method, stated, part)
     if part == "submission":
@@ -308,18 +306,18 @@ def _is_content_of(folder: Path, method: Method, stated: SubmissionInfo) -> bool
     return submission_hash(method, found) == stated.hash
 
 
-def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> Iterator[Finding]:
+def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> Iterator[Remark]:
     """Every file against its hash, and weights that are not named."""
     for name, digest in stated.files.items():
         path = root_of(folder, name) / name
         if ".." in Path(name).parts or Path(name).is_absolute():
-            yield Finding(f"{part}.files: {name[:80]!a} lies outside of the submission")
+            yield Remark(f"{part}.files: {name[:80]!a} lies outside of the submission")
         elif path.is_symlink():
-            yield Finding(f"{part}.files: {name[:80]!a} is a link, not a file")
+            yield Remark(f"{part}.files: {name[:80]!a} is a link, not a file")
         elif not path.is_file():
-            yield Finding(f"{part}.files: {stated.name} has no file {name[:80]!a}")
+            yield Remark(f"{part}.files: {stated.name} has no file {name[:80]!a}")
         elif (found := sha256_file(path)) != digest:
-            yield Finding(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
+            yield Remark(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
     held = []
     if method.path is not None:
         place = folder / method.path
@@ -330,10 +328,10 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
         places += [(path, root) for path in sorted((root / site.submission).rglob("*"))]
     names = [path.relative_to(root).as_posix() for path, root in places if path.suffix in _WEIGHTS]
     if missing := [name for name in names if name not in stated.files]:
-        yield Finding(f"{part}.files: lacks {', '.join(missing)}")
+        yield Remark(f"{part}.files: lacks {', '.join(missing)}")
 
 
-def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]:
+def _features(record: Record, folder: Path, method: Method) -> Iterator[Remark]:
     """The number of features, as far as settings or the shapes of the weights tell it."""
     features = record.complexity.features
     if method.sites is not None:
@@ -342,19 +340,19 @@ def _features(record: Record, folder: Path, method: Method) -> Iterator[Finding]
     told = {"identity": record.calibration.dimension, "mean": 0}
     expected = method.rank if method.rank is not None else told.get(method.format)
     if expected is not None and features != expected:
-        yield Finding(f"complexity.features: {features}, the submission has {expected}")
+        yield Remark(f"complexity.features: {features}, the submission has {expected}")
     if expected is not None or features is None:
         return
     try:
         sizes = _sizes_in(record, folder, "")
     except (ValueError, LookupError, TypeError, AttributeError) as problem:
-        yield Finding(f"submission.files: the header of its weights cannot be read ({problem!r})")
+        yield Remark(f"submission.files: the header of its weights cannot be read ({problem!r})")
         return
     if sizes and features not in sizes:
-        yield Finding(f"complexity.features: {features}, no tensor of {record.submission.name} has that size")
+        yield Remark(f"complexity.features: {features}, no tensor of {record.submission.name} has that size")
 
 
-def _nodes(record: Record, folder: Path, sites: Iterable[SiteSource]) -> Iterator[Finding]:
+def _nodes(record: Record, folder: Path, sites: Iterable[SiteSource]) -> Iterator[Remark]:
     """Of a circuit of features, the nodes at one position: latents and an error of each site.
 
     All nodes, those of all positions and templates, are a multiple of these.
@@ -367,12 +365,12 @@ def _nodes(record: Record, folder: Path, sites: Iterable[SiteSource]) -> Iterato
                 return
             sums = {before + size + 1 for before in sums for size in sizes}
     except (ValueError, LookupError, TypeError, AttributeError) as problem:
-        yield Finding(f"submission.files: the header of its weights cannot be read ({problem!r})")
+        yield Remark(f"submission.files: the header of its weights cannot be read ({problem!r})")
         return
     if dimension not in sums:
-        yield Finding(f"calibration.dimension: {dimension}, no tensors of its sites have sizes of that sum")
+        yield Remark(f"calibration.dimension: {dimension}, no tensors of its sites have sizes of that sum")
     if features is None or features % dimension:
-        yield Finding(f"complexity.features: {features}, no multiple of {dimension} nodes at a position")
+        yield Remark(f"complexity.features: {features}, no multiple of {dimension} nodes at a position")
 
 
 def _sizes_in(record: Record, folder: Path, prefix: str) -> set[int]:
@@ -394,7 +392,7 @@ def _sizes(path: Path) -> Iterator[int]:
             yield from entry["shape"]
 
 
-def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Finding]:
+def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Remark]:
     """Names that differ from this one only in what the eye takes for the same."""
     baselines = project_root() / "baselines"
     known = {path.parent.name for path in baselines.glob("*/submission.toml")}
@@ -405,9 +403,7 @@ def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Fi
         if skeleton(other) != skeleton(mine.name):
             continue
         same = (other, mine.hash) in hashes or (other in known and _is_baseline(baselines / other, mine))
-        yield Finding(
-            f"submission.name: {mine.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same
-        )
+        yield Remark(f"submission.name: {mine.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same)
 
 
 def _is_baseline(folder: Path, stated: SubmissionInfo) -> bool:

@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from remainder.board.curves import Curve, Named, curves_of, overlay
 from remainder.board.figures import pareto, rungs
-from remainder.board.merge import RUNGS, Entry, Fault
-from remainder.board.numbers import said
-from remainder.board.rank import Place, Ranking, cost_of, kl_of
+from remainder.board.merge import RUNGS, BoardRow, Fault
+from remainder.board.numbers import in_words
+from remainder.board.rank import BoardRanking, TiedRank, cost_of, kl_of
 from remainder.board.text import oddities, page_name, visible
 from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
 from remainder.record.schema import Number, Record
@@ -67,7 +67,7 @@ class HistoryRow(NamedTuple):
     """Names of those that hold it."""
 
 
-def history_row(entry: Entry, snapshots: Sequence[str] = ()) -> HistoryRow:
+def history_row(entry: BoardRow, snapshots: Sequence[str] = ()) -> HistoryRow:
     """What lists of records show of one."""
     record, group = entry.record, entry.group
     state = "current" if entry.current else "replaced"
@@ -129,9 +129,9 @@ def _overlay(board: Board, ident: str) -> Curve | None:
 
 
 def record_html(
-    entry: Entry,
-    places: Sequence[tuple[str, Place]],
-    history: Iterable[Entry],
+    entry: BoardRow,
+    places: Sequence[tuple[str, TiedRank]],
+    history: Iterable[BoardRow],
     snapshots: Sequence[str] = (),
 ) -> str:
     """The page of one record.
@@ -172,7 +172,7 @@ def plain_page(template: str, **content: Any) -> str:
     return _templates().get_template(template).render(**content)
 
 
-def multiple(ranking: Ranking) -> str:
+def multiple(ranking: BoardRanking) -> str:
     """The note on multiple comparisons of a table."""
     many = ranking.comparisons
     if not many:
@@ -198,12 +198,12 @@ def _templates() -> Environment:
     return environment
 
 
-def _said(place: Place) -> str:
+def _said(place: TiedRank) -> str:
     """What a tie is made of."""
     if place.difference is None:
         tied = place.last - place.first
         return f"the best of a group of {tied + 1}" if tied else "separable from its neighbours' groups"
-    shown = said(Number.of(place.difference))
+    shown = in_words(Number.of(place.difference))
     return f"not separable from the best of its group: KL is {shown} from it"
 
 

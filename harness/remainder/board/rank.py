@@ -28,14 +28,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from remainder.board.merge import RUNGS, DocumentSums, Entry
+from remainder.board.merge import RUNGS, BoardRow, DocumentSums
 from remainder.record.intervals import LEVEL, Bootstrap, Estimate, Ratio
 from remainder.record.schema import Number
 from remainder.report.tables import number_of
 
 __all__ = [
-    "Place",
-    "Ranking",
+    "BoardRanking",
+    "TiedRank",
     "cost_of",
     "difference",
     "kl_of",
@@ -47,7 +47,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Place:
+class TiedRank:
     """Where a submission stands: the places that its tie group takes."""
 
     first: int
@@ -66,14 +66,14 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class BoardRanking:
     """The order of comparable entries by one KL."""
 
     by: str
     """A key of `merge.RUNGS`."""
-    order: tuple[Entry, ...]
+    order: tuple[BoardRow, ...]
     """Ranked ones, best first."""
-    places: dict[str, Place]
+    places: dict[str, TiedRank]
     """By `record_id`."""
 
     @property
@@ -87,12 +87,12 @@ class Ranking:
         return self.comparisons * (1 - LEVEL)
 
 
-def cost_of(entry: Entry) -> Number:
+def cost_of(entry: BoardRow) -> Number:
     """What the interpretation takes to write down: bits per token; of a circuit, bits, once."""
     return number_of(entry.record, "bits_per_token")
 
 
-def size_of(entry: Entry) -> Number:
+def size_of(entry: BoardRow) -> Number:
     """What the front weighs against loss: bits per token; of a circuit, how many edges (or nodes) it keeps.
 
     Not the bits of a circuit: to keep everything takes none.
@@ -101,7 +101,7 @@ def size_of(entry: Entry) -> Number:
     return cost_of(entry) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
 
 
-def unit_of(entry: Entry) -> str:
+def unit_of(entry: BoardRow) -> str:
     """The unit of `size_of`."""
     circuits = entry.record.complexity.circuits
     if circuits is None:
@@ -109,14 +109,14 @@ def unit_of(entry: Entry) -> str:
     return "nodes kept" if circuits["headline"].edges is None else "edges kept"
 
 
-def kl_of(entry: Entry, by: str) -> Number:
+def kl_of(entry: BoardRow, by: str) -> Number:
     """KL of the rung that a ranking is by, nats per token."""
     rung = RUNGS[by]
     metrics = entry.record.metrics.rungs.get(rung)
     return Number.null(f"rung {rung} was not measured") if metrics is None else metrics.quenched.kl
 
 
-def unranked_because(entry: Entry, by: str) -> str:
+def unranked_because(entry: BoardRow, by: str) -> str:
     """Why an entry has no place; empty if it has one."""
     if entry.is_nested:
         return "a finer interpretation stands for the model"
@@ -131,7 +131,7 @@ def unranked_because(entry: Entry, by: str) -> str:
     return "" if kl.value is not None else str(kl.reason)
 
 
-def rank(entries: Iterable[Entry], by: str) -> Ranking:
+def rank(entries: Iterable[BoardRow], by: str) -> BoardRanking:
     """Places of current entries of one group of records.
 
     Args:
@@ -140,17 +140,17 @@ def rank(entries: Iterable[Entry], by: str) -> Ranking:
     """
     ranked = [entry for entry in entries if entry.current and not unranked_because(entry, by)]
     order = sorted(ranked, key=lambda entry: (kl_of(entry, by).value, entry.record.submission.name))
-    teams: list[list[tuple[Entry, Estimate | None]]] = []
+    teams: list[list[tuple[BoardRow, Estimate | None]]] = []
     for entry in order:
         apart = difference(entry, teams[-1][0][0], by) if teams else None
         if apart is None or apart.excludes_zero():
             teams.append([(entry, None)])
         else:
             teams[-1].append((entry, apart))
-    return Ranking(by, tuple(order), _places(teams))
+    return BoardRanking(by, tuple(order), _places(teams))
 
 
-def difference(entry: Entry, other: Entry, by: str) -> Estimate:
+def difference(entry: BoardRow, other: BoardRow, by: str) -> Estimate:
     """KL of `entry` less that of `other`, paired on their common documents; nats per token.
 
     Documents of which they scored another number of tokens are no common ones.
@@ -183,12 +183,12 @@ def _bootstrap(documents: int, seed: int) -> Bootstrap:
     return Bootstrap(documents, seed=seed)
 
 
-def _places(teams: Sequence[Sequence[tuple[Entry, Estimate | None]]]) -> dict[str, Place]:
+def _places(teams: Sequence[Sequence[tuple[BoardRow, Estimate | None]]]) -> dict[str, TiedRank]:
     places, first = {}, 1
     for number, team in enumerate(teams):
         last = first + len(team) - 1
         leader = team[0][0].record.record_id
         for entry, apart in team:
-            places[entry.record.record_id] = Place(first, last, number, leader, apart)
+            places[entry.record.record_id] = TiedRank(first, last, number, leader, apart)
         first = last + 1
     return places

@@ -33,8 +33,8 @@ from remainder.record.schema import FrozenModel, Sha256, TaskInfo
 from remainder.record.store import read_sealed
 
 __all__ = [
-    "Entry",
     "Snapshot",
+    "SnapshotEntry",
     "check_snapshot",
     "freeze",
     "leaves_of",
@@ -49,7 +49,7 @@ _NAME = r"20\d\d\.(0[1-9]|1[0-2])(\.\d{1,3})?"
 _TREE: Literal["RFC 6962, SHA-256"] = "RFC 6962, SHA-256"
 
 
-class Entry(FrozenModel):
+class SnapshotEntry(FrozenModel):
     """A record of a snapshot."""
 
     record_id: Sha256
@@ -69,7 +69,7 @@ class Snapshot(FrozenModel):
     tree: Literal["RFC 6962, SHA-256"]
     root: Sha256
     tasks: tuple[TaskInfo, ...]
-    records: tuple[Entry, ...]
+    records: tuple[SnapshotEntry, ...]
 
     @property
     def content(self) -> bytes:
@@ -92,7 +92,7 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
     return _tree(leaves).hex()
 
 
-def leaves_of(entries: Sequence[Entry]) -> list[bytes]:
+def leaves_of(entries: Sequence[SnapshotEntry]) -> list[bytes]:
     """The leaves of the tree over entries, in their order."""
     return [canonical_json(entry.model_dump(mode="json")).encode() for entry in entries]
 
@@ -140,7 +140,7 @@ def make_snapshot(name: str, results: Path, paths: Sequence[Path]) -> Snapshot:
         record = read_sealed(path)
         relative = path.relative_to(results).as_posix()
         entries.append(
-            Entry(
+            SnapshotEntry(
                 record_id=record.record_id,
                 path=relative,
                 sha256=sha256(path.read_bytes()),

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from remainder._version import __version__
 from remainder.base.files import SETTINGS, require_file, require_folder
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.base.wrapping import fill
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.errors import RecordError
@@ -25,7 +25,7 @@ from remainder.report.tables import WIDTH
 
 __all__ = [
     "FORMATS",
-    "Remeasured",
+    "RemeasuredDocuments",
     "Verification",
     "read_verification",
     "render_verdicts",
@@ -40,7 +40,7 @@ FORMATS = ("table", "json")
 _FEW = 3  # records whose notes are shown without asking
 
 
-class Remeasured(FrozenModel):
+class RemeasuredDocuments(FrozenModel):
     """Documents of a record that were measured again, and how far they came out."""
 
     documents: tuple[str, ...]
@@ -71,7 +71,7 @@ class Verification(FrozenModel):
     faults: tuple[str, ...]
     notes: tuple[str, ...]
     """What could not be looked at, or is allowed and worth knowing."""
-    remeasured: Remeasured | None = None
+    remeasured: RemeasuredDocuments | None = None
 
 
 def verification_path(root: Path, record_id: str) -> Path:
@@ -90,12 +90,12 @@ def read_verification(path: Path) -> Verification:
         return Verification.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as problem:
         raise RecordError(
-            f"{path}: is no verification ({said(problem)})",
+            f"{path}: is no verification ({message_of(problem)})",
             fix="delete it, and write it with `remainder verify`",
         ) from problem
 
 
-def write_verification(verdict: Verdict, remeasured: Remeasured | None = None) -> Path:
+def write_verification(verdict: Verdict, remeasured: RemeasuredDocuments | None = None) -> Path:
     """Keep a verdict; gives its file.
 
     What was measured again before is kept, unless it is measured again now.
@@ -168,12 +168,12 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
         return json.dumps(content, indent=1, ensure_ascii=False)
     lines = []
     for verdict in verdicts:
-        said = [("fault", fault) for fault in verdict.faults]
+        message_of = [("fault", fault) for fault in verdict.faults]
         if len(verdicts) <= _FEW:
-            said += [("note", note) for note in verdict.notes]
-        if said:
+            message_of += [("note", note) for note in verdict.notes]
+        if message_of:
             lines.append(verdict.path.as_posix())
-        for kind, text in said:
+        for kind, text in message_of:
             start = f"  {kind}: "
             lines.append(fill(start + text, WIDTH, hanging=" " * len(start)))
     failed = sum(not verdict.passed for verdict in verdicts)

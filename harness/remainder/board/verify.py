@@ -27,7 +27,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from remainder.board import consistency, origin, plausibility
-from remainder.board.origin import Finding
+from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, is_board, results_root
 from remainder.errors import RecordError, RemainderError
 from remainder.record.json import canonical_json
@@ -63,7 +63,7 @@ class Verdict(NamedTuple):
     path: Path
     record: Record | None
     """None if it could not be read."""
-    findings: tuple[Finding, ...]
+    findings: tuple[Remark, ...]
     root: Path | None = None
     """The folder of results that it belongs to."""
 
@@ -97,36 +97,36 @@ class _Subject(NamedTuple):
     shelf: Shelf | None
 
 
-def _of(check: Callable[[Record, pd.DataFrame], Iterator[str]]) -> Callable[[_Subject], Iterator[Finding]]:
-    return lambda subject: (Finding(text) for text in check(subject.record, subject.values))
+def _of(check: Callable[[Record, pd.DataFrame], Iterator[str]]) -> Callable[[_Subject], Iterator[Remark]]:
+    return lambda subject: (Remark(text) for text in check(subject.record, subject.values))
 
 
-def _of_record(check: Callable[[Record], Iterator[str]]) -> Callable[[_Subject], Iterator[Finding]]:
-    return lambda subject: (Finding(text) for text in check(subject.record))
+def _of_record(check: Callable[[Record], Iterator[str]]) -> Callable[[_Subject], Iterator[Remark]]:
+    return lambda subject: (Remark(text) for text in check(subject.record))
 
 
-def _form(subject: _Subject) -> Iterator[Finding]:
+def _form(subject: _Subject) -> Iterator[Remark]:
     """Whether the file has the bytes that `write_record` gives it."""
     # Fields that a later version of the package added are not in files that an earlier one wrote.
     content = subject.record.model_dump(mode="json", exclude_unset=True)
     written = canonical_json(content, indent=1) + "\n"
     if subject.path.read_bytes() != written.encode():
-        yield Finding("the file is not in the one form that records are written in (types, digits, order)")
+        yield Remark("the file is not in the one form that records are written in (types, digits, order)")
 
 
-def _words(subject: _Subject) -> Iterator[Finding]:
+def _words(subject: _Subject) -> Iterator[Remark]:
     content = subject.record.model_dump(mode="json")
     for text in check_words(content):
-        yield Finding(text)
+        yield Remark(text)
     for document in subject.values["document"].unique():
         for text in check_words([document]):
-            yield Finding(f"values: document {text}")
+            yield Remark(f"values: document {text}")
 
 
-def _place(subject: _Subject) -> Iterator[Finding]:
+def _place(subject: _Subject) -> Iterator[Remark]:
     shelf = subject.shelf
     if shelf is None:
-        yield Finding(
+        yield Remark(
             "its place was not checked: it was given alone, or lies in no folder of results "
             "(<task>/<N>/<submission>/<record_id>.json)",
             is_fault=False,
@@ -140,15 +140,15 @@ def _place(subject: _Subject) -> Iterator[Finding]:
         return
     where = expected.relative_to(shelf.root)
     if not shelf.board and expected.is_file() and expected.read_bytes() == found.read_bytes():
-        yield Finding(f"is a copy of {where}: its place was not checked", is_fault=False)
+        yield Remark(f"is a copy of {where}: its place was not checked", is_fault=False)
         return
-    yield Finding(
+    yield Remark(
         f"lies at the wrong place; expected {where}",
         fix="move a record that lies at the wrong place, with its values, to where it is expected",
     )
 
 
-def _shared(subject: _Subject) -> Iterator[Finding]:
+def _shared(subject: _Subject) -> Iterator[Remark]:
     peers = [] if subject.shelf is None else subject.shelf.peers(subject.record)
     yield from origin.check_peers(subject.record, peers, board=_on_board(subject))
 
@@ -158,7 +158,7 @@ def _on_board(subject: _Subject) -> bool:
     return subject.shelf is not None and subject.shelf.board
 
 
-CHECKS: dict[str, Callable[[_Subject], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "form": _form,
     "words": _words,
     "place": _place,
@@ -187,22 +187,22 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
         shelf: the folder of results that it belongs to; None leaves its place and its peers unchecked, and
             compares it with a task or submission of the benchmark only if it has that one's hash.
     """
-    faults = tuple(Finding(text) for text in _file_faults(path))
+    faults = tuple(Remark(text) for text in _file_faults(path))
     if faults:
         return Verdict(path, None, faults)
     try:
         record, values = read_record(path)
     except (RemainderError, ValueError, RecursionError) as problem:  # whatever foreign bytes bring about
         text = problem.what if isinstance(problem, RemainderError) else f"cannot be read: {problem}"
-        return Verdict(path, None, (Finding(text.removeprefix(f"{path}: ")),))
+        return Verdict(path, None, (Remark(text.removeprefix(f"{path}: ")),))
     subject = _Subject(path, record, values, shelf)
-    findings: list[Finding] = []
+    findings: list[Remark] = []
     for name, check in CHECKS.items():
         try:
             findings += check(subject)
         except (RemainderError, ValueError, LookupError, ArithmeticError, TypeError) as problem:
             what = problem.what if isinstance(problem, RemainderError) else repr(problem)
-            findings.append(Finding(f"{name} could not be checked: {what}"))
+            findings.append(Remark(f"{name} could not be checked: {what}"))
     return Verdict(path, record, tuple(findings), None if shelf is None else shelf.root)
 
 
@@ -226,7 +226,7 @@ def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool 
         records, strays = record_files(given)
         root = given if board and given.is_dir() else None
         work += [(path, given.is_dir(), root) for path in records]
-        verdicts += [Verdict(path, None, (Finding(why, fix=_STRAY),)) for path, why in strays]
+        verdicts += [Verdict(path, None, (Remark(why, fix=_STRAY),)) for path, why in strays]
     if not work and not verdicts:
         raise RecordError(
             f"{', '.join(map(str, paths))}: holds no record", fix="give a record's .json file, or a folder"

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from remainder.board.curves import MIB
-from remainder.board.figures import Point
-from remainder.board.merge import RUNGS, Entry, Group, groups
+from remainder.board.figures import ParetoPoint
+from remainder.board.merge import RUNGS, BoardRow, Group, groups
 from remainder.board.numbers import parted
 from remainder.board.pareto import fronts
-from remainder.board.rank import Place, Ranking, cost_of, kl_of, rank, size_of, unit_of, unranked_because
+from remainder.board.rank import (
+    BoardRanking,
+    TiedRank,
+    cost_of,
+    kl_of,
+    rank,
+    size_of,
+    unit_of,
+    unranked_because,
+)
 from remainder.record.schema import Number
 from remainder.report.tables import number_of
 
@@ -24,7 +33,7 @@ __all__ = [
     "Board",
     "Cell",
     "Column",
-    "Row",
+    "TableRow",
     "boards",
     "cell",
     "cells_of",
@@ -59,7 +68,7 @@ class Column:
     heading: str
     title: str
     """What it is, in a sentence."""
-    get: Callable[[Entry], Number]
+    get: Callable[[BoardRow], Number]
     signed: bool = False
     count: bool = False
     place: str = ""
@@ -75,15 +84,15 @@ class Column:
         return f"Δ {self.heading}" if self.group == _GAP else self.heading
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """An entry in the main table."""
 
-    entry: Entry
+    entry: BoardRow
     size: str
     """What the filter by complexity reads; empty where there is nothing."""
     cells: dict[str, Cell]
     """By key of the column."""
-    places: dict[str, Place | None]
+    places: dict[str, TiedRank | None]
     """By key of `merge.RUNGS`; None for what is not ranked."""
     fronts: tuple[str, ...]
     """Keys of `merge.RUNGS` by which it is on the Pareto front."""
@@ -95,12 +104,12 @@ class Board(NamedTuple):
     """All records of one group."""
 
     group: Group
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     """Current ones, by KL raw; references among the others."""
-    nested: tuple[Row, ...]
+    nested: tuple[TableRow, ...]
     columns: tuple[Column, ...]
     """Those of which any row holds something."""
-    rankings: dict[str, Ranking]
+    rankings: dict[str, BoardRanking]
 
     @property
     def unit(self) -> str:
@@ -119,8 +128,8 @@ class Board(NamedTuple):
         return sum(not row.entry.is_reference for row in self.rows)
 
 
-def _rung(name: str, part: str) -> Callable[[Entry], Number]:
-    def get(entry: Entry) -> Number:
+def _rung(name: str, part: str) -> Callable[[BoardRow], Number]:
+    def get(entry: BoardRow) -> Number:
         metrics = entry.record.metrics.rungs.get(name)
         if metrics is None:
             return Number.null(f"rung {name} was not measured")
@@ -130,15 +139,15 @@ def _rung(name: str, part: str) -> Callable[[Entry], Number]:
     return get
 
 
-def _annealed(entry: Entry) -> Number:
+def _annealed(entry: BoardRow) -> Number:
     metrics = entry.record.metrics.rungs.get(RUNGS["gaussian"])
     if metrics is None or metrics.annealed is None:
         return Number.null("it was not asked for")
     return metrics.annealed.gap
 
 
-def _term(name: str) -> Callable[[Entry], Number]:
-    def get(entry: Entry) -> Number:
+def _term(name: str) -> Callable[[BoardRow], Number]:
+    def get(entry: BoardRow) -> Number:
         telescope = entry.record.metrics.telescope
         if telescope is None:
             return Number.null("its rungs were not measured")
@@ -148,18 +157,18 @@ def _term(name: str) -> Callable[[Entry], Number]:
     return get
 
 
-def _l0(entry: Entry) -> Number:
+def _l0(entry: BoardRow) -> Number:
     if entry.record.complexity.circuits is not None:
         return Number.null("a circuit keeps edges")  # or nodes; they have a column
     return number_of(entry.record, "l0")
 
 
-def _edges(entry: Entry) -> Number:
+def _edges(entry: BoardRow) -> Number:
     circuits = entry.record.complexity.circuits
     return Number.null(_NO_CIRCUIT) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
 
 
-def _faithfulness(entry: Entry) -> Number:
+def _faithfulness(entry: BoardRow) -> Number:
     circuit = entry.record.metrics.circuit
     if circuit is None:
         return Number.null(_NO_CIRCUIT)
@@ -167,8 +176,8 @@ def _faithfulness(entry: Entry) -> Number:
     return Number.null(f"background {MIB} was not measured") if rung is None else rung.faithfulness
 
 
-def _area(metric: str, background: str) -> Callable[[Entry], Number]:
-    def get(entry: Entry) -> Number:
+def _area(metric: str, background: str) -> Callable[[BoardRow], Number]:
+    def get(entry: BoardRow) -> Number:
         circuit = entry.record.metrics.circuit
         if circuit is None:
             return Number.null(_NO_CIRCUIT)
@@ -178,7 +187,7 @@ def _area(metric: str, background: str) -> Callable[[Entry], Number]:
     return get
 
 
-def _of_report(key: str) -> Callable[[Entry], Number]:
+def _of_report(key: str) -> Callable[[BoardRow], Number]:
     return lambda entry: number_of(entry.record, key)
 
 
@@ -281,7 +290,7 @@ COLUMNS = (
 )
 
 
-def boards(entries: Sequence[Entry]) -> list[Board]:
+def boards(entries: Sequence[BoardRow]) -> list[Board]:
     """One table per group, its entries ranked."""
     return [_board(group, found) for group, found in groups(entries).items()]
 
@@ -297,14 +306,14 @@ def cell(number: Number, *, signed: bool = False, count: bool = False) -> Cell:
     return Cell(value, interval, f"{order:.6g}", "" if interval else number.reason or "")
 
 
-def cells_of(entry: Entry) -> dict[str, Cell]:
+def cells_of(entry: BoardRow) -> dict[str, Cell]:
     """Every quantity of the table, by its key."""
     return {
         column.key: cell(column.get(entry), signed=column.signed, count=column.count) for column in COLUMNS
     }
 
 
-def points(board: Board, by: str) -> list[Point]:
+def points(board: Board, by: str) -> list[ParetoPoint]:
     """The rows of a table that have a complexity, for a figure."""
     found = []
     for row in board.rows:
@@ -313,7 +322,7 @@ def points(board: Board, by: str) -> list[Point]:
             record = row.entry.record
             href = f"../{record_page(record.record_id)}"
             found.append(
-                Point(
+                ParetoPoint(
                     record.submission.name,
                     size,
                     unit_of(row.entry),
@@ -330,18 +339,20 @@ def record_page(record_id: str) -> str:
     return f"records/{record_id}.html"
 
 
-def _board(group: Group, entries: Sequence[Entry]) -> Board:
+def _board(group: Group, entries: Sequence[BoardRow]) -> Board:
     rankings = {by: rank(entries, by) for by in RUNGS}
     current = sorted((entry for entry in entries if entry.current), key=_order)
     plain = [entry for entry in current if not entry.is_nested]
     fronts = {by: _front(plain, by) for by in RUNGS}
 
-    def row(entry: Entry) -> Row:
+    def row(entry: BoardRow) -> TableRow:
         name = entry.record.record_id
         places = {by: ranking.places.get(name) for by, ranking in rankings.items()}
         cells = cells_of(entry)
         best = tuple(by for by, found in fronts.items() if name in found)
-        return Row(entry, cell(size_of(entry)).order, cells, places, best, unranked_because(entry, "raw"))
+        return TableRow(
+            entry, cell(size_of(entry)).order, cells, places, best, unranked_because(entry, "raw")
+        )
 
     rows = tuple(row(entry) for entry in plain)
     nested = tuple(row(entry) for entry in current if entry.is_nested)
@@ -351,7 +362,7 @@ def _board(group: Group, entries: Sequence[Entry]) -> Board:
     return Board(group, rows, nested, shown, rankings)
 
 
-def _front(entries: Sequence[Entry], by: str) -> set[str]:
+def _front(entries: Sequence[BoardRow], by: str) -> set[str]:
     """Ids of the entries on the Pareto front of KL against complexity."""
     found: list[tuple[str, tuple[str, float, float]]] = []
     for entry in entries:
@@ -361,7 +372,7 @@ def _front(entries: Sequence[Entry], by: str) -> set[str]:
     return {found[number][0] for one in fronts([point for _, point in found]) for number in one}
 
 
-def _order(entry: Entry) -> tuple[float, str, str]:
+def _order(entry: BoardRow) -> tuple[float, str, str]:
     kl = kl_of(entry, "raw").value
     name = entry.record.submission.name
     return (math.inf if kl is None or entry.failed else kl, name, entry.record.record_id)

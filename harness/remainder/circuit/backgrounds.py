@@ -51,7 +51,7 @@ from remainder.circuit.run import (
 from remainder.errors import TaskError
 from remainder.model.architecture import Stage
 from remainder.model.graph import CircuitModel
-from remainder.residual.noise import Draw, Places, indices, normal
+from remainder.residual.noise import Draw, NoiseKeys, indices, normal
 from remainder.task.prompts import Prompts
 
 __all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values", "rung_named"]
@@ -219,11 +219,11 @@ class Scene:
     def _weights(self, rows: slice, draw: Draw) -> Float[Tensor, "rows bank"]:
         return normal(self._places(rows), draw, 1, len(self.calibration), "bath")[:, 0].float()
 
-    def _places(self, rows: slice) -> Places:
+    def _places(self, rows: slice) -> NoiseKeys:
         return self._keyed(self.evaluation.documents[rows])
 
-    def _keyed(self, documents: tuple[str, ...]) -> Places:
-        return Places(self.seed, documents, (0,) * len(documents))
+    def _keyed(self, documents: tuple[str, ...]) -> NoiseKeys:
+        return NoiseKeys(self.seed, documents, (0,) * len(documents))
 
     def _tokens(self, tokens: object) -> Tensor:
         return torch.as_tensor(tokens).to(self.device)
@@ -308,7 +308,7 @@ class _Noisy:
 class _Sequential:
     """The Gaussian of what the calibration rows, first in the batch, give in this very pass."""
 
-    def __init__(self, places: Places, draw: Draw, count: int) -> None:
+    def __init__(self, places: NoiseKeys, draw: Draw, count: int) -> None:
         self.count = count
         self.weights = normal(places, draw, 1, count, "bath")[:, 0].float()
 
@@ -321,7 +321,7 @@ class _Independent:
     """The Gaussian of the removed sum of each reader, on the calibration rows, drawn anew for every
     reader."""
 
-    def __init__(self, places: Places, draw: Draw, count: int) -> None:
+    def __init__(self, places: NoiseKeys, draw: Draw, count: int) -> None:
         self.places, self.draw, self.count = places, draw, count
 
     def inputs(self, stage: Stage, kept: Tensor, written: Tensor, stream: Tensor) -> Tensor:
@@ -338,7 +338,7 @@ class _Independent:
 class _Counterterm:
     """What is missing of each reader's clean mean and covariance."""
 
-    def __init__(self, clean: Values, places: Places, draw: Draw, independent: bool, count: int) -> None:
+    def __init__(self, clean: Values, places: NoiseKeys, draw: Draw, independent: bool, count: int) -> None:
         self.clean, self.places, self.draw = clean, places, draw
         self.independent, self.count = independent, count
 
@@ -378,6 +378,8 @@ def _missing_factor(
     return factor.to(wanted.dtype)
 
 
-def _by_reader(places: Places, draw: Draw, stage: Stage, width: int) -> Float[Tensor, "readers rows width"]:
+def _by_reader(
+    places: NoiseKeys, draw: Draw, stage: Stage, width: int
+) -> Float[Tensor, "readers rows width"]:
     readers = stage.readers.stop - stage.readers.start
     return normal(places, draw, readers, width, f"bath {stage.name}").permute(1, 0, 2).float()

@@ -41,7 +41,7 @@ from torch import Tensor
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Reconstruction
 from remainder.model.sites import Edit, Edits, SiteModel
-from remainder.residual.noise import Draw, Places, indices, normal
+from remainder.residual.noise import Draw, NoiseKeys, indices, normal
 from remainder.task.prompts import Prompts
 
 __all__ = [
@@ -265,7 +265,7 @@ class FeatureScene:
         if background == "zero":
             return _map(bank, lambda part: torch.zeros_like(part[:1, :1]))
         documents = self.evaluation.documents[rows]
-        places = Places(self.seed, documents, (0,) * len(documents))
+        places = NoiseKeys(self.seed, documents, (0,) * len(documents))
         count = len(self.calibration)
         if background == "permuted":
             chosen = indices(places, draw, 1, count, "resample")[:, 0]

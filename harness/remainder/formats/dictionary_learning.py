@@ -42,8 +42,8 @@ from remainder.formats.known import (
 )
 from remainder.formats.module_names import is_in_block, module_named
 from remainder.formats.places import (
+    HookPlace,
     Loaded,
-    Place,
     check_count,
     check_model,
     check_width,
@@ -298,7 +298,7 @@ def _whole(stored: Tensor | None) -> int | float | None:
 _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
-def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Place:
+def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> HookPlace:
     """Which of the task's places it is of, and what is to be told of that.
 
     Raises:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
-from remainder.formats.eap_ig_files import GROUPS, Stored, config, read, require, write
+from remainder.formats.eap_ig_files import GROUPS, StoredCircuit, config, read, require, write
 from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
 from remainder.model.architecture import Graph
@@ -89,7 +89,7 @@ def save(path: Path, thing: Circuit | Ranking | NodeRanking, *, ungrouped: bool 
     write(path, stored(thing, ungrouped=ungrouped))
 
 
-def found(content: Stored, graph: Graph, where: Path, *, importances: bool) -> Found:
+def found(content: StoredCircuit, graph: Graph, where: Path, *, importances: bool) -> Found:
     """What a file's content means on the graph of the task's model; `where` it was read.
 
     Raises:
@@ -139,7 +139,7 @@ def stored(
     *,
     scores: NDArray[np.float64] | None = None,
     ungrouped: bool = False,
-) -> Stored:
+) -> StoredCircuit:
     """The content of a file.
 
     Args:
@@ -159,7 +159,7 @@ def stored(
     into = graph.fed_by()[kept.any(axis=0)].any(axis=0)
     source = _readers(target, graph)
     copies = np.bincount(source)[source]
-    return Stored(
+    return StoredCircuit(
         graph=target,
         cfg=cfg,
         kept=kept[:, source],
@@ -169,7 +169,7 @@ def stored(
     )
 
 
-def _check_nodes(content: Stored, where: Path) -> None:
+def _check_nodes(content: StoredCircuit, where: Path) -> None:
     """An edge on a path from the input to the logits is not kept if one of its nodes is not."""
     graph = content.graph
     on_path = Circuit(graph, content.kept).pruned().kept

@@ -40,7 +40,19 @@ from remainder.formats.tensors import load_torch, odd_kind, require_torch
 from remainder.model.architecture import INPUTS, Architecture, Graph
 from remainder.record.json import write_atomically
 
-__all__ = ["CFG", "ENDINGS", "ENTRY", "GROUPS", "JSON", "PT", "Stored", "config", "read", "require", "write"]
+__all__ = [
+    "CFG",
+    "ENDINGS",
+    "ENTRY",
+    "GROUPS",
+    "JSON",
+    "PT",
+    "StoredCircuit",
+    "config",
+    "read",
+    "require",
+    "write",
+]
 
 ENDINGS = frozenset({".json", ".pt"})
 """Of files that are written; what is read is told by what stands in it (`recognition`)."""
@@ -112,7 +124,7 @@ _SAFE = (
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredCircuit:
     """What a file holds."""
 
     graph: Graph
@@ -132,7 +144,7 @@ class Stored:
     """What was filled in or left out on reading."""
 
 
-def read(path: Path, graph: Graph, ignore: Ignore | None = None) -> Stored:
+def read(path: Path, graph: Graph, ignore: Ignore | None = None) -> StoredCircuit:
     """What a file holds, of the architecture of `graph`.
 
     Args:
@@ -181,7 +193,7 @@ def _refuse_others(path: Path, seen: Seen) -> None:
         raise seen.refused(path)
 
 
-def write(path: Path, content: Stored) -> None:
+def write(path: Path, content: StoredCircuit) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -302,7 +314,7 @@ def config(shape: Architecture) -> dict[str, Any]:
     }
 
 
-def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
+def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> StoredCircuit:
     _check_fields(content, "it", JSON, set(), ignore)
     nodes, edges = content["nodes"], content["edges"]
     for name in ("nodes", "edges"):
@@ -342,7 +354,7 @@ def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored
         notes.append(f"{own.edges - len(edges):,} of {own.edges:,} edges are not listed: not kept, score 0")
     elif scored.any() and not scored[own.exists].all():
         notes.append(f"{own.edges - int(scored.sum()):,} of {own.edges:,} edges have no score: 0")
-    return Stored(
+    return StoredCircuit(
         own,
         content["cfg"],
         kept,
@@ -373,7 +385,7 @@ def _check_finite(what: str, score: float) -> None:
         raise InterpretationError(f"the score of {what} is {score}", fix="give a finite number")
 
 
-def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
+def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> StoredCircuit:
     # A graph of edges alone has None for the scores of its nodes, and for all that is of neurons.
     content = {
         name: value
@@ -417,7 +429,7 @@ def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored:
         node_scores = _array("nodes_scores", content, rows)
         for place in np.nonzero(np.isinf(node_scores))[0]:
             _check_finite(f"node {own.writers[place]}", float(node_scores[place]))
-    return Stored(own, content["cfg"], kept, scores, nodes_kept, node_scores, notes=tuple(notes))
+    return StoredCircuit(own, content["cfg"], kept, scores, nodes_kept, node_scores, notes=tuple(notes))
 
 
 def _array(name: str, content: Mapping[str, Any], *orders: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -460,7 +472,7 @@ def _in_order(graph: Graph) -> Iterator[tuple[int, int]]:
     yield from ((writer, len(graph.readers) - 1) for writer in range(len(graph.writers)))
 
 
-def _json_bytes(content: Stored) -> bytes:
+def _json_bytes(content: StoredCircuit) -> bytes:
     graph, scores, node_scores = content.graph, content.scores, content.node_scores
     nodes: dict[str, dict[str, Any]] = {}
     for place, name in enumerate(graph.writers):
@@ -475,7 +487,7 @@ def _json_bytes(content: Stored) -> bytes:
     return json.dumps({"cfg": dict(content.cfg), "nodes": nodes, "edges": edges}).encode()
 
 
-def _pt_bytes(content: Stored) -> bytes:
+def _pt_bytes(content: StoredCircuit) -> bytes:
     saved: dict[str, Any] = {
         "cfg": dict(content.cfg),
         "src_nodes": list(content.graph.writers),

@@ -26,21 +26,21 @@ from remainder.formats import (
 )
 from remainder.formats.known import Table
 
-__all__ = ["BEGIN", "END", "PAGE", "SECTIONS", "Section", "main", "page_with", "render"]
+__all__ = ["BEGIN", "END", "PAGE", "SECTIONS", "FieldSection", "main", "page_with", "render"]
 
 BEGIN = "<!-- fields: written by `python -m remainder.formats.field_page`; do not edit -->"
 END = "<!-- end of fields -->"
 PAGE = "docs/score-your-sae.md"
 
 
-class Section(NamedTuple):
+class FieldSection(NamedTuple):
     """A file, or part of one, and what is known of it."""
 
     title: str
     table: Table
 
 
-def _architectures() -> Iterator[Section]:
+def _architectures() -> Iterator[FieldSection]:
     """One section for all architectures that have the same fields of their own."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, lines in saelens_fields.ARCHITECTURES.items():
@@ -48,23 +48,27 @@ def _architectures() -> Iterator[Section]:
             groups.setdefault(tuple(lines), []).append(name)
     for names in groups.values():
         lines = saelens_fields.ARCHITECTURES[names[0]]
-        yield Section(f"SAELens `cfg.json`, of the architecture {' or '.join(names)} alone", Table(lines))
+        yield FieldSection(
+            f"SAELens `cfg.json`, of the architecture {' or '.join(names)} alone", Table(lines)
+        )
 
 
-SECTIONS: tuple[Section, ...] = (
-    Section("SAELens `cfg.json`, and configs of sae-lens's list of releases", Table(saelens_fields.COMMON)),
-    Section("a release of sae-lens's list, beside these", Table(saelens_fields.RELEASE)),
+SECTIONS: tuple[FieldSection, ...] = (
+    FieldSection(
+        "SAELens `cfg.json`, and configs of sae-lens's list of releases", Table(saelens_fields.COMMON)
+    ),
+    FieldSection("a release of sae-lens's list, beside these", Table(saelens_fields.RELEASE)),
     *_architectures(),
-    Section("`cfg` of an object, such as a custom SAE of SAEBench", saelens_fields.OBJECT),
-    Section("dictionary_learning `config.json`", dictionary_learning.FIELDS),
-    Section("sparsify `cfg.json`", sparsify.FIELDS),
-    Section("sparsify `config.json` of the run, one folder up", sparsify.RUN_FIELDS),
-    Section("circuit-tracer `config.yaml`", circuit_tracer.FIELDS),
-    Section("circuit-tracer, an entry of `transcoders`", circuit_tracer.ENTRY),
-    Section("Gemma Scope, arrays of `params.npz`", gemma_scope.FIELDS),
-    Section("EAP-IG and MIB, `.json`", eap_ig_files.JSON),
-    Section("EAP-IG and MIB, `.pt`", eap_ig_files.PT),
-    Section("circuit-tracer and Neuronpedia, a graph", attribution_graph.FIELDS),
+    FieldSection("`cfg` of an object, such as a custom SAE of SAEBench", saelens_fields.OBJECT),
+    FieldSection("dictionary_learning `config.json`", dictionary_learning.FIELDS),
+    FieldSection("sparsify `cfg.json`", sparsify.FIELDS),
+    FieldSection("sparsify `config.json` of the run, one folder up", sparsify.RUN_FIELDS),
+    FieldSection("circuit-tracer `config.yaml`", circuit_tracer.FIELDS),
+    FieldSection("circuit-tracer, an entry of `transcoders`", circuit_tracer.ENTRY),
+    FieldSection("Gemma Scope, arrays of `params.npz`", gemma_scope.FIELDS),
+    FieldSection("EAP-IG and MIB, `.json`", eap_ig_files.JSON),
+    FieldSection("EAP-IG and MIB, `.pt`", eap_ig_files.PT),
+    FieldSection("circuit-tracer and Neuronpedia, a graph", attribution_graph.FIELDS),
 )  # fmt: skip
 """In the order of the page."""
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from remainder.base.cache import sha256_file
 from remainder.base.hub import explained, repository_files, snapshot
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
 from remainder.formats.known import Ignore
@@ -166,8 +166,8 @@ def load_release(address: Address, task: Task, ignore: Ignore | None = None) -> 
         AssetError: if its files are gone from the cache and the hub does not give them.
         InterpretationError: if it was made for another site, width or model, or sae-lens cannot read it.
     """
-    sae, _, said = _read_release(address)
-    return saelens.load_object(sae, task, str(address), ignore, said)
+    sae, _, stated = _read_release(address)
+    return saelens.load_object(sae, task, str(address), ignore, stated)
 
 
 def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
@@ -201,11 +201,11 @@ def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
                 )
         except _UNREADABLE as problem:
             raise InterpretationError(
-                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {said(problem)}",
+                f"{address}: sae-lens cannot read it: {type(problem).__name__}: {message_of(problem)}",
                 fix="if its files are damaged, delete the repository from huggingface-hub's cache; else "
                 "report it to sae-lens",
             ) from problem
-    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files), reader.said
+    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files), reader.stated
 
 
 class _Reader:
@@ -215,11 +215,11 @@ class _Reader:
         from sae_lens.loading import pretrained_sae_loaders as readers
 
         self.read = readers.NAMED_PRETRAINED_SAE_LOADERS[readers.get_conversion_loader_name(release)]
-        self.said: dict[str, Any] = {}
+        self.stated: dict[str, Any] = {}
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         config, state, sparsity = self.read(*args, **settings)
-        self.said = copy.deepcopy(config)
+        self.stated = copy.deepcopy(config)
         return config, state, sparsity
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 
 __all__ = ["config_of", "plain"]
@@ -79,7 +79,7 @@ def _fields(config: Any, name: str) -> dict[str, Any]:
     except Exception as problem:  # of a property, or of a mapping whose value is missing
         raise InterpretationError(
             f"{name}: its cfg, a {type(config).__name__}, cannot be read: {type(problem).__name__}: "
-            f"{said(problem)}",
+            f"{message_of(problem)}",
             fix=_FIXES,
         ) from problem
 

@@ -44,9 +44,9 @@ _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outpu
 
 __all__ = [
     "Alias",
+    "HookPlace",
     "Loaded",
     "MisfitError",
-    "Place",
     "check_count",
     "check_model",
     "check_no_skip",
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-class Place(NamedTuple):
+class HookPlace(NamedTuple):
     """Where a file's interpretation belongs at a task's site."""
 
     reads: Reads
@@ -138,7 +138,7 @@ def two_tensors(one: str, other: str, model: ModelSpec) -> bool:
     return False
 
 
-def place_at(made: tuple[str, str], task: Task, where: Path | str) -> Place:
+def place_at(made: tuple[str, str], task: Task, where: Path | str) -> HookPlace:
     """As `reads_at`, with the aliases that this rests on.
 
     Args:
@@ -164,7 +164,7 @@ def place_at(made: tuple[str, str], task: Task, where: Path | str) -> Place:
             aliases[Alias(told, own)] = None
         if told.endswith(".hook_normalized") and has_layer_norm(task.model) is not False:
             aliases[Alias(told.replace("hook_normalized", "hook_out"), own, _OF_OLD)] = None
-    return Place(reads, (), tuple(aliases))
+    return HookPlace(reads, (), tuple(aliases))
 
 
 _OF_OLD = (
@@ -173,7 +173,7 @@ _OF_OLD = (
 )
 
 
-def place_untold(task: Task, where: Path | str, lacks: str) -> Place:
+def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
     """Of a file that does not say where it was made: if it is taken to fit, that is told.
 
     Args:
@@ -185,7 +185,7 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> Place:
         f"{file_name(where)} does not tell its place ({lacks}): that it was made for {here} is taken on "
         "trust; its width is all that was compared."
     )
-    return Place("in" if site.is_reconstruction else "out", (told,), told=False)
+    return HookPlace("in" if site.is_reconstruction else "out", (told,), told=False)
 
 
 def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:

@@ -37,7 +37,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from remainder.base.files import brief, present
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
@@ -45,8 +45,8 @@ from remainder.formats.known import Ignore, without_ignored
 from remainder.formats.module_names import module_named
 from remainder.formats.object_config import config_of, plain
 from remainder.formats.places import (
+    HookPlace,
     Loaded,
-    Place,
     check_count,
     check_model,
     check_no_skip,
@@ -133,7 +133,7 @@ def _without_ignored(config: dict[str, Any], where: Path, ignore: Ignore | None)
 
 
 def _loaded(
-    thing: Any, name: str, task: Task, place: Place, looked: Looked, notes: tuple[str, ...]
+    thing: Any, name: str, task: Task, place: HookPlace, looked: Looked, notes: tuple[str, ...]
 ) -> Loaded:
     """What SAELens made, with what its config says beyond that, and notes on how it was read."""
     if looked.activation is not None:
@@ -209,7 +209,7 @@ def _reason(problem: Exception) -> str:
         return f"there is no field {problem}"
     if isinstance(problem, (TypeError, AttributeError)) or not str(problem).strip():
         return "one of them has a type that it does not expect"
-    return said(problem)
+    return message_of(problem)
 
 
 def load_object(
@@ -217,7 +217,7 @@ def load_object(
     task: Task,
     name: str,
     ignore: Ignore | None = None,
-    said: dict[str, Any] | None = None,
+    stated: dict[str, Any] | None = None,
 ) -> Loaded:
     """An object from a notebook, checked as far as it has a config of its own (`cfg`).
 
@@ -226,7 +226,7 @@ def load_object(
         task: whose site and model it must be of.
         name: for messages.
         ignore: fields of its config to be passed over.
-        said: the config that sae-lens made it of, of which its `cfg` may have lost something.
+        stated: the config that sae-lens made it of, of which its `cfg` may have lost something.
 
     Raises:
         InterpretationError: if it was made for another width, hook or model, or a setting is not computed.
@@ -234,12 +234,12 @@ def load_object(
     thing = unwrapped(thing)
     config = without_ignored(config_of(thing, name), OBJECT, name, ignore)
     # What has no config is no file, and nobody expects it to tell where it was made.
-    place = _place(config, task, name) if "d_in" in config else Place("in")
+    place = _place(config, task, name) if "d_in" in config else HookPlace("in")
     _check_latents(config, thing, name)
     looked = look(config, task, name, ignore, is_object=True)
-    if said is not None:
+    if stated is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
-        looked = look(said, task, name, ignore, is_release=True)
+        looked = look(stated, task, name, ignore, is_release=True)
     is_sae = _is_of_sae_lens(thing)
     # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
     own = thing
@@ -255,10 +255,15 @@ def load_object(
 
 def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
     """Where cfg and decoder both tell the number of latents, they agree."""
-    decoder, said = getattr(thing, "W_dec", None), config.get("d_sae")
-    if isinstance(decoder, Tensor) and decoder.ndim == 2 and isinstance(said, int) and said != len(decoder):
+    decoder, stated = getattr(thing, "W_dec", None), config.get("d_sae")
+    if (
+        isinstance(decoder, Tensor)
+        and decoder.ndim == 2
+        and isinstance(stated, int)
+        and stated != len(decoder)
+    ):
         raise InterpretationError(
-            f"{name}: W_dec has {len(decoder)} latents; cfg says d_sae = {said}",
+            f"{name}: W_dec has {len(decoder)} latents; cfg says d_sae = {stated}",
             fix="one of the two belongs to something else; take both from one place",
         )
 
@@ -280,19 +285,19 @@ def _require_folded(sae: Any, name: str) -> None:
         )
 
 
-def _place(config: dict[str, Any], task: Task, where: Path | str) -> Place:
+def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
     """Which of the site's places a config's SAE reads, and what is to be told of that.
 
     Raises:
         InterpretationError: if it is of another width, hook or model.
     """
-    said = {**config, **table(config, "metadata", where)}
-    check_model(text(said, "model_name", where), task.model, where)
+    stated = {**config, **table(config, "metadata", where)}
+    check_model(text(stated, "model_name", where), task.model, where)
     _check_widths(config, task.site, where)
-    hooks, told = _hooks(said, task.site, where), context_warnings(said, task, where)
+    hooks, told = _hooks(stated, task.site, where), context_warnings(stated, task, where)
     if hooks is not None:
         place = place_at(hooks, task, where)
-        place = place._replace(warnings=place.warnings + _target_warning(said, task.site, where))
+        place = place._replace(warnings=place.warnings + _target_warning(stated, task.site, where))
     else:
         place = place_untold(task, where, "no hook_name")
         if "d_out" in config:
@@ -300,9 +305,9 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> Place:
     return place._replace(warnings=place.warnings + told)
 
 
-def _target_warning(said: dict[str, Any], site: Site, where: Path | str) -> tuple[str, ...]:
+def _target_warning(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, ...]:
     """Of a transcoder that does not tell what it rebuilds."""
-    if "d_out" not in said or said.get("hook_name_out") is not None:
+    if "d_out" not in stated or stated.get("hook_name_out") is not None:
         return ()
     return (
         f"{file_name(where)} does not tell what it rebuilds (no hook_name_out): that it was made for "
@@ -316,18 +321,18 @@ def _check_widths(config: dict[str, Any], site: Site, where: Path | str) -> None
         check_width(config["d_out"], site, where, "d_out")
 
 
-def _hooks(said: dict[str, Any], site: Site, where: Path | str) -> tuple[str, str] | None:
+def _hooks(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, str] | None:
     """What it reads and what it rebuilds, by the names of TransformerLens; None if no hook is named."""
-    source = text(said, "hook_name", where) or text(said, "hook_point", where)
+    source = text(stated, "hook_name", where) or text(stated, "hook_point", where)
     for name in ("hook_layer", "hook_point_layer"):
-        if source is None and isinstance(said.get(name), int):
-            source = f"blocks.{said[name]}.hook_resid_post"
+        if source is None and isinstance(stated.get(name), int):
+            source = f"blocks.{stated[name]}.hook_resid_post"
     if source is None:
         return None
-    target = text(said, "hook_name_out", where)
+    target = text(stated, "hook_name_out", where)
     if target is None:
         # A transcoder that names its input only is taken to write where the task does.
-        target = site.hook_out if "d_out" in said else source
+        target = site.hook_out if "d_out" in stated else source
     # With model_class_name AutoModelForCausalLM, sae-lens hooks what a module gives.
     modules = (module_named(source), module_named(target))
     return (
@@ -364,8 +369,8 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
         tensors[name] = axes if fits else shape
     # Before version 6; for a time sae-lens saved ones under the second name without any fine-tuning.
     tensors.update(dict.fromkeys(FACTORS, ("d_sae",)))
-    said = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
-    says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in said.items())
+    stated = {word: size for word, size in sizes.items() if word != "d_out" or hasattr(made.cfg, "d_out")}
+    says = f"{CONFIG} says " + ", ".join(f"{word} = {size}" for word, size in stated.items())
     return Layout(tensors, sizes, says, optional=frozenset(FACTORS), hints=_HINTS)
 
 

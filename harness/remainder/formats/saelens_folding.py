@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from remainder.base.files import brief, present
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 from remainder.formats.fields import flag
 from remainder.formats.tensors import Layout, header, read_json, read_tensors
@@ -173,7 +173,7 @@ def fold_scale(sae: Any, where: Path) -> tuple[str, ...]:
     except NotImplementedError as problem:
         raise InterpretationError(
             f"{where}: the scale in {scale.file.name} cannot be worked into a {type(sae).__name__}: "
-            f"{said(problem)}",
+            f"{message_of(problem)}",
             fix="train it with another normalize_activations",
         ) from problem
     return ()

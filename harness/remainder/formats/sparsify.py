@@ -31,9 +31,9 @@ from remainder.formats.fields import count, flag, text
 from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, only, plain
 from remainder.formats.module_names import module_named
 from remainder.formats.places import (
+    HookPlace,
     Loaded,
     MisfitError,
-    Place,
     check_count,
     check_model,
     check_no_skip,
@@ -199,7 +199,7 @@ def _activation(config: Settings, k: int, latents: int, where: Path) -> nn.Modul
     return TopK(k) if kind == "topk" else GroupMax(k)
 
 
-def _place(path: Path, transcode: bool, task: Task) -> Place:
+def _place(path: Path, transcode: bool, task: Task) -> HookPlace:
     """By the folder's name, of a link its own: what it leads to may be a store that is sorted otherwise.
 
     Raises:

@@ -43,7 +43,7 @@ from remainder.interpretation.casting import odd_kind
 __all__ = [
     "PICKLES",
     "Layout",
-    "Stored",
+    "StoredTensor",
     "header",
     "load_torch",
     "missing_weights",
@@ -83,7 +83,7 @@ _CONVERT = (
 )
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor as a file describes it."""
 
     dtype: str
@@ -180,7 +180,7 @@ def _require_zip(path: Path, writer: str) -> None:
         )
 
 
-def header(path: Path) -> dict[str, Stored]:
+def header(path: Path) -> dict[str, StoredTensor]:
     """Names, types and shapes of a safetensors file's tensors; the values are not read.
 
     Raises:
@@ -194,7 +194,10 @@ def header(path: Path) -> dict[str, Stored]:
                 raise ValueError("it does not begin with the length of a header")
             content = json.loads(stream.read(length).decode("utf-8"))
         found = {
-            name: (Stored(str(about["dtype"]), tuple(int(n) for n in about["shape"])), about["data_offsets"])
+            name: (
+                StoredTensor(str(about["dtype"]), tuple(int(n) for n in about["shape"])),
+                about["data_offsets"],
+            )
             for name, about in content.items()
             if name != "__metadata__"
         }
@@ -279,12 +282,12 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
         ) from None
 
 
-def _stored(value: Tensor) -> Stored:
+def _stored(value: Tensor) -> StoredTensor:
     """As a safetensors file describes it; of what is no plain array, its kind in place of a dtype."""
     if kind := odd_kind(value):
-        return Stored(kind, ())
+        return StoredTensor(kind, ())
     names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
-    return Stored(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
+    return StoredTensor(names.get(value.dtype, str(value.dtype).removeprefix("torch.")), tuple(value.shape))
 
 
 def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
@@ -296,7 +299,7 @@ def missing_weights(folder: Path, wanted: str, fix: str) -> InterpretationError:
     )
 
 
-def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
+def _check(path: Path, stored: Mapping[str, StoredTensor], layout: Layout) -> None:
     """Names, types and shapes."""
     missing = sorted(layout.tensors.keys() - layout.optional - stored.keys())
     surplus = sorted(stored.keys() - layout.tensors.keys() - layout.counters) if layout.closed else []
@@ -338,7 +341,7 @@ def _check(path: Path, stored: Mapping[str, Stored], layout: Layout) -> None:
             raise InterpretationError(f"{path}: {name} has shape {shape}", fix="give at least one entry")
 
 
-def _agreed(found: Mapping[str, Stored], layout: Layout) -> dict[str, int]:
+def _agreed(found: Mapping[str, StoredTensor], layout: Layout) -> dict[str, int]:
     """The size that most of the file's tensors give each word, of those with the right number of axes."""
     votes: dict[str, dict[int, int]] = {}
     for name, (_, shape) in found.items():
@@ -351,7 +354,7 @@ def _agreed(found: Mapping[str, Stored], layout: Layout) -> dict[str, int]:
     return {word: max(counts, key=lambda size: counts[size]) for word, counts in votes.items()}
 
 
-def _all_fit(found: Mapping[str, Stored], layout: Layout, sizes: Mapping[str, int]) -> bool:
+def _all_fit(found: Mapping[str, StoredTensor], layout: Layout, sizes: Mapping[str, int]) -> bool:
     """Whether every shape is right for these sizes."""
     return all(
         shape == tuple(axis if isinstance(axis, int) else sizes[axis] for axis in layout.tensors[name])

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 
 __all__ = ["in_float32", "odd_kind", "on_device", "require_plain", "unwrapped"]
@@ -311,7 +311,7 @@ def _copied(
         purpose = "cast to float32" if dtype is not None else f"moved to {device}"
         raise InterpretationError(
             f"{name}: a {type(thing).__name__} cannot be copied, to be {purpose}: {type(problem).__name__}: "
-            f"{said(problem)}",
+            f"{message_of(problem)}",
             fix=_TO_FLOAT32 if dtype is not None else f"give it on the device {device}",
         ) from problem
     if dtype is not None:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 from remainder.interpretation.casting import on_device
 from remainder.residual.moments import Moments
@@ -264,7 +264,7 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     except Exception as problem:  # whatever foreign code raises, the cause is shown
         raise InterpretationError(
             f"{name}: {method} failed on a tensor of shape {tuple(argument.shape)}: "
-            f"{type(problem).__name__}: {said(problem)}",
+            f"{type(problem).__name__}: {message_of(problem)}",
             fix=_ways(problem),
         ) from problem
     if not isinstance(value, Tensor):

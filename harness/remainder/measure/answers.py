@@ -23,7 +23,7 @@ from remainder.loading.prompts import BehaviourFacts, CircuitTask
 from remainder.measure.checks import CIRCUIT_LIMIT
 from remainder.measure.losses import kl_histogram
 from remainder.measure.plan import Plan
-from remainder.record.schema import Behaviour, Check
+from remainder.record.schema import BehaviourInfo, Check
 from remainder.task.prompts import PADDING, Prompts, first
 
 __all__ = ["Logits", "Scores", "behaviour_of", "check_kl", "compare", "groups_of", "kl_of", "scored", "table"]
@@ -77,11 +77,11 @@ def check_kl(name: str, kl: Float[Tensor, " scored"], note: str, before: Check |
     return Check(passed=True, value=value, limit=CIRCUIT_LIMIT, note=note)
 
 
-def behaviour_of(facts: BehaviourFacts) -> Behaviour:
+def behaviour_of(facts: BehaviourFacts) -> BehaviourInfo:
     """What the model does by itself."""
     kept = [part for part in facts.templates if part.answer_solved is not None]
     solved = sum(part.solved for part in kept)
-    return Behaviour(
+    return BehaviourInfo(
         candidates=facts.candidates,
         solved=facts.solved,
         answer=facts.answer,

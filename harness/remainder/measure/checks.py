@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.errors import MeasurementError
-from remainder.measure.kernels import Kernel, splice
+from remainder.measure.kernels import FittedRung, splice
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.model.bridge import Runner
 from remainder.record.schema import Check
 from remainder.record.values import of_split
 from remainder.residual.ladder import RUNGS
-from remainder.residual.noise import Draw, Places
+from remainder.residual.noise import Draw, NoiseKeys
 
 __all__ = [
     "CIRCUIT_LIMIT",
@@ -78,14 +78,14 @@ def check_true(values: pd.DataFrame) -> Check:
 
 
 def check_true_of_batch(
-    runner: Runner, clean: Clean, reconstruction: Float[Tensor, "docs pos d"], places: Places
+    runner: Runner, clean: Clean, reconstruction: Float[Tensor, "docs pos d"], places: NoiseKeys
 ) -> Check:
     """As `check_true`, of one batch, where the rung `true` was not asked for.
 
     Raises:
         MeasurementError: if it does not.
     """
-    kernel = Kernel("true", RUNGS["true"](), 1)
+    kernel = FittedRung("true", RUNGS["true"](), 1)
     scores, _ = spliced_pass(runner, clean, splice(kernel, Draw(0), clean.batch, reconstruction, places))
     gap = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
     return _true(gap, "loss with the true residual, less the clean loss, on one batch")
@@ -106,11 +106,11 @@ def dtype_deviation(
     exact_runner: Runner,
     clean: Clean,
     reconstruction: Float[Tensor, "docs pos d"],
-    places: Places,
+    places: NoiseKeys,
 ) -> Deviation:
     """What `runner`'s dtype does to the clean loss and to the raw gap, against that of `exact_runner`."""
     exact = clean_pass(exact_runner, clean.batch)
-    kernel = Kernel("raw", RUNGS["raw"](), 1)
+    kernel = FittedRung("raw", RUNGS["raw"](), 1)
     spliced = splice(kernel, Draw(0), clean.batch, reconstruction, places)
     raw, _ = spliced_pass(runner, clean, spliced)
     exact_raw, _ = spliced_pass(exact_runner, exact, spliced)

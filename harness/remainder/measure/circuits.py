@@ -37,7 +37,7 @@ from remainder.record.circuit_summary import EMPTY, HEADLINE, rung_at
 from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
 from remainder.record.schema import (
-    Calibration,
+    CalibrationInfo,
     Check,
     CircuitSize,
     Complexity,
@@ -255,7 +255,7 @@ class _Measuring:
                 circuits=sizes,
             ),
             checks=self.checks,
-            calibration=Calibration(
+            calibration=CalibrationInfo(
                 documents=count,
                 tokens=sum(calibration.tokens.size for calibration, _ in groups),
                 dimension=len(graph.writers),

@@ -90,7 +90,7 @@ def measure_compat(
         MeasurementError: a loss or KL is not finite.
     """
     ids = special_ids(load_tokenizer(loaded.folder))
-    run = _Pass(loaded, interpretation, windows, ids)
+    run = _PeerPass(loaded, interpretation, windows, ids)
     tables = run.tables(progress)
     seed = loaded.task.seed
     return Compat(
@@ -108,7 +108,7 @@ class _Scores(NamedTuple):
     kl: Float[Tensor, "docs pos"]
 
 
-class _Pass:
+class _PeerPass:
     """One pass over the evaluation windows: a table of sums for each peer, one row a document."""
 
     def __init__(self, loaded: LanguageTask, interpretation: Adapted, windows: int, ids: SpecialIds) -> None:

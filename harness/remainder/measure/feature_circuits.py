@@ -38,7 +38,7 @@ from remainder.record.circuit_summary import COMPLEMENT, EMPTY, HEADLINE, rung_a
 from remainder.record.provenance import collect_provenance
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import (
-    Calibration,
+    CalibrationInfo,
     Check,
     CircuitSize,
     Complexity,
@@ -253,7 +253,7 @@ class _Measuring:
                 circuits=self._sizes(),
             ),
             checks=self.checks,
-            calibration=Calibration(
+            calibration=CalibrationInfo(
                 documents=count,
                 tokens=sum(calibration.tokens.size for calibration, _ in groups),
                 dimension=sum(latents.values()) + len(sites),

@@ -45,7 +45,7 @@ from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
 from remainder.residual.gaussian import Linear, Radial
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Draw, Places, normal
+from remainder.residual.noise import Draw, NoiseKeys, normal
 
 __all__ = ["FEWEST_SURROGATES", "measure_gaussianity"]
 
@@ -202,7 +202,7 @@ def _most_kurtotic(
     # The bank's windows stand in the order of their random priorities: the first are a sample.
     search = covariance.whiten(calibration.bank.rows()[:_SEARCH_ROWS].to(w.device))
     longest = search[search.square().sum(-1).argsort(descending=True, stable=True)[:_STARTS]]
-    places = Places(seed, ("maximum kurtosis",), (0,))
+    places = NoiseKeys(seed, ("maximum kurtosis",), (0,))
     random = normal(places, Draw(0), _STARTS, covariance.rank, "gaussianity starts")[0].to(w.device)
     found = torch.nn.functional.normalize(torch.cat([longest, random]), dim=-1)
     for _ in range(_STEPS):
@@ -249,7 +249,7 @@ def _null(
     root = covariance.values.sqrt()[:, None] * covariance.vectors.T
 
     def one(index: int) -> tuple[float, list[_Shape]]:
-        places = Places(seed, (f"surrogate {index}",), (0,))
+        places = NoiseKeys(seed, (f"surrogate {index}",), (0,))
         refit = fit_covariance(
             [
                 _surrogate_moments(covariance.mean, root, count, places, f"gaussianity fold {fold}")
@@ -285,7 +285,7 @@ def _one_thread_each() -> Iterator[int]:
 
 
 def _surrogate_moments(
-    mean: Float[Tensor, " d"], root: Float[Tensor, "rank d"], count: int, places: Places, stream: str
+    mean: Float[Tensor, " d"], root: Float[Tensor, "rank d"], count: int, places: NoiseKeys, stream: str
 ) -> Moments:
     """Moments of `count` rows of N(mean, rootᵀroot), drawn from their own law."""
     from scipy import special

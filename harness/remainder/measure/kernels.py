@@ -23,12 +23,12 @@ from remainder.model.bridge import Runner
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError
 from remainder.residual.ladder import Context, ResidualModel
-from remainder.residual.noise import Draw, Places
+from remainder.residual.noise import Draw, NoiseKeys
 
-__all__ = ["Kernel", "fit_kernels", "score", "splice", "table_rows"]
+__all__ = ["FittedRung", "fit_kernels", "score", "splice", "table_rows"]
 
 
-class Kernel(NamedTuple):
+class FittedRung(NamedTuple):
     """A fitted residual model, by what it is called, and what its sample is added to."""
 
     name: str
@@ -48,7 +48,7 @@ def fit_kernels(
     draws: Callable[[str], int],
     *,
     around_x: bool = False,
-) -> tuple[list[Kernel], dict[str, str]]:
+) -> tuple[list[FittedRung], dict[str, str]]:
     """Every model fitted, and why some could not be.
 
     Args:
@@ -62,16 +62,16 @@ def fit_kernels(
         except NotMeasurableError as problem:
             unmeasured[name] = problem.what
             continue
-        kernels.append(Kernel(name, model, 1 if model.driver == "none" else draws(name), around_x))
+        kernels.append(FittedRung(name, model, 1 if model.driver == "none" else draws(name), around_x))
     return kernels, unmeasured
 
 
 def score(
     runner: Runner,
     clean: Clean,
-    kernels: Sequence[Kernel],
+    kernels: Sequence[FittedRung],
     reconstruction: Float[Tensor, "docs pos d"],
-    places: Places,
+    places: NoiseKeys,
     *,
     split: str = "evaluation",
 ) -> Iterator[list[dict[str, Any]]]:
@@ -99,11 +99,11 @@ def score(
 
 
 def splice(
-    kernel: Kernel,
+    kernel: FittedRung,
     draw: Draw,
     batch: Batch,
     reconstruction: Float[Tensor, "docs pos d"],
-    places: Places,
+    places: NoiseKeys,
     memo: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "docs pos d"]:
     """x̂ + ε (or x + ε) where something is spliced, x elsewhere.

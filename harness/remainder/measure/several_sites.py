@@ -36,7 +36,7 @@ from remainder.measure.several_sites_fit import (
 from remainder.model.bridge import BridgeRunner
 from remainder.model.sites import BridgeSiteModel, SiteModel
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
-from remainder.residual.noise import Places
+from remainder.residual.noise import NoiseKeys
 
 __all__ = ["Shift", "SitesResult", "measure_sites"]
 
@@ -174,7 +174,7 @@ def _batches(
         yield SiteBatch(
             first.inputs,
             first.targets,
-            Places(loaded[0].task.seed, first.windows.documents, first.windows.indices),
+            NoiseKeys(loaded[0].task.seed, first.windows.documents, first.windows.indices),
             spliced,
             torch.stack([batch.scored for batch in group]).all(0),
         )

@@ -36,7 +36,7 @@ from remainder.model.sites import Edit, SiteModel
 from remainder.record.rungs import FOLDS
 from remainder.residual.covariance import DenseCovariance, fit_covariance
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Draw, Places, folds, normal
+from remainder.residual.noise import Draw, NoiseKeys, folds, normal
 
 __all__ = ["STATISTICS", "Batches", "SiteBatch", "SiteNoise", "Statistics", "fit_sites", "run_sites"]
 
@@ -49,7 +49,7 @@ class SiteBatch(NamedTuple):
 
     inputs: Shaped[Tensor, "docs pos *item"]
     targets: Shaped[Tensor, "docs pos"]
-    places: Places
+    places: NoiseKeys
     spliced: Mapping[str, Bool[Tensor, "docs pos"]]
     scored: Bool[Tensor, "docs pos"]
 
@@ -66,7 +66,7 @@ class SiteNoise:
         """μ."""
         return self.covariance.mean
 
-    def sample(self, places: Places, draw: Draw, positions: int) -> Float[Tensor, "docs pos d"]:
+    def sample(self, places: NoiseKeys, draw: Draw, positions: int) -> Float[Tensor, "docs pos d"]:
         """ε in float64, independent of that of sites of other names."""
         z = normal(places, draw, positions, len(self.mean), f"normal {self.name}").to(self.mean.device)
         return self.mean + self.covariance.colour(z, places, draw)
@@ -135,7 +135,7 @@ class _Folds:
         self.parts: list[Moments] = []
 
     def update(
-        self, places: Places, rows: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
+        self, places: NoiseKeys, rows: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
     ) -> None:
         if not self.parts:
             self.parts = [Moments.empty(rows.shape[-1], rows.device) for _ in range(FOLDS)]

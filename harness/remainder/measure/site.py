@@ -37,15 +37,15 @@ from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decod
 from remainder.measure.directions import decoder_directions, gradient_directions
 from remainder.measure.gather import Residuals, add_reconstruction, mean_activation, nothing_spliced
 from remainder.measure.gaussianity import measure_gaussianity
-from remainder.measure.kernels import Kernel, fit_kernels, score, table_rows
+from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
 from remainder.model.bridge import Runner
 from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
-from remainder.record.schema import Calibration as CalibrationInfo
 from remainder.record.schema import (
+    CalibrationInfo,
     Check,
     Compat,
     Complexity,
@@ -61,7 +61,7 @@ from remainder.record.values import canonical_values
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
 from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
-from remainder.residual.noise import Places
+from remainder.residual.noise import NoiseKeys
 from remainder.submission.aliases import require_same
 from remainder.task.text import Split
 
@@ -196,7 +196,7 @@ class _Run:
             _calibration_info(calibration),
         )
 
-    def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[Kernel]]:
+    def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[FittedRung]]:
         """Steps 1 to 3, but for couplings."""
         self.warnings += self.plan.notes
         self._phase("reading it")
@@ -287,7 +287,7 @@ class _Run:
             "other windows, over the root mean square of what is rebuilt; codes were checked too",
         )
 
-    def _fit(self, calibration: Calibration) -> list[Kernel]:
+    def _fit(self, calibration: Calibration) -> list[FittedRung]:
         """Every rung of the plan, refits, and the denominators of the Gaussian ratio."""
         models = {rung: RUNGS[rung] for rung in self.plan.rungs}
         if self.plan.whole:
@@ -301,7 +301,7 @@ class _Run:
 
     def _couple(
         self, interpretation: Adapted, calibration: Calibration
-    ) -> tuple[list[Kernel], list[dict[str, Any]]]:
+    ) -> tuple[list[FittedRung], list[dict[str, Any]]]:
         """Fit amplitudes of source and noise on calibration; gives them as a kernel, and the grid's rows."""
         grid = QUICK_GRID if self.plan.pairs == 1 else FULL_GRID
         models = {rung_of(point): partial(Coupled, *point) for point in grid}
@@ -332,7 +332,7 @@ class _Run:
         return coupled, rows
 
     def _evaluate(
-        self, interpretation: Adapted, kernels: list[Kernel]
+        self, interpretation: Adapted, kernels: list[FittedRung]
     ) -> tuple[list[dict[str, Any]], dict[str, float] | None, Residuals]:
         """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
         runner = self.loaded.runner(self.plan.dtype)
@@ -501,8 +501,8 @@ class _Run:
     def _site(self) -> Any:
         return self.loaded.task.site
 
-    def _places(self, batch: Batch) -> Places:
-        return Places(self.loaded.task.seed, batch.windows.documents, batch.windows.indices)
+    def _places(self, batch: Batch) -> NoiseKeys:
+        return NoiseKeys(self.loaded.task.seed, batch.windows.documents, batch.windows.indices)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from remainder.base.files import parse_json, read_text
-from remainder.base.messages import comes_from_within, said
+from remainder.base.messages import comes_from_within, message_of
 from remainder.errors import AssetError, RemainderError, TaskError
 
 __all__ = [
@@ -87,7 +87,7 @@ def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iter
         if _is_ours(problem):
             raise
         raise TaskError(
-            f"{architecture}: {doing} failed: {type(problem).__name__}: {said(problem)}",
+            f"{architecture}: {doing} failed: {type(problem).__name__}: {message_of(problem)}",
             fix=fix or _advice(problem),
         ) from problem
 
@@ -105,7 +105,7 @@ def of_the_tokenizer(folder: Path) -> Iterator[None]:
         raise
     except Exception as problem:  # of transformers, tokenizers, sentencepiece or the JSON reader
         raise AssetError(
-            f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {said(problem)}",
+            f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {message_of(problem)}",
             fix="put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
             f".save_pretrained({str(folder)!r})",
         ) from problem
@@ -124,7 +124,8 @@ def of_the_file(path: Path) -> Iterator[None]:
         raise
     except Exception as problem:  # of transformers or gguf, which raise what they like on such files
         raise AssetError(
-            f"{path.name} cannot be converted by transformers: {type(problem).__name__}: {said(problem)}",
+            f"{path.name} cannot be converted by transformers: {type(problem).__name__}: "
+            f"{message_of(problem)}",
             fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or "
             "give the model as a folder of transformers",
         ) from problem

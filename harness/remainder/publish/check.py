@@ -49,7 +49,7 @@ from remainder.submission.aliases import require_same
 from remainder.submission.submission import Submission, open_submission
 from remainder.task.spec import Task, load_task
 
-__all__ = ["FORMATS", "Checked", "Numbers", "Step", "check", "check_whole", "render", "require_format"]
+__all__ = ["FORMATS", "Checked", "QuickNumbers", "Step", "check", "check_whole", "render", "require_format"]
 
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
@@ -69,7 +69,7 @@ class Step(NamedTuple):
     fix: str | None = None
 
 
-class Numbers(NamedTuple):
+class QuickNumbers(NamedTuple):
     """What a few calibration windows say; a score needs `remainder run`."""
 
     fvu: float
@@ -91,7 +91,7 @@ class Checked:
     named: str | None = None
     """The task as it was given, for a command that runs here: a task of one's own has no other name."""
     steps: list[Step] = field(default_factory=list)
-    numbers: Numbers | None = None
+    numbers: QuickNumbers | None = None
     warnings: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
     """Fields that were asked to be passed over: the command that scores it must ask so, too."""
@@ -267,7 +267,9 @@ def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
             "the activations that the task replaces do not vary",
             fix="choose a site at which something happens",
         )
-    found.numbers = Numbers(left / variance, active / rows.count, sample.live_features, features, rows.count)
+    found.numbers = QuickNumbers(
+        left / variance, active / rows.count, sample.live_features, features, rows.count
+    )
     if found.numbers.fvu >= 1:
         found.warnings.append(
             f"FVU {found.numbers.fvu:.3g}: the mean would leave less. Was it trained on rescaled "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from remainder.board.merge import RUNGS, Entry, folders_of_tasks, groups, read_entries
+from remainder.board.merge import RUNGS, BoardRow, folders_of_tasks, groups, read_entries
 from remainder.board.rank import difference, rank, unranked_because
 from remainder.errors import RecordError
 from remainder.record.intervals import Estimate
@@ -49,7 +49,7 @@ def standing(record: Record, results: Path) -> list[str]:
     return lines
 
 
-def _place(mine: Entry, peers: Sequence[Entry], by: str) -> Iterator[str]:
+def _place(mine: BoardRow, peers: Sequence[BoardRow], by: str) -> Iterator[str]:
     if reason := unranked_because(mine, by):
         yield f"No place by KL {_BY[by]}: {reason}."
         return
@@ -65,7 +65,7 @@ def _place(mine: Entry, peers: Sequence[Entry], by: str) -> Iterator[str]:
     yield f"Place {place.text} of {len(ranking.order)} by KL {_BY[by]}{with_}."
 
 
-def _compared_with(mine: Entry, peers: Sequence[Entry]) -> tuple[Entry | None, str]:
+def _compared_with(mine: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow | None, str]:
     """Another record to hold it against, and why that one."""
     same = [
         entry

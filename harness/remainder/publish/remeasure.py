@@ -33,7 +33,7 @@ import pandas as pd
 from remainder.base.cache import Progress
 from remainder.base.paths import project_root
 from remainder.base.wrapping import fill
-from remainder.board.verifications import Remeasured as Remeasurement
+from remainder.board.verifications import RemeasuredDocuments as Remeasurement
 from remainder.errors import RecordError
 from remainder.loading.loaded import LoadedTask, open_task
 from remainder.loading.prompts import CircuitTask

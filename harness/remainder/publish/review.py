@@ -35,7 +35,7 @@ from remainder.record.store import read_record
 from remainder.report.tables import render
 from remainder.submission.submission import Submission
 
-__all__ = ["Change", "Review", "changes", "faults_of_changes", "review"]
+__all__ = ["ChangedFile", "Review", "changes", "faults_of_changes", "review"]
 
 _NAME = r"[a-z0-9][a-z0-9._-]{0,39}"
 _FOLDER = rf"{_NAME}(?:-to-{_NAME})?"  # of nested records: both names
@@ -51,7 +51,7 @@ _MOST_FILES = 400
 _LONGEST = 20_000  # characters of the findings
 
 
-class Change(NamedTuple):
+class ChangedFile(NamedTuple):
     """One file that differs between two commits."""
 
     status: str
@@ -142,7 +142,7 @@ def review(
     return result
 
 
-def changes(root: Path, base: str, head: str) -> list[Change]:
+def changes(root: Path, base: str, head: str) -> list[ChangedFile]:
     """Every file that differs between two commits; what was moved is deleted and added."""
     raw = _git(root, "diff", "--raw", "-z", "--no-renames", "--no-abbrev", base, head).split(b"\0")
     sizes = _sizes(root, head)
@@ -150,11 +150,11 @@ def changes(root: Path, base: str, head: str) -> list[Change]:
     for about, name in zip(raw[:-1:2], raw[1::2], strict=True):
         _, mode, _, blob, status = about.decode().lstrip(":").split()
         path = name.decode(errors="replace")
-        found.append(Change(status, mode, blob, sizes.get(path, 0), path))
+        found.append(ChangedFile(status, mode, blob, sizes.get(path, 0), path))
     return found
 
 
-def faults_of_changes(found: Sequence[Change]) -> Iterator[str]:
+def faults_of_changes(found: Sequence[ChangedFile]) -> Iterator[str]:
     """What a pull request with these changes must not do."""
     if not found:
         yield "nothing is changed"
@@ -194,11 +194,11 @@ def faults_of_changes(found: Sequence[Change]) -> Iterator[str]:
         yield "there is no submission and no record in it"
 
 
-def _is_record(change: Change) -> bool:
+def _is_record(change: ChangedFile) -> bool:
     return _RECORD.fullmatch(change.path) is not None
 
 
-def _names(found: Sequence[Change]) -> Iterator[str]:
+def _names(found: Sequence[ChangedFile]) -> Iterator[str]:
     """Names of the submissions that files belong to."""
     own = {match["name"] for change in found if (match := _SUBMISSION.fullmatch(change.path))}
     yield from own
@@ -209,12 +209,12 @@ def _names(found: Sequence[Change]) -> Iterator[str]:
             yield next((name for name in own if folder.startswith(f"{name}-to-")), folder)
 
 
-def _only_name(found: Sequence[Change]) -> str | None:
+def _only_name(found: Sequence[ChangedFile]) -> str | None:
     names = set(_names(found))
     return names.pop() if len(names) == 1 else None
 
 
-def _take(root: Path, head: str, change: Change) -> None:
+def _take(root: Path, head: str, change: ChangedFile) -> None:
     """Write one file of the pull request into the checkout."""
     path = root / change.path
     data = _git(root, "cat-file", "blob", change.blob)

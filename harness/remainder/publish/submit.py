@@ -40,13 +40,13 @@ from remainder.publish.requirements import (
 )
 from remainder.record.json import write_atomically
 from remainder.record.store import values_path
-from remainder.runs.cells import Row
+from remainder.runs.cells import FinishedRun
 from remainder.runs.cells import run as run_rows
 from remainder.submission.submission import Submission
 from remainder.task.spec import Task
 
 __all__ = [
-    "Places",
+    "Destinations",
     "Submitted",
     "git_commands",
     "open_pull_request",
@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 
-class Places(NamedTuple):
+class Destinations(NamedTuple):
     """Where a submission goes."""
 
     root: Path
@@ -71,16 +71,16 @@ class Submitted(NamedTuple):
     submission: Submission
     folder: Path
     """Where the submission's files are now."""
-    rows: list[Row]
+    rows: list[FinishedRun]
     """A record for each task, where they are now; `kept` if it was there already."""
     written: list[Path]
     """Files that were not there before, or were different."""
     left: tuple[str, ...]
     """Required tasks that were not asked for."""
-    places: Places
+    places: Destinations
 
 
-def places(out: Path | None, submissions: Path | None) -> Places:
+def places(out: Path | None, submissions: Path | None) -> Destinations:
     """Where a submission goes: into the checkout that the package runs from, or where it is told.
 
     Raises:
@@ -93,12 +93,12 @@ def places(out: Path | None, submissions: Path | None) -> Places:
             fix="git clone the repository of Remainder, `pip install --editable .` in it, and run `remainder "
             "submit` there; or name both --out and --submissions",
         )
-    return Places(root, submissions or root / "baselines", out or root / "leaderboard" / "results")
+    return Destinations(root, submissions or root / "baselines", out or root / "leaderboard" / "results")
 
 
 def submit(
     where: str,
-    to: Places,
+    to: Destinations,
     *,
     tasks: Sequence[str] = (),
     tier: str = "quick",
@@ -132,7 +132,7 @@ def submit(
             _check_rules(where, task, device, progress)
     # Nothing that the checkout holds is touched until all is measured and verified.
     staging = cache_root() / "submit" / submission.hash[:24]
-    rows: list[Row] = []
+    rows: list[FinishedRun] = []
     for task in chosen:
         place = Path(task.id) / str(task.major) / submission.name
         if (to.results / place).is_dir():  # finished records are found where the engine looks
@@ -148,7 +148,7 @@ def submit(
     return Submitted(submission, folder, moved, written, left, to)
 
 
-def require_repository(to: Places, name: str | None = None) -> None:
+def require_repository(to: Destinations, name: str | None = None) -> None:
     """Whether a pull request can be made of what is written.
 
     Args:
@@ -177,7 +177,7 @@ def _asked(root: Path, *arguments: str) -> int:
     return subprocess.run(words, capture_output=True, check=False).returncode
 
 
-def _require_ready(tasks: Sequence[Task], tier: str, to: Places) -> None:
+def _require_ready(tasks: Sequence[Task], tier: str, to: Destinations) -> None:
     """Raise before anything is measured if that could not be, or could not be written afterwards."""
     for task in tasks:
         plan(task, tier)
@@ -243,7 +243,7 @@ def _check_rules(where: str, task: Task, device: str, progress: Progress | None)
             )
 
 
-def _check_free(submission: Submission, copied: dict[str, Path], folder: Path, to: Places) -> None:
+def _check_free(submission: Submission, copied: dict[str, Path], folder: Path, to: Destinations) -> None:
     """Refuse a name that stands for something else."""
     name = submission.name
     others = {path.parent.name for path in to.submissions.glob("*/submission.toml")}
@@ -281,9 +281,9 @@ def _publish(
     submission: Submission,
     copied: dict[str, Path],
     folder: Path,
-    rows: Sequence[Row],
+    rows: Sequence[FinishedRun],
     staging: Path,
-    to: Places,
+    to: Destinations,
 ) -> list[Path]:
     """Write folder and records; gives the files that were not there. Takes them back on a fault."""
     written: list[Path] = []

@@ -26,7 +26,7 @@ from remainder.record.schema import CouplingPoint, Couplings, Number
 __all__ = [
     "FULL_GRID",
     "QUICK_GRID",
-    "Point",
+    "GridPoint",
     "fit_couplings",
     "minimum_in_box",
     "point_of",
@@ -36,7 +36,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """Amplitudes of noise and of source."""
 
     alpha: float
@@ -44,12 +44,12 @@ class Point(NamedTuple):
 
 
 _ALPHAS, _BETAS = (0.25, 0.5, 0.75, 1.0, 1.25), (0.9, 1.0, 1.1)
-FULL_GRID = tuple(Point(alpha, beta) for beta in _BETAS for alpha in _ALPHAS)
+FULL_GRID = tuple(GridPoint(alpha, beta) for beta in _BETAS for alpha in _ALPHAS)
 QUICK_GRID = (
-    *(Point(alpha, 1.0) for alpha in _ALPHAS),
-    Point(1.0, 0.9),
-    Point(1.0, 1.1),
-    Point(0.5, 1.1),  # what tells a tilted valley from a straight one
+    *(GridPoint(alpha, 1.0) for alpha in _ALPHAS),
+    GridPoint(1.0, 0.9),
+    GridPoint(1.0, 1.1),
+    GridPoint(0.5, 1.1),  # what tells a tilted valley from a straight one
 )
 
 _PREFIX = "coupled:"
@@ -59,22 +59,22 @@ _UNMOVED = 1e-6  # nats per token below which an amplitude moves nothing
 _FLAT = 1e-12  # share of the loss below which a difference is rounding
 
 
-def rung_of(point: Point) -> str:
+def rung_of(point: GridPoint) -> str:
     """What the rows of a point are called in the table of values."""
     return f"{_PREFIX}{point.alpha:g}:{point.beta:g}"
 
 
-def point_of(rung: str) -> Point | None:
+def point_of(rung: str) -> GridPoint | None:
     """The point that rows belong to; None for any other rung."""
     if not rung.startswith(_PREFIX):
         return None
     alpha, beta = rung.removeprefix(_PREFIX).split(":")
-    return Point(float(alpha), float(beta))
+    return GridPoint(float(alpha), float(beta))
 
 
 def fit_couplings(
-    quenched: Mapping[Point, Array],
-    annealed: Mapping[Point, Array],
+    quenched: Mapping[GridPoint, Array],
+    annealed: Mapping[GridPoint, Array],
     clean: Array,
     tokens: Array,
     *,
@@ -130,7 +130,7 @@ def fit_couplings(
     )
 
 
-def minimum_in_box(points: Sequence[Point], losses: Array) -> tuple[Array, NDArray[np.bool_]]:
+def minimum_in_box(points: Sequence[GridPoint], losses: Array) -> tuple[Array, NDArray[np.bool_]]:
     """Minima [fits, 2] of polynomials through `losses` [fits, points], inside the box of the points.
 
     Also whether each coordinate lies on the edge of the box, [fits, 2]. Where β changes nothing it is left
@@ -172,7 +172,7 @@ def _lowest(c: Array, along: Array, alpha: Array, one: float) -> Array:
     return np.stack([alpha[best], beta[np.arange(len(c)), best]], 1)
 
 
-def _moved(points: Sequence[Point], losses: Array, axis: int) -> float:
+def _moved(points: Sequence[GridPoint], losses: Array, axis: int) -> float:
     """How far the loss moves along α at β = 1, or along β at α = 1; nats per token."""
     along = [loss for point, loss in zip(points, losses, strict=True) if point[1 - axis] == 1]
     return float(max(along) - min(along))

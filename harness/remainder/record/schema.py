@@ -24,8 +24,8 @@ from remainder.record.json import significant
 __all__ = [
     "SCHEMA_VERSION",
     "AnnealedMetrics",
-    "Behaviour",
-    "Calibration",
+    "BehaviourInfo",
+    "CalibrationInfo",
     "CalibrationSpread",
     "Check",
     "CircuitMetrics",
@@ -494,7 +494,7 @@ class Check(FrozenModel):
     note: str = ""
 
 
-class Calibration(FrozenModel):
+class CalibrationInfo(FrozenModel):
     """What the residual models were fitted on."""
 
     documents: int
@@ -516,7 +516,7 @@ class Calibration(FrozenModel):
     """Share of the residual's variance between these cells, adjusted for their number."""
 
 
-class Behaviour(FrozenModel):
+class BehaviourInfo(FrozenModel):
     """Prompts that a model was tried on, of which those that it solves are scored."""
 
     candidates: int
@@ -552,7 +552,7 @@ class Measurement(GrownModel):
     batch_size: int | None = None
     """Windows per forward pass."""
     bf16_deviation: dict[str, Real] | None = None
-    behaviour: Behaviour | None = None
+    behaviour: BehaviourInfo | None = None
     """Of circuits: what the model does by itself."""
 
 
@@ -598,7 +598,7 @@ class Record(FrozenModel):
     compat: Compat | None = None
     complexity: Complexity
     checks: dict[str, Check]
-    calibration: Calibration
+    calibration: CalibrationInfo
     measurement: Measurement
     documents: DocumentsInfo
     provenance: Provenance

@@ -29,7 +29,7 @@ from remainder.record.json import canonical_json, content_hash, sha256, write_at
 from remainder.record.part import part_of
 from remainder.record.schema import (
     SCHEMA_VERSION,
-    Calibration,
+    CalibrationInfo,
     Check,
     Compat,
     Complexity,
@@ -86,7 +86,7 @@ def make_record(
     corpus: Pinned,
     complexity: Complexity,
     checks: Mapping[str, Check],
-    calibration: Calibration,
+    calibration: CalibrationInfo,
     measurement: Measurement,
     provenance: Provenance,
     reference: SubmissionInfo | None = None,

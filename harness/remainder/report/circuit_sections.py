@@ -21,26 +21,26 @@ _SHOWN = (("counterfactual", "faithfulness"), ("raw", "gap"), ("full", "gap"))
 Line = str | tuple[str, ...]
 
 
-class Part(NamedTuple):
+class CircuitSection(NamedTuple):
     """A heading, and what stands below it."""
 
     heading: str
     body: Sequence[Line]
 
 
-def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
+def circuit_sections(record: Record, notes: Notes) -> Iterator[CircuitSection]:
     """The sections in their order; what a record does not hold is left out."""
     circuit = record.metrics.circuit
     assert circuit is not None
-    yield Part("The behaviour", [_behaviour(record, circuit)])
+    yield CircuitSection("The behaviour", [_behaviour(record, circuit)])
     sizes = [size for size in circuit.points if size != _HEADLINE]
     if record.complexity.circuits is not None and record.complexity.circuits[_HEADLINE].edges is None:
-        yield Part(
+        yield CircuitSection(
             "Circuits by threshold of scores, nats (f and completeness: mean background)",
             list(_thresholds(record, notes)),
         )
     elif len(sizes) > 1:
-        yield Part(
+        yield CircuitSection(
             "Circuits by size (+: edges by signed scores; f: counterfactual background)",
             list(_sizes(record, notes)),
         )
@@ -50,13 +50,17 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Part]:
             rows.append(
                 (background, MISSING if cpr is None else notes.cell(cpr), notes.cell(circuit.cmd[background]))
             )
-        yield Part("Areas under f (CPR) and |1 − f| (CMD; 0 is best) over sizes, by background", rows)
+        yield CircuitSection(
+            "Areas under f (CPR) and |1 − f| (CMD; 0 is best) over sizes, by background", rows
+        )
     yield from _telescope(circuit.points[_HEADLINE])
     fitted = notes.cell(record.metrics.gaussian_ratio.fitted)
-    yield Part("ρ: KL of raw over KL of noise around the clean values", [("fitted", fitted)])
+    yield CircuitSection("ρ: KL of raw over KL of noise around the clean values", [("fitted", fitted)])
     fit = record.calibration
     rank = "" if fit.rank is None else f"; rank {fit.rank:,} in each template"
-    yield Part("What backgrounds were fitted on", [f"{fit.documents:,} prompts, position by position{rank}."])
+    yield CircuitSection(
+        "What backgrounds were fitted on", [f"{fit.documents:,} prompts, position by position{rank}."]
+    )
 
 
 def _behaviour(record: Record, circuit: CircuitMetrics) -> str:
@@ -130,7 +134,7 @@ def _order(size: str) -> tuple[float, bool]:
     return float(size), size.startswith("+")
 
 
-def _telescope(point: CircuitPoint) -> Iterator[Part]:
+def _telescope(point: CircuitPoint) -> Iterator[CircuitSection]:
     terms = point.telescope
     if terms is None:
         return
@@ -142,7 +146,7 @@ def _telescope(point: CircuitPoint) -> Iterator[Part]:
         ("+ what matters", terms.rest, "counterfactual − clean"),
     ):
         rows.append((name, _cell(number), what))
-    yield Part("Where the Gaussian gap comes from (nats per scored token)", rows)
+    yield CircuitSection("Where the Gaussian gap comes from (nats per scored token)", rows)
 
 
 def _cell(number: Number) -> str:

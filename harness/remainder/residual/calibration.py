@@ -25,7 +25,7 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.record.rungs import FOLDS
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Places, folds, priorities
+from remainder.residual.noise import NoiseKeys, folds, priorities
 
 __all__ = ["LARGE", "Bank", "Calibration"]
 
@@ -55,7 +55,7 @@ class Bank:
 
     def update(
         self,
-        places: Places,
+        places: NoiseKeys,
         reconstruction: Float[Tensor, "docs pos d"],
         residual: Float[Tensor, "docs pos d"],
         mask: Bool[Tensor, "docs pos"],
@@ -143,7 +143,7 @@ class Calibration:
 
     def update(
         self,
-        places: Places,
+        places: NoiseKeys,
         reconstruction: Float[Tensor, "docs pos d"],
         residual: Float[Tensor, "docs pos d"],
         mask: Bool[Tensor, "docs pos"],

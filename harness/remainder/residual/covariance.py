@@ -35,7 +35,7 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.residual.calibration import Bank, Calibration
 from remainder.residual.moments import Moments
-from remainder.residual.noise import Draw, Places, normal
+from remainder.residual.noise import Draw, NoiseKeys, normal
 
 __all__ = [
     "Covariance",
@@ -84,7 +84,7 @@ class Covariance(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]: ...
 
-    def colour(self, z: Normal, places: Places, draw: Draw) -> Normal:
+    def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
         """Centred Gaussian values with this covariance, from standard normal ones."""
         ...
 
@@ -117,7 +117,7 @@ class DenseCovariance:
         """The symmetric Σ̂^{1/2}."""
         return (self.vectors * self.values.sqrt()) @ self.vectors.T
 
-    def colour(self, z: Normal, places: Places, draw: Draw) -> Normal:
+    def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
         return z @ self.root.to(z.device)
 
     def whiten(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows rank"]:
@@ -151,13 +151,13 @@ class MemoryFreeCovariance:
         """At most this many dimensions are mixed from the rows."""
         return min(len(self.rows) - 1, len(self.mean))
 
-    def colour(self, z: Normal, places: Places, draw: Draw) -> Normal:
+    def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
         _, positions, _ = z.shape
         count = len(self.rows)
         mean, device = self.mean.to(self.rows.dtype), self.rows.device
         parts = []
         for document, window in zip(places.documents, places.windows, strict=True):
-            one = Places(places.seed, (document,), (window,))
+            one = NoiseKeys(places.seed, (document,), (window,))
             w = normal(one, draw, positions, count, "normal-bank")[0].to(device)
             mixed = w.to(self.rows.dtype) @ self.rows - w.sum(-1, keepdim=True).to(mean.dtype) * mean
             parts.append(mixed.double() / math.sqrt(count - self.ddof))

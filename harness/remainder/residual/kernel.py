@@ -11,7 +11,7 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import Covariance
-from remainder.residual.noise import Draw, Places, normal
+from remainder.residual.noise import Draw, NoiseKeys, normal
 
 __all__ = ["Context", "Kernel", "ResidualModel", "Sample", "residual_of"]
 
@@ -26,7 +26,7 @@ class Context:
     `memo` may be shared by contexts of the same windows, so that one draw's noise is made once.
     """
 
-    places: Places
+    places: NoiseKeys
     reconstruction: Float[Tensor, "docs pos d"]
     mask: Bool[Tensor, "docs pos"]
     residual: Float[Tensor, "docs pos d"] | None = None

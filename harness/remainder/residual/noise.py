@@ -25,10 +25,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Draw", "Places", "folds", "indices", "normal", "priorities"]
+__all__ = ["Draw", "NoiseKeys", "folds", "indices", "normal", "priorities"]
 
 
-class Places(NamedTuple):
+class NoiseKeys(NamedTuple):
     """Which windows a batch holds: what its noise is keyed by."""
 
     seed: int
@@ -52,7 +52,7 @@ class Draw:
 
 
 def normal(
-    places: Places, draw: Draw, positions: int, width: int, stream: str = "normal"
+    places: NoiseKeys, draw: Draw, positions: int, width: int, stream: str = "normal"
 ) -> Float[Tensor, "docs pos width"]:
     """Standard normal values, float64; the second of an antithetic pair is the first one negated.
 
@@ -65,7 +65,7 @@ def normal(
 
 
 def indices(
-    places: Places,
+    places: NoiseKeys,
     index: int,
     positions: int,
     size: int | Int[Tensor, "docs pos"],
@@ -81,12 +81,12 @@ def indices(
     return torch.from_numpy((raw % below).astype(np.int64))
 
 
-def priorities(places: Places) -> NDArray[np.uint64]:
+def priorities(places: NoiseKeys) -> NDArray[np.uint64]:
     """One random 64-bit number per window [docs]: who enters a keyed reservoir."""
     return _raw(places, "priority", 1)[:, 0]
 
 
-def folds(places: Places, count: int) -> list[int]:
+def folds(places: NoiseKeys, count: int) -> list[int]:
     """Which of `count` parts each window's document is dealt into; all windows of a document into one."""
     return [
         int.from_bytes(hashlib.sha256(f"{places.seed}|fold|{document}".encode()).digest()[:8], "big") % count
@@ -94,7 +94,7 @@ def folds(places: Places, count: int) -> list[int]:
     ]
 
 
-def _raw(places: Places, stream: str, count: int) -> NDArray[np.uint64]:
+def _raw(places: NoiseKeys, stream: str, count: int) -> NDArray[np.uint64]:
     rows = [
         _philox(f"{places.seed}|{stream}|{document}|{window}", count)
         for document, window in zip(places.documents, places.windows, strict=True)

@@ -26,10 +26,10 @@ from remainder.record.schema import Record
 from remainder.record.store import find_record, measurement_key, read_record, write_record
 from remainder.submission.submission import Entry
 
-__all__ = ["Row", "run"]
+__all__ = ["FinishedRun", "run"]
 
 
-class Row(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished measurement."""
 
     record: Record
@@ -47,7 +47,7 @@ def run(
     *,
     fresh: bool = False,
     progress: Progress | None = None,
-) -> Iterator[Row]:
+) -> Iterator[FinishedRun]:
     """Measure each submission, or find its finished record below `folder`; yields rows as they are ready.
 
     Raises:
@@ -73,12 +73,12 @@ def run(
         found = None if again else find_record(base, key)
         if found is not None:
             record, values = read_record(found)
-            yield Row(record, values, found, kept=True)
+            yield FinishedRun(record, values, found, kept=True)
             continue
         record, values = _measured(loaded, submission, plan, progress)
         path = base / f"{record.record_id}.json"
         write_record(record, values, path)
-        yield Row(record, values, path, kept=False)
+        yield FinishedRun(record, values, path, kept=False)
 
 
 def _measured(

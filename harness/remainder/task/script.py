@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from remainder.base.messages import said
+from remainder.base.messages import message_of
 from remainder.errors import RemainderError, TaskError
 from remainder.task.prompts import Prompts
 from remainder.task.spec import Task
@@ -118,7 +118,7 @@ def guarded(what: str) -> Iterator[None]:
         last = traceback.extract_tb(problem.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         raise TaskError(
-            f"{what} failed: {type(problem).__name__}: {said(problem)} ({place})",
+            f"{what} failed: {type(problem).__name__}: {message_of(problem)} ({place})",
             fix="correct the script",
         ) from problem
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from remainder.report.plot import save
 from remainder.validation.figures import FigureSpec, Panel, Series, file_name
-from remainder.validation.verdict import Comparison, fit_power_law
+from remainder.validation.verdict import JudgedClaim, fit_power_law
 
 __all__ = ["draw_figure", "save_figures"]
 
@@ -45,11 +45,11 @@ class _Shown(NamedTuple):
     """Half-width of the interval."""
     expected: float | None
     """None for a one-sided claim."""
-    each: tuple[Comparison, ...]
+    each: tuple[JudgedClaim, ...]
 
 
 def save_figures(
-    figures: Sequence[FigureSpec], comparisons: Sequence[Comparison], folder: Path
+    figures: Sequence[FigureSpec], comparisons: Sequence[JudgedClaim], folder: Path
 ) -> list[Path]:
     """Draw all figures of a validation into a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def save_figures(
     return paths
 
 
-def draw_figure(spec: FigureSpec, comparisons: Sequence[Comparison]) -> Figure:
+def draw_figure(spec: FigureSpec, comparisons: Sequence[JudgedClaim]) -> Figure:
     """One figure; its panels stand in a row, or in two rows if there are four."""
-    by_number: dict[tuple[str, str, str], list[Comparison]] = {}
+    by_number: dict[tuple[str, str, str], list[JudgedClaim]] = {}
     for one in comparisons:
         bare = one.quantity.removesuffix(" at least").removesuffix(" at most")
         by_number.setdefault((one.task, one.interpretation, bare), []).append(one)
@@ -111,7 +111,7 @@ def _legend(axes: Axes, panel: Panel, columns: int) -> None:
 
 
 def _numbers(
-    panel: Panel, series: Series, by_number: Mapping[tuple[str, str, str], list[Comparison]]
+    panel: Panel, series: Series, by_number: Mapping[tuple[str, str, str], list[JudgedClaim]]
 ) -> list[_Shown]:
     shown = []
     for point in panel.points:

@@ -43,21 +43,21 @@ from remainder.base.messages import first_fault
 from remainder.errors import TaskError
 from remainder.task.script import guarded
 
-__all__ = ["FigureSpec", "Panel", "Point", "Series", "file_name", "read_figure"]
+__all__ = ["FigureSpec", "Panel", "PanelPoint", "Series", "file_name", "read_figure"]
 
 
-class _Spec(BaseModel):
+class _FigureModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Series(_Spec):
+class Series(_FigureModel):
     """One quantity, at every point of a panel."""
 
     quantity: str
     label: str
 
 
-class Point(_Spec):
+class PanelPoint(_FigureModel):
     """Where a panel shows a control."""
 
     task: str
@@ -65,7 +65,7 @@ class Point(_Spec):
     x: float | str
 
 
-class Panel(_Spec):
+class Panel(_FigureModel):
     """One pair of axes."""
 
     kind: Literal["bars", "sweep", "law"]
@@ -73,10 +73,10 @@ class Panel(_Spec):
     xlabel: str
     ylabel: str
     series: tuple[Series, ...] = Field(min_length=1)
-    points: tuple[Point, ...] = Field(min_length=1)
+    points: tuple[PanelPoint, ...] = Field(min_length=1)
 
 
-class FigureSpec(_Spec):
+class FigureSpec(_FigureModel):
     """A figure as a control declares it."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -84,7 +84,7 @@ class FigureSpec(_Spec):
     caption: str
     panels: tuple[Panel, ...] = Field(min_length=1, max_length=4)
 
-    def every_point(self) -> Iterator[Point]:
+    def every_point(self) -> Iterator[PanelPoint]:
         """Points of all panels."""
         for panel in self.panels:
             yield from panel.points

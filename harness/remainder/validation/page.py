@@ -17,7 +17,7 @@ from remainder.validation.drawing import save_figures
 from remainder.validation.figures import FigureSpec, file_name
 from remainder.validation.run import Validation, controls
 from remainder.validation.tables import largest, law_line, score, value_with_error
-from remainder.validation.verdict import FAMILY_WISE, Comparison
+from remainder.validation.verdict import FAMILY_WISE, JudgedClaim
 
 __all__ = ["markdown", "write_page"]
 
@@ -105,7 +105,7 @@ def _section(validation: Validation, task: Task, shown: set[str]) -> list[str]:
             parts += _figure(figure)
     own = validation.of(task)
     seeds = list(dict.fromkeys(one.seed for one in own))
-    rows: dict[tuple[str, str], dict[int, Comparison]] = {}
+    rows: dict[tuple[str, str], dict[int, JudgedClaim]] = {}
     for one in own:
         rows.setdefault((one.interpretation, one.quantity), {})[one.seed] = one
     table = []
@@ -120,7 +120,7 @@ def _section(validation: Validation, task: Task, shown: set[str]) -> list[str]:
     return parts
 
 
-def _cells(one: Comparison) -> tuple[str, str, str]:
+def _cells(one: JudgedClaim) -> tuple[str, str, str]:
     measured, error = value_with_error(one.measured, one.se)
     expected, _ = value_with_error(one.expected, one.se)
     if one.allowance:

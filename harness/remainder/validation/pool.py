@@ -22,11 +22,11 @@ from remainder.errors import TaskError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import SiteActivations, prefix_pass
 from remainder.loading.loaded import LoadedTask, open_task
-from remainder.measure.kernels import Kernel, fit_kernels, score
+from remainder.measure.kernels import FittedRung, fit_kernels, score
 from remainder.measure.losses import clean_pass
 from remainder.residual.calibration import Calibration
 from remainder.residual.ladder import RUNGS
-from remainder.residual.noise import Places
+from remainder.residual.noise import NoiseKeys
 from remainder.submission.submission import submissions_for
 from remainder.task.script import load_script, run_script, windows_of
 from remainder.task.spec import Task, load_task
@@ -131,7 +131,7 @@ def _calibrate(loaded: LoadedTask, interpretation: Adapted) -> Calibration:
         read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
         _, reconstruction = interpretation.reconstruct(read, batch.spliced)
         estimate = reconstruction.double()
-        places = Places(loaded.task.seed, batch.windows.documents, batch.windows.indices)
+        places = NoiseKeys(loaded.task.seed, batch.windows.documents, batch.windows.indices)
         calibration.update(places, estimate, batch.prefix.x_out.double() - estimate, batch.spliced)
     return calibration
 
@@ -139,7 +139,7 @@ def _calibrate(loaded: LoadedTask, interpretation: Adapted) -> Calibration:
 def _scored(
     loaded: LoadedTask,
     interpretation: Adapted,
-    kernels: list[Kernel],
+    kernels: list[FittedRung],
     windows: Windows,
     wanted: Sequence[Quantity],
 ) -> Pool:
@@ -156,7 +156,7 @@ def _scored(
             within["clean", name] += getattr(clean.scores, name)
         read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
         _, reconstruction = interpretation.reconstruct(read, batch.spliced)
-        places = Places(loaded.task.seed, batch.windows.documents, batch.windows.indices)
+        places = NoiseKeys(loaded.task.seed, batch.windows.documents, batch.windows.indices)
         for rows in score(runner, clean, kernels, reconstruction, places):
             for name in _SUMS:
                 within[rows[0]["rung"], name] += [row[name] / draws[rows[0]["rung"]] for row in rows]

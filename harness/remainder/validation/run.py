@@ -27,7 +27,7 @@ from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
 from remainder.validation.quantities import Measurements
-from remainder.validation.verdict import Comparison, Finding, LawVerdict, judge, judge_law
+from remainder.validation.verdict import Finding, JudgedClaim, LawVerdict, judge, judge_law
 
 __all__ = ["Control", "Validation", "controls", "draw_seeds", "validate"]
 
@@ -56,7 +56,7 @@ class Validation:
     tier: str
     seeds: tuple[int | None, ...]
     """None stands for the own seed of each task."""
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[JudgedClaim, ...]
     laws: tuple[LawVerdict, ...]
     figures: tuple[FigureSpec, ...]
     """Those whose tasks were all measured."""
@@ -68,7 +68,7 @@ class Validation:
         """Whether nothing failed."""
         return all(one.passed for one in self.comparisons) and all(law.passed for law in self.laws)
 
-    def of(self, task: Task) -> list[Comparison]:
+    def of(self, task: Task) -> list[JudgedClaim]:
         """The comparisons of one control."""
         return [one for one in self.comparisons if one.task == task.id]
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from remainder.errors import RecordError
 from remainder.report.tables import WIDTH, draw, render_frame
 from remainder.validation.run import Validation
-from remainder.validation.verdict import FAMILY_WISE, Comparison, LawVerdict
+from remainder.validation.verdict import FAMILY_WISE, JudgedClaim, LawVerdict
 
 __all__ = [
     "FORMATS",
@@ -35,7 +35,7 @@ _PASSED = {True: "pass", False: "FAIL"}
 def frame(validation: Validation) -> pd.DataFrame:
     """One row per comparison; losses in nats per scored token, errors in shares."""
     table: pd.DataFrame = pd.DataFrame(
-        [one._asdict() for one in validation.comparisons], columns=list(Comparison._fields)
+        [one._asdict() for one in validation.comparisons], columns=list(JudgedClaim._fields)
     )
     return table
 
@@ -123,7 +123,7 @@ def score(z: float) -> str:
     return "0" if float(text) == 0 else text.replace("-", "−")
 
 
-def largest(comparisons: Sequence[Comparison]) -> float:
+def largest(comparisons: Sequence[JudgedClaim]) -> float:
     """The largest |z|; 0 if there is none."""
     return max((abs(one.z) for one in comparisons), default=0.0)
 
@@ -150,7 +150,7 @@ def _summary(validation: Validation) -> Table:
     return table
 
 
-def _details(comparisons: Sequence[Comparison]) -> Table:
+def _details(comparisons: Sequence[JudgedClaim]) -> Table:
     table = _table("Interpretation", "Quantity", "Seed", "Measured", "Expected", "z", "")
     for one in comparisons:
         measured, error = value_with_error(one.measured, one.se)

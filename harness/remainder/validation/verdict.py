@@ -31,8 +31,8 @@ from remainder.validation.quantities import Measured
 
 __all__ = [
     "FAMILY_WISE",
-    "Comparison",
     "Finding",
+    "JudgedClaim",
     "LawVerdict",
     "PowerLaw",
     "deviation",
@@ -61,7 +61,7 @@ class Finding(NamedTuple):
     measured: Measured
 
 
-class Comparison(NamedTuple):
+class JudgedClaim(NamedTuple):
     """A finding with its verdict."""
 
     task: str
@@ -111,7 +111,7 @@ def deviation(claim: Claim, measured: Measured) -> float:
     return math.copysign(max(abs(difference) - claim.allowance - _FLOAT32, 0.0), difference)
 
 
-def judge(findings: Sequence[Finding], level: float = FAMILY_WISE) -> tuple[Comparison, ...]:
+def judge(findings: Sequence[Finding], level: float = FAMILY_WISE) -> tuple[JudgedClaim, ...]:
     """All findings of a run with their verdicts, in the same order."""
     scores, chances = [], []
     for finding in findings:
@@ -124,7 +124,7 @@ def judge(findings: Sequence[Finding], level: float = FAMILY_WISE) -> tuple[Comp
         chances.append(chance)
     adjusted = holm(np.array(chances, dtype=np.float64))
     return tuple(
-        Comparison(
+        JudgedClaim(
             task=finding.task,
             interpretation=finding.claim.interpretation,
             seed=finding.seed,
