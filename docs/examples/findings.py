@@ -17,7 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from remainder.errors import RecordError
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.record.store import fullest_record, read_record
 
 # Of the checkout that this script lies in, whichever one the package is installed from.

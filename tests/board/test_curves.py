@@ -14,7 +14,9 @@ from synthetic_values import synthetic_values
 from remainder.board.curves import Named, curves_of, overlay
 from remainder.board.numbers import within
 from remainder.board.svg import Frame, Scale, whisker
-from remainder.record.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitSize, Number, Record
+from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung
+from remainder.record.number import Number
+from remainder.record.schema import CircuitSize, Record
 
 RUNGS = ("counterfactual", "raw", "full")
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 506.0, 26.0, 276.0

@@ -27,7 +27,9 @@ from remainder.board.serve import server
 from remainder.board.text import markdown, oddities, page_name, visible
 from remainder.board.view import boards, cell
 from remainder.errors import AssetError, RecordError
-from remainder.record.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitSize, Number, TaskInfo
+from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung
+from remainder.record.number import Number
+from remainder.record.schema import CircuitSize, TaskInfo
 
 
 class Reader(HTMLParser):

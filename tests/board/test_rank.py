@@ -15,7 +15,8 @@ from synthetic_values import synthetic_values
 from remainder.board.merge import BoardRow, folders_of_tasks, read_entries
 from remainder.board.pareto import front, fronts
 from remainder.board.rank import difference, kl_of, rank, unranked_because
-from remainder.record.schema import Check, Complexity, Number, TaskInfo
+from remainder.record.number import Number
+from remainder.record.schema import Check, Complexity, TaskInfo
 from remainder.record.store import read_record
 from remainder.report.compare import compare_records
 

@@ -14,7 +14,8 @@ from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.record.json import canonical_json, content_hash
-from remainder.record.schema import Number, SubmissionInfo, TaskInfo
+from remainder.record.number import Number
+from remainder.record.schema import SubmissionInfo, TaskInfo
 from remainder.record.store import _result_id, values_path, write_record
 from remainder.record.values import values_to_csv
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
+from remainder.record.number import Number
 from remainder.record.schema import (
     CalibrationInfo,
     Check,
     Complexity,
     Measurement,
-    Number,
     Pinned,
     Provenance,
     Record,

@@ -24,7 +24,8 @@ from remainder.measure.compat import measure_compat, special_ids
 from remainder.measure.complexity import CodeSample, entropy_bits
 from remainder.measure.mdl import BIN_COUNTS, description_length
 from remainder.measure.plan import plan
-from remainder.record.schema import Compat, Number
+from remainder.record.compat import Compat
+from remainder.record.number import Number
 from remainder.record.store import read_record, recompute
 from remainder.report.explain import explain
 from remainder.task.spec import Positions, load_task

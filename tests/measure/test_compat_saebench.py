@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remainder.errors import RecordError
-from remainder.record.schema import PeerMetrics
+from remainder.record.compat import PeerMetrics
 from remainder.report.saebench import saebench_result
 
 CORE = {

@@ -17,7 +17,8 @@ from scipy import special, stats
 from remainder.measure import gaussianity as module
 from remainder.measure.gaussianity import measure_gaussianity
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.record.schema import Gaussianity, NullTest, Number
+from remainder.record.metrics import Gaussianity, NullTest
+from remainder.record.number import Number
 from remainder.residual.calibration import Bank, Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
 from remainder.residual.linear import fit_linear

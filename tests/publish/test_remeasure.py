@@ -22,7 +22,7 @@ from remainder.measure.plan import plan
 from remainder.measure.site import Reference, measure, remeasure
 from remainder.publish import remeasure as module
 from remainder.publish.remeasure import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.record.store import StoredRecord, make_record, read_record, write_record
 from remainder.record.values import canonical_values, of_split
 from remainder.runs.cells import run

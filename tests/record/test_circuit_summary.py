@@ -10,7 +10,7 @@ import pytest
 
 from remainder.record.circuit_summary import circuit_metrics
 from remainder.record.intervals import Bootstrap
-from remainder.record.schema import CircuitMetrics
+from remainder.record.metrics import CircuitMetrics
 from remainder.record.summary import summarise
 from remainder.record.values import canonical_values, document_totals, values_from_csv, values_to_csv
 

@@ -12,7 +12,7 @@ import pytest
 from synthetic_values import histogram, synthetic_values
 
 from remainder.errors import MeasurementError
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.record.summary import histogram_quantile, summarise, summarise_l0
 
 

@@ -23,20 +23,10 @@ from terminal import Command
 
 from remainder.cli import main as cli
 from remainder.errors import RecordError
+from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
+from remainder.record.number import Number
 from remainder.record.rungs import RUNG_ADDS
-from remainder.record.schema import (
-    CalibrationInfo,
-    Check,
-    DirectionTests,
-    Gaussianity,
-    Measurement,
-    NullTest,
-    Number,
-    RadiusHistogram,
-    Record,
-    SubmissionInfo,
-    Telescope,
-)
+from remainder.record.schema import CalibrationInfo, Check, Measurement, Record, SubmissionInfo
 from remainder.record.store import write_record
 from remainder.report.explain import NOISELESS, explain, ladder, rung_frame
 from remainder.report.tables import FORMATS

@@ -15,7 +15,8 @@ from synthetic_values import synthetic_values
 from terminal import Command
 
 from remainder.errors import RecordError, RemainderError
-from remainder.record.schema import Number, Record, TaskInfo
+from remainder.record.number import Number
+from remainder.record.schema import Record, TaskInfo
 from remainder.record.store import StoredRecord, write_record
 from remainder.record.values import canonical_values
 from remainder.report.compare import compare_records

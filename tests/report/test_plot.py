@@ -21,7 +21,8 @@ from synthetic_values import synthetic_values
 from tests.report.test_explain import GAPS, KINDS, full_record, short_record, with_metrics
 
 from remainder.errors import RecordError
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.report.explain import ladder
 from remainder.report.plot import explanation, overview, save
 

@@ -11,7 +11,8 @@ from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
-from remainder.record.schema import Check, Complexity, Number, Record, SubmissionInfo
+from remainder.record.number import Number
+from remainder.record.schema import Check, Complexity, Record, SubmissionInfo
 from remainder.report.tables import (
     FORMATS,
     Notes,

@@ -21,7 +21,7 @@ from remainder.loading.fetch import load_bridge, load_tokenizer
 from remainder.loading.loaded import LanguageTask, open_task
 from remainder.measure.compat import SpecialIds, measure_compat, special_ids
 from remainder.measure.complexity import CodeSample
-from remainder.record.schema import Compat
+from remainder.record.compat import Compat
 from remainder.submission.submission import open_submission
 from remainder.task.text import Split, Windows
 

@@ -15,7 +15,8 @@ from synthetic_values import synthetic_values
 
 from remainder.errors import MeasurementError
 from remainder.record.couplings import QUICK_GRID, GridPoint, fit_couplings, rung_of
-from remainder.record.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram
+from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram
+from remainder.record.number import Number
 from remainder.record.values import canonical_values
 from remainder.validation.claims import Claim, Law, parse_quantity
 from remainder.validation.quantities import Measured, Measurements, jackknife, ratio_error

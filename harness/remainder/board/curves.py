@@ -22,7 +22,8 @@ from markupsafe import Markup
 from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.svg import Frame, Scale, grid, line, marker, path, svg, text, whisker
 from remainder.board.text import visible
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 
 __all__ = ["MIB", "Curve", "CurvePanel", "Key", "Named", "curves_of", "overlay"]
 

@@ -11,7 +11,8 @@ from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.pareto import fronts
 from remainder.board.svg import Frame, Scale, grid, linked, marker, svg, text, vertical, whisker
 from remainder.board.text import visible
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.report.explain import Rung, ladder
 from remainder.report.tables import format_value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.report.tables import MISSING, format_interval, format_value
 
 __all__ = ["Grid", "Shown", "ends_of", "in_words", "parted", "shown", "within"]

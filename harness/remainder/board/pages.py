@@ -21,7 +21,8 @@ from remainder.board.numbers import in_words
 from remainder.board.rank import BoardRanking, TiedRank, cost_of, kl_of
 from remainder.board.text import oddities, page_name, visible
 from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.report.tables import MISSING, format_value
 
 __all__ = ["HistoryRow", "TaskText", "history_row", "plain_page", "record_html", "task_html"]

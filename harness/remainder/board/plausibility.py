@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from remainder.record.schema import Gaussianity, NullTest, Number, PeerMetrics, Record
+from remainder.record.compat import PeerMetrics
+from remainder.record.metrics import Gaussianity, NullTest
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.record.values import of_split
 
 __all__ = ["check_compat", "check_cost", "check_gaussianity"]

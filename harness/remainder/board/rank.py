@@ -30,7 +30,7 @@ import numpy as np
 
 from remainder.board.merge import RUNGS, BoardRow, DocumentSums
 from remainder.record.intervals import LEVEL, Bootstrap, Estimate, Ratio
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.report.tables import number_of
 
 __all__ = [

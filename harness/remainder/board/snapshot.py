@@ -29,7 +29,8 @@ from remainder.base.wrapping import command
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
-from remainder.record.schema import FrozenModel, Sha256, TaskInfo
+from remainder.record.number import FrozenModel, Sha256
+from remainder.record.schema import TaskInfo
 from remainder.record.store import read_sealed
 
 __all__ = [

@@ -20,7 +20,7 @@ from remainder.base.wrapping import fill
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, write_atomically
-from remainder.record.schema import FrozenModel, Real, Sha256
+from remainder.record.number import FrozenModel, Real, Sha256
 from remainder.report.tables import WIDTH
 
 __all__ = [

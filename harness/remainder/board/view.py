@@ -25,7 +25,7 @@ from remainder.board.rank import (
     unit_of,
     unranked_because,
 )
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.report.tables import number_of
 
 __all__ = [

@@ -34,6 +34,7 @@ from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, g
 from remainder.measure.feature_circuits import measure_features
 from remainder.measure.plan import Plan
 from remainder.record.circuit_summary import EMPTY, HEADLINE, rung_at
+from remainder.record.number import Number
 from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
 from remainder.record.schema import (
@@ -42,7 +43,6 @@ from remainder.record.schema import (
     CircuitSize,
     Complexity,
     Measurement,
-    Number,
     Record,
     SubmissionInfo,
     TaskInfo,

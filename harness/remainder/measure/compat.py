@@ -38,8 +38,9 @@ from remainder.measure.likelihood import Categorical
 from remainder.measure.losses import CHUNK
 from remainder.measure.mdl import BIN_COUNTS, description_length
 from remainder.model.bridge import Runner
+from remainder.record.compat import Compat, DictionaryLearningMetrics, PeerMetrics
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.record.schema import Compat, DictionaryLearningMetrics, Number, PeerMetrics
+from remainder.record.number import Number
 
 __all__ = ["SpecialIds", "measure_compat", "special_ids"]
 

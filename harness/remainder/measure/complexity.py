@@ -23,7 +23,8 @@ from torch import Tensor
 
 from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import Adapted
-from remainder.record.schema import Complexity, Number
+from remainder.record.number import Number
+from remainder.record.schema import Complexity
 
 __all__ = [
     "AffineDecoder",

@@ -35,6 +35,7 @@ from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, g
 from remainder.measure.features_evaluate import Ablation
 from remainder.measure.plan import Plan
 from remainder.record.circuit_summary import COMPLEMENT, EMPTY, HEADLINE, rung_at
+from remainder.record.number import Number
 from remainder.record.provenance import collect_provenance
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import (
@@ -43,7 +44,6 @@ from remainder.record.schema import (
     CircuitSize,
     Complexity,
     Measurement,
-    Number,
     Record,
     SubmissionInfo,
     TaskInfo,

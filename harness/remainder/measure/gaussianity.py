@@ -40,7 +40,8 @@ from torch import Tensor
 
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.json import significant
-from remainder.record.schema import DirectionTests, Gaussianity, NullTest, Number, RadiusHistogram
+from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram
+from remainder.record.number import Number
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
 from remainder.residual.gaussian import Linear, Radial

@@ -41,15 +41,15 @@ from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
 from remainder.model.bridge import Runner
+from remainder.record.compat import Compat
 from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
+from remainder.record.metrics import Gaussianity
 from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
 from remainder.record.schema import (
     CalibrationInfo,
     Check,
-    Compat,
     Complexity,
-    Gaussianity,
     Measurement,
     Record,
     SubmissionInfo,

@@ -14,7 +14,8 @@ from remainder.board.merge import RUNGS, BoardRow, folders_of_tasks, groups, rea
 from remainder.board.rank import difference, rank, unranked_because
 from remainder.errors import RecordError
 from remainder.record.intervals import Estimate
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.report.tables import format_interval
 
 __all__ = ["standing"]

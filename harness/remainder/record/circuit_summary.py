@@ -26,7 +26,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.record.schema import CircuitMetrics, CircuitPoint, CircuitRung, CircuitTelescope, Number
+from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung, CircuitTelescope
+from remainder.record.number import Number
 from remainder.record.values import column
 
 __all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]

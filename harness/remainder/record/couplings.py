@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap, Ratio
-from remainder.record.schema import CouplingPoint, Couplings, Number
+from remainder.record.metrics import CouplingPoint, Couplings
+from remainder.record.number import Number
 
 __all__ = [
     "FULL_GRID",

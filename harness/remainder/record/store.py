@@ -24,17 +24,17 @@ from remainder.base.files import SETTINGS, present, require_file
 from remainder.base.messages import first_fault
 from remainder.base.paths import machine_paths
 from remainder.errors import RecordError
+from remainder.record.compat import Compat
 from remainder.record.intervals import other_rounding
 from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
+from remainder.record.metrics import Gaussianity
 from remainder.record.part import part_of
 from remainder.record.schema import (
     SCHEMA_VERSION,
     CalibrationInfo,
     Check,
-    Compat,
     Complexity,
     DocumentsInfo,
-    Gaussianity,
     Measurement,
     Pinned,
     Provenance,

@@ -17,18 +17,18 @@ from remainder.errors import MeasurementError
 from remainder.record.circuit_summary import AT, circuit_metrics
 from remainder.record.couplings import fit_couplings, point_of
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
-from remainder.record.schema import (
+from remainder.record.metrics import (
     AnnealedMetrics,
     CalibrationSpread,
     CleanMetrics,
     Couplings,
     GaussianRatio,
     Metrics,
-    Number,
     QuenchedMetrics,
     ReconstructionMetrics,
     RungMetrics,
 )
+from remainder.record.number import Number
 from remainder.record.telescope import perturbative_fit, telescope
 from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
 

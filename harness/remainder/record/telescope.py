@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.metrics import PerturbativeFit, Telescope
+from remainder.record.number import Number
 from remainder.record.rungs import PERTURBATIVE
-from remainder.record.schema import Number, PerturbativeFit, Telescope
 
 __all__ = ["perturbative_fit", "perturbative_weights", "telescope"]
 

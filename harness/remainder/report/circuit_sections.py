@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from remainder.record.schema import CircuitMetrics, CircuitPoint, Number, Record
+from remainder.record.metrics import CircuitMetrics, CircuitPoint
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.report.tables import MISSING, Notes, format_interval, format_value
 
 __all__ = ["circuit_sections", "half_width"]

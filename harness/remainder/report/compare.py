@@ -20,7 +20,8 @@ from rich.text import Text
 from remainder.errors import RecordError
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.naming import differing_ends, told_apart
-from remainder.record.schema import Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import Record
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.summary import Totals, explained_variance, gap, gaussian_ratio, pooled
 from remainder.record.values import canonical_values, column, document_totals, of_split

@@ -27,8 +27,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from remainder.record.metrics import RungMetrics
+from remainder.record.number import Number
 from remainder.record.rungs import ALL, CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
-from remainder.record.schema import Number, Record, RungMetrics
+from remainder.record.schema import Record
 from remainder.report.site_sections import BESIDE, Section, half_width, sections
 from remainder.report.tables import (
     MISSING,

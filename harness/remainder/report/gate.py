@@ -34,7 +34,7 @@ from rich.text import Text
 
 from remainder.errors import RecordError, RemainderError
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
-from remainder.record.schema import Number
+from remainder.record.number import Number
 from remainder.record.store import StoredRecord
 from remainder.record.summary import Totals, explained_variance, gap, l0, pooled
 from remainder.record.values import canonical_values, document_totals, of_split

@@ -18,9 +18,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from remainder.base.files import IMAGES, require_target
 from remainder.record.json import write_atomically
+from remainder.record.metrics import CouplingPoint, Couplings, Metrics
 from remainder.record.naming import told_apart
+from remainder.record.number import Number
 from remainder.record.rungs import PERTURBATIVE
-from remainder.record.schema import CouplingPoint, Couplings, Metrics, Number, Record
+from remainder.record.schema import Record
 from remainder.report.explain import Rung, ladder
 from remainder.report.site_sections import aligned, half_width
 from remainder.report.tables import format_value

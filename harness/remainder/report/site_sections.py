@@ -13,8 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from remainder.record.metrics import Gaussianity, NullTest
+from remainder.record.number import Number
 from remainder.record.rungs import ALL, PERTURBATIVE, RUNG_ADDS
-from remainder.record.schema import Gaussianity, NullTest, Number, Record
+from remainder.record.schema import Record
 from remainder.report.circuit_sections import circuit_sections, half_width
 from remainder.report.tables import MISSING, Notes, format_interval, format_value
 

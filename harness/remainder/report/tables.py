@@ -23,7 +23,8 @@ from tabulate import tabulate
 
 from remainder.errors import RecordError
 from remainder.record.naming import told_apart
-from remainder.record.schema import CircuitSize, Number, Record
+from remainder.record.number import Number
+from remainder.record.schema import CircuitSize, Record
 
 __all__ = [
     "FORMATS",

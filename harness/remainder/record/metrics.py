@@ -1,0 +1,264 @@
+"""The metrics of a record: every field, its unit, and its formula."""
+
+from __future__ import annotations
+
+from remainder.record.number import FrozenModel, GrownModel, Number, Real
+
+__all__ = [
+    "AnnealedMetrics",
+    "CalibrationSpread",
+    "CircuitMetrics",
+    "CircuitPoint",
+    "CircuitRung",
+    "CircuitTelescope",
+    "CleanMetrics",
+    "CouplingPoint",
+    "Couplings",
+    "DirectionTests",
+    "GaussianRatio",
+    "Gaussianity",
+    "Metrics",
+    "NullTest",
+    "PerturbativeFit",
+    "QuenchedMetrics",
+    "RadiusHistogram",
+    "ReconstructionMetrics",
+    "RungMetrics",
+    "Telescope",
+]
+
+
+class CleanMetrics(FrozenModel):
+    """The untouched model."""
+
+    loss: Number
+    """Nats per scored token."""
+    accuracy: Number
+    """Share of scored tokens whose most likely class is the target; null where targets are numbers."""
+
+
+class QuenchedMetrics(FrozenModel):
+    """One rung, its noise drawn before the loss is read. Nats per scored token, but for two shares.
+
+    `top1`: of scored tokens whose most likely class is that of the clean model; `accuracy`: is the target.
+    """
+
+    loss: Number
+    gap: Number
+    kl: Number
+    kl_p99: Number
+    top1: Number
+    accuracy: Number
+
+
+class AnnealedMetrics(FrozenModel):
+    """One rung, its noise integrated out of the prediction: −log E_ε p(y). Nats per scored token.
+
+    Estimated by the jackknife over independent units: antithetic pairs, or single draws where there are none.
+    """
+
+    loss: Number
+    gap: Number
+    draws: int
+    nested: dict[str, Number]
+    """The gap by number of draws (2 units, 4, …): where it stops moving, there are enough."""
+
+
+class RungMetrics(FrozenModel):
+    """One rung of the ladder."""
+
+    quenched: QuenchedMetrics
+    annealed: AnnealedMetrics | None = None
+    """Null for a rung without noise (it equals the quenched loss), and with fewer than two units."""
+
+
+class Telescope(FrozenModel):
+    """Where the Gaussian gap comes from: shape + dependence + rest = total, exactly. Nats per scored token.
+
+    `total` is the gap of `full-unshrunk`; `shrinkage` is what `full` differs from it by.
+    """
+
+    total: Number
+    shape: Number
+    """full-unshrunk − permuted: one-token shape."""
+    dependence: Number
+    """permuted − matched: what the cell of x̂ tells."""
+    rest: Number
+    """matched − clean: context, target, order of tokens, and x̂ beyond its cell."""
+    shrinkage: Number
+
+
+class PerturbativeFit(FrozenModel):
+    """Least squares of the gap on the rungs `perturbative-m`: limit + c1 m^(−1/2) + c2 / m. Nats."""
+
+    limit: Number
+    """The Gaussian limit, m → ∞."""
+    c1: Number
+    """What third cumulants cost."""
+    c2: Number
+    """What fourth cumulants, and squares of third ones, cost."""
+
+
+class CouplingPoint(FrozenModel):
+    """Gaps on the calibration split with noise times `alpha` and source times `beta`. Nats."""
+
+    alpha: Real
+    beta: Real
+    quenched: Number
+    annealed: Number
+
+
+class Couplings(FrozenModel):
+    """Amplitudes of source and noise that predict best: the minimum of a polynomial through `grid`."""
+
+    alpha: Number
+    beta: Number
+    edge: bool
+    """Whether the minimum lies on the edge of the grid, so that it may be farther out."""
+    draws: int
+    """At each point of the grid."""
+    grid: tuple[CouplingPoint, ...]
+
+
+class CalibrationSpread(FrozenModel):
+    """Gaps of `full` refitted without one fold of the calibration documents each. Nats."""
+
+    gaps: dict[str, Number]
+    spread: Number
+    """Largest less smallest."""
+
+
+class NullTest(FrozenModel):
+    """A statistic, and where it lies for Gaussian surrogates put through the same pipeline."""
+
+    value: Real
+    null_low: Real
+    null_high: Real
+    """Between these lie 95 % of the surrogates."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether it could be that of a Gaussian."""
+        return self.null_low <= self.value <= self.null_high
+
+
+class DirectionTests(FrozenModel):
+    """The residual along some directions, whitened: shape beyond mean and variance."""
+
+    directions: int
+    skewness: NullTest
+    """Largest size over the directions; below `null_high` lie 95 % of surrogates."""
+    kurtosis: NullTest
+    """Largest size of the excess kurtosis over the directions (a ±1 direction has 2); null as above."""
+    negentropy: NullTest
+    """Mean of κ₃²/12 + κ₄²/48, nats a direction; null as above."""
+
+
+class RadiusHistogram(FrozenModel):
+    """Whitened lengths ‖Σ^(−1/2)(r − μ)‖ on evaluation."""
+
+    edges: tuple[Real, ...]
+    counts: tuple[int, ...]
+    """One fewer than edges; every row is in some bin."""
+
+
+class Gaussianity(FrozenModel):
+    """How far the residual on evaluation is from the Gaussian fitted on calibration. Effect sizes."""
+
+    rank: int
+    """Dimensions of the whitened residual."""
+    surrogates: int
+    radial_kurtosis: NullTest
+    """κ̂ = [d/(d+2)] mean‖w‖⁴/(mean‖w‖²)² − 1; 0 for a Gaussian of known covariance."""
+    directions: dict[str, DirectionTests]
+    """By what the directions come from, e.g. loss gradients or the decoder."""
+    maximum_kurtosis: NullTest
+    """Excess kurtosis on evaluation along the direction that maximises it on calibration."""
+    radial_gain: Number
+    """Log-likelihood of `radial` over `full` on evaluation, nats a dimension."""
+    linear_gain: Number
+    """Log-likelihood of `linear` over `full` on evaluation, nats a dimension."""
+    radii: RadiusHistogram
+
+
+class GaussianRatio(FrozenModel):
+    """KL of the residual over KL of an equally large Gaussian: fitted, same length per token, isotropic."""
+
+    fitted: Number
+    directional: Number
+    isotropic: Number
+
+
+class ReconstructionMetrics(FrozenModel):
+    """How much of the activation is reconstructed, before any loss."""
+
+    explained_variance: Number
+    """1 - residual / centred sum of squares, over spliced tokens of the evaluation set."""
+
+
+class CircuitRung(GrownModel):
+    """A circuit with one background. Nats per scored token, but for faithfulness and completeness."""
+
+    later = ("completeness",)
+
+    answer: Number
+    """log-odds of the right tokens against the wrong ones; of one token each, their logit difference."""
+    faithfulness: Number
+    """f = (answer − answer of the empty circuit) / (clean answer − answer of the empty circuit)."""
+    gap: Number
+    kl: Number
+    completeness: Number | None = None
+    """Of circuits of features, f of all that the circuit does not keep: near 0, if nothing is missing."""
+
+
+class CircuitTelescope(FrozenModel):
+    """Where the Gaussian gap of a circuit comes from; the terms add up exactly. Nats per scored token."""
+
+    total: Number
+    """The gap of `full`."""
+    shape: Number
+    """full − permuted: other prompts' real values in place of a Gaussian of their covariance."""
+    dependence: Number
+    """permuted − counterfactual: a prompt that differs in what matters only, in place of any."""
+    rest: Number
+    """counterfactual − clean: what matters."""
+
+
+class CircuitPoint(FrozenModel):
+    """One circuit."""
+
+    rungs: dict[str, CircuitRung]
+    telescope: CircuitTelescope | None = None
+
+
+class CircuitMetrics(FrozenModel):
+    """Circuits of all sizes that were looked at."""
+
+    answer: Number
+    """Of the untouched model, nats."""
+    points: dict[str, CircuitPoint]
+    """By size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit.
+    Circuits of features by threshold: `>0.01`, nodes whose score is beyond 0.01 nats."""
+    cpr: dict[str, Number]
+    """By background, the area under f over sizes of circuits chosen by signed scores (MIB's CPR)."""
+    cmd: dict[str, Number]
+    """By background, the area under |1 − f| of those chosen by absolute scores (MIB's CMD)."""
+
+
+class Metrics(GrownModel):
+    """Every metric at its fixed place."""
+
+    later = ("circuit",)
+
+    clean: CleanMetrics
+    rungs: dict[str, RungMetrics]
+    gaussian_ratio: GaussianRatio
+    reconstruction: ReconstructionMetrics
+    telescope: Telescope | None = None
+    perturbative: PerturbativeFit | None = None
+    couplings: Couplings | None = None
+    calibration_spread: CalibrationSpread | None = None
+    gaussianity: Gaussianity | None = None
+    """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
+    circuit: CircuitMetrics | None = None
+    """Of circuits only."""
