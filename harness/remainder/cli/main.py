@@ -17,8 +17,10 @@ from remainder.base.wrapping import fill
 from remainder.cli import board as cli_board
 from remainder.cli import circuit as cli_circuit
 from remainder.cli import publish as cli_publish
-from remainder.errors import AssetError, RecordError, RemainderError, TaskError
-from remainder.report.tables import FORMATS, WIDTH
+from remainder.cli import run as cli_run
+from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, SuiteOption, print_text
+from remainder.errors import AssetError, RecordError, RemainderError
+from remainder.report.tables import WIDTH
 
 app = typer.Typer(
     help="Score what an interpretation of a neural network leaves out.",
@@ -26,29 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
-SuiteOption = Annotated[
-    str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
-]
-IgnoreOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--ignore-field",
-        metavar="NAME",
-        help="A field of its files that would be refused and changes nothing; may be given again. The record "
-        "says so.",
-    ),
-]
-FormatOption = Annotated[
-    str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
-]
-
-
-RECORD_HELP = (
-    "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
-    "last), a submission's name, or how a record's id begins."
 )
 
 
@@ -96,7 +75,7 @@ def show(
     if not is_task(what) and (path := _record_if_any(what)) is not None:
         from remainder.record.store import read_record
 
-        _print(render([read_record(path).record], format, color=sys.stdout.isatty()))
+        print_text(render([read_record(path).record], format, color=sys.stdout.isatty()))
         return
     from remainder.submission.submission import baselines_for
 
@@ -158,11 +137,6 @@ def _one_record(what: str) -> Path:
     return path
 
 
-def _print(text: str) -> None:
-    """Print what may end in a newline already."""
-    print(text.rstrip("\n"))
-
-
 def _line(word: str, text: str) -> None:
     """Print `text` behind `word`, in as many lines as a terminal needs."""
     print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
@@ -191,183 +165,7 @@ def fetch(
             print(f"{task.id}  {what}  {folder}")
 
 
-@app.command()
-def run(
-    tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
-    ] = None,
-    suite: SuiteOption = None,
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            metavar="SUBMISSION",
-            help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
-            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
-            "itself; may be given again. Default: all of the task's.",
-        ),
-    ] = None,
-    ignore_field: IgnoreOption = None,
-    tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
-    rungs: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated, or all: every residual model, annealed losses, couplings, Gaussianity "
-            "(minutes a row). Default: the task's."
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            help="Of circuits, what removed edges carry: counterfactual, zero, mean, mean-positional, "
-            "resample, optimal-constant or gaussian. Default: the task's."
-        ),
-    ] = None,
-    baths: Annotated[
-        str, typer.Option(help="Of a Gaussian background: shared by all readers, or independent.")
-    ] = "shared",
-    statistics: Annotated[
-        str, typer.Option(help="Of a Gaussian background: single-shot, sequential or counterterm.")
-    ] = "single-shot",
-    pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
-            "units for bfloat16."
-        ),
-    ] = None,
-    compat: Annotated[
-        bool, typer.Option("--compat", help="The metrics of SAELens and SAEBench too, with their masks.")
-    ] = False,
-    documents: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
-            "and no board takes it.",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
-        "results"
-    ),
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
-    ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")] = None,
-    format: FormatOption = "table",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
-) -> None:
-    """Score interpretations on a task, raw and with a Gaussian residual."""
-    from remainder.report.tables import render, require_format
-
-    require_format(format)
-    from remainder.task.spec import list_tasks, load_task
-
-    names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
-    _check_outputs(names, json, figure, out, with_)
-    from remainder.base.progress import errors, reporting
-
-    with reporting() as progress:  # right after an installation this takes a while
-        progress("loading libraries", 0, None)
-        from remainder.loading.loaded import open_task
-        from remainder.measure.plan import plan
-        from remainder.runs.cells import run as run_rows
-        from remainder.submission.names import distinct, folder_of, namesakes
-        from remainder.submission.submission import open_submission, submissions_for
-
-    chosen = [load_task(name) for name in names]
-    for task in chosen:
-        require_folder(folder_of(out, task), "--out", RecordError)
-    ignored = ignore_field or []
-    if ignored and not with_:
-        raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
-    for name in with_ or []:
-        if all(task.build is None for task in chosen):
-            # Before anything is loaded; a script's own are known only afterwards.
-            submission = open_submission(name, ignored)
-            for task in chosen:
-                submission.require_fit(task)
-
-    wanted = None
-    if rungs is not None:
-        wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
-        if not wanted:
-            raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
-    if background is not None:
-        if wanted is not None or any(task.circuit is None for task in chosen):
-            raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
-        from remainder.circuit.backgrounds import rung_named
-
-        # Beside the task's own, so that tables stay whole.
-        wanted = (*chosen[0].rungs, rung_named(background, baths, statistics))
-    elif (baths, statistics) != ("shared", "single-shot"):
-        raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
-    plans = [
-        plan(
-            task,
-            tier,
-            rungs=wanted,
-            pairs=pairs,
-            dtype=dtype,
-            compat=compat,
-            documents=documents,
-            device=device,
-        )
-        for task in chosen
-    ]
-    for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
-        errors.print(f"! {note}", soft_wrap=True)
-    finished = 0
-    measured = []
-    told: set[str] = set()
-    try:
-        for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
-            rows = []
-            with reporting() as progress:
-                loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
-                submissions, notes = distinct(submissions_for(loaded, with_, ignored))
-                kept = [folder_of(out, task, entry.name) for entry in submissions]
-                for place in kept:
-                    require_folder(place, "--out", RecordError)
-                notes = (*(notes if number == 0 else ()), *namesakes(submissions, kept))
-                for note in notes:
-                    errors.print(f"! {note}", markup=False, soft_wrap=True)
-                for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
-                    rows.append(row)
-                    finished += 1
-                    seconds = sum(row.record.provenance.timings.values())
-                    state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-                    errors.print(
-                        f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}",
-                        soft_wrap=True,
-                    )
-            records = [row.record for row in rows]
-            if json is not None:
-                from remainder.record.store import write_record
-
-                write_record(rows[0].record, rows[0].values, json)
-            if figure is not None:
-                from remainder.report.plot import overview, save
-
-                save(overview(records), figure)
-            measured += records
-            if format == "table":
-                if number:
-                    print()
-                _print(render(records, format, color=sys.stdout.isatty(), told=told))
-                sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
-        if format != "table":
-            _print(render(measured, format))
-    except KeyboardInterrupt:
-        errors.print(
-            f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on", soft_wrap=True
-        )
-        raise typer.Exit(130) from None
+app.command()(cli_run.run)
 
 
 @app.command()
@@ -392,7 +190,7 @@ def check(
         found = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
     if found.error is not None and format != "json":
         raise found.error
-    _print(render(found, format, color=sys.stdout.isatty()))
+    print_text(render(found, format, color=sys.stdout.isatty()))
     if found.error is not None:
         raise found.error
     raise typer.Exit(0 if found.passed else 1)
@@ -423,7 +221,7 @@ def compare(
     color = sys.stdout.isatty()
     shown = render_comparison(compare_records(first, second, paths=paths), format, color=color)
     changes = find_changes(first, second, margins)
-    _print(shown)
+    print_text(shown)
     if changes:
         # What a program reads from standard output stays what it was.
         print(
@@ -456,7 +254,7 @@ def explain(
         from remainder.report.plot import save as save_figure
 
         save_figure(explanation(found), save)
-    _print(explain_record(found, format, color=sys.stdout.isatty()))
+    print_text(explain_record(found, format, color=sys.stdout.isatty()))
 
 
 @app.command()
@@ -501,7 +299,7 @@ def validate(
 
         with reporting() as progress:
             found = cover_controls(names, progress=progress)
-        _print(render_coverage(found, format, color=sys.stdout.isatty()))
+        print_text(render_coverage(found, format, color=sys.stdout.isatty()))
         raise typer.Exit(0 if all(one.passed for one in found) else 1)
     from remainder.validation.page import write_page
     from remainder.validation.run import controls, draw_seeds
@@ -521,7 +319,7 @@ def validate(
         errors.print(f"seed drawn for the third world: {seeds[-1]}")
     with reporting() as progress:
         validation = run_controls(names, seeds, device=device, progress=progress)
-    _print(render(validation, format, everything=everything, color=sys.stdout.isatty()))
+    print_text(render(validation, format, everything=everything, color=sys.stdout.isatty()))
     if page is not None:
         for path in write_page(validation, page):
             errors.print(f"written: {path}", soft_wrap=True)
@@ -534,33 +332,6 @@ app.command()(cli_publish.cite)
 app.command()(cli_publish.submit)
 app.command()(cli_publish.review)
 app.add_typer(cli_board.board, name="board")
-
-
-def _check_outputs(
-    names: list[str], json: Path | None, figure: Path | None, out: Path, with_: list[str] | None
-) -> None:
-    """Refuse before measuring what could not be written afterwards."""
-    if not names:
-        raise TaskError(
-            "no task is named", fix="name tasks, or a suite with --suite; `remainder tasks` lists all"
-        )
-    if len(names) > 1 and (json is not None or figure is not None):
-        raise RecordError(
-            "--json and --figure are for one task, and this run has several", fix="run each alone"
-        )
-    if json is not None and len(with_ or []) != 1:
-        raise RecordError(
-            "--json writes one record, and this run has several",
-            fix="name one submission with --with; all records are kept in the folder given by --out",
-        )
-    if json is not None:
-        from remainder.record.store import values_path
-
-        require_target(json, "--json", (".json",))
-        require_target(values_path(json), "--json: the values", (".gz",))
-    if figure is not None:
-        require_target(figure, "--figure", IMAGES)
-    require_folder(out, "--out", RecordError)
 
 
 def main() -> None:

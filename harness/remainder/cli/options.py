@@ -1,0 +1,36 @@
+"""Options that several commands share, and how they print."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from remainder.report.tables import FORMATS
+
+__all__ = ["RECORD_HELP", "FormatOption", "IgnoreOption", "SuiteOption", "print_text"]
+
+SuiteOption = Annotated[
+    str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-field",
+        metavar="NAME",
+        help="A field of its files that would be refused and changes nothing; may be given again. The record "
+        "says so.",
+    ),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
+]
+RECORD_HELP = (
+    "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
+    "last), a submission's name, or how a record's id begins."
+)
+
+
+def print_text(text: str) -> None:
+    """Print a text that may end in a newline already."""
+    print(text.rstrip("\n"))
