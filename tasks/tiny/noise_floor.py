@@ -10,7 +10,7 @@ Steps, for each task:
    and what `TASKS` says). The seed moves the initial weights and the order of the activations; these, the
    model and the noise that the rungs draw are the same for all.
 2. Score each by `remainder.evaluate`.
-3. `remainder.validation.noise_floor`: spread between seeds and between methods, of those that have seeds.
+3. `noise_floor_statistics.py`: the spread between seeds and between methods, among those that have seeds.
 4. A board for each seed: all methods in order of the score. Neighbours are told apart if the 95 % interval of
    their paired difference over documents leaves out 0. Methods without a seed (PCA) stand on every board.
 5. The same for all pairs of seeds of one method.
@@ -47,7 +47,6 @@ from remainder.loading.loaded import LoadedTask, open_task
 from remainder.record.store import StoredRecord
 from remainder.report.compare import compare_records
 from remainder.task.script import load_script
-from remainder.validation.noise_floor import noise_floor
 
 __all__ = [
     "SEEDS",
@@ -66,6 +65,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]  # of the checkout that this script lies in, whichever one the package is from
 BASELINES = ROOT / "baselines"
 RESULTS, PAGE = HERE / "noise-floor.json", ROOT / "docs" / "noise-floor.md"
+_STATISTICS = load_script(HERE / "noise_floor_statistics.py")
 SEEDS = tuple(range(5))
 SCORES = {"kl_raw": "raw", "kl_gaussian": "full"}
 """Rung by score, as `remainder.report.compare` names scores."""
@@ -274,7 +274,7 @@ def study(task: str) -> dict[str, Any]:
             "runs": runs,
         }
     seeded = {name: each for name, each in records.items() if plan.methods[name].seeded}
-    floors = {floor.score: floor._asdict() for floor in noise_floor(seeded)}
+    floors = {floor.score: floor._asdict() for floor in _STATISTICS.noise_floor(seeded)}
     record = next(iter(records.values()))[0].record
     return {
         "tier": plan.tier,

@@ -406,7 +406,8 @@ def test_a_script_writes_into_the_checkout_that_it_lies_in(script: str, tmp_path
     """The package may be installed from another one."""
     target = tmp_path / "elsewhere" / script
     target.parent.mkdir(parents=True)
-    shutil.copy(project_root() / script, target)
+    for path in (project_root() / script).parent.glob("*.py"):  # a script may load another beside it
+        shutil.copy(path, target.parent)
     code = (
         "import importlib.util, sys\n"
         f"spec = importlib.util.spec_from_file_location('script', {str(target)!r})\n"

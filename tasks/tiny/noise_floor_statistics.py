@@ -17,20 +17,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from remainder.errors import RecordError
-from remainder.record.store import StoredRecord, read_record
+from remainder.record.store import StoredRecord
 from remainder.report.compare import compare_records
-from remainder.report.tables import render_cells
 
-__all__ = ["NoiseFloor", "noise_floor", "render_noise_floor"]
+__all__ = ["NoiseFloor", "noise_floor"]
 
 _SCORES = {"kl_raw": ("raw", "KL raw"), "kl_gaussian": ("full", "KL Gaussian")}
-"""By the key of `remainder.report.compare`: rung, and heading."""
+"""Rung and heading of each score, by its key in `remainder.report.compare`."""
 
 Separable = Callable[[StoredRecord, StoredRecord, str], bool]
 
@@ -54,21 +52,17 @@ class NoiseFloor(NamedTuple):
     """Share of pairs of seeds of one method that the documents tell apart."""
 
 
-def noise_floor(records: Mapping[str, Sequence[StoredRecord | Path]]) -> list[NoiseFloor]:
+def noise_floor(records: Mapping[str, Sequence[StoredRecord]]) -> list[NoiseFloor]:
     """The noise floor of the raw and the Gaussian KL.
 
     Args:
-        records: by method, one for each seed, as read or where they lie.
+        records: one record for each seed, by method.
 
     Raises:
         RecordError: there are fewer than two methods, none with two seeds, a record lacks a score, or records
             cannot be compared.
     """
-    read = {
-        method: [one if isinstance(one, StoredRecord) else read_record(one) for one in each]
-        for method, each in records.items()
-    }
-    if len(read) < 2 or not any(len(each) > 1 for each in read.values()) or not all(read.values()):
+    if len(records) < 2 or not any(len(each) > 1 for each in records.values()) or not all(records.values()):
         raise RecordError(
             "a noise floor takes two methods, one of them with two seeds", fix="name more records"
         )
@@ -81,12 +75,7 @@ def noise_floor(records: Mapping[str, Sequence[StoredRecord | Path]]) -> list[No
             verdicts[pair] = {row.key: bool(row.separable) for row in differences}
         return verdicts[pair][key]
 
-    return [_floor(read, key, separable) for key in _SCORES]
-
-
-def render_noise_floor(floors: Sequence[NoiseFloor], format: str = "markdown") -> str:
-    """The noise floor as `markdown` or `latex`: methods in order of score, the summary below."""
-    return "\n".join(_rendered(floor, format) for floor in floors)
+    return [_floor(records, key, separable) for key in _SCORES]
 
 
 def _floor(records: Mapping[str, Sequence[StoredRecord]], key: str, separable: Separable) -> NoiseFloor:
@@ -130,25 +119,3 @@ def _score(stored: StoredRecord, key: str) -> float:
             f"{stored.record.submission.name}: has no {heading}", fix=f"measure it with rung {rung}"
         )
     return metrics.quenched.kl.value
-
-
-def _rendered(floor: NoiseFloor, format: str) -> str:
-    heading = _SCORES[floor.score][1]
-    ordered = sorted(floor.means, key=lambda method: floor.means[method])
-    cells = [
-        [
-            method,
-            f"{floor.means[method]:.4f}",
-            "–" if math.isnan(floor.deviations[method]) else f"{floor.deviations[method]:.4f}",
-            str(floor.seeds[method]),
-        ]
-        for method in ordered
-    ]
-    notes = [
-        f"Between seeds of a method: {floor.between_seeds:.4f}; between methods: "
-        f"{floor.between_methods:.4f}; ratio {floor.ratio:.1f}.",
-        f"Adjacent ranks that the documents tell apart: {floor.separable:.0%}; pairs of seeds of one method: "
-        f"{floor.separable_seeds:.0%}.",
-    ]
-    headings = ["Method", f"{heading}, mean", "Spread of seeds", "Seeds"]
-    return render_cells(headings, cells, format, title=f"{heading}, nats per token", notes=notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +11,14 @@ from scipy import stats
 from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 
+from remainder.base.paths import project_root
 from remainder.errors import RecordError
-from remainder.record.store import StoredRecord, write_record
+from remainder.record.store import StoredRecord
 from remainder.record.values import canonical_values
-from remainder.validation.noise_floor import NoiseFloor, noise_floor, render_noise_floor
+from remainder.task.script import load_script
+
+_STATISTICS = load_script(project_root() / "tasks" / "tiny" / "noise_floor_statistics.py")
+noise_floor = _STATISTICS.noise_floor
 
 
 def trained(name: str, raw: float, gaussian: float, seed: int, *, jitter: float = 0.03) -> StoredRecord:
@@ -36,7 +40,7 @@ def records() -> dict[str, list[StoredRecord]]:
 
 
 @pytest.fixture(scope="module")
-def floors(records: dict[str, list[StoredRecord]]) -> list[NoiseFloor]:
+def floors(records: dict[str, list[StoredRecord]]) -> list[Any]:
     return noise_floor(records)
 
 
@@ -47,7 +51,7 @@ def kl(stored: StoredRecord, rung: str) -> float:
 
 
 def test_spreads_are_those_of_an_analysis_of_variance(
-    records: dict[str, list[StoredRecord]], floors: list[NoiseFloor]
+    records: dict[str, list[StoredRecord]], floors: list[Any]
 ) -> None:
     for floor, rung in zip(floors, ("raw", "full"), strict=True):
         groups = [[kl(one, rung) for one in each] for each in records.values()]
@@ -64,7 +68,7 @@ def test_spreads_are_those_of_an_analysis_of_variance(
         assert floor.deviations["a"] == pytest.approx(np.std(groups[0], ddof=1))
 
 
-def test_methods_that_differ_are_told_apart_and_others_are_not(floors: list[NoiseFloor]) -> None:
+def test_methods_that_differ_are_told_apart_and_others_are_not(floors: list[Any]) -> None:
     raw, gaussian = floors
     assert raw.separable == 1
     assert raw.ratio > 5
@@ -79,26 +83,6 @@ def test_unmoved_retraining_is_not_separable() -> None:
     raw, _ = noise_floor(still)
     assert (raw.separable, raw.separable_seeds, raw.between_seeds) == (1.0, 0.0, 0.0)
     assert raw.ratio == math.inf
-
-
-def test_records_are_read_from_files(
-    records: dict[str, list[StoredRecord]], floors: list[NoiseFloor], tmp_path: Path
-) -> None:
-    paths: dict[str, list[Path]] = {}
-    for name, each in records.items():
-        for i, one in enumerate(each):
-            path = tmp_path / f"{name}-{i}.json"
-            write_record(one.record, one.values, path)
-            paths.setdefault(name, []).append(path)
-    assert noise_floor(paths) == floors
-
-
-def test_the_table_is_ordered_by_score(floors: list[NoiseFloor]) -> None:
-    text = render_noise_floor(floors)
-    raw = text[: text.index("KL Gaussian")]
-    assert raw.index("| a ") < raw.index("| bb ") < raw.index("| ccc ")
-    assert "Adjacent ranks that the documents tell apart: 100%" in raw
-    assert r"\toprule" in render_noise_floor(floors, "latex")
 
 
 def test_too_little_is_refused(records: dict[str, list[StoredRecord]]) -> None:
