@@ -33,9 +33,9 @@ _PAST = 2
 
 
 class Conformance(NamedTuple):
-    """Largest changes that were seen of what should not move.
+    """The largest changes that were seen in what should not move.
 
-    Those of reconstructions are relative to the root mean square of the activations that are rebuilt, those
+    Changes of reconstructions are relative to the root mean square of the activations that are rebuilt, changes
     of codes to that of active codes.
     """
 
@@ -43,9 +43,9 @@ class Conformance(NamedTuple):
     later_positions: float
     other_windows: float
     codes: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Of codes, in the same three cases."""
+    """Changes of the codes, in the same three cases."""
     decoded: float = 0.0
-    """Of the reconstruction, when kept codes are decoded later or a window at a time."""
+    """Change of the reconstruction when kept codes are decoded later, or a window at a time."""
     limit: float = _TOLERANCE
 
     @property
@@ -72,9 +72,17 @@ class Rule(NamedTuple):
     def is_kept(self) -> bool:
         return self.change <= _TOLERANCE
 
+    def broken_by(self, name: str) -> str:
+        """The message for the interpretation `name`, which breaks this rule."""
+        scale = "active codes" if self.what == "the code" else "what it rebuilds"
+        return (
+            f"{name}: {self.what} at a position changes by {self.change:.2g} of the root mean square of "
+            f"{scale} when {self.when}"
+        )
+
     @property
     def fix(self) -> str:
-        """How to mend what breaks it."""
+        """How to mend an interpretation that breaks it."""
         return _NOT_BY_CODES if self.name == _BY_CODES[0] else _BROKEN
 
 
@@ -108,22 +116,18 @@ def check_conformance(
     found = measure_conformance(interpretation, x, mask, target)
     for rule in found.rules:
         if not rule.is_kept:
-            scale = "active codes" if rule.what == "the code" else "what it rebuilds"
-            raise InterpretationError(
-                f"{interpretation.name}: {rule.what} at a position changes by {rule.change:.2g} of "
-                f"the root mean square of {scale} when {rule.when}",
-                fix=rule.fix,
-            )
+            raise InterpretationError(rule.broken_by(interpretation.name), fix=rule.fix)
     return found
 
 
+@torch.no_grad()  # parameters of a module from a notebook usually require gradients
 def measure_conformance(
     interpretation: Adapted,
     x: Float[Tensor, "docs pos d"],
     mask: Bool[Tensor, "docs pos"],
     target: Float[Tensor, "docs pos e"] | None = None,
 ) -> Conformance:
-    """How far codes and reconstruction move where a rule forbids it; arguments as of `check_conformance`.
+    """Measure how far codes and reconstruction move where a rule forbids it; see `check_conformance`.
 
     Raises:
         InterpretationError: if it gives what is no reconstruction, what it rebuilds is all zero, or more goes
@@ -153,7 +157,7 @@ def measure_conformance(
         return float(torch.where(kept, (found - expected).abs().amax(-1), 0.0).max())
 
     def change(changed: Tensor, kept: Tensor) -> tuple[float, float]:
-        """Of the reconstruction and of codes."""
+        """Change of the reconstruction, and of the codes."""
         found = interpretation.reconstruct(changed, kept & mask)
         if found[0].shape != codes.shape:
             raise InterpretationError(
