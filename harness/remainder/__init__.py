@@ -4,7 +4,8 @@
     result = remainder.evaluate("smollm2-135m/resid-15", sae)   # anything with encode and decode
     print(result)
 
-Importing this package does not import torch: checking, comparing and citing records stays instant.
+This page is the whole public face; what lies below it may change between versions. Importing the package does
+not import torch: checking, comparing and citing records stays instant.
 """
 
 from __future__ import annotations
@@ -15,30 +16,88 @@ from remainder._version import __version__
 
 if TYPE_CHECKING:
     from remainder.api import Result, evaluate
-    from remainder.errors import RemainderError
+    from remainder.circuit.circuit import Circuit
+    from remainder.circuit.ranking import NodeRanking, Ranking
+    from remainder.errors import (
+        AssetError,
+        InterpretationError,
+        MeasurementError,
+        RecordError,
+        RemainderError,
+        TaskError,
+    )
     from remainder.interpretation.protocol import Reconstruction
-    from remainder.record.store import read_record
-    from remainder.task.spec import list_tasks, load_task
+    from remainder.loading.loaded import LoadedTask, open_task
+    from remainder.measure.several_sites import SitesResult, evaluate_sites
+    from remainder.model.architecture import Architecture, Graph
+    from remainder.record.schema import Record
+    from remainder.record.store import StoredRecord, read_record
+    from remainder.report.compare import Comparison, compare_records
+    from remainder.report.saebench import saebench_result
+    from remainder.submission.submission import open_submission
+    from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = [
+    "Architecture",
+    "AssetError",
+    "Circuit",
+    "Comparison",
+    "Graph",
+    "InterpretationError",
+    "LoadedTask",
+    "MeasurementError",
+    "NodeRanking",
+    "Ranking",
     "Reconstruction",
+    "Record",
+    "RecordError",
     "RemainderError",
     "Result",
+    "SitesResult",
+    "StoredRecord",
+    "Task",
+    "TaskError",
     "__version__",
+    "compare_records",
     "evaluate",
+    "evaluate_sites",
     "list_tasks",
     "load_task",
+    "open_submission",
+    "open_task",
     "read_record",
+    "saebench_result",
 ]
 
 _HOMES = {
+    "Architecture": "remainder.model.architecture",
+    "AssetError": "remainder.errors",
+    "Circuit": "remainder.circuit.circuit",
+    "Comparison": "remainder.report.compare",
+    "Graph": "remainder.model.architecture",
+    "InterpretationError": "remainder.errors",
+    "LoadedTask": "remainder.loading.loaded",
+    "MeasurementError": "remainder.errors",
+    "NodeRanking": "remainder.circuit.ranking",
+    "Ranking": "remainder.circuit.ranking",
     "Reconstruction": "remainder.interpretation.protocol",
+    "Record": "remainder.record.schema",
+    "RecordError": "remainder.errors",
     "RemainderError": "remainder.errors",
     "Result": "remainder.api",
+    "SitesResult": "remainder.measure.several_sites",
+    "StoredRecord": "remainder.record.store",
+    "Task": "remainder.task.spec",
+    "TaskError": "remainder.errors",
+    "compare_records": "remainder.report.compare",
     "evaluate": "remainder.api",
+    "evaluate_sites": "remainder.measure.several_sites",
     "list_tasks": "remainder.task.spec",
     "load_task": "remainder.task.spec",
+    "open_submission": "remainder.submission.submission",
+    "open_task": "remainder.loading.loaded",
     "read_record": "remainder.record.store",
+    "saebench_result": "remainder.report.saebench",
 }
 
 

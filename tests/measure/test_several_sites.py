@@ -15,7 +15,7 @@ from torch import Tensor
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation.protocol import Identity, Projection, adapt
-from remainder.measure.several_sites import measure_sites
+from remainder.measure.several_sites import evaluate_sites
 from remainder.measure.several_sites_fit import SiteBatch, fit_sites, run_sites
 from remainder.model.sites import Edits
 from remainder.residual.noise import Draw, NoiseKeys
@@ -197,7 +197,7 @@ def tasks(*hooks: str) -> list[Any]:
 def test_sites_of_a_language_model_are_replaced_as_hooks_would() -> None:
     loaded = tasks(*HOOKS)
     shrinks = [tiny.Shrink(0.8, 0.1), tiny.Shrink(0.9, -0.1)]
-    result, values = measure_sites(
+    result, values = evaluate_sites(
         loaded,
         [adapt(shrink, tiny.WIDTH) for shrink in shrinks],
         calibration_windows=12,
@@ -237,8 +237,8 @@ def test_sites_of_a_language_model_are_replaced_as_hooks_would() -> None:
 
 def test_what_rebuilds_everything_costs_nothing() -> None:
     loaded = tasks(*HOOKS)
-    both = [adapt(Identity(), tiny.WIDTH), adapt(Identity(), tiny.WIDTH)]
-    result, _ = measure_sites(loaded, both, calibration_windows=6, evaluation_windows=6)
+    both = [Identity(), adapt(Identity(), tiny.WIDTH)]
+    result, _ = evaluate_sites(loaded, both, calibration_windows=6, evaluation_windows=6)
     for rung in ("raw", "full", "full-sequential", "full-counterterm"):
         assert abs(result.gap[rung].value) < 1e-5, rung
         assert abs(result.kl[rung].value) < 1e-5, rung
@@ -248,10 +248,10 @@ def test_tasks_that_do_not_belong_together_are_refused(tmp_path: Any) -> None:
     both = [adapt(Identity(), tiny.WIDTH), adapt(Identity(), tiny.WIDTH)]
     amount = {"calibration_windows": 4, "evaluation_windows": 4}
     with pytest.raises(TaskError, match="the sites come as"):
-        measure_sites(tasks(*HOOKS[::-1]), both, **amount)
+        evaluate_sites(tasks(*HOOKS[::-1]), both, **amount)
     with pytest.raises(TaskError, match="1 tasks and 2 interpretations"):
-        measure_sites(tasks(HOOKS[0]), both, **amount)
+        evaluate_sites(tasks(HOOKS[0]), both, **amount)
     folder = tiny.save_model(tiny.make_model(seed=9), tmp_path / "other")
     other = tiny.make_loaded(tiny.make_task(folder, HOOKS[1]))
     with pytest.raises(TaskError, match="are of different models"):
-        measure_sites([tasks(HOOKS[0])[0], other], both, **amount)
+        evaluate_sites([tasks(HOOKS[0])[0], other], both, **amount)

@@ -17,7 +17,7 @@ from sae_lens import SAE, SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from remainder.loading.loaded import open_task
+from remainder import open_task
 
 TASK = "tiny/induction"
 SEED, STEPS, BATCH, LATENTS, K = 0, 4000, 512, 128, 4

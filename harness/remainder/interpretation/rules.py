@@ -35,8 +35,8 @@ _PAST = 2
 class Conformance(NamedTuple):
     """The largest changes that were seen in what should not move.
 
-    Changes of reconstructions are relative to the root mean square of the activations that are rebuilt, changes
-    of codes to that of active codes.
+    Changes of reconstructions are relative to the root mean square of the activations that are rebuilt;
+    changes of codes are relative to that of active codes.
     """
 
     repeated: float

@@ -1,8 +1,8 @@
 """What it costs to replace several sites of one model at once, with noise by three kinds of statistics.
 
 Sites are those of tasks on one model and one text. Each window is run clean, raw, and with the noise of each
-rule of `measure.sequential_fit`; the loss counts where it does at every site. Per-window values are summed by
-document, and intervals are over documents, paired.
+rule of `remainder.measure.several_sites_fit`; the loss counts where it does at every site. Per-window values
+are summed by document, and intervals are over documents, paired.
 
 Source: protocol 1, sections 2 and 8.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from remainder.base.cache import Progress
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
-from remainder.interpretation.protocol import Adapted
+from remainder.interpretation.protocol import adapt
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.likelihood import likelihood_of
 from remainder.measure.several_sites_fit import (
@@ -38,7 +38,7 @@ from remainder.model.sites import BridgeSiteModel, SiteModel
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.residual.noise import NoiseKeys
 
-__all__ = ["Shift", "SitesResult", "measure_sites"]
+__all__ = ["Shift", "SitesResult", "evaluate_sites"]
 
 _RUNGS: Mapping[Statistics, str] = {
     "single-shot": "full",
@@ -74,9 +74,9 @@ class SitesResult:
     tokens: int
 
 
-def measure_sites(
+def evaluate_sites(
     loaded: Sequence[LoadedTask],
-    interpretations: Sequence[Adapted],
+    interpretations: Sequence[Any],
     *,
     statistics: Sequence[Statistics] = STATISTICS,
     calibration_windows: int,
@@ -89,8 +89,9 @@ def measure_sites(
     """Replace the sites of several tasks at once; gives gaps with intervals, and per-window values.
 
     Args:
-        loaded: tasks on one model and one text, in the order of their sites in a pass.
-        interpretations: one for each.
+        loaded: tasks on one model and one text, as `open_task` gives them, in the order of their sites in a
+            pass.
+        interpretations: one for each: anything with `encode` and `decode`.
         statistics: rules for the noise; `raw` is measured as well.
         calibration_windows, evaluation_windows: how many; windows are those of the tasks.
         pairs: antithetic pairs of draws.
@@ -105,8 +106,8 @@ def measure_sites(
     model = BridgeSiteModel(runner.bridge)
     device, seed = loaded[0].device, loaded[0].task.seed
     sites = [
-        FeatureSite(one.task.site.hook_in, one.task.site.hook_out, interpretation.placed(device))
-        for one, interpretation in zip(loaded, interpretations, strict=True)
+        FeatureSite(site.hook_in, site.hook_out, adapt(interpretation, site.width).placed(device))
+        for site, interpretation in zip((one.task.site for one in loaded), interpretations, strict=True)
     ]
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
@@ -132,9 +133,7 @@ def measure_sites(
     return _result(values, [site.name for site in sites], shift, seed), values
 
 
-def _check_tasks(
-    loaded: Sequence[LoadedTask], interpretations: Sequence[Adapted], dtype: str
-) -> BridgeRunner:
+def _check_tasks(loaded: Sequence[LoadedTask], interpretations: Sequence[Any], dtype: str) -> BridgeRunner:
     if len(loaded) != len(interpretations) or not loaded:
         raise TaskError(
             f"{len(loaded)} tasks and {len(interpretations)} interpretations",
