@@ -19,8 +19,9 @@ from remainder.interpretation.protocol import adapt
 from remainder.loading.loaded import LoadedTask, open_task
 from remainder.measure.kernels import FittedRung, score
 from remainder.measure.losses import clean_pass
+from remainder.record.rungs import COUPLED
 from remainder.residual.calibration import Calibration
-from remainder.residual.ladder import Coupled
+from remainder.residual.gaussian import Coupled
 from remainder.residual.noise import NoiseKeys
 
 
@@ -49,7 +50,7 @@ def gaps(loaded: LoadedTask, thing: Any, alpha: float, seed: int) -> pd.Series:
         _, estimate = interpretation.reconstruct(batch.prefix.x_in, batch.spliced)
         residual = batch.prefix.x_out.double() - estimate.double()
         calibration.update(places, estimate.double(), residual, batch.spliced)
-    kernel = FittedRung("noisy", Coupled(alpha, 1.0).fit(calibration), 2)
+    kernel = FittedRung("noisy", COUPLED, Coupled(calibration, alpha, 1.0), 2)
     runner = loaded.runner("bfloat16")
     rows: list[dict[str, Any]] = []
     for batch in loaded.activations("evaluation", 32).batches(8):

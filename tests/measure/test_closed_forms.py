@@ -17,8 +17,10 @@ from scipy import special, stats
 
 from remainder.measure.annealed import annealed_loss, unit_log_means
 from remainder.measure.gaussianity import measure_gaussianity
+from remainder.record.rungs import RUNGS
 from remainder.residual.calibration import Calibration
-from remainder.residual.ladder import RUNGS, Context, ResidualModel
+from remainder.residual.kernel import Context, ResidualModel
+from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys
 
 Array = np.ndarray
@@ -200,11 +202,11 @@ def test_planted_impurities(shape: str, kept: int) -> None:
     clean, error = by_documents(-task.log_p(x, y))
     assert clean == pytest.approx(exact["clean"], abs=3 * error)
     for name in ("raw", "mean"):
-        model = RUNGS[name]().fit(calibration)
+        model = prepare(RUNGS[name], calibration)
         loss, error = by_documents(-task.log_p(drawn(model, context, 0), y))
         assert loss == pytest.approx(exact[f"{name} q"], abs=3 * error), name
     for name, draws_a_unit in (("full", 2), ("permuted", 1)):
-        model = RUNGS[name]().fit(calibration)
+        model = prepare(RUNGS[name], calibration)
         log_p = np.stack([task.log_p(drawn(model, context, i), y) for i in range(DRAWS)])
         loss, error = by_documents(-log_p.mean(0))
         assert error < 0.006
@@ -219,7 +221,7 @@ def test_labels_that_know_the_reconstruction_only_make_the_gaussian_residual_exa
     """All sources kept, y drawn given x̂: g is Gaussian and independent of (x̂, y), so L_q(full) = L_clean."""
     task = Impurities("geometric", SOURCES)
     calibration_x = task.calibration(100, 100)
-    model = RUNGS["full"]().fit(calibrated(calibration_x, task.reconstruct(calibration_x)))
+    model = prepare(RUNGS["full"], calibrated(calibration_x, task.reconstruct(calibration_x)))
     x, _ = task.evaluation(400, 100)
     reconstruction = task.reconstruct(x)
     one = np.random.default_rng(1).random(x.shape[:2]) < np.exp(
@@ -300,7 +302,7 @@ def test_losses_of_perturbative_rungs_and_their_coefficient() -> None:
     losses = []
     for order in (*ORDERS, np.inf):
         name = {1: "permuted", np.inf: "full-unshrunk"}.get(order, f"perturbative-{order}")
-        u = drawn(RUNGS[name]().fit(calibration), context, 0)
+        u = drawn(prepare(RUNGS[name], calibration), context, 0)
         e = u - u0
         control = slope * e + curvature / 2 * (e**2 - DEVIATION**2) + base - base_mean
         loss, error = by_documents((np.logaddexp(0, u) - control)[..., 0])
@@ -393,7 +395,7 @@ class Measured:
 
     def loss(self, name: str, draws: int = 4) -> Array:
         """Squared loss of each token [docs, pos], mean over draws."""
-        model = RUNGS[name]().fit(self.calibration)
+        model = prepare(RUNGS[name], self.calibration)
         return np.mean(
             [np.square(self.y - self.network.f(drawn(model, self.context, i))) for i in range(draws)], axis=0
         )
@@ -431,7 +433,7 @@ def test_linear_gives_the_clean_output_distribution_and_full_does_not(measured: 
     deviation = np.linalg.norm(a @ network.into)
     apart = np.hypot(np.linalg.norm(a @ network.x_hat), np.linalg.norm(a @ network.r))
     for name, expected in (("linear", deviation), ("full", apart), ("permuted", apart)):
-        out = network.f(drawn(RUNGS[name]().fit(measured.calibration), measured.context, 0)).ravel()
+        out = network.f(drawn(prepare(RUNGS[name], measured.calibration), measured.context, 0)).ravel()
         standard = (out - network.mean_y) / expected
         assert stats.kstest(standard, "norm").pvalue > 0.01, name
         assert standard.mean() == pytest.approx(0, abs=3 / np.sqrt(out.size))

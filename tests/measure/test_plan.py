@@ -22,6 +22,7 @@ from remainder.measure import precision
 from remainder.measure.plan import plan
 from remainder.record.store import read_record, write_record
 from remainder.report.tables import render
+from remainder.residual.ladder import TrueResidual
 from remainder.runs.cells import run as run_rows
 from remainder.task.spec import Tier, load_task
 
@@ -175,9 +176,7 @@ def test_values_hold_those_rungs_and_the_check_is_made_all_the_same() -> None:
 
 @pytest.mark.usefixtures("without_units")
 def test_a_broken_splice_is_found_on_the_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from remainder.measure import checks
-
-    monkeypatch.setattr(checks.RUNGS["true"], "sample", lambda self, context, draw: 0.9 * context.residual)
+    monkeypatch.setattr(TrueResidual, "sample", lambda self, context, draw: 0.9 * context.residual)
     with pytest.raises(MeasurementError, match="true residual back misses the clean loss"):
         evaluate(make_loaded(make_task(tiers=TIERS)), Shrink())
 

@@ -19,9 +19,10 @@ from remainder.api import evaluate
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Identity
 from remainder.loading.loaded import LoadedTask
-from remainder.measure import site as module
 from remainder.measure.plan import plan
 from remainder.record.schema import Record
+from remainder.residual.gaussian import Full
+from remainder.residual.ladder import TrueResidual
 from remainder.task.spec import Positions, Task, Tier
 from remainder.task.text import Corpus, Split, Windows
 
@@ -281,7 +282,7 @@ def test_the_checks_of_a_run_are_all_recorded_and_passed() -> None:
 
 
 def test_a_wrong_splice_is_caught_by_the_true_residual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.RUNGS["true"], "sample", lambda self, context, draw: 0.9 * context.residual)
+    monkeypatch.setattr(TrueResidual, "sample", lambda self, context, draw: 0.9 * context.residual)
     with pytest.raises(MeasurementError, match="misses the clean loss"):
         run()
 
@@ -373,14 +374,14 @@ def test_fewer_windows_are_the_first_ones_with_the_same_values() -> None:
 def test_two_interpretations_see_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """With residuals that differ by a constant factor, the fitted noises differ by just that factor."""
     seen: list[torch.Tensor] = []
-    real = module.RUNGS["full"].sample
+    real = Full.sample
 
     def spy(self: Any, context: Any, draw: Any) -> torch.Tensor:
         epsilon = real(self, context, draw)
         seen.append(epsilon - self.mean)
         return epsilon
 
-    monkeypatch.setattr(module.RUNGS["full"], "sample", spy)
+    monkeypatch.setattr(Full, "sample", spy)
     run(Shrink(0.9, 0.0), rungs=["full"])  # r = 0.1 x
     small = seen.copy()
     seen.clear()

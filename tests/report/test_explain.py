@@ -25,17 +25,17 @@ from remainder.cli import main as cli
 from remainder.errors import RecordError
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
 from remainder.record.number import Number
-from remainder.record.rungs import RUNG_ADDS
+from remainder.record.rungs import RUNGS
 from remainder.record.schema import CalibrationInfo, Check, Measurement, Record, SubmissionInfo
 from remainder.record.store import write_record
-from remainder.report.explain import NOISELESS, explain, ladder, rung_frame
+from remainder.report.explain import explain, ladder, rung_frame
 from remainder.report.tables import FORMATS
-from remainder.residual.ladder import RUNGS
 
 HARNESS = Path(cli.__file__).parents[2]
 RECORD = 7
 
 GAPS = {
+    **dict.fromkeys(RUNGS, 0.5),
     "raw": 0.35,
     "mean": 0.33,
     "isotropic": 0.9,
@@ -63,7 +63,6 @@ GAPS = {
     "noise-isotropic": 0.05,
 }
 """Each rung's mean gap, nats per token."""
-INDEPENDENT = ("perturbative", "permuted", "matched")
 GRID = [*((alpha, 1.0) for alpha in (0.25, 0.5, 0.75, 1.0, 1.25)), (1.0, 0.9), (1.0, 1.1), (0.5, 1.1)]
 
 
@@ -93,8 +92,9 @@ def ladder_values(
         add("evaluation", document, "clean", 0, tokens, clean)
         shared = generator.normal(0, spread)
         for rung, gap in gaps.items():
-            count = 1 if rung in NOISELESS else draws
-            unit = 1 if rung.startswith(INDEPENDENT) else 2
+            noise = RUNGS[rung].noise if rung in RUNGS else "none" if rung == "model" else "normal"
+            count = 1 if noise == "none" else draws
+            unit = 1 if noise == "bank" else 2
             for draw in range(count):
                 kl = (0.02 + abs(gap)) * generator.lognormal(-0.125, 0.5, tokens)
                 loss = clean + tokens * gap * (1 + shared + generator.normal(0, spread / 4))
@@ -149,7 +149,7 @@ def measured(gaps: tuple[tuple[str, float], ...]) -> Record:
     """A record of the whole ladder with these gaps, and of everything that values give."""
     values = ladder_values(dict(gaps))
     measurement = Measurement(
-        rungs=tuple(rung for rung in RUNG_ADDS if rung in dict(gaps)),
+        rungs=tuple(rung for rung in RUNGS if rung in dict(gaps)),
         pairs=2,
         annealed_draws=4,
         seed=0,
@@ -302,20 +302,15 @@ def test_rungs_stand_in_the_order_of_the_ladder(record: Record) -> None:
     start = next(i for i, line in enumerate(lines) if line.startswith("──")) + 1
     end = next(i for i, line in enumerate(lines) if i > start and not line)
     shown = [line.split()[0] for line in lines[start:end] if not line.startswith(" ")]
-    assert shown == [*RUNG_ADDS, "coupled"]
+    assert shown == [*RUNGS, "coupled"]
     for name, rung in record.metrics.rungs.items():
-        if name in RUNG_ADDS:
+        if name in RUNGS:
             (line,) = (line for line in lines[start:end] if line.startswith(f"{name} "))
             assert f" {rung.quenched.gap.value:.3f} [" in line
             assert line.endswith(f"{rung.quenched.kl.value:.3f}") or name == "true"
             annealed = "–¹" if rung.annealed is None else f"{rung.annealed.gap.value:.3f}"
             assert f" {annealed} " in line
     assert "¹ without noise, annealed is quenched" in lines
-
-
-def test_rungs_without_noise_are_those_of_the_kernels() -> None:
-    still = {name for name, make in RUNGS.items() if make().driver == "none"}
-    assert still == NOISELESS & set(RUNGS)
 
 
 def test_too_few_draws_are_given_as_the_reason() -> None:
@@ -356,7 +351,7 @@ def test_missing_numbers_have_their_reasons(record: Record) -> None:
 
 def test_the_frame_holds_the_numbers_of_the_record(record: Record) -> None:
     frame = rung_frame(record).set_index("rung")
-    assert list(frame.index) == [*RUNG_ADDS, "coupled"]
+    assert list(frame.index) == [*RUNGS, "coupled"]
     for name in frame.index:
         metrics = record.metrics.rungs[name]
         for part in ("loss", "gap", "kl", "kl_p99", "top1", "accuracy"):
@@ -612,7 +607,7 @@ def test_the_command_prints_the_text_and_draws_the_figure(written: Path, remaind
         assert remainder("explain", "x.json", "--save", name) == shown
         assert (written / name).read_bytes().startswith(magic)
     frame = pd.read_csv(io.StringIO(remainder("explain", "x.json", "--format", "csv").out))
-    assert list(frame["rung"]) == [*RUNG_ADDS, "coupled"]
+    assert list(frame["rung"]) == [*RUNGS, "coupled"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ CODE = """
 import resource, time
 import torch
 from remainder.residual.calibration import Calibration
-from remainder.residual.ladder import RUNGS, Context
+from remainder.record.rungs import RUNGS
+from remainder.residual.kernel import Context
+from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, Places
 
 width, windows, positions = 8192, 160, 125
@@ -26,7 +28,7 @@ for start in range(0, windows, 8):
 began = time.perf_counter()
 context = Context(Places(0, ("one", "two"), (0, 0)), torch.zeros(2, 128, width), torch.ones(2, 128).bool())
 for name in ("full", "diagonal", "full-unshrunk", "permuted"):
-    sample = RUNGS[name]().fit(calibration).sample(context, Draw(0))
+    sample = prepare(RUNGS[name], calibration).sample(context, Draw(0))
     power = float(sample.square().mean())
     assert 0.9 < power / 65 < 1.1, (name, power)
 print(calibration.tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter() - began)

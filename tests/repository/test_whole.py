@@ -20,9 +20,9 @@ from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.measure.directions import decoder_directions, gradient_directions
 from remainder.model.bridge import Prefix
 from remainder.record.couplings import QUICK_GRID, rung_of
+from remainder.record.rungs import NULLS, REFITS, RUNGS
 from remainder.record.schema import Record
 from remainder.record.store import read_record, recompute, write_record
-from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS
 from remainder.task.spec import Positions, Tier
 
 TIER = Tier(evaluation_windows=12, calibration_windows=16, fit_windows=20, pairs=1, dtype="float32")
@@ -76,7 +76,7 @@ def whole() -> tuple[Record, pd.DataFrame, Caught]:
 
 def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
     record, values, _ = whole()
-    assert set(record.metrics.rungs) == {*RUNGS, *FOLD_RUNGS, *NOISES, "coupled"}
+    assert set(record.metrics.rungs) == {*RUNGS, *REFITS, *NULLS, "coupled"}
     assert record.measurement.rungs == tuple(RUNGS)
     assert record.measurement.whole
     assert record.measurement.unmeasured == {}

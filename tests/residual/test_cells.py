@@ -7,9 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
+from remainder.record.rungs import RUNGS
 from remainder.residual.calibration import Calibration
 from remainder.residual.cells import MINIMUM, Cells, fit_cells
-from remainder.residual.ladder import RUNGS, Context
+from remainder.residual.kernel import Context
+from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys
 
 
@@ -139,7 +141,7 @@ def test_matched_draws_come_from_the_cell_and_uniformly_from_all_of_it() -> None
     mask = torch.from_numpy(generator.random((40, 25)) < 0.9)
     calibration = Calibration.empty(3)
     calibration.update(NoiseKeys(3, tuple(f"c-{i}" for i in range(40)), (0,) * 40), x, residual, mask)
-    model = RUNGS["matched"]().fit(calibration)
+    model = prepare(RUNGS["matched"], calibration)
 
     wanted = torch.from_numpy(generator.integers(0, 3, (300, 50)))
     reconstruction = 100.0 * torch.nn.functional.one_hot(wanted, 3).double()

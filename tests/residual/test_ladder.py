@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,17 +11,23 @@ import torch
 from scipy import linalg, stats
 
 from remainder.errors import MeasurementError
-from remainder.record.rungs import FOLDS, PERTURBATIVE, RUNG_ADDS
+from remainder.record.rungs import COUPLED, FOLDS, NULLS, PERTURBATIVE, REFITS, RUNGS
 from remainder.residual import calibration as calibration_module
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of
 from remainder.residual.gaussian import Radial, Temporal
-from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Context, Coupled
+from remainder.residual.kernel import Context
+from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys, folds
-from remainder.residual.real import Perturbative
+from remainder.residual.real import Permuted, Perturbative
 
-KERNELS = {**RUNGS, **NOISES, **FOLD_RUNGS, "coupled": partial(Coupled, 0.75, 1.1)}
-SEES_X = {"true", "noise-directional", "noise-isotropic"}
+KERNELS = {**RUNGS, **NULLS, **REFITS, "coupled": COUPLED._replace(arguments=(0.75, 1.1))}
+LADDER = [
+    *("raw", "mean", "isotropic", "diagonal", "full", "full-unshrunk", "linear-mean", "linear", "temporal"),
+    *("radial", "perturbative-32", "perturbative-8", "perturbative-4", "perturbative-2", "permuted"),
+    *("permuted-block", "matched", "true"),
+]
+"""Rungs that records hold: names and order, which stay as they are when others come."""
 
 
 def places_of(documents: int, prefix: str = "page") -> NoiseKeys:
@@ -91,8 +96,15 @@ def assert_covariance(rows: torch.Tensor, expected: torch.Tensor, sampled: float
 
 
 def test_the_names_are_those_of_the_ladder_in_order() -> None:
-    assert list(RUNGS) == list(RUNG_ADDS)
-    assert len(FOLD_RUNGS) == FOLDS
+    assert [name for name in RUNGS if name in LADDER] == LADDER
+    assert list(REFITS) == ["full-fold-1", "full-fold-2", "full-fold-3"]
+    assert list(NULLS) == ["noise-fitted", "noise-directional", "noise-isotropic"]
+
+
+def test_only_a_check_and_denominators_may_see_x() -> None:
+    sees_x = {name for name, rung in KERNELS.items() if "residual" in rung.needs}
+    assert sees_x == {"true", "noise-directional", "noise-isotropic"}
+    assert {name for name, rung in KERNELS.items() if rung.base == "activation"} == set(NULLS)
 
 
 def test_raw_mean_and_true_are_exact() -> None:
@@ -103,32 +115,31 @@ def test_raw_mean_and_true_are_exact() -> None:
         "mean": rows.reshape(-1, 4).mean(0).expand(3, 5, 4),
         "true": context.residual,
     }.items():
-        sample = RUNGS[name]().fit(calibration).sample(context, Draw(0))
+        sample = prepare(RUNGS[name], calibration).sample(context, Draw(0))
         torch.testing.assert_close(sample, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_only_those_that_declare_it_can_see_x(name: str) -> None:
-    kernel = KERNELS[name]().fit(coupled_calibration())
+    kernel = prepare(KERNELS[name], coupled_calibration())
     context = evaluation()
     assert context.residual is not None
     order = torch.randperm(15, generator=torch.Generator().manual_seed(2))
     # x in another order, given the same reconstruction
     permuted = replace(context, residual=context.residual.reshape(15, 4)[order].reshape(3, 5, 4))
     same = torch.equal(kernel.sample(context, Draw(0)), kernel.sample(permuted, Draw(0)))
-    assert kernel.needs_residual is (name in SEES_X)
-    assert same is not kernel.needs_residual
-    blind = context.without_residual()
-    if kernel.needs_residual:
+    needs = KERNELS[name].needs
+    assert same is ("residual" not in needs)
+    given = kernel.sample(context.limited_to(needs), Draw(0))
+    assert torch.equal(given, kernel.sample(context, Draw(0)))
+    if needs:
         with pytest.raises(MeasurementError, match="needs the residual"):
-            kernel.sample(blind, Draw(0))
-    else:
-        assert torch.equal(kernel.sample(blind, Draw(0)), kernel.sample(context, Draw(0)))
+            kernel.sample(context.limited_to(()), Draw(0))
 
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_batches_and_order_change_no_sample(name: str) -> None:
-    kernel = KERNELS[name]().fit(coupled_calibration())
+    kernel = prepare(KERNELS[name], coupled_calibration())
     context = evaluation(6)
     whole = kernel.sample(context, Draw(3))
     assert whole.dtype == torch.float64
@@ -141,7 +152,7 @@ def test_batches_and_order_change_no_sample(name: str) -> None:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_memoised_noise_is_the_same_noise(name: str) -> None:
-    kernel = KERNELS[name]().fit(coupled_calibration())
+    kernel = prepare(KERNELS[name], coupled_calibration())
     shared, draws = evaluation(), [Draw(i) for i in (0, 1, 2, 1, 0)]
     for draw in draws:
         assert torch.equal(kernel.sample(shared, draw), kernel.sample(evaluation(), draw))
@@ -150,7 +161,7 @@ def test_memoised_noise_is_the_same_noise(name: str) -> None:
 def test_drivers_say_what_the_draws_do_and_pairs_are_mirror_images() -> None:
     calibration, context = coupled_calibration(), evaluation()
     mean = calibration.mean.expand(3, 5, 4)
-    told = RUNGS["linear-mean"]().fit(calibration).sample(context, Draw(0))
+    told = prepare(RUNGS["linear-mean"], calibration).sample(context, Draw(0))
     drawn_to = {
         **dict.fromkeys(("isotropic", "diagonal", "full", "temporal", "radial"), mean),
         "full-unshrunk": calibration.bank.rows().double().mean(0).expand(3, 5, 4),
@@ -166,25 +177,24 @@ def test_drivers_say_what_the_draws_do_and_pairs_are_mirror_images() -> None:
         drawn_to[f"full-fold-{fold + 1}"] = (
             torch.stack([part.count * part.mean for part in others]).sum(0) / rows
         ).expand(3, 5, 4)
-    found = {}
-    for name, kind in KERNELS.items():
-        kernel = kind().fit(calibration)
-        first, second, third = (kernel.sample(context, Draw(i)) for i in (0, 1, 2))
-        found[name] = kernel.driver
-        if kernel.driver == "normal":
-            torch.testing.assert_close((first + second) / 2, drawn_to[name], rtol=1e-9, atol=1e-9)
+    for name, rung in KERNELS.items():
+        kernel = prepare(rung, calibration)
+        first, second, third, fourth = (kernel.sample(context, Draw(i)) for i in (0, 1, 2, 3))
+        if rung.noise == "normal":
+            centre = drawn_to.get(name, (third + fourth) / 2)
+            torch.testing.assert_close((first + second) / 2, centre, rtol=1e-9, atol=1e-9)
             assert float((first - second).abs().amax(-1).min()) > 1e-3  # there is noise at every position
             assert not torch.equal(first, third)
-        elif kernel.driver == "none":
+        elif rung.noise == "none":
             assert torch.equal(first, second)
         else:  # real residuals: negated, they would lose their odd cumulants
             assert not torch.equal(first, second)
             spliced = context.mask
             assert float((first + second - 2 * mean)[spliced].abs().amax(-1).max()) > 1e-3
-    assert {name for name, driver in found.items() if driver == "normal"} == set(drawn_to)
-    assert {name for name, driver in found.items() if driver == "bank"} == {
-        *(f"perturbative-{m}" for m in PERTURBATIVE), "permuted", "permuted-block", "matched"
-    }  # fmt: skip
+    assert {KERNELS[name].noise for name in drawn_to} == {"normal"}
+    of_bank = [*(f"perturbative-{m}" for m in PERTURBATIVE), "permuted", "permuted-block", "matched"]
+    assert {KERNELS[name].noise for name in of_bank} == {"bank"}
+    assert {KERNELS[name].noise for name in ("raw", "mean", "linear-mean", "true")} == {"none"}
 
 
 # -------------------------------------------------------------------------------------- Gaussian rungs
@@ -198,7 +208,7 @@ def test_full_is_gaussian_with_the_shrunk_covariance(directions: int) -> None:
     calibration = calibrated(residuals(30, 40, width) @ torch.from_numpy(basis @ basis.T))
     covariance = covariance_of(calibration)
     assert isinstance(covariance, DenseCovariance)
-    sample = RUNGS["full"]().fit(calibration).sample(context_of(gaussian(100, 200, width)), Draw(0))
+    sample = prepare(RUNGS["full"], calibration).sample(context_of(gaussian(100, 200, width)), Draw(0))
     rows = sample - calibration.mean
     assert_covariance(rows, covariance.matrix)
     assert float((rows @ torch.from_numpy(np.eye(width) - basis @ basis.T)).abs().max()) < 1e-6
@@ -219,7 +229,7 @@ def test_isotropic_diagonal_and_full_unshrunk_have_their_covariances() -> None:
         "full-unshrunk": (bank.mean(0), torch.cov(bank.T, correction=0)),
     }
     for name, (mean, sigma) in expected.items():
-        noise = RUNGS[name]().fit(calibration).sample(context_of(gaussian(100, 200, 4)), Draw(0))
+        noise = prepare(RUNGS[name], calibration).sample(context_of(gaussian(100, 200, 4)), Draw(0))
         assert_covariance(noise - mean, sigma)
 
 
@@ -232,15 +242,15 @@ def test_refits_leave_the_documents_of_one_fold_out() -> None:
         part = Calibration.empty(3)
         places = NoiseKeys(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
         part.update(places, torch.zeros(len(kept), 10, 3), rows[kept], torch.ones(len(kept), 10).bool())
-        refitted = FOLD_RUNGS[f"full-fold-{fold + 1}"]().fit(calibration)
-        expected = RUNGS["full"]().fit(part)
+        refitted = prepare(REFITS[f"full-fold-{fold + 1}"], calibration)
+        expected = prepare(RUNGS["full"], part)
         torch.testing.assert_close(refitted.sample(context, Draw(0)), expected.sample(context, Draw(0)))
     part = Calibration.empty(3)
     kept = np.flatnonzero(dealt != 1).tolist()
     places = NoiseKeys(3, tuple(f"calibration-{i}" for i in kept), (0,) * len(kept))
     part.update(places, torch.zeros(len(kept), 10, 3), rows[kept], torch.ones(len(kept), 10).bool())
     with pytest.raises(NotMeasurableError, match="no document fell into fold 2"):
-        FOLD_RUNGS["full-fold-2"]().fit(part)
+        prepare(REFITS["full-fold-2"], part)
 
 
 def test_linear_is_the_gaussian_of_r_given_the_reconstruction() -> None:
@@ -250,8 +260,8 @@ def test_linear_is_the_gaussian_of_r_given_the_reconstruction() -> None:
     r = x @ matrix.T + gaussian(300, 100, width, seed=9) @ mixing.T + 2.0
     calibration = calibrated(r, x)
     context = context_of(gaussian(200, 100, width), gaussian(200, 100, width, seed=10) + 3.0)
-    noise = RUNGS["linear"]().fit(calibration).sample(context, Draw(0))
-    told = RUNGS["linear-mean"]().fit(calibration).sample(context, Draw(0))
+    noise = prepare(RUNGS["linear"], calibration).sample(context, Draw(0))
+    told = prepare(RUNGS["linear-mean"], calibration).sample(context, Draw(0))
     assert_covariance(noise - told, mixing @ mixing.T, sampled=np.sqrt(1 + 20_000 / 30_000))
     # Where x̂ lies by its own law, predictions are known to √(d/N) of the noise; here it lies farther out.
     error = 5 * float(mixing.norm()) * np.sqrt(width / 30_000) * 4
@@ -260,12 +270,13 @@ def test_linear_is_the_gaussian_of_r_given_the_reconstruction() -> None:
 
 def test_coupled_is_its_formula() -> None:
     calibration, context = coupled_calibration(), evaluation()
-    full = RUNGS["full"]().fit(calibration).sample(context, Draw(2))
+    full = prepare(RUNGS["full"], calibration).sample(context, Draw(2))
     mean, centre = calibration.mean, calibration.reconstruction_mean
     assert float(centre.abs().max()) > 0.01
     for alpha, beta in [(1.0, 1.0), (0.0, 1.0), (0.5, 0.9), (1.25, 1.1)]:
         expected = (beta - 1) * (context.reconstruction - centre) + mean + alpha * (full - mean)
-        sample = Coupled(alpha, beta).fit(calibration).sample(context, Draw(2))
+        rung = COUPLED._replace(arguments=(alpha, beta))
+        sample = prepare(rung, calibration).sample(context, Draw(2))
         torch.testing.assert_close(sample, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -295,7 +306,7 @@ def lag_products(windows: torch.Tensor, lag: int) -> torch.Tensor:
 def test_temporal_reproduces_an_autoregression() -> None:
     rows = autoregressive(1500, seed=0)
     calibration = calibrated(rows)
-    model = RUNGS["temporal"]().fit(calibration)
+    model = prepare(RUNGS["temporal"], calibration)
     sample = model.sample(context_of(torch.zeros(1500, POSITIONS, 3).double()), Draw(0))
     for lag in range(POSITIONS):
         found, fitted = lag_products(sample, lag), lag_products(rows, lag)
@@ -316,7 +327,7 @@ def test_temporal_reproduces_an_autoregression() -> None:
 def test_temporal_estimates_lags_between_spliced_positions_only() -> None:
     rows, mask = autoregressive(800, seed=1), gaussian(800, POSITIONS, seed=2) < 0.5
     spoilt = torch.where(mask[..., None], rows, 1e6)
-    one, other = (RUNGS["temporal"]().fit(calibrated(data, mask=mask)) for data in (rows, spoilt))
+    one, other = (prepare(RUNGS["temporal"], calibrated(data, mask=mask)) for data in (rows, spoilt))
     assert isinstance(one, Temporal)
     assert isinstance(other, Temporal)
     assert torch.equal(one.correlation, other.correlation)
@@ -338,7 +349,7 @@ def test_temporal_estimates_lags_between_spliced_positions_only() -> None:
 def test_temporal_stays_a_covariance_where_lags_are_rough_and_fits_shorter_windows() -> None:
     # Three windows: lag correlations as estimated are no covariance at all.
     rows = autoregressive(3, seed=3)
-    model = RUNGS["temporal"]().fit(calibrated(rows))
+    model = prepare(RUNGS["temporal"], calibrated(rows))
     assert isinstance(model, Temporal)
     lags = (torch.arange(POSITIONS)[:, None] - torch.arange(POSITIONS)).abs()
     assert float(torch.linalg.eigvalsh(model.correlation[lags])[0]) < -0.01
@@ -356,7 +367,7 @@ def test_temporal_stays_a_covariance_where_lags_are_rough_and_fits_shorter_windo
 
 def test_radial_has_real_lengths_and_uniform_directions() -> None:
     calibration = calibrated(residuals(5, 6, 4))
-    model = RUNGS["radial"]().fit(calibration)
+    model = prepare(RUNGS["radial"], calibration)
     covariance = covariance_of(calibration)
     assert isinstance(model, Radial)
     assert isinstance(covariance, DenseCovariance)
@@ -381,38 +392,36 @@ def test_radial_has_real_lengths_and_uniform_directions() -> None:
 @pytest.mark.parametrize("name", ["temporal", "radial"])
 def test_what_cannot_be_whitened_is_not_measurable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotMeasurableError, match="constant on calibration"):
-        RUNGS[name]().fit(calibrated(torch.ones(4, 5, 3).double()))
+        prepare(RUNGS[name], calibrated(torch.ones(4, 5, 3).double()))
     monkeypatch.setattr(calibration_module, "LARGE", 3)
     with pytest.raises(NotMeasurableError, match="as a matrix"):
-        RUNGS[name]().fit(calibrated(residuals(4, 5, 3)))
+        prepare(RUNGS[name], calibrated(residuals(4, 5, 3)))
 
 
 def test_from_large_widths_on_rungs_need_no_matrix_or_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration_module, "LARGE", 4)
     calibration, context, missing = coupled_calibration(), evaluation(), set()
     assert calibration.is_large
-    for name, kind in KERNELS.items():
+    for name, rung in KERNELS.items():
         try:
-            kernel = kind().fit(calibration)
+            kernel = prepare(rung, calibration)
         except NotMeasurableError:
             missing.add(name)
             continue
         sample = kernel.sample(context, Draw(0))
         assert torch.isfinite(sample).all()
-        if (
-            kernel.driver == "normal"
-            and not kernel.needs_residual
-            and name not in ("noise-fitted", "coupled")
-        ):
+        if name in ("isotropic", "diagonal", "full", "full-unshrunk"):
             middle = (sample + kernel.sample(context, Draw(1))) / 2
             torch.testing.assert_close(middle, calibration.mean.expand(3, 5, 4), rtol=1e-5, atol=1e-5)
-    assert missing == {"linear-mean", "linear", "temporal", "radial", *FOLD_RUNGS}
+    assert missing & {*LADDER, *NULLS, *REFITS, "coupled"} == {
+        "linear-mean", "linear", "temporal", "radial", *REFITS
+    }  # fmt: skip
 
 
 def test_a_constant_residual_leaves_the_mean() -> None:
     calibration = calibrated(torch.full((6, 5, 3), 0.1).double())
-    for name in set(RUNGS) - {"raw", "true", "temporal", "radial"}:
-        sample = RUNGS[name]().fit(calibration).sample(context_of(gaussian(2, 2, 3)), Draw(0))
+    for name in set(LADDER) - {"raw", "true", "temporal", "radial"}:
+        sample = prepare(RUNGS[name], calibration).sample(context_of(gaussian(2, 2, 3)), Draw(0))
         torch.testing.assert_close(sample, torch.full((2, 2, 3), 0.1).double(), rtol=1e-6, atol=1e-6)
 
 
@@ -421,7 +430,7 @@ def test_a_constant_residual_leaves_the_mean() -> None:
 
 def test_permuted_draws_real_residuals_uniformly_and_anew_at_each_position() -> None:
     rows = torch.arange(24.0).reshape(4, 6, 1).double()
-    sample = RUNGS["permuted"]().fit(calibrated(rows)).sample(context_of(gaussian(60, 200, 1)), Draw(0))
+    sample = prepare(RUNGS["permuted"], calibrated(rows)).sample(context_of(gaussian(60, 200, 1)), Draw(0))
     counts = np.bincount(sample.long().ravel().numpy(), minlength=24)
     assert set(sample.ravel().tolist()) == set(range(24))
     assert stats.chisquare(counts).pvalue > 0.001
@@ -434,11 +443,11 @@ def test_real_residuals_are_kept_whole_and_some_are_needed(name: str) -> None:
     rows = residuals(3, 4, 5).float().double()
     mask = torch.ones(3, 4).bool()
     mask[1, 2] = False
-    sample = RUNGS[name]().fit(calibrated(rows, mask=mask)).sample(context_of(gaussian(6, 7, 5)), Draw(0))
+    sample = prepare(RUNGS[name], calibrated(rows, mask=mask)).sample(context_of(gaussian(6, 7, 5)), Draw(0))
     distances = torch.cdist(sample.reshape(-1, 5), rows[mask])
     assert float(distances.amin(1).max()) < 1e-6
     with pytest.raises(MeasurementError, match="empty"):
-        RUNGS[name]().fit(Calibration.empty(5))
+        prepare(RUNGS[name], Calibration.empty(5))
 
 
 def cumulants(rows: np.ndarray) -> np.ndarray:
@@ -452,11 +461,9 @@ def cumulants(rows: np.ndarray) -> np.ndarray:
 def test_perturbative_scales_every_cumulant_by_its_power(order: int) -> None:
     rows = residuals(10, 30, 2)
     calibration = calibrated(rows)
-    model = (
-        Perturbative(order).fit(calibration)
-        if order == 1
-        else RUNGS[f"perturbative-{order}"]().fit(calibration)
-    )
+    model = Perturbative(calibration, order)
+    if order > 1:
+        model = prepare(RUNGS[f"perturbative-{order}"], calibration)
     sample = model.sample(context_of(gaussian(200, 1000, 2)), Draw(0))
     for direction in ([1.0, 0.0], [0.6, -0.8]):
         along = sample.numpy() @ direction
@@ -474,8 +481,8 @@ def test_perturbative_begins_at_permuted_and_its_residuals_are_nested() -> None:
     calibration, context = calibrated(residuals(10, 30, 3)), context_of(gaussian(4, 50, 3))
     mean = calibration.bank.rows().double().mean(0)
     one, two, four, permuted = (
-        kind.fit(calibration).sample(context, Draw(5))
-        for kind in (Perturbative(1), Perturbative(2), Perturbative(4), RUNGS["permuted"]())
+        model.sample(context, Draw(5))
+        for model in (*(Perturbative(calibration, m) for m in (1, 2, 4)), Permuted(calibration))
     )
     torch.testing.assert_close(one, permuted, rtol=1e-12, atol=1e-12)
     # What the second and what the next two added are real residuals again.
@@ -498,7 +505,7 @@ def test_permuted_block_is_a_contiguous_run_of_one_window() -> None:
     lengths = seen.sum(1).tolist()
     mask = torch.rand(2000, 15, generator=generator) < 0.8
     context = replace(context_of(gaussian(2000, 15, 2)), mask=mask)
-    model = RUNGS["permuted-block"]().fit(calibrated(rows, mask=seen))
+    model = prepare(RUNGS["permuted-block"], calibrated(rows, mask=seen))
     sample = model.sample(context, Draw(0))
     assert not sample[~mask].any()
     starts: dict[int, list[int]] = {window: [] for window in range(windows) if window != 3}
@@ -526,10 +533,10 @@ def test_denominators_have_the_lengths_and_directions_that_they_claim() -> None:
     residual[0, 0] = 0.0
     context = context_of(residual)
     fitted, directional, isotropic = (
-        NOISES[f"noise-{name}"]().fit(calibration).sample(context, Draw(0))
+        prepare(NULLS[f"noise-{name}"], calibration).sample(context, Draw(0))
         for name in ("fitted", "directional", "isotropic")
     )
-    full = RUNGS["full"]().fit(calibration).sample(context, Draw(0))
+    full = prepare(RUNGS["full"], calibration).sample(context, Draw(0))
     mean = calibration.moments.mean
     torch.testing.assert_close(fitted, full - 2 * mean)  # the same z about −μ
     for sample in (directional, isotropic):
@@ -545,9 +552,9 @@ def test_denominators_have_the_lengths_and_directions_that_they_claim() -> None:
 def test_a_direction_cannot_come_from_a_constant_residual() -> None:
     context = context_of(gaussian(2, 2, 3))
     with pytest.raises(NotMeasurableError, match="no direction to follow"):
-        NOISES["noise-directional"]().fit(calibrated(torch.ones(4, 5, 3).double()))
+        prepare(NULLS["noise-directional"], calibrated(torch.ones(4, 5, 3).double()))
     # If it is nought on calibration, it may be nought on evaluation as well; if it is not, that is an error.
-    model = NOISES["noise-directional"]().fit(calibrated(torch.zeros(4, 5, 3).double()))
+    model = prepare(NULLS["noise-directional"], calibrated(torch.zeros(4, 5, 3).double()))
     nought = context_of(torch.zeros(2, 2, 3).double())
     assert not model.sample(nought, Draw(0)).any()
     with pytest.raises(MeasurementError, match="covariance is zero"):
@@ -569,7 +576,7 @@ def test_control_two_points() -> None:
     context = context_of(a * gaussian(1000, 200, 1).sign())
     gaussian_rate = 2 * stats.norm.cdf(-theta / a)
     assert gaussian_rate == pytest.approx(0.13361, abs=5e-6)
-    expected = dict.fromkeys(RUNGS, 0.0)
+    expected = dict.fromkeys(LADDER, 0.0)
     # Correlation across positions is noticed by `temporal`: neighbours are of opposite sign.
     expected |= dict.fromkeys(
         ("isotropic", "diagonal", "full", "full-unshrunk", "linear", "temporal"), gaussian_rate
@@ -578,8 +585,8 @@ def test_control_two_points() -> None:
         ups = np.arange(m + 1)
         beyond = np.abs(2 * ups - m) * a / np.sqrt(m) > theta
         expected[f"perturbative-{m}"] = float(stats.binom.pmf(ups, m, 0.5)[beyond].sum())
-    for name, kind in RUNGS.items():
-        wrong = kind().fit(calibration).sample(context, Draw(0))[..., 0].abs() > theta
+    for name in LADDER:
+        wrong = prepare(RUNGS[name], calibration).sample(context, Draw(0))[..., 0].abs() > theta
         error = float(wrong.double().mean(1).std()) / np.sqrt(1000)
         assert rate(wrong) == pytest.approx(expected[name], abs=3 * error), name
 
@@ -590,8 +597,8 @@ def test_control_parity() -> None:
     assert context.residual is not None
     y = context.residual.prod(-1)
     calibration = calibrated(gaussian(60, 200, 3, seed=5).sign())
-    for name, kind in RUNGS.items():
-        sample = kind().fit(calibration).sample(context, Draw(0))
+    for name in LADDER:
+        sample = prepare(RUNGS[name], calibration).sample(context, Draw(0))
         wrong = torch.where(sample.prod(-1) >= 0, 1.0, -1.0) != y
         assert rate(wrong) == pytest.approx(0.0 if name == "true" else 0.5, abs=5 * 0.5 / np.sqrt(y.numel()))
         # Nor does its cross-entropy under P(y = 1) = Φ(product) prefer either label.

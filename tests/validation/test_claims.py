@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from remainder.errors import TaskError
-from remainder.record.rungs import ALL, RUNG_ADDS
+from remainder.record.rungs import ALL, RUNGS
 from remainder.validation.claims import needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import read_figure
 
@@ -66,7 +66,7 @@ def test_only_what_is_needed_is_measured(texts: list[str], rungs: set[str], pair
     found = needs([parse_quantity(text, "here") for text in texts])
     assert set(found.rungs) == rungs
     assert found.pairs == pairs
-    assert set(found.rungs) <= {*RUNG_ADDS, ALL}
+    assert set(found.rungs) <= {*RUNGS, ALL}
 
 
 def test_claims_are_of_the_seed_and_the_parameters() -> None:

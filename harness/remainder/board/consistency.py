@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import RecordError
-from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
+from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
 from remainder.record.store import measurement_key, recompute
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
@@ -84,7 +84,7 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Settings that the values contradict."""
     stated = record.measurement
     rows = of_split(values)
-    known = RUNG_ADDS if record.metrics.circuit is None else CIRCUIT_RUNGS
+    known = RUNGS if record.metrics.circuit is None else CIRCUIT_RUNGS
     there = set(rows["rung"]) & set(known)
     expected = set(stated.rungs) - set(stated.unmeasured)
     if there != expected:

@@ -16,9 +16,10 @@ from remainder.errors import MeasurementError
 from remainder.measure.kernels import FittedRung, splice
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.model.bridge import Runner
+from remainder.record.rungs import RUNGS
 from remainder.record.schema import Check
 from remainder.record.values import of_split
-from remainder.residual.ladder import RUNGS
+from remainder.residual.ladder import Raw, TrueResidual
 from remainder.residual.noise import Draw, NoiseKeys
 
 __all__ = [
@@ -85,7 +86,7 @@ def check_true_of_batch(
     Raises:
         MeasurementError: if it does not.
     """
-    kernel = FittedRung("true", RUNGS["true"](), 1)
+    kernel = FittedRung("true", RUNGS["true"], TrueResidual())
     scores, _ = spliced_pass(runner, clean, splice(kernel, Draw(0), clean.batch, reconstruction, places))
     gap = (sum(scores.loss) - sum(clean.scores.loss)) / max(sum(scores.tokens), 1)
     return _true(gap, "loss with the true residual, less the clean loss, on one batch")
@@ -110,7 +111,7 @@ def dtype_deviation(
 ) -> Deviation:
     """What `runner`'s dtype does to the clean loss and to the raw gap, against that of `exact_runner`."""
     exact = clean_pass(exact_runner, clean.batch)
-    kernel = FittedRung("raw", RUNGS["raw"](), 1)
+    kernel = FittedRung("raw", RUNGS["raw"], Raw())
     spliced = splice(kernel, Draw(0), clean.batch, reconstruction, places)
     raw, _ = spliced_pass(runner, clean, spliced)
     exact_raw, _ = spliced_pass(exact_runner, exact, spliced)

@@ -353,7 +353,7 @@ class _Gains:
 def _radial_gain(calibration: Calibration, radii: Array, gains: _Gains) -> Number:
     from scipy import stats
 
-    known = Radial().fit(calibration).radii.cpu().numpy()
+    known = Radial(calibration).radii.cpu().numpy()
     if min(float(known.min()), float(radii.min())) <= 0:
         return Number.null("a residual equals the mean exactly: its length has no logarithm")
     logs = np.log(known)
@@ -370,7 +370,7 @@ def _linear_gain(
     reconstructions: Float[Tensor, "rows d"],
     gains: _Gains,
 ) -> Number:
-    linear = Linear().fit(calibration)
+    linear = Linear(calibration)
     if linear.covariance.rank != covariance.rank:
         return Number.null(
             f"given x̂ the residual has {linear.covariance.rank} dimensions, without it {covariance.rank}: "

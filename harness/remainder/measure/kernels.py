@@ -20,49 +20,46 @@ from remainder.loading.activations import Batch
 from remainder.measure.annealed import annealed_loss, unit_log_means
 from remainder.measure.losses import Clean, WindowScores, spliced_pass, window_sums
 from remainder.model.bridge import Runner
+from remainder.record.rungs import RungSpec
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError
-from remainder.residual.ladder import Context, ResidualModel
+from remainder.residual.kernel import Context, ResidualModel
+from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys
 
 __all__ = ["FittedRung", "fit_kernels", "score", "splice", "table_rows"]
 
 
 class FittedRung(NamedTuple):
-    """A fitted residual model, by what it is called, and what its sample is added to."""
+    """A rung of the table, its model fitted, and the number of draws it takes."""
 
     name: str
+    rung: RungSpec
     model: ResidualModel
-    draws: int
-    around_x: bool = False
+    draws: int = 1
 
     @property
     def draws_a_unit(self) -> int:
         """Draws that are not independent of each other: an antithetic pair is one unit."""
-        return 2 if self.model.driver == "normal" else 1
+        return 2 if self.rung.noise == "normal" else 1
 
 
 def fit_kernels(
-    models: Mapping[str, Callable[[], ResidualModel]],
-    calibration: Calibration,
-    draws: Callable[[str], int],
-    *,
-    around_x: bool = False,
+    rungs: Mapping[str, RungSpec], calibration: Calibration, draws: Callable[[str], int]
 ) -> tuple[list[FittedRung], dict[str, str]]:
-    """Every model fitted, and why some could not be.
+    """Every rung fitted that the residual admits, and the reasons why the others could not be.
 
     Args:
-        draws: how many a noisy model of this name takes.
-        around_x: whether samples are added to the clean activation instead of the reconstruction.
+        draws: number of draws for a noisy rung of this name.
     """
     kernels, unmeasured = [], {}
-    for name, make in models.items():
+    for name, rung in rungs.items():
         try:
-            model = make().fit(calibration)
+            model = prepare(rung, calibration)
         except NotMeasurableError as problem:
             unmeasured[name] = problem.what
             continue
-        kernels.append(FittedRung(name, model, 1 if model.driver == "none" else draws(name), around_x))
+        kernels.append(FittedRung(name, rung, model, 1 if rung.noise == "none" else draws(name)))
     return kernels, unmeasured
 
 
@@ -106,15 +103,14 @@ def splice(
     places: NoiseKeys,
     memo: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "docs pos d"]:
-    """x̂ + ε (or x + ε) where something is spliced, x elsewhere.
+    """x̂ + ε (or x + ε, or the sample alone) where something is spliced, x elsewhere.
 
     Sums are made in float64, so that x̂ + (x − x̂) is x to the bit whatever the suffix's dtype.
     """
     x, estimate = batch.prefix.x_out.double(), reconstruction.double()
     context = Context(places, estimate, batch.spliced, x - estimate, {} if memo is None else memo)
-    if not kernel.model.needs_residual:
-        context = context.without_residual()
-    spliced = (x if kernel.around_x else estimate) + kernel.model.sample(context, draw)
+    base = {"reconstruction": estimate, "activation": x, "nothing": torch.zeros_like(x)}[kernel.rung.base]
+    spliced = base + kernel.model.sample(context.limited_to(kernel.rung.needs), draw)
     return torch.where(batch.spliced[..., None], spliced, x).float()
 
 

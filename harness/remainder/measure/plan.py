@@ -14,8 +14,7 @@ from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
 from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL
-from remainder.residual.ladder import NOISES, RUNGS
+from remainder.record.rungs import ALL, NULLS, RUNGS
 from remainder.task.spec import Task, Tier
 
 __all__ = ["Plan", "plan"]
@@ -151,7 +150,7 @@ def _nulls(tier: str, rungs: tuple[str, ...], *, whole: bool) -> tuple[str, ...]
     """The nulls whose ratios somebody will read: of raw alone none, of a quick look the one in its table."""
     if rungs == ("raw",):
         return ()
-    return (_NULL,) if tier == _QUICK and not whole else tuple(NOISES)
+    return (_NULL,) if tier == _QUICK and not whole else tuple(NULLS)
 
 
 def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[str, ...]]:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pandas as pd
@@ -46,6 +45,7 @@ from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.record.metrics import Gaussianity
 from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
+from remainder.record.rungs import COUPLED, NULLS, REFITS, RUNGS
 from remainder.record.schema import (
     CalibrationInfo,
     Check,
@@ -60,7 +60,6 @@ from remainder.record.summary import couplings
 from remainder.record.values import canonical_values
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
-from remainder.residual.ladder import FOLD_RUNGS, NOISES, RUNGS, Coupled
 from remainder.residual.noise import NoiseKeys
 from remainder.submission.aliases import require_same
 from remainder.task.text import Split
@@ -289,23 +288,21 @@ class _Run:
 
     def _fit(self, calibration: Calibration) -> list[FittedRung]:
         """Every rung of the plan, refits, and the denominators of the Gaussian ratio."""
-        models = {rung: RUNGS[rung] for rung in self.plan.rungs}
-        if self.plan.whole:
-            models |= FOLD_RUNGS
-        kernels, unmeasured = fit_kernels(models, calibration, self.plan.draws)
-        nulls = {name: NOISES[name] for name in self.plan.nulls}
-        noises, unmeasured_noises = fit_kernels(nulls, calibration, self.plan.draws, around_x=True)
-        self.unmeasured |= unmeasured | unmeasured_noises
+        rungs = {name: RUNGS[name] for name in self.plan.rungs}
+        refits = REFITS if self.plan.whole else {}
+        nulls = {name: NULLS[name] for name in self.plan.nulls}
+        kernels, unmeasured = fit_kernels(rungs | refits | nulls, calibration, self.plan.draws)
+        self.unmeasured |= unmeasured
         self.warnings += [f"{name} was not measured: {why}" for name, why in self.unmeasured.items()]
-        return kernels + noises
+        return kernels
 
     def _couple(
         self, interpretation: Adapted, calibration: Calibration
     ) -> tuple[list[FittedRung], list[dict[str, Any]]]:
         """Fit amplitudes of source and noise on calibration; gives them as a kernel, and the grid's rows."""
         grid = QUICK_GRID if self.plan.pairs == 1 else FULL_GRID
-        models = {rung_of(point): partial(Coupled, *point) for point in grid}
-        kernels, _ = fit_kernels(models, calibration, lambda _: 2 * _COUPLING_PAIRS)
+        rungs = {rung_of(point): COUPLED._replace(arguments=point) for point in grid}
+        kernels, _ = fit_kernels(rungs, calibration, lambda _: 2 * _COUPLING_PAIRS)
         windows = min(_COUPLING_WINDOWS, self.plan.calibration_windows)
         passes = sum(kernel.draws for kernel in kernels)
         runner = self.loaded.runner(self.plan.dtype)
@@ -327,8 +324,8 @@ class _Run:
             self.warnings.append("the best couplings lie on the edge of the grid: they may be farther out")
         # An amplitude that changes nothing has no best value; any will do.
         alpha, beta = (1.0 if best.value is None else best.value for best in (found.alpha, found.beta))
-        models = {"coupled": partial(Coupled, alpha, beta)}
-        coupled, _ = fit_kernels(models, calibration, self.plan.draws)
+        rungs = {"coupled": COUPLED._replace(arguments=(alpha, beta))}
+        coupled, _ = fit_kernels(rungs, calibration, self.plan.draws)
         return coupled, rows
 
     def _evaluate(

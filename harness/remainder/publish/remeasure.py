@@ -41,13 +41,12 @@ from remainder.measure.circuits import measure_circuit
 from remainder.measure.plan import Plan, plan
 from remainder.measure.site import Reference, Remeasured, evaluation_part, info, remeasure
 from remainder.record.provenance import git_state
-from remainder.record.rungs import ALL
+from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.summary import LOWEST_BIN
 from remainder.record.values import KEY, canonical_values, of_split
 from remainder.report.tables import WIDTH
-from remainder.residual.ladder import NOISES
 from remainder.submission.submission import Entry, open_submission, submissions_for
 
 __all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
@@ -286,7 +285,7 @@ def _plan(record: Record, loaded: LoadedTask) -> Plan:
     rungs = (ALL,) if stated.whole else stated.rungs
     found = plan(loaded.task, record.tier, rungs=rungs, pairs=stated.pairs, dtype=stated.dtype)
     # Which nulls a tier has is for new records to say: this one has those whose values it holds.
-    return found._replace(compat=False, nulls=tuple(name for name in NOISES if name in record.metrics.rungs))
+    return found._replace(compat=False, nulls=tuple(name for name in NULLS if name in record.metrics.rungs))
 
 
 def _windows(stored: StoredRecord, loaded: LoadedTask, measured: Plan) -> Iterator[str]:

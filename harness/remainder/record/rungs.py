@@ -1,13 +1,28 @@
-"""The names of the rungs, in the order of the ladder, and what each adds to those before it.
+"""The table of rungs: what each adds to those before it, and how it is made and spliced in.
 
-Needs no torch: tables and figures of finished records are made from here.
+A rung is one class and one line here; everything else (plans, measurement, tables, figures, tests) reads this
+table. Classes are named by strings, so that tables of finished records are made without torch.
 
-Source: protocol 1, section 3.
+Source: protocol 1, sections 3 and 5.
 """
 
 from __future__ import annotations
 
-__all__ = ["ALL", "CIRCUIT_RUNGS", "ERROR_RUNGS", "FOLDS", "PERTURBATIVE", "RUNG_ADDS"]
+from typing import Literal, NamedTuple
+
+__all__ = [
+    "ALL",
+    "BESIDE",
+    "CIRCUIT_RUNGS",
+    "COUPLED",
+    "ERROR_RUNGS",
+    "FOLDS",
+    "NULLS",
+    "PERTURBATIVE",
+    "REFITS",
+    "RUNGS",
+    "RungSpec",
+]
 
 ALL = "all"
 """Asks for every rung, and for what is only worth its time together with them."""
@@ -18,24 +33,83 @@ PERTURBATIVE = (2, 4, 8, 32)
 FOLDS = 3
 """Parts that calibration documents are dealt into, for held-out likelihoods and the spread of refits."""
 
-RUNG_ADDS = {
-    "raw": "nothing: what is left out is zero",
-    "mean": "bias",
-    "isotropic": "total power",
-    "diagonal": "power of each coordinate",
-    "full": "correlations: the Gaussian residual",
-    "full-unshrunk": "the same, covariance not shrunk",
-    "linear-mean": "what x̂ tells linearly, no noise",
-    "linear": "the joint Gaussian of x̂ and r",
-    "temporal": "correlation across tokens",
-    "radial": "the real scale of each token",
-    **{f"perturbative-{m}": f"cumulants, the n-th × {m}^(1−n/2)" for m in reversed(PERTURBATIVE)},
-    "permuted": "all one-token shape",
-    "permuted-block": "shape, real correlation across tokens",
-    "matched": "dependence on x̂ (cells)",
-    "true": "everything: must equal the clean model",
+
+class RungSpec(NamedTuple):
+    """A rung: what it says, the class that samples it, and what the harness must know to splice it in."""
+
+    adds: str
+    """A few words for tables: what the rung adds to those before it."""
+    model: str
+    """`module:class`; the class is called with a `Calibration`, then with `arguments`."""
+    noise: Literal["none", "normal", "bank"] = "none"
+    """What draws it: nothing; normal values, in antithetic pairs; or rows of the bank, independent draws."""
+    base: Literal["reconstruction", "activation", "nothing"] = "reconstruction"
+    """What a sample is added to: x̂, x, or nothing (the sample takes the place of x̂)."""
+    needs: tuple[str, ...] = ()
+    """Optional fields of `Context` that it may see; all others are withheld."""
+    arguments: tuple[float, ...] = ()
+
+
+_GAUSSIAN = "remainder.residual.gaussian"
+_REAL = "remainder.residual.real"
+_LADDER = "remainder.residual.ladder"
+
+RUNGS = {
+    "raw": RungSpec("nothing: what is left out is zero", f"{_LADDER}:Raw"),
+    "mean": RungSpec("bias", f"{_LADDER}:Mean"),
+    "isotropic": RungSpec("total power", f"{_GAUSSIAN}:Isotropic", "normal"),
+    "diagonal": RungSpec("power of each coordinate", f"{_GAUSSIAN}:Diagonal", "normal"),
+    "full": RungSpec("correlations: the Gaussian residual", f"{_GAUSSIAN}:Full", "normal"),
+    "full-unshrunk": RungSpec("the same, covariance not shrunk", f"{_GAUSSIAN}:FullUnshrunk", "normal"),
+    "linear-mean": RungSpec("what x̂ tells linearly, no noise", f"{_GAUSSIAN}:LinearMean"),
+    "linear": RungSpec("the joint Gaussian of x̂ and r", f"{_GAUSSIAN}:Linear", "normal"),
+    "temporal": RungSpec("correlation across tokens", f"{_GAUSSIAN}:Temporal", "normal"),
+    "radial": RungSpec("the real scale of each token", f"{_GAUSSIAN}:Radial", "normal"),
+    **{
+        f"perturbative-{m}": RungSpec(
+            f"cumulants, the n-th × {m}^(1−n/2)", f"{_REAL}:Perturbative", "bank", arguments=(m,)
+        )
+        for m in reversed(PERTURBATIVE)
+    },
+    "permuted": RungSpec("all one-token shape", f"{_REAL}:Permuted", "bank"),
+    "permuted-block": RungSpec("shape, real correlation across tokens", f"{_REAL}:PermutedBlock", "bank"),
+    "matched": RungSpec("dependence on x̂ (cells)", f"{_REAL}:Matched", "bank"),
+    "true": RungSpec(
+        "everything: must equal the clean model", f"{_LADDER}:TrueResidual", needs=("residual",)
+    ),
 }
-"""Kernels added to the reconstruction, by the name that tasks and records use."""
+"""The ladder, in its order, by the names that tasks and records use."""
+
+REFITS = {
+    f"full-fold-{fold + 1}": RungSpec(
+        f"`full`, fitted without fold {fold + 1}", f"{_GAUSSIAN}:FullFold", "normal", arguments=(fold,)
+    )
+    for fold in range(FOLDS)
+}
+"""Refits of `full`, whose spread shows what the choice of calibration documents does."""
+
+NULLS = {
+    "noise-fitted": RungSpec(
+        "the Gaussian of −r around x", f"{_GAUSSIAN}:FittedNoise", "normal", "activation"
+    ),
+    "noise-directional": RungSpec(
+        "its directions, the length of r",
+        f"{_GAUSSIAN}:DirectionalNoise",
+        "normal",
+        "activation",
+        ("residual",),
+    ),
+    "noise-isotropic": RungSpec(
+        "any direction, the length of r", f"{_GAUSSIAN}:IsotropicNoise", "normal", "activation", ("residual",)
+    ),
+}
+"""Noise around the clean activation: the denominators of the Gaussian ratio."""
+
+COUPLED = RungSpec("noise × α*, source × β*", f"{_GAUSSIAN}:Coupled", "normal")
+"""`full` with fitted amplitudes; its `arguments` are α and β."""
+
+BESIDE = {"coupled": COUPLED.adds, "model": "the untouched model"}
+"""Rows of a record that tables show below the ladder, and what each adds."""
 
 CIRCUIT_RUNGS = {
     "raw": "the mean at each position",

@@ -29,9 +29,9 @@ from rich.text import Text
 
 from remainder.record.metrics import RungMetrics
 from remainder.record.number import Number
-from remainder.record.rungs import ALL, CIRCUIT_RUNGS, ERROR_RUNGS, RUNG_ADDS
+from remainder.record.rungs import ALL, BESIDE, CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
-from remainder.report.site_sections import BESIDE, Section, half_width, sections
+from remainder.report.site_sections import Section, half_width, sections
 from remainder.report.tables import (
     MISSING,
     WIDTH,
@@ -45,9 +45,9 @@ from remainder.report.tables import (
     troubles,
 )
 
-__all__ = ["NOISELESS", "Rung", "explain", "ladder", "rung_frame"]
+__all__ = ["Rung", "explain", "ladder", "rung_frame"]
 
-NOISELESS = frozenset({"raw", "mean", "linear-mean", "true", "model"})
+_NOISELESS = {"model", *(name for name, rung in RUNGS.items() if rung.noise == "none")}
 """Rungs that add the same in every draw."""
 
 
@@ -91,7 +91,7 @@ class Rung(NamedTuple):
         if self.metrics is None:
             return Number.null(self.reason)
         if self.metrics.annealed is None:
-            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in NOISELESS else _FEW_DRAWS))
+            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in _NOISELESS else _FEW_DRAWS))
         return self.metrics.annealed.gap
 
 
@@ -102,7 +102,8 @@ def ladder(record: Record) -> list[Rung]:
     """
     found = []
     of_circuits = record.metrics.circuit is not None
-    known = CIRCUIT_RUNGS | ERROR_RUNGS if of_circuits else RUNG_ADDS | BESIDE
+    of_sites = {name: rung.adds for name, rung in RUNGS.items()} | BESIDE
+    known = CIRCUIT_RUNGS | ERROR_RUNGS if of_circuits else of_sites
     why = _OF_CIRCUITS if of_circuits else None
     for name, adds in known.items():
         metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)

@@ -15,19 +15,18 @@ from typing import NamedTuple
 
 from remainder.record.metrics import Gaussianity, NullTest
 from remainder.record.number import Number
-from remainder.record.rungs import ALL, PERTURBATIVE, RUNG_ADDS
+from remainder.record.rungs import ALL, BESIDE, PERTURBATIVE, RUNGS
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import circuit_sections, half_width
 from remainder.report.tables import MISSING, Notes, format_interval, format_value
 
-__all__ = ["BESIDE", "Section", "aligned", "half_width", "sections"]
+__all__ = ["Section", "aligned", "half_width", "sections"]
 
 _ROUNDING = 1e-6
 """Nats per token below which losses of float32 passes do not differ."""
 
 _MOST_DECIMALS = 7
 
-BESIDE = {"coupled": "noise × α*, source × β*", "model": "the untouched model"}
 
 _TERMS = {
     "shape": "shape",
@@ -253,7 +252,7 @@ def _missing(record: Record) -> Section | None:
         body.append(
             f"{', '.join(absent)}. To measure: run with --rungs {ALL}, or evaluate with rungs='{ALL}'."
         )
-    others = {rung: why for rung, why in unmeasured.items() if rung not in RUNG_ADDS | BESIDE}
+    others = {rung: why for rung, why in unmeasured.items() if rung not in {**RUNGS, **BESIDE}}
     body += [f"{rung}: {why}." for rung, why in others.items()]
     return Section("Not in this record", body) if body else None
 

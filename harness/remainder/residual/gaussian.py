@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,7 +17,7 @@ from remainder.residual.covariance import (
     fit_covariance,
     varies,
 )
-from remainder.residual.kernel import Context, Driver, Kernel, Sample, residual_of
+from remainder.residual.kernel import Context, Kernel, Sample, residual_of
 from remainder.residual.linear import LinearCoupling, fit_linear
 from remainder.residual.noise import Draw, indices
 
@@ -43,13 +41,11 @@ __all__ = [
 class Diagonal(Kernel):
     """ε ~ N(μ, diag Σ): the power of each coordinate."""
 
-    driver: ClassVar[Driver] = "normal"
     deviations: Float[Tensor, " d"]
 
-    def fit(self, calibration: Calibration) -> Diagonal:
+    def __init__(self, calibration: Calibration) -> None:
         self.mean = calibration.mean
         self.deviations = covariance_of(calibration).variances.sqrt()
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return self.centre(context) + context.normal(draw) * self.deviations.to(context.reconstruction.device)
@@ -58,22 +54,19 @@ class Diagonal(Kernel):
 class Isotropic(Diagonal):
     """ε ~ N(μ, (tr Σ/d) I): the total power."""
 
-    def fit(self, calibration: Calibration) -> Isotropic:
-        super().fit(calibration)
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(calibration)
         self.deviations = self.deviations.square().mean().sqrt().expand(len(self.deviations))
-        return self
 
 
 class Full(Kernel):
     """ε ~ N(μ, Σ̂), the Gaussian residual: mean and all correlations, nothing more."""
 
-    driver: ClassVar[Driver] = "normal"
     covariance: Covariance
 
-    def fit(self, calibration: Calibration) -> Full:
+    def __init__(self, calibration: Calibration) -> None:
         self.covariance = covariance_of(calibration)
         self.mean = self.covariance.mean
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return self.centre(context) + context.coloured(self.covariance, draw)
@@ -82,27 +75,22 @@ class Full(Kernel):
 class FullUnshrunk(Full):
     """The same with mean and covariance of the bank itself: what `perturbative-m` tends to."""
 
-    def fit(self, calibration: Calibration) -> FullUnshrunk:
+    def __init__(self, calibration: Calibration) -> None:
         self.covariance = bank_covariance(calibration)
         self.mean = self.covariance.mean
-        return self
 
 
 class FullFold(Full):
     """The Gaussian residual fitted without one fold of the calibration documents."""
 
-    def __init__(self, fold: int) -> None:
-        self.fold = fold
-
-    def fit(self, calibration: Calibration) -> FullFold:
+    def __init__(self, calibration: Calibration, fold: int) -> None:
         if calibration.is_large:
             raise NotMeasurableError("refits need moments by fold", fix="they are kept below 8192 dimensions")
         parts = calibration.residual_folds
-        if parts[self.fold].count == 0:
-            raise NotMeasurableError(f"no document fell into fold {self.fold + 1}", fix="use more documents")
-        self.covariance = fit_covariance([part for i, part in enumerate(parts) if i != self.fold])
+        if parts[fold].count == 0:
+            raise NotMeasurableError(f"no document fell into fold {fold + 1}", fix="use more documents")
+        self.covariance = fit_covariance([part for i, part in enumerate(parts) if i != fold])
         self.mean = self.covariance.mean
-        return self
 
 
 class LinearMean(Kernel):
@@ -110,14 +98,13 @@ class LinearMean(Kernel):
 
     coupling: LinearCoupling
 
-    def fit(self, calibration: Calibration) -> LinearMean:
+    def __init__(self, calibration: Calibration) -> None:
         if calibration.is_large:
             raise NotMeasurableError(
                 f"what x̂ tells linearly takes a matrix of {calibration.width} dimensions",
                 fix="leave the rungs linear-mean and linear out",
             )
         self.coupling = calibration.once("linear", fit_linear)
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return self.coupling.predict(context.reconstruction)
@@ -126,15 +113,13 @@ class LinearMean(Kernel):
 class Linear(LinearMean):
     """The joint Gaussian of (x̂, r), given x̂."""
 
-    driver: ClassVar[Driver] = "normal"
     covariance: DenseCovariance
 
-    def fit(self, calibration: Calibration) -> Linear:
-        super().fit(calibration)
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(calibration)
         self.covariance = calibration.once(
             "linear covariance", lambda calibration: fit_covariance(self.coupling.folds)
         )
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return super().sample(context, draw) + context.coloured(self.covariance, draw)
@@ -152,8 +137,8 @@ class Temporal(Full):
     correlation: Float[Tensor, " pos"]
     """ρ(l) for each lag."""
 
-    def fit(self, calibration: Calibration) -> Temporal:
-        super().fit(calibration)
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(calibration)
         covariance = _dense(self.covariance, calibration)
         residual, _, mask = calibration.bank.filled
         weights = mask.double()
@@ -173,7 +158,6 @@ class Temporal(Full):
         scale = projected.diagonal().sqrt()
         values, vectors = torch.linalg.eigh(projected / torch.outer(scale, scale))
         self.root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         positions = context.reconstruction.shape[1]
@@ -198,13 +182,12 @@ class Radial(Full):
     radii: Float[Tensor, " rows"]
     dense: DenseCovariance
 
-    def fit(self, calibration: Calibration) -> Radial:
-        super().fit(calibration)
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(calibration)
         self.dense = _dense(self.covariance, calibration)
         self.radii = torch.cat(
             [self.dense.whiten(part).norm(dim=-1) for part in torch.split(calibration.bank.rows(), 4096)]
         )
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         device = context.reconstruction.device
@@ -222,13 +205,10 @@ class Radial(Full):
 class Coupled(Full):
     """ε = (β − 1)(x̂ − m) + μ + α·(Gaussian residual): how strongly source and background are felt."""
 
-    def __init__(self, alpha: float, beta: float) -> None:
+    def __init__(self, calibration: Calibration, alpha: float, beta: float) -> None:
+        super().__init__(calibration)
         self.alpha, self.beta = alpha, beta
-
-    def fit(self, calibration: Calibration) -> Coupled:
-        super().fit(calibration)
         self.source_mean = calibration.reconstruction_mean
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         source = context.reconstruction.double() - self.source_mean.to(context.reconstruction.device)
@@ -249,16 +229,13 @@ class FittedNoise(Full):
 class DirectionalNoise(Full):
     """ε_t = ‖r_t‖ Σ̂^{1/2}g/‖Σ̂^{1/2}g‖: the fitted directions, and the residual's own length at each token."""
 
-    needs_residual: ClassVar[bool] = True
-
-    def fit(self, calibration: Calibration) -> DirectionalNoise:
-        super().fit(calibration)
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__(calibration)
         if not bool(varies(self.covariance.variances, self.mean).any()) and bool((self.mean != 0).any()):
             raise NotMeasurableError(
                 "the residual is constant on calibration, so its covariance has no direction to follow",
                 fix="leave this denominator of the Gaussian ratio out",
             )
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return _of_length(context, context.coloured(self.covariance, draw))
@@ -266,12 +243,6 @@ class DirectionalNoise(Full):
 
 class IsotropicNoise(Kernel):
     """ε_t = ‖r_t‖ g/‖g‖: the residual's own length at each token, any direction (Gurnee 2024's ε-random)."""
-
-    driver: ClassVar[Driver] = "normal"
-    needs_residual: ClassVar[bool] = True
-
-    def fit(self, calibration: Calibration) -> IsotropicNoise:
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return _of_length(context, context.normal(draw))

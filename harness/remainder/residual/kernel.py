@@ -1,9 +1,10 @@
-"""What every rung is: a kernel that samples ε given the reconstruction, and what it may condition on."""
+"""The interface of rungs: a kernel that samples ε given the reconstruction, and what it may condition on."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,13 +16,16 @@ from remainder.residual.noise import Draw, NoiseKeys, normal
 
 __all__ = ["Context", "Kernel", "ResidualModel", "Sample", "residual_of"]
 
-Driver = Literal["none", "normal", "bank"]
 Sample = Float[Tensor, "docs pos d"]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a residual model may condition on. `residual` is None for all but those that declare it.
+    """What a residual model may condition on.
+
+    Fields that may be None are withheld from every rung that does not declare them (`RungSpec.needs`); to
+    let rungs condition on something new, add such a field here and fill it where contexts are made
+    (`measure.kernels.splice`). No other rung sees it.
 
     `memo` may be shared by contexts of the same windows, so that one draw's noise is made once.
     """
@@ -45,37 +49,27 @@ class Context:
         """Centred Gaussian values of that covariance."""
         return covariance.colour(self.normal(draw), self.places, draw)
 
-    def without_residual(self) -> Context:
-        """The same, blind to the activation."""
-        return replace(self, residual=None)
+    def limited_to(self, needs: Collection[str]) -> Context:
+        """The same context without the optional fields that are not among `needs`."""
+        return replace(self, residual=self.residual if "residual" in needs else None)
 
 
 @runtime_checkable
 class ResidualModel(Protocol):
-    """A rung: fitted on calibration residuals, sampled given the reconstruction only."""
-
-    driver: ClassVar[Driver]
-    needs_residual: ClassVar[bool]
-
-    def fit(self, calibration: Calibration) -> ResidualModel:
-        """Fit to calibration residuals; returns itself.
-
-        Raises:
-            NotMeasurableError: if this residual does not admit such a model.
-        """
-        ...
+    """A rung that is fitted: made from a `Calibration` by `ladder.prepare`, and ready to be sampled."""
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        """One sample of ε in float64, in the shape of the reconstruction."""
+        """One sample in float64, in the shape of the reconstruction: ε, or what takes the place of x̂."""
         ...
 
 
 class Kernel:
-    """What most rungs are: without noise of their own, blind to the residual, centred on μ."""
+    """What most rungs share: nothing to fit, and a mean μ to be centred on where they have one."""
 
-    driver: ClassVar[Driver] = "none"
-    needs_residual: ClassVar[bool] = False
     mean: Float[Tensor, " d"]
+
+    def __init__(self, calibration: Calibration | None = None) -> None:
+        """Where there is nothing to fit, the calibration may be left out."""
 
     def centre(self, context: Context) -> Sample:
         """μ at every position."""

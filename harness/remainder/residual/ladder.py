@@ -1,9 +1,11 @@
 """The rungs: kernels Q(dε | x̂) for what was left out, one small class each.
 
-A rung is fitted to a `Calibration` and then samples ε, which is added to the reconstruction at every
-spliced position. It sees the reconstruction and the positions, never the activation itself (only the
-rung that is there as a check, `TrueResidual`, is handed the residual). With μ and Σ the mean and covariance
-of the calibration residual r, and m the mean of x̂:
+A rung is prepared and then sampled: its class is called with a `Calibration`, on which it fits what it needs,
+and `sample(context, draw)` gives ε, which is added to the reconstruction at every spliced position (or to
+the activation, or takes the reconstruction's place: `RungSpec.base`). It sees the reconstruction and the
+positions, never the activation itself; a rung that needs more of the `Context` declares it in the table
+`remainder.record.rungs`, and only then is it given (the residual, for the check `true` and for two noises).
+With μ and Σ the mean and covariance of the calibration residual r, and m the mean of x̂:
 
 | rung | kernel |
 |---|---|
@@ -29,41 +31,30 @@ Source: protocol 1, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import ClassVar
+from pkgutil import resolve_name
 
 import torch
 
-from remainder.record.rungs import FOLDS, PERTURBATIVE
+from remainder.record.rungs import RungSpec
 from remainder.residual.calibration import Calibration
-from remainder.residual.gaussian import (
-    Coupled,
-    Diagonal,
-    DirectionalNoise,
-    FittedNoise,
-    Full,
-    FullFold,
-    FullUnshrunk,
-    Isotropic,
-    IsotropicNoise,
-    Linear,
-    LinearMean,
-    Radial,
-    Temporal,
-)
 from remainder.residual.kernel import Context, Kernel, ResidualModel, Sample, residual_of
 from remainder.residual.noise import Draw
-from remainder.residual.real import Matched, Permuted, PermutedBlock, Perturbative
 
-__all__ = ["FOLD_RUNGS", "NOISES", "RUNGS", "Context", "Coupled", "ResidualModel"]
+__all__ = ["Mean", "Raw", "TrueResidual", "prepare"]
+
+
+def prepare(rung: RungSpec, calibration: Calibration) -> ResidualModel:
+    """The model of a rung, fitted to calibration residuals.
+
+    Raises:
+        NotMeasurableError: if these residuals do not admit such a model.
+    """
+    model: ResidualModel = resolve_name(rung.model)(calibration, *rung.arguments)
+    return model
 
 
 class Raw(Kernel):
     """ε = 0: the reconstruction alone."""
-
-    def fit(self, calibration: Calibration) -> Raw:
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return torch.zeros_like(context.reconstruction, dtype=torch.float64)
@@ -72,9 +63,8 @@ class Raw(Kernel):
 class Mean(Kernel):
     """ε = μ: what the reconstruction misses on average."""
 
-    def fit(self, calibration: Calibration) -> Mean:
+    def __init__(self, calibration: Calibration) -> None:
         self.mean = calibration.mean
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return self.centre(context)
@@ -83,42 +73,5 @@ class Mean(Kernel):
 class TrueResidual(Kernel):
     """ε = r: a check of the machinery, since x̂ + r must give the clean model."""
 
-    needs_residual: ClassVar[bool] = True
-
-    def fit(self, calibration: Calibration) -> TrueResidual:
-        return self
-
     def sample(self, context: Context, draw: Draw) -> Sample:
         return residual_of(context)
-
-
-RUNGS: dict[str, Callable[[], ResidualModel]] = {
-    "raw": Raw,
-    "mean": Mean,
-    "isotropic": Isotropic,
-    "diagonal": Diagonal,
-    "full": Full,
-    "full-unshrunk": FullUnshrunk,
-    "linear-mean": LinearMean,
-    "linear": Linear,
-    "temporal": Temporal,
-    "radial": Radial,
-    **{f"perturbative-{order}": partial(Perturbative, order) for order in reversed(PERTURBATIVE)},
-    "permuted": Permuted,
-    "permuted-block": PermutedBlock,
-    "matched": Matched,
-    "true": TrueResidual,
-}
-"""Kernels added to the reconstruction, by the names of `remainder.record.rungs`."""
-
-FOLD_RUNGS: dict[str, Callable[[], ResidualModel]] = {
-    f"full-fold-{fold + 1}": partial(FullFold, fold) for fold in range(FOLDS)
-}
-"""Refits of `full`, whose spread shows what the choice of calibration documents does."""
-
-NOISES: dict[str, Callable[[], ResidualModel]] = {
-    "noise-fitted": FittedNoise,
-    "noise-directional": DirectionalNoise,
-    "noise-isotropic": IsotropicNoise,
-}
-"""Kernels added to the clean activation: the denominators of the Gaussian ratio."""

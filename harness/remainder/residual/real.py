@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +9,7 @@ from torch import Tensor
 from remainder.residual.calibration import Calibration
 from remainder.residual.cells import Cells, fit_cells
 from remainder.residual.covariance import bank_covariance
-from remainder.residual.kernel import Context, Driver, Kernel, Sample
+from remainder.residual.kernel import Context, Kernel, Sample
 from remainder.residual.noise import Draw, indices
 
 __all__ = ["Matched", "Permuted", "PermutedBlock", "Perturbative"]
@@ -20,12 +18,10 @@ __all__ = ["Matched", "Permuted", "PermutedBlock", "Perturbative"]
 class Permuted(Kernel):
     """ε = a real residual from the bank, drawn independently at every position."""
 
-    driver: ClassVar[Driver] = "bank"
     rows: Float[Tensor, "rows d"]
 
-    def fit(self, calibration: Calibration) -> Permuted:
+    def __init__(self, calibration: Calibration) -> None:
         self.rows = calibration.once("rows", lambda calibration: calibration.bank.rows())
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         return self._drawn(context, draw, "index")
@@ -43,13 +39,10 @@ class Perturbative(Permuted):
     The residuals of a smaller m are among those of a larger one, and `permuted` is m = 1.
     """
 
-    def __init__(self, order: int) -> None:
+    def __init__(self, calibration: Calibration, order: int) -> None:
+        super().__init__(calibration)
         self.order = order
-
-    def fit(self, calibration: Calibration) -> Perturbative:
-        super().fit(calibration)
         self.mean = bank_covariance(calibration).mean
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         total = self._drawn(context, draw, "index")
@@ -63,13 +56,11 @@ class Perturbative(Permuted):
 class PermutedBlock(Kernel):
     """ε = the residuals of one calibration window in their order, from a random start, cyclically."""
 
-    driver: ClassVar[Driver] = "bank"
     windows: tuple[Float[Tensor, "rows d"], ...]
 
-    def fit(self, calibration: Calibration) -> PermutedBlock:
+    def __init__(self, calibration: Calibration) -> None:
         residual, _, mask = calibration.bank.filled
         self.windows = tuple(rows[kept] for rows, kept in zip(residual, mask, strict=True) if kept.any())
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         places, mask = context.places, context.mask
@@ -87,16 +78,14 @@ class PermutedBlock(Kernel):
 class Matched(Kernel):
     """ε = a real residual whose reconstruction lay in the same cell as this one."""
 
-    driver: ClassVar[Driver] = "bank"
     rows: Float[Tensor, "rows d"]
     cells: Cells
 
-    def fit(self, calibration: Calibration) -> Matched:
+    def __init__(self, calibration: Calibration) -> None:
         self.rows = calibration.once("rows", lambda calibration: calibration.bank.rows())
         self.cells = calibration.once(
             "cells", lambda calibration: fit_cells(calibration.bank.reconstructions(), self.rows)
         )
-        return self
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         reconstruction = context.reconstruction

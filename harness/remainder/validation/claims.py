@@ -31,7 +31,7 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from remainder.errors import TaskError
-from remainder.record.rungs import ALL, RUNG_ADDS
+from remainder.record.rungs import ALL, RUNGS
 from remainder.task.script import guarded
 
 __all__ = ["Claim", "Law", "Needs", "Quantity", "needs", "parse_quantity", "read_claims", "read_laws"]
@@ -49,7 +49,7 @@ _TERMS: dict[Kind, tuple[str, ...]] = {
 }
 """Terms of the telescope, and the rungs that each is made from."""
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
-_RUNGS = {*RUNG_ADDS, "coupled"}
+_RUNGS = {*RUNGS, "coupled"}
 _ANNEALED_PAIRS = 8
 _SIDES: tuple[Side, ...] = ("at least", "at most")
 

@@ -24,8 +24,8 @@ from remainder.loading.activations import SiteActivations, prefix_pass
 from remainder.loading.loaded import LoadedTask, open_task
 from remainder.measure.kernels import FittedRung, fit_kernels, score
 from remainder.measure.losses import clean_pass
+from remainder.record.rungs import RUNGS
 from remainder.residual.calibration import Calibration
-from remainder.residual.ladder import RUNGS
 from remainder.residual.noise import NoiseKeys
 from remainder.submission.submission import submissions_for
 from remainder.task.script import load_script, run_script, windows_of

@@ -1,0 +1,52 @@
+"""A rung is one class and one line of the table: what it is given, and where its sample goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import Shrink, make_loaded, make_task
+
+from remainder.api import evaluate
+from remainder.record.rungs import RUNGS, RungSpec
+from remainder.report.explain import explain, ladder
+from remainder.residual.kernel import Context, Kernel, Sample
+from remainder.residual.noise import Draw
+
+
+class Again(Kernel):
+    """The reconstruction once more, and the residual where it may be seen."""
+
+    def sample(self, context: Context, draw: Draw) -> Sample:
+        seen = 0.0 if context.residual is None else context.residual
+        return context.reconstruction.double() + seen
+
+
+CASES = {
+    "replaces": ({"base": "nothing"}, "raw"),
+    "replaces-seeing": ({"base": "nothing", "needs": ("residual",)}, "clean"),
+    "cancels": ({"base": "activation"}, None),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rung_of_the_table_is_measured_and_shown(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
+    fields, like = CASES[name]
+    changed: dict[str, Any] = dict(fields)
+    monkeypatch.setitem(RUNGS, name, RungSpec("a test", f"{__name__}:Again", **changed))
+    result = evaluate(make_loaded(make_task()), Shrink(), rungs=[name])
+    values = result.values.set_index(["document", "window", "rung"])["loss"]
+    new = torch.tensor(values.xs(name, level="rung").to_numpy())
+    if like is None:
+        raw, clean = (values.xs(rung, level="rung").to_numpy() for rung in ("raw", "clean"))
+        assert not torch.allclose(new, torch.tensor(raw))
+        assert not torch.allclose(new, torch.tensor(clean))
+    else:
+        torch.testing.assert_close(new, torch.tensor(values.xs(like, level="rung").to_numpy()))
+    assert [rung.name for rung in ladder(result.record)] == ["raw", name]
+    assert f"{name} " in explain(result.record)
