@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from remainder.base.paths import project_root
-from remainder.record.rungs import CIRCUIT_RUNGS, RUNG_ADDS
+from remainder.record.rungs import CIRCUIT_RUNGS, NULLS, RUNGS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +26,7 @@ NAME = re.compile(r"_?[A-Za-z]\w*(\.\w+)*")
 @cache
 def definitions() -> set[str]:
     """Names of rooms, modules, functions, classes, fields and parameters of the package."""
-    names = {*RUNG_ADDS, *CIRCUIT_RUNGS, "remainder"}
+    names = {*RUNGS, *NULLS, *CIRCUIT_RUNGS, "remainder"}
     for path in (ROOT / "harness" / "remainder").rglob("*.py"):
         names |= {path.stem, path.parent.name}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
