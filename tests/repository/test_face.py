@@ -67,8 +67,10 @@ def named(text: str) -> set[str]:
 @pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_name_that_the_docs_use_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    made = {path.replace("/", ".") for path in re.findall(r"^# harness/(\S+)\.py$", text, re.MULTILINE)}
     for name in named(text) | set(imported(text)):
-        resolve(name)
+        if name not in made:  # a recipe makes that module, and another test makes it so
+            resolve(name)
 
 
 def test_every_name_in_a_message_exists() -> None:

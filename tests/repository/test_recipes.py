@@ -23,7 +23,7 @@ from remainder.base.paths import project_root
 ROOT = project_root()
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 COPIED = ("harness", "tasks", "baselines", "pyproject.toml", "tests/helpers")
-QUICK = ("task",)
+QUICK = ("task", "rung")
 """What takes some seconds; the others are slow tests."""
 
 
@@ -147,7 +147,7 @@ def test_a_recipe_does_what_it_says(what: str, checkout: Path) -> None:
 
 
 def test_every_recipe_ends_with_what_it_prints() -> None:
-    assert set(RECIPES) >= {"task", "interpretation"}
+    assert set(RECIPES) >= {"task", "interpretation", "rung"}
     for blocks in RECIPES.values():
         assert [block.language for block in blocks[-2:]] == ["sh", ""]
         assert any(line != "…" for line in blocks[-1].lines)
