@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from remainder.record.store import StoredRecord, read_record
     from remainder.report.compare import Comparison, compare_records
     from remainder.report.saebench import saebench_result
-    from remainder.submission.submission import open_submission
+    from remainder.submission.open import open_submission
     from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = [
@@ -94,7 +94,7 @@ _HOMES = {
     "evaluate_sites": "remainder.measure.several_sites",
     "list_tasks": "remainder.task.spec",
     "load_task": "remainder.task.spec",
-    "open_submission": "remainder.submission.submission",
+    "open_submission": "remainder.submission.open",
     "open_task": "remainder.loading.loaded",
     "read_record": "remainder.record.store",
     "saebench_result": "remainder.report.saebench",

@@ -21,7 +21,8 @@ from remainder.record.store import write_record
 from remainder.report.tables import render, rows
 from remainder.residual.moments import Moments
 from remainder.submission.objects import circuit_submission, object_submission
-from remainder.submission.submission import Entry, open_submission
+from remainder.submission.open import open_submission
+from remainder.submission.submission import Entry
 from remainder.task.spec import Task, load_task
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from tiny import SITE, WIDTH, make_task
 from remainder.errors import AssetError, InterpretationError
 from remainder.formats import circuit_tracer
 from remainder.formats import hub as reader
-from remainder.submission.submission import Submission, open_submission
+from remainder.submission.open import open_submission
+from remainder.submission.submission import Submission
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from remainder.base.paths import project_root
 from remainder.record.schema import Record
 from remainder.record.store import read_summary
-from remainder.submission.submission import baselines_for
+from remainder.submission.open import baselines_for
 from remainder.task.spec import Task, list_tasks, load_task
 
 RESULTS = project_root() / "leaderboard" / "results"

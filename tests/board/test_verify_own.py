@@ -138,7 +138,7 @@ def test_another_content_under_the_name_of_a_submission_is_noted(one: Path, file
 def test_retrained_weights_of_the_same_name_are_noted(one: Path) -> None:
     """Their hash is that of the same settings and other files."""
     from remainder.submission.method import submission_hash
-    from remainder.submission.submission import open_submission
+    from remainder.submission.open import open_submission
 
     content, data = read(one)
     stated = content["submission"]

@@ -17,7 +17,7 @@ from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Ranking, Sized
 from remainder.errors import InterpretationError
 from remainder.formats import eap_ig, mib
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 NAMES = ("n_key_value_heads", "num_key_value_heads", "n_kv_heads")
 

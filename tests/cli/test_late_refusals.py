@@ -159,7 +159,7 @@ def test_a_reader_may_name_its_files_by_their_paths(tmp_path: Path) -> None:
         name="x", kind="reconstruction", title="", authors=(), licence="",
         method={"format": "identity"}, folder=folder,
     )  # fmt: skip
-    said = found._without_place(f"{folder}/cfg.json has no hook.")
+    said = found._named_from_folder(f"{folder}/cfg.json has no hook.")
     assert said == "cfg.json has no hook."
     assert not list(machine_paths(said))
 

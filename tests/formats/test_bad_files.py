@@ -53,7 +53,7 @@ from remainder.record.json import write_atomically
 from remainder.record.schema import TaskInfo
 from remainder.record.store import read_record, values_path, write_record
 from remainder.submission.names import distinct
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 W = random_weights()
 GRAPH = Graph(Architecture(layers=2, heads=2, groups=2, width=8))

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from remainder.errors import InterpretationError
 from remainder.formats import circuit_tracer
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
 LAYERS = {layer: random_weights(seed=layer) for layer in range(3)}

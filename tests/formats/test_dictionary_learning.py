@@ -26,7 +26,7 @@ from torch import Tensor
 
 from remainder.errors import InterpretationError
 from remainder.formats import dictionary_learning
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
 W = random_weights()

@@ -28,7 +28,8 @@ from tiny import SITE, WIDTH, make_task, model_folder
 
 from remainder.errors import InterpretationError
 from remainder.formats import gemma_scope
-from remainder.submission.submission import Submission, baselines_for, open_submission
+from remainder.submission.open import baselines_for, open_submission
+from remainder.submission.submission import Submission
 from remainder.task.spec import ModelSpec
 
 
@@ -127,7 +128,7 @@ def test_a_submission_on_a_hub_is_fetched_when_it_is_needed(
         f'name = "mine"\nkind = "reconstruction"\ntitle = "T"\nauthors = []\nlicence = "MIT"\n'
         f'[method]\nformat = "saelens"\nhub = "{SAES}:{SITE}"\nrevision = "{saes}"\n'
     )
-    monkeypatch.setattr("remainder.submission.submission.project_root", lambda: tmp_path)
+    monkeypatch.setattr("remainder.submission.open.project_root", lambda: tmp_path)
     (listed,) = baselines_for(make_task())
     assert not listed.is_pinned
     assert hub.requests == []  # `remainder show` needs no hub

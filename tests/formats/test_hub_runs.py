@@ -31,7 +31,7 @@ from remainder.formats.places import tensor_of
 from remainder.loading.fetch import local_model
 from remainder.model.bridge import weights_hash
 from remainder.record.store import read_record
-from remainder.submission.submission import baselines_for
+from remainder.submission.open import baselines_for
 from remainder.task.spec import ModelSpec, list_tasks, load_task
 
 HARNESS = Path(cli.__file__).parents[2]
@@ -226,11 +226,11 @@ HUB_TASKS = [task for name in list_tasks() if (task := load_task(name)).model.hu
 @pytest.mark.parametrize("name", [task.id for task in HUB_TASKS if task.circuit is None])
 def test_a_suite_on_the_hub_has_a_released_sae_of_its_site(name: str) -> None:
     task = load_task(name)
-    released = [one for one in baselines_for(task) if one.method.hub is not None]
+    released = [one for one in baselines_for(task) if one.is_on_hub]
     assert released
     for submission in released:
         assert not submission.is_pinned  # nothing was fetched
-        address = reader.parse(submission.method.hub or "", submission.method.revision)
+        address = reader.parse(submission.method.get("hub"), submission.method.get("revision"))
         if address.is_repository:
             continue
         path = get_pretrained_saes_directory()[address.place].saes_map[address.sae_id]
@@ -241,8 +241,8 @@ def test_a_suite_on_the_hub_has_a_released_sae_of_its_site(name: str) -> None:
 
 def test_gemma_scope_of_the_suite_is_the_canonical_one() -> None:
     """Of the width, it is the SAE that its makers and SAELens name."""
-    (submission,) = [one for one in baselines_for(load_task("gemma-2-2b/resid-13")) if one.method.hub]
-    address = reader.parse(submission.method.hub or "")
+    (submission,) = [one for one in baselines_for(load_task("gemma-2-2b/resid-13")) if one.is_on_hub]
+    address = reader.parse(submission.method.get("hub"))
     canonical = get_pretrained_saes_directory()["gemma-scope-2b-pt-res-canonical"]
     assert address.place == canonical.repo_id
     assert address.sae_id == canonical.saes_map["layer_12/width_16k/canonical"]

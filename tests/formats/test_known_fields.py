@@ -55,8 +55,8 @@ from remainder.formats import (
 )
 from remainder.formats.known import Ignore, Settings, Table, heeded, lines_of, plain
 from remainder.publish import check as checking
-from remainder.submission.method import Method, submission_hash
-from remainder.submission.submission import open_submission
+from remainder.submission.method import read_method, submission_hash
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site, load_task
 
 
@@ -372,15 +372,15 @@ def test_a_default_of_a_class_of_sae_lens_is_not_filled_in(
 
 
 def test_fields_to_ignore_enter_the_hash_only_if_there_are_any() -> None:
-    bare = Method.model_validate({"format": "saelens", "path": "weights"})
-    ignoring = Method.model_validate({**bare.model_dump(exclude_unset=True), "ignore_fields": ["a"]})
+    bare = read_method({"format": "saelens", "path": "weights"})
+    ignoring = read_method({**bare.model_dump(exclude_unset=True), "ignore_fields": ["a"]})
     assert submission_hash(bare, {}) != submission_hash(ignoring, {})
     assert "ignore_fields" not in json.dumps(bare.model_dump(exclude_unset=True))
     for names in ([], ["a", "a"]):
         with pytest.raises(ValueError, match="`ignore_fields` names fields"):
-            Method.model_validate({"format": "saelens", "ignore_fields": names})
-    with pytest.raises(ValueError, match="not of format pca"):
-        Method.model_validate({"format": "pca", "rank": 2, "ignore_fields": ["a"]})
+            read_method({"format": "saelens", "path": ".", "ignore_fields": names})
+    with pytest.raises(ValueError, match="`ignore_fields` is not a setting of format pca; it has `rank`"):
+        read_method({"format": "pca", "rank": 2, "ignore_fields": ["a"]})
 
 
 def test_a_submission_names_fields_to_ignore(tmp_path: Path) -> None:
@@ -395,7 +395,9 @@ def test_a_submission_names_fields_to_ignore(tmp_path: Path) -> None:
 
 
 def test_a_reference_has_no_fields() -> None:
-    with pytest.raises(InterpretationError, match="not of format") as raised:
+    with pytest.raises(
+        InterpretationError, match="`ignore_fields` is not a setting of format mean; it has none"
+    ) as raised:
         open_submission("mean-only", ["a"])
     assert "--ignore-field" in str(raised.value.fix)
 

@@ -39,7 +39,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import saelens
 from remainder.interpretation.protocol import Adapted
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
 # -------------------------------------------------------------------------------- activations

@@ -22,7 +22,7 @@ from remainder.errors import InterpretationError
 from remainder.formats.module_names import Module, module_named
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
 W = random_weights()

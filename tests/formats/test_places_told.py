@@ -33,7 +33,7 @@ from remainder.formats.places import Loaded, MisfitError
 from remainder.publish.check import check, render
 from remainder.report.tables import render as render_table
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import baselines_for
+from remainder.submission.open import baselines_for
 from remainder.task.spec import Site, list_tasks, load_task
 
 W = random_weights()
@@ -160,7 +160,7 @@ def test_no_bundled_baseline_gets_a_warning() -> None:
         if task.circuit is not None:
             continue
         for baseline in baselines_for(task):
-            if baseline.method.path is None or baseline.method.hub is not None:
+            if baseline.method.get("path") is None or baseline.is_on_hub:
                 continue
             adapted = baseline.build(task, never)
             assert (adapted.warnings, adapted.aliases) == ((), ()), (task.id, baseline.name)

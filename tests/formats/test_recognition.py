@@ -33,7 +33,7 @@ from remainder.circuit.circuit import Circuit
 from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, eap_ig, outline
 from remainder.formats.recognition import look
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 CONTENT = WRITTEN["plain"].json()
 LATE = {name: CONTENT[name] for name in ("edges", "nodes", "cfg")}

@@ -36,7 +36,7 @@ from remainder.formats.saelens import CONFIG, WEIGHTS
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import check_conformance
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import ModelSpec, Site, load_task
 
 HERE = {"hook_name": SITE.hook_in, "model_name": "HuggingFaceTB/SmolLM2-135M"}

@@ -31,7 +31,7 @@ from remainder.formats.module_names import Module, is_in_block, module_named
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site, load_task
 
 W = random_weights()

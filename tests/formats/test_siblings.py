@@ -43,7 +43,7 @@ from remainder.formats import attribution_graph, eap_ig, eap_ig_files, mib
 from remainder.loading.prompts import CircuitTask
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 __all__ = ["place", "task"]  # fixtures; the second is made of the first
 

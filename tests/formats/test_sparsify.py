@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from remainder.errors import InterpretationError
 from remainder.formats import sparsify
 from remainder.formats.places import MisfitError
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
 W = random_weights()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from remainder.interpretation.protocol import Adapted
 from remainder.residual.moments import Moments
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site, Task, load_task
 
 WIDTH, LATENTS, K = 8, 12, 3

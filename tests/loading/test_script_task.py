@@ -15,7 +15,7 @@ from remainder import evaluate
 from remainder.errors import InterpretationError, MeasurementError, RemainderError, TaskError
 from remainder.loading.loaded import LoadedTask, open_task
 from remainder.model.module import ModuleRunner
-from remainder.submission.submission import open_submission, submissions_for
+from remainder.submission.open import open_submission, submissions_for
 from remainder.task.script import windows_of
 from remainder.task.spec import load_task
 

@@ -27,7 +27,7 @@ from remainder.record.store import StoredRecord, make_record, read_record, write
 from remainder.record.values import canonical_values, of_split
 from remainder.runs.cells import run
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 TASK, NAME, BETTER = "tiny/induction", "induction-random-32", "induction-pca-32"
 

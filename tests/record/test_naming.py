@@ -23,9 +23,10 @@ from remainder.record.store import StoredRecord
 from remainder.report.compare import compare_records, render_comparison
 from remainder.report.plot import overview
 from remainder.report.tables import render as render_records
-from remainder.submission.method import Method
+from remainder.submission.method import Method, WeightsMethod
 from remainder.submission.names import distinct
-from remainder.submission.submission import Submission, _bare, _on_hub, open_submission
+from remainder.submission.open import _bare, _on_hub, open_submission
+from remainder.submission.submission import Submission
 
 VALUES = synthetic_values()
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -185,7 +186,7 @@ def identities(tmp_path: Path, *folders: str) -> list[Submission]:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "x").write_text(str(number))
-        method = Method(format="identity", path=".")
+        method = WeightsMethod(format="saelens", path=".")
         made.append(
             _bare(folder.name, method).model_copy(update={"folder": folder, "files": {"x": fake_hash(name)}})
         )

@@ -14,7 +14,8 @@ from typing import get_args
 import pytest
 
 from remainder.base.paths import project_root
-from remainder.submission.submission import Method, Submission
+from remainder.submission.method import FORMATS
+from remainder.submission.submission import Submission
 from remainder.task.spec import list_tasks
 
 HARNESS = Path(__file__).resolve().parents[2] / "harness"
@@ -87,7 +88,7 @@ def spoken(path: Path) -> Iterator[tuple[int, str]]:
 def test_the_harness_knows_no_task_and_no_baseline_by_name() -> None:
     baselines = {path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml")}
     # A baseline may be called by what it is: words of a submission.toml are no names.
-    formats = set(get_args(Method.model_fields["format"].annotation))
+    formats = set(FORMATS)
     formats |= set(get_args(Submission.model_fields["kind"].annotation))
     tasks = set(list_tasks())
     # Of the words that ids consist of, those that are no ordinary ones.

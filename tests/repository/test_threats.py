@@ -24,7 +24,7 @@ from remainder.measure.plan import plan
 from remainder.measure.site import measure
 from remainder.record.schema import Record
 from remainder.submission.objects import object_submission
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 from remainder.task.text import Corpus
 

@@ -21,7 +21,8 @@ from remainder.measure.plan import plan
 from remainder.record.values import canonical_values
 from remainder.runs import cells as engine
 from remainder.runs.cells import FinishedRun
-from remainder.submission.submission import Method, Submission
+from remainder.submission.method import read_method
+from remainder.submission.submission import Submission
 
 TINY_RUNGS = ("raw", "full")
 
@@ -39,7 +40,7 @@ def out(tmp_path: Path) -> Path:
 def submission(name: str, **method: Any) -> Submission:
     settings = method or {"format": "random-projection", "rank": 8, "seed": 1}
     return Submission(
-        name=name, kind="reconstruction", title=name, authors=(), licence="MIT", method=Method(**settings)
+        name=name, kind="reconstruction", title=name, authors=(), licence="MIT", method=read_method(settings)
     )
 
 

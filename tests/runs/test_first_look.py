@@ -23,7 +23,7 @@ from remainder.measure.plan import plan
 from remainder.record.part import Part, part_of
 from remainder.record.store import read_record, values_path
 from remainder.report.compare import compare, render_comparison
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.spec import load_task
 
 FOLDER = Path("tiny/digits/1/digits-pca-4")
@@ -148,7 +148,7 @@ def test_rungs_that_name_none_are_not_the_tasks_own(rungs: str, remainder: Comma
 def test_a_message_of_ours_has_no_prefix_of_the_library_that_passed_it_on(tmp_path: Path) -> None:
     with pytest.raises(InterpretationError) as raised:
         open_submission("identity", ["a"])
-    assert raised.value.what.startswith("identity: `ignore_fields` is of files")
+    assert raised.value.what.startswith("identity: `ignore_fields` is not a setting of format identity")
     place = tmp_path / "suite" / "mine"
     shutil.copytree(project_root() / "tasks" / "tiny" / "digits", place)
     toml = (place / "task.toml").read_text()

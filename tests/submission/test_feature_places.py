@@ -15,7 +15,7 @@ from remainder.formats.places import MisfitError
 from remainder.loading.loaded import open_task
 from remainder.loading.prompts import CircuitTask
 from remainder.submission.feature_circuits import FoundFeatures
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 SUBMISSION = """
 name = "features"

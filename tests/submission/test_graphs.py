@@ -13,7 +13,7 @@ from tests.submission.test_feature_circuits import place, submission, task, writ
 from remainder.errors import InterpretationError
 from remainder.loading.prompts import CircuitTask
 from remainder.submission.feature_circuits import FoundFeatures
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 
 __all__ = ["place", "task"]  # fixtures; the second is made of the first
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from remainder.base.paths import project_root
 from remainder.loading.loaded import ScriptTask, open_task
-from remainder.submission.submission import baselines_for, open_submission
+from remainder.submission.open import baselines_for, open_submission
 from remainder.task.script import Examples, load_script
 
 TASK, P = "tiny/modular-addition", 113
@@ -210,7 +210,7 @@ def test_every_baseline_of_the_task_has_its_size():
     assert {f"modular-addition-{name}" for name in expected} <= names
     rank = len(stored(KEY)["directions"])
     for name in ("pca", "random"):
-        assert open_submission(BASELINES / f"modular-addition-{name}").method.rank == rank
+        assert open_submission(BASELINES / f"modular-addition-{name}").method.get("rank") == rank
     for name, latents in (("topk-sae", 256), ("topk-sae-6", rank)):
         sae = SAE.load_from_disk(BASELINES / f"modular-addition-{name}" / "weights", dtype="float32")
         assert (sae.cfg.architecture(), sae.cfg.d_sae, sae.cfg.k) == ("topk", latents, rank)

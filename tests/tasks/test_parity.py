@@ -22,7 +22,7 @@ from remainder.loading.loaded import LanguageTask, open_task
 from remainder.measure.compat import SpecialIds, measure_compat, special_ids
 from remainder.measure.complexity import CodeSample
 from remainder.record.compat import Compat
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.text import Split, Windows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from remainder.loading.fetch import load_tokenizer
 from remainder.loading.loaded import LoadedTask, open_task
-from remainder.submission.submission import open_submission
+from remainder.submission.open import open_submission
 from remainder.task.script import load_script
 from remainder.task.spec import Task, load_task
 from remainder.task.text import Split, Windows

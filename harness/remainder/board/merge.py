@@ -39,7 +39,7 @@ from remainder.record.json import sha256
 from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_summary, values_path
-from remainder.submission.method import is_found
+from remainder.submission.old import is_found
 
 __all__ = [
     "RUNGS",

@@ -23,12 +23,20 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from remainder.base.cache import sha256_file
-from remainder.base.messages import message_of
+from remainder.base.messages import first_fault
 from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
-from remainder.submission.method import NAME, Method, SiteSource, submission_hash
+from remainder.submission.method import (
+    FORMATS,
+    NAME,
+    Method,
+    SiteSource,
+    kind_fault,
+    read_method,
+    submission_hash,
+)
 from remainder.task.spec import Task, load_task, read_toml
 
 __all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
@@ -254,14 +262,9 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         )
         return
     try:
-        content = read_toml(folder / "submission.toml", error=InterpretationError)
-        method = Method.model_validate(content.get("method"))
-    except (InterpretationError, ValidationError) as problem:
-        why = problem.what if isinstance(problem, InterpretationError) else message_of(problem)
-        yield Remark(
-            f"{part}: {stated.name}/submission.toml cannot be read: {why}",
-            is_fault=board,
-        )
+        content, method = _described(folder)
+    except InterpretationError as problem:
+        yield Remark(f"{part}: {stated.name}/submission.toml cannot be read: {problem.what}", is_fault=board)
         return
     if not board and not _is_content_of(folder, method, stated):
         yield Remark(
@@ -284,7 +287,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
     digest = submission_hash(method, stated.files)
     if digest != stated.hash:
         yield Remark(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
-    if method.hub is not None:
+    if method.get("hub") is not None:
         yield Remark(f"{part}: {stated.name} lies on a hub: its files were not compared", is_fault=False)
         return
     yield from _files(folder, method, stated, part)
@@ -294,7 +297,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
 
 def _is_content_of(folder: Path, method: Method, stated: SubmissionInfo) -> bool:
     """Whether a record's submission has the hash of the one in `folder`, whatever both are called."""
-    if method.hub is not None:  # its files are not here
+    if method.get("hub") is not None:  # its files are not here
         return submission_hash(method, stated.files) == stated.hash
     found = {}
     for name in stated.files:
@@ -319,11 +322,11 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
         elif (found := sha256_file(path)) != digest:
             yield Remark(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
     held = []
-    if method.path is not None:
-        place = folder / method.path
+    if method.get("path") is not None:
+        place = folder / method.get("path")
         held = [place] if place.is_file() else sorted(place.glob("*"))
     places = [(path, folder) for path in held]
-    for site in method.sites or ():
+    for site in method.get("sites") or ():
         root = root_of(folder, site.submission)
         places += [(path, root) for path in sorted((root / site.submission).rglob("*"))]
     names = [path.relative_to(root).as_posix() for path, root in places if path.suffix in _WEIGHTS]
@@ -334,11 +337,11 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
 def _features(record: Record, folder: Path, method: Method) -> Iterator[Remark]:
     """The number of features, as far as settings or the shapes of the weights tell it."""
     features = record.complexity.features
-    if method.sites is not None:
-        yield from _nodes(record, folder, method.sites)
+    if method.get("sites") is not None:
+        yield from _nodes(record, folder, method.get("sites"))
         return
-    told = {"identity": record.calibration.dimension, "mean": 0}
-    expected = method.rank if method.rank is not None else told.get(method.format)
+    row = FORMATS[method.format]
+    expected = method.get("rank") if row.features is None else row.features(record.calibration.dimension)
     if expected is not None and features != expected:
         yield Remark(f"complexity.features: {features}, the submission has {expected}")
     if expected is not None or features is None:
@@ -407,8 +410,27 @@ def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Re
 
 
 def _is_baseline(folder: Path, stated: SubmissionInfo) -> bool:
+    try:
+        return _is_content_of(folder, _described(folder)[1], stated)
+    except InterpretationError:  # what nobody can open is nobody's content; its own records say so
+        return False
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], Method]:
+    """The content of a `submission.toml`, and its method.
+
+    Raises:
+        InterpretationError: it is malformed, or of a format that does not come with the benchmark.
+    """
     content = read_toml(folder / "submission.toml", error=InterpretationError)
-    return _is_content_of(folder, Method.model_validate(content.get("method")), stated)
+    try:
+        method = read_method(content.get("method"))
+    except ValidationError as problem:
+        place = ".".join(("method", *map(str, problem.errors()[0]["loc"])))
+        raise InterpretationError(f"{place}: {first_fault(problem)}", fix="correct that field") from None
+    if fault := kind_fault(content.get("kind"), FORMATS[method.format]):
+        raise InterpretationError(fault, fix="correct `kind`, or `format`")
+    return content, method
 
 
 def skeleton(name: str) -> str:

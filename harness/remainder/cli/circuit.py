@@ -50,7 +50,7 @@ def circuit(
     from remainder.loading.loaded import open_task
     from remainder.loading.prompts import CircuitTask
     from remainder.submission.feature_circuits import FeatureCircuits
-    from remainder.submission.submission import submissions_for
+    from remainder.submission.open import submissions_for
     from remainder.task.spec import load_task
 
     require_target(save, "--save", (*sorted(ENDINGS), _SCORES), InterpretationError)

@@ -77,7 +77,7 @@ def show(
 
         print_text(render([read_record(path).record], format, color=sys.stdout.isatty()))
         return
-    from remainder.submission.submission import baselines_for
+    from remainder.submission.open import baselines_for
 
     task = load_task(what)
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")

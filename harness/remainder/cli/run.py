@@ -101,7 +101,7 @@ def run(
         from remainder.measure.plan import plan
         from remainder.runs.cells import run as run_rows
         from remainder.submission.names import distinct, folder_of, namesakes
-        from remainder.submission.submission import open_submission, submissions_for
+        from remainder.submission.open import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
     for task in chosen:

@@ -1,4 +1,4 @@
-"""A safetensors file of named arrays: the weights of subspaces and codebooks."""
+"""A safetensors file of named arrays: subspaces and codebooks, whose readers these are."""
 
 from __future__ import annotations
 
@@ -7,9 +7,29 @@ from pathlib import Path
 
 from torch import Tensor
 
+from remainder.formats.known import Ignore
+from remainder.formats.places import Loaded, beside_output
 from remainder.formats.tensors import Layout, read_tensors
+from remainder.interpretation.protocol import Codebook, Projection
+from remainder.task.spec import Task
 
-__all__ = ["load"]
+__all__ = ["codebook", "files", "load", "subspace"]
+
+
+def files(path: Path) -> list[Path]:
+    """Files whose content can change a score: the file itself."""
+    return [path]
+
+
+def subspace(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
+    """A projection: `mean` [width] and `directions` [rank, width]."""
+    arrays = load(path, {"mean": ("width",), "directions": ("rank", "width")}, task.site.width)
+    return beside_output(Projection(**arrays), task)
+
+
+def codebook(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
+    """A nearest-neighbour code: `centroids` [entries, width]."""
+    return beside_output(Codebook(**load(path, {"centroids": ("entries", "width")}, task.site.width)), task)
 
 
 def load(path: Path, shapes: Mapping[str, tuple[str, ...]], width: int) -> dict[str, Tensor]:

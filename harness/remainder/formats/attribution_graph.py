@@ -129,8 +129,8 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number: the file."""
-    return [path]
+    """Files whose content can change a score: the graph, or all graphs of a folder."""
+    return sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
 def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:

@@ -115,7 +115,13 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number: the YAML file and all local weights."""
+    """Files whose content can change a score: the YAML file and all local weights.
+
+    Raises:
+        InterpretationError: a YAML file is named that is none of these.
+    """
+    if path.is_file():
+        require(path)
     entries = _entries(_yaml_of(path))
     return [_yaml_of(path), *(entry.path for entry in entries if not entry.is_remote and present(entry.path))]
 

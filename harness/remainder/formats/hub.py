@@ -34,11 +34,13 @@ from remainder.formats.places import Loaded
 from remainder.formats.tensors import PICKLES, header
 from remainder.task.spec import Task
 
-__all__ = ["Address", "Fetched", "fetch", "load_release", "parse"]
+__all__ = ["RELEASE_FORMAT", "Address", "Fetched", "fetch", "load_release", "parse"]
 
 # `ae.pt` of dictionary_learning is read as tensors only; other files of torch.save are not even fetched.
 _FILES = ("*.json", "*.yaml", "*.safetensors", "*.npz", "ae.pt")
 _WEIGHTS = (".safetensors", ".npz", "ae.pt")
+RELEASE_FORMAT = "saelens"
+"""The format of what sae-lens lists, whatever its files are: sae-lens reads them itself."""
 _UNREADABLE = (
     AssertionError,
     AttributeError,

@@ -47,6 +47,7 @@ __all__ = [
     "HookPlace",
     "Loaded",
     "MisfitError",
+    "beside_output",
     "check_count",
     "check_model",
     "check_no_skip",
@@ -81,6 +82,14 @@ class Loaded(NamedTuple):
     """Hooks that its place was taken for the task's by; to be compared on the loaded model."""
     told: bool = True
     """Whether the file says where it was made; if not, whoever submits it must vouch for it."""
+
+
+def beside_output(interpretation: Any, task: Task) -> Loaded:
+    """An interpretation that rebuilds what it reads, so that nothing in a file need say its place.
+
+    At a task that reads another place than it replaces, it reads what is replaced.
+    """
+    return Loaded(interpretation, "in" if task.site.is_reconstruction else "out")
 
 
 class MisfitError(InterpretationError):

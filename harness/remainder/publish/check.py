@@ -46,7 +46,8 @@ from remainder.record.json import significant
 from remainder.report.tables import WIDTH, draw
 from remainder.residual.moments import Moments
 from remainder.submission.aliases import require_same
-from remainder.submission.submission import Submission, open_submission
+from remainder.submission.open import open_submission
+from remainder.submission.submission import Submission
 from remainder.task.spec import Task, load_task
 
 __all__ = ["FORMATS", "Checked", "QuickNumbers", "Step", "check", "check_whole", "render", "require_format"]
@@ -291,10 +292,10 @@ def _task_of(submission: Submission, task: str | None, where: str) -> Task:
 
 
 def _found(submission: Submission) -> str:
-    method, number = submission.method, len(submission.files)
-    if not number and method.path is None and method.hub is None:
-        return f"format {method.format}, made from the task"
-    return f"format {method.format}, {number} file{'s' if number != 1 else ''}"
+    format, number = submission.method.format, len(submission.files)
+    if not number:
+        return f"format {format}, made from the task"
+    return f"format {format}, {number} file{'s' if number != 1 else ''}"
 
 
 def _fits(task: Task, interpretation: Adapted) -> str:

@@ -47,7 +47,8 @@ from remainder.record.store import StoredRecord, read_record
 from remainder.record.summary import LOWEST_BIN
 from remainder.record.values import KEY, canonical_values, of_split
 from remainder.report.tables import WIDTH
-from remainder.submission.submission import Entry, open_submission, submissions_for
+from remainder.submission.open import open_submission, submissions_for
+from remainder.submission.submission import Entry
 
 __all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
 

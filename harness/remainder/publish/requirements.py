@@ -18,7 +18,8 @@ from remainder.board.origin import skeleton as skeleton
 from remainder.errors import InterpretationError, TaskError
 from remainder.record.recordable import check_words
 from remainder.residual.moments import Moments
-from remainder.submission.submission import FORMATS, Submission, open_submission
+from remainder.submission.open import open_submission
+from remainder.submission.submission import Submission
 from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = [
@@ -40,7 +41,7 @@ _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of a path
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TEMPLATE = """\
 name = "{name}"
-kind = "reconstruction"
+kind = "{kind}"
 title = "What it is, in a line"
 authors = ["Your name"]
 licence = "MIT"
@@ -62,7 +63,7 @@ def read_described(where: str | Path) -> Submission:
     if folder is None or not (folder / "submission.toml").is_file():
         text = str(where)
         place = f'hub = "{text[4:]}"\nrevision = "COMMIT"' if text.startswith("hub:") else 'path = "."'
-        template = _TEMPLATE.format(name=found.name, format=found.method.format, place=place)
+        template = _TEMPLATE.format(name=found.name, kind=found.kind, format=found.method.format, place=place)
         raise InterpretationError(
             f"{where} has no submission.toml, which says what it is, who made it and under which licence",
             fix="write it into a folder, beside the weights:\n\n" + template,
@@ -87,15 +88,16 @@ def check_description(found: Submission) -> None:
         refuse("licence", f"is {found.licence!r}", 'name the licence of the weights, such as "MIT"')
     for problem in check_words(found.model_dump(mode="json", exclude={"method"})):
         refuse(*_split(problem), "use plain text")
-    if found.method.hub is not None and not _COMMIT.fullmatch(found.method.revision or ""):
+    revision = found.method.get("revision")
+    if found.is_on_hub and not _COMMIT.fullmatch(revision or ""):
         here = "" if found.commit is None else f"; now it is {found.commit}"
         refuse(
             "method.revision",
-            f"is {found.method.revision!r}, and what a name on a hub stands for may change",
+            f"is {revision!r}, and what a name on a hub stands for may change",
             f"give the commit of the hub's repository, 40 hexadecimal digits{here}",
         )
     for name in found.files:
-        if found.method.hub is None and not (root_of(found.folder, name) / name).is_file():
+        if not found.is_on_hub and not (root_of(found.folder, name) / name).is_file():
             refuse("method", f"{name} lies outside of the folder", "put all files into it")
 
 
@@ -108,7 +110,7 @@ def required_tasks(submission: Submission) -> list[Task]:
     if submission.tasks:
         return [public_task(name) for name in submission.tasks]
     fitting: list[Task] = []
-    if submission.method.format in FORMATS:  # others fit everything
+    if "hub" in submission.format.sources:  # weights, whose settings tell their place; others fit everything
         fitting = [task for task in map(load_task, list_tasks()) if _fits(submission, task)]
     if len(fitting) == 1:
         return fitting

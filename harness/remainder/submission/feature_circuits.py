@@ -4,8 +4,8 @@
    submission of a reconstruction that is read from files. Their order is that of a pass.
 2. Circuits, by the format of the submission:
    - `feature-attribution`: scores of all nodes on the task's `fit` prompts
-     (`features_scores.score_nodes`), cut at every threshold;
-   - `feature-scores`: scores from a file (`features_scores.load_scores`), cut likewise;
+     (`circuit.feature_scores.score_nodes`), cut at every threshold;
+   - `feature-scores`: scores from a file (`circuit.feature_scores.load_scores`), cut likewise;
    - `feature-graph`: a circuit-tracer graph for every template, whole, pinned or pruned: a single circuit.
 3. Thresholds that keep no node give no circuit, and of those that keep the same nodes only the largest does;
    the notes say which were left out.
@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
@@ -33,18 +32,30 @@ from remainder.circuit.feature_scores import (
 from remainder.circuit.features import FeatureCircuit, FeatureSite, bits_of, record_nodes
 from remainder.errors import InterpretationError, TaskError
 from remainder.formats import attribution_graph
+from remainder.interpretation.protocol import Adapted, adapt
 from remainder.model.graph import BridgeCircuitModel
-from remainder.model.sites import BridgeSiteModel, SiteModel
+from remainder.model.sites import BridgeSiteModel
 from remainder.record.circuit_summary import BEYOND
+from remainder.submission.aliases import require_same
 from remainder.submission.method import Method, SiteSource
+from remainder.submission.open import open_site
 from remainder.task.prompts import Prompts, first
 from remainder.task.spec import Site, Task, load_task
 
 if TYPE_CHECKING:
-    from remainder.interpretation.protocol import Adapted
     from remainder.loading.prompts import CircuitTask
+    from remainder.submission.submission import Submission
 
-__all__ = ["FeatureCircuits", "FoundFeatures", "Sum", "make_features", "site_model", "site_tasks"]
+__all__ = [
+    "FeatureCircuits",
+    "FoundFeatures",
+    "Sum",
+    "attribute",
+    "read_graphs",
+    "read_scores",
+    "site_model",
+    "site_tasks",
+]
 
 _STEPS = 10
 
@@ -158,49 +169,95 @@ def site_model(loaded: CircuitTask, dtype: str = "float32") -> BridgeSiteModel:
     return BridgeSiteModel(held.bridge)
 
 
-def make_features(
-    method: Method,
-    folder: Path | None,
-    loaded: CircuitTask,
-    fit_windows: int,
-    interpretations: Sequence[tuple[Site, Adapted]],
-) -> FoundFeatures:
-    """The circuits of a method, and notes on how they came about.
-
-    Args:
-        method: of the submission.
-        folder: of the submission.
-        loaded: the task.
-        fit_windows: prompts that nodes are scored on.
-        interpretations: of each site, in the order of a pass.
+def attribute(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+    """Circuits of the nodes whose attribution on `fit` prompts is beyond each threshold.
 
     Raises:
         TaskError: the task's model has no hooks.
-        InterpretationError: a file is not sound or of other sites and templates, or no node is kept.
+        InterpretationError: an interpretation does not fit its site, or no node is kept.
     """
-    model = site_model(loaded)
-    sites = tuple(
-        FeatureSite(site.hook_in, site.hook_out, one.placed(loaded.device)) for site, one in interpretations
+    placed = _placed(submission, loaded)
+    with torch.inference_mode(False):
+        scores = dict(_attributed(submission.method, loaded, fit_windows, placed))
+    return placed.noted(_cut(submission.method, placed.sites, scores))
+
+
+def read_scores(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+    """Circuits of the nodes whose score in a file is beyond each threshold.
+
+    Raises:
+        TaskError: the task's model has no hooks.
+        InterpretationError: the file is not sound, or of other sites and templates; or no node is kept.
+    """
+    placed = _placed(submission, loaded)
+    assert submission.folder is not None
+    scores = load_scores(
+        submission.folder / submission.method.get("path"), _features(placed, loaded), _lengths(loaded)
     )
-    lengths = {group.template: group.tokens.shape[1] for group in loaded.prompts("evaluation")}
-    if method.format == "feature-attribution":
-        with torch.inference_mode(False):
-            scores = dict(_attributed(method, loaded, fit_windows, model, sites))
-        return _cut(method, sites, scores)
-    assert folder is not None
-    assert method.path is not None
-    path, features = folder / method.path, _features(model, sites, loaded)
-    if method.format == "feature-scores":
-        return _cut(method, sites, load_scores(path, features, lengths))
-    return _of_graphs(method, path, loaded, sites, features, lengths)
+    return placed.noted(_cut(submission.method, placed.sites, scores))
+
+
+def read_graphs(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+    """The circuit of the nodes of a circuit-tracer graph for every template, whole, pinned or pruned.
+
+    Raises:
+        TaskError: the task's model has no hooks.
+        InterpretationError: a graph is not sound, or of other sites and templates; or no node is kept.
+    """
+    placed = _placed(submission, loaded)
+    return placed.noted(_of_graphs(submission, loaded, placed))
+
+
+class _Placed(NamedTuple):
+    """The interpretations of a submission's sites, at hooks of the task's model."""
+
+    model: BridgeSiteModel
+    sites: tuple[FeatureSite, ...]
+    notes: tuple[str, ...]
+
+    def noted(self, features: FoundFeatures) -> FoundFeatures:
+        """The same circuits, with notes on the interpretations behind their own."""
+        return features._replace(notes=(*features.notes, *self.notes))
+
+
+def _placed(submission: Submission, loaded: CircuitTask) -> _Placed:
+    sources = submission.method.get("sites")
+    tasks = site_tasks(sources, loaded.task)
+    placed = [
+        (task.site, _interpretation(submission, source, task))
+        for source, task in zip(sources, tasks, strict=True)
+    ]
+    for _, each in placed:
+        require_same(loaded, each)
+    notes = dict.fromkeys(f"{each.name}: {warning}" for _, each in placed for warning in each.warnings)
+    sites = (FeatureSite(site.hook_in, site.hook_out, each.placed(loaded.device)) for site, each in placed)
+    return _Placed(site_model(loaded), tuple(sites), tuple(notes))
+
+
+def _interpretation(submission: Submission, source: SiteSource, task: Task) -> Adapted:
+    """The interpretation of one of the sites, for that of `task`."""
+    assert submission.folder is not None
+    own = open_site(submission.folder, source)
+    if source.task is not None:
+        own.require_fit(task)
+
+    def no_moments() -> NoReturn:
+        raise InterpretationError(
+            f"sites: {source.submission}: format {own.method.format} is fitted to a text",
+            fix="give a submission that is read from files, such as that of an SAE",
+        )
+
+    one = own.load(task, no_moments)
+    return adapt(one.thing, task.site.width, own.name, one.reads, one.warnings, one.aliases)
+
+
+def _lengths(loaded: CircuitTask) -> dict[str, int]:
+    """Positions of a prompt of each template."""
+    return {group.template: group.tokens.shape[1] for group in loaded.prompts("evaluation")}
 
 
 def _attributed(
-    method: Method,
-    loaded: CircuitTask,
-    fit_windows: int,
-    model: SiteModel,
-    sites: Sequence[FeatureSite],
+    method: Method, loaded: CircuitTask, fit_windows: int, placed: _Placed
 ) -> Iterator[tuple[str, NodeScores]]:
     groups = first(loaded.prompts("fit"), fit_windows)
     for done, group in enumerate(groups):
@@ -209,11 +266,11 @@ def _attributed(
         yield (
             group.template,
             score_nodes(
-                model,
-                sites,
+                placed.model,
+                placed.sites,
                 group,
-                ablation=method.scored_against or "mean",
-                steps=method.steps or _STEPS,
+                ablation=method.get("scored_against") or "mean",
+                steps=method.get("steps") or _STEPS,
                 device=loaded.device,
             ),
         )
@@ -225,7 +282,7 @@ def _cut(
     scores: Mapping[str, NodeScores],
 ) -> FoundFeatures:
     """Step 3."""
-    thresholds = method.thresholds or THRESHOLDS
+    thresholds = method.get("thresholds") or THRESHOLDS
     names = [f"{BEYOND}{threshold:.3g}" for threshold in thresholds]
     if len(set(names)) < len(names):
         raise InterpretationError(
@@ -256,14 +313,10 @@ def _cut(
     return FoundFeatures(FeatureCircuits(sites, ordered, scores), tuple(notes))
 
 
-def _of_graphs(
-    method: Method,
-    path: Path,
-    loaded: CircuitTask,
-    sites: tuple[FeatureSite, ...],
-    features: Mapping[str, int],
-    lengths: Mapping[str, int],
-) -> FoundFeatures:
+def _of_graphs(submission: Submission, loaded: CircuitTask, placed: _Placed) -> FoundFeatures:
+    assert submission.folder is not None
+    method, path = submission.method, submission.folder / submission.method.get("path")
+    features, lengths = _features(placed, loaded), _lengths(loaded)
     if path.is_file() and len(lengths) > 1:
         raise InterpretationError(
             f"{path} is one graph, and {loaded.task.id} has the templates {', '.join(sorted(lengths))}",
@@ -280,33 +333,33 @@ def _of_graphs(
                 fix="make one of a prompt of this template",
             )
         graph = attribution_graph.load(file, loaded.task.model, layers)
-        chosen = graph.pinned() if method.pinned else graph
-        chosen = chosen if method.share is None else chosen.pruned(method.share)
-        by_template[template] = circuit_of_graph(chosen, sites, features, length)
+        chosen = graph.pinned() if method.get("pinned") else graph
+        chosen = chosen if method.get("share") is None else chosen.pruned(method.get("share"))
+        by_template[template] = circuit_of_graph(chosen, placed.sites, features, length)
         notes += [
             note if note.startswith(f"{file.name} ") else f"{file.name}: {note}" for note in graph.notes
         ]
         if not graph.has_probabilities:
             notes.append(f"{file.name}: no logit has a probability (token_prob), so its graph has no scores")
             continue
-        said = graph.scores()
-        replacement = "none" if said.replacement is None else f"{said.replacement:.3g}"
+        scores = graph.scores()
+        replacement = "none" if scores.replacement is None else f"{scores.replacement:.3g}"
         notes.append(
             f"{file.name}: by the links of its graph alone replacement {replacement}, completeness "
-            f"{said.completeness:.3g}"
+            f"{scores.completeness:.3g}"
         )
-    circuits = FeatureCircuits(sites, {"graph": by_template})
+    circuits = FeatureCircuits(placed.sites, {"graph": by_template})
     if not circuits.count("graph").nodes:
         raise InterpretationError(f"{path}: no node is kept", fix="raise `share`, or pin nodes")
     return FoundFeatures(circuits, tuple(notes))
 
 
-def _features(model: SiteModel, sites: Sequence[FeatureSite], loaded: CircuitTask) -> dict[str, int]:
+def _features(placed: _Placed, loaded: CircuitTask) -> dict[str, int]:
     """Latents of each site, by its name."""
     group: Prompts = loaded.prompts("calibration")[0]
     tokens = torch.from_numpy(group.tokens[:1]).to(loaded.device)
     with torch.no_grad():
-        nodes = record_nodes(model, sites, tokens, 1)
+        nodes = record_nodes(placed.model, placed.sites, tokens, 1)
     return {name: part.latents.shape[-1] for name, part in nodes.items()}
 
 

@@ -1,48 +1,94 @@
-"""What a submission says about how it is read, and the hash that names it. Needs no torch: records are
-verified against it."""
+"""`[method]` of a submission: the settings of each format, the table of formats, and the hash that names a
+submission.
+
+A format is one line of `FORMATS`: its name, what kind of submission it makes, the class of its settings, and
+`module:function` strings for the code behind it, which is imported only when it is used
+(`remainder.submission.registry`). So records are verified against a `submission.toml` without torch.
+
+Formats that share their settings share a class: the table, not the class, says which names there are.
+"""
 
 from __future__ import annotations
 
-import functools
+import difflib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 __all__ = [
-    "CIRCUIT_FORMATS",
-    "FEATURE_FORMATS",
+    "FORMATS",
     "NAME",
+    "Format",
+    "Kind",
     "Method",
     "SiteSource",
-    "is_found",
+    "kind_fault",
+    "read_method",
     "submission_hash",
 ]
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
 """Names of submissions: nothing that a table, a path or an eye could take for something else."""
 
+Kind = Literal["reconstruction", "circuit", "feature-circuit"]
+"""What a submission is. A transcoder is a reconstruction: it rebuilds the output of what it reads."""
 
-CIRCUIT_FORMATS = frozenset(
-    {
-        "eap-ig",
-        "mib",
-        "full-graph",
-        "empty-graph",
-        "random-edges",
-        "edge-attribution",
-        "node-attribution",
-        "edge-patching",
-    }
-)
-"""Formats of circuits of edges."""
+Source = Literal["file", "folder", "hub", "prompts"]
+"""Where a format may come from: a file or folder that is named without a `submission.toml`, a hub, or a
+search on the task's own `fit` prompts."""
 
-FEATURE_FORMATS = frozenset({"feature-attribution", "feature-scores", "feature-graph"})
-"""Formats of circuits of features; all that are neither these nor circuits of edges are reconstructions."""
+
+def _in_folder(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+        raise ValueError("it must lie in the submission's folder")
+    return path
+
+
+def _listed_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len(set(names)) < len(names):
+        raise ValueError("`ignore_fields` names fields, none of them twice; else leave it out")
+    return names
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values or not all(math.isfinite(each) and each >= 0 for each in values):
+        raise ValueError("`thresholds` are finite, none negative")
+    if list(values) != sorted(set(values)):
+        raise ValueError("`thresholds` ascend, none twice")
+    return values
+
+
+InFolder = Annotated[str, AfterValidator(_in_folder)]
+IgnoreFields = Annotated[
+    tuple[str, ...],
+    AfterValidator(_listed_once),
+    Field(description="fields of its files, known by their name to change nothing, and passed over"),
+]
+Rank = Annotated[StrictInt, Field(ge=1, description="the number of directions kept, such as rank = 32")]
+Seed = Annotated[StrictInt, Field(ge=0, lt=2**63)]
+Steps = Annotated[StrictInt, Field(ge=1, description="steps of integrated gradients")]
+Thresholds = Annotated[
+    tuple[StrictFloat, ...],
+    AfterValidator(_ascending),
+    Field(description="least scores of nodes, in nats, ascending; each makes a circuit"),
+]
 
 
 class SiteSource(BaseModel):
@@ -50,7 +96,7 @@ class SiteSource(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    submission: str = Field(
+    submission: InFolder = Field(
         min_length=1,
         description="a folder in that of this submission, with a submission.toml or as its library wrote "
         "it; or `baselines/NAME`, one that comes with the benchmark",
@@ -65,162 +111,303 @@ class SiteSource(BaseModel):
             raise ValueError("name the site by `task`, or by `hook_in` (and `hook_out`)")
         if self.hook_out is not None and self.hook_in is None:
             raise ValueError("`hook_out` is given with `hook_in`")
-        if Path(self.submission).is_absolute() or ".." in Path(self.submission).parts:
-            raise ValueError("`submission` must lie in the submission's folder, or be `baselines/NAME`")
         return self
+
+
+# --------------------------------------------------------------------------------------- settings of formats
 
 
 class Method(BaseModel):
-    """`[method]` of a submission: a format and its settings."""
+    """A format and its settings; by itself, the settings of a format that has none.
+
+    A format's own class adds fields. An optional one defaults to None: what is None is left out of the
+    submission's hash, so that a setting can be added later without moving a hash.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[
-        "identity",
-        "mean",
-        "pca",
-        "random-projection",
-        "subspace",
-        "codebook",
-        "saelens",
-        "dictionary-learning",
-        "sparsify",
-        "circuit-tracer",
-        "gemma-scope",
-        "eap-ig",
-        "mib",
-        "full-graph",
-        "empty-graph",
-        "random-edges",
-        "edge-attribution",
-        "node-attribution",
-        "edge-patching",
-        "feature-attribution",
-        "feature-scores",
-        "feature-graph",
-    ]
-    rank: int | None = Field(default=None, description="directions kept: pca, random-projection")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="random-projection, random-edges")
-    steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="of integrated gradients; default: 1, the gradient itself, and of features 10",
-    )
-    path: str | None = Field(
-        default=None, description="of the weights: a file (subspace, codebook), else what the format writes"
-    )
+    format: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_settings(cls, content: Any) -> Any:
+        """Refuse what the format has no setting for, and miss what it needs, each by name."""
+        if not isinstance(content, Mapping):
+            return content
+        format = content.get("format")
+        own = [name for name in cls.model_fields if name != "format"]
+        if strange := sorted(str(name) for name in content.keys() - cls.model_fields.keys()):
+            listed = f"it has {', '.join(f'`{name}`' for name in own)}" if own else "it has none"
+            raise ValueError(f"`{strange[0]}` is not a setting of format {format}; {listed}")
+        for name in own:
+            field = cls.model_fields[name]
+            if field.is_required() and content.get(name) is None:
+                raise ValueError(f"format {format} needs `{name}`: {field.description}")
+        return content
+
+    def get(self, name: str) -> Any:
+        """The value of a setting; None if it was not given, or the format does not have it."""
+        return getattr(self, name, None)
+
+
+class RankMethod(Method):
+    """Settings of a projection on directions that are fitted."""
+
+    rank: Rank
+
+
+class RandomRankMethod(RankMethod):
+    """Settings of a projection on random directions."""
+
+    seed: Seed = 0
+
+
+class SeedMethod(Method):
+    """Settings of a random choice."""
+
+    seed: Seed = 0
+
+
+class StepsMethod(Method):
+    """Settings of attribution; one step, the default, is the gradient itself."""
+
+    steps: Steps | None = None
+
+
+class ArrayMethod(Method):
+    """Settings of a file of arrays."""
+
+    path: InFolder = Field(description='the file of the arrays, such as path = "weights.safetensors"')
+
+
+class CircuitMethod(Method):
+    """Settings of circuits in files."""
+
+    path: InFolder = Field(description='the file, or the folder of files, such as path = "circuit.json"')
+    ignore_fields: IgnoreFields | None = None
+
+
+class WeightsMethod(Method):
+    """Settings of weights that another library wrote, in a folder of the submission or on a hub."""
+
+    has_releases: ClassVar[bool] = False
+    """Whether `hub` may name a release of sae-lens's list in place of a repository."""
+
+    path: InFolder | None = Field(default=None, description="the folder of what the library wrote")
     hub: str | None = Field(
         default=None, description="OWNER/REPO:SAE_ID, or RELEASE:SAE_ID of sae-lens's list"
     )
-    revision: str | None = Field(default=None, description="of `hub`: a commit; default: the newest")
-    sites: tuple[SiteSource, ...] | None = Field(default=None, description="of features, in order of a pass")
-    thresholds: tuple[float, ...] | None = Field(
-        default=None,
-        description="of scores of features, nats, ascending: each is a circuit; default: 15 from 1e-4 to 1",
+    revision: str | None = Field(
+        default=None, description="commit of the hub's repository; default: the newest"
     )
-    scored_against: Literal["mean", "counterfactual", "zero"] | None = Field(
-        default=None, description="feature-attribution: what a node is compared with; default: its mean"
-    )
-    pinned: bool | None = Field(default=None, description="feature-graph: only nodes that a person pinned")
-    share: float | None = Field(
-        default=None, ge=0, le=1, description="feature-graph: only nodes that make up this share of influence"
-    )
-
-    ignore_fields: tuple[str, ...] | None = Field(
-        default=None, description="of its files: known by their name to change nothing, and passed over"
-    )
+    ignore_fields: IgnoreFields | None = None
 
     @model_validator(mode="after")
-    def _fields_of_files(self) -> Method:
-        names = self.ignore_fields
-        if names is not None and (not names or len(set(names)) < len(names)):
-            raise ValueError("`ignore_fields` names fields, none of them twice; else leave it out")
-        if names is not None and self.format not in _OF_FILES:
-            raise ValueError(f"`ignore_fields` is of files that a library wrote, not of format {self.format}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Method:
+    def _one_place(self) -> WeightsMethod:
         if self.path is not None and self.hub is not None:
             raise ValueError("give `path` or `hub`, not both")
+        if self.path is None and self.hub is None:
+            raise ValueError(
+                f'format {self.format} needs `path` (path = ".": the folder of this file) or `hub`, where '
+                "its weights lie"
+            )
         if self.revision is not None and self.hub is None:
-            raise ValueError("`revision` is that of `hub`")
-        if self.path is not None and (Path(self.path).is_absolute() or ".." in Path(self.path).parts):
-            raise ValueError("`path` must lie in the submission's folder")
+            raise ValueError("`revision` is that of `hub`, which is not given")
+        if self.hub is not None and not self.has_releases and "/" not in self.hub.partition(":")[0]:
+            raise ValueError(f"`hub` is {self.hub!r}; for format {self.format} write OWNER/REPO:SAE_ID")
         return self
 
+
+class ReleaseMethod(WeightsMethod):
+    """Settings of weights that sae-lens reads, which lists releases of its own."""
+
+    has_releases: ClassVar[bool] = True
+
+
+class SitesMethod(Method):
+    """What all circuits of features set: the sites whose latents are nodes."""
+
+    sites: tuple[SiteSource, ...] = Field(
+        min_length=1, description="one [[method.sites]] for each site, in order of a pass"
+    )
+
+
+class FeatureAttributionMethod(SitesMethod):
+    """Settings of a search for latents that carry a behaviour."""
+
+    steps: Steps | None = None
+    thresholds: Thresholds | None = None
+    scored_against: Literal["mean", "counterfactual", "zero"] | None = Field(
+        default=None, description="what a node is compared with; default: its mean"
+    )
+
+
+class FeatureScoresMethod(SitesMethod):
+    """Settings of scores of latents in a file."""
+
+    path: InFolder = Field(description='the file of scores, such as path = "scores.safetensors"')
+    thresholds: Thresholds | None = None
+
+
+class FeatureGraphMethod(SitesMethod):
+    """Settings of graphs of latents in files."""
+
+    path: InFolder = Field(description="the file of a graph, or a folder with one for each template")
+    pinned: StrictBool | None = Field(default=None, description="only nodes that a person pinned")
+    share: Annotated[StrictFloat, Field(ge=0, le=1)] | None = Field(
+        default=None, description="only nodes that make up this share of influence"
+    )
+
     @model_validator(mode="after")
-    def _of_features(self) -> Method:
-        allowed = _OF_FORMAT.get(self.format, {"steps"})
-        given = {name for name in LATER if getattr(self, name) is not None} - {"ignore_fields"}
-        if strange := sorted(given - allowed):
-            raise ValueError(f"`{strange[0]}` is not a setting of format {self.format}")
-        if self.format not in FEATURE_FORMATS:
-            return self
-        if not self.sites:
-            raise ValueError("a circuit of features needs `sites`, one [[method.sites]] for each")
-        if self.format != "feature-attribution" and self.path is None:
-            raise ValueError(f"format {self.format} needs `path`")
-        if self.hub is not None:
-            raise ValueError("a circuit of features lies in a folder, not on a hub")
-        found = self.thresholds
-        if found is not None and not (
-            found
-            and all(math.isfinite(each) and each >= 0 for each in found)
-            and list(found) == sorted(set(found))
-        ):
-            raise ValueError("`thresholds` are finite, none negative, and ascend, none twice")
+    def _one_choice(self) -> FeatureGraphMethod:
         if self.pinned and self.share is not None:
             raise ValueError("give `pinned` or `share`, not both")
         return self
 
 
-LATER = ("steps", "sites", "thresholds", "scored_against", "pinned", "share", "ignore_fields")
-"""Settings that submissions were hashed before; left out of the hash where there is nothing to say."""
+# -------------------------------------------------------------------------------------- the table of formats
 
-_OF_FILES = frozenset(
-    {"saelens", "dictionary-learning", "sparsify", "circuit-tracer", "gemma-scope", "eap-ig", "mib"}
-)
-"""Formats of other libraries, whose files have fields."""
 
-_OF_FORMAT: Mapping[str, set[str]] = {
-    "feature-attribution": {"steps", "sites", "thresholds", "scored_against"},
-    "feature-scores": {"sites", "thresholds"},
-    "feature-graph": {"sites", "pinned", "share"},
-}
-"""Which of them are of a format; of the formats that are not named, `steps` alone."""
+@dataclass(frozen=True)
+class Format:
+    """A format: one line of the table, or what another package registers in `remainder.formats`.
+
+    Functions are named as `module:function`. Exactly one of `read` and `make` gives the interpretation:
+
+    - `read(path, task, ignore) -> Loaded`: of a reconstruction that lies in files, at `path`;
+    - `make(submission, task, fit) -> Loaded`: of any other reconstruction;
+    - `make(submission, loaded_task, fit_windows) -> Found`: of circuits.
+    """
+
+    name: str
+    kind: Kind
+    settings: type[Method]
+    read: str | None = None
+    make: str | None = None
+    files: str | None = None
+    """`files(path) -> list[Path]`: the files at the setting `path` whose content can change a score."""
+    require: str = "remainder.formats.tensors:require_weights"
+    """`require(path)`: raises InterpretationError for a file that is seen to be something else, before
+    gigabytes are hashed."""
+    recognise: str | None = None
+    """`recognise(path) -> bool`: whether a file or folder that is named alone is of this format."""
+    sources: tuple[Source, ...] = ()
+    features: Callable[[int], int] | None = None
+    """Number of features at a site of some width, where the format alone fixes it."""
+
+    def __post_init__(self) -> None:
+        if (self.read is None) == (self.make is None):
+            raise ValueError(f"format {self.name}: give `read` or `make`, and not both")
+
+
+def _weights(name: str, *more: Source, settings: type[WeightsMethod] = WeightsMethod) -> Format:
+    """The line of a library's weights, whose module has `load`, `files` and `found_in`."""
+    module = f"remainder.formats.{name.replace('-', '_')}"
+    functions = [f"{module}:{function}" for function in ("load", "files", "found_in")]
+    return Format(
+        name, "reconstruction", settings, functions[0], files=functions[1], recognise=functions[2],
+        sources=("folder", "hub", *more),
+    )  # fmt: skip
+
+
+_MADE = "remainder.submission.references:"
+_CIRCUITS = "remainder.submission.circuits:"
+_FEATURES = "remainder.submission.feature_circuits:"
+_READ = "remainder.formats."
+_ARRAYS = "remainder.formats.arrays:"
+_SEARCHED: tuple[Source, ...] = ("prompts",)
+
+FORMATS: Mapping[str, Format] = {
+    row.name: row
+    for row in (
+        Format("identity", "reconstruction", Method, make=f"{_MADE}identity", features=lambda width: width),
+        Format("mean", "reconstruction", Method, make=f"{_MADE}mean", features=lambda width: 0),
+        Format("pca", "reconstruction", RankMethod, make=f"{_MADE}pca"),
+        Format("random-projection", "reconstruction", RandomRankMethod, make=f"{_MADE}random"),
+        Format("subspace", "reconstruction", ArrayMethod, f"{_ARRAYS}subspace", files=f"{_ARRAYS}files"),
+        Format("codebook", "reconstruction", ArrayMethod, f"{_ARRAYS}codebook", files=f"{_ARRAYS}files"),
+        # Folders are recognised in this order: what marks a later format may lie in that of an earlier one.
+        _weights("sparsify"),
+        _weights("dictionary-learning"),
+        _weights("saelens", settings=ReleaseMethod),
+        # Files are recognised in this order: circuits by their content, before lists by their names.
+        Format(
+            "eap-ig", "circuit", CircuitMethod, make=f"{_CIRCUITS}read_file", files=f"{_READ}eap_ig:files",
+            require=f"{_READ}eap_ig:require", recognise=f"{_READ}eap_ig:found_in", sources=("file",),
+        ),
+        Format(
+            "feature-graph", "feature-circuit", FeatureGraphMethod, make=f"{_FEATURES}read_graphs",
+            files=f"{_READ}attribution_graph:files", recognise=f"{_READ}attribution_graph:found_in",
+            sources=("file",),
+        ),
+        _weights("circuit-tracer", "file"),
+        _weights("gemma-scope"),
+        Format(
+            "mib", "circuit", CircuitMethod, make=f"{_CIRCUITS}read_folder", files=f"{_READ}mib:all_files",
+            require=f"{_READ}eap_ig:require", recognise=f"{_READ}mib:found_in", sources=("folder",),
+        ),
+        Format("full-graph", "circuit", Method, make=f"{_CIRCUITS}full"),
+        Format("empty-graph", "circuit", Method, make=f"{_CIRCUITS}empty"),
+        Format("random-edges", "circuit", SeedMethod, make=f"{_CIRCUITS}random"),
+        Format("edge-attribution", "circuit", StepsMethod, make=f"{_CIRCUITS}rank_edges", sources=_SEARCHED),
+        Format("node-attribution", "circuit", StepsMethod, make=f"{_CIRCUITS}rank_nodes", sources=_SEARCHED),
+        Format("edge-patching", "circuit", Method, make=f"{_CIRCUITS}patch_edges", sources=_SEARCHED),
+        Format(
+            "feature-attribution", "feature-circuit", FeatureAttributionMethod,
+            make=f"{_FEATURES}attribute", sources=_SEARCHED,
+        ),
+        Format(
+            "feature-scores", "feature-circuit", FeatureScoresMethod, make=f"{_FEATURES}read_scores",
+            files=f"{_ARRAYS}files",
+        ),
+    )
+}  # fmt: skip
+"""Formats that come with the benchmark, by name. To add one: a module with its code, and a line here."""
+
+
+def read_method(content: Any, find: Callable[[str], Format | None] = FORMATS.get) -> Method:
+    """`[method]` of a `submission.toml`, checked by the class of its format.
+
+    Args:
+        content: of the table.
+        find: where formats are looked up; by default among those that come with the benchmark alone, so that
+            no other package's code runs where records are verified.
+
+    Raises:
+        ValidationError: there is no such format, or a setting is not one of its own, missing or wrong.
+    """
+    if isinstance(content, Method):
+        return content
+    name = content.get("format") if isinstance(content, Mapping) else None
+    row = find(name) if isinstance(name, str) else None
+    if row is not None:
+        return row.settings.model_validate(content)
+    near = difflib.get_close_matches(str(name), FORMATS, n=3, cutoff=0.5) or FORMATS
+    what = "`format` is missing" if name is None else f"this version has no format {name!r:.60}"
+    error = PydanticCustomError("format", "{what}; there is {near}", {"what": what, "near": ", ".join(near)})
+    where = InitErrorDetails(type=error, loc=("format",), input=name)
+    raise ValidationError.from_exception_data("method", [where])
+
+
+def kind_fault(kind: object, row: Format) -> str | None:
+    """What is wrong with the `kind` that a submission of a format states; None if it is the format's own."""
+    return None if kind == row.kind else f"`kind` of format {row.name} is {row.kind}, not {kind}"
+
+
+# -------------------------------------------------------------------------------------------------- the hash
+
+
+_ALWAYS: Mapping[str, Any] = {"rank": None, "seed": 0, "path": None, "hub": None}
+"""Settings that were hashed of every format when the first records were written, given or not."""
 
 
 def submission_hash(method: Method, files: Mapping[str, str]) -> str:
-    """SHA-256 over the settings and the hash of every file (by its name) that can move a number."""
+    """SHA-256 over the settings and the hash of every file (by its name) whose content can change a score.
+
+    Names of submissions in records rest on it: what it gives for settings of today never changes.
+    """
     # Files of a hub are named with their commit, whatever the revision was called.
-    settings = method.model_dump(mode="json", exclude={"revision"})
-    for name in LATER:
-        if settings[name] is None:
-            del settings[name]
+    given = method.model_dump(mode="json", exclude={"revision"})
+    settings = {**_ALWAYS, **{name: value for name, value in given.items() if value is not None}}
     content = {"method": settings, "files": dict(files)}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-_FOUND: tuple[Literal["edge-attribution", "node-attribution", "edge-patching"], ...] = (
-    "edge-attribution",
-    "node-attribution",
-    "edge-patching",
-)
-"""Formats of circuits that are found on a task's own prompts, and need no files."""
-_STEPS = 100
-"""Steps of integrated gradients of which `is_found` knows the hash; five to ten are usual."""
-
-
-@functools.cache
-def _found_hashes() -> frozenset[str]:
-    steps = (None, *range(1, _STEPS + 1))
-    return frozenset(submission_hash(Method(format=name, steps=n), {}) for name in _FOUND for n in steps)
-
-
-def is_found(submission: str) -> bool:
-    """Whether the hash of a submission is that of a circuit found on a task's prompts, not given in files.
-
-    Records hold the hash and not the settings; of a submission without files, the settings are all there is.
-    """
-    return submission in _found_hashes()

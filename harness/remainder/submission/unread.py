@@ -9,17 +9,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from remainder.base.files import present
 from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
 from remainder.formats.recognition import Seen, look
-
-if TYPE_CHECKING:
-    from remainder.submission.submission import Format
+from remainder.submission.registry import recognised, resolve
 
 __all__ = ["graph_alone", "not_found", "part_of_folder"]
 
@@ -50,15 +46,14 @@ submission = "FOLDER_OF_THE_TRANSCODER"
 """
 
 
-def part_of_folder(path: Path, seen: Seen, readers: Mapping[str, Format]) -> InterpretationError:
+def part_of_folder(path: Path, seen: Seen) -> InterpretationError:
     """What is to be said of settings or weights that are named alone.
 
     Args:
         path: of the file.
         seen: what it is.
-        readers: of folders, by format.
     """
-    if _opens(path, readers):
+    if _opens(path):
         return InterpretationError(
             f"{path} is a file; a submission is a folder", fix=f"give the folder that holds it: {path.parent}"
         )
@@ -74,17 +69,17 @@ def part_of_folder(path: Path, seen: Seen, readers: Mapping[str, Format]) -> Int
     )
 
 
-def _opens(path: Path, readers: Mapping[str, Format]) -> bool:
+def _opens(path: Path) -> bool:
     """Whether the folder of a file can be read with it: that has settings, and weights."""
     if present(path.parent / "submission.toml"):
         return True
-    format = next((name for name, reader in readers.items() if reader.found_in(path.parent)), None)
-    if format is None:
+    row = recognised(path.parent, "hub")
+    if row is None or row.files is None:
         return False
-    held = readers[format].files(path.parent)
+    held = resolve(row.files)(path.parent)
     settings = {file for file in held if file.suffix in _SETTINGS}
-    # Of Gemma Scope there are no settings.
-    return path in held and len(settings) < len(held) and (bool(settings) or format == "gemma-scope")
+    # Arrays of numpy tell their format by themselves; other weights need settings beside them.
+    return path in held and len(settings) < len(held) and (bool(settings) or path.suffix == ".npz")
 
 
 def graph_alone(path: Path) -> InterpretationError:
@@ -96,13 +91,11 @@ def graph_alone(path: Path) -> InterpretationError:
     )
 
 
-def not_found(text: str, folder: Path, readers: Mapping[str, Format]) -> InterpretationError:
+def not_found(text: str, folder: Path) -> InterpretationError:
     """What there is instead: a folder one level below, a file that is no circuit, or a near name."""
     if folder.is_dir():
         below = sorted(
-            path
-            for path in folder.glob("*")
-            if path.is_dir() and any(reader.found_in(path) for reader in readers.values())
+            path for path in folder.glob("*") if path.is_dir() and recognised(path, "hub") is not None
         )
         held = ", ".join(sorted(path.name for path in folder.glob("*"))[:6]) or "nothing"
         if not below and (problem := _of_its_files(folder)) is not None:

@@ -27,7 +27,7 @@ from remainder.measure.losses import clean_pass
 from remainder.record.rungs import RUNGS
 from remainder.residual.calibration import Calibration
 from remainder.residual.noise import NoiseKeys
-from remainder.submission.submission import submissions_for
+from remainder.submission.open import submissions_for
 from remainder.task.script import load_script, run_script, windows_of
 from remainder.task.spec import Task, load_task
 from remainder.task.text import Windows

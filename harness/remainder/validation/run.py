@@ -21,7 +21,7 @@ from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask, open_task
 from remainder.submission.objects import ObjectSubmission
-from remainder.submission.submission import submissions_for
+from remainder.submission.open import submissions_for
 from remainder.task.script import load_script
 from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws

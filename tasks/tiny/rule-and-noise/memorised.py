@@ -32,7 +32,7 @@ from torch import Tensor
 from remainder.loading.loaded import open_task
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.schema import Number
-from remainder.submission.submission import baselines_for
+from remainder.submission.open import baselines_for
 from remainder.task.script import load_script
 
 __all__ = ["compare", "spliced", "table", "temperature"]

@@ -1,0 +1,238 @@
+"""What a person names, opened as a submission.
+
+1. A folder with a `submission.toml`, or the name of a baseline.
+2. What one of the formats' own libraries wrote, a folder or a file: the first format in the table that
+   recognises it.
+3. `hub:OWNER/REPO:SAE_ID`, or a release of sae-lens's list for OWNER/REPO.
+4. A name that another package registers in the group `remainder.submissions`, whose object is the path of a
+   folder with a `submission.toml`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from remainder.base.files import explained, present, require_file
+from remainder.base.messages import first_fault
+from remainder.base.paths import BENCHMARK, project_root, root_of
+from remainder.base.plugins import plugin
+from remainder.errors import InterpretationError
+from remainder.formats import hub
+from remainder.formats.recognition import look
+from remainder.record.naming import LONGEST, shortened
+from remainder.submission.hashes import own_hashes, site_hashes
+from remainder.submission.method import Method, SiteSource, read_method
+from remainder.submission.objects import circuit_submission, object_submission
+from remainder.submission.registry import format_of, recognised
+from remainder.submission.submission import Entry, Submission
+from remainder.submission.unread import graph_alone, not_found, part_of_folder
+from remainder.task.spec import Task, read_toml
+
+if TYPE_CHECKING:
+    from remainder.loading.loaded import LoadedTask
+
+__all__ = ["GROUP", "baselines_for", "open_site", "open_submission", "read_folder", "submissions_for"]
+
+GROUP = "remainder.submissions"
+"""Entry points of other packages' submissions."""
+
+_LEAST = 8  # letters of a repository's name that say something
+
+
+def open_submission(where: str | Path, ignore_fields: Sequence[str] = ()) -> Submission:
+    """The submission that `where` names; see this module's text.
+
+    Args:
+        where: a folder (or the YAML file of circuit-tracer), a baseline, or `hub:OWNER/REPO:SAE_ID`.
+        ignore_fields: fields of its files, to be passed over where they would be refused; beside those that
+            its `submission.toml` names. They are part of what the submission is, and of its hash.
+
+    Raises:
+        InterpretationError: if there is none, or its `submission.toml` is malformed.
+    """
+    with explained(where, InterpretationError):
+        submission = _opened(str(where))
+    return _ignoring(submission, ignore_fields) if ignore_fields else submission
+
+
+def _ignoring(submission: Submission, names: Sequence[str]) -> Submission:
+    """The same submission with these fields passed over, too."""
+    method = submission.method.model_dump(exclude_unset=True)
+    method["ignore_fields"] = tuple(sorted({*names, *(submission.method.get("ignore_fields") or ())}))
+    try:
+        return submission.model_copy(update={"method": type(submission.method).model_validate(method)})
+    except ValidationError as problem:
+        raise InterpretationError(
+            f"{submission.name}: {first_fault(problem)}", fix="leave out --ignore-field"
+        ) from None
+
+
+def _opened(text: str) -> Submission:
+    if text.startswith("hub:"):
+        return _on_hub(hub.parse(text[4:]))
+    folder = Path(text)
+    if not folder.exists():
+        baseline = project_root() / "baselines" / text.removeprefix("baselines/")
+        if baseline.is_dir():
+            folder = baseline
+        elif not present(folder) and (registered := plugin(GROUP, text, InterpretationError)) is not None:
+            folder = Path(registered)
+    if present(folder) and not folder.is_dir():
+        require_file(folder)
+    if folder.is_file():
+        return _of_file(folder)
+    if present(folder / "submission.toml"):
+        return read_folder(folder).fetched()
+    if (row := recognised(folder, "folder")) is not None:
+        return _bare(_own_name(folder), read_method({"format": row.name, "path": "."}), folder)
+    raise not_found(text, folder)
+
+
+def _of_file(path: Path) -> Submission:
+    """What is read from one file: a list of transcoders, or a circuit."""
+    row = recognised(path, "file")
+    if row is not None and row.kind == "feature-circuit":
+        raise graph_alone(path)
+    if row is not None:
+        name = path.stem if row.kind == "circuit" else _own_name(path.parent)
+        return _bare(name, read_method({"format": row.name, "path": path.name}), path.parent)
+    seen = look(path)
+    if seen.beside or path.name == "submission.toml":
+        raise part_of_folder(path, seen)
+    raise seen.refused(path)
+
+
+def _on_hub(address: hub.Address) -> Submission:
+    """An SAE on a hub, fetched, and in the format that its folder is found to have."""
+    fetched = hub.fetch(address)
+    format, place = hub.RELEASE_FORMAT, f"{address.place}:{address.sae_id}"
+    if fetched.folder is not None:
+        if (row := recognised(fetched.folder, "hub")) is None:
+            raise not_found(str(address), fetched.folder)
+        format = row.name
+    method = read_method({"format": format, "hub": place, "revision": address.revision})
+    # The id tells the SAEs of one repository apart, and is kept whole if there is room beside it.
+    repository, room = address.place.rpartition("/")[2], LONGEST - 1 - len(address.sae_id)
+    short = shortened(repository, room) if room >= _LEAST else repository
+    return _bare(f"{short}-{address.sae_id}", method).model_copy(update=fetched._asdict())
+
+
+def open_site(folder: Path, source: SiteSource) -> Submission:
+    """The submission of a reconstruction whose latents are nodes of a circuit of features in `folder`.
+
+    Raises:
+        InterpretationError: there is none, it is something else, or it lies on a hub.
+    """
+    place, where = root_of(folder, source.submission) / source.submission, folder / "submission.toml"
+    if not place.exists():
+        raise InterpretationError(
+            f"{where}: method.sites: there is no {source.submission}",
+            fix=f"give a folder in {folder}, or {BENCHMARK}NAME, one that comes with the benchmark",
+        )
+    described = place / "submission.toml"
+    content = read_toml(described, error=InterpretationError) if described.is_file() else {}
+    # Before it is read: it might have sites of its own.
+    if content.get("kind", "reconstruction") != "reconstruction":
+        raise InterpretationError(
+            f"{where}: method.sites: {source.submission} is a {content['kind']}",
+            fix="name the submission of a reconstruction, such as that of an SAE",
+        )
+    submission = read_folder(place) if content else open_submission(place)
+    if submission.kind != "reconstruction" or submission.is_on_hub:
+        what = "submission that lies on a hub" if submission.is_on_hub else submission.kind
+        raise InterpretationError(
+            f"{where}: method.sites: {source.submission} is a {what}",
+            fix="put the files of the SAE into the folder",
+        )
+    return submission
+
+
+def baselines_for(task: Task) -> list[Submission]:
+    """All bundled baselines that fit a task, by name; those on a hub are not fetched yet."""
+    fitting = []
+    for path in sorted((project_root() / "baselines").glob("*/submission.toml")):
+        tasks = read_toml(path, error=InterpretationError).get("tasks")
+        if not tasks or task.id in tasks:  # files of the others are not even looked at
+            fitting.append(read_folder(path.parent))
+    return [submission for submission in fitting if submission.fits(task)]
+
+
+def submissions_for(
+    loaded: LoadedTask, names: Sequence[str] | None = None, ignore_fields: Sequence[str] = ()
+) -> list[Entry]:
+    """What is scored on a task: what is named, or all that it brings itself and all baselines that fit it.
+
+    Args:
+        loaded: the task.
+        names: what is scored, each as `remainder run --with` takes it.
+        ignore_fields: fields of the files of what is named; see `open_submission`.
+
+    Raises:
+        InterpretationError: if there is none of that name.
+    """
+    wrap = object_submission if loaded.task.circuit is None else circuit_submission
+    own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
+    if names:
+        return [own.get(name) or _open_beside(name, own, ignore_fields) for name in names]
+    return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
+
+
+def _open_beside(name: str, own: Mapping[str, Entry], ignore_fields: Sequence[str]) -> Entry:
+    try:
+        return open_submission(name, ignore_fields)
+    except InterpretationError as problem:
+        if own and not Path(name).exists():
+            raise InterpretationError(
+                f"there is no submission {name!r}",
+                fix=f"name one of the task's own ({', '.join(own)}), a baseline, or a folder",
+            ) from problem
+        raise
+
+
+def read_folder(folder: Path) -> Submission:
+    """The submission that the `submission.toml` in a folder describes, its files hashed; nothing is fetched.
+
+    Raises:
+        InterpretationError: it is malformed, or names files that are not there.
+    """
+    where = folder / "submission.toml"
+    content = read_toml(where, error=InterpretationError)
+    if reserved := sorted({"folder", "files", "commit"} & content.keys()):
+        raise InterpretationError(f"{where}: {reserved[0]}: this is found, not given", fix="leave it out")
+    try:
+        submission = Submission(**content, folder=folder)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InterpretationError(
+            f"{where}: {place}: {first_fault(problem)}", fix="correct that field"
+        ) from None
+    files = own_hashes(folder, submission.method)
+    for source in submission.method.get("sites") or ():
+        files |= site_hashes(folder, source, open_site(folder, source).files)
+    return submission.model_copy(update={"files": files})
+
+
+def _own_name(folder: Path) -> str:
+    """The name of a folder; of a link its own, not that of the store which it leads to."""
+    return Path(os.path.normpath(folder.absolute())).name
+
+
+def _bare(name: str, method: Method, folder: Path | None = None) -> Submission:
+    clean = shortened(re.sub(r"[^a-z0-9._-]", "-", name.lower())).strip("-._") or "sae"
+    return Submission(
+        name=clean,
+        kind=format_of(method.format).kind,
+        title=name,
+        authors=(),
+        licence="unknown",
+        method=method,
+        folder=folder,
+        files={} if folder is None else own_hashes(folder, method),
+    )
