@@ -147,7 +147,7 @@ def test_a_recipe_does_what_it_says(what: str, checkout: Path) -> None:
 
 
 def test_every_recipe_ends_with_what_it_prints() -> None:
-    assert set(RECIPES) >= {"task", "interpretation", "rung"}
+    assert set(RECIPES) >= {"task", "interpretation", "format", "rung", "plugin"}
     for blocks in RECIPES.values():
         assert [block.language for block in blocks[-2:]] == ["sh", ""]
         assert any(line != "…" for line in blocks[-1].lines)
