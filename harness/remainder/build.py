@@ -1,4 +1,4 @@
-"""What the script of a task imports: its text is hashed into the task, so this name stays.
+"""The names that scripts of tasks import; since scripts are hashed into their tasks, this module stays.
 
 See `remainder.task.script`.
 """

@@ -1,7 +1,7 @@
 """Errors that a person can act on.
 
-Every error that a user can cause is a `RemainderError`: one message that names the thing, says what
-was found and what was expected, and how to mend it. The command line prints it without a traceback
+Every error that a user can cause is a `RemainderError`: one message that names the offender, says what
+was found, what was expected and how to mend it. The command line prints it without a traceback
 and leaves with the exit code of its class.
 """
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 def printable(text: str) -> str:
-    """`text` as a terminal may be given it: names in files come from anybody, and may hold escape codes."""
+    """`text` made safe for a terminal: names in files come from anybody and may hold escape codes."""
     return "".join(
         letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text
     )
@@ -29,8 +29,8 @@ class RemainderError(Exception):
     """Base of all errors shown to users.
 
     Args:
-        what: the thing that is wrong, what was found and what was expected, in one or two sentences.
-        fix: what to do about it, as an imperative sentence.
+        what: one or two sentences that name what is wrong, what was found and what was expected.
+        fix: an imperative sentence that says what to do about it.
     """
 
     exit_code = 1

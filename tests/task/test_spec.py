@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from tiny import make_task
 
+from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.errors import TaskError
 from remainder.task import spec as module
-from remainder.task.spec import Task, list_tasks, load_task, read_toml, write_lock
+from remainder.task.spec import Task, list_tasks, load_task, write_lock
 
 MODELS = ("gpt2", "qwen2.5-0.5b", "smollm2-135m")
 IDS = {

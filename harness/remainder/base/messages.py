@@ -1,4 +1,4 @@
-"""What other libraries raise, told in one line, and never cut where it names the thing that is wrong."""
+"""Exceptions of other libraries on one line, never cut where they name what is wrong."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["comes_from_within", "first_fault", "message_of"]
 
-_MOST = 400  # letters of a message that is passed on
+_MOST = 400  # longest message that is passed on, in letters
 
 
 def message_of(problem: BaseException, most: int = _MOST) -> str:
     """The whole message of an exception on one line; its type, if it has none.
 
     The first line often says only that something failed (`Error(s) in loading state_dict for …:`), and the
-    next ones what. A message that is too long is cut in its middle, since its end may say what to do.
+    next ones say what. A message that is too long is cut in the middle, since its end may say what to do.
     """
     words = str(problem).split()
     if not words:
@@ -33,18 +33,18 @@ def message_of(problem: BaseException, most: int = _MOST) -> str:
 
 
 def first_fault(problem: ValidationError) -> str:
-    """The first thing that pydantic found wrong, without the prefix that it puts before our own messages."""
+    """The first error that pydantic reports, without the prefix that it puts before our own messages."""
     return problem.errors()[0]["msg"].removeprefix("Value error, ")
 
 
 def comes_from_within(problem: BaseException, package: str) -> bool:
     """Whether an exception that passed through another package's code was raised in ours, below it.
 
-    A hook of ours runs within a pass of the other library. What such a hook raises is our own error, and must
-    not be told as the library's.
+    Our hooks run inside passes of the other library. An exception raised by such a hook is our own error and
+    must not be reported as the library's.
 
     Args:
-        problem: as it was caught.
+        problem: the exception as it was caught.
         package: name of the other library.
     """
     ours, theirs = Path(__file__).parent.parent, f"/{package}/"

@@ -1,4 +1,4 @@
-"""Where things are: the project's own files, and the user's cache."""
+"""Locations: the project's own files, and the user's cache."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from platformdirs import user_cache_path
 __all__ = ["BENCHMARK", "cache_root", "is_checkout", "is_within", "machine_paths", "project_root", "root_of"]
 
 BENCHMARK = "baselines/"
-"""How the names of files that come with the benchmark begin, where a submission uses them."""
-
+"""Prefix by which a submission names files that come with the benchmark."""
 
 _ABSOLUTE = re.compile(r"""(?:^|[\s'"=(\[,])(?:/[\w.@+~-]+/[\w.@+~-]|~/|[A-Za-z]:\\)""")
 
@@ -41,25 +40,25 @@ def cache_root() -> Path:
 
 
 def root_of(folder: Path, name: str) -> Path:
-    """What the name of a submission's file is relative to: its folder, or the benchmark (`baselines/…`)."""
+    """The root of a file name in a submission: its own folder, or the project's for `baselines/…`."""
     return project_root() if name.startswith(BENCHMARK) else folder
 
 
 def is_checkout() -> bool:
-    """Whether the project's own files are those of a checkout, and not of an installed package."""
+    """Whether the project's own files come from a checkout rather than from an installed package."""
     return (project_root() / "pyproject.toml").is_file()
 
 
 def is_within(name: str) -> bool:
-    """Whether a name that is relative to some folder leads nowhere else, on any platform."""
+    """Whether a relative name stays within its folder, on any platform."""
     parts = name.replace("\\", "/").split("/")
     return bool(name.strip()) and parts[0] not in ("", "~") and ".." not in parts and ":" not in parts[0]
 
 
 def machine_paths(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Texts of nested dicts and lists that hold a path of the machine they were made on, with their places.
+    """Texts in nested dicts and lists that hold a path of this machine, each with its place.
 
-    A record is public, and holds none in keys or values.
+    Records are public, so neither their keys nor their values may hold one.
     """
     if isinstance(content, dict):
         for name, item in content.items():

@@ -1,4 +1,4 @@
-"""What a person sees while waiting: progress on standard error, as bars on a terminal, else as lines."""
+"""Progress on standard error while a person waits: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["errors", "reporting"]
 
 errors = Console(stderr=True, highlight=False, markup=False)  # paths may look like markup
 
-_LINE_SECONDS = 10.0  # between lines about the same thing when there is no terminal
+_LINE_SECONDS = 10.0  # between lines about the same work where there is no terminal
 
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """A function to tell what is being done, how much of it is done and how much there is."""
+    """Give a function that reports what is being done, how much of it is done, and how much there is."""
     if not sys.stderr.isatty():
         yield _lines()
         return
@@ -38,7 +38,7 @@ def reporting() -> Iterator[Report]:
             if doing not in current and done == total:
                 return  # over before there was anything to wait for
             if doing not in current:
-                for name in list(current):  # one thing is done at a time
+                for name in list(current):  # only one piece of work runs at a time
                     bars.remove_task(bars.task_ids[0])
                     del current[name]
                 current[doing] = bars.add_task(doing, total=total)

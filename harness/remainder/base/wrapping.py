@@ -1,7 +1,7 @@
-"""Text for a terminal that can be copied: nothing that is copied as a whole is ever broken in two.
+"""Text for a terminal that survives copying: paths, quotations and commands are never broken in two.
 
-1. Prose is filled to a width at blanks. What stands in backticks or quotes stays on one line, and a word that
-   is longer than a line, such as a path, stays whole.
+1. Prose is filled to a width at blanks. Text in backticks or quotes stays on one line, and a word that is
+   longer than a line, such as a path, stays whole.
 2. A command is one line, however long: a terminal wraps it without putting anything into it. Its words are
    quoted as a shell takes them back.
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 __all__ = ["command", "fill", "quoted"]
 
 _BLANK = "\0"
-"""Stands for a blank that no line is broken at, meanwhile."""
+"""Temporary stand-in for a blank at which no line may be broken."""
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\\": r"\\", "'": r"\'"}
 # Quotes within a word are apostrophes.
 _ATOM = re.compile(r"""(?:`[^`]*`|(?<!\w)'[^']*'(?!\w)|(?<!\w)"[^"]*"(?!\w)|\S)+""")
@@ -27,10 +27,10 @@ def fill(text: str, width: int, *, hanging: str = "", whole: Sequence[str] = ())
     """`text` in lines of at most `width` letters, where that needs no word, quotation or command broken.
 
     Args:
-        text: its own line breaks stay, and so does the blank space at the beginning of its lines.
-        width: of a line.
+        text: its own line breaks and indentation are kept.
+        width: letters in a line.
         hanging: put before every line that is begun here.
-        whole: what else stays on one line: a path that holds blanks.
+        whole: other texts to keep on one line, such as a path that holds blanks.
     """
     for part in whole:
         if " " in part:
@@ -42,16 +42,16 @@ def fill(text: str, width: int, *, hanging: str = "", whole: Sequence[str] = ())
 def _lines(line: str, width: int, hanging: str) -> list[str]:
     if len(line) <= width:
         return [line]
-    found: list[str] = []
+    lines: list[str] = []
     current, end = "", 0
     for match in _ATOM.finditer(line):
         space, atom = line[end : match.start()], match[0]
         if end and len(current) + len(space) + len(atom) > width:
-            found.append(current)
+            lines.append(current)
             current, space = hanging, ""
-        current += space + atom  # columns that blanks were put between stay apart
+        current += space + atom  # keep runs of blanks, which align columns
         end = match.end()
-    return [*found, current]
+    return [*lines, current]
 
 
 def command(words: Sequence[str]) -> str:
@@ -60,7 +60,7 @@ def command(words: Sequence[str]) -> str:
 
 
 def quoted(word: str) -> str:
-    """As a shell takes it for one word; letters that a terminal would act upon as `$'…'` writes them."""
+    """A word quoted for a shell; letters that a terminal would act upon are written as in `$'…'`."""
     if word.isprintable():
         return shlex.quote(word)
     return "$'" + "".join(map(_escaped, word)) + "'"

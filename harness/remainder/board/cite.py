@@ -16,13 +16,13 @@ from typing import NamedTuple
 import yaml  # type: ignore[import-untyped]
 
 from remainder._version import __version__
+from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.board.snapshot import Snapshot, read_snapshot, results_folder, snapshots_folder
 from remainder.board.which import record_of
 from remainder.errors import InterpretationError, RecordError
 from remainder.record.schema import Record
 from remainder.record.store import read_record
-from remainder.task.spec import read_toml
 
 __all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"]
 

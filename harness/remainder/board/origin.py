@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from remainder.base.cache import sha256_file
+from remainder.base.files import read_toml
 from remainder.base.messages import first_fault
 from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError, TaskError
@@ -37,7 +38,7 @@ from remainder.submission.method import (
     read_method,
     submission_hash,
 )
-from remainder.task.spec import Task, load_task, read_toml
+from remainder.task.spec import Task, load_task
 
 __all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
 

@@ -1,9 +1,9 @@
-"""The graph of a transformer: who writes to the residual stream, and who reads from it.
+"""The graph of a transformer: its writers to the residual stream, and its readers from it.
 
 Every head, every MLP and the embedding *write* to the residual stream; every head's query, key and value,
 every MLP and the logits *read* from it. There is an edge from each writer to each reader that comes after it.
-Names are those of EAP-IG: `input`, `a3.h0`, `m3`, `logits`; an edge into a head says into which of its
-inputs, `m2->a3.h0<q>`. With grouped queries a key and a value belong to a group of heads, and are named by
+Names are those of EAP-IG: `input`, `a3.h0`, `m3`, `logits`; an edge into a head names the
+input too, `m2->a3.h0<q>`. With grouped queries a key and a value belong to a group of heads, and are named by
 its number.
 
 Stages are the layers' parts in the order of computation: `input`, `a0`, `m0`, `a1`, …, `logits`. A stage
@@ -34,14 +34,14 @@ INPUTS = ("q", "k", "v")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the graph of a transformer.
+    """The parameters that determine the graph of a transformer.
 
     Args:
-        layers, heads: counts; `heads` a layer.
-        groups: key-value heads a layer; equal to `heads` without grouped queries.
-        width: of the residual stream.
-        mlps: whether layers have one.
-        parallel: whether the MLP of a layer reads what its heads read.
+        layers, heads: number of layers, and of heads in each.
+        groups: key-value heads in a layer; equal to `heads` without grouped queries.
+        width: width of the residual stream.
+        mlps: whether layers have an MLP.
+        parallel: whether the MLP of a layer reads the same stream as its heads.
     """
 
     layers: int
@@ -61,13 +61,13 @@ class Architecture:
 
 
 class Stage(NamedTuple):
-    """A part of a layer: which readers and writers of the graph are its own."""
+    """A part of a layer, with its readers and writers in the graph."""
 
     name: str
     readers: slice
     writers: slice
     sees: int
-    """It can read the first `sees` writers."""
+    """The number of writers that it can read: the first ones."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Graph:
     architecture: Architecture
     writers: tuple[str, ...] = field(init=False)
     readers: tuple[str, ...] = field(init=False)
-    """A head's input as `a3.h0<q>`."""
+    """The name of a head's input, such as `a3.h0<q>`."""
     stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,25 +120,25 @@ class Graph:
 
     @cached_property
     def exists(self) -> NDArray[np.bool_]:
-        """Which entries [writers, readers] are edges."""
-        found = np.zeros((len(self.writers), len(self.readers)), dtype=np.bool_)
+        """Mask [writers, readers] of the entries that are edges."""
+        edges = np.zeros((len(self.writers), len(self.readers)), dtype=np.bool_)
         for stage in self.stages:
-            found[: stage.sees, stage.readers] = True
-        return found
+            edges[: stage.sees, stage.readers] = True
+        return edges
 
     @property
     def edges(self) -> int:
-        """How many edges there are."""
+        """Number of edges."""
         return int(self.exists.sum())
 
     @cached_property
     def writer_index(self) -> Mapping[str, int]:
-        """Place of each writer."""
+        """Index of each writer by its name."""
         return {name: place for place, name in enumerate(self.writers)}
 
     @cached_property
     def reader_index(self) -> Mapping[str, int]:
-        """Place of each reader."""
+        """Index of each reader by its name."""
         return {name: place for place, name in enumerate(self.readers)}
 
     def writer_of(self, reader: int) -> int | tuple[int, ...] | None:
@@ -148,32 +148,32 @@ class Graph:
     @cached_property
     def _feeds(self) -> tuple[int | tuple[int, ...] | None, ...]:
         size = self.architecture.heads // self.architecture.groups
-        found: list[int | tuple[int, ...] | None] = []
+        fed: list[int | tuple[int, ...] | None] = []
         for name in self.readers:
             node, _, kind = name.rstrip(">").partition("<")
             if name == "logits":
-                found.append(None)
+                fed.append(None)
             elif kind in ("k", "v"):
                 layer, _, group = node.partition(".h")
                 heads = range(int(group) * size, (int(group) + 1) * size)
-                found.append(tuple(self.writer_index[f"{layer}.h{head}"] for head in heads))
+                fed.append(tuple(self.writer_index[f"{layer}.h{head}"] for head in heads))
             else:
-                found.append(self.writer_index[node])
-        return tuple(found)
+                fed.append(self.writer_index[node])
+        return tuple(fed)
 
     def fed_by(self) -> NDArray[np.bool_]:
-        """[readers, writers]: which reader is an input of which writer."""
-        found: NDArray[np.bool_] = np.zeros((len(self.readers), len(self.writers)), dtype=np.bool_)
+        """Mask [readers, writers] of which reader is an input of which writer."""
+        inputs: NDArray[np.bool_] = np.zeros((len(self.readers), len(self.writers)), dtype=np.bool_)
         for reader, writers in enumerate(self._feeds):
             if writers is not None:
-                found[reader, list(writers) if isinstance(writers, tuple) else writers] = True
-        return found
+                inputs[reader, list(writers) if isinstance(writers, tuple) else writers] = True
+        return inputs
 
     def place(self, edge: str) -> tuple[int, int]:
         """Writer and reader of an edge such as `input->a0.h0<q>`.
 
         Raises:
-            InterpretationError: there is no such node or edge; near names are offered.
+            InterpretationError: if there is no such node or edge; near names are offered.
         """
         source, arrow, target = edge.partition("->")
         if not arrow:
@@ -196,10 +196,10 @@ class Graph:
         return place
 
     def name(self, writer: int, reader: int) -> str:
-        """Name of an edge."""
+        """The name of an edge."""
         return f"{self.writers[writer]}->{self.readers[reader]}"
 
     def names(self) -> Iterator[tuple[str, int, int]]:
-        """Name and place of every edge, by writer."""
+        """Name and place of every edge, in the order of writers."""
         for writer, reader in zip(*np.nonzero(self.exists), strict=True):
             yield self.name(int(writer), int(reader)), int(writer), int(reader)

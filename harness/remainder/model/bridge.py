@@ -1,16 +1,16 @@
 """Load a pretrained model through TransformerLens' bridge, and run it in two halves around a site.
 
-A `Runner` is what measuring needs:
+Measuring uses a model through a `Runner`:
 1. `prefix(tokens)` runs the model up to the site, once, and returns the activations there;
 2. `suffix(tokens, prefix, activations)` runs only what comes after, with other activations put in;
 3. `logits(rows)` applies the unembedding to the few rows that are scored, chunk by chunk.
 
-The bridge cannot start at a layer. So blocks before the site become pass-throughs that return what they
-were given in the structure that they normally return, and the recorded input of the first kept block is
-put in its place; the unembedding becomes a pass-through as well. Whether that equals the full pass is
-checked on real tokens when a `BridgeRunner` is made: where it does not (an architecture with state across
-blocks, or with something after the unembedding), the runner falls back to the full pass and says so in
-`mode`, which goes into the record.
+The bridge cannot start at a layer. So the blocks before the site become pass-throughs that return their
+input in the structure that they normally return, and the recorded input of the first kept block takes its
+place; the unembedding becomes a pass-through as well. When a `BridgeRunner` is made, this is compared with
+the full pass on real tokens. Where they differ (an architecture with state across blocks, or with something
+after the unembedding), the runner falls back to the full pass and says so in `mode`, which goes into the
+record.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 
 class Prefix(NamedTuple):
-    """What the clean pass leaves at the site.
+    """Activations that the clean pass leaves at the site.
 
     `entry` is the input of the first block that the suffix runs; for a residual-stream site it is the
     site's own activation.
@@ -62,11 +62,11 @@ class Prefix(NamedTuple):
 
 
 class _ReachedSite(Exception):  # noqa: N818 -- a signal, not an error
-    """Raised inside a hook to leave a forward pass when everything wanted has been seen."""
+    """A signal raised inside a hook, to leave a forward pass once everything wanted has been seen."""
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
-    """`auto` is CUDA if there is any, else the CPU.
+    """The device of this name; `auto` is CUDA if there is any, else the CPU.
 
     Raises:
         TaskError: if CUDA is asked for and there is none, or there is no such device.
@@ -83,7 +83,7 @@ def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
 def weights_hash(folder: Path) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all tensors in a folder's safetensors, sorted by name.
 
-    It depends neither on how tensors are spread over files nor on their order or metadata there.
+    It does not depend on how tensors are spread over files, nor on their order or metadata there.
 
     Raises:
         AssetError: if there is no such file, or one is truncated.
@@ -99,7 +99,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """Which open safetensors file of a folder has which tensor; closed with `stack`.
+    """The open safetensors file that holds each tensor of a folder; files are closed with `stack`.
 
     Raises:
         AssetError: if there is no such file, or one is truncated.
@@ -136,7 +136,7 @@ def hooked_pass(
 ) -> Any:
     """Logits of a bridge with hooks at some of its points, all of which are removed again.
 
-    Not `run_with_hooks`: it resolves all aliases of all hook points anew, several times a pass.
+    The bridge's `run_with_hooks` is slow: it resolves all aliases of all hook points several times a pass.
 
     Args:
         points: the `hook_dict` of the bridge.
@@ -156,11 +156,11 @@ class Runner(Protocol):
     """A model in two halves around a site."""
 
     mode: str
-    """How the second half is run, in words."""
+    """A description of how the second half is run."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """Precision of the model's weights."""
         ...
 
     def prefix(self, inputs: Shaped[Tensor, "docs pos *item"]) -> Prefix:
@@ -173,7 +173,7 @@ class Runner(Protocol):
         prefix: Prefix,
         activations: Float[Tensor, "docs pos d_out"],
     ) -> Float[Tensor, "docs pos hidden"]:
-        """What `logits` reads, with `activations` in place of the clean ones."""
+        """The input of `logits`, with `activations` in place of the clean ones."""
         ...
 
     def logits(self, rows: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows outputs"]:
@@ -183,11 +183,11 @@ class Runner(Protocol):
 
 @dataclass
 class BridgeRunner:
-    """Runs a bridged model in two halves around a site; see the module's text.
+    """A runner of a bridged model in two halves around a site; see the module's text.
 
     Args:
         bridge: a TransformerLens `TransformerBridge`.
-        site: where to read and where to put activations.
+        site: the hooks at which activations are read and put back.
         probe: token ids of one window, used for the self-check.
 
     Raises:
@@ -214,13 +214,13 @@ class BridgeRunner:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """The device of the model."""
         device: torch.device = next(self.bridge.parameters()).device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's weights."""
+        """Precision of the model's weights."""
         dtype: torch.dtype = next(self.bridge.parameters()).dtype
         return dtype
 
@@ -247,7 +247,7 @@ class BridgeRunner:
                 f"hook {missing} exists but did not fire in a forward pass",
                 fix="choose a hook that this architecture really calls",
             )
-        # Hooks that are one and the same place share one tensor, so that it is stored and moved once.
+        # If both hooks are the same, they share one tensor, so that it is stored and moved once.
         x_out = by_token(self.site.hook_out, seen[self.site.hook_out], inputs, self._architecture)
         x_in = x_out
         if not self.site.is_reconstruction:
@@ -268,7 +268,7 @@ class BridgeRunner:
         prefix: Prefix,
         activations: Float[Tensor, "docs pos d_out"],
     ) -> Float[Tensor, "docs pos hidden"]:
-        """What the unembedding reads, with `activations` in place of the clean ones at `hook_out`.
+        """The input of the unembedding, with `activations` in place of the clean ones at `hook_out`.
 
         Raises:
             MeasurementError: if a hook did not fire exactly once, or the result is not finite.
@@ -314,7 +314,7 @@ class BridgeRunner:
         return logits.float()
 
     def full_logits(self, tokens: Int[Tensor, "docs pos"]) -> Float[Tensor, "docs pos vocabulary"]:
-        """Logits of the untouched model in one ordinary pass: what the two halves are checked against."""
+        """Logits of the untouched model in one ordinary pass, against which the two halves are checked."""
         logits: Tensor = self._forward(tokens, [])
         return logits.float()
 
@@ -351,9 +351,9 @@ class BridgeRunner:
         return forward
 
     def _record_structure(self) -> None:
-        """Note what each block before the site returns, on other tokens than those of the check.
+        """Record the structure that each block before the site returns, on other tokens than the check's.
 
-        So a model that carries values past the residual stream does not find the right ones by chance.
+        Otherwise a model that carries values past the residual stream would find the right ones by chance.
         """
         handles = []
 
@@ -382,8 +382,8 @@ class BridgeRunner:
         for skip, split in ((True, True), (True, False), (False, True), (False, False)):
             self._skip, self._split_head = skip and self._first > 0, split
             hidden = self.suffix(self.probe, prefix, prefix.x_out)
-            found = torch.stack([self.logits(rows) for rows in hidden])
-            if found.shape == expected.shape and float((found - expected).abs().max()) <= tolerance:
+            logits = torch.stack([self.logits(rows) for rows in hidden])
+            if logits.shape == expected.shape and float((logits - expected).abs().max()) <= tolerance:
                 parts = "blocks after the site only" if self._skip else "all blocks"
                 return f"{parts}, {'chunked head' if split else 'full head'}"
         raise MeasurementError(
@@ -393,14 +393,14 @@ class BridgeRunner:
 
 
 def _block_of(hook: str) -> int:
-    """Index of the block that a hook lies in; 0 if it lies before the blocks, so that nothing is skipped."""
+    """Index of the block that holds a hook; 0 if it lies before the blocks, so that nothing is skipped."""
     match = re.match(r"blocks\.(\d+)\.", hook)
     return int(match.group(1)) if match else 0
 
 
 @contextmanager
 def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `module` compute `forward` for a while; its weights and hooks stay."""
+    """A context in which `module` computes `forward`; its weights and hooks stay."""
     module.__dict__["forward"] = forward
     try:
         yield

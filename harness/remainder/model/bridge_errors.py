@@ -1,7 +1,7 @@
-"""What TransformerLens' bridge and transformers raise, as errors of ours that name the model's architecture.
+"""Errors of TransformerLens' bridge and transformers, turned into ours, which name the model's architecture.
 
-`of_the_bridge` stands around calls into these libraries and nothing else. What a hook of ours raises during
-such a call is our own error, or the user's, and passes; so does what our own lines raise.
+`of_the_bridge` encloses calls into these libraries and nothing else. An exception of our own hooks or of our
+own lines during such a call is our error, or the user's, and passes through.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def architecture_of(bridge: Any) -> str:
 
 
 def architecture_in(folder: Path) -> str:
-    """The same of a model in a folder, as its config.json has it.
+    """The architecture of a model in a folder, as its config.json names it.
 
     Raises:
-        AssetError: there is no such file, or it is no config of a model.
+        AssetError: if there is no such file, or it is not the config of a model.
     """
     path = folder / "config.json"
     config = parse_json(read_text(path, "JSON", error=AssetError), path, nan=True, error=AssetError)
@@ -69,12 +69,12 @@ def architecture_in(folder: Path) -> str:
 
 @contextmanager
 def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iterator[None]:
-    """Turn whatever the library raises meanwhile into one message with the architecture's name.
+    """A context that turns any exception of the library into one message with the architecture's name.
 
     Args:
-        doing: what was being done, as a clause that `failed` can follow.
-        architecture: of the model.
-        fix: what to do, as an imperative sentence; default: by what the library says.
+        doing: the action, as a clause that `failed` can follow.
+        architecture: name of the model's architecture.
+        fix: an imperative sentence that says what to do; default: chosen by the library's message.
 
     Raises:
         TaskError: from what the library raised.
@@ -83,7 +83,7 @@ def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iter
         yield
     except (RemainderError, torch.OutOfMemoryError):
         raise
-    except Exception as problem:  # whatever the library raises; its kinds are not documented
+    except Exception as problem:  # the library may raise anything; its exceptions are not documented
         if _is_ours(problem):
             raise
         raise TaskError(
@@ -94,7 +94,7 @@ def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iter
 
 @contextmanager
 def of_the_tokenizer(folder: Path) -> Iterator[None]:
-    """Turn whatever is raised while a tokenizer is loaded into one message with its folder.
+    """A context that turns any exception of loading a tokenizer into one message with its folder.
 
     Raises:
         AssetError: from what the library raised.
@@ -103,7 +103,7 @@ def of_the_tokenizer(folder: Path) -> Iterator[None]:
         yield
     except RemainderError:
         raise
-    except Exception as problem:  # of transformers, tokenizers, sentencepiece or the JSON reader
+    except Exception as problem:  # from transformers, tokenizers, sentencepiece or the JSON reader
         raise AssetError(
             f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {message_of(problem)}",
             fix="put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
@@ -113,16 +113,16 @@ def of_the_tokenizer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def of_the_file(path: Path) -> Iterator[None]:
-    """Turn whatever is raised while a GGUF file is converted into one message with its name.
+    """A context that turns any exception of converting a GGUF file into one message with its name.
 
     Raises:
         AssetError: from what the library raised.
     """
     try:
         yield
-    except (RemainderError, OSError):  # what the system refuses is told elsewhere
+    except (RemainderError, OSError):  # errors of the operating system are reported by the caller
         raise
-    except Exception as problem:  # of transformers or gguf, which raise what they like on such files
+    except Exception as problem:  # transformers and gguf raise anything on such files
         raise AssetError(
             f"{path.name} cannot be converted by transformers: {type(problem).__name__}: "
             f"{message_of(problem)}",
@@ -132,7 +132,7 @@ def of_the_file(path: Path) -> Iterator[None]:
 
 
 def _advice(problem: Exception) -> str:
-    """What to do when a model cannot be loaded, by what the library says."""
+    """A remedy for a model that cannot be loaded, chosen by the library's message."""
     for pattern, advice in _ADVICE:
         if re.search(pattern, str(problem), re.IGNORECASE):
             return advice
@@ -140,7 +140,7 @@ def _advice(problem: Exception) -> str:
 
 
 def _is_ours(problem: Exception) -> bool:
-    """Whether one of our own lines raised it, and no library that was called."""
+    """Whether our own lines raised the exception, rather than a library that they called."""
     frames = traceback.extract_tb(problem.__traceback__)
     last_is_ours = bool(frames) and Path(frames[-1].filename).is_relative_to(_OURS)
     return last_is_ours or comes_from_within(problem, _PACKAGE)
@@ -149,10 +149,10 @@ def _is_ours(problem: Exception) -> bool:
 def by_token(
     name: str, value: Shaped[Tensor, "*shape"], tokens: Shaped[Tensor, "docs pos *item"], architecture: str
 ) -> Shaped[Tensor, "docs pos d"]:
-    """A hook's value as one row for each token; some models (OPT) run their MLP on tokens in one long row.
+    """A hook's value as [docs, positions, width]; some models (OPT) run their MLP on tokens in one long row.
 
     Raises:
-        TaskError: it has another shape.
+        TaskError: if it has another shape.
     """
     docs, positions = tokens.shape[:2]
     if value.ndim >= 3 and tuple(value.shape[:2]) == (docs, positions):

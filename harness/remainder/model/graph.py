@@ -1,17 +1,16 @@
-"""A model as its graph sees it: what every stage reads can be changed, and what it writes be looked at.
+"""A model as a graph: the inputs of every stage can be changed, and its outputs observed.
 
 A `CircuitModel` runs a batch of prompts of one length, and calls a `Tap` at every stage of the graph, in
 order:
-1. `tap.read(stage, stream)` gives what each reader of the stage is to read, [rows, positions, readers,
-   width], in place of the stream that they would all read;
-2. `tap.write(stage, values)` is told what the stage's writers made of it, [rows, positions, writers, size]:
-   of heads their z, before the output matrix, which is smaller than what they add to the stream.
-`outputs(stage, values)` maps these to what is added to the stream. What is added and comes from no writer
-(the
-output biases of attention) stays in the stream.
+1. `tap.read(stage, stream)` returns the inputs of the stage's readers, [rows, positions, readers, width], in
+   place of the stream that they would all read;
+2. `tap.write(stage, values)` receives the values of the stage's writers, [rows, positions, writers, size].
+   For heads these are z, before the output matrix, which is smaller than their addition to the stream.
+`outputs(stage, values)` maps these values to additions to the stream. Additions that come from no writer (the
+output biases of attention) stay in the stream.
 
-Without a tap the model runs as it is. A tap may have an attribute `positions`, where alone it wants logits: a
-model may save itself the others.
+Without a tap the model runs as it is. A tap may have an attribute `positions`, the only ones where it wants
+logits, so that a model may skip the others.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ __all__ = ["BridgeCircuitModel", "CircuitModel", "Tap"]
 
 @runtime_checkable
 class Tap(Protocol):
-    """What looks at a pass, or changes it. The stage `input` reads nothing, `logits` writes nothing."""
+    """An observer of a pass that may change it. The stage `input` reads nothing, `logits` writes nothing."""
 
     def read(
         self, stage: Stage, stream: Float[Tensor, "rows pos d"]
     ) -> Float[Tensor, "rows pos readers d"] | None:
-        """What the readers of `stage` are to read; None: the stream, all of them."""
+        """The inputs of the stage's readers; None: all of them read the stream."""
 
     def write(self, stage: Stage, values: Float[Tensor, "rows pos writers size"]) -> None:
-        """Told what the writers of `stage` give."""
+        """Receive the values of the stage's writers."""
 
 
 @runtime_checkable
 class CircuitModel(Protocol):
-    """A model with a graph; see the module."""
+    """A model with a graph; see the module's text."""
 
     @property
     def graph(self) -> Graph: ...
@@ -60,7 +59,7 @@ class CircuitModel(Protocol):
     def outputs(
         self, stage: Stage, values: Float[Tensor, "*rows writers size"]
     ) -> Float[Tensor, "*rows writers d"]:
-        """What the writers of `stage` add to the stream, each by itself."""
+        """The addition of each of the stage's writers to the stream."""
 
 
 _UNEMBEDDING = "unembed.hook_in"
@@ -79,9 +78,9 @@ class BridgeCircuitModel:
         probe: tokens for the self-check.
 
     Raises:
-        TaskError: the architecture does not write head by head into a stream that is read before its norm (as
-            with norms after attention), or the bridge cannot split its inputs.
-        MeasurementError: the split pass does not give the ordinary pass's logits.
+        TaskError: if heads do not write one by one into a stream that is read before its norm (as with norms
+            after attention), or the bridge cannot split their inputs.
+        MeasurementError: if the split pass does not give the logits of the ordinary pass.
     """
 
     bridge: Any
@@ -108,12 +107,12 @@ class BridgeCircuitModel:
             raise TaskError(
                 f"{self._architecture}: the model has no hook {missing[0]}, which circuits need", fix=_OTHER
             )
-        # Attribution differentiates by what stages read, never by weights.
+        # Attribution takes gradients with respect to the stages' inputs, never to weights.
         self.bridge.requires_grad_(False)
         try:
             with torch.no_grad():
                 self._self_check()
-        except MeasurementError as problem:  # of the model as it is, before anything was measured
+        except MeasurementError as problem:  # raised by the model as it is, before anything was measured
             raise TaskError(f"{self._architecture}: {problem.what}", fix=_OTHER) from problem
 
     def run(
@@ -122,7 +121,7 @@ class BridgeCircuitModel:
         """Logits in float32, the tap called at every stage.
 
         Raises:
-            MeasurementError: a hook did not fire exactly once.
+            MeasurementError: if a hook did not fire exactly once.
         """
         if tap is None:
             return self._forward(tokens, [])
@@ -154,14 +153,14 @@ class BridgeCircuitModel:
     def outputs(
         self, stage: Stage, values: Float[Tensor, "*rows writers size"]
     ) -> Float[Tensor, "*rows writers d"]:
-        """Heads through their part of the output matrix; others as they are."""
+        """Additions to the stream: heads' z times their part of the output matrix, other values unchanged."""
         if not stage.name.startswith("a"):
             return values
         weight = self._output_matrix(int(stage.name[1:]))
         return torch.einsum("...hz,hzd->...hd", values, weight.to(values.dtype))
 
     def _split(self, on: bool) -> None:
-        """Set the bridge's switches for inputs of heads and of MLPs that can be changed one by one."""
+        """A context in which the bridge lets the inputs of heads and MLPs be changed one by one."""
         with of_the_bridge("splitting the inputs of its heads", self._architecture, _OTHER):
             for switch in ("set_use_split_qkv_input", "set_use_hook_mlp_in"):
                 getattr(self.bridge, switch)(on)
@@ -206,18 +205,18 @@ class BridgeCircuitModel:
         def whole(value: Tensor, hook: Any) -> Tensor | None:
             name = self._hooks_of[stage.name][0]
             fired[name] = fired.get(name, 0) + 1
-            found = tap.read(stage, value)
-            return None if found is None else found[:, :, 0]
+            inputs = tap.read(stage, value)
+            return None if inputs is None else inputs[:, :, 0]
 
         def split(place: int) -> Callable[..., Tensor | None]:
             def hook(value: Tensor, hook: Any) -> Tensor | None:
                 name = self._hooks_of[stage.name][place]
                 fired[name] = fired.get(name, 0) + 1
-                if place == 0:  # the three inputs are read at once
-                    found = tap.read(stage, value[:, :, 0])
+                if place == 0:  # queries, keys and values are read at once
+                    inputs = tap.read(stage, value[:, :, 0])
                     kept.clear()
                     sizes = [shape.heads, shape.groups, shape.groups]
-                    kept.extend([None] * 3 if found is None else torch.split(found, sizes, dim=2))
+                    kept.extend([None] * 3 if inputs is None else torch.split(inputs, sizes, dim=2))
                 return kept[place]
 
             return hook
@@ -238,12 +237,12 @@ class BridgeCircuitModel:
         return logits.float()
 
     def _self_check(self) -> None:
-        """The split pass gives the ordinary logits, and what is written adds up to what is read."""
+        """Check that the split pass gives the ordinary logits, and that writes add up to what is read."""
         check = _Adding(self)
-        expected, found = self.run(self.probe), self.run(self.probe, check)
+        expected, split = self.run(self.probe), self.run(self.probe, check)
         dtype = next(self.bridge.parameters()).dtype
         tolerance = (1e-4 if dtype == torch.float32 else 3e-2) * float(expected.abs().max())
-        if float((expected - found).abs().max()) > tolerance:
+        if float((expected - split).abs().max()) > tolerance:
             raise MeasurementError(
                 "a pass with split queries, keys and values does not give the ordinary logits",
                 fix="this architecture cannot be measured as a graph",
@@ -257,10 +256,10 @@ class BridgeCircuitModel:
 
 
 def _shape_of(config: Any, architecture: str) -> Architecture:
-    """Counts of layers and heads, and the width, as a bridge's config has them.
+    """Numbers of layers and heads, and the width, from a bridge's config.
 
     Raises:
-        TaskError: it lacks one, as that of a model without attention does.
+        TaskError: if one is missing, as in the config of a model without attention.
     """
     counts: dict[str, int] = {}
     for name in ("n_layers", "n_heads", "d_model"):
@@ -282,18 +281,18 @@ def _shape_of(config: Any, architecture: str) -> Architecture:
 
 
 class _Adding:
-    """Whether the stream changes from stage to stage by what was written, up to a constant (biases)."""
+    """A tap that checks that the stream changes by what was written, up to a constant (biases)."""
 
     def __init__(self, model: BridgeCircuitModel) -> None:
         self.model = model
         self.total: Tensor | None = None
         self.offset: Tensor | None = None
         self.missing = 0.0
-        """Largest unexplained part, over the size of the stream."""
+        """Largest unexplained part, relative to the size of the stream."""
         self._pending: list[Tensor] = []
 
     def read(self, stage: Stage, stream: Tensor) -> Tensor:
-        # What a parallel layer's heads wrote is not yet in the stream that its MLP reads.
+        # In a parallel layer, the MLP reads the stream before its heads have written.
         late = self.model.graph.architecture.parallel and stage.name.startswith("m")
         written = self._pending[:-1] if late else self._pending
         rest = stream - torch.stack(written).sum(0)

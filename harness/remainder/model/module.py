@@ -1,4 +1,4 @@
-"""Run a plain torch module with other activations put in at one of its submodules.
+"""Run a plain torch module with other activations spliced in at one of its submodules.
 
 The site is the dotted name of a submodule whose output is [docs, positions, width]. Its output is read in one
 ordinary pass, and replaced in another: modules that a script builds are small, so nothing is skipped.
@@ -38,17 +38,17 @@ def module_hash(module: nn.Module) -> str:
 
 @dataclass
 class ModuleRunner:
-    """Runs a module as a whole, reading or replacing activations at a site.
+    """A runner of a module as a whole, which reads or replaces activations at a site.
 
     Args:
-        module: from inputs [docs, positions, ...] to outputs [docs, positions, classes or 1].
+        module: maps inputs [docs, positions, ...] to outputs [docs, positions, classes or 1].
         site: names of submodules, and the width of their output.
         probe: inputs of a few windows, used for the self-check.
-        dtype, device: of the weights, in a copy.
+        dtype, device: precision and device of the weights, which are copied.
 
     Raises:
         TaskError: if there is no such submodule (near names are offered), or its output has another shape.
-        MeasurementError: if it is not called exactly once in a pass, or its output is not what is used.
+        MeasurementError: if it is not called exactly once in a pass, or the pass does not use its output.
     """
 
     module: nn.Module
@@ -68,7 +68,7 @@ class ModuleRunner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the module's weights."""
+        """Precision of the module's weights."""
         return DTYPES[self.dtype_name]
 
     def prefix(self, inputs: Shaped[Tensor, "docs pos *item"]) -> Prefix:
@@ -127,7 +127,7 @@ class ModuleRunner:
 
     @property
     def outputs(self) -> int:
-        """Classes, or 1."""
+        """Number of classes, or 1."""
         return self._forward(self.probe).shape[-1]
 
     def logits(self, rows: Float[Tensor, "rows outputs"]) -> Float[Tensor, "rows outputs"]:

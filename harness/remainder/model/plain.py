@@ -1,7 +1,6 @@
-"""A plain transformer of given weights as a `CircuitModel`: heads and MLPs that add to a stream, without
-norms.
+"""A plain transformer with given weights as a `CircuitModel`: heads and MLPs add to a stream, without norms.
 
-For models that are small enough to be written down: compiled programs, trained toys.
+It serves models that are small enough to be written down: compiled programs, trained toys.
 
 Steps of a pass:
 1. The writer `input` is the embedding of the token plus that of the position.
@@ -32,14 +31,14 @@ __all__ = ["Layer", "PlainCircuitModel"]
 
 @dataclass(frozen=True)
 class Layer:
-    """Weights of a layer; matrices act from the right, on rows."""
+    """Weights of a layer; matrices multiply rows from the right."""
 
     query: Float[Tensor, "heads d size"]
     key: Float[Tensor, "heads d size"]
     value: Float[Tensor, "heads d z"]
     output: Float[Tensor, "heads z d"]
     mlp: nn.Module | None = None
-    """[rows, positions, d] to what it adds to the stream."""
+    """Map [rows, positions, d] to the MLP's addition to the stream."""
 
 
 class _Attention(nn.Module):
@@ -57,7 +56,7 @@ class _Attention(nn.Module):
     def forward(
         self, inputs: tuple[Float[Tensor, "rows pos #heads d"], ...]
     ) -> Float[Tensor, "rows pos heads z"]:
-        """z of each head, from what its query, key and value read."""
+        """The value z of each head, from the inputs of its query, key and value."""
         query, key, value = (
             torch.einsum("bphd,hdz->bhpz", read.expand(-1, -1, len(matrix), -1), matrix)
             for read, matrix in zip(inputs, (self.query, self.key, self.value), strict=True)
@@ -71,13 +70,13 @@ class _Attention(nn.Module):
 
 
 class PlainCircuitModel(nn.Module):
-    """See the module; a `CircuitModel`.
+    """A `CircuitModel` of given weights; see the module's text.
 
     Args:
         token: embedding of each token [vocabulary, d].
-        position: of each position; prompts are at most so long.
-        layers: all with equally many heads, and all with an MLP or none.
-        unembedding: from the stream to the logits.
+        position: embedding of each position [positions, d]; prompts are at most that long.
+        layers: the layers, with equally many heads, and either all with an MLP or none.
+        unembedding: maps the stream to the logits.
         causal: whether a position attends to itself and earlier ones only.
     """
 
@@ -102,11 +101,11 @@ class PlainCircuitModel(nn.Module):
         self.register_buffer("unembedding", unembedding)
         self.attentions = nn.ModuleList(_Attention(layer, causal=causal) for layer in layers)
         self.mlps = nn.ModuleList(layer.mlp for layer in layers if layer.mlp is not None)
-        # The site of such tasks: the stream that the logits read.
+        # Tasks on such models have their site here: the stream that the logits read.
         self.stream = nn.Identity()
 
     def forward(self, tokens: Int[Tensor, "rows pos"]) -> Float[Tensor, "rows pos outputs"]:
-        """Logits of a pass that nothing changes."""
+        """Logits of an unchanged pass."""
         return self.run(tokens)
 
     def run(
@@ -132,22 +131,22 @@ class PlainCircuitModel(nn.Module):
     def _values(
         self, stage: Stage, inputs: Float[Tensor, "rows pos readers d"]
     ) -> Float[Tensor, "rows pos writers size"]:
-        """What the writers of a stage make of what its readers read; one reader stands for all."""
+        """The values of a stage's writers, from the inputs of its readers; one reader stands for all."""
         layer = int(stage.name[1:])
         if stage.name.startswith("m"):
-            found: Tensor = self.mlps[layer](inputs[:, :, 0])[:, :, None]
+            values: Tensor = self.mlps[layer](inputs[:, :, 0])[:, :, None]
         else:
             heads = self.graph.architecture.heads
             whole = inputs.shape[2] == 1
-            found = self.attentions[layer](
+            values = self.attentions[layer](
                 (inputs,) * 3 if whole else inputs.tensor_split((heads, 2 * heads), 2)
             )
-        return found
+        return values
 
     def outputs(
         self, stage: Stage, values: Float[Tensor, "*rows writers size"]
     ) -> Float[Tensor, "*rows writers d"]:
-        """Heads through their part of the output matrix; others as they are."""
+        """Additions to the stream: heads' z times their part of the output matrix, other values unchanged."""
         if not stage.name.startswith("a"):
             return values
         attention = self.attentions[int(stage.name[1:])]

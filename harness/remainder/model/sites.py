@@ -1,7 +1,7 @@
-"""A model of which activations at several named places can be looked at and changed in one pass.
+"""A model whose activations at several named places can be read and changed in one pass.
 
-An *edit* is a function at a hook: it is given the activation there, in this pass, and returns what is put in
-its place, or None to leave it. So what later edits see depends on what earlier ones put in.
+An *edit* is a function at a hook: it receives the activation there, in this pass, and returns the one to take
+its place, or None to leave it. Later edits therefore see the effects of earlier ones.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from remainder.model.bridge_errors import architecture_of, by_token, of_the_brid
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
 
 Edit = Callable[[Tensor], Tensor | None]
-"""Activation [rows, positions, d] → what is put in its place, of the same shape; None: nothing."""
+"""Activation [rows, positions, d] → its replacement of the same shape, or None to leave it."""
 Edits = Sequence[tuple[str, Edit]]
-"""Hook and edit; edits of one hook are called in their order."""
+"""A hook and an edit; edits of one hook are called in their order."""
 
 _UNEMBEDDING = "unembed.hook_in"
 
 
 @runtime_checkable
 class SiteModel(Protocol):
-    """See the module."""
+    """The interface of such a model; see the module's text."""
 
     def run(
         self, inputs: Shaped[Tensor, "rows pos *item"], edits: Edits, positions: Sequence[int] | None = None
     ) -> Float[Tensor, "rows seen outputs"]:
-        """Outputs, at some positions only if these are given."""
+        """Outputs of a pass; if `positions` are given, at these only."""
 
     def activation(
         self, inputs: Shaped[Tensor, "rows pos *item"], edits: Edits, hook: str
     ) -> Float[Tensor, "rows pos d"]:
-        """The activation at `hook` in a pass with these edits; of the hook's own, before them."""
+        """The activation at `hook` in a pass with these edits, before any edit at `hook` itself."""
 
 
 class _Reached(Exception):  # noqa: N818 -- a signal, not an error
-    """Leaves a pass when what was wanted has been seen."""
+    """A signal that leaves a pass once the wanted activation has been seen."""
 
 
 @dataclass
 class BridgeSiteModel:
-    """A language model that TransformerLens' bridge holds; activations are float32."""
+    """A language model held by TransformerLens' bridge; activations are float32."""
 
     bridge: Any
 
@@ -62,8 +62,8 @@ class BridgeSiteModel:
         """Logits in float32.
 
         Raises:
-            TaskError: the model has no such hook.
-            MeasurementError: a hook did not fire exactly once, or the logits are not finite.
+            TaskError: if the model has no such hook.
+            MeasurementError: if a hook did not fire exactly once, or the logits are not finite.
         """
         fired: list[int] = [0] * len(edits)
         hooks = [
@@ -100,8 +100,8 @@ class BridgeSiteModel:
         """The activation at `hook`; the pass ends there.
 
         Raises:
-            TaskError: the model has no such hook.
-            MeasurementError: it did not fire.
+            TaskError: if the model has no such hook.
+            MeasurementError: if it did not fire.
         """
         seen: list[Tensor] = []
 
@@ -111,7 +111,7 @@ class BridgeSiteModel:
 
         self._require(hook)
         fired = [0] * (len(edits) + 1)
-        # The first of a hook's functions sees the activation before any edit of it.
+        # The first function at a hook sees the activation before any edit.
         hooks = [
             (name, _hook(edit, fired, place, self._rows(name, inputs)))
             for place, (name, edit) in enumerate(((hook, keep), *edits))

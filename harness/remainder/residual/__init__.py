@@ -1,1 +1,1 @@
-"""Models of the residual r = x − x̂: what the reconstruction left out. Arrays only: no model, no task."""
+"""Models of the residual r = x − x̂: what a reconstruction leaves out. Only arrays here: no model, no task."""

@@ -1,11 +1,11 @@
-"""All that a residual model may be fitted to: moments of (x̂, r), and a bank of real residuals.
+"""The data that residual models are fitted to: moments of (x̂, r), and a bank of real residuals.
 
-- Joint moments of (x̂, r), streamed in float64, one part for each of a few folds of documents; the parts give
-  held-out likelihoods and refits, their sum everything else.
-- A keyed reservoir of whole windows, so that real residuals can be drawn one by one or as they follow each
-  other, together with the reconstruction that they belonged to.
+- Joint moments of (x̂, r), streamed in float64, one part for each of a few folds of documents. The parts give
+  held-out likelihoods and refits; their sum gives everything else.
+- A keyed reservoir of whole windows, so that real residuals can be drawn one by one or in their order,
+  together with the reconstructions that they belonged to.
 
-From `LARGE` dimensions on no d × d matrix is formed, and everything is fitted to the bank.
+At `LARGE` or more dimensions no d × d matrix is formed, and everything is fitted to the bank.
 
 Source: protocol 1, section 4.
 """
@@ -30,7 +30,7 @@ from remainder.residual.noise import NoiseKeys, folds, priorities
 __all__ = ["LARGE", "Bank", "Calibration"]
 
 LARGE = 8192
-"""Dimensions from which on no d × d matrix is formed."""
+"""Number of dimensions at and above which no d × d matrix is formed."""
 
 Fit = TypeVar("Fit")
 
@@ -40,7 +40,7 @@ _CAPACITY_LARGE = 20480
 
 @dataclass
 class Bank:
-    """A keyed reservoir of windows: those of lowest random priority that fit `capacity` spliced rows.
+    """A keyed reservoir of windows: the ones of lowest random priority that fit into `capacity` spliced rows.
 
     Priorities are keyed by document and window, so the bank depends on neither batching nor order.
     """
@@ -51,7 +51,7 @@ class Bank:
     mask: Bool[Tensor, "windows pos"] | None = None
     _priorities: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     _cut: int = 2**64
-    """The lowest priority that did not fit: whatever lies beyond it does not belong here either."""
+    """The lowest priority that did not fit; no window with a higher one belongs here either."""
 
     def update(
         self,
@@ -60,7 +60,7 @@ class Bank:
         residual: Float[Tensor, "docs pos d"],
         mask: Bool[Tensor, "docs pos"],
     ) -> None:
-        """Offer the windows of a batch; only what lies where `mask` holds is ever read."""
+        """Offer the windows of a batch; only positions where `mask` holds are ever read."""
         keep = mask[..., None]
         parts = (
             torch.where(keep, residual, 0.0).float(),
@@ -70,7 +70,7 @@ class Bank:
         self._merge(priorities(places), *parts, 2**64)
 
     def merge(self, other: Bank) -> None:
-        """Add what `other` holds; gives the bank that would have seen everything."""
+        """Add the windows of `other`; the result is the bank that would have seen all of them."""
         if other.residual is not None and other.reconstruction is not None and other.mask is not None:
             self._merge(other._priorities, other.residual, other.reconstruction, other.mask, other._cut)
 
@@ -122,11 +122,11 @@ class Bank:
 
 @dataclass
 class Calibration:
-    """Statistics of (x̂, r) by fold of documents, a bank, and which documents were seen."""
+    """Statistics of (x̂, r) by fold of documents, a bank, and the documents seen."""
 
     width: int
     folds: tuple[Moments, ...]
-    """Joint moments of (x̂, r), width 2d, of each fold of documents; none from `LARGE` dimensions on."""
+    """Joint moments of (x̂, r), width 2d, of each fold of documents; empty at `LARGE` or more dimensions."""
     bank: Bank
     documents: set[str] = field(default_factory=set)
     tokens: int = 0
@@ -136,7 +136,7 @@ class Calibration:
     def empty(
         cls, width: int, capacity: int | None = None, device: torch.device | str = "cpu"
     ) -> Calibration:
-        """Nothing seen yet; the bank holds up to `capacity` rows."""
+        """A calibration that has seen nothing; its bank holds up to `capacity` rows."""
         large = width >= LARGE
         parts = () if large else tuple(Moments.empty(2 * width, device) for _ in range(FOLDS))
         return cls(width, parts, Bank(capacity or (_CAPACITY_LARGE if large else _CAPACITY)))
@@ -148,7 +148,7 @@ class Calibration:
         residual: Float[Tensor, "docs pos d"],
         mask: Bool[Tensor, "docs pos"],
     ) -> None:
-        """Add a batch of windows, where `mask` holds.
+        """Add the positions of a batch of windows where `mask` holds.
 
         Raises:
             MeasurementError: if a value is not finite there.
@@ -164,35 +164,35 @@ class Calibration:
         if self.folds:
             dealt = torch.tensor(folds(places, len(self.folds)))
             for index, part in enumerate(self.folds):
-                mine = (dealt == index).to(mask.device)[:, None] & mask
-                part.update(torch.cat([reconstruction[mine].double(), residual[mine].double()], -1))
+                rows = (dealt == index).to(mask.device)[:, None] & mask
+                part.update(torch.cat([reconstruction[rows].double(), residual[rows].double()], -1))
         self.bank.update(places, reconstruction, residual, mask)
         self.documents.update(places.documents)
         self.tokens += int(mask.sum())
 
     def merge(self, other: Calibration) -> None:
-        """Add what `other` has seen (of other documents or windows)."""
+        """Add the statistics of `other`, which has seen other documents or windows."""
         self._fitted.clear()
-        for mine, theirs in zip(self.folds, other.folds, strict=True):
-            mine.merge(theirs)
+        for own, theirs in zip(self.folds, other.folds, strict=True):
+            own.merge(theirs)
         self.bank.merge(other.bank)
         self.documents |= other.documents
         self.tokens += other.tokens
 
     def once(self, name: str, fit: Callable[[Calibration], Fit]) -> Fit:
-        """What `fit` makes of this calibration: made when first asked for, then shared by all rungs."""
+        """The result of `fit` on this calibration, computed once under this name and shared by all rungs."""
         if name not in self._fitted:
             self._fitted[name] = fit(self)
         fitted: Fit = self._fitted[name]
         return fitted
 
     def already(self, name: str) -> Any:
-        """What `once` made under this name; None if nobody asked for it."""
+        """The result that `once` computed under this name; None if it was never asked to."""
         return self._fitted.get(name)
 
     @property
     def is_large(self) -> bool:
-        """Whether d × d matrices are out of the question."""
+        """Whether d × d matrices are too large to form."""
         return not self.folds
 
     @property
@@ -214,12 +214,12 @@ class Calibration:
 
     @property
     def mean(self) -> Float[Tensor, " d"]:
-        """E r."""
+        """The mean residual μ."""
         return self.bank.rows().double().mean(0) if self.is_large else self.moments.mean
 
     @property
     def reconstruction_mean(self) -> Float[Tensor, " d"]:
-        """E x̂."""
+        """The mean reconstruction."""
         if self.is_large:
             return self.bank.reconstructions().double().mean(0)
         return self.joint.mean[: self.width]

@@ -1,10 +1,10 @@
-"""Cells of reconstructions: k-means, and no cell with too few rows.
+"""Cells of reconstructions: k-means, then merging until no cell has too few rows.
 
 1. k-means (scikit-learn) on the reconstructions of the bank, about `_ROWS_A_CELL` rows a cell.
-2. While a cell has fewer than `MINIMUM` rows, the smallest is given up and its rows go to their next nearest
+2. While a cell has fewer than `MINIMUM` rows, the smallest is dissolved and its rows go to their next nearest
    centre.
 3. The share of the residual's variance that the cell explains, adjusted for the number of cells,
-   1 − (W/(N − K))/(T/(N − 1)), says how much these cells can show at all.
+   1 − (W/(N − K))/(T/(N − 1)), bounds what these cells can show.
 
 Source: protocol 1, section 3 (`matched`).
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 __all__ = ["MINIMUM", "Cells", "fit_cells"]
 
 MINIMUM = 30
-"""Rows that every cell has at least (unless there are fewer in all)."""
+"""Least number of rows in a cell (unless there are fewer in all)."""
 
 _ROWS_A_CELL = 60
 _MOST = 256
@@ -29,7 +29,7 @@ _MOST = 256
 
 @dataclass(frozen=True)
 class Cells:
-    """Centres, and for each cell where its rows stand in `members`."""
+    """The centres, and the place of each cell's rows in `members`."""
 
     centres: Float[Tensor, "cells d"]
     members: Int[Tensor, " rows"]
@@ -39,7 +39,7 @@ class Cells:
     """Adjusted share of the residual's variance between cells; None if there is no variance."""
 
     def assign(self, x: Float[Tensor, "*rows d"]) -> Int[Tensor, "*rows"]:
-        """The cell of each reconstruction: that of the nearest centre."""
+        """The cell with the nearest centre, for each reconstruction."""
         return _nearest(self.centres.to(x.device), x.float())
 
 
@@ -54,17 +54,17 @@ def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "
         centres = points.double().mean(0, keepdim=True).float()
     else:
         with warnings.catch_warnings():
-            # Fewer distinct points than cells: the empty ones are given up below.
+            # With fewer distinct points than cells, some stay empty; they are dissolved below.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            found = KMeans(wanted, n_init=1, random_state=0, max_iter=50).fit(points.cpu().numpy())
-        centres = torch.from_numpy(found.cluster_centers_).to(points)
+            clusters = KMeans(wanted, n_init=1, random_state=0, max_iter=50).fit(points.cpu().numpy())
+        centres = torch.from_numpy(clusters.cluster_centers_).to(points)
     while True:
         labels = _nearest(centres, points)
         sizes = torch.bincount(labels, minlength=len(centres))
         if len(centres) == 1 or int(sizes.min()) >= MINIMUM:
             break
         kept = sizes > 0
-        if kept.all():  # giving up empty ones, all at once, moves no row
+        if kept.all():  # empty cells can all go at once, since no row moves
             kept[sizes.argmin()] = False
         centres = centres[kept]
     members = torch.argsort(labels, stable=True).cpu()
@@ -74,7 +74,8 @@ def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "
 
 
 def _nearest(centres: Tensor, x: Tensor) -> Tensor:
-    # ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖², without what all centres share; about their mean, for the digits.
+    # ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖²; ‖x‖² is the same for all centres and left out. Subtracting the mean of
+    # the centres first keeps the products small, and with them the rounding.
     shift = centres.mean(0)
     c = centres - shift
     return ((x - shift) @ (-2 * c).T + c.square().sum(-1)).argmin(-1)

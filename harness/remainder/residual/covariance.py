@@ -1,17 +1,17 @@
-"""The covariance of a residual: shrunk by held-out likelihood, and ready to sample and to whiten with.
+"""The covariance of a residual, shrunk by held-out likelihood, ready for sampling and whitening.
 
-1. Scale every coordinate by its standard deviation; constant coordinates carry nothing.
-2. If the correlation matrix has fewer dimensions than the data could show, the residual lives in a subspace
-   (that of a projection does): stay inside it. No jitter is added.
+1. Scale every coordinate by its standard deviation; constant coordinates drop out.
+2. If the correlation matrix has a lower rank than the data allow, the residual lives in a subspace (as that
+   of a projection does): stay inside it. No jitter is added.
 3. Shrink, Ĉ = (1 − λ) C + λ t I inside the subspace, with t keeping the trace. λ maximises the Gaussian
    likelihood of documents left out, fold by fold: for a fold with mean outer product M of its scaled rows
    about the mean of the others, whose correlation is Σ eᵢ qᵢqᵢᵀ,
        log L(λ) = −(n/2) Σᵢ [log vᵢ + qᵢᵀM qᵢ / vᵢ],    vᵢ = (1 − λ) eᵢ + λ t.
-4. Beside λ: the intensity of Chen, Wiesel, Eldar & Hero 2010 ("OAS"), which takes rows for independent, and
-   the mean squared whitened residual of the documents left out, per dimension (near 1; (N−1)/(N−d−2) without
-   shrinkage).
+4. Reported beside λ: the intensity of Chen, Wiesel, Eldar & Hero 2010 ("OAS"), which assumes independent
+   rows, and the mean squared whitened residual of the documents left out, per dimension (near 1;
+   (N−1)/(N−d−2) without shrinkage).
 
-From `LARGE` dimensions on: ε = μ + √(1−λ) (M−1)^{−1/2} R_cᵀw + √λ D^{1/2} z, with normal w for the M rows
+At `LARGE` or more dimensions: ε = μ + √(1−λ) (M−1)^{−1/2} R_cᵀw + √λ D^{1/2} z, with normal w for the M rows
 of the bank and R_c these rows centred, has exactly that covariance, and no d × d matrix is formed (low
 rank plus diagonal). λ is OAS there.
 
@@ -52,19 +52,19 @@ __all__ = [
 _RANK = 1e-7
 """Eigenvalues of the correlation matrix below this share of the largest are rounding of float32 values."""
 
-_ENOUGH_ROWS = 5  # rows a dimension, below which a covariance is doubtful
+_ENOUGH_ROWS = 5  # rows per dimension, below which a covariance is doubtful
 _CHUNK = 4096
 
 Normal = Float[Tensor, "docs pos d"]
 
 
 class NotMeasurableError(MeasurementError):
-    """A residual model that cannot be fitted to this residual: it is left out, and the record says why."""
+    """A residual model cannot be fitted to this residual; it is left out, and the record says why."""
 
 
 @runtime_checkable
 class Covariance(Protocol):
-    """What every Gaussian rung samples with."""
+    """The interface through which every Gaussian rung samples."""
 
     @property
     def mean(self) -> Float[Tensor, " d"]: ...
@@ -85,7 +85,7 @@ class Covariance(Protocol):
     def warnings(self) -> tuple[str, ...]: ...
 
     def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
-        """Centred Gaussian values with this covariance, from standard normal ones."""
+        """Standard normal values turned into centred Gaussian ones with this covariance."""
         ...
 
 
@@ -127,14 +127,14 @@ class DenseCovariance:
         return (centred @ self.vectors.to(device)) / self.values.sqrt().to(device)
 
     def log_density(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows"]:
-        """Of N(μ, Σ̂) on its support, nats."""
+        """Log density of N(μ, Σ̂) on its support, nats."""
         constant = self.rank * math.log(2 * math.pi) + float(self.values.log().sum())
         return -0.5 * (self.whiten(rows).square().sum(-1) + constant)
 
 
 @dataclass(frozen=True)
 class MemoryFreeCovariance:
-    """The same without a d × d matrix: a mixture of bank rows, plus a diagonal."""
+    """A covariance without a d × d matrix: a random mixture of bank rows plus a diagonal."""
 
     mean: Float[Tensor, " d"]
     variances: Float[Tensor, " d"]
@@ -144,11 +144,11 @@ class MemoryFreeCovariance:
     held_out: float | None = None
     warnings: tuple[str, ...] = ()
     ddof: int = 1
-    """The covariance is divided by the number of rows less this."""
+    """Subtracted from the number of rows in the covariance's divisor."""
 
     @property
     def rank(self) -> int:
-        """At most this many dimensions are mixed from the rows."""
+        """Upper bound on the rank of the mixture of rows."""
         return min(len(self.rows) - 1, len(self.mean))
 
     def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
@@ -184,21 +184,21 @@ def covariance_of(calibration: Calibration) -> Covariance:
 def bank_covariance(calibration: Calibration) -> Covariance:
     """Mean and covariance of the bank's rows themselves (divided by their number), not shrunk.
 
-    What `perturbative-m` tends to for large m.
+    This is the limit of `perturbative-m` for large m.
     """
 
     def fit(calibration: Calibration) -> Covariance:
         if calibration.is_large:
             return replace(_memory_free(calibration.bank), intensity=0.0, ddof=0)
         moments = Moments.of(calibration.bank.rows())
-        found = fit_covariance([moments], shrink=False)
-        return replace(found, values=found.values * (1 - 1 / moments.count))
+        covariance = fit_covariance([moments], shrink=False)
+        return replace(covariance, values=covariance.values * (1 - 1 / moments.count))
 
     return calibration.once("bank covariance", fit)
 
 
 def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCovariance:
-    """Shrunk covariance from moments of several folds of documents, by the steps of this module.
+    """Shrunk covariance from the moments of several folds of documents; see the steps of this module.
 
     Raises:
         NotMeasurableError: if there are fewer than two rows.
@@ -260,7 +260,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
 
 
 def varies(variances: Float[Tensor, " d"], mean: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
-    """Coordinates whose spread is more than rounding (of activations in float32, larger than they)."""
+    """Mask of coordinates whose spread exceeds the rounding of float32 activations of that size."""
     return variances > 1e-10 * mean.square()
 
 
@@ -281,7 +281,7 @@ def _oas(squares: float, trace: float, width: int, count: int) -> float:
 
 @dataclass(frozen=True)
 class _LeftOut:
-    """A fold seen through the others: their eigenvalues, and its mean squares along their eigenvectors."""
+    """A fold against the others: their eigenvalues, and its mean squares along their eigenvectors."""
 
     count: int
     eigenvalues: NDArray[np.float64]
@@ -290,7 +290,7 @@ class _LeftOut:
 
 def _left_out(folds: Sequence[Moments], basis: Tensor) -> list[_LeftOut]:
     """Every fold against all others, in the coordinates of `basis` [d rank]."""
-    found = []
+    parts = []
     for index, fold in enumerate(folds):
         others = Moments.merged([part for other, part in enumerate(folds) if other != index])
         if fold.count == 0 or others.count < 2:
@@ -298,12 +298,12 @@ def _left_out(folds: Sequence[Moments], basis: Tensor) -> list[_LeftOut]:
         values, vectors = torch.linalg.eigh(basis.T @ others.covariance @ basis)
         along = basis @ vectors
         squares = (along * (fold.about(others.mean) @ along)).sum(0) / fold.count
-        found.append(_LeftOut(fold.count, values.clamp(min=0).cpu().numpy(), squares.cpu().numpy()))
-    return found
+        parts.append(_LeftOut(fold.count, values.clamp(min=0).cpu().numpy(), squares.cpu().numpy()))
+    return parts
 
 
 def _most_likely(left_out: Sequence[_LeftOut], target: float) -> float:
-    """The intensity of largest held-out likelihood."""
+    """The shrinkage intensity with the largest held-out likelihood."""
     from scipy.optimize import minimize_scalar
 
     def cost(exponent: float) -> float:
@@ -390,7 +390,7 @@ def _memory_free(bank: Bank) -> MemoryFreeCovariance:
 
 
 def _squared_correlations(rows: Tensor, mean: Tensor, variances: Tensor) -> float:
-    """Sum of squares of all entries of the correlation matrix, block by block over the rows' products.
+    """Sum of squares of all entries of the correlation matrix, summed over blocks of the rows' products.
 
     ‖ZᵀZ‖² = ‖ZZᵀ‖², so neither matrix is kept.
     """

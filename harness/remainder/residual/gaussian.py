@@ -1,4 +1,4 @@
-"""Gaussian-driven kernels: of the residual, and of noise around the clean activation."""
+"""Kernels driven by normal values: models of the residual, and noise around the clean activation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Full(Kernel):
 
 
 class FullUnshrunk(Full):
-    """The same with mean and covariance of the bank itself: what `perturbative-m` tends to."""
+    """`full` with the mean and covariance of the bank itself: the limit of `perturbative-m`."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.covariance = bank_covariance(calibration)
@@ -94,14 +94,14 @@ class FullFold(Full):
 
 
 class LinearMean(Kernel):
-    """ε = μ + A(x̂ − m): what the reconstruction tells linearly about what it misses."""
+    """ε = μ + A(x̂ − m): the best linear prediction of the residual from the reconstruction."""
 
     coupling: LinearCoupling
 
     def __init__(self, calibration: Calibration) -> None:
         if calibration.is_large:
             raise NotMeasurableError(
-                f"what x̂ tells linearly takes a matrix of {calibration.width} dimensions",
+                f"predicting r from x̂ takes a matrix of {calibration.width} dimensions",
                 fix="leave the rungs linear-mean and linear out",
             )
         self.coupling = calibration.once("linear", fit_linear)
@@ -128,9 +128,9 @@ class Linear(LinearMean):
 class Temporal(Full):
     """`full` with the residual's correlation across positions.
 
-    The correlation is a function of the lag, estimated from the bank, and projected on the positive
+    The correlation is a function of the lag, estimated from the bank and projected onto the positive
     semidefinite matrices of unit diagonal. Positions that are not spliced are dropped from a sample, which
-    cuts the matrix to the others.
+    restricts the matrix to the others.
     """
 
     root: Float[Tensor, "pos pos"]
@@ -149,7 +149,7 @@ class Temporal(Full):
         for lag in range(positions):
             products[lag] = float((w[:, : positions - lag] * w[:, lag:]).sum())
             pairs[lag] = float((weights[:, : positions - lag] * weights[:, lag:]).sum())
-        # A lag that never occurs between spliced positions is never used either.
+        # A lag that never occurs between spliced positions is never used, so its value does not matter.
         rho = torch.where(pairs > 0, products / pairs.clamp(min=1), 0.0)
         self.correlation = rho / rho[0]
         lags = (torch.arange(positions)[:, None] - torch.arange(positions)).abs()
@@ -166,7 +166,7 @@ class Temporal(Full):
                 f"windows of {positions} positions, calibrated on {len(self.root)}",
                 fix="calibrate on windows of the same length",
             )
-        # Marginals of a Gaussian are cut from its covariance, not from the root of it.
+        # The marginal of a Gaussian is a block of its covariance, not of the covariance's root.
         root = (
             self.root
             if positions == len(self.root)
@@ -177,7 +177,7 @@ class Temporal(Full):
 
 
 class Radial(Full):
-    """The Gaussian's directions, and the real distribution of the whitened length."""
+    """Directions of the Gaussian with the real distribution of the whitened length."""
 
     radii: Float[Tensor, " rows"]
     dense: DenseCovariance
@@ -192,7 +192,7 @@ class Radial(Full):
     def sample(self, context: Context, draw: Draw) -> Sample:
         device = context.reconstruction.device
         positions = context.reconstruction.shape[1]
-        # One radius for both of an antithetic pair, so that they stay mirror images.
+        # Both draws of an antithetic pair share the radius, so that they stay mirror images.
         chosen = indices(context.places, draw.pair, positions, len(self.radii), "radius")
         radius = self.radii[chosen.to(self.radii.device)].to(device)
         vectors, values = self.dense.vectors.to(device), self.dense.values.to(device)
@@ -203,7 +203,7 @@ class Radial(Full):
 
 
 class Coupled(Full):
-    """ε = (β − 1)(x̂ − m) + μ + α·(Gaussian residual): how strongly source and background are felt."""
+    """ε = (β − 1)(x̂ − m) + μ + α·(Gaussian residual): x̂ and noise at other amplitudes."""
 
     def __init__(self, calibration: Calibration, alpha: float, beta: float) -> None:
         super().__init__(calibration)
@@ -249,7 +249,7 @@ class IsotropicNoise(Kernel):
 
 
 def _dense(covariance: Covariance, calibration: Calibration) -> DenseCovariance:
-    """The covariance as a matrix that can whiten."""
+    """The covariance as a matrix, which whitening needs."""
     if not isinstance(covariance, DenseCovariance):
         raise NotMeasurableError(
             f"whitening {calibration.width} dimensions needs their covariance as a matrix",

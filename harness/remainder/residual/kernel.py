@@ -21,7 +21,7 @@ Sample = Float[Tensor, "docs pos d"]
 
 @dataclass(frozen=True)
 class Context:
-    """What a residual model may condition on.
+    """The information that a residual model may condition on.
 
     Fields that may be None are withheld from every rung that does not declare them (`RungSpec.needs`); to
     let rungs condition on something new, add such a field here and fill it where contexts are made
@@ -50,7 +50,7 @@ class Context:
         return covariance.colour(self.normal(draw), self.places, draw)
 
     def limited_to(self, needs: Collection[str]) -> Context:
-        """The same context without the optional fields that are not among `needs`."""
+        """A copy of this context without the optional fields that are not among `needs`."""
         return replace(self, residual=self.residual if "residual" in needs else None)
 
 
@@ -64,12 +64,12 @@ class ResidualModel(Protocol):
 
 
 class Kernel:
-    """What most rungs share: nothing to fit, and a mean μ to be centred on where they have one."""
+    """Base class of rungs: fits nothing, and centres samples on a mean μ where there is one."""
 
     mean: Float[Tensor, " d"]
 
     def __init__(self, calibration: Calibration | None = None) -> None:
-        """Where there is nothing to fit, the calibration may be left out."""
+        """Fit nothing; rungs that inherit this need no calibration."""
 
     def centre(self, context: Context) -> Sample:
         """μ at every position."""
@@ -77,7 +77,7 @@ class Kernel:
 
 
 def residual_of(context: Context) -> Sample:
-    """The residual, for the few kernels that are handed it; float64."""
+    """The residual, float64, for the few kernels that are given it."""
     if context.residual is None:
         raise MeasurementError(
             "this kernel needs the residual, which it was not given", fix="report this bug"

@@ -1,4 +1,4 @@
-"""The rungs: kernels Q(dε | x̂) for what was left out, one small class each.
+"""The rungs: kernels Q(dε | x̂) for the residual, one small class each.
 
 A rung is prepared and then sampled: its class is called with a `Calibration`, on which it fits what it needs,
 and `sample(context, draw)` gives ε, which is added to the reconstruction at every spliced position (or to

@@ -1,10 +1,10 @@
-"""What the reconstruction tells linearly about the residual: r ≈ μ + A(x̂ − m).
+"""Linear prediction of the residual from the reconstruction: r ≈ μ + A(x̂ − m).
 
 1. Scale x̂ by its standard deviations; S = Q diag(e) Qᵀ its correlation, G = C_rx Q.
-2. Ridge: A = G diag(1/(e + λ)) Qᵀ. λ minimises the squared error on documents left out, fold by fold, which
-   moments alone give: tr S_rr − 2 Σⱼ wⱼ (Gᵀ S_rx Q)ⱼⱼ + Σⱼₖ wⱼwₖ (GᵀG)ⱼₖ (Qᵀ S_xx Q)ⱼₖ with w = 1/(e + λ).
+2. Ridge: A = G diag(1/(e + λ)) Qᵀ. λ minimises the squared error on documents left out, fold by fold;
+   moments alone give it: tr S_rr − 2 Σⱼ wⱼ (Gᵀ S_rx Q)ⱼⱼ + Σⱼₖ wⱼwₖ (GᵀG)ⱼₖ (Qᵀ S_xx Q)ⱼₖ with w = 1/(e + λ).
    A = 0 is among the choices.
-3. The moments of r − A(x̂ − m), again fold by fold, are the Schur complement's if λ is 0.
+3. The moments of r − A(x̂ − m), again fold by fold; for λ = 0 they are the Schur complement.
 
 Source: protocol 1, section 3 (`linear-mean`, `linear`).
 """
@@ -29,24 +29,24 @@ _RIDGES = torch.logspace(-6, 3, 37, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class LinearCoupling:
-    """A, m and μ, and the folds of what A leaves."""
+    """A, m and μ, and the moments by fold of the residual that A leaves."""
 
     matrix: Float[Tensor, "d d"]
     reconstruction_mean: Float[Tensor, " d"]
     mean: Float[Tensor, " d"]
     ridge: float | None
-    """In units of the correlation of x̂; None if A = 0."""
+    """The ridge λ, in units of the correlation of x̂; None if A = 0."""
     folds: tuple[Moments, ...]
 
     def predict(self, reconstruction: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        """E[r | x̂], linear; float64."""
+        """The linear prediction of r from x̂, float64."""
         device = reconstruction.device
         centred = reconstruction.double() - self.reconstruction_mean.to(device)
         return self.mean.to(device) + centred @ self.matrix.to(device).T
 
 
 def fit_linear(calibration: Calibration) -> LinearCoupling:
-    """Fit A by ridge regression, its strength by documents left out.
+    """Fit A by ridge regression, with the strength that predicts left-out documents best.
 
     Raises:
         MeasurementError: if there are too many dimensions for matrices.
@@ -70,7 +70,7 @@ def fit_linear(calibration: Calibration) -> LinearCoupling:
 
 
 def _held_out_errors(folds: Sequence[Moments], scale: Tensor, width: int) -> Tensor | None:
-    """Squared error on the documents left out for each ridge, and last for A = 0; None without such."""
+    """Squared error on left-out documents for each ridge, then for A = 0; None if none can be left out."""
     x, r = slice(0, width), slice(width, None)
     errors = torch.zeros(len(_RIDGES) + 1, dtype=torch.float64)
     seen = False

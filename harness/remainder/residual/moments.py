@@ -1,4 +1,4 @@
-"""Streaming sufficient statistics of rows, in float64.
+"""Sufficient statistics of rows, streamed in float64.
 
 Mean and scatter are updated batch by batch and merged by the pairwise formula of Chan, Golub & LeVeque
 (1983): with counts n₁, n₂ and δ = m₂ − m₁,
@@ -21,7 +21,7 @@ from remainder.errors import MeasurementError
 
 __all__ = ["Moments"]
 
-_CHUNK = 1024  # rows in float64 at a time, so that they stay in the processor's cache
+_CHUNK = 1024  # rows converted to float64 at a time, so that they stay in the processor's cache
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Moments:
 
     @classmethod
     def merged(cls, parts: Iterable[Moments]) -> Moments:
-        """Statistics of all that several have seen; they stay as they are."""
+        """Statistics of the union of several; the parts are not changed."""
         parts = list(parts)
         total = cls.empty(len(parts[0].mean), parts[0].mean.device)
         for part in parts:
@@ -66,7 +66,7 @@ class Moments:
         if len(rows) == 0:
             return
         mean = rows.sum(0, dtype=torch.float64) / len(rows)
-        # A sum of finite float32 values is finite in float64, and one that is not taints it.
+        # Sums of finite float32 values are finite in float64, so one check of the sum finds any bad row.
         if not torch.isfinite(mean).all():
             bad = int((~torch.isfinite(rows)).any(-1).sum())
             raise MeasurementError(
@@ -80,7 +80,7 @@ class Moments:
         self.merge(Moments(len(rows), mean, scatter))
 
     def merge(self, other: Moments) -> None:
-        """Add what `other` has seen; the order of merging changes nothing beyond rounding."""
+        """Add the rows of `other`; the order of merging changes nothing beyond rounding."""
         if other.count == 0:
             return
         total = self.count + other.count

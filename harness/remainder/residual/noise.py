@@ -29,7 +29,7 @@ __all__ = ["Draw", "NoiseKeys", "folds", "indices", "normal", "priorities"]
 
 
 class NoiseKeys(NamedTuple):
-    """Which windows a batch holds: what its noise is keyed by."""
+    """The windows of a batch, by which its noise is keyed."""
 
     seed: int
     documents: tuple[str, ...]
@@ -38,7 +38,7 @@ class NoiseKeys(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw. For Gaussian-driven kernels draws 2i and 2i + 1 are an antithetic pair, +z and −z."""
+    """One draw. For kernels with normal noise, draws 2i and 2i + 1 are an antithetic pair, +z and −z."""
 
     index: int
 
@@ -56,7 +56,7 @@ def normal(
 ) -> Float[Tensor, "docs pos width"]:
     """Standard normal values, float64; the second of an antithetic pair is the first one negated.
 
-    Streams of other names are independent of each other.
+    Streams of different names are independent.
     """
     raw = _raw(places, f"{stream}|{draw.pair}", positions * width)
     uniform = (torch.from_numpy((raw >> np.uint64(12)).astype(np.float64)) + 0.5) * 2.0**-52
@@ -71,9 +71,9 @@ def indices(
     size: int | Int[Tensor, "docs pos"],
     stream: str = "index",
 ) -> Int[Tensor, "docs pos"]:
-    """Uniform indices below `size` (one for all, or one a position), independent between positions.
+    """Uniform indices below `size` (one for all, or one per position), independent between positions.
 
-    `index` is that of the draw, or of its pair where both halves are to find the same.
+    `index` is the number of the draw, or of its pair where both halves should agree.
     """
     raw = _raw(places, f"{stream}|{index}", positions)
     below = size.cpu().numpy().astype(np.uint64) if isinstance(size, Tensor) else np.uint64(size)
@@ -82,12 +82,12 @@ def indices(
 
 
 def priorities(places: NoiseKeys) -> NDArray[np.uint64]:
-    """One random 64-bit number per window [docs]: who enters a keyed reservoir."""
+    """One random 64-bit number per window [docs], by which windows enter a keyed reservoir."""
     return _raw(places, "priority", 1)[:, 0]
 
 
 def folds(places: NoiseKeys, count: int) -> list[int]:
-    """Which of `count` parts each window's document is dealt into; all windows of a document into one."""
+    """The fold, of `count`, of each window; all windows of a document share one."""
     return [
         int.from_bytes(hashlib.sha256(f"{places.seed}|fold|{document}".encode()).digest()[:8], "big") % count
         for document in places.documents

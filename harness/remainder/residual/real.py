@@ -1,4 +1,4 @@
-"""Kernels that draw real residuals from the bank."""
+"""Kernels that draw real residuals from the bank of the calibration."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from remainder.base.files import explained, present, require_file
+from remainder.base.files import explained, present, read_toml, require_file
 from remainder.base.messages import first_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
 from remainder.base.plugins import plugin
@@ -32,7 +32,7 @@ from remainder.submission.objects import circuit_submission, object_submission
 from remainder.submission.registry import format_of, recognised
 from remainder.submission.submission import Entry, Submission
 from remainder.submission.unread import graph_alone, not_found, part_of_folder
-from remainder.task.spec import Task, read_toml
+from remainder.task.spec import Task
 
 if TYPE_CHECKING:
     from remainder.loading.loaded import LoadedTask

@@ -1,1 +1,1 @@
-"""What is measured, as data: the file of a task, its script, its text and its prompts."""
+"""Tasks as data: the file of a task, its script, its text and its prompts."""

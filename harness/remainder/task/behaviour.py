@@ -1,18 +1,18 @@
 """Prompts for a behaviour, made from templates and fillers that a TOML file gives as data.
 
-A template is a text with slots, `{S:name}`: the slot `S`, filled from the list `name`. `{S}` elsewhere is the
-same filler, `{S.plural}` another form of it. Words in angle brackets, `<own>`, are replaced first, by what a
-variant says: variants make prompts with different answers that are aligned with each other. A list of
-`numbers` has the forms `above` and `below`: all numbers from 00 that are greater or less.
+A template is a text with slots: `{S:name}` is the slot `S`, filled from the list `name`. `{S}` elsewhere is
+the same filler, `{S.plural}` another form of it. Words in angle brackets, `<own>`, are replaced first, with
+the words of a variant: variants make prompts with different answers that are aligned with each other. A list
+of `numbers` has the forms `above` and `below`: all two-digit numbers that are greater or less.
 
 1. Fillers of each list are ordered by a seeded hash and dealt to the three splits, so that no filler is in
    two.
 2. Words that are not one token of the model's tokenizer are left out, and counted.
 3. Prompts are drawn by seeded hashes: variants in turn, two slots of one list never alike, no fillers twice.
-4. Tokens of prompt and counterfactual. All of a template must fall on the text alike: at every position the
-   same part of the template. Prompts that do not fall as most do are left out, and counted.
-5. Answers are continuations of the prompt; of each the first token counts. Tokens that begin right and wrong
-   continuations alike (the tens digit of the year itself, where digits are split) are in neither set.
+4. Prompt and counterfactual are tokenised. All prompts of a template must align: at every position they hold
+   the same part of the template. Prompts that align otherwise than most are left out, and counted.
+5. Answers are continuations of the prompt, of which the first token counts. Tokens that begin both right and
+   wrong continuations (the tens digit of the year itself, where digits are split) are in neither set.
 
 Source: protocol 1, section 8; for the behaviours see docs/behaviours.md.
 """
@@ -23,8 +23,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from remainder.base.files import read_toml
 from remainder.base.messages import first_fault
 from remainder.errors import TaskError
 from remainder.task.prompts import PADDING, Prompts
-from remainder.task.spec import read_toml
 from remainder.task.text import Split
 
 __all__ = ["SPLITS", "Behaviour", "Candidates", "make_candidates", "read_behaviour"]
@@ -44,7 +45,7 @@ SPLITS: tuple[Split, ...] = ("evaluation", "calibration", "fit")
 
 _SLOT = re.compile(r"\{(\w+)(?::(\w+))?(?:\.(\w+))?\}")
 _TRIES = 50
-"""Draws in a row that give nothing new before a template counts as used up."""
+"""Number of draws in a row without a new prompt after which a template counts as used up."""
 
 
 class _Data(BaseModel):
@@ -52,22 +53,22 @@ class _Data(BaseModel):
 
 
 class Numbers(_Data):
-    """Two-digit numbers, the last one included."""
+    """A range of two-digit numbers, the last one included."""
 
     first: int = Field(ge=0, le=99)
     last: int = Field(ge=0, le=99)
 
 
 class Variant(_Data):
-    """What differs between prompts of a template that ask for different answers."""
+    """Words and answers in which prompts of one template differ."""
 
     words: dict[str, str] = {}
-    correct: tuple[str, ...] = Field(default=(), description="those of the template, if empty")
+    correct: tuple[str, ...] = Field(default=(), description="default: the answers of the template")
     wrong: tuple[str, ...] = ()
 
 
 class Template(_Data):
-    """A prompt and its counterfactual, with slots; right and wrong continuations of the prompt."""
+    """A prompt and its counterfactual with slots, and right and wrong continuations of the prompt."""
 
     name: str
     text: str
@@ -77,7 +78,7 @@ class Template(_Data):
 
 
 class Behaviour(_Data):
-    """Templates and fillers, as they are in the file."""
+    """Templates and fillers, as the file gives them."""
 
     title: str
     templates: tuple[Template, ...] = Field(min_length=1)
@@ -87,20 +88,20 @@ class Behaviour(_Data):
 
 
 class Candidates(NamedTuple):
-    """Prompts that a model is tried on."""
+    """Prompts on which a model is tried."""
 
     prompts: Mapping[Split, tuple[Prompts, ...]]
     left_out: Mapping[str, tuple[str, ...]]
-    """By list, words that are not one token of this tokenizer."""
+    """Words of each list that are not one token of this tokenizer."""
     unaligned: int
-    """Prompts whose tokens do not fall on the template as those of most do."""
+    """Number of prompts whose tokens do not align with those of most others."""
 
 
 def read_behaviour(path: Path) -> Behaviour:
     """Read and check a file of templates and fillers.
 
     Raises:
-        TaskError: naming the field, or the slot that cannot be filled.
+        TaskError: if the file is malformed; names the field, or the slot that cannot be filled.
     """
     try:
         behaviour = Behaviour(**read_toml(path))
@@ -124,9 +125,9 @@ def make_candidates(
 
     Args:
         tokenizer: a fast tokenizer of transformers.
-        seed: of the split of the fillers and of the draw.
-        bos: id of the token that is put before every prompt.
-        where: what errors begin with.
+        seed: seed of the split of the fillers and of the draw.
+        bos: id of the token put before every prompt.
+        where: prefix of error messages.
 
     Raises:
         TaskError: if fewer than two prompts of a template and split are left.
@@ -136,17 +137,22 @@ def make_candidates(
             f"{where}: the tokenizer does not say where its tokens are in a text",
             fix="use the fast one of the model",
         )
-    words = _Words(tokenizer)
-    lists, left_out = _deal(behaviour, words, seed)
+
+    @cache
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    lists, left_out = _deal(behaviour, ids_of, seed)
     groups: dict[Split, tuple[Prompts, ...]] = {}
     unaligned = 0
     for split in SPLITS:
-        found = []
+        made = []
         for template in behaviour.templates:
             place = f"{where}: template {template.name}, {split}"
             forms = [_Form.of(behaviour, template, variant, place) for variant in behaviour.variants]
             drawn = _draw(forms, lists[split], f"{seed}|{template.name}|{split}", count)
-            aligned = _aligned([_Tokens.of(one, words, bos) for one in drawn])
+            aligned = _aligned([_Tokens.of(one, tokenizer, bos) for one in drawn])
             unaligned += len(drawn) - len(aligned)
             if len(aligned) < 2:
                 gone = ", ".join(f"{len(gone)} of {name}" for name, gone in left_out.items() if gone)
@@ -155,8 +161,8 @@ def make_candidates(
                     f"tokenizer: {gone or 'none'})",
                     fix="give more fillers, or leave this template to other tokenizers",
                 )
-            found.append(_prompts(template.name, aligned, words, place))
-        groups[split] = tuple(found)
+            made.append(_prompts(template.name, aligned, ids_of, place))
+        groups[split] = tuple(made)
     return Candidates(groups, left_out, unaligned)
 
 
@@ -166,21 +172,21 @@ class _Slot(NamedTuple):
 
 
 _Entry = Mapping[str | None, tuple[str, ...]]
-"""A filler by form; None: the form of fillers that have one only. Of several texts only in answers."""
+"""A filler: its texts by form. None is the form of fillers with one form; only answers have several texts."""
 
 
 @dataclass(frozen=True)
 class _Form:
-    """A template as a variant has it."""
+    """A template with the words of a variant filled in."""
 
     text: tuple[str | _Slot, ...]
     counterfactual: tuple[str | _Slot, ...]
     correct: tuple[tuple[str | _Slot, ...], ...]
     wrong: tuple[tuple[str | _Slot, ...], ...]
     list_of: Mapping[str, str]
-    """Slot to the list that it is filled from, in the order of the text."""
+    """The list that each slot is filled from, in the order of the text."""
     words: frozenset[str]
-    """Slots of words, not of numbers: these are one token each."""
+    """Slots filled with words rather than numbers; words are one token each."""
 
     @classmethod
     def of(cls, behaviour: Behaviour, template: Template, variant: Variant, where: str) -> _Form:
@@ -250,7 +256,7 @@ def _parse(
 
 
 def _forms(behaviour: Behaviour, name: str) -> tuple[str | None, ...]:
-    """Forms that all fillers of a list have; none, if there is no such list."""
+    """Forms that all fillers of a list have; empty if there is no such list."""
     if name in behaviour.numbers:
         return (None, "above", "below")
     shared: set[str | None] | None = None
@@ -265,31 +271,31 @@ def _hash(*parts: object) -> int:
 
 
 def _entries(behaviour: Behaviour) -> dict[str, list[_Entry]]:
-    found: dict[str, list[_Entry]] = {}
+    entries: dict[str, list[_Entry]] = {}
     for name, fillers in behaviour.fillers.items():
-        found[name] = [
+        entries[name] = [
             {None: (filler,)} if isinstance(filler, str) else {form: (word,) for form, word in filler.items()}
             for filler in fillers
         ]
     for name, numbers in behaviour.numbers.items():
-        found[name] = [
+        entries[name] = [
             {
                 None: (f"{n:02d}",),
-                # The number itself is neither more nor less: what begins like it counts on neither side.
+                # The number itself is on both sides, so that its first token is in neither set of answers.
                 "above": tuple(f"{m:02d}" for m in range(n, 100)),
                 "below": tuple(f"{m:02d}" for m in range(n + 1)),
             }
             for n in range(numbers.first, numbers.last + 1)
         ]
-    return found
+    return entries
 
 
 def _deal(
-    behaviour: Behaviour, words: _Words, seed: int
+    behaviour: Behaviour, ids_of: Callable[[str], list[int]], seed: int
 ) -> tuple[dict[Split, dict[str, list[_Entry]]], dict[str, tuple[str, ...]]]:
-    """Fillers of each split and list, without words that are no token; and those words.
+    """Fillers of each split and list without words that are not one token; and these words.
 
-    Dealt before any is left out: a filler is in the same split whatever the model.
+    Fillers are dealt before any is left out, so that a filler is in the same split whatever the model.
     """
     dealt: dict[Split, dict[str, list[_Entry]]] = {split: {} for split in SPLITS}
     left_out: dict[str, tuple[str, ...]] = {}
@@ -303,7 +309,7 @@ def _deal(
                     text
                     for texts in entry.values()
                     for text in texts
-                    if name in behaviour.fillers and len(words.ids(f" {text}")) != 1
+                    if name in behaviour.fillers and len(ids_of(f" {text}")) != 1
                 ]
                 gone += bad
                 kept += [entry] * (not bad)
@@ -317,22 +323,22 @@ class _Drawn(NamedTuple):
     entries: Mapping[str, _Entry]
 
     def filled(self, parts: Sequence[str | _Slot]) -> list[str]:
-        """The text, a part of the template each."""
+        """The parts of the text, one for each part of the template."""
         return [part if isinstance(part, str) else self.entries[part.key][part.form][0] for part in parts]
 
     def continuations(self, answers: Sequence[Sequence[str | _Slot]]) -> list[str]:
-        found = []
+        made = []
         for parts in answers:
             texts = [""]
             for part in parts:
                 options = (part,) if isinstance(part, str) else self.entries[part.key][part.form]
                 texts = [text + option for text in texts for option in options]
-            found += texts
-        return found
+            made += texts
+        return made
 
     @property
     def document(self) -> str:
-        """Fillers of the prompt, which tell it from all others of its template."""
+        """The fillers of the prompt, which identify it within its template."""
         return " ".join(
             self.entries[part.key][part.form][0] for part in self.form.text if isinstance(part, _Slot)
         )
@@ -341,7 +347,7 @@ class _Drawn(NamedTuple):
 def _draw(
     forms: Sequence[_Form], lists: Mapping[str, Sequence[_Entry]], key: str, count: int
 ) -> list[_Drawn]:
-    """Draws of which no two have the same fillers, variants in turn."""
+    """Prompts, variants in turn, of which no two have the same fillers."""
     drawn: list[_Drawn] = []
     seen: set[str] = set()
     attempt = failures = 0
@@ -356,7 +362,7 @@ def _draw(
                 chosen[slot] = lists[name][place]
                 taken.add((name, place))
         one = _Drawn(form, chosen)
-        if len(taken) < len(form.list_of):  # a filler twice, or a list is empty
+        if len(taken) < len(form.list_of):  # two slots share a filler, or a list is empty
             continue
         if one.document not in seen:
             seen.add(one.document)
@@ -365,21 +371,8 @@ def _draw(
     return drawn
 
 
-class _Words:
-    """A tokenizer, and what it made of short texts already."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
-
-    def ids(self, text: str) -> list[int]:
-        if text not in self._known:
-            self._known[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._known[text]
-
-
 class _Tokens(NamedTuple):
-    """Token ids of a prompt and of its counterfactual, and how these fall on the template."""
+    """Token ids of a prompt and its counterfactual, and their alignment with the template."""
 
     drawn: _Drawn
     prompt: list[int]
@@ -387,19 +380,19 @@ class _Tokens(NamedTuple):
     fall: tuple[tuple[tuple[int, int], ...], ...]
 
     @classmethod
-    def of(cls, drawn: _Drawn, words: _Words, bos: int | None) -> _Tokens:
+    def of(cls, drawn: _Drawn, tokenizer: Any, bos: int | None) -> _Tokens:
         def tokens(parts: Sequence[str | _Slot]) -> tuple[list[int], tuple[tuple[int, int], ...]]:
             filled = drawn.filled(parts)
-            found = words.tokenizer("".join(filled), add_special_tokens=False, return_offsets_mapping=True)
-            fall = tuple(_place(end, filled) for _, end in found["offset_mapping"])
-            return [bos] * (bos is not None) + found["input_ids"], fall
+            encoded = tokenizer("".join(filled), add_special_tokens=False, return_offsets_mapping=True)
+            fall = tuple(_place(end, filled) for _, end in encoded["offset_mapping"])
+            return [bos] * (bos is not None) + encoded["input_ids"], fall
 
         prompt, counterfactual = tokens(drawn.form.text), tokens(drawn.form.counterfactual)
         return cls(drawn, prompt[0], counterfactual[0], (prompt[1], counterfactual[1]))
 
 
 def _place(end: int, filled: Sequence[str]) -> tuple[int, int]:
-    """Part of the template in which a token ends, and how far before the part's end."""
+    """The part of the template in which a token ends, and its distance from the part's end."""
     reached = 0
     for number, text in enumerate(filled):
         reached += len(text)
@@ -409,7 +402,7 @@ def _place(end: int, filled: Sequence[str]) -> tuple[int, int]:
 
 
 def _aligned(tokens: Sequence[_Tokens]) -> list[_Tokens]:
-    """Those that fall on the template as most do, prompt and counterfactual of one length."""
+    """Prompts aligned with the template as most are; prompt and counterfactual have one length."""
     fitting = [one for one in tokens if len(one.prompt) == len(one.counterfactual)]
     if not fitting:
         return []
@@ -417,12 +410,14 @@ def _aligned(tokens: Sequence[_Tokens]) -> list[_Tokens]:
     return [one for one in fitting if one.fall == usual]
 
 
-def _prompts(template: str, tokens: Sequence[_Tokens], words: _Words, where: str) -> Prompts:
+def _prompts(
+    template: str, tokens: Sequence[_Tokens], ids_of: Callable[[str], list[int]], where: str
+) -> Prompts:
     right, wrong = [], []
     for one in tokens:
         form = one.drawn.form
         sets = [
-            {words.ids(text)[0] for text in one.drawn.continuations(answers) if words.ids(text)}
+            {ids_of(text)[0] for text in one.drawn.continuations(answers) if ids_of(text)}
             for answers in (form.correct, form.wrong)
         ]
         right.append(sorted(sets[0] - sets[1]))
@@ -447,7 +442,7 @@ def _prompts(template: str, tokens: Sequence[_Tokens], words: _Words, where: str
 
 
 def _padded(sets: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    found = np.full((len(sets), 1, max(map(len, sets))), PADDING, dtype=np.int64)
+    padded = np.full((len(sets), 1, max(map(len, sets))), PADDING, dtype=np.int64)
     for row, ids in enumerate(sets):
-        found[row, 0, : len(ids)] = ids
-    return found
+        padded[row, 0, : len(ids)] = ids
+    return padded

@@ -3,8 +3,8 @@
 The prompts of one template have one length and are aligned position by position, so that activations can be
 averaged, and exchanged, at every position of the template. A document is a prompt.
 
-At every scored position there is a set of correct tokens, and one of wrong tokens (all others, if none are
-named). The *answer* is log Σ_correct e^logit − log Σ_wrong e^logit: of one token each, their logit
+At every scored position there is a set of correct tokens and a set of wrong tokens (all others, if none are
+named). The *answer* is log Σ_correct e^logit − log Σ_wrong e^logit; for one token each it is their logit
 difference.
 """
 
@@ -20,7 +20,7 @@ from remainder.errors import TaskError
 __all__ = ["PADDING", "Prompts", "first"]
 
 PADDING = -1
-"""Fills the sets of tokens up to the size of the largest."""
+"""Padding of sets of tokens to the size of the largest."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Prompts:
     """Prompts of one template.
 
     Raises:
-        TaskError: shapes disagree, nothing is scored, or a position has no correct token.
+        TaskError: if shapes disagree, nothing is scored, or a position has no correct token.
     """
 
     template: str
@@ -38,11 +38,11 @@ class Prompts:
     """[prompts, positions]"""
     documents: tuple[str, ...]
     scored: NDArray[np.bool_]
-    """[prompts, positions]: where the prediction counts; equally many of each prompt."""
+    """[prompts, positions]: where the prediction counts; the same number in each prompt."""
     correct: NDArray[np.int64]
-    """[prompts, scored, choices]: ids of right tokens at each scored position, padded with -1."""
+    """[prompts, scored, choices]: ids of correct tokens at each scored position, padded with -1."""
     wrong: NDArray[np.int64]
-    """[prompts, scored, choices]: of wrong ones; no choices: all that are not right."""
+    """[prompts, scored, choices]: ids of wrong tokens; without choices, all that are not correct."""
 
     def __post_init__(self) -> None:
         count = len(self.tokens)
@@ -74,7 +74,7 @@ class Prompts:
     def take(self, rows: NDArray[np.int64] | slice) -> Prompts:
         """Some of the prompts."""
         which = range(len(self))[rows] if isinstance(rows, slice) else rows
-        # A reversed view is no array that torch takes.
+        # Torch refuses arrays with negative strides, such as a reversed view.
         return Prompts(
             self.template,
             np.ascontiguousarray(self.tokens[rows]),
@@ -87,7 +87,7 @@ class Prompts:
 
 
 def first(groups: tuple[Prompts, ...], count: int) -> tuple[Prompts, ...]:
-    """The first `count` prompts, as equally many of each template as there are."""
+    """The first `count` prompts, spread over the templates as evenly as their sizes allow."""
     sizes = np.zeros(len(groups), dtype=np.int64)
     while sizes.sum() < min(count, sum(len(group) for group in groups)):
         room = [place for place, group in enumerate(groups) if sizes[place] < len(group)]

