@@ -55,7 +55,7 @@ class Result:
         return explanation(self.record)
 
     def __str__(self) -> str:
-        return render([self.record])
+        return render([self.record], rungs=self.record.measurement.rungs)
 
 
 def evaluate(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Score", "Scorer"]
 
 _TIER = "quick"
-_MARGIN = "gap=0.01"
+_MARGIN = "gap_raw=0.01"
 
 _PROPERTY = "remainder"
 """The name under which the report of a test carries its scores, also from the workers of pytest-xdist."""
@@ -37,7 +37,7 @@ _loaded_tasks = pytest.StashKey[dict[tuple[str, str], Any]]()
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """What `remainder_score` gives: a result, and its headlines as plain numbers."""
+    """The result of `remainder_score`, with its quantities as plain numbers."""
 
     result: remainder.api.Result
 
@@ -50,30 +50,14 @@ class Score:
         """The whole record; `score.result.save(path)` writes it."""
         return self.result.record
 
-    @property
-    def gap(self) -> float:
-        """Δ raw: loss with the interpretation in place minus clean loss, signed, nats per token."""
-        return self._number("gap_raw")
+    def __getattr__(self, key: str) -> float:
+        """A quantity of the record by its name in data formats, such as `gap_raw` or `bits_per_token`."""
+        from remainder.report.quantities import quantity, suggestion
 
-    @property
-    def gaussian(self) -> float:
-        """Δ Gaussian: the same with a Gaussian residual added, signed, nats per token."""
-        return self._number("gap_gaussian")
-
-    @property
-    def kl(self) -> float:
-        """KL of the clean model's prediction from that with the interpretation, nats per token."""
-        return self._number("kl_raw")
-
-    @property
-    def bits(self) -> float:
-        """Bits per token that writing the codes takes."""
-        return self._number("bits_per_token")
-
-    def _number(self, key: str) -> float:
-        from remainder.report.tables import number_of
-
-        number = number_of(self.record, key)
+        stated = quantity(key)
+        if stated is None:
+            raise AttributeError(f"a score has no {key}: {suggestion(key)}")
+        number = stated.of_record(self.record)
         if number.value is None:
             _fail(f"{self.record.submission.name} has no {key}: {number.reason}")
         return number.value
@@ -81,7 +65,7 @@ class Score:
 
 @dataclass(frozen=True)
 class _Requirement:
-    """What `@pytest.mark.remainder` asks for."""
+    """The arguments of `@pytest.mark.remainder`."""
 
     task: Any = None
     tier: str | None = None
@@ -126,7 +110,7 @@ class Scorer:
         chosen = self._wanted.task if task is None else task
         if chosen is None:
             _fail(
-                "remainder_score is told no task",
+                "remainder_score is given no task",
                 fix="pass task=..., or mark the test with @pytest.mark.remainder(task=...)",
             )
         tier = tier or self._item.config.getoption("remainder_tier") or self._wanted.tier or _TIER
@@ -159,21 +143,22 @@ class Scorer:
             kept[key] = open_task(spec, device=device)
         return kept[key]  # type: ignore[no-any-return]
 
-    def _at_root(self, thing: Any) -> Any:
-        """A path below pytest's root if there is such a file or folder, else the thing itself."""
-        if isinstance(thing, (str, Path)) and (self._item.config.rootpath / thing).exists():
-            return self._item.config.rootpath / thing
-        return thing
+    def _at_root(self, interpretation: Any) -> Any:
+        """A path below pytest's root if there is such a file or folder, else the argument itself."""
+        if isinstance(interpretation, (str, Path)):
+            path = self._item.config.rootpath / interpretation
+            return path if path.exists() else interpretation
+        return interpretation
 
     def _check_gap(self, score: Score) -> None:
         limit = self._wanted.max_gap
-        if limit is not None and abs(score.gap) > limit:
-            from remainder.report.tables import format_value
+        if limit is not None and abs(score.gap_raw) > limit:
+            from remainder.report.text import format_value
 
             record = score.record
             _fail(
                 f"{record.submission.name} on {record.task.id} ({record.tier}): Δ raw is "
-                f"{format_value(score.gap)} nats per token, more than max_gap={limit:g}",
+                f"{format_value(score.gap_raw)} nats per token, more than max_gap={limit:g}",
                 fix="mend the interpretation, or allow a larger max_gap",
             )
 
@@ -216,7 +201,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """With `--remainder-suite`, one test for every task of it."""
+    """Make one test for every task of `--remainder-suite`."""
     if "remainder_task" in metafunc.fixturenames and metafunc.config.getoption("remainder_suite"):
         metafunc.parametrize("remainder_task", _tasks_of_suite(metafunc.config))
 
@@ -250,7 +235,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from remainder.report.tables import draw
+    from remainder.report.text import draw
 
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(rows[0]):
@@ -265,20 +250,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _row(score: Score) -> dict[str, str]:
-    """What the table at the end says of a score."""
-    from remainder.report.tables import MISSING, format_interval, format_value, number_of
+    """The row of a score in the table at the end."""
+    from remainder.report.quantities import QUANTITIES, number_of
+    from remainder.report.text import MISSING, format_interval, format_value
 
     record = score.record
     row = {"Submission": record.submission.name, "Task, tier": f"{record.task.id}\n{record.tier}"}
-    for heading, key in (("Bits", "bits_per_token"), ("Δ raw", "gap_raw"), ("Δ Gaussian", "gap_gaussian")):
-        number = number_of(record, key)
+    for key in ("bits_per_token", "gap_raw", "gap_gaussian"):
+        heading, number = QUANTITIES[key].heading, number_of(record, key)
         value = MISSING if number.value is None else format_value(number.value)
         row[heading] = "\n".join(filter(None, (value, format_interval(number, short=True))))
     return row
 
 
 def _wanted(item: pytest.Item) -> _Requirement:
-    """Of all markers of a test, what the closest says of each argument."""
+    """The arguments of all markers of a test; the closest marker wins."""
     given: dict[str, Any] = {}
     for marker in item.iter_markers("remainder"):
         unknown = set(marker.kwargs) - set(_Requirement.__dataclass_fields__)

@@ -148,7 +148,7 @@ def test_circuits_are_listed_by_their_own_complexity(results: Path) -> None:
     (board,) = boards([entry])
     (row,) = board.rows
     assert row.places["raw"] is not None
-    assert [row.cells[key].value for key in ("bits", "edges", "cpr", "faithfulness")] == [
+    assert [row.cells[key].value for key in ("bits_per_token", "kept", "cpr", "faithfulness")] == [
         "118.5",
         "21",
         "0.875",

@@ -59,7 +59,7 @@ def test_a_ranking_is_measured_at_every_size(task: CircuitTask, tmp_path: Path) 
     tables = render([record]), explain(record), explain(record, "markdown"), render([record], "latex")
     assert all("random" in table for table in tables)
     assert max(map(len, "\n".join(tables[:2]).splitlines())) <= 80
-    assert rows([record])["l0"][0] == costs["headline"].edges
+    assert rows([record])["kept"][0] == costs["headline"].edges
 
 
 def test_a_compiled_circuit_is_the_model_and_bits_are_stated(task: CircuitTask) -> None:

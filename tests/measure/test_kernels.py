@@ -11,7 +11,8 @@ from tiny import Shrink, make_loaded, make_task
 
 from remainder.api import evaluate
 from remainder.record.rungs import RUNGS, RungSpec
-from remainder.report.explain import explain, ladder
+from remainder.report.explain import explain
+from remainder.report.ladder import ladder
 from remainder.residual.kernel import Context, Kernel, Sample
 from remainder.residual.noise import Draw
 

@@ -28,8 +28,9 @@ from remainder.record.number import Number
 from remainder.record.rungs import RUNGS
 from remainder.record.schema import CalibrationInfo, Check, Measurement, Record, SubmissionInfo
 from remainder.record.store import write_record
-from remainder.report.explain import explain, ladder, rung_frame
-from remainder.report.tables import FORMATS
+from remainder.report.explain import explain, rung_frame
+from remainder.report.ladder import ladder
+from remainder.report.text import FORMATS
 
 HARNESS = Path(cli.__file__).parents[2]
 RECORD = 7

@@ -23,7 +23,7 @@ from tests.report.test_explain import GAPS, KINDS, full_record, short_record, wi
 from remainder.errors import RecordError
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.explain import ladder
+from remainder.report.ladder import ladder
 from remainder.report.plot import explanation, overview, save
 
 PARTS = {

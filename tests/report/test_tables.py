@@ -12,17 +12,14 @@ from synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
 from remainder.record.number import Number
+from remainder.record.rungs import RUNGS
 from remainder.record.schema import Check, Complexity, Record, SubmissionInfo
-from remainder.report.tables import (
-    FORMATS,
-    Notes,
-    format_interval,
-    format_value,
-    number_of,
-    render,
-    rows,
-    troubles,
-)
+from remainder.record.store import StoredRecord
+from remainder.record.values import canonical_values
+from remainder.report.compare import compare_records
+from remainder.report.quantities import QUANTITIES, Quantity, applicable, number_of
+from remainder.report.tables import render, rows, troubles
+from remainder.report.text import FORMATS, Notes, format_interval, format_value
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +135,77 @@ def test_csv_and_json_are_the_rows(records: list[Record]) -> None:
 def test_markdown_is_one_table_with_every_quantity(records: list[Record]) -> None:
     table = [line for line in render(records, "markdown").splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(records)
-    assert {line.count("|") for line in table} == {10}
+    (heading,) = {line.count("|") for line in table}
+    assert heading == 2 + len(applicable(records))
+    for key in ("bits_per_token", "l0", "kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian", "gaussian_ratio"):
+        assert f" {QUANTITIES[key].heading} " in table[0]
     gap = number_of(records[1], "gap_raw")
     assert f"{format_value(gap.value)} {format_interval(gap)}" in table[2]
+
+
+def with_rungs(*names: str) -> Record:
+    """A record that has further rungs, copies of `full`."""
+    values = synthetic_values()
+    full = values[values["rung"] == "full"]
+    every = pd.concat([values, *(full.assign(rung=name) for name in names)], ignore_index=True)
+    stated = synthetic_record(values).measurement
+    rungs = (*stated.rungs, *names)
+    return synthetic_record(every, measurement=stated.model_copy(update={"rungs": rungs}))
+
+
+def test_a_rung_that_was_asked_for_is_shown_and_no_other() -> None:
+    record = with_rungs("linear", "temporal")
+    assert "linear" not in render([record])
+    lines = render([record], rungs=["raw", "full", "linear"]).splitlines()
+    (row,) = (line for line in lines if " linear " in line)
+    number = record.metrics.rungs["linear"].quenched.gap
+    assert f"{number.value:.3f}" in row
+    assert format_interval(number, short=True) in lines[lines.index(row) + 1]
+    assert max(map(len, lines)) <= 80
+    assert not any("temporal" in line for line in lines)
+    for format in ("markdown", "latex", "csv", "json"):
+        shown = render([record], format, rungs=["linear"])
+        assert "linear" in shown
+        assert "linear" not in render([record], format)
+    row = rows([record], rungs=["linear"]).iloc[0]
+    assert (row["gap_linear"], row["kl_linear_low"]) == (
+        number.value,
+        record.metrics.rungs["linear"].quenched.kl.low,
+    )
+    assert number_of(record, "gap_linear") == number
+
+
+def test_a_rung_that_could_not_be_measured_is_shown_with_the_reason() -> None:
+    record = with_rungs("linear")
+    stated = record.measurement.model_copy(update={"unmeasured": {"temporal": "the windows are too short"}})
+    record = record.model_copy(update={"measurement": stated})
+    text = " ".join(render([record], rungs=["temporal"]).split())
+    assert "temporal" in text
+    assert "the windows are too short" in text
+
+
+def test_of_many_rungs_the_table_names_the_command_that_shows_them() -> None:
+    there = set(synthetic_values()["rung"])
+    names = [name for name in RUNGS if name not in there][:7]
+    text = render([with_rungs(*names)], rungs=names)
+    assert "Δ on 7 further rungs: remainder explain RECORD" in text
+    assert names[0] in render([with_rungs(*names)], rungs=names[:6])
+
+
+def test_a_quantity_that_is_added_is_shown_everywhere(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = Quantity("accuracy_raw", "Acc. raw", "as a share", "Right answers", right_answers, better="large")
+    monkeypatch.setitem(QUANTITIES, new.key, new)  # type: ignore[arg-type]
+    value = right_answers(records[0]).value
+    assert rows(records).set_index("submission").loc["bare", "accuracy_raw"] == value
+    assert "Acc. raw" in render(records, "markdown")
+    stored = StoredRecord(records[1], canonical_values(synthetic_values()))
+    assert "accuracy_raw" in [row.key for row in compare_records(stored, stored).differences]
+
+
+def right_answers(record: Record) -> Number:
+    return record.metrics.rungs["raw"].quenched.accuracy
 
 
 def test_latex_needs_no_packages_for_its_signs(records: list[Record]) -> None:

@@ -168,7 +168,7 @@ def test_an_unchanged_sae_passes(machine: Machine) -> None:
     assert job.succeeded, job.log
     assert job.ran == [step["name"] for step in STEPS if step["name"] != INSTALL]
     record = read_record(machine.repository / job.outputs["record"]).record
-    assert float(job.outputs["gap"]) == record.metrics.rungs["raw"].quenched.gap.value
+    assert float(job.outputs["gap-raw"]) == record.metrics.rungs["raw"].quenched.gap.value
     assert float(job.outputs["gap-gaussian"]) == record.metrics.rungs["full"].quenched.gap.value
     (row,) = json.loads(job.outputs["results"])
     assert (row["submission"], row["task"]) == ("my-sae", WITH["task"])
@@ -191,7 +191,7 @@ def test_a_worsened_sae_fails_and_is_shown_all_the_same(machine: Machine) -> Non
     for needed in ("| my-sae ", "regression", "margin 0.02 (separable from 0: ", "To mend it"):
         assert needed in job.summary
     # What was measured is known to later steps of the job that run in spite of it.
-    assert float(job.outputs["gap"]) == json.loads(job.outputs["results"])[0]["gap_raw"]
+    assert float(job.outputs["gap-raw"]) == json.loads(job.outputs["results"])[0]["gap_raw"]
     kept = machine.repository / job.used["actions/upload-artifact"]["path"]
     assert {"tiny-digits.json", "tiny-digits.csv.gz", "tiny-digits.png"} <= {
         path.name for path in kept.iterdir()
@@ -214,7 +214,7 @@ def test_several_tasks_are_compared_with_a_folder_of_records(machine: Machine) -
         task=" ".join(tasks),
         baseline_record="new",
         out="other",
-        fail_on_regression="kl=0",
+        fail_on_regression="kl_raw=0",
     )
     assert not swapped.succeeded
     assert swapped.summary.count("is worse than identity (A)") == 2  # both, not only the first

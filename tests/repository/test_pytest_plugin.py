@@ -73,9 +73,9 @@ def test_scores_checks_and_shows(run: Run) -> None:
         def test_it(remainder_score):
             score = remainder_score("{GOOD}")
             raw = score.record.metrics.rungs["raw"].quenched
-            assert (score.gap, score.kl) == (raw.gap.value, raw.kl.value)
-            assert score.gaussian == score.record.metrics.rungs["full"].quenched.gap.value
-            assert score.bits == score.record.complexity.bits_per_token.value
+            assert (score.gap_raw, score.kl_raw) == (raw.gap.value, raw.kl.value)
+            assert score.gap_gaussian == score.record.metrics.rungs["full"].quenched.gap.value
+            assert score.bits_per_token == score.record.complexity.bits_per_token.value
             assert score.record.tier == "quick"
             score.result.save("kept.json")
         """
@@ -113,7 +113,7 @@ def test_a_regression_from_a_stored_record_fails(
 
         pytestmark = pytest.mark.remainder(task="{TASK}", baseline="records.json")
 
-        @pytest.mark.remainder(fail_on_regression="kl=0.01,explained_variance=0.01")
+        @pytest.mark.remainder(fail_on_regression="kl_raw=0.01,explained_variance=0.01")
         def test_it(remainder_score):
             remainder_score("%s")
     """
@@ -127,7 +127,7 @@ def test_a_regression_from_a_stored_record_fails(
 @pytest.mark.parametrize(
     ("marker", "call", "words"),
     [
-        ("", f'"{GOOD}"', "is told no task"),
+        ("", f'"{GOOD}"', "is given no task"),
         ("", f'"{GOOD}", task="tiny/rule"', "tiny/rule"),
         ("", f'"no-such-sae", task="{TASK}"', "no-such-sae is no submission"),
         ("", f'"{GOOD}", task="{TASK}", tier="vast"', "vast"),
@@ -189,8 +189,8 @@ def test_objects_and_folders_below_the_root_are_found(run: Run, pytester: pytest
         "    def encode(self, x): return x\n"
         "    def decode(self, codes): return codes\n"
         "def test_it(remainder_score):\n"
-        f"    assert remainder_score('mine/sae', task='{TASK}').gap != 0\n"
-        f"    assert abs(remainder_score(Nothing(), task='{TASK}').gap) < 1e-6\n"
+        f"    assert remainder_score('mine/sae', task='{TASK}').gap_raw != 0\n"
+        f"    assert abs(remainder_score(Nothing(), task='{TASK}').gap_raw) < 1e-6\n"
     )
     os.chdir(pytester.path / "below")  # pytester goes back by itself
     run().assert_outcomes(passed=1)

@@ -13,8 +13,8 @@ from remainder.board.svg import Frame, Scale, grid, linked, marker, svg, text, v
 from remainder.board.text import visible
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.explain import Rung, ladder
-from remainder.report.tables import format_value
+from remainder.report.ladder import Rung, ladder
+from remainder.report.text import format_value
 
 __all__ = ["Figure", "ParetoPoint", "pareto", "rungs", "spark"]
 

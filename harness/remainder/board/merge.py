@@ -35,10 +35,12 @@ from numpy.typing import NDArray
 from remainder.base.files import present, require_file
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
+from remainder.record.circuit_summary import HEADLINE
 from remainder.record.json import sha256
 from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_summary, values_path
+from remainder.report.quantities import MAIN_RUNGS
 from remainder.submission.old import is_found
 
 __all__ = [
@@ -53,8 +55,8 @@ __all__ = [
     "strays",
 ]
 
-RUNGS = {"raw": "raw", "gaussian": "full"}
-"""What a submission is ranked by -> the rung whose KL that is."""
+RUNGS = MAIN_RUNGS
+"""The orders that submissions are ranked in -> the rung whose KL each is by."""
 
 _SPLIT = "evaluation"
 _MOST = 512 * 2**20  # bytes of unpacked values; what claims more is there to fill the memory
@@ -126,9 +128,8 @@ class BoardRow:
     @property
     def failed(self) -> list[str]:
         """Names of the checks inside the run that failed, and whether verification did."""
-        names = [name for name, check in self.record.checks.items() if not check.passed]
         refuted = self.verification is not None and self.verification.outcome == "failed"
-        return [*names, "verification"] if refuted else names
+        return [*self.record.failed_checks, *(["verification"] if refuted else [])]
 
 
 def strays(results: Path) -> list[Fault]:
@@ -223,9 +224,8 @@ def _check(record: Record, place: str) -> None:
         raise RecordError(
             f"{place}: stands in another folder than that of its task and submission, {base}{wanted}"[:600]
         )
-    circuit = record.metrics.circuit
-    for part in (record.complexity.circuits, None if circuit is None else circuit.points):
-        if part is not None and "headline" not in part:
+    for part in (record.circuit_sizes, record.circuits.points):
+        if (part or record.is_of_circuits) and HEADLINE not in part:
             raise RecordError(f"{place}: does not say which of its circuits is the headline")
     if name != f"{record.record_id}.json":
         raise RecordError(f"{place}: is not named by its record_id, {record.record_id}.json")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from remainder.record.number import Number
-from remainder.report.tables import MISSING, format_interval, format_value
+from remainder.report.text import MISSING, format_interval, format_value
 
 __all__ = ["Grid", "Shown", "ends_of", "in_words", "parted", "shown", "within"]
 

@@ -23,7 +23,7 @@ from remainder.board.text import oddities, page_name, visible
 from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.tables import MISSING, format_value
+from remainder.report.text import MISSING, format_value
 
 __all__ = ["HistoryRow", "TaskText", "history_row", "plain_page", "record_html", "task_html"]
 
@@ -229,9 +229,11 @@ def _scope(board: Board) -> str:
 def _headings(columns: Sequence[Column]) -> list[tuple[str, int, list[Column]]]:
     """Groups of columns: heading, how many columns it spans (places count), and the columns."""
     found: list[tuple[str, int, list[Column]]] = []
-    for heading, some in groupby(columns, key=lambda column: column.group or column.key):
+    for heading, some in groupby(columns, key=lambda column: column.quantity.group or column.key):
         part = list(some)
-        found.append((heading if part[0].group else "", len(part) + sum(bool(c.place) for c in part), part))
+        found.append(
+            (heading if part[0].quantity.group else "", len(part) + sum(bool(c.place) for c in part), part)
+        )
     return found
 
 

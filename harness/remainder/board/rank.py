@@ -31,7 +31,7 @@ import numpy as np
 from remainder.board.merge import RUNGS, BoardRow, DocumentSums
 from remainder.record.intervals import LEVEL, Bootstrap, Estimate, Ratio
 from remainder.record.number import Number
-from remainder.report.tables import number_of
+from remainder.report.quantities import number_of
 
 __all__ = [
     "BoardRanking",
@@ -97,23 +97,19 @@ def size_of(entry: BoardRow) -> Number:
 
     Not the bits of a circuit: to keep everything takes none.
     """
-    circuits = entry.record.complexity.circuits
-    return cost_of(entry) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
+    return number_of(entry.record, "kept") if entry.record.is_of_circuits else cost_of(entry)
 
 
 def unit_of(entry: BoardRow) -> str:
     """The unit of `size_of`."""
-    circuits = entry.record.complexity.circuits
-    if circuits is None:
+    if not entry.record.is_of_circuits:
         return "bits per token"
-    return "nodes kept" if circuits["headline"].edges is None else "edges kept"
+    return "nodes kept" if entry.record.keeps_nodes else "edges kept"
 
 
 def kl_of(entry: BoardRow, by: str) -> Number:
     """KL of the rung that a ranking is by, nats per token."""
-    rung = RUNGS[by]
-    metrics = entry.record.metrics.rungs.get(rung)
-    return Number.null(f"rung {rung} was not measured") if metrics is None else metrics.quenched.kl
+    return number_of(entry.record, f"kl_{by}")
 
 
 def unranked_because(entry: BoardRow, by: str) -> str:

@@ -9,11 +9,12 @@ from tabulate import tabulate
 from remainder.board.pages import multiple
 from remainder.board.text import markdown
 from remainder.board.view import Board, Cell
+from remainder.report.quantities import QUANTITIES
 
 __all__ = ["readme", "section"]
 
-_KEYS = ("bits", "kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian", "ratio")
-_HEADINGS = ("Place", "Submission", "Bits", "KL raw", "KL Gaussian", "Δ raw", "Δ Gaussian", "ρ")
+_KEYS = ("bits_per_token", "kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian", "gaussian_ratio")
+_HEADINGS = ("Place", "Submission", *(QUANTITIES[key].heading for key in _KEYS))
 _LONGEST = 25
 """Rows of a table; the page of the task has all."""
 

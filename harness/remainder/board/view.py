@@ -1,16 +1,12 @@
-"""What the pages show of records: cells, rows and tables, ready for a template. Nothing here is HTML.
-
-A signed number is sorted by its size: a gap below zero is no better than one above it.
-"""
+"""Cells, rows and tables of records, ready for a template. Nothing here is HTML."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from remainder.board.curves import MIB
 from remainder.board.figures import ParetoPoint
 from remainder.board.merge import RUNGS, BoardRow, Group, groups
 from remainder.board.numbers import parted
@@ -18,7 +14,6 @@ from remainder.board.pareto import fronts
 from remainder.board.rank import (
     BoardRanking,
     TiedRank,
-    cost_of,
     kl_of,
     rank,
     size_of,
@@ -26,7 +21,7 @@ from remainder.board.rank import (
     unranked_because,
 )
 from remainder.record.number import Number
-from remainder.report.tables import number_of
+from remainder.report.quantities import QUANTITIES, Quantity, number_of
 
 __all__ = [
     "COLUMNS",
@@ -49,39 +44,32 @@ class Cell(NamedTuple):
     value: str
     interval: str
     order: str
-    """What a page sorts by; empty where there is nothing."""
+    """The number that a page sorts by; empty where there is none."""
     note: str
     """Why it or its interval is missing."""
 
 
-_NO_CIRCUIT = "it is no circuit"
-_GAP, _TERMS = "Δ, signed", "Gaussian gap = sum of"
-
-
 @dataclass(frozen=True)
 class Column:
-    """A quantity of the main table."""
+    """A quantity as a column of the main table."""
 
-    key: str
-    group: str
-    """Heading over several columns; empty for one that stands alone."""
-    heading: str
-    title: str
-    """What it is, in a sentence."""
-    get: Callable[[BoardRow], Number]
-    signed: bool = False
-    count: bool = False
-    place: str = ""
-    """A key of `merge.RUNGS`, if places by this number stand before it."""
-    bare: bool = False
-    """Whether its interval, or why it has none, is told only to who points at it."""
+    quantity: Quantity
 
     @property
-    def full(self) -> str:
-        """The heading where no other stands above it."""
-        if self.place:
-            return self.group.replace(",", "")
-        return f"Δ {self.heading}" if self.group == _GAP else self.heading
+    def key(self) -> str:
+        """Its name in data formats."""
+        return self.quantity.key
+
+    @property
+    def heading(self) -> str:
+        """Its heading, below that of its group if it has one."""
+        return self.quantity.short or self.quantity.heading
+
+    @property
+    def place(self) -> str:
+        """The key of `merge.RUNGS` whose places by this number stand before it; empty if none do."""
+        kind, _, by = self.key.partition("_")
+        return by if kind == "kl" and by in RUNGS else ""
 
 
 class TableRow(NamedTuple):
@@ -89,11 +77,11 @@ class TableRow(NamedTuple):
 
     entry: BoardRow
     size: str
-    """What the filter by complexity reads; empty where there is nothing."""
+    """The number that the filter by complexity reads; empty where there is none."""
     cells: dict[str, Cell]
-    """By key of the column."""
+    """A cell for each column, by its key."""
     places: dict[str, TiedRank | None]
-    """By key of `merge.RUNGS`; None for what is not ranked."""
+    """The place by each key of `merge.RUNGS`; None where it is not ranked."""
     fronts: tuple[str, ...]
     """Keys of `merge.RUNGS` by which it is on the Pareto front."""
     unranked: str
@@ -108,19 +96,18 @@ class Board(NamedTuple):
     """Current ones, by KL raw; references among the others."""
     nested: tuple[TableRow, ...]
     columns: tuple[Column, ...]
-    """Those of which any row holds something."""
+    """The columns that any row holds something in."""
     rankings: dict[str, BoardRanking]
 
     @property
     def unit(self) -> str:
-        """Of what the front weighs against loss."""
+        """The unit of the cost that the front weighs against loss."""
         return " or ".join(sorted({unit_of(row.entry) for row in (*self.rows, *self.nested)}))
 
     @property
     def of_circuits(self) -> bool:
-        """Whether what is scored are circuits."""
-        rows = (*self.rows, *self.nested)
-        return any(row.entry.record.complexity.circuits is not None for row in rows)
+        """Whether the records are of circuits."""
+        return any(row.entry.record.is_of_circuits for row in (*self.rows, *self.nested))
 
     @property
     def submissions(self) -> int:
@@ -128,166 +115,7 @@ class Board(NamedTuple):
         return sum(not row.entry.is_reference for row in self.rows)
 
 
-def _rung(name: str, part: str) -> Callable[[BoardRow], Number]:
-    def get(entry: BoardRow) -> Number:
-        metrics = entry.record.metrics.rungs.get(name)
-        if metrics is None:
-            return Number.null(f"rung {name} was not measured")
-        number: Number = getattr(metrics.quenched, part)
-        return number
-
-    return get
-
-
-def _annealed(entry: BoardRow) -> Number:
-    metrics = entry.record.metrics.rungs.get(RUNGS["gaussian"])
-    if metrics is None or metrics.annealed is None:
-        return Number.null("it was not asked for")
-    return metrics.annealed.gap
-
-
-def _term(name: str) -> Callable[[BoardRow], Number]:
-    def get(entry: BoardRow) -> Number:
-        telescope = entry.record.metrics.telescope
-        if telescope is None:
-            return Number.null("its rungs were not measured")
-        number: Number = getattr(telescope, name)
-        return number
-
-    return get
-
-
-def _l0(entry: BoardRow) -> Number:
-    if entry.record.complexity.circuits is not None:
-        return Number.null("a circuit keeps edges")  # or nodes; they have a column
-    return number_of(entry.record, "l0")
-
-
-def _edges(entry: BoardRow) -> Number:
-    circuits = entry.record.complexity.circuits
-    return Number.null(_NO_CIRCUIT) if circuits is None else Number.bare(circuits["headline"].kept, "a count")
-
-
-def _faithfulness(entry: BoardRow) -> Number:
-    circuit = entry.record.metrics.circuit
-    if circuit is None:
-        return Number.null(_NO_CIRCUIT)
-    rung = circuit.points["headline"].rungs.get(MIB)
-    return Number.null(f"background {MIB} was not measured") if rung is None else rung.faithfulness
-
-
-def _area(metric: str, background: str) -> Callable[[BoardRow], Number]:
-    def get(entry: BoardRow) -> Number:
-        circuit = entry.record.metrics.circuit
-        if circuit is None:
-            return Number.null(_NO_CIRCUIT)
-        found: dict[str, Number] = getattr(circuit, metric)
-        return found.get(background, Number.null("it was not measured at all sizes"))
-
-    return get
-
-
-def _of_report(key: str) -> Callable[[BoardRow], Number]:
-    return lambda entry: number_of(entry.record, key)
-
-
-COLUMNS = (
-    Column(
-        "bits",
-        "Complexity",
-        "bits",
-        "To write down what the interpretation says: per token; of a circuit, once",
-        cost_of,
-        bare=True,
-    ),
-    Column("l0", "Complexity", "L0", "Nonzero codes per token", _l0, bare=True),
-    Column(
-        "edges",
-        "Complexity",
-        "kept",
-        "Edges of the graph that the circuit keeps; of a circuit of features, nodes",
-        _edges,
-        count=True,
-        bare=True,
-    ),
-    Column(
-        "kl_raw",
-        "KL, raw",
-        "nats",
-        "KL(clean, spliced) per token; what is left out is zero",
-        _rung("raw", "kl"),
-        place="raw",
-    ),
-    Column(
-        "kl_gaussian",
-        "KL, Gaussian",
-        "nats",
-        "KL per token; what is left out is noise of its mean and covariance",
-        _rung("full", "kl"),
-        place="gaussian",
-    ),
-    Column("gap_raw", _GAP, "raw", "Loss − clean loss, nats per token", _rung("raw", "gap"), signed=True),
-    Column(
-        "gap_gaussian",
-        _GAP,
-        "Gaussian",
-        "Loss with Gaussian noise added − clean loss, nats per token",
-        _rung("full", "gap"),
-        signed=True,
-    ),
-    Column(
-        "gap_annealed",
-        _GAP,
-        "annealed",
-        "The same, the noise integrated out of the prediction",
-        _annealed,
-        signed=True,
-    ),
-    Column(
-        "ratio",
-        "",
-        "ρ",
-        "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise",
-        _of_report("gaussian_ratio"),
-    ),
-    Column(
-        "shape", _TERMS, "shape", "full-unshrunk − permuted: one-token shape", _term("shape"), signed=True
-    ),
-    Column(
-        "dependence",
-        _TERMS,
-        "dependence",
-        "permuted − matched: what x̂ tells of the residual",
-        _term("dependence"),
-        signed=True,
-    ),
-    Column(
-        "rest", _TERMS, "rest", "matched − clean: context, target, tokens jointly", _term("rest"), signed=True
-    ),
-    Column(
-        "variance",
-        "",
-        "expl. var.",
-        "1 − residual over centred sum of squares",
-        _of_report("explained_variance"),
-    ),
-    Column(
-        "faithfulness",
-        "Circuit",
-        "f",
-        "Faithfulness of this circuit, counterfactual background",
-        _faithfulness,
-    ),
-    Column("cpr", "Circuit", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr", MIB)),
-    Column("cmd", "Circuit", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd", MIB)),
-    Column(
-        "cmd_gaussian",
-        "Circuit",
-        "CMD Gaussian",
-        "The same, what was removed stood for by Gaussian noise",
-        _area("cmd", RUNGS["gaussian"]),
-    ),
-)
+COLUMNS = tuple(map(Column, QUANTITIES.values()))
 
 
 def boards(entries: Sequence[BoardRow]) -> list[Board]:
@@ -309,7 +137,8 @@ def cell(number: Number, *, signed: bool = False, count: bool = False) -> Cell:
 def cells_of(entry: BoardRow) -> dict[str, Cell]:
     """Every quantity of the table, by its key."""
     return {
-        column.key: cell(column.get(entry), signed=column.signed, count=column.count) for column in COLUMNS
+        key: cell(quantity.of_record(entry.record), signed=quantity.signed, count=key == "kept")
+        for key, quantity in QUANTITIES.items()
     }
 
 
@@ -335,7 +164,7 @@ def points(board: Board, by: str) -> list[ParetoPoint]:
 
 
 def record_page(record_id: str) -> str:
-    """Where the page of a record lies below the site: named by its hash, never by a name."""
+    """The place of a record's page below the site: named by its hash, never by a name."""
     return f"records/{record_id}.html"
 
 
@@ -387,10 +216,9 @@ def explorable(board: Board) -> list[dict[str, Any]]:
         if size is None:
             continue
         numbers = {}
-        for column in COLUMNS:
-            if column.key in ("kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian"):
-                number = column.get(entry)
-                numbers[column.key] = [number.value, number.low, number.high]
+        for key in ("kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian"):
+            number = number_of(entry.record, key)
+            numbers[key] = [number.value, number.low, number.high]
         found.append(
             {
                 "name": entry.record.submission.name,

@@ -20,7 +20,7 @@ from remainder.cli import publish as cli_publish
 from remainder.cli import run as cli_run
 from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, SuiteOption, print_text
 from remainder.errors import AssetError, RecordError, RemainderError
-from remainder.report.tables import WIDTH
+from remainder.report.text import WIDTH
 
 app = typer.Typer(
     help="Score what an interpretation of a neural network leaves out.",
@@ -67,7 +67,8 @@ def show(
     format: FormatOption = "table",
 ) -> None:
     """Show what a task measures, or the numbers of a record."""
-    from remainder.report.tables import render, require_format
+    from remainder.report.tables import render
+    from remainder.report.text import require_format
 
     require_format(format)
     from remainder.task.spec import is_task, load_task
@@ -75,7 +76,9 @@ def show(
     if not is_task(what) and (path := _record_if_any(what)) is not None:
         from remainder.record.store import read_record
 
-        print_text(render([read_record(path).record], format, color=sys.stdout.isatty()))
+        record = read_record(path).record
+        shown = render([record], format, rungs=record.measurement.rungs, color=sys.stdout.isatty())
+        print_text(shown)
         return
     from remainder.submission.open import baselines_for
 
@@ -205,7 +208,8 @@ def compare(
         typer.Option(
             "--fail-on-regression",
             metavar="KEY=MARGIN,...",
-            help="Exit with 1 if B is worse by more than a margin and not by chance: gap=0.01,kl=0.02.",
+            help="Exit with 1 if B is worse by more than a margin, and not by chance. For example "
+            "gap_raw=0.01,kl_raw=0.02; docs/ci.md lists the keys.",
         ),
     ] = None,
     format: FormatOption = "table",
@@ -243,7 +247,7 @@ def explain(
     """Show the whole ladder of a record, and where the lost nats live."""
     from remainder.record.store import read_record
     from remainder.report.explain import explain as explain_record
-    from remainder.report.tables import require_format
+    from remainder.report.text import require_format
 
     require_format(format)
     if save is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from remainder.report.tables import FORMATS
+from remainder.report.text import FORMATS
 
 __all__ = ["RECORD_HELP", "FormatOption", "IgnoreOption", "SuiteOption", "print_text"]
 

@@ -148,9 +148,9 @@ def submit(
         require_repository(to, read_described(path).name)
     with reporting() as progress:
         done = submit_folder(path, to, tasks=task or (), tier=tier, device=device, progress=progress)
-    told: set[str] = set()
+    stated: set[str] = set()
     for row in done.rows:
-        print(render([row.record], color=sys.stdout.isatty(), told=told).rstrip("\n"))
+        print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
         print("\n".join(standing(row.record, to.results)), end="\n\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")

@@ -11,6 +11,7 @@ import typer
 from remainder.base.files import IMAGES, require_folder, require_target
 from remainder.cli.options import FormatOption, IgnoreOption, SuiteOption, print_text
 from remainder.errors import RecordError, TaskError
+from remainder.record.rungs import ALL
 
 __all__ = ["run"]
 
@@ -86,7 +87,8 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
-    from remainder.report.tables import render, require_format
+    from remainder.report.tables import render
+    from remainder.report.text import require_format
 
     require_format(format)
     from remainder.task.spec import list_tasks, load_task
@@ -147,7 +149,8 @@ def run(
         errors.print(f"! {note}", soft_wrap=True)
     finished = 0
     measured = []
-    told: set[str] = set()
+    stated: set[str] = set()
+    asked = (wanted or ()) if background is None else (wanted or ())[-1:]
     try:
         for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
             rows = []
@@ -182,10 +185,13 @@ def run(
             if format == "table":
                 if number:
                     print()
-                print_text(render(records, format, color=sys.stdout.isatty(), told=told))
+                further = chosen_plan.rungs if ALL in asked else asked
+                color = sys.stdout.isatty()
+                print_text(render(records, format, rungs=further, color=color, stated=stated))
                 sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
         if format != "table":
-            print_text(render(measured, format))
+            every = [rung for chosen_plan in plans for rung in chosen_plan.rungs]
+            print_text(render(measured, format, rungs=dict.fromkeys(every if ALL in asked else asked)))
     except KeyboardInterrupt:
         errors.print(
             f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on", soft_wrap=True

@@ -43,7 +43,7 @@ from remainder.loading.prompts import CircuitTask
 from remainder.measure.complexity import CodeSample, affine_decoder
 from remainder.measure.gather import nothing_spliced
 from remainder.record.json import significant
-from remainder.report.tables import WIDTH, draw
+from remainder.report.text import WIDTH, draw
 from remainder.residual.moments import Moments
 from remainder.submission.aliases import require_same
 from remainder.submission.open import open_submission

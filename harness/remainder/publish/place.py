@@ -16,7 +16,7 @@ from remainder.errors import RecordError
 from remainder.record.intervals import Estimate
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.tables import format_interval
+from remainder.report.text import format_interval
 
 __all__ = ["standing"]
 

@@ -46,7 +46,7 @@ from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.summary import LOWEST_BIN
 from remainder.record.values import KEY, canonical_values, of_split
-from remainder.report.tables import WIDTH
+from remainder.report.text import WIDTH
 from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from remainder.record.compat import Compat
-from remainder.record.metrics import Metrics
+from remainder.record.metrics import CircuitMetrics, Metrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha256
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 4
+
+_NO_CIRCUITS = CircuitMetrics(answer=Number.null("it is no circuit"), points={}, cpr={}, cmd={})
 
 
 class TaskInfo(FrozenModel):
@@ -216,6 +218,31 @@ class Record(FrozenModel):
     measurement_key: Sha256
     result_id: Sha256
     record_id: Sha256
+
+    @property
+    def is_of_circuits(self) -> bool:
+        """Whether it is of circuits, which are scored on prompts."""
+        return isinstance(self.metrics.circuit, CircuitMetrics)
+
+    @property
+    def circuits(self) -> CircuitMetrics:
+        """The metrics of its circuits; without any points for other interpretations."""
+        return self.metrics.circuit or _NO_CIRCUITS
+
+    @property
+    def circuit_sizes(self) -> dict[str, CircuitSize]:
+        """The cost of each of its circuits; empty for other interpretations."""
+        return self.complexity.circuits or {}
+
+    @property
+    def keeps_nodes(self) -> bool:
+        """Whether it is of circuits of features, which keep nodes and not edges."""
+        return any(size.edges is None for size in self.circuit_sizes.values())
+
+    @property
+    def failed_checks(self) -> list[str]:
+        """Names of the checks inside the run that failed."""
+        return [name for name, check in self.checks.items() if not check.passed]
 
     @field_validator("protocol", mode="before")
     @classmethod

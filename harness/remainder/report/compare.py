@@ -7,7 +7,6 @@ interpretations can be told apart long before their own intervals part.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,21 +22,29 @@ from remainder.record.naming import differing_ends, told_apart
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.record.store import StoredRecord, read_record
-from remainder.record.summary import Totals, explained_variance, gap, gaussian_ratio, pooled
+from remainder.record.summary import Totals
 from remainder.record.values import canonical_values, column, document_totals, of_split
-from remainder.report.tables import (
+from remainder.report.quantities import Quantity, applicable
+from remainder.report.text import (
     MISSING,
     WIDTH,
     Notes,
     draw,
     format_value,
-    number_of,
     render_cells,
     render_frame,
     require_format,
 )
 
-__all__ = ["ROUNDING", "Comparison", "Difference", "compare", "compare_records", "render_comparison"]
+__all__ = [
+    "ROUNDING",
+    "Comparison",
+    "Difference",
+    "common_rows",
+    "compare",
+    "compare_records",
+    "render_comparison",
+]
 
 CLEAN_TOLERANCE = 1e-3
 """Nats per token by which the clean losses of two runs may differ before a warning."""
@@ -45,7 +52,7 @@ CLEAN_TOLERANCE = 1e-3
 _ID = 12  # digits of a record's id that are shown
 
 ROUNDING = 1e-6
-"""By how much two machines may differ in one and the same float32 measurement: nats per token, or a share."""
+"""Difference that two machines may find in one float32 measurement: nats per token, or a share."""
 
 _LEGEND = (
     "B − A on the same documents and tokens; brackets: 95 % intervals, paired.",
@@ -55,15 +62,6 @@ _LEGEND = (
     "ρ: KL of raw over KL of equally large, equally correlated noise; near 1: noise.",
 )
 
-_FORMULAS: tuple[tuple[str, str, Callable[[Totals], Ratio | str]], ...] = (
-    ("explained_variance", "Expl. var.", explained_variance),
-    ("gap_raw", "Δ raw", lambda totals: gap(totals, "raw")),
-    ("gap_gaussian", "Δ Gaussian", lambda totals: gap(totals, "full")),
-    ("kl_raw", "KL raw", lambda totals: pooled(totals, "raw", "kl")),
-    ("kl_gaussian", "KL Gaussian", lambda totals: pooled(totals, "full", "kl")),
-    ("gaussian_ratio", "ρ", lambda totals: gaussian_ratio(totals, "noise-fitted")),
-)
-_RECORDED = (("l0", "L0"), ("bits_per_token", "Bits"))
 _VERDICT = {True: "yes", False: "no", None: MISSING}
 
 
@@ -71,14 +69,18 @@ _VERDICT = {True: "yes", False: "no", None: MISSING}
 class Difference:
     """One quantity of both records on their common windows, and B - A."""
 
-    key: str
-    heading: str
+    quantity: Quantity
     a: float | None
     b: float | None
     difference: Number
     separable: bool | None
     """Whether the interval of the difference excludes 0, and it is more than `ROUNDING`; None without an
     interval."""
+
+    @property
+    def key(self) -> str:
+        """The quantity's name in data formats."""
+        return self.quantity.key
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ class Comparison:
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
     paths: tuple[Path, Path] | None = field(default=None, compare=False)
-    """Where both lie, if they were read from files."""
+    """The files of both, if they were read from files."""
 
     @property
     def names(self) -> tuple[str, str]:
-        """What A and B are called: where the submissions have one name, by what differs in their paths."""
+        """Names for A and B: where the submissions have one name, followed by what differs in their paths."""
         names = (self.a.submission.name, self.b.submission.name)
         if names[0] != names[1]:
             return names
@@ -143,7 +145,8 @@ def _reference(record: Record) -> str | None:
     return None if record.reference is None else record.reference.hash
 
 
-def _standing(record: Record) -> str:
+def _model(record: Record) -> str:
+    """The model that a record's clean loss is of."""
     if record.reference is None:
         return "the model stands for itself"
     return f"{record.reference.name} stands for the model"
@@ -169,11 +172,11 @@ def compare_records(
         )
     if _reference(a.record) != _reference(b.record):
         raise RecordError(
-            f"{_standing(a.record)} in one record and {_standing(b.record)} in the other: "
+            f"{_model(a.record)} in one record and {_model(b.record)} in the other: "
             "their clean losses are of different things",
             fix="compare records that are measured against the same",
         )
-    rows_a, rows_b = _common(of_split(canonical_values(a.values)), of_split(canonical_values(b.values)))
+    rows_a, rows_b = common_rows(a, b)
     totals_a, totals_b = document_totals(rows_a), document_totals(rows_b)
     clean = totals_a["clean"]
     if not np.array_equal(column(clean, "tokens"), column(totals_b["clean"], "tokens")):
@@ -181,11 +184,12 @@ def compare_records(
             "the records score other tokens in the same windows", fix="measure both with one package version"
         )
     bootstrap = Bootstrap(len(clean), seed=a.record.measurement.seed)
-    measured = [
-        _difference(bootstrap, key, heading, formula(totals_a), formula(totals_b))
-        for key, heading, formula in _FORMULAS
+    differences = [
+        _recorded(a.record, b.record, quantity)
+        if quantity.of_totals is None
+        else _difference(bootstrap, quantity, quantity.of_totals(totals_a), quantity.of_totals(totals_b))
+        for quantity in applicable([a.record, b.record])
     ]
-    recorded = [_recorded(a.record, b.record, key, heading) for key, heading in _RECORDED]
     windows = int((rows_a["rung"] == "clean").sum())
     return Comparison(
         a=a.record,
@@ -193,7 +197,7 @@ def compare_records(
         documents=len(clean),
         windows=windows,
         tokens=int(clean["tokens"].sum()),
-        differences=(*recorded, *measured),
+        differences=tuple(differences),
         warnings=tuple(_warnings(a.record, b.record, totals_a, totals_b, windows)),
         paths=paths,
     )
@@ -202,7 +206,7 @@ def compare_records(
 def render_comparison(
     comparison: Comparison, format: str = "table", *, width: int = WIDTH, color: bool = False
 ) -> str:
-    """A comparison as text in one of `report.FORMATS`."""
+    """A comparison as text in one of `text.FORMATS`."""
     require_format(format)
     if format in ("csv", "json"):
         return render_frame(comparison.frame(), format)
@@ -215,7 +219,13 @@ def render_comparison(
     names = [f"{side}: {name} ({tier})" for side, name, tier in named]
     notes = Notes()
     cells = [
-        [row.heading, _shown(row.a), _shown(row.b), notes.cell(row.difference), _VERDICT[row.separable]]
+        [
+            row.quantity.heading,
+            _shown(row.a),
+            _shown(row.b),
+            notes.cell(row.difference),
+            _VERDICT[row.separable],
+        ]
         for row in comparison.differences
     ]
     headings = ["", "A", "B", "B − A", "Separable"]
@@ -232,42 +242,48 @@ def render_comparison(
     return draw([*top, table, Text(""), *footer], width=width, color=color)
 
 
-def _common(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of either table whose document and window both have."""
-    keys_a, keys_b = (pd.MultiIndex.from_frame(table[["document", "window"]]) for table in (a, b))
+def common_rows(a: StoredRecord, b: StoredRecord) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The evaluation rows of either record whose document and window both have.
+
+    Raises:
+        RecordError: there is none.
+    """
+    first, second = (of_split(canonical_values(stored.values)) for stored in (a, b))
+    keys_a, keys_b = (pd.MultiIndex.from_frame(table[["document", "window"]]) for table in (first, second))
     kept_a, kept_b = keys_a.isin(keys_b), keys_b.isin(keys_a)
     if not kept_a.any():
         raise RecordError(
             "the records have no document and window in common", fix="measure both on tiers that overlap"
         )
-    return a.loc[kept_a], b.loc[kept_b]
+    return first.loc[kept_a], second.loc[kept_b]
 
 
-def _difference(bootstrap: Bootstrap, key: str, heading: str, a: Ratio | str, b: Ratio | str) -> Difference:
+def _difference(bootstrap: Bootstrap, quantity: Quantity, a: Ratio | str, b: Ratio | str) -> Difference:
+    """The paired difference of two ratios."""
     first, second = (
         None if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio)).value for ratio in (a, b)
     )
     if isinstance(a, str) or isinstance(b, str):
         reason = f"A: {a}" if isinstance(a, str) else f"B: {b}"
-        return Difference(key, heading, first, second, Number.null(reason), None)
+        return Difference(quantity, first, second, Number.null(reason), None)
     estimate = bootstrap.difference(b, a)
-    found = Number.of(estimate)
-    apart = estimate.excludes_zero() and found.value is not None and abs(found.value) > ROUNDING
-    return Difference(key, heading, first, second, found, apart)
+    number = Number.of(estimate)
+    apart = estimate.excludes_zero() and number.value is not None and abs(number.value) > ROUNDING
+    return Difference(quantity, first, second, number, apart)
 
 
-def _recorded(a: Record, b: Record, key: str, heading: str) -> Difference:
-    """A difference of two complexities as the records state them, without an interval."""
-    first, second = number_of(a, key), number_of(b, key)
+def _recorded(a: Record, b: Record, quantity: Quantity) -> Difference:
+    """A difference of two numbers as the records state them, without an interval."""
+    first, second = quantity.of_record(a), quantity.of_record(b)
     if first.value is None or second.value is None:
         missing = f"A: {first.reason}" if first.value is None else f"B: {second.reason}"
-        return Difference(key, heading, first.value, second.value, Number.null(missing), None)
+        return Difference(quantity, first.value, second.value, Number.null(missing), None)
     difference = Number.bare(second.value - first.value, "as recorded, without an interval")
-    return Difference(key, heading, first.value, second.value, difference, None)
+    return Difference(quantity, first.value, second.value, difference, None)
 
 
 def _warnings(a: Record, b: Record, totals_a: Totals, totals_b: Totals, windows: int) -> list[str]:
-    """What makes the comparison weaker than it looks."""
+    """Reasons why the comparison is weaker than it looks."""
     warnings = []
     if a.tier != b.tier or a.documents.windows != windows or b.documents.windows != windows:
         warnings.append(
@@ -287,8 +303,7 @@ def _warnings(a: Record, b: Record, totals_a: Totals, totals_b: Totals, windows:
     if abs(shift) > CLEAN_TOLERANCE:
         warnings.append(f"the clean losses differ by {shift:.2g} nats per token on the same tokens")
     for name, record in (("A", a), ("B", b)):
-        failed = [key for key, check in record.checks.items() if not check.passed]
-        warnings += [f"{name}: check {key} failed" for key in failed]
+        warnings += [f"{name}: check {key} failed" for key in record.failed_checks]
     return warnings
 
 

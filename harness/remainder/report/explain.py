@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas as pd
 from rich import box
@@ -27,33 +26,29 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from remainder.record.metrics import RungMetrics
 from remainder.record.number import Number
-from remainder.record.rungs import ALL, BESIDE, CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
+from remainder.record.rungs import ALL
 from remainder.record.schema import Record
-from remainder.report.site_sections import Section, half_width, sections
-from remainder.report.tables import (
+from remainder.report.circuit_sections import Section
+from remainder.report.ladder import Rung, ladder
+from remainder.report.site_sections import sections
+from remainder.report.tables import troubles
+from remainder.report.text import (
     MISSING,
     WIDTH,
     Notes,
     draw,
     format_interval,
     format_value,
+    half_width,
     render_cells,
     render_frame,
     require_format,
-    troubles,
 )
 
-__all__ = ["Rung", "explain", "ladder", "rung_frame"]
-
-_NOISELESS = {"model", *(name for name, rung in RUNGS.items() if rung.noise == "none")}
-"""Rungs that add the same in every draw."""
+__all__ = ["explain", "rung_frame"]
 
 
-_NO_NOISE = "without noise, annealed is quenched"
-_OF_CIRCUITS = "annealed losses of circuits are not measured"
-_FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
 _LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per token, as KL.",
     "Quenched: the noise drawn before the loss is read. Annealed: integrated out,",
@@ -64,52 +59,6 @@ _CIRCUIT_LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
     "Brackets: 95 % intervals, bootstrap over prompts.",
 )
-
-
-class Rung(NamedTuple):
-    """One rung of a record; without metrics, why it could not be measured."""
-
-    name: str
-    adds: str
-    metrics: RungMetrics | None
-    reason: str
-    annealed_reason: str | None = None
-
-    @property
-    def gap(self) -> Number:
-        """Quenched, nats per token."""
-        return Number.null(self.reason) if self.metrics is None else self.metrics.quenched.gap
-
-    @property
-    def kl(self) -> Number:
-        """Nats per token."""
-        return Number.null(self.reason) if self.metrics is None else self.metrics.quenched.kl
-
-    @property
-    def annealed(self) -> Number:
-        """Gap with the noise integrated out, nats per token."""
-        if self.metrics is None:
-            return Number.null(self.reason)
-        if self.metrics.annealed is None:
-            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in _NOISELESS else _FEW_DRAWS))
-        return self.metrics.annealed.gap
-
-
-def ladder(record: Record) -> list[Rung]:
-    """The rungs of a record in the order of the ladder, with those that its residual does not admit.
-
-    Noise around the clean activation and refits without a fold are no rungs of the ladder.
-    """
-    found = []
-    of_circuits = record.metrics.circuit is not None
-    of_sites = {name: rung.adds for name, rung in RUNGS.items()} | BESIDE
-    known = CIRCUIT_RUNGS | ERROR_RUNGS if of_circuits else of_sites
-    why = _OF_CIRCUITS if of_circuits else None
-    for name, adds in known.items():
-        metrics, reason = record.metrics.rungs.get(name), record.measurement.unmeasured.get(name)
-        if metrics is not None or reason is not None:
-            found.append(Rung(name, adds, metrics, reason or "measured", why))
-    return found
 
 
 def rung_frame(record: Record) -> pd.DataFrame:
@@ -156,9 +105,9 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         return render_frame(rung_frame(record), format)
     notes = Notes()
     title = _title(record)
-    legend = _LEGEND if record.metrics.circuit is None else _CIRCUIT_LEGEND
+    legend = _CIRCUIT_LEGEND if record.is_of_circuits else _LEGEND
     if format == "table":
-        adds = "Adds" if record.metrics.circuit is None else "What is removed carries"
+        adds = "What is removed carries" if record.is_of_circuits else "Adds"
         table, said = _table(ladder(record), notes, adds), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *legend]]
         warned = [Text(line, style="red") for line in troubles([record])]
@@ -226,7 +175,7 @@ def _value(number: Number, notes: Notes, *, style: str = "") -> Text:
     """A value alone; a footnote only where it is missing."""
     if number.value is None:
         return Text(MISSING + notes.mark(number.reason))
-    return Text(format_value(number.value, half_width(number) or 0.0), style=style)
+    return Text(format_value(number.value, half_width(number)), style=style)
 
 
 def _drawn(section: Section) -> list[RenderableType]:

@@ -5,7 +5,7 @@ Steps, for each `KEY=MARGIN`:
 1. How much worse B is than A, on the documents and windows that both measured: B − A of what is better when
    it is small (KL, L0, bits), A − B of explained variance, and |Δ_B| − |Δ_A| of gaps, which are signed: a
    model can be beaten by its denoised self, and that is not faithfulness either.
-2. Its 95 % interval, paired document by document (`measure.intervals`). |Δ| has a kink at 0, so every sign is
+2. Its 95 % interval, paired document by document (`record.intervals`). |Δ| has a kink at 0, so every sign is
    tried: |Δ_B| − |Δ_A| = max over s of min over t of (s Δ_B − t Δ_A), s and t being ±1, which is no less than
    its min over t at any s, and no more than its max over s at any t. So the max over s of the min over t of
    the lower ends is a lower end, and the min over t of the max over s of the upper ends an upper one. Where
@@ -22,12 +22,10 @@ that is worse by clearly more than both the margin and half the width of the int
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -36,10 +34,10 @@ from remainder.errors import RecordError, RemainderError
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.number import Number
 from remainder.record.store import StoredRecord
-from remainder.record.summary import Totals, explained_variance, gap, l0, pooled
-from remainder.record.values import canonical_values, document_totals, of_split
-from remainder.report.compare import ROUNDING, compare_records
-from remainder.report.tables import WIDTH, Notes, draw, format_interval, format_value, number_of, render_cells
+from remainder.record.values import document_totals
+from remainder.report.compare import ROUNDING, common_rows, compare_records
+from remainder.report.quantities import QUANTITIES, Quantity, quantity, suggestion
+from remainder.report.text import WIDTH, Notes, draw, format_interval, format_value, render_cells
 
 __all__ = ["KEYS", "Change", "RegressionError", "find_changes", "parse_margins", "refuse", "render_changes"]
 
@@ -50,29 +48,10 @@ class RegressionError(RemainderError):
     exit_code = 1
 
 
-@dataclass(frozen=True)
-class _Quantity:
-    """What a key stands for: a formula of the per-document values, or a number that records state."""
-
-    heading: str
-    source: Callable[[Totals], Ratio | str] | str
-    unit: str = "nats per token"
-    better: str = "small"
-    """`small`, `large`, or `near zero`."""
-
-
-_QUANTITIES: Mapping[str, _Quantity] = {
-    "gap": _Quantity("Δ raw", lambda totals: gap(totals, "raw"), better="near zero"),
-    "gaussian": _Quantity("Δ Gaussian", lambda totals: gap(totals, "full"), better="near zero"),
-    "kl": _Quantity("KL raw", lambda totals: pooled(totals, "raw", "kl")),
-    "kl_gaussian": _Quantity("KL Gaussian", lambda totals: pooled(totals, "full", "kl")),
-    "explained_variance": _Quantity("Expl. var.", explained_variance, unit="as a share", better="large"),
-    "l0": _Quantity("L0", l0, unit="codes per token"),
-    "bits": _Quantity("Bits", "bits_per_token", unit="bits per token"),
+KEYS: Mapping[str, str] = {
+    entry.key: f"{entry.heading}, {entry.unit}" for entry in QUANTITIES.values() if entry.better is not None
 }
-
-KEYS: Mapping[str, str] = {key: f"{what.heading}, {what.unit}" for key, what in _QUANTITIES.items()}
-"""What a margin can be given for, and its unit."""
+"""Quantities that can be given a margin, with their units; `gap_RUNG` and `kl_RUNG` of any rung besides."""
 
 _LEGEND = (
     "Worse by: on the same documents; of Δ, by its size. Brackets: 95 %, paired.",
@@ -85,17 +64,12 @@ _LEGEND = (
 class Change:
     """How much worse B is than A in one quantity, and the margin that it is held against."""
 
-    key: str
+    quantity: Quantity
     a: float
     b: float
     worse: Number
     """Negative where B is better."""
     margin: float
-
-    @property
-    def heading(self) -> str:
-        """The quantity's name for people."""
-        return _QUANTITIES[self.key].heading
 
     @property
     def verdict(self) -> str:
@@ -121,13 +95,13 @@ class Change:
             moved = "is the same"
         values = f"{format_value(self.a)} -> {format_value(self.b)}"
         return (
-            f"{self.key} ({self.heading}, {values}) {moved} {_QUANTITIES[self.key].unit}, "
+            f"{self.quantity.key} ({self.quantity.heading}, {values}) {moved} {self.quantity.unit}, "
             f"margin {self.margin:g} ({chance})"
         )
 
 
 def parse_margins(text: str) -> dict[str, float]:
-    """Margins from `KEY=MARGIN,KEY=MARGIN`, e.g. `gap=0.01,kl=0.02`; `KEYS` has their names and units.
+    """Margins from `KEY=MARGIN,KEY=MARGIN`, e.g. `gap_raw=0.01,kl_raw=0.02`; `KEYS` has the keys.
 
     Raises:
         RecordError: a key is unknown (near names are offered) or given twice, or a margin is no number >= 0.
@@ -135,25 +109,27 @@ def parse_margins(text: str) -> dict[str, float]:
     margins: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, written = (piece.strip() for piece in part.partition("="))
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=3, cutoff=0.4) or KEYS
+        stated = quantity(key)
+        if stated is None or stated.better is None:
             raise RecordError(
-                f"fail on regression: there is no quantity {key!r} in {text!r}", fix=f"use {', '.join(near)}"
+                f"fail on regression: there is no quantity {key!r} that can have a margin, in {text!r}",
+                fix=suggestion(key, KEYS),
             )
         if key in margins:
             raise RecordError(
                 f"fail on regression: {key} is given twice in {text!r}", fix="give one margin for each"
             )
-        margins[key] = _margin(key, written, text) if equals else _margin(key, "nothing", text)
+        margins[key] = _margin(stated, written if equals else "nothing", text)
     if not margins:
         raise RecordError(
             "fail on regression: no margin is given",
-            fix=f"write KEY=MARGIN, e.g. gap=0.01; keys are {', '.join(KEYS)}",
+            fix=f"write KEY=MARGIN, e.g. gap_raw=0.01; keys are {', '.join(KEYS)}",
         )
     return margins
 
 
-def _margin(key: str, written: str, text: str) -> float:
+def _margin(stated: Quantity, written: str, text: str) -> float:
+    key = stated.key
     try:
         margin = float(written)
     except ValueError:
@@ -161,7 +137,7 @@ def _margin(key: str, written: str, text: str) -> float:
     if not (math.isfinite(margin) and margin >= 0):
         raise RecordError(
             f"fail on regression: the margin of {key} in {text!r} is {written}, not a number of 0 or more",
-            fix=f"write e.g. {key}=0.01 ({KEYS[key]})",
+            fix=f"write e.g. {key}=0.01 ({stated.heading}, {stated.unit})",
         )
     return margin
 
@@ -180,23 +156,26 @@ def find_changes(a: StoredRecord, b: StoredRecord, margins: Mapping[str, float])
     if not margins:
         return ()
     compare_records(a, b)  # refuses what is not comparable
-    totals_a, totals_b = _common_totals(a, b)
+    totals_a, totals_b = map(document_totals, common_rows(a, b))
     bootstrap = Bootstrap(len(totals_a["clean"]), seed=a.record.measurement.seed)
     changes = []
     for key, margin in margins.items():
-        what = _QUANTITIES[key]
-        if isinstance(what.source, str):
-            stated = (number_of(a.record, what.source), number_of(b.record, what.source))
-            first, second = (_present(key, side, number) for side, number in zip("AB", stated, strict=True))
-            worse = Number.bare(second - first, "as the records state it")
+        stated = quantity(key)
+        if stated is None or stated.better is None:
+            raise KeyError(key)  # no key of `parse_margins`
+        if stated.of_totals is None:
+            first, second = (
+                _present(key, side, stated.of_record(one.record)) for side, one in (("A", a), ("B", b))
+            )
+            worse = Number.bare(_raised(first, second, stated.better), "as the records state it")
         else:
-            before, after = what.source(totals_a), what.source(totals_b)
+            before, after = stated.of_totals(totals_a), stated.of_totals(totals_b)
             first = _present(key, "A", _number(bootstrap, before))
             second = _present(key, "B", _number(bootstrap, after))
             assert isinstance(before, Ratio)  # else it is not present
             assert isinstance(after, Ratio)
-            worse = Number.of(_worse(bootstrap, before, after, what.better))
-        changes.append(Change(key, first, second, worse, margin))
+            worse = Number.of(_worse(bootstrap, before, after, stated.better))
+        changes.append(Change(stated, first, second, worse, margin))
     return tuple(changes)
 
 
@@ -221,7 +200,7 @@ def render_changes(
     headings = ["", "A", "B", "Worse by", "Margin", "Verdict"]
     cells = [
         [
-            change.heading,
+            change.quantity.heading,
             format_value(change.a),
             format_value(change.b),
             notes.cell(change.worse),
@@ -241,37 +220,35 @@ def render_changes(
     return draw([table, Text(""), *(Text(line, style="dim") for line in below)], width=width, color=color)
 
 
-def _common_totals(a: StoredRecord, b: StoredRecord) -> tuple[Totals, Totals]:
-    """Per rung and document, sums over the windows that both records have."""
-    tables = [of_split(canonical_values(stored.values)) for stored in (a, b)]
-    keys = [pd.MultiIndex.from_frame(table[["document", "window"]]) for table in tables]
-    kept = (table.loc[own.isin(other)] for table, own, other in zip(tables, keys, keys[::-1], strict=True))
-    first, second = (document_totals(table) for table in kept)
-    return first, second
-
-
 def _worse(bootstrap: Bootstrap, before: Ratio, after: Ratio, better: str) -> Estimate:
     """How much worse `after` is; steps 1 and 2."""
     if better == "small":
         return bootstrap.difference(after, before)
     if better == "large":
         return bootstrap.difference(before, after)
-    value = abs(_value(after)) - abs(_value(before))
+    value = _raised(_value(before), _value(after), better)
     signs = (1.0, -1.0)
-    found = [
+    estimates = [
         [bootstrap.difference(_times(s, after), _times(t, before)) for t in signs] for s in signs
     ]  # rows: sign of `after`; columns: sign of `before`
     low, high = -math.inf, math.inf
-    for row in found:
+    for row in estimates:
         lows = []
         for estimate in row:
             if estimate.low is None:
                 return Estimate(value, None, None, estimate.reason)
             lows.append(estimate.low)
         low = max(low, min(lows))
-    for column in zip(*found, strict=True):
+    for column in zip(*estimates, strict=True):
         high = min(high, max(estimate.high for estimate in column if estimate.high is not None))
     return Estimate(value, low, high)
+
+
+def _raised(before: float, after: float, better: str) -> float:
+    """How much worse `after` is."""
+    if better == "near zero":
+        return abs(after) - abs(before)
+    return before - after if better == "large" else after - before
 
 
 def _times(sign: float, ratio: Ratio) -> Ratio:

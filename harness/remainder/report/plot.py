@@ -23,9 +23,9 @@ from remainder.record.naming import told_apart
 from remainder.record.number import Number
 from remainder.record.rungs import PERTURBATIVE
 from remainder.record.schema import Record
-from remainder.report.explain import Rung, ladder
-from remainder.report.site_sections import aligned, half_width
-from remainder.report.tables import format_value
+from remainder.report.ladder import Rung, ladder
+from remainder.report.site_sections import aligned
+from remainder.report.text import format_value, half_width
 
 __all__ = ["IMAGES", "explanation", "overview", "save"]
 
@@ -199,7 +199,7 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
             alpha.low, alpha.high, facecolor="#dddddd", edgecolor="#aaaaaa", hatch="////", lw=0, zorder=0
         )
     if alpha.value is not None:
-        label = f"best: α* = {format_value(alpha.value, half_width(alpha) or 0.0)}"
+        label = f"best: α* = {format_value(alpha.value, half_width(alpha))}"
         beta = couplings.beta.value
         if beta is not None and abs(beta - 1) > 0.02:  # then it is not the minimum of these curves
             label += f" with source × {beta:.3g}"

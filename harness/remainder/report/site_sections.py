@@ -1,4 +1,4 @@
-"""What the whole ladder of a record says, section by section, in words and numbers.
+"""Sections on the whole ladder of a record, in words and numbers.
 
 The reading goes by rules that a reader can check: a term whose interval includes 0 is unresolved, and of two
 terms whose intervals overlap in size neither is called the larger. Whatever a record does not hold is named,
@@ -11,22 +11,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from remainder.record.metrics import Gaussianity, NullTest
 from remainder.record.number import Number
 from remainder.record.rungs import ALL, BESIDE, PERTURBATIVE, RUNGS
 from remainder.record.schema import Record
-from remainder.report.circuit_sections import circuit_sections, half_width
-from remainder.report.tables import MISSING, Notes, format_interval, format_value
+from remainder.report.circuit_sections import Section, circuit_sections
+from remainder.report.text import MISSING, Notes, format_interval, format_value, half_width
 
-__all__ = ["Section", "aligned", "half_width", "sections"]
+__all__ = ["aligned", "sections"]
 
 _ROUNDING = 1e-6
 """Nats per token below which losses of float32 passes do not differ."""
 
 _MOST_DECIMALS = 7
-
 
 _TERMS = {
     "shape": "shape",
@@ -49,7 +47,7 @@ _MEANS = {
         "Real residuals of like x̂ do better than the model's own.",
     ),
 }
-"""What a term says if it is positive, and if it is negative."""
+"""The meaning of a positive term, and of a negative one."""
 
 _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "telescope": ("the terms of the gap", ("full", "full-unshrunk", "permuted", "matched")),
@@ -64,20 +62,13 @@ _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Optional parts of the metrics, what they are called here, and the rungs that they need."""
 
 
-class Section(NamedTuple):
-    """A heading and what stands below it: sentences, and rows of cells that are aligned."""
-
-    heading: str
-    body: Sequence[str | tuple[str, ...]]
-
-
 def sections(record: Record, notes: Notes) -> list[Section]:
-    if record.metrics.circuit is not None:
-        return [Section(*part) for part in circuit_sections(record, notes)]
-    found = [_nested(record, notes), _telescope(record, notes), _perturbative(record, notes)]
-    found += [_couplings(record, notes), _ratio(record, notes), _calibration(record, notes)]
-    found += [_gaussianity(record, notes), _compat(record, notes), _reading(record), _missing(record)]
-    return [section for section in found if section is not None]
+    """Every section that a record has something for, in the order of reading."""
+    if record.is_of_circuits:
+        return list(circuit_sections(record, notes))
+    noted = (_nested, _telescope, _perturbative, _couplings, _ratio, _calibration, _gaussianity, _compat)
+    every = [*(make(record, notes) for make in noted), _reading(record), _missing(record)]
+    return [section for section in every if section is not None]
 
 
 def _nested(record: Record, notes: Notes) -> Section | None:
@@ -341,7 +332,7 @@ def _cell(number: Number) -> str:
     if number.value is None:
         return MISSING
     interval = format_interval(number)
-    shown = format_value(number.value, half_width(number) or 0.0)
+    shown = format_value(number.value, half_width(number))
     return f"{shown} (no interval)" if interval is None else f"{shown} {interval}"
 
 

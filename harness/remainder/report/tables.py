@@ -7,49 +7,41 @@ their own.
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pandas as pd
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from tabulate import tabulate
 
 from remainder.errors import RecordError
+from remainder.record.circuit_summary import HEADLINE
 from remainder.record.naming import told_apart
 from remainder.record.number import Number
-from remainder.record.schema import CircuitSize, Record
+from remainder.record.rungs import ERROR_RUNGS
+from remainder.record.schema import Record
+from remainder.report.ladder import ladder
+from remainder.report.quantities import CIRCUIT, MAIN_RUNGS, QUANTITIES, applicable, number_of, on_rungs
+from remainder.report.text import (
+    MISSING,
+    WIDTH,
+    Notes,
+    draw,
+    format_value,
+    render_cells,
+    render_frame,
+    require_format,
+)
 
-__all__ = [
-    "FORMATS",
-    "MISSING",
-    "WIDTH",
-    "Notes",
-    "draw",
-    "format_interval",
-    "format_value",
-    "number_of",
-    "render",
-    "render_cells",
-    "render_frame",
-    "require_format",
-    "rows",
-    "troubles",
-]
+__all__ = ["render", "rows", "troubles"]
 
-FORMATS = ("table", "markdown", "csv", "json", "latex")
-WIDTH = 80
 _NAME_WIDTH = 24
-_DUST = 1e-9  # what is smaller is left by sums of numbers kept to nine digits
-MISSING = "–"
+_MOST_RUNGS = 6
+"""Further rungs that a table has rows for; of more, `explain` shows the whole ladder."""
 
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _LEGEND = (
     "Δ: loss with the interpretation in place minus clean loss, nats per token.",
     "Raw: what is left out is zero. Gaussian: it is noise of equal mean, covariance.",
@@ -57,8 +49,6 @@ _LEGEND = (
     "L0: active codes per token. Bits: per token, to write the codes; fewest first.",
     "Brackets: 95 % intervals, bootstrap over documents.",
 )
-
-
 _CIRCUIT_LEGEND = (
     "Δ: loss of the circuit minus clean loss, nats per scored token.",
     "Raw: removed edges carry their mean at each position. Gaussian: noise of equal",
@@ -70,93 +60,24 @@ _CIRCUIT_LEGEND = (
     "CMD: area under |1 − f| over sizes (MIB); 0 is best.",
     "Brackets: 95 % intervals, bootstrap over prompts.",
 )
-
-
-@dataclass(frozen=True)
-class _Quantity:
-    """One number of a record: its key in data formats, its heading for people, and where it is."""
-
-    key: str
-    heading: str
-    get: Callable[[Record], Number]
-
-
-def _on_rung(rung: str, name: str) -> Callable[[Record], Number]:
-    def get(record: Record) -> Number:
-        metrics = record.metrics.rungs.get(rung)
-        if metrics is None:
-            return Number.null(f"rung {rung} was not measured")
-        number: Number = getattr(metrics.quenched, name)
-        return number
-
-    return get
-
-
-def _circuit(record: Record) -> CircuitSize | None:
-    """Of the circuit that the headline numbers are of; None for other interpretations."""
-    circuits = record.complexity.circuits
-    return None if circuits is None else circuits.get("headline")
-
-
-def _keeps_nodes(record: Record) -> bool:
-    """Whether it is of circuits of features."""
-    circuit = _circuit(record)
-    return circuit is not None and circuit.edges is None
-
-
-def _l0(record: Record) -> Number:
-    circuit = _circuit(record)
-    return (
-        record.complexity.l0 if circuit is None else Number.bare(circuit.kept, "a count of edges, or nodes")
-    )
-
-
-def _bits(record: Record) -> Number:
-    circuit = _circuit(record)
-    if circuit is None:
-        return record.complexity.bits_per_token
-    return Number.bare(circuit.bits, "bits of a circuit, once")
-
-
-_QUANTITIES = (
-    _Quantity("l0", "L0", _l0),
-    _Quantity("bits_per_token", "Bits", _bits),
-    _Quantity(
-        "explained_variance", "Expl. var.", lambda record: record.metrics.reconstruction.explained_variance
-    ),
-    _Quantity("gap_raw", "Δ raw", _on_rung("raw", "gap")),
-    _Quantity("gap_gaussian", "Δ Gaussian", _on_rung("full", "gap")),
-    _Quantity("kl_raw", "KL raw", _on_rung("raw", "kl")),
-    _Quantity("kl_gaussian", "KL Gaussian", _on_rung("full", "kl")),
-    _Quantity("gaussian_ratio", "ρ", lambda record: record.metrics.gaussian_ratio.fitted),
-)
-_BY_KEY = {quantity.key: quantity for quantity in _QUANTITIES}
-_OF_CIRCUITS = {"l0": "Edges"}
-"""Headings that are others in a table of circuits."""
-_KEPT = "Kept"
-"""In place of `Edges`, where there are circuits of features, which keep nodes."""
 _FEATURE_LEGEND = (
     "Kept: edges; or nodes, latents and errors of SAEs at each position, which carry",
     "the same backgrounds where they are removed. Bits: of as many edges, or nodes.",
     "errors-…: the mean, but all errors are kept, or carry a mean or a Gaussian.",
 )
-_NO_F = "background counterfactual was not measured"
-_COSTS = ("l0", "bits_per_token")
-_AT_A_GLANCE = ("gap_raw", "gap_gaussian", "gaussian_ratio")
 
 
-def number_of(record: Record, key: str) -> Number:
-    """The number that `rows` has in column `key`, with its interval and reason."""
-    return _BY_KEY[key].get(record)
-
-
-def rows(records: Iterable[Record]) -> pd.DataFrame:
+def rows(records: Iterable[Record], rungs: Iterable[str] = ()) -> pd.DataFrame:
     """One row per record, by task and then by bits per token; every number with `_low` and `_high` columns.
 
     Losses, gaps and KL are nats per scored token, bits are per token. Missing numbers are NaN in the frame.
+
+    Args:
+        rungs: get columns `gap_RUNG` and `kl_RUNG` beside those of `report.quantities`.
     """
+    further = on_rungs(rungs)
     table = []
-    for record in sorted(records, key=lambda record: (_group_key(record), _order(record))):
+    for record in _ordered(records):
         row: dict[str, str | float] = {
             "task": record.task.id,
             "version": record.task.version,
@@ -166,11 +87,11 @@ def rows(records: Iterable[Record]) -> pd.DataFrame:
             "reference": "" if record.reference is None else record.reference.name,
             "features": math.nan if record.complexity.features is None else record.complexity.features,
         }
-        for quantity in _QUANTITIES:
-            number = quantity.get(record)
+        for quantity in (*QUANTITIES.values(), *further):
+            number = quantity.of_record(record)
             for suffix, part in (("", number.value), ("_low", number.low), ("_high", number.high)):
                 row[quantity.key + suffix] = math.nan if part is None else part
-        row["failed_checks"] = " ".join(_failed(record))
+        row["failed_checks"] = " ".join(record.failed_checks)
         row["record_id"] = record.record_id
         table.append(row)
     frame: pd.DataFrame = pd.DataFrame(table)
@@ -181,18 +102,20 @@ def render(
     records: Iterable[Record],
     format: str = "table",
     *,
+    rungs: Collection[str] = (),
     width: int = WIDTH,
     color: bool = False,
-    told: set[str] | None = None,
+    stated: set[str] | None = None,
 ) -> str:
     """The records as text.
 
     Args:
-        format: one of `FORMATS`.
+        format: one of `text.FORMATS`.
+        rungs: further rungs to show beside raw and Gaussian, such as those that were asked for.
         width: columns of the terminal; `table` only.
         color: whether to style for a terminal; `table` only.
-        told: what has been said under tables above this one. Legends, and notes on reference rows or on every
-            row, are left out if they are among it, and are added to it; `table` only.
+        stated: legends and notes under tables above this one. Legends, and notes on reference rows or on
+            every row, are left out if they are among them, and are added; `table` only.
 
     Raises:
         RecordError: there is no record, or no such format.
@@ -204,159 +127,67 @@ def render(
             "there is no record to show", fix="run a task first, or name the records' .json files"
         )
     if format in ("csv", "json"):
-        return render_frame(rows(records), format)
+        return render_frame(rows(records, rungs), format)
     groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in sorted(records, key=lambda record: (_group_key(record), _order(record))):
+    for record in _ordered(records):
         groups.setdefault(_group_key(record), []).append(record)
-    groups = {key: told_apart(group) for key, group in groups.items()}
+    tables = [told_apart(group) for group in groups.values()]
     if format == "table":
-        said = set() if told is None else told
-        return draw([_glance(group, said) for group in groups.values()], width=width, color=color)
-    return "\n".join(_written(group, format) for group in groups.values())
+        above = set() if stated is None else stated
+        return draw([_glance(group, rungs, above) for group in tables], width=width, color=color)
+    return "\n".join(_written(group, rungs, format) for group in tables)
 
 
-@dataclass
-class Notes:
-    """Footnotes of a table: each reason once, with the mark that points to it."""
-
-    reasons: list[str] = field(default_factory=list)
-
-    def mark(self, reason: str | None) -> str:
-        """Superscript that points to `reason`; empty without one."""
-        if reason is None:
-            return ""
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-        return str(self.reasons.index(reason) + 1).translate(_SUPERSCRIPTS)
-
-    def lines(self) -> list[str]:
-        """One line per footnote."""
-        return [f"{self.mark(reason)} {reason}" for reason in self.reasons]
-
-    def cell(self, number: Number) -> str:
-        """`value [low, high]`; what is missing is a dash with its footnote."""
-        if number.value is None:
-            return MISSING + self.mark(number.reason)
-        interval = format_interval(number)
-        shown = format_value(number.value, _spread(number))
-        return shown + self.mark(number.reason) if interval is None else f"{shown} {interval}"
-
-    def stacked(self, number: Number) -> Text:
-        """The value, and its interval dimmed below it."""
-        if number.value is None:
-            return Text(MISSING + self.mark(number.reason))
-        interval = format_interval(number, short=True)
-        below = MISSING + self.mark(number.reason) if interval is None else interval
-        return Text.assemble((format_value(number.value, _spread(number)), "bold"), "\n", (below, "dim"))
-
-
-def format_value(value: float, spread: float = 0.0) -> str:
-    """Three decimals, fewer for large numbers, more if the half-width `spread` of its interval asks for them.
-
-    What would look like zero and is not is written as a power of ten.
-    """
-    return _with_decimals(value, _decimals(value, spread))
-
-
-def format_interval(number: Number, *, short: bool = False) -> str | None:
-    """`[low, high]` with the decimals of the value, `short` without leading zeros; None if there is none."""
-    if number.value is None or number.low is None or number.high is None:
-        return None
-    decimals = _decimals(number.value, _spread(number))
-    low, high = (_with_decimals(bound, decimals) for bound in (number.low, number.high))
-    if short:
-        return f"[{_no_zero(low)},{_no_zero(high)}]"
-    return f"[{low}, {high}]"
-
-
-def require_format(format: str) -> None:
-    """Raise RecordError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
-
-
-def render_frame(frame: pd.DataFrame, format: str) -> str:
-    """A frame as `csv`, or as `json` (a list of rows; NaN is null)."""
-    if format == "csv":
-        text: str = frame.to_csv(index=False, lineterminator="\n")
-        return text
-    content = [
-        {
-            str(name): None if isinstance(cell, float) and math.isnan(cell) else cell
-            for name, cell in row.items()
-        }
-        for row in frame.astype(object).to_dict("records")
-    ]
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-
-def render_cells(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], format: str, *, title: str, notes: Sequence[str]
-) -> str:
-    """Ready cells as `markdown` or `latex`, the title above and the notes below."""
-    align = ["left", *["right"] * (len(headings) - 1)]
-    if format == "markdown":
-        table = tabulate(
-            [[cell.replace("|", "\\|") for cell in row] for row in cells],
-            headers=headings,
-            tablefmt="github",
-            disable_numparse=True,
-            colalign=align,
-        )
-        return f"**{title}**\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
-    table = tabulate(
-        cells, headers=headings, tablefmt="latex_booktabs", disable_numparse=True, colalign=align
-    )
-    commented = "\n".join(f"% {line}" for line in [title, *notes])
-    return f"{commented}\n{_to_latex(table)}\n"
-
-
-def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bool = False) -> str:
-    """Rich renderables as text of `width` columns."""
-    console = Console(
-        file=io.StringIO(),
-        width=width,
-        force_terminal=color,
-        no_color=not color,
-        highlight=False,
-        emoji=False,
-    )
-    with console.capture() as capture:
-        console.print(Group(*renderables))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
-
-
-def _glance(records: Sequence[Record], told: set[str]) -> RenderableType:
+def _glance(records: Sequence[Record], rungs: Collection[str], stated: set[str]) -> RenderableType:
     """The table for a terminal: one record in two lines, intervals below the values."""
     notes = Notes()
-    circuits = records[0].metrics.circuit is not None
-    features = any(_keeps_nodes(record) for record in records)
+    circuits = records[0].is_of_circuits
+    features = any(record.keeps_nodes for record in records)
+    costs = {"kept": "Kept" if features else "Edges"} if circuits else {"l0": "L0"}
+    table = _named_rows(
+        records,
+        [*costs.values(), *(QUANTITIES[key].heading for key in ("bits_per_token", *_MAIN))],
+        lambda record: [
+            *(_plain(number_of(record, key), notes, count=circuits) for key in costs),
+            _plain(number_of(record, "bits_per_token"), notes),
+            *(notes.stacked(number_of(record, key)) for key in _MAIN),
+        ],
+    )
+    below: list[RenderableType] = [table, ""]
+    if circuits:
+        shown = [quantity for quantity in QUANTITIES.values() if quantity.group == CIRCUIT]
+        headings = [quantity.heading for quantity in shown]
+        below += [
+            _named_rows(records, headings, lambda r: [notes.stacked(q.of_record(r)) for q in shown]),
+            "",
+        ]
+    below += _further(records, rungs, notes)
+    below += [Text(line, style="red") for line in troubles(records, stated)]
+    legend = (*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())) if circuits else _LEGEND
+    footer = [*notes.lines(), *_once("\n".join(legend), stated).splitlines()]
+    below += [Text(line, style="dim") for line in footer]
+    return Group(Text(_title(records), style="bold"), "", *below)
+
+
+_MAIN = ("gap_raw", "gap_gaussian", "gaussian_ratio")
+
+
+def _named_rows(
+    records: Sequence[Record], headings: Sequence[str], cells: Callable[[Record], Sequence[Text]]
+) -> Table:
+    """A table with one row per record, its name first."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
-    shown = _short_names(records)
-    for key in (*_COSTS, *_AT_A_GLANCE):
-        heading = _BY_KEY[key].heading
-        if circuits:
-            heading = _KEPT if features and key == "l0" else _OF_CIRCUITS.get(key, heading)
+    names = _short_names(records)
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        table.add_row(
-            Text(shown[record.submission.name]),
-            *(_plain(number_of(record, key), notes, count=circuits and key == "l0") for key in _COSTS),
-            *(notes.stacked(number_of(record, key)) for key in _AT_A_GLANCE),
-        )
-    warned = [Text(line, style="red") for line in troubles(records, told)]
-    over_sizes: list[RenderableType] = [faithfulness_table(records, notes), ""] if circuits else []
-    if any(_other_backgrounds(record) for record in records):
-        over_sizes += [backgrounds_table(records, notes), ""]
-    known = (*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())) if circuits else _LEGEND
-    below = [*notes.lines(), *_once("\n".join(known), told).splitlines()]
-    footer = [Text(line, style="dim") for line in below]
-    return Group(Text(_title(records), style="bold"), "", table, "", *over_sizes, *warned, *footer)
+        table.add_row(Text(names[record.submission.name]), *cells(record))
+    return table
 
 
 def _short_names(records: Sequence[Record]) -> dict[str, str]:
-    """Names as a column has room for them: of a long one both ends, unless two would look the same."""
+    """Names cut to the width of a column: both ends of a long one, unless two would look the same."""
     room = _NAME_WIDTH - 1
     names = {record.submission.name for record in records}
     cut = {
@@ -367,80 +198,53 @@ def _short_names(records: Sequence[Record]) -> dict[str, str]:
     return {name: short if alike[short] == 1 else name for name, short in cut.items()}
 
 
-def faithfulness_table(records: Sequence[Record], notes: Notes) -> Table:
-    """What MIB reports of circuits: areas over all sizes, and f of the circuit in the table above."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
-    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
-    shown = _short_names(records)
-    for heading in ("f", "CPR", "CMD", "CMD Gaussian"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for record in records:
-        circuit = record.metrics.circuit
-        assert circuit is not None
-        headline = circuit.points["headline"].rungs
-        single = len(circuit.points) < _SEVERAL
-        missing = "a single circuit has no area over sizes" if single else "not measured at all sizes"
-        if _keeps_nodes(record):
-            missing = "thresholds are no shares of a graph: there is no area"
-        measured = headline.get("counterfactual")
-        f = Number.null(_NO_F) if measured is None else measured.faithfulness
-        areas = [
-            of.get(name, Number.null(missing))
-            for of, name in (
-                (circuit.cpr, "counterfactual"),
-                (circuit.cmd, "counterfactual"),
-                (circuit.cmd, "full"),
-            )
-        ]
-        cells = [notes.stacked(number) for number in (f, *areas)]
-        table.add_row(Text(shown[record.submission.name]), *cells)
-    return table
-
-
-_SEVERAL = 3  # points: the empty circuit, the headline, and others
-
-
-def _other_backgrounds(record: Record) -> list[str]:
-    """Of circuits, backgrounds that no column of the tables has."""
-    if record.metrics.circuit is None:
+def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) -> list[RenderableType]:
+    """Rungs that no column of the tables has, a line each: those asked for, and those always measured."""
+    lines = [
+        (record, rung)
+        for record in records
+        for rung in ladder(record)
+        if rung.name in rungs or rung.name in ERROR_RUNGS
+        if rung.name not in MAIN_RUNGS.values()
+    ]
+    names = list(dict.fromkeys(rung.name for _, rung in lines))
+    if len(names) > _MOST_RUNGS:
+        return [Text(f"Δ on {len(names)} further rungs: remainder explain RECORD, or --format csv."), ""]
+    if not lines:
         return []
-    shown = ("raw", "full", "permuted", "counterfactual", "noise-fitted")
-    return [name for name in record.metrics.circuit.points["headline"].rungs if name not in shown]
-
-
-def backgrounds_table(records: Sequence[Record], notes: Notes) -> Table:
-    """Circuits with backgrounds that were asked for, a line each."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
     shown = _short_names(records)
-    table.add_column("Background", overflow="fold", max_width=28)
-    for heading in ("Δ", "f"):
+    circuits = records[0].is_of_circuits
+    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
+    table.add_column("Background" if circuits else "Rung", overflow="fold", max_width=28)
+    for heading in ("Δ", "f" if circuits else "KL"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for record in records:
-        assert record.metrics.circuit is not None
-        rungs = record.metrics.circuit.points["headline"].rungs
-        for name in _other_backgrounds(record):
-            numbers = [notes.stacked(number) for number in (rungs[name].gap, rungs[name].faithfulness)]
-            table.add_row(Text(shown[record.submission.name]), Text(name), *numbers)
-    return table
+    for record, rung in lines:
+        second = record.circuits.points[HEADLINE].rungs[rung.name].faithfulness if circuits else rung.kl
+        numbers = (rung.gap, second)
+        cells = [notes.stacked(number) for number in numbers]
+        table.add_row(Text(shown[record.submission.name]), Text(rung.name), *cells)
+    return [table, ""]
 
 
 def _plain(number: Number, notes: Notes, *, count: bool = False) -> Text:
     """A value alone; a footnote only where it is missing."""
-    if count and number.value is not None:
-        return Text(f"{number.value:,.0f}")
-    return Text(MISSING + notes.mark(number.reason) if number.value is None else format_value(number.value))
+    if number.value is None:
+        return Text(MISSING + notes.mark(number.reason))
+    return Text(f"{number.value:,.0f}" if count else format_value(number.value))
 
 
-def _written(records: Sequence[Record], format: str) -> str:
-    """The table for a document: every quantity, interval beside the value."""
+def _written(records: Sequence[Record], rungs: Collection[str], format: str) -> str:
+    """The table for a document: every quantity that applies, its interval beside the value."""
     notes = Notes()
-    headings = ["Submission", *(quantity.heading for quantity in _QUANTITIES)]
+    shown = applicable(records, rungs)
     cells = [
-        [record.submission.name, *(notes.cell(quantity.get(record)) for quantity in _QUANTITIES)]
+        [record.submission.name, *(notes.cell(quantity.of_record(record)) for quantity in shown)]
         for record in records
     ]
-    below = [*notes.lines(), *troubles(records), *_LEGEND]
+    legend = _CIRCUIT_LEGEND if records[0].is_of_circuits else _LEGEND
+    below = [*notes.lines(), *troubles(records), *legend]
+    headings = ["Submission", *(quantity.heading for quantity in shown)]
     return render_cells(headings, cells, format, title=_title(records), notes=below)
 
 
@@ -449,54 +253,54 @@ def _title(records: Sequence[Record]) -> str:
     losses = [record.metrics.clean.loss.value for record in records]
     shown = sorted({format_value(loss) for loss in losses if loss is not None})
     clean = " to ".join([shown[0], shown[-1]] if len(shown) > 1 else shown)
-    standing = "" if first.reference is None else f" (of {first.reference.name}, which stands for the model)"
+    nested = "" if first.reference is None else f" (of {first.reference.name}, which stands for the model)"
     return (
         f"{first.task.id}, version {first.task.version}, tier {first.tier}: "
         f"{first.documents.tokens:,} scored tokens of {first.documents.documents:,} documents, "
-        f"clean loss {clean} nats" + standing
+        f"clean loss {clean} nats" + nested
     )
 
 
-def _once(text: str, told: set[str]) -> str:
-    """The text, or nothing if it was told before."""
-    if text in told:
+def _once(text: str, stated: set[str]) -> str:
+    """The text, or nothing if it was stated before."""
+    if text in stated:
         return ""
-    told.add(text)
+    stated.add(text)
     return text
 
 
-def troubles(records: Iterable[Record], told: set[str] | None = None) -> list[str]:
-    """Failed checks and warnings, one line each; what is said of several records is said once.
+def troubles(records: Iterable[Record], stated: set[str] | None = None) -> list[str]:
+    """Failed checks and warnings, one line each; a warning of several records is given once.
 
     Args:
-        told: warnings of reference rows, or of every row, that were given above; more are added.
+        stated: warnings of reference rows, or of every row, that were given above; more are added.
     """
-    records, told = list(records), set() if told is None else told
-    lines: list[str] = []
-    said: dict[str, list[Record]] = {}
+    records, stated = list(records), set() if stated is None else stated
+    lines = [f"✗ {line}" for record in records for line in _failures(record)]
+    warned: dict[str, list[Record]] = {}
     for record in records:
-        name = record.submission.name
-        for check in _failed(record):
-            found = record.checks[check]
-            numbers = [
-                f"{label} {number:.3g}"
-                for label, number in (("value", found.value), ("limit", found.limit))
-                if number is not None
-            ]
-            detail = ", ".join([*numbers, *([found.note] if found.note else [])])
-            lines.append(f"✗ {name}: check {check} failed" + (f" ({detail})" if detail else ""))
         for warning in record.warnings:
-            said.setdefault(warning, []).append(record)
-    for warning, those in said.items():
+            warned.setdefault(warning, []).append(record)
+    for warning, those in warned.items():
         everywhere = 1 < len(records) == len(those)
-        known = warning in told
+        known = warning in stated
         shown = [one for one in those if not (known and (everywhere or _is_reference(one)))]
         if everywhere or any(map(_is_reference, those)):
-            told.add(warning)
+            stated.add(warning)
         if shown:
             names = "" if everywhere else ", ".join(one.submission.name for one in shown) + ": "
             lines.append(f"! {names}{warning}")
     return lines
+
+
+def _failures(record: Record) -> Iterable[str]:
+    """One sentence per failed check."""
+    for name in record.failed_checks:
+        check = record.checks[name]
+        numbers = (("value", check.value), ("limit", check.limit))
+        details = [f"{label} {number:.3g}" for label, number in numbers if number is not None]
+        detail = ", ".join([*details, *([check.note] if check.note else [])])
+        yield f"{record.submission.name}: check {name} failed" + (f" ({detail})" if detail else "")
 
 
 def _is_reference(record: Record) -> bool:
@@ -504,12 +308,12 @@ def _is_reference(record: Record) -> bool:
     return record.submission.kind == "reconstruction" and not record.submission.files
 
 
-def _failed(record: Record) -> list[str]:
-    return [name for name, check in record.checks.items() if not check.passed]
+def _ordered(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (_group_key(record), _order(record)))
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
-    """What must be equal for two records to stand in one table."""
+    """The key of a table: two records stand in one only if it is equal."""
     return (
         record.task.id,
         record.task.version,
@@ -520,50 +324,11 @@ def _group_key(record: Record) -> tuple[str, ...]:
     )
 
 
-def _order(record: Record) -> tuple[float, float, str, str]:
-    """By bits, then L0 where bits are missing or equal, then name."""
-    bits, l0 = number_of(record, "bits_per_token").value, number_of(record, "l0").value
+def _order(record: Record) -> tuple[float | str, ...]:
+    """Sort key: bits, then L0 or size where bits are missing or equal, then name."""
+    costs = (number_of(record, key).value for key in ("bits_per_token", "l0", "kept"))
     return (
-        math.inf if bits is None else bits,
-        math.inf if l0 is None else l0,
+        *(math.inf if cost is None else cost for cost in costs),
         record.submission.name,
         record.record_id,
     )
-
-
-def _decimals(value: float, spread: float) -> int | None:
-    """Decimals for `value` with an interval of half-width `spread`; None stands for scientific notation."""
-    size = max(abs(value), spread)
-    if size < _DUST:
-        return 3
-    if 0 < size < 0.0005:
-        return None
-    decimals = 3 - sum(size >= limit for limit in (1, 10, 1000))
-    while 0 < spread * 10**decimals < 2 and decimals < 4:
-        decimals += 1
-    return decimals
-
-
-def _spread(number: Number) -> float:
-    """Half the width of the interval; 0 without one."""
-    return 0.0 if number.low is None or number.high is None else (number.high - number.low) / 2
-
-
-def _with_decimals(value: float, decimals: int | None) -> str:
-    if decimals is None:
-        digits, exponent = f"{value:.1e}".split("e")
-        return f"{digits}e{int(exponent)}" if value else "0"
-    text = f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
-
-
-def _no_zero(text: str) -> str:
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
-
-
-def _to_latex(table: str) -> str:
-    for sign, command in (("Δ", r"$\Delta$"), ("ρ", r"$\rho$"), (MISSING, "--")):
-        table = table.replace(sign, command)
-    for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹"):
-        table = table.replace(sign, rf"\textsuperscript{{{digit}}}")
-    return table

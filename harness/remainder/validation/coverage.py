@@ -30,7 +30,7 @@ from rich.text import Text
 from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.report.tables import WIDTH, draw, render_frame
+from remainder.report.text import WIDTH, draw, render_frame
 from remainder.task.spec import Task
 from remainder.validation.pool import Pool, fill_pool
 from remainder.validation.run import Control, controls

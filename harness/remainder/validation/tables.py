@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from remainder.errors import RecordError
-from remainder.report.tables import WIDTH, draw, render_frame
+from remainder.report.text import WIDTH, draw, render_frame
 from remainder.validation.run import Validation
 from remainder.validation.verdict import FAMILY_WISE, JudgedClaim, LawVerdict
 

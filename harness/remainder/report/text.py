@@ -1,0 +1,188 @@
+"""Numbers and tables as text: values with intervals, footnotes, and ready cells in every format."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+from tabulate import tabulate
+
+from remainder.errors import RecordError
+from remainder.record.number import Number
+
+__all__ = [
+    "FORMATS",
+    "MISSING",
+    "WIDTH",
+    "Notes",
+    "draw",
+    "format_interval",
+    "format_value",
+    "half_width",
+    "render_cells",
+    "render_frame",
+    "require_format",
+]
+
+FORMATS = ("table", "markdown", "csv", "json", "latex")
+WIDTH = 80
+MISSING = "–"
+
+_ROUNDING = 1e-9
+"""Sums of numbers that are kept to nine digits leave this much where they should cancel."""
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass
+class Notes:
+    """Footnotes of a table: each reason once, with the mark that points to it."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def mark(self, reason: str | None) -> str:
+        """Superscript that points to `reason`; empty without one."""
+        if reason is None:
+            return ""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return str(self.reasons.index(reason) + 1).translate(_SUPERSCRIPTS)
+
+    def lines(self) -> list[str]:
+        """One line per footnote."""
+        return [f"{self.mark(reason)} {reason}" for reason in self.reasons]
+
+    def cell(self, number: Number) -> str:
+        """`value [low, high]`; what is missing is a dash with its footnote."""
+        if number.value is None:
+            return MISSING + self.mark(number.reason)
+        interval = format_interval(number)
+        shown = format_value(number.value, half_width(number))
+        return shown + self.mark(number.reason) if interval is None else f"{shown} {interval}"
+
+    def stacked(self, number: Number) -> Text:
+        """The value, and its interval dimmed below it."""
+        if number.value is None:
+            return Text(MISSING + self.mark(number.reason))
+        interval = format_interval(number, short=True)
+        below = MISSING + self.mark(number.reason) if interval is None else interval
+        return Text.assemble((format_value(number.value, half_width(number)), "bold"), "\n", (below, "dim"))
+
+
+def format_value(value: float, spread: float | None = None) -> str:
+    """Three decimals, fewer for large numbers, more if the half-width `spread` of its interval asks for them.
+
+    What would look like zero and is not is written as a power of ten.
+    """
+    return _with_decimals(value, _decimals(value, spread or 0.0))
+
+
+def format_interval(number: Number, *, short: bool = False) -> str | None:
+    """`[low, high]` with the decimals of the value, `short` without leading zeros; None if there is none."""
+    if number.value is None or number.low is None or number.high is None:
+        return None
+    decimals = _decimals(number.value, half_width(number) or 0.0)
+    low, high = (_with_decimals(bound, decimals) for bound in (number.low, number.high))
+    if short:
+        return f"[{_no_zero(low)},{_no_zero(high)}]"
+    return f"[{low}, {high}]"
+
+
+def require_format(format: str) -> None:
+    """Raise RecordError unless `format` is one of `FORMATS`."""
+    if format not in FORMATS:
+        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
+
+
+def render_frame(frame: pd.DataFrame, format: str) -> str:
+    """The frame as `csv`, or as `json` (a list of rows; NaN becomes null)."""
+    if format == "csv":
+        text: str = frame.to_csv(index=False, lineterminator="\n")
+        return text
+    content = [
+        {
+            str(name): None if isinstance(cell, float) and math.isnan(cell) else cell
+            for name, cell in row.items()
+        }
+        for row in frame.astype(object).to_dict("records")
+    ]
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def render_cells(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], format: str, *, title: str, notes: Sequence[str]
+) -> str:
+    """A table of ready cells as `markdown` or `latex`, the title above it and the notes below."""
+    align = ["left", *["right"] * (len(headings) - 1)]
+    if format == "markdown":
+        table = tabulate(
+            [[cell.replace("|", "\\|") for cell in row] for row in cells],
+            headers=headings,
+            tablefmt="github",
+            disable_numparse=True,
+            colalign=align,
+        )
+        return f"**{title}**\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    table = tabulate(
+        cells, headers=headings, tablefmt="latex_booktabs", disable_numparse=True, colalign=align
+    )
+    commented = "\n".join(f"% {line}" for line in [title, *notes])
+    return f"{commented}\n{_to_latex(table)}\n"
+
+
+def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bool = False) -> str:
+    """Rich renderables as text of `width` columns."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        no_color=not color,
+        highlight=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        console.print(Group(*renderables))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _decimals(value: float, spread: float) -> int | None:
+    """Decimals for `value` with an interval of half-width `spread`; None stands for scientific notation."""
+    size = max(abs(value), spread)
+    if size < _ROUNDING:
+        return 3
+    if 0 < size < 0.0005:
+        return None
+    decimals = 3 - sum(size >= limit for limit in (1, 10, 1000))
+    while 0 < spread * 10**decimals < 2 and decimals < 4:
+        decimals += 1
+    return decimals
+
+
+def half_width(number: Number) -> float | None:
+    """Half the width of the interval; None without one."""
+    return None if number.low is None or number.high is None else (number.high - number.low) / 2
+
+
+def _with_decimals(value: float, decimals: int | None) -> str:
+    if decimals is None:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits}e{int(exponent)}" if value else "0"
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _no_zero(text: str) -> str:
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def _to_latex(table: str) -> str:
+    for sign, command in (("Δ", r"$\Delta$"), ("ρ", r"$\rho$"), (MISSING, "--")):
+        table = table.replace(sign, command)
+    for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹"):
+        table = table.replace(sign, rf"\textsuperscript{{{digit}}}")
+    return table
