@@ -48,7 +48,7 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleT
 
 
 class Cast(NamedTuple):
-    """What `in_float32` gives."""
+    """An object whose weights are float32, and what had to be done for that."""
 
     thing: Any
     warnings: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ def in_float32(
 def _cast(
     thing: Any, name: str, width: int, survey: _Survey, renewed: frozenset[str], *, probe: bool
 ) -> Cast:
-    """As `in_float32`, but for weights that are whole numbers."""
+    """Do the work of `in_float32`, except for weights that are whole numbers."""
     place = _place(survey)
     kept = [one for one in survey.kept(renewed) if one[1].dtype in _CAST]
     kinds = {value.dtype for _, value in (*survey.tensors, *kept) if value.dtype in _CAST}
@@ -150,7 +150,7 @@ def _place(survey: _Survey) -> torch.device:
 
 
 def odd_kind(value: Tensor) -> str:
-    """What a tensor is that is no plain array of numbers; empty for one that is."""
+    """The kind of a tensor that is no plain array of numbers; empty for a plain one."""
     if value.is_nested:
         return "a nested tensor"
     if value.layout != torch.strided:
@@ -161,7 +161,7 @@ def odd_kind(value: Tensor) -> str:
 
 
 def _odd(value: Tensor) -> str:
-    """What is odd about a tensor; empty of one that can be hashed, cast and computed with."""
+    """A phrase for a tensor that cannot be hashed, cast or computed with; empty for all others."""
     if torch.nn.parameter.is_lazy(value):
         return "a tensor without values (of a lazy module)"
     if value.is_quantized:
@@ -201,7 +201,7 @@ class _Survey:
         self.tensors: list[tuple[str, Tensor]] = []
         self.devices: list[torch.device] = []
         self.arrays: list[NDArray[Any]] = []
-        """Of numpy, that are to be cast."""
+        """Arrays of numpy that are to be cast."""
         self._functions: list[tuple[str, types.FunctionType]] = []
         self._walk("", thing, self.tensors, {})
 
@@ -226,7 +226,7 @@ class _Survey:
         *,
         stay: bool = False,
     ) -> None:
-        """Not by recursion: a list of lists may be deep.
+        """Walk through an object without recursion, since a list of lists may be deep.
 
         Args:
             seen: what was looked at; it is held, so that no other object is given its number meanwhile.
@@ -257,7 +257,7 @@ class _Survey:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What an object consists of, as `copy.deepcopy` would go through it."""
+    """Names and parts of an object, in the order in which `copy.deepcopy` would go through it."""
     if isinstance(value, dict):  # other mappings may compute what they give, and keep it as attributes
         yield from ((str(key), part) for key, part in dict.items(value))
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
@@ -320,7 +320,7 @@ def _copied(
 
 
 def _converted(value: Tensor, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
-    """The same values; the tensor itself, where nothing is to be changed."""
+    """Cast and move a tensor; the tensor itself is returned where nothing is to be changed."""
     wanted = dtype if dtype is not None and value.dtype in _CAST else value.dtype
     if value.dtype == wanted and (device is None or value.device.type == device.type):
         return value
@@ -329,7 +329,7 @@ def _converted(value: Tensor, dtype: torch.dtype | None, device: torch.device | 
 
 
 def _rename(copied: Any) -> None:
-    """Where the object or its settings say their type by name, say float32."""
+    """Write float32 wherever the object or its settings state their type by name."""
     for part in (copied, *(getattr(copied, field, None) for field in _SETTINGS)):
         if isinstance(part, dict) and part.get("dtype") in _NAMES:
             part["dtype"] = "float32"

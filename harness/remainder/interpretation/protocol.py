@@ -1,9 +1,9 @@
-"""What is scored: an interpretation replaces activations by a reconstruction.
+"""The protocol of an interpretation, which replaces activations by a reconstruction.
 
 `Reconstruction` is the whole interface: `encode` activations to codes, `decode` codes to activations.
 Anything with these two methods is accepted as it is, a sae-lens `SAE` for one; `adapt` wraps it and
-checks every shape and value on the way. A transcoder is the same, but that it reads one place and rebuilds
-another; what a skip-transcoder passes on past its codes comes from a third method, `skip`.
+checks every shape and value on the way. A transcoder has the same methods, but reads one place and rebuilds
+another; a skip-transcoder passes something past its codes, by a third method, `skip`.
 
 The reference interpretations that every task carries (`Identity`, and `Projection` onto principal or
 random directions, or onto none: the mean) are made here from moments of the `fit` split.
@@ -53,9 +53,9 @@ class Alias(NamedTuple):
     """Two hook names that were taken for one tensor by their spelling."""
 
     told: str
-    """As the file of an interpretation says it."""
+    """The name that the file of an interpretation states."""
     ours: str
-    """As the task's site does."""
+    """The name of the task's site."""
     note: str = ""
     """Why they may differ, if there is more to say than that they do."""
 
@@ -169,11 +169,11 @@ class Adapted:
     width: int
     name: str
     reads: Reads = "in"
-    """Which of the site's two places it is given: `hook_in`, as a transcoder, or `hook_out` itself."""
+    """Whether it is given the site's `hook_in`, as a transcoder, or `hook_out` itself."""
     warnings: tuple[str, ...] = ()
-    """What its reader could not tell from the file; whoever scores it passes them on."""
+    """Sentences of its reader on what the file leaves open; whoever scores it passes them on."""
     aliases: tuple[Alias, ...] = ()
-    """By which its place was taken for the site's; `submission.aliases` compares them on the loaded model."""
+    """Names by which its place was taken for the site's; `submission.aliases` compares them on the model."""
 
     def choose(
         self, x_in: Float[Tensor, "docs pos d"], x_out: Float[Tensor, "docs pos d"]
@@ -182,7 +182,7 @@ class Adapted:
         return x_in if self.reads == "in" else x_out
 
     def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"] | None:
-        """What it adds to the decoded codes, if it has a path past them."""
+        """The part that is added to the decoded codes; None without a path past the codes."""
         if not callable(getattr(self.inner, "skip", None)):
             return None
         passed = _call(self.name, "skip", self.inner.skip, x)
@@ -194,14 +194,14 @@ class Adapted:
         return passed
 
     def placed(self, device: torch.device) -> Adapted:
-        """The same on `device`: a copy, if any of its tensors are elsewhere."""
+        """This interpretation on `device`: a copy, if any of its tensors are elsewhere."""
         moved = on_device(self.inner, self.name, self.width, device)
         return self if moved is self.inner else dataclasses.replace(self, inner=moved)
 
     def coded(
         self, x_out: Float[Tensor, "docs pos d"], read: Float[Tensor, "docs pos d"]
     ) -> Float[Tensor, "docs pos d"]:
-        """What the codes stand for: the activation that is rebuilt, less what goes past them."""
+        """The activation that the codes stand for: what is rebuilt, less what goes past them."""
         passed = self.skip(read)
         return x_out if passed is None else x_out - passed
 
@@ -249,7 +249,7 @@ class Adapted:
 
 
 def _ways(problem: Exception) -> str:
-    """How to mend what foreign code raised."""
+    """Advice on what foreign code raised."""
     if re.search(r"dtype|scalar type|Half|BFloat16|Double", str(problem)):
         return "activations are float32; give it in float32 too: sae.to(torch.float32)"
     return "check that the interpretation was made for this site (its width, its dtype, its device)"

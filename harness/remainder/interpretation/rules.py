@@ -66,7 +66,7 @@ class Rule(NamedTuple):
     when: str
     change: float
     what: str
-    """What moved most: the reconstruction or the code."""
+    """Whichever moved most: the reconstruction or the code."""
 
     @property
     def is_kept(self) -> bool:
@@ -82,7 +82,7 @@ class Rule(NamedTuple):
 
     @property
     def fix(self) -> str:
-        """How to mend an interpretation that breaks it."""
+        """Advice to the author of an interpretation that breaks it."""
         return _NOT_BY_CODES if self.name == _BY_CODES[0] else _BROKEN
 
 

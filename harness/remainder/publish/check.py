@@ -1,4 +1,4 @@
-"""What `remainder check` finds: whether an interpretation can be scored, step by step, and why not.
+"""The steps of `remainder check`: can an interpretation be scored, and if not, why?
 
 1. Find it, and the task: its own, or the one that is named.
 2. Read it: does it fit the task's site and model, are its weights whole and finite? Where its file names
@@ -65,13 +65,13 @@ class Step(NamedTuple):
 
     name: str
     passed: bool | None
-    """None: it is told, and is neither right nor wrong."""
+    """Whether the step passed; None for a remark, which is neither right nor wrong."""
     detail: str
     fix: str | None = None
 
 
 class QuickNumbers(NamedTuple):
-    """What a few calibration windows say; a score needs `remainder run`."""
+    """Numbers from a few calibration windows; a score needs `remainder run`."""
 
     fvu: float
     """Fraction of the variance of what is replaced that is left in the residual."""
@@ -88,7 +88,7 @@ class Checked:
 
     where: str
     task: str | None = None
-    """Its id."""
+    """The id of the task."""
     named: str | None = None
     """The task as it was given, for a command that runs here: a task of one's own has no other name."""
     steps: list[Step] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Checked:
     ignored: tuple[str, ...] = ()
     """Fields that were asked to be passed over: the command that scores it must ask so, too."""
     error: RemainderError | None = None
-    """What ended it that is no fault of the interpretation, such as a task that does not exist."""
+    """The error that ended the check and is no fault of the interpretation, such as an unknown task."""
     to_come: tuple[str, ...] = _STEPS
     """Names of all steps that there are to pass."""
 
@@ -148,7 +148,7 @@ def check_whole(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Checked:
-    """As `check`, but what that raises stands in the field `error`."""
+    """Run `check`, and put what it raises into the field `error`."""
     found = Checked(where, ignored=tuple(ignore_fields))
     try:
         with explained(where, AssetError):
@@ -307,7 +307,7 @@ def _fits(task: Task, interpretation: Adapted) -> str:
 
 
 def _not_compared(interpretation: Adapted) -> str:
-    """What the names in a file rest on until the model is loaded, behind a semicolon."""
+    """A remark, behind a semicolon, on names that are not compared until the model is loaded."""
     taken = ", ".join(f"{told} is taken for {ours} by its name" for told, ours, _ in interpretation.aliases)
     return f"; {taken}, which was not compared on the model" if taken else ""
 
@@ -319,7 +319,7 @@ def require_format(format: str) -> None:
 
 
 def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
-    """As text: what a person reads, or the same as JSON.
+    """Render a check as text for a person, or as JSON.
 
     Raises:
         RecordError: if there is no such format.

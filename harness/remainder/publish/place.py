@@ -1,4 +1,4 @@
-"""Where a record stands among the others of its task: its place, whom it is tied with, and what came before.
+"""The place of a record among the others of its task: its rank, its ties, and what came before.
 
 1. Its place by KL, raw and Gaussian, among the ranked submissions of the same task and tier (`board.rank`).
 2. Against the previous record of the same submission, if there is one; else against the submission that is

@@ -60,7 +60,7 @@ _SHOWN = 12  # faults that are told one by one
 
 
 class Tolerance(NamedTuple):
-    """How far a number may come out from the recorded one, and nothing be wrong."""
+    """Deviations from recorded numbers that are allowed: rounding, and nothing wrong."""
 
     row: float
     """Loss and KL of one row of values (a window, a rung, a draw), nats per scored token."""
@@ -71,7 +71,7 @@ class Tolerance(NamedTuple):
     answers: float
     """Share of the scored tokens whose most likely class may change, and one token more."""
     share: float
-    """Of sums of squares, active features, and what the calibration split gives."""
+    """Relative deviation of sums of squares, active features and figures of the calibration split."""
     bins: float
     """Mean move of a token's KL in bins of its histogram, 20 a decade."""
     floor: int
@@ -91,7 +91,7 @@ TOLERANCES: Mapping[tuple[str, bool], Tolerance] = {
 
 @dataclass(frozen=True)
 class Rerun:
-    """What came out when documents of a record were measured again."""
+    """The outcome of measuring documents of a record again."""
 
     record: Record
     documents: tuple[str, ...]
@@ -102,7 +102,7 @@ class Rerun:
     largest: float
     """Largest deviation of a loss or KL, nats per scored token; not counting rows that are missing."""
     where: str
-    """Of the largest deviation."""
+    """The place of the largest deviation."""
     tolerance: Tolerance
     faults: tuple[str, ...]
     notes: tuple[str, ...]
@@ -113,7 +113,7 @@ class Rerun:
         return not self.faults
 
     def kept(self) -> Remeasurement:
-        """As a verification of the record keeps it."""
+        """The part that a verification of the record keeps."""
         return Remeasurement(
             documents=self.documents,
             chosen_by=f"{self.seed} {self.nonce}",
@@ -213,7 +213,7 @@ def choose_documents(stored: StoredRecord, count: int, seed: str, nonce: str) ->
 
 
 def render_rerun(found: Rerun) -> str:
-    """What was measured again and how it came out, as lines of text."""
+    """Lines of text on what was measured again and how it came out."""
     record, faults = found.record, found.faults
     all_of_them = len(found.documents) == record.documents.documents
     names = "all" if all_of_them else ", ".join(found.documents)
@@ -370,7 +370,7 @@ def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
 
 
 def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
-    """What the calibration split gives: cost, and the figures of the fit."""
+    """Compare what the calibration split gives: cost, and the figures of the fit."""
     stated = {
         **_numbers("calibration", record.calibration.model_dump()),
         **_numbers("complexity", record.complexity.model_dump(exclude={"l0"})),

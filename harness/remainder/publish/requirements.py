@@ -1,4 +1,4 @@
-"""What a submission to the leaderboard must say of itself, and what its folder may hold.
+"""The requirements of the leaderboard: what a submission must state, and what its folder may hold.
 
 1. `submission.toml` says what it is, who made it and under which licence; of a hub it names the commit.
 2. It is for the tasks that it names; if it names none, for the one task that its config fits.
@@ -123,7 +123,7 @@ def required_tasks(submission: Submission) -> list[Task]:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """What belongs to a submission's folder, by path relative to it; caches and hidden files do not.
+    """Files of a submission's folder, by path relative to it, without caches and hidden files.
 
     Raises:
         InterpretationError: if something is no plain file, has a strange name, or all is too large.

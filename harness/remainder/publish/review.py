@@ -44,7 +44,7 @@ _RECORD = re.compile(
 )
 _SUBMISSION = re.compile(rf"baselines/(?P<name>{_NAME})(?:/[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}){{1,6}}")
 _MADE = re.compile(r"leaderboard/(README\.md|verifications/.+)")
-"""What the main branch makes from all records."""
+"""Files that the main branch makes from all records."""
 _PLAIN = "100644"
 _LARGEST = {".json": 4_000_000, ".gz": 50_000_000}  # bytes of a record's file
 _MOST_FILES = 400
@@ -57,7 +57,7 @@ class ChangedFile(NamedTuple):
     status: str
     """A: added; M: changed; D: deleted; T: of another kind."""
     mode: str
-    """Of git: 100644 is a plain file."""
+    """The mode that git states: 100644 is a plain file."""
     blob: str
     size: int
     """Bytes."""
@@ -66,7 +66,7 @@ class ChangedFile(NamedTuple):
 
 @dataclass
 class Review:
-    """What was found; Markdown for people, and whether it may be merged."""
+    """The outcome of a review: Markdown for people, and whether it may be merged."""
 
     name: str | None
     head: str
@@ -155,7 +155,7 @@ def changes(root: Path, base: str, head: str) -> list[ChangedFile]:
 
 
 def faults_of_changes(found: Sequence[ChangedFile]) -> Iterator[str]:
-    """What a pull request with these changes must not do."""
+    """Sentences on changes that a pull request must not make."""
     if not found:
         yield "nothing is changed"
     if len(found) > _MOST_FILES:

@@ -57,7 +57,7 @@ __all__ = [
 
 
 class Destinations(NamedTuple):
-    """Where a submission goes."""
+    """The folders that a submission is written to."""
 
     root: Path
     """The checkout."""
@@ -66,11 +66,11 @@ class Destinations(NamedTuple):
 
 
 class Submitted(NamedTuple):
-    """What `submit` did."""
+    """The outcome of `submit`."""
 
     submission: Submission
     folder: Path
-    """Where the submission's files are now."""
+    """The folder in which the submission's files are now."""
     rows: list[FinishedRun]
     """A record for each task, where they are now; `kept` if it was there already."""
     written: list[Path]
@@ -81,7 +81,7 @@ class Submitted(NamedTuple):
 
 
 def places(out: Path | None, submissions: Path | None) -> Destinations:
-    """Where a submission goes: into the checkout that the package runs from, or where it is told.
+    """Folders for a submission: in the checkout that the package runs from, or as they are given.
 
     Raises:
         RecordError: if there is no checkout, and not both folders are given.
@@ -172,7 +172,7 @@ def require_repository(to: Destinations, name: str | None = None) -> None:
 
 
 def _asked(root: Path, *arguments: str) -> int:
-    """What git answers to a question about a repository: 0 is yes."""
+    """Exit code of git for a question about a repository: 0 is yes."""
     words = ["git", "-C", str(root), *arguments]
     return subprocess.run(words, capture_output=True, check=False).returncode
 

@@ -1,4 +1,4 @@
-"""What a control claims: the values that its numbers must have, from formulas apart from the harness.
+"""The claims of a control: values that its numbers must have, from formulas apart from the harness.
 
 A task whose `[build]` names a script `expected` is a control. The script defines
 
@@ -56,10 +56,10 @@ _SIDES: tuple[Side, ...] = ("at least", "at most")
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is compared, and to which side a deviation counts."""
+    """A number that is compared, and the side to which a deviation counts."""
 
     text: str
-    """As the control writes it."""
+    """The name that the control gives it."""
     kind: Kind
     rung: str | None
     """`clean`, a rung, or None for what belongs to none."""
@@ -67,7 +67,7 @@ class Quantity:
 
     @property
     def bare(self) -> str:
-        """Without the side."""
+        """The name without the side."""
         return self.text.removesuffix(f" {self.side}")
 
 
@@ -95,7 +95,7 @@ class Law:
 
 
 class Needs(NamedTuple):
-    """What must be measured for some quantities; `pairs` None: as many as the tier says."""
+    """All that must be measured for some quantities; `pairs` is None for as many as the tier has."""
 
     rungs: tuple[str, ...]
     pairs: int | None

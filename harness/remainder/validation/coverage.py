@@ -1,8 +1,8 @@
-"""How often a record's 95 % interval holds the true value, over many evaluation sets of one control.
+"""The coverage of a record's 95 % intervals, over many evaluation sets of one control.
 
 1. A pool of fresh evaluation windows, scored (`validation.pool`). They are independent, so that any number
    of them make a document, and any number of documents an evaluation set.
-2. For each set the interval of `measure.intervals.Bootstrap`, which is that of a record, with its own seed.
+2. For each set the interval of `record.intervals.Bootstrap`, which is that of a record, with its own seed.
 3. The share of sets whose interval holds the value that the control claims, with Wilson's (1927) 95 %
    interval. Also the share that holds the mean of the pool: it differs from the other if the formula is off,
    not the interval.
@@ -49,18 +49,18 @@ _NORMAL_95 = 1.959963984540054
 
 
 class Held(NamedTuple):
-    """How often intervals held a value, in sets of one size."""
+    """The share of intervals that held a value, in sets of one size."""
 
     sets: int
     share: float
     share_of_mean: float
-    """That hold the mean of the pool."""
+    """Share of the intervals that hold the mean of the pool."""
     width: float
     """Mean width of the intervals."""
 
 
 class Coverage(NamedTuple):
-    """How often intervals of a claimed quantity hold its value, in evaluation sets of one size."""
+    """The coverage of a claimed quantity, in evaluation sets of one size."""
 
     task: str
     interpretation: str
@@ -220,7 +220,7 @@ def cover(
     most: int = 1000,
     seed: int = 0,
 ) -> Held:
-    """How often intervals hold `expected` in sets of documents that are cut from the pool one after another.
+    """Count the intervals that hold `expected`, in sets of documents cut from the pool one after another.
 
     Args:
         documents: in a set.

@@ -44,7 +44,7 @@ class _Shown(NamedTuple):
     half: float
     """Half-width of the interval."""
     expected: float | None
-    """None for a one-sided claim."""
+    """The claimed value; None for a one-sided claim."""
     each: tuple[JudgedClaim, ...]
 
 
@@ -91,7 +91,7 @@ def draw_figure(spec: FigureSpec, comparisons: Sequence[JudgedClaim]) -> Figure:
 
 
 def _legend(axes: Axes, panel: Panel, columns: int) -> None:
-    """Between the title and the axes, where no data can be; what was expected comes last."""
+    """Draw the legend between title and axes, where no data can be, with expected values last."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda place: "expected" in labels[place])
     many = len(labels) > 4 and columns > 1

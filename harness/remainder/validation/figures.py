@@ -58,7 +58,7 @@ class Series(_FigureModel):
 
 
 class PanelPoint(_FigureModel):
-    """Where a panel shows a control."""
+    """The place of a control in a panel."""
 
     task: str
     interpretation: str
@@ -126,5 +126,5 @@ def read_figure(script: ModuleType, place: str) -> FigureSpec | None:
 
 
 def file_name(figure: FigureSpec) -> str:
-    """What its file is called."""
+    """The name of its file."""
     return f"validation-{figure.name}.png"

@@ -144,7 +144,7 @@ def _word(passed: bool) -> str:
 
 
 def _anchor(task: Task) -> str:
-    """As Markdown renderers make it from the heading."""
+    """The anchor that Markdown renderers make from the heading."""
     return re.sub(r"[^\w\- ]", "", task.id.lower()).replace(" ", "-")
 
 

@@ -58,7 +58,7 @@ def fill_pool(
     parameters: Mapping[str, int | float | str | bool] | None = None,
     progress: Progress | None = None,
 ) -> Pool:
-    """At least `windows` windows of fresh evaluation examples, scored after one fit to all of calibration.
+    """Score `windows` fresh evaluation windows or more, after one fit to all of calibration.
 
     Raises:
         TaskError: if a quantity is not of one rung, or the script cannot draw evaluation examples anew.

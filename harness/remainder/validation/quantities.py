@@ -94,7 +94,7 @@ class Measurements:
         return document_totals(self._table)
 
     def _numerator(self, quantity: Quantity) -> Array:
-        """What is summed over documents and divided by their tokens."""
+        """Values that are summed over documents and divided by their tokens."""
         if quantity.kind == "shape":
             # With a telescope it is that of the covariance which is not shrunk.
             whole = {"full-unshrunk", "matched"} <= self._totals.keys()

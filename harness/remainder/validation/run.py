@@ -40,10 +40,10 @@ class Control(NamedTuple):
     task: Task
     script: ModuleType
     place: str
-    """What to call the script in messages."""
+    """The name of the script in messages."""
 
     def claims(self, seed: int) -> list[Claim]:
-        """What it claims of the world of `seed`."""
+        """The claims on the world of `seed`."""
         assert self.task.build is not None
         return read_claims(self.script, seed, self.task.build.parameters, self.place)
 
@@ -55,13 +55,13 @@ class Validation:
     controls: tuple[Task, ...]
     tier: str
     seeds: tuple[int | None, ...]
-    """None stands for the own seed of each task."""
+    """Seeds of the worlds; None stands for the own seed of each task."""
     comparisons: tuple[JudgedClaim, ...]
     laws: tuple[LawVerdict, ...]
     figures: tuple[FigureSpec, ...]
-    """Those whose tasks were all measured."""
+    """Figures whose tasks were all measured."""
     left_out: tuple[str, ...] = ()
-    """What was not judged or drawn, and why."""
+    """Sentences on what was not judged or drawn, and why."""
 
     @property
     def passed(self) -> bool:
@@ -178,7 +178,7 @@ def validate(
 
 
 def _interpretation(loaded: LoadedTask, name: str) -> Any:
-    """What the task brings itself under that name, or the name of a baseline."""
+    """The interpretation of that name that the task brings itself, or the name of a baseline."""
     (entry,) = submissions_for(loaded, [name])
     return entry.thing if isinstance(entry, ObjectSubmission) else name
 

@@ -97,7 +97,7 @@ def require_format(format: str) -> None:
 
 
 def seeds_line(validation: Validation) -> str:
-    """Which worlds were measured, so that they can be measured again."""
+    """A line on the worlds that were measured, so that they can be measured again."""
     own = ["each task's own"] if None in validation.seeds else []
     given = [str(seed) for seed in validation.seeds if seed is not None]
     again = f" Again with --seed {given[-1]}." if own and given else ""

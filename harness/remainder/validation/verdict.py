@@ -103,7 +103,7 @@ class LawVerdict(NamedTuple):
 
 
 def deviation(claim: Claim, measured: Measured) -> float:
-    """What a measured value is off by beyond the allowance (step 1)."""
+    """The deviation of a measured value beyond the allowance (step 1)."""
     difference = measured.value - claim.expected
     side = claim.quantity.side
     if (side == "at least" and difference > 0) or (side == "at most" and difference < 0):
