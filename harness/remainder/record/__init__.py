@@ -1,1 +1,1 @@
-"""What was measured: the schema of a record, its numbers, and everything that follows from its values."""
+"""Records of measurements: their schema, their numbers, and everything that follows from their values."""

@@ -33,15 +33,15 @@ from remainder.record.values import column
 __all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
 
 AT = "@"
-"""Between background and circuit in the name of a rung."""
+"""Separates background and circuit in the name of a rung."""
 EMPTY = "0"
 """The size of the empty circuit."""
 HEADLINE = "headline"
 """The point whose rungs carry no size."""
 BEYOND = ">"
-"""Before a threshold, where that stands for the size."""
+"""Marks a threshold that stands for the size."""
 COMPLEMENT = "~"
-"""Before a size: all that the circuit of that size does not keep."""
+"""Marks the complement: everything that the circuit of that size does not keep."""
 
 Totals = Mapping[str, pd.DataFrame]
 

@@ -15,11 +15,11 @@ class PeerMetrics(FrozenModel):
     """The metrics that SAELens and SAEBench share, under their names. Losses and KL: nats per token."""
 
     tokens: int
-    """That the peer counts: those whose own id is not special to it."""
+    """Tokens that the peer counts: those whose own id is not special to it."""
     ce_loss_without_sae: Number
     ce_loss_with_sae: Number
     ce_loss_with_ablation: Number
-    """With zeros at every position."""
+    """The loss with zeros at every position."""
     ce_loss_score: Number
     """(with ablation − with SAE) / (with ablation − without SAE)."""
     kl_div_with_sae: Number
@@ -42,7 +42,7 @@ class PeerMetrics(FrozenModel):
 
 
 class DictionaryLearningMetrics(FrozenModel):
-    """Those of dictionary_learning, pooled over tokens where it averages over batches. Nats per token."""
+    """Metrics of dictionary_learning, pooled over tokens where it averages over batches. Nats per token."""
 
     loss_original: Number
     loss_reconstructed: Number

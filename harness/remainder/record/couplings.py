@@ -1,4 +1,4 @@
-"""How strongly source and noise are felt: x' = m + β(x̂ − m) + μ + α ε, fitted by annealed loss.
+"""The couplings of source and noise: x' = m + β(x̂ − m) + μ + α ε, fitted by annealed loss.
 
 1. On calibration, the annealed loss at each point of a grid of (α, β), with common noise.
 2. A polynomial through the pooled losses by least squares, of fourth degree in α and second in β; its
@@ -61,7 +61,7 @@ _FLAT = 1e-12  # share of the loss below which a difference is rounding
 
 
 def rung_of(point: GridPoint) -> str:
-    """What the rows of a point are called in the table of values."""
+    """The name of a point's rows in the table of values."""
     return f"{_PREFIX}{point.alpha:g}:{point.beta:g}"
 
 
@@ -152,7 +152,7 @@ def minimum_in_box(points: Sequence[GridPoint], losses: Array) -> tuple[Array, N
 
 
 def _lowest(c: Array, along: Array, alpha: Array, one: float) -> Array:
-    """Where polynomials are lowest, [fits, 2], in the coordinates of a box from −1 to 1.
+    """The minima of polynomials, [fits, 2], in the coordinates of a box from −1 to 1.
 
     For each α on a fine grid the best β is that of a parabola: its vertex, an end, or 1 if all are equal.
 
@@ -174,7 +174,7 @@ def _lowest(c: Array, along: Array, alpha: Array, one: float) -> Array:
 
 
 def _moved(points: Sequence[GridPoint], losses: Array, axis: int) -> float:
-    """How far the loss moves along α at β = 1, or along β at α = 1; nats per token."""
+    """The range of the loss along α at β = 1, or along β at α = 1; nats per token."""
     along = [loss for point, loss in zip(points, losses, strict=True) if point[1 - axis] == 1]
     return float(max(along) - min(along))
 

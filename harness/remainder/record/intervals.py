@@ -104,7 +104,7 @@ class Bootstrap:
         offsets = np.arange(resamples)[:, None] * documents
         counts = np.bincount((chosen + offsets).ravel(), minlength=resamples * documents)
         self.weights: Array = counts.reshape(resamples, documents).astype(np.float64)
-        """How often each resample holds each document, `[resamples, documents]`."""
+        """The number of times that each resample holds each document, `[resamples, documents]`."""
 
     def mean(self, totals: Array, tokens: Array) -> Estimate:
         """Pooled mean sum(totals) / sum(tokens) of per-document sums, both `[documents]`."""

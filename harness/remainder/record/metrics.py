@@ -73,9 +73,9 @@ class RungMetrics(FrozenModel):
 
 
 class Telescope(FrozenModel):
-    """Where the Gaussian gap comes from: shape + dependence + rest = total, exactly. Nats per scored token.
+    """Parts of the Gaussian gap: shape + dependence + rest = total, exactly. Nats per scored token.
 
-    `total` is the gap of `full-unshrunk`; `shrinkage` is what `full` differs from it by.
+    `total` is the gap of `full-unshrunk`; `shrinkage` is the difference of `full` from it.
     """
 
     total: Number
@@ -94,9 +94,9 @@ class PerturbativeFit(FrozenModel):
     limit: Number
     """The Gaussian limit, m → ∞."""
     c1: Number
-    """What third cumulants cost."""
+    """The cost of third cumulants."""
     c2: Number
-    """What fourth cumulants, and squares of third ones, cost."""
+    """The cost of fourth cumulants and of squares of third ones."""
 
 
 class CouplingPoint(FrozenModel):
@@ -116,7 +116,7 @@ class Couplings(FrozenModel):
     edge: bool
     """Whether the minimum lies on the edge of the grid, so that it may be farther out."""
     draws: int
-    """At each point of the grid."""
+    """Draws at each point of the grid."""
     grid: tuple[CouplingPoint, ...]
 
 
@@ -134,7 +134,7 @@ class NullTest(FrozenModel):
     value: Real
     null_low: Real
     null_high: Real
-    """Between these lie 95 % of the surrogates."""
+    """`null_low` and `null_high` enclose 95 % of the surrogates."""
 
     @property
     def inside(self) -> bool:
@@ -163,7 +163,7 @@ class RadiusHistogram(FrozenModel):
 
 
 class Gaussianity(FrozenModel):
-    """How far the residual on evaluation is from the Gaussian fitted on calibration. Effect sizes."""
+    """Effect sizes: the distance of the residual on evaluation from the Gaussian fitted on calibration."""
 
     rank: int
     """Dimensions of the whitened residual."""
@@ -171,7 +171,7 @@ class Gaussianity(FrozenModel):
     radial_kurtosis: NullTest
     """κ̂ = [d/(d+2)] mean‖w‖⁴/(mean‖w‖²)² − 1; 0 for a Gaussian of known covariance."""
     directions: dict[str, DirectionTests]
-    """By what the directions come from, e.g. loss gradients or the decoder."""
+    """Tests by the source of the directions, e.g. loss gradients or the decoder."""
     maximum_kurtosis: NullTest
     """Excess kurtosis on evaluation along the direction that maximises it on calibration."""
     radial_gain: Number
@@ -208,11 +208,11 @@ class CircuitRung(GrownModel):
     gap: Number
     kl: Number
     completeness: Number | None = None
-    """Of circuits of features, f of all that the circuit does not keep: near 0, if nothing is missing."""
+    """Circuits of features: f of everything that is not kept; near 0 if nothing is missing."""
 
 
 class CircuitTelescope(FrozenModel):
-    """Where the Gaussian gap of a circuit comes from; the terms add up exactly. Nats per scored token."""
+    """Parts of the Gaussian gap of a circuit, which add up exactly. Nats per scored token."""
 
     total: Number
     """The gap of `full`."""
@@ -235,14 +235,14 @@ class CircuitMetrics(FrozenModel):
     """Circuits of all sizes that were looked at."""
 
     answer: Number
-    """Of the untouched model, nats."""
+    """The answer of the untouched model, nats."""
     points: dict[str, CircuitPoint]
-    """By size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit.
-    Circuits of features by threshold: `>0.01`, nodes whose score is beyond 0.01 nats."""
+    """Points by size, a share of all edges; `+0.01`: chosen by signed scores, where that is another circuit.
+    Circuits of features are named by threshold: `>0.01`, nodes whose score is beyond 0.01 nats."""
     cpr: dict[str, Number]
-    """By background, the area under f over sizes of circuits chosen by signed scores (MIB's CPR)."""
+    """The area under f over sizes of circuits chosen by signed scores (MIB's CPR), by background."""
     cmd: dict[str, Number]
-    """By background, the area under |1 − f| of those chosen by absolute scores (MIB's CMD)."""
+    """The area under |1 − f| of circuits chosen by absolute scores (MIB's CMD), by background."""
 
 
 class Metrics(GrownModel):
@@ -261,4 +261,4 @@ class Metrics(GrownModel):
     gaussianity: Gaussianity | None = None
     """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
     circuit: CircuitMetrics | None = None
-    """Of circuits only."""
+    """Metrics that circuits alone have."""

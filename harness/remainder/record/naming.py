@@ -21,7 +21,7 @@ LONGEST = 40
 """Letters of a submission's name."""
 
 _CUT = ".."
-"""In place of what is left out: names hold no `…`."""
+"""Stands for what is left out: names hold no `…`."""
 _HASH = 6  # digits of a hash that tell records apart
 
 

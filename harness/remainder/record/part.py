@@ -12,25 +12,25 @@ __all__ = ["Part", "part_of"]
 
 
 class Part(NamedTuple):
-    """So many documents of a tier."""
+    """A number of documents of a tier."""
 
     tier: str
     documents: int
 
     @property
     def name(self) -> str:
-        """As a record's tier states it."""
+        """The name that a record's tier has."""
         return f"{self.tier} ({self.documents} documents)"
 
     @property
     def note(self) -> str:
-        """What is to be said of such a record."""
+        """A sentence for readers of such a record."""
         return (
             f"Only {self.documents} documents of tier {self.tier} were measured: no board takes this record."
         )
 
 
 def part_of(tier: str) -> Part | None:
-    """What a record's tier says of a part; None if it is a whole tier."""
+    """Parse the tier of a record that measured a part; None for a whole tier."""
     match = re.fullmatch(r"(.+) \(([1-9][0-9]{0,8}) documents\)", tier)
     return None if match is None else Part(match[1], int(match[2]))

@@ -1,4 +1,4 @@
-"""Where a record comes from: package versions, platform and commit. No paths, no host names."""
+"""Provenance of a record: package versions, platform and commit; no paths, no host names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = (
     "transformer-lens",
     "transformers",
 )
-"""Whose versions a record names beside this package's own; those that are not installed are left out."""
+"""Packages whose versions a record names beside this one's; those not installed are left out."""
 
 
 class GitState(NamedTuple):

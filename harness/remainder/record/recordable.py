@@ -1,8 +1,8 @@
-"""What a record is going to say of the things that are measured, looked at before they are.
+"""Checks on what a record is going to say, made before anything is measured.
 
 Names and words that no record may hold, or that the checker would refuse, are known when everything is read.
-So they are refused then, and not when an hour of measuring is over. What a task's own file says is looked at
-when it is loaded (`task.Task`).
+So they are refused then, and not after an hour of measuring. The task's own file is checked when it is loaded
+(`task.spec.Task`).
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ class RungSpec(NamedTuple):
     model: str
     """`module:class`; the class is called with a `Calibration`, then with `arguments`."""
     noise: Literal["none", "normal", "bank"] = "none"
-    """What draws it: nothing; normal values, in antithetic pairs; or rows of the bank, independent draws."""
+    """Source of its draws: none; normal values, in antithetic pairs; or rows of the bank, independently."""
     base: Literal["reconstruction", "activation", "nothing"] = "reconstruction"
-    """What a sample is added to: x̂, x, or nothing (the sample takes the place of x̂)."""
+    """The place that a sample is added to: x̂, x, or nothing (the sample takes the place of x̂)."""
     needs: tuple[str, ...] = ()
     """Optional fields of `Context` that it may see; all others are withheld."""
     arguments: tuple[float, ...] = ()
@@ -125,7 +125,7 @@ CIRCUIT_RUNGS = {
     "permuted": "real values of another prompt",
     "counterfactual": "those of the counterfactual prompt",
 }
-"""What the removed edges of a circuit carry, by the name of the rung."""
+"""Backgrounds of a circuit, by the name of the rung: what removed edges carry."""
 
 ERROR_RUNGS = {
     "errors-kept": "the mean; but all errors are kept",

@@ -35,7 +35,7 @@ _NO_CIRCUITS = CircuitMetrics(answer=Number.null("it is no circuit"), points={},
 
 
 class TaskInfo(FrozenModel):
-    """Which task, exactly."""
+    """The task, identified by its hash."""
 
     id: str
     version: str
@@ -44,7 +44,7 @@ class TaskInfo(FrozenModel):
 
 
 class SubmissionInfo(FrozenModel):
-    """Which interpretation, exactly."""
+    """The interpretation, identified by its hash."""
 
     name: str
     kind: str
@@ -62,7 +62,7 @@ class Pinned(FrozenModel):
 
 
 class CircuitSize(GrownModel):
-    """What a circuit costs."""
+    """The cost of a circuit."""
 
     later = ("edges", "errors")
 
@@ -70,7 +70,7 @@ class CircuitSize(GrownModel):
     """Null of a circuit of features, which keeps nodes."""
     nodes: int
     errors: int | None = None
-    """Of a circuit of features, how many of its nodes are errors; all others are latents."""
+    """Circuits of features: the number of nodes that are errors; all others are latents."""
     bits: Real
     """log₂ C(E, k) of k of E edges, or of nodes, of all templates together: once, not per token."""
 
@@ -81,7 +81,7 @@ class CircuitSize(GrownModel):
 
 
 class Complexity(GrownModel):
-    """What the interpretation costs."""
+    """The cost of the interpretation."""
 
     later = ("circuits",)
 
@@ -94,7 +94,7 @@ class Complexity(GrownModel):
     """Codes per token, active or not, or edges of the graph, or nodes that a circuit of features chooses
     from; null for an interpretation without codes."""
     circuits: dict[str, CircuitSize] | None = None
-    """By size as in `metrics.circuit`; `headline` is the one that the headline numbers are of."""
+    """Circuits by size as in `metrics.circuit`; the headline numbers belong to `headline`."""
 
 
 class Check(FrozenModel):
@@ -107,7 +107,7 @@ class Check(FrozenModel):
 
 
 class CalibrationInfo(FrozenModel):
-    """What the residual models were fitted on."""
+    """The data that the residual models were fitted on."""
 
     documents: int
     tokens: int
@@ -139,7 +139,7 @@ class BehaviourInfo(FrozenModel):
 
 
 class Measurement(GrownModel):
-    """How it was measured."""
+    """The settings of the measurement."""
 
     later = ("behaviour",)
 
@@ -159,20 +159,20 @@ class Measurement(GrownModel):
     suffix: str
     """Whether the model ran from the site onward or as a whole."""
     device: str
-    """Its type, e.g. `cpu`, `cuda`."""
+    """The type of the device, e.g. `cpu`, `cuda`."""
     device_name: str | None = None
     batch_size: int | None = None
     """Windows per forward pass."""
     bf16_deviation: dict[str, Real] | None = None
     behaviour: BehaviourInfo | None = None
-    """Of circuits: what the model does by itself."""
+    """Circuits: the behaviour of the model by itself."""
 
 
 class DocumentsInfo(FrozenModel):
     """The per-document values beside the record, and how much they cover."""
 
     sha256: Sha256
-    """Of the uncompressed CSV."""
+    """Hash of the uncompressed CSV."""
     rows: int
     documents: int
     windows: int
@@ -181,7 +181,7 @@ class DocumentsInfo(FrozenModel):
 
 
 class Provenance(FrozenModel):
-    """What may differ between two runs that find the same numbers."""
+    """Facts that may differ between two runs that find the same numbers."""
 
     packages: dict[str, str]
     python: str

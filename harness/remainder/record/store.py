@@ -63,7 +63,7 @@ __all__ = [
 _SHOWN = 6  # names in a message
 _MOST = 500_000_000  # bytes of unpacked values
 _SHAKES = 6
-"""How often summaries are rounded otherwise, to see what rounding alone does to an interval's ends."""
+"""The number of other roundings that are tried, to see what rounding does to an interval's ends."""
 _BEYOND = 3.0
 """A few tries do not reach as far as all platforms do."""
 
@@ -167,7 +167,7 @@ def measurement_key(
     compat: bool = False,
     reference_hash: str | None = None,
 ) -> str:
-    """What a run is going to measure, as one hash: a finished record with this key need not be made again.
+    """Hash of all that a run is going to measure: a finished record with this key need not be made again.
 
     Args:
         rungs: in any order.
@@ -196,7 +196,7 @@ def measurement_key(
 
 
 def values_path(path: Path) -> Path:
-    """Where the per-document values of the record at `path` lie."""
+    """The path of the per-document values of the record at `path`."""
     return path.with_suffix(".csv.gz")
 
 
@@ -302,9 +302,9 @@ def fullest_record(folder: Path) -> Path:
 
 
 def fullest_of(paths: Sequence[Path], where: str) -> Path:
-    """Of several records the one with the most rungs, the newest of several.
+    """The record with the most rungs; of several such records the newest.
 
-    One of which only some documents of its tier were measured comes after all that have a whole tier.
+    A record of only some documents of its tier comes after all records of a whole tier.
 
     Args:
         paths: of the records, at least one.
@@ -341,7 +341,7 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
 
 
 def _fullness(record: Record) -> tuple[bool, int, str]:
-    """By which records of one submission are ordered: what a few documents gave stands for none of them."""
+    """Sort key of records of one submission; records of a few documents come first."""
     rungs = len(record.measurement.rungs)
     return part_of(record.tier) is None, rungs, record.provenance.timestamp
 

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Totals = Mapping[str, pd.DataFrame]
-"""What `document_totals` gives: per rung, sums of each document."""
+"""Sums over each document, by rung, as `document_totals` gives them."""
 
 BINS_PER_DECADE = 20
 LOWEST_BIN = -160
@@ -75,7 +75,7 @@ class Summaries(NamedTuple):
 
 
 def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
-    """What `summarise` and `summarise_l0` give, of a table that is canonical already."""
+    """Do the work of `summarise` and `summarise_l0` for a table that is canonical already."""
     totals = document_totals(table)
     clean = totals["clean"]
     if column(clean, "tokens").sum() == 0:
@@ -135,7 +135,7 @@ def couplings(values: pd.DataFrame, *, seed: int) -> Couplings | None:
 
 
 def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> CalibrationSpread | None:
-    """How far the Gaussian gap moves when it is refitted without one fold of the calibration documents."""
+    """The spread of the Gaussian gap when it is refitted without one fold of the calibration documents."""
     refits = {rung: ratio for rung, ratio in gaps.items() if rung.startswith("full-fold-")}
     if len(refits) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Where the Gaussian gap comes from, and how it is reached as cumulants fade.
+"""The telescope of the Gaussian gap, and the approach to it as cumulants fade.
 
 - Telescope: L(full) − L(clean) = [full − permuted] + [permuted − matched] + [matched − clean], exact since
   all terms are differences on the same tokens; `full` is the one with the bank's own μ and Σ.
