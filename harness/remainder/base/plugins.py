@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from remainder.base.messages import message_of
 from remainder.errors import RemainderError
 
-__all__ = ["plugin"]
+__all__ = ["plugin", "plugin_folder"]
 
 
 def plugin(group: str, name: str, error: type[RemainderError]) -> Any | None:
@@ -36,3 +37,26 @@ def plugin(group: str, name: str, error: type[RemainderError]) -> Any | None:
             f"{type(problem).__name__}: {message_of(problem)}",
             fix="mend or uninstall the package that registers it",
         ) from problem
+
+
+def plugin_folder(group: str, name: str, file: str, error: type[RemainderError]) -> Path | None:
+    """The folder that an installed package registers, as a path, under `name`; None if no package does.
+
+    Args:
+        group: of entry points.
+        name: of the entry point.
+        file: that the folder holds.
+        error: what is raised.
+
+    Raises:
+        RemainderError: of class `error`: see `plugin`; or it is no path of such a folder.
+    """
+    registered = plugin(group, name, error)
+    if registered is None:
+        return None
+    if not isinstance(registered, (str, Path)) or not (Path(registered) / file).is_file():
+        raise error(
+            f"{name!r} is registered in {group} as {registered!r:.200}, which is no folder with a {file}",
+            fix="register the path of the folder",
+        )
+    return Path(registered)

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from remainder.base.files import explained, present, read_toml, require_file
 from remainder.base.messages import first_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
-from remainder.base.plugins import plugin
+from remainder.base.plugins import plugin_folder
 from remainder.errors import InterpretationError
 from remainder.formats import hub
 from remainder.formats.recognition import look
@@ -81,8 +81,8 @@ def _opened(text: str) -> Submission:
         baseline = project_root() / "baselines" / text.removeprefix("baselines/")
         if baseline.is_dir():
             folder = baseline
-        elif not present(folder) and (registered := plugin(GROUP, text, InterpretationError)) is not None:
-            folder = Path(registered)
+        elif not present(folder):
+            folder = plugin_folder(GROUP, text, "submission.toml", InterpretationError) or folder
     if present(folder) and not folder.is_dir():
         require_file(folder)
     if folder.is_file():

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from remainder.base.files import present, read_toml
 from remainder.base.messages import first_fault
 from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
+from remainder.base.plugins import plugin_folder
 from remainder.errors import TaskError
 
 __all__ = [
@@ -43,6 +44,9 @@ __all__ = [
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB cuts a ranking."""
+
+GROUP = "remainder.tasks"
+"""Entry points of other packages' tasks."""
 
 _OF_TEXT = ("corpus", "splits", "positions")
 
@@ -337,6 +341,9 @@ def is_task(name: str) -> bool:
 def load_task(name: str | Path | Task) -> Task:
     """Load a task by id (`family/task`) or by the path of a folder that holds a `task.toml`.
 
+    An id that no task of this installation has may be one that another package registers in the group
+    `remainder.tasks`, whose object is the path of such a folder.
+
     Raises:
         TaskError: if there is no such task (the nearest names are offered) or its file is malformed.
     """
@@ -346,9 +353,12 @@ def load_task(name: str | Path | Task) -> Task:
     identifier = str(name)
     if identifier not in list_tasks():
         folder = Path(name).resolve()
-        if not (folder / "task.toml").is_file():
+        if (folder / "task.toml").is_file():
+            identifier = "/".join(folder.parts[-2:])
+        elif (registered := plugin_folder(GROUP, identifier, "task.toml", TaskError)) is not None:
+            folder = registered
+        else:
             raise _unknown(identifier)
-        identifier = "/".join(folder.parts[-2:])
     family = folder.parent / "family.toml"
     shared = read_toml(family) if family.is_file() else {}
     own = read_toml(folder / "task.toml")

@@ -1,0 +1,243 @@
+"""Formats, submissions and tasks of another package: one file and one entry point; none of ours is changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from terminal import Command
+
+from remainder.base.paths import project_root
+from remainder.board.snapshot import results_folder
+from remainder.errors import InterpretationError, TaskError
+from remainder.submission.method import FORMATS
+from remainder.submission.open import open_submission
+from remainder.submission.registry import find
+from remainder.task.spec import list_tasks, load_task
+
+TASK = "tiny/digits"
+
+FORMAT = '''"""A format: x̂ = E x + s (x − E x)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from remainder.formats.places import beside_output
+from remainder.submission.method import Format, Method
+
+
+class ShrinkMethod(Method):
+    scale: float = Field(gt=0, description="what is left of x − E x, such as scale = 0.5")
+    offset: float | None = None
+
+
+@dataclass
+class Shrunk:
+    mean: Tensor
+    scale: float
+
+    def encode(self, x):
+        return (x - self.mean.to(x)) * self.scale
+
+    def decode(self, codes):
+        return self.mean.to(codes) + codes
+
+
+def make(submission, task, fit):
+    return beside_output(Shrunk(fit().mean.float(), submission.method.get("scale")), task)
+
+
+FORMAT = Format("shrink", "reconstruction", ShrinkMethod, make="shrink_format:make")
+OTHER = Format("other", "reconstruction", ShrinkMethod, make="shrink_format:nothing")
+FOLDER = Path(__file__).parent / "folder"
+'''
+"""The new file. In the table of the benchmark's own formats it would be one line, of the same words."""
+
+TOML = """name = "shrunk"
+kind = "reconstruction"
+title = "Half of the way to the mean"
+authors = ["A"]
+licence = "MIT"
+tasks = ["tiny/digits"]
+
+[method]
+format = "shrink"
+scale = 0.5
+"""
+
+Install = Callable[..., Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Install a package of one module with these entry points, as pip leaves it on the disk."""
+
+    def make(groups: dict[str, dict[str, str]], module: str = FORMAT, name: str = "shrink") -> Path:
+        site = tmp_path / f"site-{name}"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "shrink_format.py").write_text(module)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(
+            "\n".join(
+                f"[{group}]\n" + "\n".join(f"{entry} = {place}" for entry, place in entries.items())
+                for group, entries in groups.items()
+            )
+        )
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    yield make
+    sys.modules.pop("shrink_format", None)
+
+
+@pytest.fixture
+def submission(tmp_path: Path) -> Path:
+    folder = tmp_path / "shrunk"
+    folder.mkdir()
+    (folder / "submission.toml").write_text(TOML)
+    return folder
+
+
+SHRINK = {"remainder.formats": {"shrink": "shrink_format:FORMAT"}}
+
+
+def test_a_format_of_one_file_is_checked_run_and_verified(
+    install: Install, submission: Path, tmp_path: Path, remainder: Command
+) -> None:
+    assert "shrink" not in FORMATS
+    install(SHRINK)
+    checked = remainder("check", submission, "--task", TASK, "--format", "json")
+    assert checked.code == 0, checked.out + checked.err
+    numbers = json.loads(checked.out)["numbers"]
+    assert numbers["fvu"] == pytest.approx(0.25, rel=0.05)  # half of every deviation is left
+    ran = remainder("run", TASK, "--with", submission, "--out", tmp_path / "results")
+    assert ran.code == 0, ran.err
+    (record,) = (tmp_path / "results").rglob("*.json")
+    content = json.loads(record.read_text())
+    assert content["submission"]["name"] == "shrunk"
+    assert content["submission"]["hash"] == open_submission(submission).hash
+    verified = remainder("verify", tmp_path / "results")
+    assert verified.code == 0, verified.out
+
+
+def test_its_settings_are_checked_as_any(install: Install, submission: Path) -> None:
+    install(SHRINK)
+    first = open_submission(submission).hash
+    for old, new, words in (
+        ("scale = 0.5", "", "format shrink needs `scale`: what is left"),
+        (
+            "scale = 0.5",
+            "scale = 0.5\nrank = 3",
+            "`rank` is not a setting of format shrink; it has `scale`, `offset`",
+        ),
+        ("scale = 0.5", "scale = -1.0", "method.scale: Input should be greater than 0"),
+        ('"reconstruction"', '"circuit"', "`kind` of format shrink is reconstruction, not circuit"),
+    ):
+        (submission / "submission.toml").write_text(TOML.replace(old, new))
+        with pytest.raises(InterpretationError, match=words):
+            open_submission(submission)
+    for new in ("scale = 0.25", "scale = 0.5\noffset = 0.0"):
+        (submission / "submission.toml").write_text(TOML.replace("scale = 0.5", new))
+        assert open_submission(submission).hash != first
+
+
+def test_what_is_not_installed_is_no_format(submission: Path) -> None:
+    with pytest.raises(InterpretationError, match="this version has no format 'shrink'"):
+        open_submission(submission)
+
+
+@pytest.mark.parametrize(
+    ("groups", "module", "words"),
+    [
+        (SHRINK, "import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
+        (SHRINK, "FORMAT = 1 / 0", "cannot be imported: ZeroDivisionError"),
+        (SHRINK, "FORMAT = 3", "is registered in remainder.formats as a int"),
+        (
+            {"remainder.formats": {"shrink": "shrink_format:OTHER"}},
+            FORMAT,
+            "is registered in remainder.formats as the format other",
+        ),
+        (SHRINK, FORMAT.replace("shrink_format:make", "shrink_format:gone"), "code as 'shrink_format:gone'"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(
+    install: Install, submission: Path, remainder: Command,
+    groups: dict[str, dict[str, str]], module: str, words: str,
+) -> None:  # fmt: skip
+    install(groups, module)
+    done = remainder("check", submission, "--task", TASK)
+    assert done.code != 0
+    assert words in " ".join((done.out + done.err).split())
+    assert "Traceback" not in done.err
+
+
+def test_two_packages_of_one_name_are_told_apart_by_nobody(install: Install) -> None:
+    install(SHRINK)
+    install({"remainder.formats": {"shrink": "another_format:FORMAT"}}, name="another")
+    with pytest.raises(
+        InterpretationError, match=r"twice in remainder\.formats: another_format.* and shrink_"
+    ):
+        find("shrink")
+
+
+def test_a_format_of_ours_is_ours(install: Install) -> None:
+    """No package takes the place of a format that comes with the benchmark."""
+    install({"remainder.formats": {"pca": "shrink_format:FORMAT"}}, "raise SystemExit")
+    assert find("pca") is FORMATS["pca"]
+
+
+def test_verify_runs_nothing_of_another_package(
+    install: Install, tmp_path: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source, *_) = sorted((results_folder() / TASK).glob("*/digits-pca-4/*.json"))
+    baselines = tmp_path / "project" / "baselines" / "digits-pca-4"
+    baselines.mkdir(parents=True)
+    (baselines / "submission.toml").write_text(TOML.replace('"shrunk"', '"digits-pca-4"'))
+    (tmp_path / "project" / "tasks").symlink_to(project_root() / "tasks")
+    monkeypatch.setattr("remainder.board.origin.project_root", lambda: tmp_path / "project")
+    install(SHRINK, "raise SystemExit('run')")
+    done = remainder("verify", source)
+    assert done.code == 1
+    assert "this version has no format 'shrink'" in " ".join(done.out.split())
+    assert "shrink_format" not in sys.modules
+
+
+def test_a_submission_and_a_task_are_opened_by_the_name_that_a_package_gives_them(
+    install: Install, remainder: Command
+) -> None:
+    site = install({**SHRINK, "remainder.submissions": {"half": "shrink_format:FOLDER"}})
+    (site / "folder").mkdir()
+    (site / "folder" / "submission.toml").write_text(TOML)
+    assert open_submission("half").name == "shrunk"
+    with pytest.raises(InterpretationError, match="there is no such folder, and no baseline of that name"):
+        open_submission("third")
+    other = FORMAT.replace("FOLDER =", "TASK =").replace('"folder"', '"task"')
+    site = install({"remainder.tasks": {"third/digits": "shrink_format:TASK"}}, other, "tasks")
+    sys.modules.pop("shrink_format", None)
+    shutil.copytree(project_root() / "tasks" / TASK, site / "task")
+    task = load_task("third/digits")
+    assert (task.id, task.site) == ("third/digits", load_task(TASK).site)
+    assert "third/digits" not in list_tasks()
+    with pytest.raises(TaskError, match="there is no task 'third/other'"):
+        load_task("third/other")
+
+
+def test_what_is_registered_and_is_no_folder_is_named(install: Install) -> None:
+    install(
+        {
+            "remainder.submissions": {"half": "shrink_format:FOLDER"},
+            "remainder.tasks": {"a/b": "shrink_format:OTHER"},
+        }
+    )
+    with pytest.raises(InterpretationError, match=r"which is no folder with a submission\.toml"):
+        open_submission("half")
+    with pytest.raises(TaskError, match=r"which is no folder with a task\.toml"):
+        load_task("a/b")
