@@ -12,7 +12,7 @@ from tests.formats import test_attribution_graph as graphs
 from tests.formats import test_eap_ig as circuits
 
 from remainder.errors import InterpretationError
-from remainder.formats import attribution_graph, eap_ig, eap_ig_files
+from remainder.formats import attribution_graph, eap_ig, eap_ig_fields
 from remainder.formats.known import Ignore
 
 PLACES = {
@@ -57,10 +57,10 @@ def test_an_invented_field_of_a_circuit_is_refused_or_ignored_by_name(
 
 
 TAKEN = [
-    *((eap_ig_files.CFG, name) for name in ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")),
-    (eap_ig_files.ENTRY, "score"),
-    (eap_ig_files.ENTRY, "in_graph"),
-    (eap_ig_files.JSON, "edges"),
+    *((eap_ig_fields.CFG, name) for name in ("n_layers", "n_heads", "parallel_attn_mlp", "d_model")),
+    (eap_ig_fields.ENTRY, "score"),
+    (eap_ig_fields.ENTRY, "in_graph"),
+    (eap_ig_fields.JSON, "edges"),
 ]
 
 

@@ -46,7 +46,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import (
     circuit_tracer,
     dictionary_learning,
-    eap_ig_files,
+    eap_ig_fields,
     field_page,
     gemma_scope,
     model_loading,
@@ -417,9 +417,9 @@ def test_the_page_lists_what_the_tables_have() -> None:
 
 
 def test_fields_of_cfg_of_a_circuit_are_known_by_name() -> None:
-    assert {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"} <= eap_ig_files.CFG.lines.keys()
-    assert eap_ig_files.CFG.rest is None
-    assert eap_ig_files.ENTRY.lines.keys() == {"in_graph", "score"}
+    assert {"n_layers", "n_heads", "parallel_attn_mlp", "d_model"} <= eap_ig_fields.CFG.lines.keys()
+    assert eap_ig_fields.CFG.rest is None
+    assert eap_ig_fields.ENTRY.lines.keys() == {"in_graph", "score"}
 
 
 BASELINES = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/weights"))

@@ -1,4 +1,4 @@
-"""Formats, submissions and tasks of another package: one file and one entry point; none of ours is changed."""
+"""Formats, submissions and tasks of another package: one file and one entry point, none of ours changed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
 from remainder.errors import InterpretationError
-from remainder.formats.eap_ig_files import GROUPS, StoredCircuit, config, read, require, write
+from remainder.formats.eap_ig_fields import GROUPS, config
+from remainder.formats.eap_ig_files import StoredCircuit, read, require, write
 from remainder.formats.known import Ignore
 from remainder.formats.recognition import look
 from remainder.model.architecture import Graph

@@ -7,11 +7,7 @@
 3. An edge or a node that is not listed has no flag, and an edge the score 0, as when EAP-IG reads the file.
    If no edges are listed at all, but nodes are kept, all edges between these are. Fields that are not known
    are refused by name; those of cfg that describe the model are kept.
-4. With grouped queries, is there a key and a value edge for each head, or for each group of heads? The latter
-   if cfg has n_key_value_heads, or if just these edges are listed; but the former, whatever cfg has, if
-   numbers beyond those of the groups are listed: a cfg that is copied from a model's config has the field,
-   and EAP-IG does not heed it.
-5. What was read is written as it was: JSON that EAP-IG wrote comes back byte by byte. The one exception is
+4. What was read is written as it was: JSON that EAP-IG wrote comes back byte by byte. The one exception is
    the NaN of nodes without a score; these are written without one, which EAP-IG reads as the same.
 
 Source: https://github.com/hannamw/EAP-IG, `src/eap/graph.py`; MIB's `circuit_loading.py`.
@@ -22,7 +18,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +30,16 @@ from torch import Tensor
 from remainder.base.files import LARGEST, brief, parse_json, read_text, require_file
 from remainder.circuit.ranking import between
 from remainder.errors import InterpretationError
-from remainder.formats.known import Ignore, Table, block, harmless, heeded, plain
+from remainder.formats.eap_ig_fields import AGAIN, ENTRY, JSON, PT, check_fields, graph_of
+from remainder.formats.known import Ignore
 from remainder.formats.recognition import Seen, look
 from remainder.formats.tensors import load_torch, odd_kind, require_torch
-from remainder.model.architecture import INPUTS, Architecture, Graph
+from remainder.model.architecture import INPUTS, Graph
 from remainder.record.json import write_atomically
 
 __all__ = [
-    "CFG",
     "ENDINGS",
-    "ENTRY",
-    "GROUPS",
-    "JSON",
-    "PT",
     "StoredCircuit",
-    "config",
     "read",
     "require",
     "write",
@@ -57,66 +48,7 @@ __all__ = [
 ENDINGS = frozenset({".json", ".pt"})
 """Of files that are written; what is read is told by what stands in it (`recognition`)."""
 
-GROUPS = "n_key_value_heads"
-"""The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
-_GROUP_NAMES = (GROUPS, "num_key_value_heads", "n_kv_heads")
-"""The same under other libraries' names, which get into a cfg that is copied from a model's config."""
-
-CFG = Table(
-    {
-        "n_layers": heeded("must be that of the task's model", plain),
-        "n_heads": heeded("must be that of the task's model", plain),
-        "parallel_attn_mlp": heeded("must be that of the task's model", plain),
-        "d_model": heeded("must be that of the task's model, if it is there", plain),
-        **{
-            name: heeded("whether keys and values have an edge for each group of heads", plain)
-            for name in _GROUP_NAMES
-        },
-        **harmless(
-            "about the model, which the task has; it is kept",
-            "act_fn", "attention_dir", "attn_only", "attn_scale", "d_head", "d_mlp", "d_vocab", "d_vocab_out",
-            "default_prepend_bos", "device", "dtype", "eps", "final_rms", "gated_mlp", "init_weights",
-            "initializer_range", "model_name", "n_ctx", "n_devices", "n_params", "normalization_type",
-            "original_architecture", "positional_embedding_type", "rotary_dim", "seed", "tokenizer_name",
-            "use_attn_result", "use_attn_scale", "use_hook_mlp_in", "use_split_qkv_input",
-            "ungroup_grouped_query_attention",
-        ),
-    }
-)  # fmt: skip
-"""Of `cfg`."""
-
-ENTRY = Table(
-    {
-        "in_graph": heeded("whether it is kept", plain),
-        "score": heeded("how large it is; ranks", plain),
-    }
-)
-"""Of a node or an edge."""
-
-JSON = Table(
-    {
-        "cfg": block("the architecture", CFG),
-        "nodes": block("flags and scores of nodes, by name", ENTRY),
-        "edges": block("flags and scores of edges, by name", ENTRY),
-    }
-)
-"""Of a .json file."""
-
-PT = Table(
-    {
-        "cfg": block("the architecture", CFG),
-        "src_nodes": heeded("names of writers, in the order of the tensors", plain),
-        "dst_nodes": heeded("names of readers, in the order of the tensors", plain),
-        "edges_in_graph": heeded("which edges are kept", plain),
-        "nodes_in_graph": heeded("which nodes are kept", plain),
-        "edges_scores": heeded("scores of edges, if it is there", plain),
-        "nodes_scores": heeded("scores of nodes, if it is there", plain),
-    }
-)
-"""Of a .pt file."""
-
 _PT_SCORES = {"edges_scores", "nodes_scores"}
-_AGAIN = "save it with EAP-IG's to_json or to_pt"
 _SAFE = (
     "only tensors and plain values are ever loaded; where you trust it, convert it once with EAP-IG: "
     "Graph.from_pt(FILE).to_json('circuit.json')"
@@ -220,102 +152,8 @@ def _loaded(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_fields(
-    content: Mapping[str, Any], what: str, table: Table, optional: set[str], ignore: Ignore, within: str = ""
-) -> None:
-    """Refuse what is missing and what the table does not have, by name.
-
-    Args:
-        content: fields and their values.
-        what: they are of, for messages.
-        table: of the fields.
-        optional: those that may be missing.
-        ignore: fields to be passed over.
-        within: the block that they lie in, with a dot behind it.
-    """
-    known = {str(name) for name, line in table.lines.items() if line.how == "heeded"}
-    required = known - optional
-    missing = sorted(required - content.keys())
-    surplus = sorted(
-        str(name)
-        for name in content
-        if not ignore.take(f"{within}{name}", table.lines.get(str(name)), what)
-        and str(name) not in table.lines
-    )
-    if neurons := [name for name in surplus if name.startswith("neurons")]:
-        raise InterpretationError(
-            f"{what} has {', '.join(neurons)}; circuits of single neurons are not measured here",
-            fix="give a circuit of edges or of whole nodes",
-        )
-    if missing or surplus:
-        found = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(surplus)}"] * bool(
-            surplus
-        )
-        raise InterpretationError(
-            f"{what} {' and '.join(found)}; expected {', '.join(sorted(known))}",
-            fix=_AGAIN
-            if missing
-            else f"{_AGAIN}; if it changes nothing, --ignore-field {within}{surplus[0]}",
-        )
-
-
-def _graph_of(cfg: Any, graph: Graph, listed: set[str], ignore: Ignore) -> tuple[Graph, list[str]]:
-    """The file's graph, of the model's architecture, and what is to be said of its groups; see the module.
-
-    Args:
-        cfg: as it stands in the file.
-        graph: of the task's model.
-        listed: readers that the file names.
-        ignore: fields to be passed over.
-    """
-    if not isinstance(cfg, Mapping):
-        raise InterpretationError(f"cfg is {cfg!r:.60}", fix=_AGAIN)
-    shape = graph.architecture
-    wanted = config(shape)
-    # Older files have no d_model.
-    _check_fields(cfg, "cfg", CFG, {"d_model", *_GROUP_NAMES}, ignore, "cfg.")
-    name = next((name for name in _GROUP_NAMES if cfg.get(name) is not None), GROUPS)
-    groups = cfg.get(name)
-    other = any(cfg.get(name, value) != value for name, value in wanted.items())
-    if other or groups not in (None, shape.groups, shape.heads):
-        wanted[name] = shape.groups
-        said = ", ".join(f"{name} = {brief(cfg[name])}" for name in wanted if name in cfg)
-        here = ", ".join(f"{name} = {value}" for name, value in wanted.items() if name in cfg)
-        raise InterpretationError(
-            f"it is of another architecture: cfg says {said}; the task's model has {here}",
-            fix="choose a task of the model that it was made for",
-        )
-    heads = replace(shape, groups=shape.heads)
-    if shape.groups == shape.heads:
-        return graph, []
-    beyond = sorted(listed & (set(Graph(heads).readers) - set(graph.readers)))
-    if groups == shape.groups and beyond:
-        return Graph(heads), [
-            f"cfg says {name} = {groups}, and keys and values of {shape.heads} heads are listed, such as "
-            f"{beyond[-1]}: they were read as edges of heads"
-        ]
-    if groups == shape.heads and listed == set(graph.readers):
-        raise InterpretationError(
-            f"cfg says {name} = {groups}, an edge for the key of every head; keys and values of "
-            f"{shape.groups} a layer are listed, as of the groups of the task's model",
-            fix=f"write {GROUPS} = {shape.groups} into cfg if they are of groups, or list those of all heads",
-        )
-    by_group = groups == shape.groups or (groups is None and listed == set(graph.readers))
-    return (graph if by_group else Graph(heads)), []
-
-
-def config(shape: Architecture) -> dict[str, Any]:
-    """EAP-IG's cfg."""
-    return {
-        "n_layers": shape.layers,
-        "n_heads": shape.heads,
-        "parallel_attn_mlp": shape.parallel,
-        "d_model": shape.width,
-    }
-
-
 def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> StoredCircuit:
-    _check_fields(content, "it", JSON, set(), ignore)
+    check_fields(content, "it", JSON, set(), ignore)
     nodes, edges = content["nodes"], content["edges"]
     for name in ("nodes", "edges"):
         if not isinstance(content[name], dict):
@@ -323,7 +161,7 @@ def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored
                 f"{name} is no object: {content[name]!r:.60}", fix=f"give {name} by name"
             )
     listed = {name.rpartition("->")[2] for name in edges}
-    own, notes = _graph_of(content["cfg"], graph, listed, ignore)
+    own, notes = graph_of(content["cfg"], graph, listed, ignore)
     places = {name: (writer, reader) for name, writer, reader in own.names()}
     kept, scores, scored = np.zeros_like(own.exists), np.zeros(own.exists.shape), np.zeros_like(own.exists)
     for name, entry in edges.items():
@@ -371,7 +209,7 @@ def _entry(what: str, entry: Any, ignore: Ignore, within: str) -> tuple[bool | N
     if not isinstance(entry, dict):
         entry = {"in_graph" if isinstance(entry, bool) else "score": entry}
     if not entry.keys() <= ENTRY.lines.keys():
-        _check_fields(entry, what, ENTRY, set(ENTRY.lines), ignore, within)
+        check_fields(entry, what, ENTRY, set(ENTRY.lines), ignore, within)
     flag, score = entry.get("in_graph"), entry.get("score")
     if not isinstance(flag, (bool, type(None))):
         raise InterpretationError(f"in_graph of {what} is {flag!r:.60}", fix="give true or false")
@@ -392,19 +230,19 @@ def _of_pt(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> StoredCi
         for name, value in content.items()
         if value is not None or not (name in _PT_SCORES or name.startswith("neurons"))
     }
-    _check_fields(content, "it", PT, _PT_SCORES, ignore)
+    check_fields(content, "it", PT, _PT_SCORES, ignore)
     for field in ("src_nodes", "dst_nodes"):
         if not isinstance(content[field], (list, tuple)):
-            raise InterpretationError(f"{field} is {brief(content[field])}; expected a list", fix=_AGAIN)
+            raise InterpretationError(f"{field} is {brief(content[field])}; expected a list", fix=AGAIN)
     sources, targets = ([str(name) for name in content[field]] for field in ("src_nodes", "dst_nodes"))
-    own, notes = _graph_of(content["cfg"], graph, set(targets), ignore)
+    own, notes = graph_of(content["cfg"], graph, set(targets), ignore)
     for field, given, known in (("src_nodes", sources, own.writers), ("dst_nodes", targets, own.readers)):
         if sorted(given) != sorted(known):
             strange = ", ".join(sorted(set(given) ^ set(known))[:4])
             raise InterpretationError(
                 f"{field} has {len(given):,} names; expected the {len(known):,} of this model, each once"
                 + (f" (not in both: {strange})" if strange else ""),
-                fix=_AGAIN,
+                fix=AGAIN,
             )
     rows = np.argsort([own.writer_index[name] for name in sources])
     columns = np.argsort([own.reader_index[name] for name in targets])
@@ -440,7 +278,7 @@ def _array(name: str, content: Mapping[str, Any], *orders: NDArray[np.int64]) ->
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
         what = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise InterpretationError(
-            f"{name} is {what}; src_nodes and dst_nodes say that it is of shape {shape}", fix=_AGAIN
+            f"{name} is {what}; src_nodes and dst_nodes say that it is of shape {shape}", fix=AGAIN
         )
     if value.is_complex() or value.is_quantized:
         raise InterpretationError(

@@ -19,7 +19,7 @@ from remainder.formats import (
     attribution_graph,
     circuit_tracer,
     dictionary_learning,
-    eap_ig_files,
+    eap_ig_fields,
     gemma_scope,
     saelens_fields,
     sparsify,
@@ -66,8 +66,8 @@ SECTIONS: tuple[FieldSection, ...] = (
     FieldSection("circuit-tracer `config.yaml`", circuit_tracer.FIELDS),
     FieldSection("circuit-tracer, an entry of `transcoders`", circuit_tracer.ENTRY),
     FieldSection("Gemma Scope, arrays of `params.npz`", gemma_scope.FIELDS),
-    FieldSection("EAP-IG and MIB, `.json`", eap_ig_files.JSON),
-    FieldSection("EAP-IG and MIB, `.pt`", eap_ig_files.PT),
+    FieldSection("EAP-IG and MIB, `.json`", eap_ig_fields.JSON),
+    FieldSection("EAP-IG and MIB, `.pt`", eap_ig_fields.PT),
     FieldSection("circuit-tracer and Neuronpedia, a graph", attribution_graph.FIELDS),
 )  # fmt: skip
 """In the order of the page."""

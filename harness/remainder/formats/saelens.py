@@ -3,19 +3,7 @@
 1. The config's hook names, width and model against the task's.
 2. The file's names, types and shapes against those of the class that sae-lens would make. No pickles.
 3. sae-lens itself loads it.
-4. `_wrapped` brings what sae-lens computes outside of `encode` and `decode` into these and `skip`, so that a
-   reconstruction is always decode(encode(x)) + skip(x), and `decode` a function of codes alone:
-   - a skip-transcoder's x W_skipᵀ goes into `skip`;
-   - where an activation is normalised before encoding, x = σ z + μ, codes are in units of x: σ f(z). What
-     remains, μ + (σ − 1) b_dec, goes into `skip`;
-   - a temporal SAE's codes are the sum of the novel and the predicted ones. Its prediction looks at the token
-     itself too (its attention asks with it, and the prediction is scaled to it), so it is counted;
-   - if the model's writing weights were centred, the SAE is given x − m·1 with m the mean of x over the
-     width, and m·1 goes into `skip`, but for a transcoder, whose output is another tensor. TransformerLens
-     centres models with LayerNorm, and passes over the setting for those with RMSNorm. So do we; where the
-     norm cannot be told, the SAE is refused;
-   - a skip matrix is refused where what it reads is what it rebuilds;
-   - the reshaping of `hook_z` is turned off: the heads' outputs come one behind the other already.
+4. `saelens_wrapping.wrapped` makes a reconstruction of it that is always decode(encode(x)) + skip(x).
 
 Source: https://github.com/decoderesearch/SAELens, `saes/`, `loading/pretrained_sae_loaders.py`.
 """
@@ -25,16 +13,13 @@ from __future__ import annotations
 import codecs
 import copy
 import dataclasses
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from remainder.base.files import brief, present
 from remainder.base.messages import message_of
@@ -43,19 +28,18 @@ from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
 from remainder.formats.known import Ignore, without_ignored
 from remainder.formats.module_names import module_named
-from remainder.formats.object_config import config_of, plain
+from remainder.formats.object_config import config_of
 from remainder.formats.places import (
     HookPlace,
     Loaded,
-    check_count,
     check_model,
-    check_no_skip,
     check_width,
     place_at,
     place_untold,
 )
-from remainder.formats.saelens_centring import is_centred, means_warning
-from remainder.formats.saelens_fields import OBJECT, Looked, look, table_of
+from remainder.formats.saelens_centring import means_warning
+from remainder.formats.saelens_checks import Looked, look
+from remainder.formats.saelens_fields import OBJECT, table_of
 from remainder.formats.saelens_folding import (
     FACTORS,
     check_scale,
@@ -65,9 +49,9 @@ from remainder.formats.saelens_folding import (
     take_factor,
     without_zero_rows,
 )
+from remainder.formats.saelens_wrapping import is_of_sae_lens, wrapped
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation.casting import in_float32, unwrapped
-from remainder.interpretation.protocol import Reads
 from remainder.task.spec import Site, Task
 
 __all__ = [
@@ -88,8 +72,6 @@ _AXES: dict[str, tuple[str | int, ...]] = {
     "W_skip": ("d_out", "d_in"),
 }
 _HINTS = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
-_COUNTS = ("k", "kval_topk", "max_iterations")
-_OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
 _RENEWED = frozenset(
     f"{function}_{way}" for function in ("run_time_activation_norm_fn", "reshape_fn") for way in ("in", "out")
 )
@@ -138,9 +120,9 @@ def _loaded(
     """What SAELens made, with what its config says beyond that, and notes on how it was read."""
     if looked.activation is not None:
         thing.activation_fn = looked.activation
-    wrapped = _wrapped(thing, name, task, place.reads, looked)
+    coder = wrapped(thing, name, task, place.reads, looked)
     means = means_warning(looked, task, place.reads, name)
-    return Loaded(wrapped, *place._replace(warnings=(*place.warnings, *looked.warnings, *means, *notes)))
+    return Loaded(coder, *place._replace(warnings=(*place.warnings, *looked.warnings, *means, *notes)))
 
 
 def _load_folder(folder: Path, config: dict[str, Any], site: Site) -> tuple[Any, tuple[str, ...]]:
@@ -240,7 +222,7 @@ def load_object(
     if stated is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
         looked = look(stated, task, name, ignore, is_release=True)
-    is_sae = _is_of_sae_lens(thing)
+    is_sae = is_of_sae_lens(thing)
     # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
     own = thing
     thing, notes = in_float32(thing, name, task.site.width, probe=not is_sae, renewed=_RENEWED)
@@ -266,11 +248,6 @@ def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
             f"{name}: W_dec has {len(decoder)} latents; cfg says d_sae = {stated}",
             fix="one of the two belongs to something else; take both from one place",
         )
-
-
-def _is_of_sae_lens(thing: Any) -> bool:
-    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
-    return lens is not None and isinstance(thing, lens.SAE)
 
 
 def _require_folded(sae: Any, name: str) -> None:
@@ -385,137 +362,3 @@ def _check_types(settings: Any, where: Path) -> None:
                         f"{where}: {field.name} is {brief(value)}; expected {expected}", fix=AGAIN
                     )
                 break
-
-
-# from what sae-lens computes to encode, decode and skip
-
-
-def _wrapped(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Any:
-    """The thing itself, or for an object of sae-lens in what step 4 of this module's text asks for.
-
-    Raises:
-        InterpretationError: if there is no such way to take it apart, or a number of active latents is none.
-    """
-    if not _is_of_sae_lens(thing):
-        return thing
-    lens = sys.modules["sae_lens"]
-    for field in _COUNTS:
-        if getattr(thing.cfg, field, None) is not None:
-            check_count(plain(getattr(thing.cfg, field)), plain(thing.cfg.d_sae), name, field)
-    normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
-    temporal = isinstance(thing, lens.TemporalSAE)
-    if temporal and normalised:
-        raise InterpretationError(
-            f"{name}: a temporal SAE with normalize_activations = {thing.cfg.normalize_activations} cannot "
-            "be taken apart into codes and what goes past them",
-            fix="train it with constant_scalar_rescale or none",
-        )
-    if thing.hook_z_reshaping_mode:
-        thing = copy.copy(thing)  # parameters are shared; the object of the notebook stays as it is
-        thing.turn_off_forward_pass_hook_z_reshaping()
-    inner: Any = thing
-    if temporal:
-        inner = _Temporal(thing)
-    elif isinstance(thing, lens.SkipTranscoder):
-        check_no_skip(task.site, reads, name)
-        inner = _Skipping(thing)
-    elif normalised:
-        inner = _Normalised(thing)
-    if is_centred(looked, task.model, name):
-        inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
-    return inner
-
-
-class _Wrapper(nn.Module):
-    """Around an object of sae-lens, or around another of these."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """As of sae-lens, which keeps its own notes of dtype and device in step."""
-        self.inner.to(*args, **kwargs)
-        return self
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        codes: Tensor = self.inner.encode(x)
-        return codes
-
-    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        x: Tensor = self.inner.decode(codes)
-        return x
-
-
-class _Skipping(_Wrapper):
-    """A skip-transcoder."""
-
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        passed: Tensor = x @ self.inner.W_skip.T
-        return passed
-
-
-class _Normalised(_Wrapper):
-    """x = σ z + μ with σ and μ of each token; the SAE is of z."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__(copy.copy(inner))
-        self.inner.run_time_activation_norm_fn_in = _unchanged
-        self.inner.run_time_activation_norm_fn_out = _unchanged
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        scale, shift = self._scale(x)
-        # sae-lens divides by slightly more than it multiplies with afterwards.
-        floor = 1e-5 if self.inner.cfg.normalize_activations == "layer_norm" else 0.0
-        codes: Tensor = self.inner.encode((x - shift) / (scale + floor)) * scale
-        return codes
-
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        scale, shift = self._scale(x)
-        base: Tensor = self.inner.decode(x.new_zeros(1, 1, self.inner.cfg.d_sae))
-        return shift + (scale - 1) * base
-
-    def _scale(self, x: Float[Tensor, "docs pos d"]) -> tuple[Tensor, Tensor]:
-        """σ and μ [docs pos 1]."""
-        if self.inner.cfg.normalize_activations == "layer_norm":
-            return x.std(-1, keepdim=True), x.mean(-1, keepdim=True)
-        scale = x.norm(dim=-1, keepdim=True) / self.inner.cfg.d_in**0.5
-        return scale, torch.zeros_like(scale)
-
-
-class _Temporal(_Wrapper):
-    """Codes of what is new at a token and of what is predicted, added up."""
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        novel, predicted = self.inner.encode_with_predictions(x)
-        codes: Tensor = novel + predicted
-        return codes
-
-    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        sae = self.inner
-        x: Tensor = codes @ sae.W_dec
-        if not sae.cfg.tied_weights or sae.cfg.apply_b_dec_to_input:
-            x = x + sae.b_dec
-        x = sae.run_time_activation_norm_fn_out(x)
-        return x
-
-
-class _Centred(_Wrapper):
-    """Given x − m·1, m the mean over the width; m·1 goes past it, if it rebuilds what it reads."""
-
-    def __init__(self, inner: Any, *, rebuilds: bool) -> None:
-        super().__init__(inner)
-        self.rebuilds = rebuilds
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        codes: Tensor = self.inner.encode(x - x.mean(-1, keepdim=True))
-        return codes
-
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        mean = x.mean(-1, keepdim=True)
-        passed = mean.expand_as(x) if self.rebuilds else torch.zeros_like(x)
-        return passed + self.inner.skip(x - mean) if hasattr(self.inner, "skip") else passed
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x

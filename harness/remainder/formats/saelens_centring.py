@@ -14,7 +14,7 @@ from pathlib import Path
 
 from remainder.errors import InterpretationError
 from remainder.formats.places import has_layer_norm, tensor_of
-from remainder.formats.saelens_fields import Looked
+from remainder.formats.saelens_checks import Looked
 from remainder.interpretation.protocol import Reads
 from remainder.task.spec import ModelSpec, Task
 
