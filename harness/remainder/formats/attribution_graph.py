@@ -81,7 +81,7 @@ NODE = Table(
     },
     Rest("told", "nodes are read without it"),
 )  # fmt: skip
-"""Of a node."""
+"""Fields of a node."""
 
 LINK = Table(
     {
@@ -93,7 +93,7 @@ LINK = Table(
     },
     Rest("told", "links are read without it"),
 )  # fmt: skip
-"""Of a link."""
+"""Fields of a link."""
 
 FIELDS = Table(
     {
@@ -120,7 +120,7 @@ FIELDS = Table(
     },
     Rest("told", "the graph is read without it"),
 )
-"""Of a graph."""
+"""Fields of a graph."""
 
 
 def found_in(path: Path) -> bool:
@@ -262,7 +262,7 @@ def _node(entry: Any, positions: int, layers: int) -> FeatureNode:
 
 
 def _layer(written: str | int, kind: Kind, layers: int, what: str) -> int:
-    """Of a token -1, of a logit the number of blocks; circuit-tracer writes E, and that number plus one."""
+    """The layer: -1 for a token, the number of blocks for a logit (circuit-tracer: E, and one more)."""
     expected = {"token": "E", "logit": str(layers + 1)}.get(kind)
     number = int(written) if re.fullmatch(r"\d{1,9}", str(written), re.ASCII) else -1
     if str(written) != expected if expected else not 0 <= number < layers:

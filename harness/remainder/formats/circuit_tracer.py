@@ -51,7 +51,7 @@ ENTRY = Table(
         **harmless("a name", "id"),
     }
 )
-"""Of an entry of `transcoders`, if it is no path."""
+"""Fields of an entry of `transcoders` that is no path."""
 
 FIELDS = Table(
     {
@@ -83,11 +83,11 @@ FIELDS = Table(
         ),
     }
 )
-"""Of the YAML file."""
+"""Fields of the YAML file."""
 
 _ENDINGS = {".yaml", ".yml"}
 _FIELDS = frozenset({"feature_input_hook", "feature_output_hook", "transcoders"})
-"""Of which a set has at least one."""
+"""Fields of which a set has at least one."""
 _REQUIRED: dict[str, tuple[str | int, ...]] = {
     "W_enc": ("d_transcoder", "d_model"),
     "W_dec": ("d_transcoder", "d_model"),
@@ -235,7 +235,7 @@ def _count(config: Settings, stored: Tensor | None, path: Path) -> int | float |
 def _activation(
     config: Settings, threshold: Tensor | None, count: int | float | None, latents: int
 ) -> nn.Module:
-    """What the set says, if the weights fit that, or else what these say.
+    """The activation that the set names, if the weights fit it, or else the one that these imply.
 
     Raises:
         InterpretationError: it is not known, or the weights belong to another one.

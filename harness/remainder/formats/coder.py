@@ -35,17 +35,17 @@ class Coder(nn.Module):
         return codes
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d_out"]:
-        """What codes stand for."""
+        """The reconstruction that codes stand for."""
         return codes @ self.W_dec + self.b_dec
 
 
 class SkipCoder(Coder):
-    """With a linear path past the codes."""
+    """A coder with a linear path past the codes."""
 
     W_skip: Tensor
 
     def skip(self, x: Float[Tensor, "docs pos d_in"]) -> Float[Tensor, "docs pos d_out"]:
-        """What is added to the decoded codes."""
+        """The part that is added to the decoded codes."""
         return x @ self.W_skip.T
 
 

@@ -1,4 +1,4 @@
-"""How a file says that text was given to the model when its SAE was trained, where a task gives it otherwise.
+"""Warnings where a file says that text was given to the model otherwise in training than a task gives it.
 
 It changes nothing that is computed, so it is told and not refused: an SAE that never saw a window's later
 positions, or no token to begin with, is scored where it was not trained.
@@ -27,7 +27,7 @@ def context_warnings(
     first: str = "prepend_bos",
     within: str = "",
 ) -> tuple[str, ...]:
-    """What differs from the task's windows, in whole sentences; nothing of a task that has no text.
+    """Differences from the task's windows, in whole sentences; none for a task that has no text.
 
     Args:
         fields: of the file, of which `length`, `first` and `seqpos_slice` are looked at.

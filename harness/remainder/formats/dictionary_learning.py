@@ -134,7 +134,7 @@ FIELDS = Table(
         **harmless("of training alone", "logger", "eval_results", "wandb"),
     }
 )
-"""Of config.json."""
+"""Fields of config.json."""
 
 _LINEAR: dict[str, tuple[str | int, ...]] = {
     "encoder.weight": ("dict_size", "activation_dim"),
@@ -170,7 +170,7 @@ _COUNTERS = {
     "BatchTopKSAE": frozenset({"k"}),
     "MatryoshkaBatchTopKSAE": frozenset({"k", "group_sizes"}),
 }
-"""What stands beside the weights of a class; of the top k a token, the threshold is kept for other uses."""
+"""Tensors beside the weights of a class; a class of top k a token keeps its threshold for other uses."""
 _HINT = {"threshold": "a latent is active above it, so codes are not known without; export the SAE again"}
 _NO_LAYER = -1  # what the library writes where none was given
 _PLACES = (
@@ -195,7 +195,7 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number."""
+    """Files whose content can change a score; these are hashed."""
     return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
@@ -299,7 +299,7 @@ _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 
 
 def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> HookPlace:
-    """Which of the task's places it is of, and what is to be told of that.
+    """The place of the task that it belongs to, and warnings about that.
 
     Raises:
         InterpretationError: if it was made at another place, or one that is not known.

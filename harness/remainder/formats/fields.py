@@ -60,7 +60,7 @@ def table(fields: Mapping[str, Any], name: str, where: Path | str) -> Mapping[st
 
 
 def file_name(where: Path | str) -> str:
-    """What to call a file in a warning, which goes into a record: where it lies here is nobody's business."""
+    """The name of a file in a warning, which goes into a record: paths of this machine do not."""
     return where.name if isinstance(where, Path) else where
 
 

@@ -72,7 +72,7 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number."""
+    """Files whose content can change a score; these are hashed."""
     return [path / WEIGHTS]
 
 
@@ -141,7 +141,7 @@ def _read(where: Path, ignore: Ignore | None) -> dict[str, Tensor]:
 
 
 def _hooks(path: Path) -> tuple[str, str] | None:
-    """What it reads and what it rebuilds, by a path in Gemma Scope's repositories; None if it is none.
+    """Hooks that it reads and rebuilds, by a path in Gemma Scope's repositories; None for other paths.
 
     Raises:
         MisfitError: if the path says that it is no SAE, and not which hooks it is of.

@@ -58,7 +58,7 @@ _ONE_AT_A_TIME = threading.Lock()  # a function of sae-lens is replaced for the 
 
 
 class Address(NamedTuple):
-    """Where an SAE lies: `place` is OWNER/REPO or a release of sae-lens's list."""
+    """The address of an SAE: `place` is OWNER/REPO or a release of sae-lens's list."""
 
     place: str
     sae_id: str
@@ -79,7 +79,7 @@ class Fetched(NamedTuple):
 
     commit: str
     folder: Path | None
-    """That holds it; None for a release, whose files may be in several."""
+    """The folder that holds it; None for a release, whose files may be in several."""
     files: dict[str, str]
     """`OWNER/REPO@COMMIT/PATH` -> SHA-256."""
 
@@ -131,7 +131,7 @@ def fetch(address: Address) -> Fetched:
 
 
 def _no_weights(address: Address, commit: str) -> InterpretationError:
-    """What to say of a folder without weights: it does not exist, or has pickles only."""
+    """The error for a folder without weights: it does not exist, or has pickles only."""
     names = repository_files(address.place, commit)
     base = Path(address.sae_id)
     pickles = [

@@ -1,4 +1,4 @@
-"""What a reader knows of a file's fields: one table a format, through which alone its fields are handled.
+"""Tables of the fields that readers know: one a format, through which alone its fields are handled.
 
 1. A field of the table is *heeded*: the line holds the code that checks its value and gives it to the reader;
    or *harmless*: the line says why it moves no number.
@@ -50,21 +50,21 @@ Read = Callable[[Mapping[str, Any], str, "Path | str", str], Any]
 
 
 class Line(NamedTuple):
-    """What is known of one field."""
+    """One field that is known."""
 
     how: Literal["heeded", "harmless"]
     what: str
     """A clause for people: what is computed with it, or why it moves no number."""
     read: Read | None = None
-    """Of a heeded one."""
+    """The check of a heeded field, which gives its value."""
     ignorable: bool = False
     """Whether it is only accepted with some values, and may be ignored if it has another one."""
     within: Table | None = None
-    """Of a field that holds fields."""
+    """The table of a field that holds fields."""
 
 
 class Rest(NamedTuple):
-    """What is known of all fields of a block that its table has no line of."""
+    """The rule for all fields of a block that have no line in its table."""
 
     how: Literal["harmless", "told"]
     """Passed over, or named in a warning."""
@@ -73,11 +73,11 @@ class Rest(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Of a file, or of a block in it."""
+    """The fields of a file, or of a block in it."""
 
     lines: dict[str, Line]
     rest: Rest | None = None
-    """None: what has no line is refused."""
+    """The rule for other fields; None if they are refused."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Ignore:
     names: frozenset[str] = frozenset()
     _found: dict[str, str] = field(default_factory=dict)
     _computed: dict[str, str] = field(default_factory=dict)
-    """With why: fields that are there, and cannot be ignored."""
+    """Fields that are there and cannot be ignored, each with the reason."""
 
     def take(self, name: str, line: Line | None, where: Path | str) -> bool:
         """Whether the field `name` of a file is to be passed over."""
@@ -108,7 +108,7 @@ class Ignore:
         )
 
     def noted(self, loaded: Loaded, where: str) -> Loaded:
-        """What was read, with the warnings; raises as `require_found`."""
+        """The loaded object with the warnings; raises as `require_found` does."""
         self.require_found(where)
         return loaded._replace(warnings=(*loaded.warnings, *self.warnings))
 
@@ -196,7 +196,7 @@ class Settings:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of fields that a describing block has and nobody knows; of this block alone."""
+        """Warnings on unknown fields of a describing block; of this block alone."""
         return self._told
 
     def refuse(self, name: str, why: str) -> InterpretationError:

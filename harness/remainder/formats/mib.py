@@ -30,7 +30,7 @@ from remainder.task.spec import SIZES, Task
 __all__ = ["all_files", "folder_of", "found_in", "load"]
 
 _ENDINGS = frozenset({".json", ".pt", ".pth"})
-"""Of files that are looked at, in small letters or capitals; others in the folder are nobody's circuits."""
+"""Endings of files that are looked at, in small letters or capitals; other files are no circuits."""
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 """Behind one of these: a circuit that is to be unpacked first."""
 

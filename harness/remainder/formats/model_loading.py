@@ -1,4 +1,4 @@
-"""What options of loading a model do to its tensors: `model_from_pretrained_kwargs` of an SAE's config.
+"""Options of loading a model, and what they do to its tensors: `model_from_pretrained_kwargs`.
 
 SAELens trains on `HookedTransformer.from_pretrained_no_processing(model_name, **options)`; a task's model is
 not processed either, so an option that is off changes nothing. One that is on changes the tensors named here,
@@ -63,7 +63,7 @@ OPTIONS = Table(
         **harmless("which code computes attention", "attn_implementation"),
     }
 )  # fmt: skip
-"""Of `model_from_pretrained_kwargs`."""
+"""Fields of `model_from_pretrained_kwargs`."""
 
 _BEHIND_NORMS = r"hook_normalized|(?:ln\w*\.|^ln_final\.)hook_out|mlp\.hook_in|attn\.hook_in|unembed\.hook_in"
 _MOVED = {

@@ -27,17 +27,17 @@ _WORD = re.compile(rb'[^\s"{}\[\],:]+\Z')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s"{}\[\],:]+', re.DOTALL)
 _QUOTE = ord('"')
 _STEPS = bytes({123: 1, 91: 1, 125: 255, 93: 255}.get(letter, 0) for letter in range(256))
-"""What every letter adds to the depth, as int8."""
+"""The change of depth at every letter, as int8."""
 
 
 @dataclass
 class Outline:
-    """What was seen of a file."""
+    """The outline of a file."""
 
     kind: str = ""
     """The first letter: `{` of an object, `[` of a list; empty if there is none."""
     fields: dict[str, str] = field(default_factory=dict)
-    """Of the outermost object, in order: name, as it is written → first letter of the value."""
+    """Fields of the outermost object, in order: the name as it is written → first letter of the value."""
     is_whole: bool = False
     """Whether its end was seen."""
     goes_on: bool = False
@@ -62,7 +62,7 @@ def outline(path: Path, decided: Callable[[Mapping[str, str]], bool]) -> Outline
 
 
 class _Scan:
-    """Where a scan stands between two pieces."""
+    """The state of a scan between two pieces."""
 
     def __init__(self, decided: Callable[[Mapping[str, str]], bool]) -> None:
         self.found, self.is_done = Outline(), False

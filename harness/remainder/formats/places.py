@@ -1,4 +1,4 @@
-"""Where an interpretation was made, as its file says it, against where a task reads and writes.
+"""The place at which an interpretation was made, against the places that a task reads and writes.
 
 One tensor has several hook names. In most models these of TransformerLens' bridge fire with the same values:
 
@@ -62,7 +62,7 @@ __all__ = [
 
 
 class HookPlace(NamedTuple):
-    """Where a file's interpretation belongs at a task's site."""
+    """The place of a file's interpretation at a task's site."""
 
     reads: Reads
     warnings: tuple[str, ...] = ()
@@ -71,10 +71,10 @@ class HookPlace(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a reader gives; the fields of a `Place` follow the thing itself."""
+    """The result of a reader: the object itself, then the fields of a `HookPlace`."""
 
     thing: Any
-    """With `encode` and `decode`, and perhaps `skip`; float32."""
+    """An object with `encode` and `decode`, and perhaps `skip`; float32."""
     reads: Reads
     warnings: tuple[str, ...] = ()
     """Whole sentences on what the file does not tell, for `check`, the table and the record."""
@@ -93,7 +93,7 @@ def beside_output(interpretation: Any, task: Task) -> Loaded:
 
 
 class MisfitError(InterpretationError):
-    """It is sound, and was made for another place, width or model than the task's."""
+    """A sound file that was made for another place, width or model than the task's."""
 
 
 _NAMES = (
@@ -148,7 +148,7 @@ def two_tensors(one: str, other: str, model: ModelSpec) -> bool:
 
 
 def place_at(made: tuple[str, str], task: Task, where: Path | str) -> HookPlace:
-    """As `reads_at`, with the aliases that this rests on.
+    """Call `reads_at`, and give the aliases that the answer rests on.
 
     Args:
         made: hook names that it was made for: what it reads, and what it rebuilds from that.
@@ -183,7 +183,7 @@ _OF_OLD = (
 
 
 def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
-    """Of a file that does not say where it was made: if it is taken to fit, that is told.
+    """The place of a file that does not state it: it is taken to fit, with a warning.
 
     Args:
         lacks: what it should have said, as in `no hook_name`.
@@ -198,7 +198,7 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
 
 
 def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
-    """Which of the site's places it reads, if it rebuilds what the task replaces.
+    """The place of the site that it reads, if it rebuilds what the task replaces.
 
     Args:
         made: hook names that it was made for: what it reads, and what it rebuilds from that.
@@ -291,7 +291,7 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 
 def _norm_of(config: Iterable[str]) -> bool | None:
-    """By the names of a config's fields, such as `rms_norm_eps` or `layer_norm_epsilon`."""
+    """Whether the norm is a LayerNorm, by fields such as `rms_norm_eps` or `layer_norm_epsilon`."""
     names = list(config)
     if any(name.startswith("rms_norm") for name in names):
         return False

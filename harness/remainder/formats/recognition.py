@@ -1,4 +1,4 @@
-"""What a file that is handed in is: told by what stands in it, and never by its ending.
+"""Recognition of files by their content, and never by their ending.
 
 1. The first bytes tell archives of torch.save, pickles, what is compressed, tables of tensors, text that is
    not UTF-8; nothing else is read of these, however large they are.
@@ -27,7 +27,7 @@ from remainder.formats.tensors import header
 __all__ = ["TO_MAKE_JSON", "Form", "Seen", "look"]
 
 Form = Literal["JSON", "torch", "pickle", "compressed", "tensors", "other"]
-"""How a file is written; `torch`: an archive of torch.save."""
+"""The encoding of a file; `torch`: an archive of torch.save."""
 
 _HEAD = 512
 _ARCHIVE = b"PK\x03\x04"
@@ -51,7 +51,7 @@ _MARKS = {
     b"\xfe\xff": "utf-16-be",
 }
 _ZEROS = {"utf-32-le": "x000", "utf-32-be": "000x", "utf-16-le": "x0", "utf-16-be": "0x"}
-"""Which bytes of a letter of ASCII are zero."""
+"""The bytes of an ASCII letter that are zero (0) or not (x)."""
 _LOOKED_FOR = (
     "looked for: cfg, nodes and edges (a circuit of EAP-IG), or metadata, nodes and links (a graph of "
     "circuit-tracer)"
@@ -72,7 +72,7 @@ _CONVERT = (
 
 
 class Seen(NamedTuple):
-    """What a file was seen to be."""
+    """The result of a look at a file."""
 
     form: Form
     format: Literal["eap-ig", "feature-graph"] | None = None
@@ -81,7 +81,7 @@ class Seen(NamedTuple):
     """Behind `it is`, of what goes to no reader: a notebook."""
     fix: str = _GIVE
     beside: str = ""
-    """Of settings or weights of a format that has both in one folder: what belongs beside them."""
+    """The file that belongs beside settings or weights, in a format that has both in one folder."""
     is_known: bool = True
     """Whether it is told what it is, and not only what it is not."""
     is_closed: bool = False
@@ -156,7 +156,7 @@ _KINDS = (
 
 
 def look(path: Path) -> Seen:
-    """What a file is.
+    """Look at a file, and say what it is.
 
     Args:
         path: of a file.
@@ -188,7 +188,7 @@ def _look(path: Path, _inode: int, size: int, _changed: int) -> Seen:
 
 
 def _binary(path: Path, head: bytes) -> Seen | None:
-    """What its first bytes tell of a file that is no text."""
+    """Judge a file that is no text by its first bytes."""
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Seen("pickle", what="a pickle, and these are never loaded", fix=_CONVERT)
     for begins, name, unpack in _COMPRESSED:
@@ -296,7 +296,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _archive(path: Path) -> Seen:
-    """What lies in a zip archive, torch.save's or another one."""
+    """Judge a zip archive, torch.save's or another one, by its contents."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()

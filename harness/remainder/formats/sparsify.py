@@ -67,7 +67,7 @@ FIELDS = Table(
         **harmless("of gram_lookup, which is off", "lookup_max_order", "gram_table_hash"),
     }
 )
-"""Of cfg.json, beside the weights of a module."""
+"""Fields of cfg.json, beside the weights of a module."""
 
 RUN_FIELDS = Table(
     {
@@ -77,7 +77,7 @@ RUN_FIELDS = Table(
     },
     Rest("harmless", "it describes the training run"),
 )
-"""Of config.json, one folder up."""
+"""Fields of config.json, one folder up."""
 
 
 def found_in(path: Path) -> bool:
@@ -91,7 +91,7 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number."""
+    """Files whose content can change a score; these are hashed."""
     return [path / name for name in (CONFIG, WEIGHTS) if present(path / name)]
 
 
@@ -135,7 +135,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
 
 
 def _run(path: Path, own: bool | None, task: Task, ignore: Ignore | None) -> tuple[bool, tuple[str, ...]]:
-    """What the config of the whole run says, which lies above the folders of its modules, if it is there.
+    """Read the config of the whole run, if it lies above the folders of its modules.
 
     Args:
         own: `transcode` of the module's own config; None, if it has no such field.
@@ -173,7 +173,7 @@ def _is_transcoder(run: Settings, own: bool | None) -> bool:
 
 
 def _latents(config: Settings, width: int) -> int:
-    """By num_latents, or by the expansion factor."""
+    """The number of latents, by num_latents or the expansion factor."""
     if config["num_latents"]:
         return count(config.content, "num_latents", config.where)
     return width * count({"expansion_factor": config["expansion_factor"]}, "expansion_factor", config.where)
@@ -200,7 +200,7 @@ def _activation(config: Settings, k: int, latents: int, where: Path) -> nn.Modul
 
 
 def _place(path: Path, transcode: bool, task: Task) -> HookPlace:
-    """By the folder's name, of a link its own: what it leads to may be a store that is sorted otherwise.
+    """The place that the folder's name states; a link counts by its own name, since it may lead to a store.
 
     Raises:
         MisfitError: if it names another place, or none: nothing else tells where it was made.

@@ -87,12 +87,12 @@ class StoredTensor(NamedTuple):
     """A tensor as a file describes it."""
 
     dtype: str
-    """As safetensors writes it: F16, BF16, F32, F64, I8, …"""
+    """The dtype as safetensors writes it: F16, BF16, F32, F64, I8, …"""
     shape: tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """What a file must hold.
+    """The tensors that a file must hold.
 
     An axis is a number, or a word such as `d_sae`, which stands for the same number throughout the file.
     """
@@ -104,7 +104,7 @@ class Layout(NamedTuple):
     """A clause that tells where these are from: `cfg.json says d_sae = 12`."""
     optional: frozenset[str] = frozenset()
     hints: Mapping[str, str] = {}
-    """What a tensor is needed for, if it is missing."""
+    """The purpose of a tensor, for the message if it is missing."""
     closed: bool = True
     """Whether a tensor that is not expected is an error; else it is not read."""
     counters: frozenset[str] = frozenset()
@@ -143,7 +143,7 @@ def _fields(path: Path, kind: str, content: Any) -> dict[str, Any]:
 
 
 def require_weights(path: Path) -> None:
-    """What its name says that it is, as far as its first and last bytes tell: before gigabytes are hashed.
+    """Check by first and last bytes that a file is what its name says, before gigabytes are hashed.
 
     Raises:
         InterpretationError: if it is no plain file, or something else under this name.
@@ -253,7 +253,7 @@ def read_torch(path: Path, layout: Layout) -> dict[str, Tensor]:
 
 
 def load_torch(path: Path, what: str, fix: str) -> Any:
-    """What `torch.save` wrote, if it is nothing but tensors and plain values. Nothing in it is executed.
+    """Load what `torch.save` wrote, if it is only tensors and plain values. Nothing in it is executed.
 
     Args:
         path: of the file.
@@ -283,7 +283,7 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
 
 
 def _stored(value: Tensor) -> StoredTensor:
-    """As a safetensors file describes it; of what is no plain array, its kind in place of a dtype."""
+    """Describe a tensor as safetensors does; one that is no plain array has its kind in place of a dtype."""
     if kind := odd_kind(value):
         return StoredTensor(kind, ())
     names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}
@@ -364,7 +364,7 @@ def _all_fit(found: Mapping[str, StoredTensor], layout: Layout, sizes: Mapping[s
 
 
 def _finite(path: Path, tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """What the layout names, float32 and finite."""
+    """The tensors that the layout names, float32 and finite."""
     wanted = [*layout.tensors, *sorted(layout.counters - layout.tensors.keys())]
     kept = {name: tensors[name].float() for name in wanted if name in tensors}
     for name, value in kept.items():
