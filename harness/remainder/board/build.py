@@ -80,7 +80,7 @@ class TaskLine(NamedTuple):
 
 @dataclass(frozen=True)
 class _Done:
-    """What the shared pages need of one task."""
+    """Parts of one task that the shared pages need."""
 
     lines: tuple[TaskLine, ...]
     history: tuple[HistoryRow, ...]
@@ -90,7 +90,7 @@ class _Done:
 
 @dataclass(frozen=True)
 class BoardBuild:
-    """What came of a build."""
+    """The outcome of a build."""
 
     records: int
     tasks: int
@@ -138,7 +138,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
 
 
 def check(readme_path: Path, built: BoardBuild) -> str:
-    """How the README differs from what the records give; empty if it does not."""
+    """The difference of the README from what the records give; empty if there is none."""
     if not readme_path.is_file():
         return f"{readme_path.name} is missing"
     kept, made = readme_path.read_text(encoding="utf-8").splitlines(), built.readme.splitlines()
@@ -161,7 +161,7 @@ class _Job(NamedTuple):
     paths: list[Path]
     site: Path | None
     snapshots: dict[str, tuple[str, ...]]
-    """Of each record that is in any: their names."""
+    """Names of snapshots, by each record that is in any."""
 
 
 def _each(

@@ -1,4 +1,4 @@
-"""What the pages need of others, copied out of installed packages: nothing is fetched, from anywhere.
+"""Files of other projects that the pages need, copied from installed packages; nothing is fetched.
 
 1. DataTables with jQuery: the offline bundle of itables. It is an ES module, and browsers load no modules
    from `file://`; its one `export` is turned into an assignment, and the whole becomes a classic script.

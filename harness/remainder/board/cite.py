@@ -1,4 +1,4 @@
-"""How a snapshot or a record is cited: BibTeX, the Citation File Format 1.2, and a reference in APA style.
+"""Citations of a snapshot or a record: BibTeX, the Citation File Format 1.2, and APA style.
 
 1. Find what is meant: a snapshot by name, a record by its file or by how its id begins.
 2. Who: of a snapshot the benchmark's authors, as CITATION.cff has them; of a record those of the submission,
@@ -48,10 +48,10 @@ _TEX = {
 
 
 class Citation(NamedTuple):
-    """What is said of a snapshot or a record, whatever the style."""
+    """The content of a citation, whatever the style."""
 
     key: str
-    """Of BibTeX: letters, digits and hyphens."""
+    """The key for BibTeX: letters, digits and hyphens."""
     title: str
     authors: tuple[str, ...]
     """Names of people or groups, as they write themselves."""
@@ -60,7 +60,7 @@ class Citation(NamedTuple):
     """Year, month and day: of the measurement, or the first of a snapshot's month."""
     hash: str
     hash_name: str
-    """What it is the hash of."""
+    """A name for what is hashed."""
 
 
 def cite(what: str, format: str = "all") -> str:
@@ -86,7 +86,7 @@ def styles(found: Citation) -> dict[str, str]:
 
 
 def citation_of(what: str) -> Citation:
-    """What there is to say of a snapshot or record; arguments and errors as of `cite`."""
+    """The citation of a snapshot or record; arguments and errors are those of `cite`."""
     if re.fullmatch(r"20\d\d\.\d\d(\.\d+)?", what):
         if (snapshots_folder() / f"{what}.json").is_file():
             return of_snapshot(read_snapshot(what))
@@ -106,7 +106,7 @@ def citation_of(what: str) -> Citation:
 
 
 def of_snapshot(snapshot: Snapshot) -> Citation:
-    """What there is to say of a snapshot."""
+    """The citation of a snapshot."""
     name = snapshot.name
     year, month = name.split(".")[:2]
     tasks = len({task.id for task in snapshot.tasks})
@@ -138,7 +138,7 @@ def _of_record(record: Record) -> Citation:
 
 
 def _authors(record: Record) -> tuple[str, ...]:
-    """Of the submission, if it comes with the benchmark and its name leads nowhere else."""
+    """Authors of the submission, if it comes with the benchmark and its name leads nowhere else."""
     folder = project_root() / "baselines"
     path = folder / record.submission.name / "submission.toml"
     if path.parent.parent != folder or ".." in path.parts or not path.is_file():
@@ -148,7 +148,7 @@ def _authors(record: Record) -> tuple[str, ...]:
 
 
 def _unknown(what: str) -> RecordError:
-    """What there is instead: snapshots and records with a near name or id, or of a submission so called."""
+    """The error that offers snapshots and records of a near name or id, or of a submission so called."""
     snapshots = sorted(path.stem for path in snapshots_folder().glob("*.json"))
     paths = sorted(results_folder().rglob("*.json"))
     of_name = [_named(path) for path in paths if path.parent.name == what]

@@ -41,7 +41,7 @@ LIMITS = {
     "full_equals_clean": 1e-4,
     "empty_equals_counterfactual": 1e-4,
 }
-"""Of the checks of protocol 1, section 10; nats per token, and a share of the root mean square of x."""
+"""Limits of the checks of protocol 1, section 10; nats per token, or a share of the RMS of x."""
 
 _DTYPES = ("bfloat16", "float32")
 _ALWAYS = ("conformance", "suffix", "zero_splice")
@@ -225,7 +225,7 @@ def _true_rows(values: pd.DataFrame) -> Iterator[str]:
 
 
 def _flags(record: Record, values: pd.DataFrame) -> Iterator[str]:
-    """What was asked for against what is there."""
+    """Compare what was asked for with what is there."""
     stated, unmeasured = record.measurement, record.measurement.unmeasured
     grid = bool((values["split"] == "calibration").any())
     there = {

@@ -36,7 +36,7 @@ _BACKGROUNDS = {
     "full": ("Gaussian", "noise of equal mean and covariance"),
     "permuted": ("another prompt", "what they carry on another prompt"),
 }
-"""What is drawn of a record, in this order: rung -> short name, what removed edges or nodes carry."""
+"""Curves of a record, in this order: rung -> short name, what removed edges or nodes carry."""
 _LOOKS = {MIB: "third", "raw": "raw", "full": "gaussian", "permuted": "fourth"}
 _SIGNED = (
     "counterfactual, edges chosen by signed scores",
@@ -74,7 +74,7 @@ class Curve(NamedTuple):
 
     panels: tuple[CurvePanel, ...]
     legend: str
-    """What the keys of the legend are."""
+    """A word for what the keys of the legend are."""
     keys: tuple[Key, ...]
     caption: str
     grid: Grid
@@ -206,7 +206,7 @@ _GAUSSIAN = "what is removed carries noise of equal mean and covariance"
 
 
 def _what(record: Record) -> str:
-    """What a circuit keeps a share of."""
+    """The word for what a circuit keeps a share of."""
     circuits = record.complexity.circuits or {}
     return "nodes" if any(cost.edges is None for cost in circuits.values()) else "edges"
 

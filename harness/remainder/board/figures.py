@@ -29,7 +29,7 @@ class ParetoPoint(NamedTuple):
 
     name: str
     cost: float
-    """In its unit: bits per token; of circuits, edges or nodes that are kept."""
+    """The cost in its unit: bits per token; for circuits, edges or nodes that are kept."""
     unit: str
     loss: Number
     href: str
@@ -43,7 +43,7 @@ class Figure(NamedTuple):
     drawing: Markup
     caption: str
     grid: Grid
-    """The same numbers, for who does not see the drawing."""
+    """A table of the same numbers, for readers who do not see the drawing."""
 
 
 def pareto(points: Sequence[ParetoPoint], kind: str, title: str, unit: str) -> Markup:

@@ -29,7 +29,7 @@ class Frozen(NamedTuple):
 
     @property
     def page(self) -> str:
-        """Where its page lies below the site; the name holds digits and dots alone."""
+        """The path of its page in the site; the name holds digits and dots alone."""
         return f"snapshots/{self.snapshot.name}.html"
 
     @property
@@ -39,7 +39,7 @@ class Frozen(NamedTuple):
 
 
 def folder_beside(results: Path) -> Path:
-    """Where the snapshots of the results are kept."""
+    """The folder of the snapshots of these results."""
     return results.absolute().parent / "snapshots"
 
 

@@ -73,7 +73,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class DocumentSums:
-    """What paired comparisons need of a record: sums over each document of the evaluation split."""
+    """Sums over each document of the evaluation split, from which records are compared in pairs."""
 
     documents: tuple[str, ...]
     """Sorted."""
@@ -84,7 +84,7 @@ class DocumentSums:
 
 
 class Group(NamedTuple):
-    """What must be equal for two records to be comparable."""
+    """Properties that must be equal for two records to be comparable."""
 
     task: str
     major: str
@@ -102,11 +102,11 @@ class BoardRow:
     sums: DocumentSums
     current: bool = True
     verification: Verification | None = None
-    """What the checker found, if its verdict was kept."""
+    """The verdict of the checker, if it was kept."""
 
     @property
     def group(self) -> Group:
-        """Which records it can be compared with."""
+        """The group of records that it can be compared with."""
         task = self.record.task
         return Group(task.id, task.version.partition("-")[0], self.record.tier)
 
@@ -280,7 +280,7 @@ def _sums(reader: Iterator[list[str]]) -> DocumentSums:
 
 
 def _marked(entries: list[BoardRow]) -> Iterator[BoardRow]:
-    """The same entries, those that were replaced by others marked as not current (step 4)."""
+    """Mark entries that were replaced by others as not current (step 4)."""
 
     def subject(entry: BoardRow) -> tuple[str, ...]:
         reference = entry.record.reference

@@ -58,7 +58,7 @@ def ends_of(number: Number) -> list[float]:
 
 
 def within(numbers: Iterable[Number], also: Sequence[float] = (), *, reach: float = _REACH) -> list[float]:
-    """What a scale has to hold: all values, and ends of intervals that do not flatten them.
+    """Numbers that a scale has to hold: all values, and ends of intervals that do not flatten them.
 
     Few and skewed documents can give an interval of KL of a million nats around values of ten.
 

@@ -53,12 +53,12 @@ _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "_": "-", ".": "
 
 
 class Remark(NamedTuple):
-    """What a check has to say: a fault, or a note on what could not be looked at."""
+    """A fault, or a note on what could not be checked."""
 
     text: str
     is_fault: bool = True
     fix: str | None = None
-    """What to do about it, as an imperative sentence; None: what is said of all faults."""
+    """Advice, as an imperative sentence; None for the general advice on faults."""
 
 
 class Peer(NamedTuple):
@@ -67,9 +67,9 @@ class Peer(NamedTuple):
     record_id: str
     submission: str
     shared: Mapping[str, Any]
-    """By place; see `peer_of`."""
+    """Shared values, by place; see `peer_of`."""
     hash: str = ""
-    """Of the submission."""
+    """Hash of the submission."""
 
 
 def locked(task_id: str) -> dict[str, str] | None:
@@ -141,7 +141,7 @@ def check_submission(record: Record, *, board: bool = True) -> Iterator[Remark]:
 
 
 def peer_of(content: Mapping[str, Any]) -> Peer:
-    """What a record, as plain JSON, shares with all others of its task.
+    """Values that a record, as plain JSON, shares with all others of its task.
 
     Raises:
         RecordError: if it is no record.
@@ -177,7 +177,7 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
 
 
 def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) -> Iterator[Remark]:
-    """What other records of the task, at the same tier, say otherwise.
+    """Remarks where other records of the task, at the same tier, say otherwise.
 
     Args:
         board: whether a name that reads like another is at fault whatever it stands for. If not, it is only
@@ -203,7 +203,7 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
 
 
 def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
-    """What the task's own file pins."""
+    """Compare the record with what the task's own file pins."""
     stated = record.measurement
     pins: dict[str, tuple[Any, Any]] = {
         "protocol": (record.protocol, task.protocol),
@@ -357,7 +357,7 @@ def _features(record: Record, folder: Path, method: Method) -> Iterator[Remark]:
 
 
 def _nodes(record: Record, folder: Path, sites: Iterable[SiteSource]) -> Iterator[Remark]:
-    """Of a circuit of features, the nodes at one position: latents and an error of each site.
+    """Check the number of nodes at one position in a circuit of features: latents and an error a site.
 
     All nodes, those of all positions and templates, are a multiple of these.
     """

@@ -34,11 +34,11 @@ _SAYS_OF_CIRCUITS = {
     "raw": "what is removed carries its mean",
     "gaussian": "it carries noise of equal mean and covariance",
 }
-"""What stands for what is left out."""
+"""Sentences on what stands for what is left out, by rung."""
 
 
 class TaskText(NamedTuple):
-    """What a page says of its task."""
+    """The text of a page about its task."""
 
     id: str
     major: str
@@ -69,7 +69,7 @@ class HistoryRow(NamedTuple):
 
 
 def history_row(entry: BoardRow, snapshots: Sequence[str] = ()) -> HistoryRow:
-    """What lists of records show of one."""
+    """The row of a record in a list."""
     record, group = entry.record, entry.group
     state = "current" if entry.current else "replaced"
     if entry.is_nested:
@@ -200,7 +200,7 @@ def _templates() -> Environment:
 
 
 def _said(place: TiedRank) -> str:
-    """What a tie is made of."""
+    """A sentence on the members of a tie."""
     if place.difference is None:
         tied = place.last - place.first
         return f"the best of a group of {tied + 1}" if tied else "separable from its neighbours' groups"
@@ -213,7 +213,7 @@ def _brief(value: float | None) -> str:
 
 
 def _scope(board: Board) -> str:
-    """On how much the table rests."""
+    """A sentence on the data that the table rests on."""
     infos = {
         (row.entry.record.documents.tokens, row.entry.record.documents.documents) for row in board.rows
     } or {(row.entry.record.documents.tokens, row.entry.record.documents.documents) for row in board.nested}

@@ -23,7 +23,7 @@ def fronts(points: Sequence[tuple[str, float, float]]) -> list[list[int]]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which of `points` (cost, loss) are on the front, cheapest first.
+    """Indices of the `points` (cost, loss) on the front, cheapest first.
 
     Of points that are equal in both all are on it or none is.
     """

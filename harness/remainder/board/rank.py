@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TiedRank:
-    """Where a submission stands: the places that its tie group takes."""
+    """The places that the tie group of a submission takes."""
 
     first: int
     last: int
@@ -61,7 +61,7 @@ class TiedRank:
 
     @property
     def text(self) -> str:
-        """As it is shown: "3", or "3–5" of a tie."""
+        """The place as it is shown: "3", or "3–5" for a tie."""
         return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
 
 
@@ -74,7 +74,7 @@ class BoardRanking:
     order: tuple[BoardRow, ...]
     """Ranked ones, best first."""
     places: dict[str, TiedRank]
-    """By `record_id`."""
+    """Places by `record_id`."""
 
     @property
     def comparisons(self) -> int:
@@ -88,12 +88,12 @@ class BoardRanking:
 
 
 def cost_of(entry: BoardRow) -> Number:
-    """What the interpretation takes to write down: bits per token; of a circuit, bits, once."""
+    """The cost of writing the interpretation down: bits per token; for a circuit, bits once."""
     return number_of(entry.record, "bits_per_token")
 
 
 def size_of(entry: BoardRow) -> Number:
-    """What the front weighs against loss: bits per token; of a circuit, how many edges (or nodes) it keeps.
+    """The size that the front weighs against loss: bits per token; for a circuit, edges (or nodes) kept.
 
     Not the bits of a circuit: to keep everything takes none.
     """

@@ -1,4 +1,4 @@
-"""Where records lie: folders of results, which are a leaderboard's, and what a record's own place says.
+"""Places of records: folders of results, those that are a leaderboard, and a record's own place.
 
 A record lies at `<root>/<task>/<N>/<submission>/<record_id>.json`. So the root is found from what the record
 says of itself, whichever folder was asked for: the results, one task of them, or one submission.
@@ -41,7 +41,7 @@ class Shelf:
         self._peers: dict[Path, list[Peer]] = {}
 
     def place(self, record: Record) -> Path:
-        """Where a record belongs; one of nested interpretations in a folder `<submission>-to-<finer>`."""
+        """The place of a record; nested interpretations have a folder `<submission>-to-<finer>`."""
         major = record.task.version.partition("-")[0]
         return self.root / record.task.id / major / record.submission.name / f"{record.record_id}.json"
 

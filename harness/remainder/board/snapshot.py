@@ -57,9 +57,9 @@ class SnapshotEntry(FrozenModel):
     path: str
     """Relative to the folder of results."""
     sha256: Sha256
-    """Of the JSON file."""
+    """Hash of the JSON file."""
     values_sha256: Sha256
-    """Of the uncompressed per-document values."""
+    """Hash of the uncompressed per-document values."""
 
 
 class Snapshot(FrozenModel):
@@ -74,17 +74,17 @@ class Snapshot(FrozenModel):
 
     @property
     def content(self) -> bytes:
-        """What its file holds, to the byte."""
+        """The bytes of its file."""
         return (canonical_json(self.model_dump(mode="json"), indent=1) + "\n").encode()
 
 
 def results_folder() -> Path:
-    """Where the benchmark's own records lie."""
+    """The folder of the benchmark's own records."""
     return project_root() / "leaderboard" / "results"
 
 
 def snapshots_folder() -> Path:
-    """Where the benchmark's own snapshots lie."""
+    """The folder of the benchmark's own snapshots."""
     return project_root() / "leaderboard" / "snapshots"
 
 

@@ -43,7 +43,7 @@ def visible(text: object, limit: int = LONGEST) -> str:
 
 
 def oddities(name: str) -> str:
-    """What about a name is such that no submission of this project could have it; empty if nothing.
+    """A phrase on why no submission of this project could have a name; empty if one could.
 
     A look-alike of another alphabet is named, so that nobody is taken for somebody else.
     """

@@ -46,9 +46,9 @@ class RemeasuredDocuments(FrozenModel):
     documents: tuple[str, ...]
     """Ids of evaluation documents."""
     chosen_by: str
-    """What the choice was drawn from: a commit, and a word of the maintainers."""
+    """The seed of the choice: a commit, and a word of the maintainers."""
     largest_deviation: Real
-    """Of any loss or KL of a document, nats per scored token."""
+    """Largest deviation of a loss or KL of any document, nats per scored token."""
     tolerance: Real
     """Nats per scored token."""
     device: str
@@ -56,7 +56,7 @@ class RemeasuredDocuments(FrozenModel):
 
 
 class Verification(FrozenModel):
-    """What was checked of a record, by which version, with which outcome."""
+    """The checks of a record, the version that made them, and the outcome."""
 
     schema_version: Literal[1]
     record_id: Sha256
@@ -70,12 +70,12 @@ class Verification(FrozenModel):
     outcome: Literal["passed", "failed"]
     faults: tuple[str, ...]
     notes: tuple[str, ...]
-    """What could not be looked at, or is allowed and worth knowing."""
+    """Sentences on what could not be checked, or is allowed and worth knowing."""
     remeasured: RemeasuredDocuments | None = None
 
 
 def verification_path(root: Path, record_id: str) -> Path:
-    """Where the verification of a record in the results `root` is kept: in a folder beside them."""
+    """The path of the verification of a record in the results `root`: in a folder beside them."""
     return root.absolute().parent / "verifications" / f"{record_id}.json"
 
 

@@ -58,28 +58,28 @@ _LONGEST = 600  # characters of a finding that are shown
 
 
 class Verdict(NamedTuple):
-    """What was found of one file."""
+    """The verdict on one file."""
 
     path: Path
     record: Record | None
-    """None if it could not be read."""
+    """The record; None if it could not be read."""
     findings: tuple[Remark, ...]
     root: Path | None = None
     """The folder of results that it belongs to."""
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong."""
+        """Sentences on what is wrong."""
         return tuple(_shown(finding.text) for finding in self.findings if finding.is_fault)
 
     @property
     def fixes(self) -> tuple[str, ...]:
-        """What to do about the faults, each said once."""
+        """Advice on the faults, each sentence once."""
         return tuple(dict.fromkeys(finding.fix or _RESTORE for finding in self.findings if finding.is_fault))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What could not be looked at, or is allowed and worth knowing."""
+        """Sentences on what could not be checked, or is allowed and worth knowing."""
         return tuple(_shown(finding.text) for finding in self.findings if not finding.is_fault)
 
     @property
@@ -174,10 +174,10 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "compat": _of_record(plausibility.check_compat),
     "provenance": _of_record(consistency.check_provenance),
 }
-"""What is checked of a record that can be read, by name; before these come files, schema and hashes."""
+"""Checks of a record that can be read, by name; before these come files, schema and hashes."""
 
 FIRST_CHECKS = ("files", "schema", "hashes")
-"""What is checked while it is read."""
+"""Checks that are made while a record is read."""
 
 
 def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
@@ -282,7 +282,7 @@ def _verify_all(work: Iterable[_Work]) -> list[Verdict]:
 
 
 def _file_faults(path: Path) -> Iterator[str]:
-    """What is wrong with the two files before they are read."""
+    """Faults of the two files that show before they are read."""
     values = values_path(path)
     for file, most in ((path, _LARGEST_JSON), (values, _LARGEST_VALUES)):
         name = "" if file == path else f"the values {file.name[:80]} "

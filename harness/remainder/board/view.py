@@ -57,12 +57,12 @@ class Column:
 
     @property
     def key(self) -> str:
-        """Its name in data formats."""
+        """The name of the quantity in data formats."""
         return self.quantity.key
 
     @property
     def heading(self) -> str:
-        """Its heading, below that of its group if it has one."""
+        """The heading of the column, below that of its group if it has one."""
         return self.quantity.short or self.quantity.heading
 
     @property

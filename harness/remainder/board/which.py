@@ -1,4 +1,4 @@
-"""Which record is meant: one answer for all commands that take a record.
+"""The record that is meant: one answer for all commands that take a record.
 
 1. A file: the record's, or the values beside it.
 2. A folder: its record with most rungs, the newest of several, if all are of one submission on one task. One
@@ -27,7 +27,7 @@ from remainder.record.store import fullest_of, fullest_record
 __all__ = ["record_of", "records_of"]
 
 _OWN = Path("results")
-"""Where `remainder run` keeps records, if nothing else is said."""
+"""The folder in which `remainder run` keeps records, unless another is given."""
 _VALUES = ".csv.gz"
 _ID = re.compile(r"[0-9a-f]{6,64}")
 _WHOLE = re.compile(r"[0-9a-f]{64}")
