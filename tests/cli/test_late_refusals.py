@@ -289,7 +289,7 @@ def test_options_of_a_circuit_are_looked_at_first(
     ("options", "words"),
     [
         (("--coverage", "--format", "html"), "there is no format"),
-        (("--coverage", "--page", "x.md"), "not of --coverage"),
+        (("--coverage", "--page", "x.md"), "not --coverage"),
         (("--page", "with-a-file/x.md"), "figures is no folder"),
     ],
 )

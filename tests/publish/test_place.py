@@ -11,7 +11,7 @@ from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
-from remainder.publish.place import standing
+from remainder.publish.place import describe_place
 from remainder.record.schema import TaskInfo
 from remainder.record.store import read_record
 from remainder.report.compare import compare_records
@@ -25,7 +25,7 @@ def add(results: Path, name: str, factor: float, bits: float, seed: int = 0, fil
 
 
 def told(results: Path, path: Path) -> list[str]:
-    return standing(read_record(path).record, results)
+    return describe_place(read_record(path).record, results)
 
 
 def difference(a: Path, b: Path, key: str) -> float:
@@ -83,4 +83,4 @@ def test_alone_or_as_a_reference_it_has_less_to_be_told(tmp_path: Path) -> None:
     assert lines[0].startswith("No place by KL raw: a reference")
     assert lines[2].startswith("Against mine (nearest in bits")
     with pytest.raises(RecordError, match="does not lie below"):
-        standing(synthetic_record(synthetic_values(seed=5), task=TASK), tmp_path)
+        describe_place(synthetic_record(synthetic_values(seed=5), task=TASK), tmp_path)

@@ -84,8 +84,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Settings that the values contradict."""
     stated = record.measurement
     rows = of_split(values)
-    known = RUNGS if record.metrics.circuit is None else CIRCUIT_RUNGS
-    there = set(rows["rung"]) & set(known)
+    known = set(CIRCUIT_RUNGS) if record.is_of_circuits else set(RUNGS)
+    there = set(rows["rung"]) & known
     expected = set(stated.rungs) - set(stated.unmeasured)
     if there != expected:
         yield (

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.svg import Frame, Scale, grid, line, marker, path, svg, text, whisker
 from remainder.board.text import visible
+from remainder.record.circuit_summary import EMPTY, HEADLINE
 from remainder.record.number import Number
 from remainder.record.schema import Record
 
@@ -45,7 +46,6 @@ _SIGNED = (
 _SHAPES = ("dot", "diamond", "square", "up", "down", "cross", "star", "bar")
 _MOST = len(_SHAPES)
 """Rankings that are told apart in one figure."""
-_EMPTY, _HEADLINE = "0", "headline"
 _SHARE = re.compile(r"\d+(\.\d+)?")
 _FAR = 3.0
 """Beyond this f is drawn on a logarithmic scale, linear up to 1."""
@@ -116,16 +116,15 @@ class _Size(NamedTuple):
 
 def curves_of(record: Record) -> Curve | None:
     """f and KL over size of one record; None if it is no ranking."""
-    circuit, costs = record.metrics.circuit, record.complexity.circuits
     sizes = _sizes(record)
-    if circuit is None or costs is None or len(sizes) < 3:
+    if len(sizes) < 3:
         return None
     series = [
         _Series(name, says, _LOOKS[rung], shape, points, joined=len(points) > 2)
         for shape, (rung, (name, says)) in zip(_SHAPES, _BACKGROUNDS.items(), strict=False)
         if (points := _of_f(record, sizes, rung))
     ]
-    if any(key.startswith("+") for key in circuit.points):
+    if any(key.startswith("+") for key in record.circuits.points):
         signed = [size._replace(key=_signed(record, size.key)) for size in sizes]
         name, says = _SIGNED
         found = _of_f(record, signed, MIB)
@@ -157,7 +156,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
         rows: best first; more than `_MOST` rankings are left to the table of the task.
         ident: what the ids of the drawings begin with, unique on the page.
     """
-    circuits = [row for row in rows if row.record.metrics.circuit is not None and _sizes(row.record)]
+    circuits = [row for row in rows if _sizes(row.record)]
     rankings = [row for row in circuits if len(_sizes(row.record)) > 2]
     if not rankings:
         return None
@@ -174,7 +173,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
         alone = [
             _Series(row.name, "", "single", "square", points, joined=False)
             for row in single
-            if (points := pick(row.record, [size for size in _sizes(row.record) if size.key != _EMPTY], rung))
+            if (points := pick(row.record, [size for size in _sizes(row.record) if size.key != EMPTY], rung))
         ]
         return [*alone, *(one for one in lines if one.points)]
 
@@ -207,52 +206,43 @@ _GAUSSIAN = "what is removed carries noise of equal mean and covariance"
 
 def _what(record: Record) -> str:
     """The word for what a circuit keeps a share of."""
-    circuits = record.complexity.circuits or {}
-    return "nodes" if any(cost.edges is None for cost in circuits.values()) else "edges"
+    return "nodes" if record.keeps_nodes else "edges"
 
 
 def _sizes(record: Record) -> list[_Size]:
     """The circuits of a record by their share, one a key; of a ranking those that are named by their size."""
-    costs, whole = record.complexity.circuits or {}, record.complexity.features
-    points = {} if record.metrics.circuit is None else record.metrics.circuit.points
+    points, costs, whole = record.circuits.points, record.circuit_sizes, record.complexity.features
     found = [_Size(key, float(key)) for key in points if _SHARE.fullmatch(key) and key in costs]
     of_features = [key for key in points if key.startswith(">") and key in costs]
     if whole and of_features:
         found += [_Size(key, costs[key].kept / whole) for key in of_features]
-    elif whole and len(found) < 2 and _HEADLINE in costs and _HEADLINE in points:
-        found.append(_Size(_HEADLINE, costs[_HEADLINE].kept / whole))
+    elif whole and len(found) < 2 and HEADLINE in costs and HEADLINE in points:
+        found.append(_Size(HEADLINE, costs[HEADLINE].kept / whole))
     return sorted((size for size in found if 0 <= size.share <= 1), key=lambda size: (size.share, size.key))
 
 
 def _signed(record: Record, key: str) -> str:
     """The circuit of the same size that is chosen by signed scores, if it is another one."""
-    assert record.metrics.circuit is not None
-    return f"+{key}" if f"+{key}" in record.metrics.circuit.points else key
+    return f"+{key}" if f"+{key}" in record.circuits.points else key
 
 
 def _of_f(record: Record, sizes: Sequence[_Size], rung: str) -> tuple[_At, ...]:
     """f at all sizes where it has a value; of what was measured at one size only, that of the headline."""
-    assert record.metrics.circuit is not None
-    points, costs, whole = (
-        record.metrics.circuit.points,
-        record.complexity.circuits,
-        record.complexity.features,
-    )
+    points, costs, whole = record.circuits.points, record.circuit_sizes, record.complexity.features
     found = [
         _At(size.share, at.faithfulness)
         for size in sizes
         if size.key in points and (at := points[size.key].rungs.get(rung)) is not None
     ]
-    headline = points[_HEADLINE].rungs.get(rung)
-    alone = all(size.key != _HEADLINE for size in sizes)
-    if alone and len(found) < 2 and headline is not None and whole and costs is not None:
-        found.append(_At(costs[_HEADLINE].kept / whole, headline.faithfulness))
+    headline = points[HEADLINE].rungs.get(rung)
+    alone = all(size.key != HEADLINE for size in sizes)
+    if alone and len(found) < 2 and headline is not None and whole:
+        found.append(_At(costs[HEADLINE].kept / whole, headline.faithfulness))
     return tuple(at for at in found if at.number.value is not None)
 
 
 def _of_kl(record: Record, sizes: Iterable[_Size], rung: str) -> tuple[_At, ...]:
-    assert record.metrics.circuit is not None
-    points = record.metrics.circuit.points
+    points = record.circuits.points
     return tuple(
         _At(size.share, at.kl)
         for size in sizes
@@ -354,13 +344,11 @@ def _percent(share: float) -> str:
 
 def _table(record: Record) -> Grid:
     """Every circuit of a record: sizes, f by background, and both KLs."""
-    circuit, costs = record.metrics.circuit, record.complexity.circuits
-    assert circuit is not None
-    assert costs is not None
-    rungs = [rung for rung in _BACKGROUNDS if any(rung in point.rungs for point in circuit.points.values())]
+    points, costs = record.circuits.points, record.circuit_sizes
+    rungs = [rung for rung in _BACKGROUNDS if any(rung in point.rungs for point in points.values())]
     rows = []
-    for key in sorted(circuit.points, key=_order):
-        at, cost = circuit.points[key].rungs, costs.get(key)
+    for key in sorted(points, key=_order):
+        at, cost = points[key].rungs, costs.get(key)
         fs = [None if rung not in at else at[rung].faithfulness for rung in rungs]
         kls = [None if rung not in at else at[rung].kl for rung in ("raw", "full")]
         counts = ("–", "–") if cost is None else (f"{cost.kept:,}", f"{cost.bits:,.0f}")
@@ -373,10 +361,9 @@ def _table(record: Record) -> Grid:
 def _table_of_all(rows: Sequence[Named]) -> Grid:
     found = []
     for row in rows:
-        circuit, costs = row.record.metrics.circuit, row.record.complexity.circuits or {}
-        assert circuit is not None
+        points, costs = row.record.circuits.points, row.record.circuit_sizes
         for size in _sizes(row.record):
-            at = circuit.points[size.key].rungs
+            at = points[size.key].rungs
             fs = [None if rung not in at else at[rung].faithfulness for rung in (MIB, "full")]
             kls = [None if rung not in at else at[rung].kl for rung in ("raw", "full")]
             plain = (visible(row.name, 48), _percent(size.share), f"{costs[size.key].kept:,}")
@@ -398,4 +385,4 @@ def _order(key: str) -> tuple[int, float, str]:
     """Headline first, then sizes, then those of signed scores, then thresholds."""
     kinds = {"": 1, "+": 2, ">": 3}
     match = re.fullmatch(r"([+>]?)(\d+(?:\.\d+)?(?:e-?\d+)?)", key)
-    return (kinds[match[1]], float(match[2]), key) if match else (0 if key == _HEADLINE else 4, 0.0, key)
+    return (kinds[match[1]], float(match[2]), key) if match else (0 if key == HEADLINE else 4, 0.0, key)

@@ -118,7 +118,7 @@ def rungs(record: Record) -> Figure | None:
     label = f"Gap of {len(found)} rungs with 95 % intervals"
     drawing = svg(parts, 1040.0, frame.bottom + 40, label, kind="figure ladder")
     caption = "Each rung adds one more property of what is left out. Lines: 95 % intervals."
-    if record.metrics.circuit is not None:
+    if record.is_of_circuits:
         caption = "Rungs differ in what stands for what was removed. Lines: 95 % intervals."
     if any(rung.annealed.value is not None for rung in found):
         caption += " Dots: quenched, noise drawn before the loss is read; diamonds: annealed, integrated out."
@@ -126,7 +126,7 @@ def rungs(record: Record) -> Figure | None:
         (Shown(rung.name), Shown(rung.adds), shown(rung.gap), shown(rung.annealed), shown(rung.kl))
         for rung in found
     )
-    adds = "adds" if record.metrics.circuit is None else "what is removed carries"
+    adds = "what is removed carries" if record.is_of_circuits else "adds"
     headings = ("rung", adds, "Δ quenched", "Δ annealed", "KL")
     return Figure("The ladder", drawing, caption, Grid(headings, rows))
 

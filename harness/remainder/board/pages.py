@@ -156,7 +156,7 @@ def record_html(
         page=page_name(group.task, group.major),
         cells=cells,
         columns=[column for column in COLUMNS if cells[column.key].order],
-        standing=[f"place {place.text} by KL {_NAMES[by]}" for by, place in places],
+        places=[f"place {place.text} by KL {_NAMES[by]}" for by, place in places],
         snapshots=snapshots,
         figure=rungs(record),
         curve=curves_of(record),

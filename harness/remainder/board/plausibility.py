@@ -66,7 +66,7 @@ def check_cost(record: Record) -> Iterator[str]:
         "oas": (fit.oas, 0, 1),
         "held_out_mahalanobis": (fit.held_out_mahalanobis, 0, math.inf),
         # Of circuits, of the prompts' deviations: their values over all positions have more dimensions.
-        "rank": (fit.rank, 0, fit.dimension if record.metrics.circuit is None else fit.documents - 1),
+        "rank": (fit.rank, 0, fit.documents - 1 if record.is_of_circuits else fit.dimension),
         "bank_rows": (fit.bank_rows, 1, fit.tokens),
         "cells": (fit.cells, 1, max((fit.bank_rows or fit.tokens) / _ROWS_A_CELL, 1)),
         "cells_explained": (fit.cells_explained, -math.inf, 1),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from remainder.report.text import FORMATS
 
-__all__ = ["RECORD_HELP", "FormatOption", "IgnoreOption", "SuiteOption", "print_text"]
+__all__ = ["RECORD_HELP", "FormatOption", "IgnoreOption", "SuiteOption", "one_record", "print_text"]
 
 SuiteOption = Annotated[
     str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
@@ -34,3 +35,14 @@ RECORD_HELP = (
 def print_text(text: str) -> None:
     """Print a text that may end in a newline already."""
     print(text.rstrip("\n"))
+
+
+def one_record(what: str) -> Path:
+    """The file of the record that is meant; its path is printed unless it was given."""
+    from remainder.base.progress import errors
+    from remainder.board.which import record_of
+
+    path = record_of(what)
+    if path != Path(what):
+        errors.print(f"record: {path}", soft_wrap=True)
+    return path

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from remainder.publish.remeasure import Rerun
+    from remainder.publish.submit import Submitted
+
 __all__ = ["cite", "review", "submit", "verify"]
+
+SeedOption = Annotated[
+    str | None,
+    typer.Option(metavar="COMMIT", help="With --rerun: the first seed of the draw; default: HEAD."),
+]
+NonceOption = Annotated[
+    str | None, typer.Option(metavar="WORD", help="With --rerun: the second seed; default: drawn now.")
+]
 
 
 def verify(
@@ -26,82 +39,79 @@ def verify(
         int | None, typer.Option(min=1, help="Processes; default: one for each core if there is much to do.")
     ] = None,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Measure some documents of each record again, on the CPU, too.")
+        bool, typer.Option("--rerun", help="Also measure some documents of each record again, on the CPU.")
     ] = False,
     documents: Annotated[
-        int | None, typer.Option(min=1, help="With --rerun: how many of each record; default: 4.")
+        int | None, typer.Option(min=1, help="With --rerun: number of documents of each record; default: 4.")
     ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(metavar="COMMIT", help="With --rerun: documents are drawn by it; default: HEAD."),
-    ] = None,
-    nonce: Annotated[
-        str | None, typer.Option(metavar="WORD", help="With --rerun: and by this; default: drawn now.")
-    ] = None,
+    seed: SeedOption = None,
+    nonce: NonceOption = None,
     submission: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="With --rerun: what was measured; default: by its name."),
+        typer.Option(metavar="PATH", help="With --rerun: the interpretation; default: found by its name."),
     ] = None,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
-    from remainder.board.verifications import (
-        render_verdicts,
-        require_format,
-        require_place,
-        write_verification,
-    )
+    from remainder.board import verifications
     from remainder.board.verify import verify_paths
-    from remainder.board.which import records_of
     from remainder.errors import RecordError
 
-    def named(given: str) -> list[Path]:
-        path = Path(given)
-        is_path = bool(given.strip()) and (path.is_dir() or path.suffix == ".json")
-        return [path] if is_path else records_of(given)
-
-    require_format(format)
+    verifications.require_format(format)
     if not rerun and (documents, seed, nonce, submission) != (None, None, None, None):
         raise RecordError(
             "--documents, --seed, --nonce and --submission say how a record is measured again",
             fix="add --rerun, or leave them out",
         )
-    verdicts = verify_paths([path for given in paths for path in named(given)], jobs=jobs)
-    print(render_verdicts(verdicts, format))
-    passed, again = all(verdict.passed for verdict in verdicts), {}
+    verdicts = verify_paths([path for given in paths for path in _files(given)], jobs=jobs)
+    print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
         print(f"  To mend it: {fix}", file=sys.stderr)
     if write:
         for verdict in verdicts:
-            require_place(verdict)
+            verifications.require_place(verdict)
+    again: dict[Path, Rerun] = {}
     if rerun:
-        from remainder.base.progress import errors, reporting
-        from remainder.publish.remeasure import DOCUMENTS, render_rerun
-        from remainder.publish.remeasure import rerun as measure_again
-
-        for verdict in verdicts:
-            if not verdict.passed:
-                continue  # its faults are told, and it may be anything
-            with reporting() as progress:
-                found = measure_again(
-                    verdict.path,
-                    documents=documents or DOCUMENTS,
-                    seed=seed,
-                    nonce=nonce,
-                    submission=submission,
-                    progress=progress,
-                )
-            again[verdict.path] = found.kept()
-            passed = passed and found.passed
-            if format == "table":
-                print(render_rerun(found), flush=True)
-            else:  # what a program reads from standard output stays what it was
-                errors.print(render_rerun(found), markup=False, highlight=False, soft_wrap=True)
+        # A record at fault is left out: the faults are printed above, and it may hold anything.
+        sound = [verdict.path for verdict in verdicts if verdict.passed]
+        drawn = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
+        settings = {name: value for name, value in drawn.items() if value is not None}
+        again = _measure_again(sound, settings, to_stderr=format != "table")
     if write:
         for verdict in verdicts:
-            if verdict.record is not None:  # what cannot be read has been shown, and has no id
-                write_verification(verdict, again.get(verdict.path))
+            if verdict.record is not None:  # without a record there is no id to keep a verdict under
+                measured = again.get(verdict.path)
+                verifications.write_verification(verdict, None if measured is None else measured.kept())
+    passed = all(verdict.passed for verdict in verdicts) and all(one.passed for one in again.values())
     raise typer.Exit(0 if passed else 1)
+
+
+def _files(given: str) -> list[Path]:
+    """The records that an argument of `verify` names."""
+    from remainder.board.which import records_of
+
+    path = Path(given)
+    is_path = bool(given.strip()) and (path.is_dir() or path.suffix == ".json")
+    return [path] if is_path else records_of(given)
+
+
+def _measure_again(
+    paths: Sequence[Path], settings: Mapping[str, Any], *, to_stderr: bool
+) -> dict[Path, Rerun]:
+    """Measure some documents of each record again, and print what came of it."""
+    from remainder.base.progress import errors, reporting
+    from remainder.publish.remeasure import render_rerun
+    from remainder.publish.remeasure import rerun as measure_again
+
+    outcomes = {}
+    for path in paths:
+        with reporting() as progress:
+            outcomes[path] = measure_again(path, progress=progress, **settings)
+        if to_stderr:  # standard output is for programs
+            errors.print(render_rerun(outcomes[path]), markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(render_rerun(outcomes[path]), flush=True)
+    return outcomes
 
 
 def submit(
@@ -116,11 +126,13 @@ def submit(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="For records; default: leaderboard/results of the checkout."),
+        typer.Option(
+            metavar="FOLDER", help="Where records go; default: leaderboard/results of the checkout."
+        ),
     ] = None,
     submissions: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="For the submission; default: baselines of the checkout."),
+        typer.Option(metavar="FOLDER", help="Where the submission goes; default: baselines of the checkout."),
     ] = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Commit, push, and open a pull request, with git and gh.")
@@ -130,11 +142,10 @@ def submit(
     import shutil
 
     from remainder.base.progress import reporting
-    from remainder.base.wrapping import command
     from remainder.errors import RecordError
-    from remainder.publish.place import standing
+    from remainder.publish.place import describe_place
     from remainder.publish.requirements import read_described
-    from remainder.publish.submit import git_commands, open_pull_request, places, require_repository
+    from remainder.publish.submit import open_pull_request, places, require_repository
     from remainder.publish.submit import submit as submit_folder
     from remainder.report.tables import render
 
@@ -151,7 +162,7 @@ def submit(
     stated: set[str] = set()
     for row in done.rows:
         print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
-        print("\n".join(standing(row.record, to.results)), end="\n\n")
+        print("\n".join(describe_place(row.record, to.results)), end="\n\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")
     if not done.written:
@@ -161,17 +172,26 @@ def submit(
         print(f"written: {file.relative_to(to.root) if inside else file}")
     if open_:
         open_pull_request(done)
-        return
+    else:
+        _print_commands(done)
+
+
+def _print_commands(done: Submitted) -> None:
+    """Print how the written files are submitted, as commands where they lie in a checkout."""
+    from remainder.base.wrapping import command
+    from remainder.publish.submit import git_commands
+
+    root = done.places.root.resolve()
     inside = all(
-        folder.resolve().is_relative_to(to.root.resolve()) for folder in (to.submissions, to.results)
+        folder.resolve().is_relative_to(root) for folder in (done.places.submissions, done.places.results)
     )
     if inside:
         print("\nTo submit it:")
     else:
         print("\nTo submit it, put these files into baselines/ and leaderboard/results/ of a")
         print("checkout of the repository, and add them there:")
-    if inside and to.root.resolve() != Path.cwd():
-        print(f"  {command(['cd', str(to.root)])}")
+    if inside and root != Path.cwd():
+        print(f"  {command(['cd', str(done.places.root)])}")
     for words in git_commands(done):
         print(f"  {command(words)}")
 
@@ -180,9 +200,12 @@ def review(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The commit that is merged into.")],
     head: Annotated[str, typer.Argument(metavar="HEAD", help="The last commit of the pull request.")],
     nonce: Annotated[
-        str | None, typer.Option(metavar="WORD", help="Draws documents, with HEAD; default: drawn now.")
+        str | None,
+        typer.Option(metavar="WORD", help="Seeds the draw of documents, with HEAD; default: drawn now."),
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Of each record, measured again.")] = 4,
+    documents: Annotated[
+        int, typer.Option(min=1, help="Number of documents of each record to measure again.")
+    ] = 4,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="Write the report here too, pass or fail.")
     ] = None,
@@ -198,14 +221,14 @@ def review(
     if out is not None:
         require_target(out, "--out", (".md",))
     with reporting() as progress:
-        found = review_changes(
+        outcome = review_changes(
             base, head, nonce=nonce or secrets.token_hex(8), documents=documents, progress=progress
         )
-    text = found.markdown()
+    text = outcome.markdown()
     if out is not None:
         write_atomically(out, text.encode())
     print(text, end="")
-    raise typer.Exit(0 if found.passed else 1)
+    raise typer.Exit(0 if outcome.passed else 1)
 
 
 def cite(

@@ -27,7 +27,7 @@ def run(
             "--with",
             metavar="SUBMISSION",
             help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
-            "wrote, hub:OWNER/REPO[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
+            "wrote, hub:OWNER/REPO\\[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
             "itself; may be given again. Default: all of the task's.",
         ),
     ] = None,
@@ -36,22 +36,22 @@ def run(
     rungs: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated, or all: every residual model, annealed losses, couplings, Gaussianity "
-            "(minutes a row). Default: the task's."
+            help="Rungs, comma-separated; or all: every residual model, annealed losses, couplings, "
+            "Gaussianity (minutes a row). Default: the task's."
         ),
     ] = None,
     background: Annotated[
         str | None,
         typer.Option(
-            help="Of circuits, what removed edges carry: counterfactual, zero, mean, mean-positional, "
+            help="For circuits: what removed edges carry: counterfactual, zero, mean, mean-positional, "
             "resample, optimal-constant or gaussian. Default: the task's."
         ),
     ] = None,
     baths: Annotated[
-        str, typer.Option(help="Of a Gaussian background: shared by all readers, or independent.")
+        str, typer.Option(help="For a Gaussian background: baths shared by all readers, or independent.")
     ] = "shared",
     statistics: Annotated[
-        str, typer.Option(help="Of a Gaussian background: single-shot, sequential or counterterm.")
+        str, typer.Option(help="For a Gaussian background: single-shot, sequential or counterterm.")
     ] = "single-shot",
     pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
     dtype: Annotated[
@@ -62,7 +62,8 @@ def run(
         ),
     ] = None,
     compat: Annotated[
-        bool, typer.Option("--compat", help="The metrics of SAELens and SAEBench too, with their masks.")
+        bool,
+        typer.Option("--compat", help="Also take the metrics of SAELens and SAEBench, with their masks."),
     ] = False,
     documents: Annotated[
         int | None,
@@ -74,7 +75,7 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 of a text.")
+        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
         "results"

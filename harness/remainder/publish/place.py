@@ -18,73 +18,71 @@ from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.report.text import format_interval
 
-__all__ = ["standing"]
+__all__ = ["describe_place"]
 
 _BY = {"raw": "raw", "gaussian": "Gaussian"}
 _NAMED = 4  # submissions that it is tied with, by name
 
 
-def standing(record: Record, results: Path) -> list[str]:
-    """A few sentences on `record`, which lies below `results`.
+def describe_place(record: Record, results: Path) -> list[str]:
+    """A few sentences on the place of `record`, which lies below `results`.
 
     Raises:
         RecordError: it does not lie there.
     """
     paths = folders_of_tasks(results).get(record.task.id, [])
     entries, _ = read_entries(results, paths)
-    mine = next((entry for entry in entries if entry.record.record_id == record.record_id), None)
-    if mine is None:
+    own = next((entry for entry in entries if entry.record.record_id == record.record_id), None)
+    if own is None:
         raise RecordError(
             f"record {record.record_id[:12]} does not lie below {results}", fix="put it there, and verify it"
         )
-    peers = groups(entries)[mine.group]
-    if not mine.current:
+    peers = groups(entries)[own.group]
+    if not own.current:
         return ["Not the current record of its submission: another one has more rungs, or is newer."]
-    lines = [sentence for by in RUNGS for sentence in _place(mine, peers, by)]
-    other, why = _compared_with(mine, peers)
+    lines = [sentence for by in RUNGS for sentence in _place(own, peers, by)]
+    other, why = _compared_with(own, peers)
     if other is not None:
-        lines += [
-            f"Against {other.record.submission.name} ({why}): KL {name} {_told(difference(mine, other, by))}."
-            for by, name in _BY.items()
-        ]
+        start = f"Against {other.record.submission.name} ({why}): KL"
+        lines += [f"{start} {name} {_in_words(difference(own, other, by))}." for by, name in _BY.items()]
     return lines
 
 
-def _place(mine: BoardRow, peers: Sequence[BoardRow], by: str) -> Iterator[str]:
-    if reason := unranked_because(mine, by):
+def _place(own: BoardRow, peers: Sequence[BoardRow], by: str) -> Iterator[str]:
+    if reason := unranked_because(own, by):
         yield f"No place by KL {_BY[by]}: {reason}."
         return
     ranking = rank(peers, by)
-    place = ranking.places[mine.record.record_id]
+    place = ranking.places[own.record.record_id]
     tied = [
         entry.record.submission.name
         for entry in ranking.order
-        if ranking.places[entry.record.record_id].group == place.group and entry is not mine
+        if ranking.places[entry.record.record_id].group == place.group and entry is not own
     ]
     more = f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else ""
     with_ = f", tied with {', '.join(tied[:_NAMED])}{more}" if tied else ""
     yield f"Place {place.text} of {len(ranking.order)} by KL {_BY[by]}{with_}."
 
 
-def _compared_with(mine: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow | None, str]:
+def _compared_with(own: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow | None, str]:
     """Another record to hold it against, and why that one."""
     same = [
         entry
         for entry in peers
-        if entry.record.submission.name == mine.record.submission.name
-        and entry.is_nested == mine.is_nested
-        and entry is not mine
+        if entry.record.submission.name == own.record.submission.name
+        and entry.is_nested == own.is_nested
+        and entry is not own
     ]
     if same:
         previous = max(same, key=lambda entry: entry.record.provenance.timestamp)
         return previous, f"its previous record {previous.record.record_id[:12]}"
-    bits = mine.record.complexity.bits_per_token.value
+    bits = own.record.complexity.bits_per_token.value
     others = [
         (abs(value - bits), entry.record.submission.name, entry)
         for entry in peers
         if bits is not None
         and entry.current
-        and entry is not mine
+        and entry is not own
         and not entry.is_nested
         and (value := entry.record.complexity.bits_per_token.value) is not None
     ]
@@ -95,10 +93,11 @@ def _compared_with(mine: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow 
     return nearest, f"nearest in bits: {value:.4g}, this one {bits:.4g}"
 
 
-def _told(apart: Estimate) -> str:
+def _in_words(apart: Estimate) -> str:
+    """A paired difference, and whether it is separable."""
     if apart.value is None:
         return f"cannot be compared: {apart.reason}"
     number = Number.of(apart)
     interval = format_interval(number)
-    told = f"{apart.value:+.3g}" + ("" if interval is None else f" {interval}")
-    return f"{told}, {'separable' if apart.excludes_zero() else 'not separable'}"
+    value = f"{apart.value:+.3g}" + ("" if interval is None else f" {interval}")
+    return f"{value}, {'separable' if apart.excludes_zero() else 'not separable'}"

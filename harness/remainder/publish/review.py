@@ -26,7 +26,7 @@ from remainder.base.cache import Progress
 from remainder.base.paths import project_root
 from remainder.board.verify import verify_paths
 from remainder.errors import RecordError, RemainderError
-from remainder.publish.place import standing
+from remainder.publish.place import describe_place
 from remainder.publish.remeasure import DOCUMENTS, Rerun, render_rerun, rerun
 from remainder.publish.requirements import LIMIT, read_described, refuse_taken_name, required_tasks
 from remainder.record.json import write_atomically
@@ -133,7 +133,7 @@ def review(
             result.records.append(verdict.record)
             if verdict.passed:
                 _measure_again(verdict.path, result, documents, progress)
-                result.standings += standing(verdict.record, results)
+                result.standings += describe_place(verdict.record, results)
     try:
         if submission is not None:
             result.faults += _missing_tasks(submission, results)

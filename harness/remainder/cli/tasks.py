@@ -1,0 +1,127 @@
+"""Commands on tasks: list them, show one of them (or a record), and fetch their models and texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from remainder.base.wrapping import fill
+from remainder.cli.options import RECORD_HELP, FormatOption, SuiteOption, one_record, print_text
+from remainder.errors import RecordError
+from remainder.report.text import WIDTH
+
+if TYPE_CHECKING:
+    from remainder.task.spec import Task
+
+__all__ = ["fetch", "show", "tasks"]
+
+
+def tasks(suite: SuiteOption = None) -> None:
+    """List all tasks, or those of a suite."""
+    from remainder.task.spec import list_tasks, load_task
+
+    listed = [load_task(name) for name in list_tasks(suite)]
+    width = max(len(task.id) for task in listed)
+    for task in listed:
+        start = f"{task.id:<{width}}  {task.version}  "
+        print(fill(start + task.title, WIDTH, hanging=" " * len(start)))
+
+
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="TASK|RECORD", help=f"A task's id, or its folder. {RECORD_HELP}")
+    ],
+    format: FormatOption = "table",
+) -> None:
+    """Show what a task measures, or the numbers of a record."""
+    from remainder.report.tables import render
+    from remainder.report.text import require_format
+    from remainder.task.spec import is_task, load_task
+
+    require_format(format)
+    if not is_task(what) and (path := _record_if_any(what)) is not None:
+        from remainder.record.store import read_record
+
+        record = read_record(path).record
+        color = sys.stdout.isatty()
+        print_text(render([record], format, rungs=record.measurement.rungs, color=color))
+        return
+    task = load_task(what)
+    print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
+    print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
+    for word, text in _facts(task):
+        print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
+
+
+def _facts(task: Task) -> Iterator[tuple[str, str]]:
+    """What a task is made of and how much of it is measured, a word before each fact."""
+    from remainder.submission.open import baselines_for
+
+    yield "model", f"{task.model.name} ({task.model.licence})"
+    if build := task.build:
+        yield "data", f"{build.data} ({build.data_licence})"
+    if corpus := task.corpus:
+        yield "text", f"{corpus.name} ({corpus.licence})"
+    if circuit := task.circuit:
+        if circuit.behaviour is not None:
+            made = f"{circuit.candidates} candidates a template and split; those that the model solves"
+            yield "prompts", f"tasks/{circuit.behaviour}: {made}"
+        sizes = ", ".join(f"{size:g}" for size in circuit.sizes)
+        yield "sizes", f"{sizes} of all edges; headline {circuit.headline:g}"
+    else:
+        yield "site", f"{task.site.hook_in} -> {task.site.hook_out}, width {task.site.width}"
+    if corpus and task.positions:
+        special = " ".join(str(token) for token in corpus.special_tokens)
+        yield "masked", f"special tokens {special}; norms above {task.positions.sink_norm:g}"
+    if splits := task.splits:
+        counts = f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit"
+        yield "documents", counts
+    if build and build.expected is not None:
+        yield "control", f"its right answers are known beforehand, from {build.expected}"
+    yield "rungs", ", ".join(task.rungs)
+    unit = "prompts" if circuit else "windows"
+    for name, tier in task.tiers.items():
+        counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration {unit}"
+        draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
+        yield "tier", f"{name}: {counts}, {draws}, {tier.dtype}"
+    yield "baselines", ", ".join(submission.name for submission in baselines_for(task))
+
+
+def _record_if_any(what: str) -> Path | None:
+    """The file of the record that is meant, if there is one; see `which`."""
+    from remainder.board.which import records_of
+
+    if what.endswith(".json"):
+        return Path(what)  # reading it reports whatever is wrong with it
+    try:
+        records_of(what)
+    except RecordError:
+        return None  # it may be a misspelt task, and `load_task` offers near names
+    return one_record(what)
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="Tasks; default: all whose model is on no hub."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+) -> None:
+    """Fetch and convert the models and texts of tasks into the cache."""
+    from remainder.base.progress import reporting
+    from remainder.task.spec import list_tasks, load_task
+
+    # Models of a hub may be large or gated, so they are fetched only when their task is named.
+    chosen = [load_task(name) for name in names] if names else []
+    chosen += [task for name in list_tasks() if not names and (task := load_task(name)).model.hub is None]
+    from remainder.loading.fetch import fetch as fetch_task  # loads torch; a misspelt task fails before
+
+    for task in chosen:
+        with reporting() as progress:
+            places = fetch_task(task, progress=progress, force=force)
+        for what, folder in places.items():
+            print(f"{task.id}  {what}  {folder}")
