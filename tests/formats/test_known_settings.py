@@ -332,4 +332,4 @@ def test_of_a_release_the_config_counts_and_not_what_its_class_keeps() -> None:
     saelens.load_object(sae, task_at(), "release", None, {**said, "jump_relu_threshold": 0.1})
     loaded = saelens.load_object(sae, task_at(), "release", None, {**said, "activation_fn": "tanh-relu"})
     expected = torch.tanh(torch.relu((X - sae.b_dec) @ sae.W_enc + sae.b_enc))
-    torch.testing.assert_close(loaded.thing.encode(X), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loaded.interpretation.encode(X), expected, rtol=1e-5, atol=1e-5)

@@ -86,7 +86,7 @@ ANY_SITE = Site(hook_in="blocks.7.hook_mlp_out", hook_out="blocks.7.hook_mlp_out
 def test_a_reader_says_that_the_place_is_not_told(tmp_path: Path, format: str, site: Site) -> None:
     write, reader, words = UNTOLD[format]
     loaded: Loaded = reader.load(write(tmp_path / "x"), task_at(site))  # type: ignore[attr-defined]
-    assert not loaded.told
+    assert not loaded.stated
     (warning,) = loaded.warnings
     assert warning.startswith(words)
     assert site.hook_out in warning
@@ -118,7 +118,7 @@ def test_a_transcoder_without_hooks_reads_what_the_task_reads(tmp_path: Path) ->
     sae = make_sae("Transcoder", metadata={}, d_out=WIDTH, apply_b_dec_to_input=False)
     sae.save_model(str(tmp_path))
     loaded = saelens.load(tmp_path, task_at(MLP))
-    assert (loaded.reads, loaded.told, len(loaded.warnings)) == ("in", False, 1)
+    assert (loaded.reads, loaded.stated, len(loaded.warnings)) == ("in", False, 1)
 
 
 def test_an_old_layer_tells_the_place() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -211,3 +212,19 @@ def test_the_code_behind_every_format_is_there(row: Any) -> None:
     places = [row.read, row.make, row.files, row.require, row.recognise]
     assert all(isinstance(resolve(place), Callable) for place in places if place is not None)
     assert ("path" in row.settings.model_fields) == (row.files is not None)
+
+
+def test_the_page_lists_every_format_with_its_settings() -> None:
+    page = (project_root() / "docs" / "score-your-sae.md").read_text(encoding="utf-8")
+    begin = page.index("| `format` | `kind` |")
+    lines = page[begin : page.index("\n\n", begin)].splitlines()[2:]
+    listed = {}
+    for line in lines:
+        name, kind, needs, may, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        listed[name.strip("`")] = (kind, set(re.findall(r"`(\w+)`", needs)), set(re.findall(r"`(\w+)`", may)))
+    expected = {}
+    for name, row in FORMATS.items():
+        fields = {field: info for field, info in row.settings.model_fields.items() if field != "format"}
+        needed = {field for field, info in fields.items() if info.is_required()}
+        expected[name] = (row.kind, needed, fields.keys() - needed)
+    assert listed == expected

@@ -183,12 +183,12 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
         board: whether a name that reads like another is at fault whatever it stands for. If not, it is only
             where it stands for the other's content, and noted else.
     """
-    mine = peer_of(record.model_dump(mode="json"))
-    others = [peer for peer in peers if peer.record_id != mine.record_id]
-    same = [peer for peer in others if peer.shared["task.hash"] == mine.shared["task.hash"]]
+    own = peer_of(record.model_dump(mode="json"))
+    others = [peer for peer in peers if peer.record_id != own.record_id]
+    same = [peer for peer in others if peer.shared["task.hash"] == own.shared["task.hash"]]
     if not same:
         yield Remark("no other record of this task is beside it to compare model and text", is_fault=False)
-    for place, value in mine.shared.items():
+    for place, value in own.shared.items():
         name, _, condition = place.partition("|")
         stated = [peer.shared[place] for peer in same if place in peer.shared]
         if not stated:
@@ -400,14 +400,14 @@ def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Re
     """Names that differ from this one only in what the eye takes for the same."""
     baselines = project_root() / "baselines"
     known = {path.parent.name for path in baselines.glob("*/submission.toml")}
-    mine, hashes = record.submission, {(peer.submission, peer.hash) for peer in others}
-    if mine.name in known:
+    own, hashes = record.submission, {(peer.submission, peer.hash) for peer in others}
+    if own.name in known:
         return
-    for other in sorted({*known, *(name for name, _ in hashes)} - {mine.name}):
-        if skeleton(other) != skeleton(mine.name):
+    for other in sorted({*known, *(name for name, _ in hashes)} - {own.name}):
+        if skeleton(other) != skeleton(own.name):
             continue
-        same = (other, mine.hash) in hashes or (other in known and _is_baseline(baselines / other, mine))
-        yield Remark(f"submission.name: {mine.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same)
+        same = (other, own.hash) in hashes or (other in known and _is_baseline(baselines / other, own))
+        yield Remark(f"submission.name: {own.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same)
 
 
 def _is_baseline(folder: Path, stated: SubmissionInfo) -> bool:

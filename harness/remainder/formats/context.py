@@ -45,24 +45,24 @@ def context_warnings(
     kept = _slice(fields.get("seqpos_slice"), f"{within}seqpos_slice", where)
     if task.corpus is None:
         return ()
-    window, told, file = task.corpus.window, [], file_name(where)
+    window, notes, file = task.corpus.window, [], file_name(where)
     if size is not None and size != window:
         seen = "later positions than it saw" if size < window else "only the first positions of what it saw"
-        told.append(
+        notes.append(
             f"{file}: it was trained on contexts of {size} tokens ({within}{length}); the task's windows "
             f"have {window}, so that it is scored at {seen}."
         )
     if kept is not None:
-        told.append(
+        notes.append(
             f"{file}: it was trained at some positions of a context only ({within}seqpos_slice is "
             f"{brief(list(kept))}); the task scores it at all that it splices."
         )
     if first_token is False:
-        told.append(
+        notes.append(
             f"{file}: it was trained without a token that begins a context ({within}{first} is false); "
             f"every window of the task begins with token {task.corpus.bos}."
         )
-    return tuple(told)
+    return tuple(notes)
 
 
 def _size(value: Any, name: str, where: Path | str) -> int | None:

@@ -304,7 +304,7 @@ def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Hook
     Raises:
         InterpretationError: if it was made at another place, or one that is not known.
     """
-    told = context_warnings(
+    notes = context_warnings(
         buffer.all(), task, where, length="ctx_len", first="add_special_tokens", within="buffer."
     )
     ends, end = _hooks(trainer, where), "out" if buffer["io"] is None else buffer["io"]
@@ -319,7 +319,7 @@ def _place(trainer: Settings, buffer: Settings, task: Task, where: Path) -> Hook
     else:
         hook = ends[0] if end == "in" else ends[1]
         place = place_at((hook, hook), task, where)
-    return place._replace(warnings=place.warnings + told)
+    return place._replace(warnings=place.warnings + notes)
 
 
 def _hooks(trainer: Settings, where: Path) -> tuple[str, str] | None:

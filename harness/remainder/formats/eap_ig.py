@@ -43,15 +43,15 @@ __all__ = [
 ]
 
 IMPORTANCES = "importances"
-"""What MIB calls files of scores."""
+"""The name that MIB gives to files of scores."""
 
 
 class Found(NamedTuple):
-    """What was read."""
+    """Circuits that were read or found."""
 
     circuits: Circuits
     notes: tuple[str, ...]
-    """For people: what was merged, filled in or decided."""
+    """Notes for people on what was merged, filled in or decided."""
 
 
 def found_in(path: Path) -> bool:
@@ -60,7 +60,7 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number: the file."""
+    """Files whose content can change a score: the file itself."""
     return [path]
 
 
@@ -81,17 +81,17 @@ def load(path: Path, graph: Graph, *, importances: bool | None = None, ignore: I
     return found(read(path, graph, ignore), graph, path, importances=importances)
 
 
-def save(path: Path, thing: Circuit | Ranking | NodeRanking, *, ungrouped: bool = False) -> None:
+def save(path: Path, obj: Circuit | Ranking | NodeRanking, *, ungrouped: bool = False) -> None:
     """Write a circuit or scores as .json or .pt; see `stored`.
 
     Raises:
         InterpretationError: the path ends on neither.
     """
-    write(path, stored(thing, ungrouped=ungrouped))
+    write(path, stored(obj, ungrouped=ungrouped))
 
 
 def found(content: StoredCircuit, graph: Graph, where: Path, *, importances: bool) -> Found:
-    """What a file's content means on the graph of the task's model; `where` it was read.
+    """Translate a file's content to the graph of the task's model; `where` names the file in messages.
 
     Raises:
         InterpretationError: an edge is kept and its node is not, or importances score nothing.
@@ -136,7 +136,7 @@ def found(content: StoredCircuit, graph: Graph, where: Path, *, importances: boo
 
 
 def stored(
-    thing: Circuit | Ranking | NodeRanking,
+    obj: Circuit | Ranking | NodeRanking,
     *,
     scores: NDArray[np.float64] | None = None,
     ungrouped: bool = False,
@@ -144,17 +144,17 @@ def stored(
     """The content of a file.
 
     Args:
-        thing: a circuit, or scores of edges or nodes.
+        obj: a circuit, or scores of edges or nodes.
         scores: [writers, readers], to go with a circuit.
         ungrouped: a key and a value edge for every head, as EAP-IG reads them, and not for every group.
     """
-    graph, shape = thing.graph, thing.graph.architecture
+    graph, shape = obj.graph, obj.graph.architecture
     target = Graph(replace(shape, groups=shape.heads)) if ungrouped else graph
     cfg = config(shape)
     if target.architecture.groups < shape.heads:
         cfg[GROUPS] = shape.groups
-    kept: NDArray[np.bool_] = thing.kept if isinstance(thing, Circuit) else np.zeros_like(graph.exists)
-    values = thing.scores if isinstance(thing, Ranking) else scores
+    kept: NDArray[np.bool_] = obj.kept if isinstance(obj, Circuit) else np.zeros_like(graph.exists)
+    values = obj.scores if isinstance(obj, Ranking) else scores
     if values is None:  # EAP-IG reads no file without
         values = np.zeros(kept.shape)
     into = graph.fed_by()[kept.any(axis=0)].any(axis=0)
@@ -166,7 +166,7 @@ def stored(
         kept=kept[:, source],
         scores=np.where(target.exists, values[:, source] / copies, 0.0),
         nodes_kept=np.logical_or(kept.any(axis=1), into),
-        node_scores=thing.scores if isinstance(thing, NodeRanking) else None,
+        node_scores=obj.scores if isinstance(obj, NodeRanking) else None,
     )
 
 

@@ -25,7 +25,7 @@ AGAIN = "save it with EAP-IG's to_json or to_pt"
 GROUPS = "n_key_value_heads"
 """The field of cfg that says that keys and values have an edge a group; TransformerLens' name."""
 _GROUP_NAMES = (GROUPS, "num_key_value_heads", "n_kv_heads")
-"""The same under other libraries' names, which get into a cfg that is copied from a model's config."""
+"""Names of that field in other libraries, which get into a cfg that is copied from a model's config."""
 
 CFG = Table(
     {
@@ -48,7 +48,7 @@ CFG = Table(
         ),
     }
 )  # fmt: skip
-"""Of `cfg`."""
+"""Fields of `cfg`."""
 
 ENTRY = Table(
     {
@@ -56,7 +56,7 @@ ENTRY = Table(
         "score": heeded("how large it is; ranks", plain),
     }
 )
-"""Of a node or an edge."""
+"""Fields of a node or an edge."""
 
 JSON = Table(
     {
@@ -65,7 +65,7 @@ JSON = Table(
         "edges": block("flags and scores of edges, by name", ENTRY),
     }
 )
-"""Of a .json file."""
+"""Fields of a .json file."""
 
 PT = Table(
     {
@@ -78,7 +78,7 @@ PT = Table(
         "nodes_scores": heeded("scores of nodes, if it is there", plain),
     }
 )
-"""Of a .pt file."""
+"""Fields of a .pt file."""
 
 
 def check_fields(
@@ -138,10 +138,10 @@ def graph_of(cfg: Any, graph: Graph, listed: set[str], ignore: Ignore) -> tuple[
     other = any(cfg.get(name, value) != value for name, value in wanted.items())
     if other or groups not in (None, shape.groups, shape.heads):
         wanted[name] = shape.groups
-        said = ", ".join(f"{name} = {brief(cfg[name])}" for name in wanted if name in cfg)
+        stated = ", ".join(f"{name} = {brief(cfg[name])}" for name in wanted if name in cfg)
         here = ", ".join(f"{name} = {value}" for name, value in wanted.items() if name in cfg)
         raise InterpretationError(
-            f"it is of another architecture: cfg says {said}; the task's model has {here}",
+            f"it is of another architecture: cfg says {stated}; the task's model has {here}",
             fix="choose a task of the model that it was made for",
         )
     heads = replace(shape, groups=shape.heads)

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 ENDINGS = frozenset({".json", ".pt"})
-"""Of files that are written; what is read is told by what stands in it (`recognition`)."""
+"""Endings of files that are written; what is read is told by its content (`recognition`)."""
 
 _PT_SCORES = {"edges_scores", "nodes_scores"}
 _SAFE = (
@@ -57,10 +57,10 @@ _SAFE = (
 
 @dataclass(frozen=True)
 class StoredCircuit:
-    """What a file holds."""
+    """The content of a file."""
 
     graph: Graph
-    """Of the file: with a key and a value edge for each head, or each group, as the file has them."""
+    """The graph of the file, with a key and a value edge for each head or group, as the file has them."""
     cfg: Mapping[str, Any]
     kept: NDArray[np.bool_]
     """[writers, readers]"""
@@ -73,11 +73,11 @@ class StoredCircuit:
     flagged: NDArray[np.bool_] | None = None
     """[writers]: which nodes the file has flags of; None: of all."""
     notes: tuple[str, ...] = ()
-    """What was filled in or left out on reading."""
+    """Notes on what was filled in or left out on reading."""
 
 
 def read(path: Path, graph: Graph, ignore: Ignore | None = None) -> StoredCircuit:
-    """What a file holds, of the architecture of `graph`.
+    """Read a file of the architecture of `graph`.
 
     Args:
         path: .json or .pt.
@@ -145,7 +145,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _loaded(path: Path) -> dict[str, Any]:
-    """What torch.save wrote, if it is nothing but tensors and plain values."""
+    """Load what torch.save wrote, if it is nothing but tensors and plain values."""
     content = load_torch(path, "tensors and plain values", _SAFE)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InterpretationError("it holds no values by name", fix=_SAFE)

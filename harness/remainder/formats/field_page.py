@@ -70,7 +70,7 @@ SECTIONS: tuple[FieldSection, ...] = (
     FieldSection("EAP-IG and MIB, `.pt`", eap_ig_fields.PT),
     FieldSection("circuit-tracer and Neuronpedia, a graph", attribution_graph.FIELDS),
 )  # fmt: skip
-"""In the order of the page."""
+"""Sections in the order of the page."""
 
 
 def render() -> str:

@@ -144,7 +144,7 @@ class Settings:
         self.table, self.where, self.within = table, where, within
         self.ignore = Ignore() if ignore is None else ignore
         self.content: dict[str, Any] = {}
-        told = []
+        unknown = []
         for key, value in content.items():
             name, line = str(key), table.lines.get(str(key))
             if self.ignore.take(within + name, line, where):
@@ -153,11 +153,11 @@ class Settings:
                 if table.rest is None:
                     raise self._unknown(name, value)
                 if table.rest.how == "told":
-                    told.append(within + name)
+                    unknown.append(within + name)
             self.content[name] = value
         self._told = tuple(
             f"{Path(where).name} has the field {name}, which is not known: {table.rest.why}."
-            for name in told
+            for name in unknown
             if table.rest is not None
         )
 

@@ -67,20 +67,20 @@ class HookPlace(NamedTuple):
     reads: Reads
     warnings: tuple[str, ...] = ()
     aliases: tuple[Alias, ...] = ()
-    told: bool = True
+    stated: bool = True
 
 
 class Loaded(NamedTuple):
     """The result of a reader: the object itself, then the fields of a `HookPlace`."""
 
-    thing: Any
+    interpretation: Any
     """An object with `encode` and `decode`, and perhaps `skip`; float32."""
     reads: Reads
     warnings: tuple[str, ...] = ()
     """Whole sentences on what the file does not tell, for `check`, the table and the record."""
     aliases: tuple[Alias, ...] = ()
     """Hooks that its place was taken for the task's by; to be compared on the loaded model."""
-    told: bool = True
+    stated: bool = True
     """Whether the file says where it was made; if not, whoever submits it must vouch for it."""
 
 
@@ -162,17 +162,17 @@ def place_at(made: tuple[str, str], task: Task, where: Path | str) -> HookPlace:
     reads = reads_at(made, task.site, where)
     ours = (task.site.hook_in if reads == "in" else task.site.hook_out, task.site.hook_out)
     aliases: dict[Alias, None] = {}
-    for told, own in zip(made, ours, strict=True):
-        if told != own:
-            if two_tensors(told, own, task.model):
+    for stated, own in zip(made, ours, strict=True):
+        if stated != own:
+            if two_tensors(stated, own, task.model):
                 raise MisfitError(
-                    f"{where}: it was made at {told}; the task's site is {own}, which in the model "
+                    f"{where}: it was made at {stated}; the task's site is {own}, which in the model "
                     f"{task.model.name} is another tensor",
-                    fix=f"choose a task whose [site] names {told}, or write one",
+                    fix=f"choose a task whose [site] names {stated}, or write one",
                 )
-            aliases[Alias(told, own)] = None
-        if told.endswith(".hook_normalized") and has_layer_norm(task.model) is not False:
-            aliases[Alias(told.replace("hook_normalized", "hook_out"), own, _OF_OLD)] = None
+            aliases[Alias(stated, own)] = None
+        if stated.endswith(".hook_normalized") and has_layer_norm(task.model) is not False:
+            aliases[Alias(stated.replace("hook_normalized", "hook_out"), own, _OF_OLD)] = None
     return HookPlace(reads, (), tuple(aliases))
 
 
@@ -190,11 +190,11 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
     """
     site = task.site
     here = site.hook_in if site.is_reconstruction else f"the output of {site.hook_in} at {site.hook_out}"
-    told = (
+    note = (
         f"{file_name(where)} does not tell its place ({lacks}): that it was made for {here} is taken on "
         "trust; its width is all that was compared."
     )
-    return HookPlace("in" if site.is_reconstruction else "out", (told,), told=False)
+    return HookPlace("in" if site.is_reconstruction else "out", (note,), stated=False)
 
 
 def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
@@ -217,10 +217,10 @@ def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
             return "in"
         if tensor_of(source) == tensor_of(site.hook_out):
             return "out"
-    told = f"at {source}" if source == target else f"to read {source} and rebuild {target}"
+    stated = f"at {source}" if source == target else f"to read {source} and rebuild {target}"
     here = f"is {site.hook_in}" if site.is_reconstruction else f"reads {site.hook_in} for {site.hook_out}"
     raise MisfitError(
-        f"{where}: it was trained {told}; the task's site {here}",
+        f"{where}: it was trained {stated}; the task's site {here}",
         fix="choose the task that it was made for, or write one: a task.toml with that [site]",
     )
 

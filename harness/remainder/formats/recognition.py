@@ -283,9 +283,9 @@ def _of_fields(seen: Outline) -> Seen:
     for kind in _KINDS:
         if kind.fields <= seen.fields.keys():
             return Seen("JSON", what=kind.what, fix=kind.fix, beside=kind.beside)
-    told = f"the fields {_listed(list(seen.fields))}" if seen.fields else "no fields"
+    held = f"the fields {_listed(list(seen.fields))}" if seen.fields else "no fields"
     cut = "" if seen.is_whole else ", and no end"
-    what = f"JSON with {told}{cut}; {_LOOKED_FOR}"
+    what = f"JSON with {held}{cut}; {_LOOKED_FOR}"
     return Seen("JSON", what=what, is_known=False, is_closed=not seen.is_whole)
 
 

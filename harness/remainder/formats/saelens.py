@@ -84,7 +84,7 @@ def found_in(path: Path) -> bool:
 
 
 def files(path: Path) -> list[Path]:
-    """What can move a number."""
+    """Files whose content can change a score; these are hashed."""
     return sorted(file for file in path.glob("*") if file.suffix in {".json", ".safetensors"})
 
 
@@ -115,12 +115,12 @@ def _without_ignored(config: dict[str, Any], where: Path, ignore: Ignore | None)
 
 
 def _loaded(
-    thing: Any, name: str, task: Task, place: HookPlace, looked: Looked, notes: tuple[str, ...]
+    obj: Any, name: str, task: Task, place: HookPlace, looked: Looked, notes: tuple[str, ...]
 ) -> Loaded:
-    """What SAELens made, with what its config says beyond that, and notes on how it was read."""
+    """Complete what SAELens made by what its config says beyond that, and by notes on how it was read."""
     if looked.activation is not None:
-        thing.activation_fn = looked.activation
-    coder = wrapped(thing, name, task, place.reads, looked)
+        obj.activation_fn = looked.activation
+    coder = wrapped(obj, name, task, place.reads, looked)
     means = means_warning(looked, task, place.reads, name)
     return Loaded(coder, *place._replace(warnings=(*place.warnings, *looked.warnings, *means, *notes)))
 
@@ -179,14 +179,14 @@ def _load_folder(folder: Path, config: dict[str, Any], site: Site) -> tuple[Any,
 
 @contextmanager
 def _options_are_looked_at() -> Iterator[None]:
-    """Without sae-lens' own advice on loading the model: `look` heeds or refuses each of these options."""
+    """Silence sae-lens' own advice on loading the model: `look` heeds or refuses each of these options."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         yield
 
 
 def _reason(problem: Exception) -> str:
-    """What a library says, if it is about the settings and not about its own code."""
+    """The words of a library's error, if it is about the settings and not about its own code."""
     if isinstance(problem, KeyError):
         return f"there is no field {problem}"
     if isinstance(problem, (TypeError, AttributeError)) or not str(problem).strip():
@@ -195,7 +195,7 @@ def _reason(problem: Exception) -> str:
 
 
 def load_object(
-    thing: Any,
+    obj: Any,
     task: Task,
     name: str,
     ignore: Ignore | None = None,
@@ -204,7 +204,7 @@ def load_object(
     """An object from a notebook, checked as far as it has a config of its own (`cfg`).
 
     Args:
-        thing: with `encode` and `decode`.
+        obj: with `encode` and `decode`.
         task: whose site and model it must be of.
         name: for messages.
         ignore: fields of its config to be passed over.
@@ -213,31 +213,31 @@ def load_object(
     Raises:
         InterpretationError: if it was made for another width, hook or model, or a setting is not computed.
     """
-    thing = unwrapped(thing)
-    config = without_ignored(config_of(thing, name), OBJECT, name, ignore)
+    obj = unwrapped(obj)
+    config = without_ignored(config_of(obj, name), OBJECT, name, ignore)
     # What has no config is no file, and nobody expects it to tell where it was made.
     place = _place(config, task, name) if "d_in" in config else HookPlace("in")
-    _check_latents(config, thing, name)
+    _check_latents(config, obj, name)
     looked = look(config, task, name, ignore, is_object=True)
     if stated is not None:
         # Its own cfg was looked at already; what was lost on the way is strictly looked at.
         looked = look(stated, task, name, ignore, is_release=True)
-    is_sae = is_of_sae_lens(thing)
+    is_sae = is_of_sae_lens(obj)
     # A method of sae-lens leaves notes in the object when it is called, so none is called on the user's own.
-    own = thing
-    thing, notes = in_float32(thing, name, task.site.width, probe=not is_sae, renewed=_RENEWED)
+    own = obj
+    obj, notes = in_float32(obj, name, task.site.width, probe=not is_sae, renewed=_RENEWED)
     if is_sae:
-        if thing is not own:
-            thing._setup_activation_normalization()  # its functions keep the object that they were made for
-        _require_folded(thing, name)
-        thing, more = without_zero_rows(thing)
+        if obj is not own:
+            obj._setup_activation_normalization()  # its functions keep the object that they were made for
+        _require_folded(obj, name)
+        obj, more = without_zero_rows(obj)
         notes += more
-    return _loaded(thing, name, task, place, looked, notes)
+    return _loaded(obj, name, task, place, looked, notes)
 
 
-def _check_latents(config: dict[str, Any], thing: Any, name: str) -> None:
-    """Where cfg and decoder both tell the number of latents, they agree."""
-    decoder, stated = getattr(thing, "W_dec", None), config.get("d_sae")
+def _check_latents(config: dict[str, Any], obj: Any, name: str) -> None:
+    """Refuse an object whose cfg and decoder tell different numbers of latents."""
+    decoder, stated = getattr(obj, "W_dec", None), config.get("d_sae")
     if (
         isinstance(decoder, Tensor)
         and decoder.ndim == 2
@@ -263,7 +263,7 @@ def _require_folded(sae: Any, name: str) -> None:
 
 
 def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
-    """Which of the site's places a config's SAE reads, and what is to be told of that.
+    """The site's place that a config's SAE reads, with warnings on how that was told.
 
     Raises:
         InterpretationError: if it is of another width, hook or model.
@@ -271,7 +271,7 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
     stated = {**config, **table(config, "metadata", where)}
     check_model(text(stated, "model_name", where), task.model, where)
     _check_widths(config, task.site, where)
-    hooks, told = _hooks(stated, task.site, where), context_warnings(stated, task, where)
+    hooks, notes = _hooks(stated, task.site, where), context_warnings(stated, task, where)
     if hooks is not None:
         place = place_at(hooks, task, where)
         place = place._replace(warnings=place.warnings + _target_warning(stated, task.site, where))
@@ -279,11 +279,11 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
         place = place_untold(task, where, "no hook_name")
         if "d_out" in config:
             place = place._replace(reads="in")
-    return place._replace(warnings=place.warnings + told)
+    return place._replace(warnings=place.warnings + notes)
 
 
 def _target_warning(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, ...]:
-    """Of a transcoder that does not tell what it rebuilds."""
+    """A warning for a transcoder that does not tell what it rebuilds."""
     if "d_out" not in stated or stated.get("hook_name_out") is not None:
         return ()
     return (
@@ -299,7 +299,7 @@ def _check_widths(config: dict[str, Any], site: Site, where: Path | str) -> None
 
 
 def _hooks(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, str] | None:
-    """What it reads and what it rebuilds, by the names of TransformerLens; None if no hook is named."""
+    """Hooks that it reads and rebuilds, by the names of TransformerLens; None if no hook is named."""
     source = text(stated, "hook_name", where) or text(stated, "hook_point", where)
     for name in ("hook_layer", "hook_point_layer"):
         if source is None and isinstance(stated.get(name), int):

@@ -1,4 +1,4 @@
-"""What `center_writing_weights` does to the tensors that an SAE of sae-lens was trained on.
+"""The effect of `center_writing_weights` on the tensors that an SAE of sae-lens was trained on.
 
 TransformerLens takes the mean over the width out of all weights that write to the residual stream, of models
 with LayerNorm; the embeddings, what MLP and attention give, and the stream itself then lack their mean. Of a
@@ -30,7 +30,7 @@ _BY_HEADS = re.compile(r"attn\.hook_result$|hook_attn_in$|hook_[qkv]_input$")
 
 
 def means_warning(looked: Looked, task: Task, reads: Reads, name: str) -> tuple[str, ...]:
-    """Of a transcoder whose target had its mean over the width taken out in training."""
+    """A warning for a transcoder whose target had its mean over the width taken out in training."""
     target = looked.hooks[-1]
     rebuilds_what_it_reads = len(looked.hooks) == 1 or reads == "out"
     if not looked.centred or rebuilds_what_it_reads or not _is_written(target):

@@ -51,14 +51,14 @@ _REQUIRED = {
 
 
 class Looked(NamedTuple):
-    """What a config says beyond what SAELens makes of it."""
+    """Facts of a config beyond what SAELens makes of it."""
 
     activation: nn.Module | None
-    """In place of the class's own."""
+    """The activation in place of the class's own."""
     centred: bool
     """Whether the model's writing weights were centred, if it has LayerNorm."""
     hooks: tuple[str, ...]
-    """What it reads and rebuilds, as far as it is told; else what the site does."""
+    """Hooks that it reads and rebuilds, as far as it is told; else those of the site."""
     warnings: tuple[str, ...]
 
 
@@ -116,8 +116,8 @@ def look(
                 "reshape_activations", f"SAELens does that at hook_z, and this is {hooks[0]}"
             )
         activation = _activation(settings)
-    told = (*settings.warnings, *metadata.warnings, *_layer_warning(settings, metadata))
-    return Looked(activation, centred, hooks, told)
+    notes = (*settings.warnings, *metadata.warnings, *_layer_warning(settings, metadata))
+    return Looked(activation, centred, hooks, notes)
 
 
 def _check_architecture(config: Mapping[str, Any], where: Path | str) -> None:
@@ -136,7 +136,7 @@ def _check_architecture(config: Mapping[str, Any], where: Path | str) -> None:
 
 
 def _require(settings: Settings) -> None:
-    """What SAELens would fill in by a default of its class, and computes with, must stand there."""
+    """Miss the fields that SAELens would fill in by a default of its class, and computes with."""
     architecture = settings["architecture"] or "standard"
     wanted = _REQUIRED.get(architecture, ())
     if settings["normalize_activations"] == "constant_scalar_rescale":
@@ -154,7 +154,7 @@ def _require(settings: Settings) -> None:
 
 
 def _check_twins(settings: Settings, metadata: Settings) -> None:
-    """What the top computes with, and what stands there of the place, is not said otherwise in `metadata`."""
+    """Refuse a `metadata` that says otherwise what the top computes with, or says of the place."""
     for name, line in settings.table.lines.items():
         if line.how == "harmless" or name not in settings.content or name == "sae_lens_version":
             continue
@@ -193,7 +193,7 @@ def _check_older_names(settings: Settings, metadata: Settings) -> None:
 
 
 def _layer_warning(settings: Settings, metadata: Settings) -> tuple[str, ...]:
-    """Where the number of the block is not that in the hook's name, which counts."""
+    """A warning where the number of the block is not that in the hook's name, which counts."""
     fields = {**settings.content, **metadata.content}
     hook = first_of(fields, "hook_name", "hook_point")
     name = next((one for one in ("hook_layer", "hook_point_layer") if fields.get(one) is not None), None)
@@ -209,7 +209,7 @@ def _layer_warning(settings: Settings, metadata: Settings) -> tuple[str, ...]:
 
 
 def _hooks(settings: Settings, metadata: Settings, site: Site) -> tuple[str, ...]:
-    """What it reads and rebuilds; where that is not told, what the task does."""
+    """Hooks that it reads and rebuilds; where these are not told, those of the task."""
     named = [
         found
         for name in ("hook_name", "hook_point", "hook_name_out")
@@ -222,7 +222,7 @@ def _hooks(settings: Settings, metadata: Settings, site: Site) -> tuple[str, ...
 
 
 def _activation(settings: Settings) -> nn.Module | None:
-    """What `activation_fn_str` asks for, where the class of the architecture computes something else.
+    """The activation that `activation_fn_str` asks for, where the class of the architecture has another.
 
     Raises:
         InterpretationError: it cannot be computed, or does not fit the architecture.
@@ -267,12 +267,12 @@ def _check_k(settings: Settings, kwargs: Settings, name: str, architecture: str)
 
 
 def _is_of_version_6(settings: Settings) -> bool:
-    """As SAELens tells it."""
-    said = settings["sae_lens_version"] or settings.block("metadata")["sae_lens_version"]
-    head = str(said or "0").split(".")[0]
+    """Whether a config is of version 6 or later, by the field that SAELens goes by."""
+    stated = settings["sae_lens_version"] or settings.block("metadata")["sae_lens_version"]
+    head = str(stated or "0").split(".")[0]
     if not head.isdigit():
         raise InterpretationError(
-            f"{settings.where}: sae_lens_version is {brief(said)}; expected a version such as 6.0.0",
+            f"{settings.where}: sae_lens_version is {brief(stated)}; expected a version such as 6.0.0",
             fix=AGAIN,
         )
     return int(head) >= 6

@@ -60,7 +60,7 @@ _PLACE: dict[str, Line] = {
     "seqpos_slice": heeded("compared with the task's positions", plain),
     "sae_lens_version": heeded("tells whether the config is of version 6, or from before", text),
 }  # fmt: skip
-"""Where it was made, in `metadata` or at the top."""
+"""Fields that tell where it was made, in `metadata` or at the top."""
 
 METADATA = Table(
     {
@@ -75,7 +75,7 @@ METADATA = Table(
     },
     Rest("harmless", "it describes, and SAELens computes with nothing in it"),
 )  # fmt: skip
-"""Of `metadata`. What the top computes with must not say anything else here."""
+"""Fields of `metadata`. What the top computes with must not say anything else here."""
 
 _TRAINING = (
     "act_store_device", "adam_beta1", "adam_beta2", "architecture_details", "autocast", "autocast_lm",
@@ -102,7 +102,7 @@ _TRAINING = (
 
 
 def _scaling(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> str | bool | None:
-    """Its name; of old configs true or false."""
+    """The name of a scaling; in old configs, true or false."""
     return (
         flag(content, name, where, within)
         if isinstance(content.get(name), bool)
@@ -136,7 +136,7 @@ COMMON: dict[str, Line] = {
     **harmless("of training alone", *_TRAINING),
     "model_kwargs": only("options of the model's forward pass may change its tensors", {}),
 }
-"""Of every architecture, at the top."""
+"""Fields of every architecture, at the top."""
 
 _TRANSCODER: dict[str, Line] = {"d_out": heeded("must be the width of what the task replaces", plain)}
 _TOPK: dict[str, Line] = {
@@ -170,7 +170,7 @@ ARCHITECTURES: dict[str, dict[str, Line]] = {
     "jumprelu_transcoder": dict(_TRANSCODER),
     "jumprelu_skip_transcoder": dict(_TRANSCODER),
 }
-"""What an architecture has of its own."""
+"""Fields that an architecture has of its own."""
 
 OBJECT = Table(
     {
@@ -189,13 +189,13 @@ OBJECT = Table(
     },
     Rest("told", "the object is asked to encode and decode as it is"),
 )  # fmt: skip
-"""Of the `cfg` of an object, such as a custom SAE of SAEBench."""
+"""Fields of the `cfg` of an object, such as a custom SAE of SAEBench."""
 
 
 RELEASE: dict[str, Line] = harmless(
     "sae-lens's reader of the release wrote it into the weights", "jump_relu_threshold"
 )
-"""What only sae-lens's own readers of releases say, beside the rest."""
+"""Fields that only sae-lens's own readers of releases write, beside the rest."""
 
 
 def table_of(config: Mapping[str, Any]) -> Table:

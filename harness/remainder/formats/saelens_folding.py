@@ -62,7 +62,7 @@ _SHOWN = 8  # rows that a message lists
 
 
 class _Scale(NamedTuple):
-    """What was done to activations before they were given to the SAE in its training."""
+    """Scaling of activations before they were given to the SAE in its training."""
 
     file: Path
     factor: float | None
@@ -180,7 +180,7 @@ def fold_scale(sae: Any, where: Path) -> tuple[str, ...]:
 
 
 def _scale_for(sae: Any, where: Path) -> _Scale | None:
-    """What lies beside a config, if it is what its normalisation asks for."""
+    """Read what lies beside a config, if it is what its normalisation asks for."""
     normalisation = sae.cfg.normalize_activations
     found = _scale_in(where.parent)
     if not needs_scale(normalisation):
@@ -239,8 +239,8 @@ def _scale_in(folder: Path) -> _Scale | None:
         )
     factor = fields["scaling_factor"]
     # sae-lens reads the matrices if they are there, unless the file says that there are none.
-    told = flag(fields, "has_whitening", scaler) if "has_whitening" in fields else None
-    whitened = present(folder / WHITENING) if told is None else told
+    stated = flag(fields, "has_whitening", scaler) if "has_whitening" in fields else None
+    whitened = present(folder / WHITENING) if stated is None else stated
     if factor is None and not whitened:
         return None
     if factor is None:

@@ -1,4 +1,4 @@
-"""What sae-lens computes outside of `encode` and `decode`, brought into these and `skip`.
+"""Wrappers that bring what sae-lens computes outside of `encode` and `decode` into these and `skip`.
 
 A reconstruction is then always decode(encode(x)) + skip(x), and `decode` a function of codes alone:
 
@@ -39,45 +39,45 @@ _COUNTS = ("k", "kval_topk", "max_iterations")
 _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
 
 
-def is_of_sae_lens(thing: Any) -> bool:
+def is_of_sae_lens(obj: Any) -> bool:
     """Whether an object is one of sae-lens's own classes."""
     lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
-    return lens is not None and isinstance(thing, lens.SAE)
+    return lens is not None and isinstance(obj, lens.SAE)
 
 
-def wrapped(thing: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Any:
-    """The thing itself, or for an object of sae-lens in what this module's text asks for.
+def wrapped(obj: Any, name: str, task: Task, reads: Reads, looked: Looked) -> Any:
+    """The obj itself, or for an object of sae-lens in what this module's text asks for.
 
     Raises:
         InterpretationError: if there is no such way to take it apart, or a number of active latents is none.
     """
-    if not is_of_sae_lens(thing):
-        return thing
+    if not is_of_sae_lens(obj):
+        return obj
     lens = sys.modules["sae_lens"]
     for field in _COUNTS:
-        if getattr(thing.cfg, field, None) is not None:
-            check_count(plain(getattr(thing.cfg, field)), plain(thing.cfg.d_sae), name, field)
-    normalised = thing.cfg.normalize_activations in _OF_THE_TOKEN
-    temporal = isinstance(thing, lens.TemporalSAE)
+        if getattr(obj.cfg, field, None) is not None:
+            check_count(plain(getattr(obj.cfg, field)), plain(obj.cfg.d_sae), name, field)
+    normalised = obj.cfg.normalize_activations in _OF_THE_TOKEN
+    temporal = isinstance(obj, lens.TemporalSAE)
     if temporal and normalised:
         raise InterpretationError(
-            f"{name}: a temporal SAE with normalize_activations = {thing.cfg.normalize_activations} cannot "
+            f"{name}: a temporal SAE with normalize_activations = {obj.cfg.normalize_activations} cannot "
             "be taken apart into codes and what goes past them",
             fix="train it with constant_scalar_rescale or none",
         )
-    if thing.hook_z_reshaping_mode:
-        thing = copy.copy(thing)  # parameters are shared; the object of the notebook stays as it is
-        thing.turn_off_forward_pass_hook_z_reshaping()
-    inner: Any = thing
+    if obj.hook_z_reshaping_mode:
+        obj = copy.copy(obj)  # parameters are shared; the object of the notebook stays as it is
+        obj.turn_off_forward_pass_hook_z_reshaping()
+    inner: Any = obj
     if temporal:
-        inner = _Temporal(thing)
-    elif isinstance(thing, lens.SkipTranscoder):
+        inner = _Temporal(obj)
+    elif isinstance(obj, lens.SkipTranscoder):
         check_no_skip(task.site, reads, name)
-        inner = _Skipping(thing)
+        inner = _Skipping(obj)
     elif normalised:
-        inner = _Normalised(thing)
+        inner = _Normalised(obj)
     if is_centred(looked, task.model, name):
-        inner = _Centred(inner, rebuilds=not isinstance(thing, lens.Transcoder))
+        inner = _Centred(inner, rebuilds=not isinstance(obj, lens.Transcoder))
     return inner
 
 
@@ -89,7 +89,7 @@ class _Wrapper(nn.Module):
         self.inner = inner
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """As of sae-lens, which keeps its own notes of dtype and device in step."""
+        """Move the inner object by its own method, which keeps its notes of dtype and device in step."""
         self.inner.to(*args, **kwargs)
         return self
 

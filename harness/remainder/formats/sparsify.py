@@ -110,8 +110,8 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     config = Settings(read_json(where), FIELDS, where, ignore)
     config.all()
     transcode = bool(config["transcode"])
-    is_said, told = _run(path, config.content.get("transcode"), task, ignore)
-    place = _place(path, transcode or is_said, task)
+    is_stated, notes = _run(path, config.content.get("transcode"), task, ignore)
+    place = _place(path, transcode or is_stated, task)
     check_width(config["d_in"], task.site, where)
     latents = _latents(config, task.site.width)
     activation = _activation(config, config["k"], latents, where)
@@ -130,7 +130,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     sizes = {"d_in": config["d_in"], "num_latents": latents}
     found = read_tensors(path / WEIGHTS, Layout(shapes, sizes, says))
     weights = {"W_enc": found.pop("encoder.weight").T, "b_enc": found.pop("encoder.bias"), **found}
-    place = place._replace(warnings=place.warnings + told)
+    place = place._replace(warnings=place.warnings + notes)
     return Loaded(make_coder(weights, activation, centred=not transcode), *place)
 
 
@@ -146,16 +146,16 @@ def _run(path: Path, own: bool | None, task: Task, ignore: Ignore | None) -> tup
     Raises:
         InterpretationError: if it was made for another model, or is of another kind.
     """
-    told: tuple[str, ...] = ()
-    is_said = False
+    notes: tuple[str, ...] = ()
+    is_stated = False
     for folder in dict.fromkeys((_of_module(path.absolute()).parent, _of_module(path.resolve()).parent)):
         above = folder / RUN
         if above.is_file():
             run = Settings(read_json(above), RUN_FIELDS, above, ignore)
             check_model(run["model"], task.model, run.where)
-            is_said = is_said or _is_transcoder(run, own)
-            told = told or context_warnings(run.all(), task, above, length="ctx_len")
-    return is_said, told
+            is_stated = is_stated or _is_transcoder(run, own)
+            notes = notes or context_warnings(run.all(), task, above, length="ctx_len")
+    return is_stated, notes
 
 
 def _is_transcoder(run: Settings, own: bool | None) -> bool:
@@ -164,11 +164,11 @@ def _is_transcoder(run: Settings, own: bool | None) -> bool:
     Early versions said only there whether it is a transcoder, and subtracted b_dec all the same; so does
     sparsify today with a config that lacks `transcode`.
     """
-    said = run["transcode"]
-    if said is None or said is own:
+    stated = run["transcode"]
+    if stated is None or stated is own:
         return False
-    if own is None and isinstance(said, bool):
-        return said
+    if own is None and isinstance(stated, bool):
+        return stated
     raise run.refuse("transcode", f"{CONFIG} of the module says {str(own).lower()}")
 
 

@@ -48,12 +48,12 @@ def require_same(loaded: LoadedTask, interpretation: Adapted, dtype: str = "floa
 
 
 def _require(bridge: Any | None, loaded: LoadedTask, alias: Alias, name: str) -> str:
-    told, ours, note = alias
+    stated, ours, note = alias
     model = loaded.task.model.name
-    fix = f"choose a task whose [site] names {told}, or write one"
+    fix = f"choose a task whose [site] names {stated}, or write one"
     if bridge is None:
         raise MisfitError(
-            f"{name}: it was made at {told}; the task's site is {ours}, and its model is a module whose "
+            f"{name}: it was made at {stated}; the task's site is {ours}, and its model is a module whose "
             "names are its own, so that no two of them are taken for one",
             fix=f"if it was made for the module {ours}, write that name into the file",
         )
@@ -61,23 +61,23 @@ def _require(bridge: Any | None, loaded: LoadedTask, alias: Alias, name: str) ->
         raise TaskError(
             f"the model {model} has no hook {ours!r}", fix="name another in the [site] of the task"
         )
-    if told not in bridge.hook_dict:
+    if stated not in bridge.hook_dict:
         raise MisfitError(
-            f"{name}: it was made at {told}, which the model {model} does not have, so that it cannot be "
+            f"{name}: it was made at {stated}, which the model {model} does not have, so that it cannot be "
             f"compared with the task's site {ours}",
             fix=f"if it was made for that very tensor, write {ours} into the file as its place",
         )
-    difference = _difference(bridge, told, ours)
+    difference = _difference(bridge, stated, ours)
     if not difference <= LIMIT:
         raise MisfitError(
-            f"{name}: it was made at {told}; the task's site is {ours}, and in the model {model} these are "
+            f"{name}: it was made at {stated}; the task's site is {ours}, and in the model {model} these are "
             f"two tensors: they differ by {difference:.2g} of their size" + (f" ({note})" if note else ""),
             fix=f"{fix}; if it was made at the task's own tensor, give an object whose config names no hook: "
             "remainder.evaluate(task, object)"
             if note
             else fix,
         )
-    return f"{told} is {ours} on the loaded model (they differ by {difference:.1g} of their size)"
+    return f"{stated} is {ours} on the loaded model (they differ by {difference:.1g} of their size)"
 
 
 def _difference(bridge: Any, one: str, other: str) -> float:

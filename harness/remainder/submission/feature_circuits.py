@@ -69,7 +69,7 @@ class Sum(NamedTuple):
 
     @property
     def nodes(self) -> int:
-        """Kept."""
+        """Number of nodes that are kept."""
         return self.latents + self.errors
 
     @property
@@ -88,9 +88,9 @@ class FeatureCircuits:
 
     sites: tuple[FeatureSite, ...]
     circuits: Mapping[str, Mapping[str, FeatureCircuit]]
-    """By name, then by template; all have the same templates. Largest first."""
+    """Circuits by name, then by template, the largest first; all have the same templates."""
     scores: Mapping[str, NodeScores] | None = None
-    """By template, if circuits were cut from any."""
+    """Scores of nodes by template, if circuits were cut from any."""
 
     def __post_init__(self) -> None:
         if not self.circuits:
@@ -112,11 +112,11 @@ class FeatureCircuits:
 
 
 class FoundFeatures(NamedTuple):
-    """What was read or found."""
+    """Circuits of features that were read or found."""
 
     circuits: FeatureCircuits
     notes: tuple[str, ...]
-    """For people."""
+    """Notes for people on how they came about."""
 
 
 def site_tasks(sources: Sequence[SiteSource], task: Task) -> list[Task]:
@@ -216,7 +216,7 @@ class _Placed(NamedTuple):
     notes: tuple[str, ...]
 
     def noted(self, features: FoundFeatures) -> FoundFeatures:
-        """The same circuits, with notes on the interpretations behind their own."""
+        """Add the notes on the interpretations behind those on the circuits."""
         return features._replace(notes=(*features.notes, *self.notes))
 
 
@@ -248,7 +248,7 @@ def _interpretation(submission: Submission, source: SiteSource, task: Task) -> A
         )
 
     one = own.load(task, no_moments)
-    return adapt(one.thing, task.site.width, own.name, one.reads, one.warnings, one.aliases)
+    return adapt(one.interpretation, task.site.width, own.name, one.reads, one.warnings, one.aliases)
 
 
 def _lengths(loaded: CircuitTask) -> dict[str, int]:
@@ -281,7 +281,7 @@ def _cut(
     sites: tuple[FeatureSite, ...],
     scores: Mapping[str, NodeScores],
 ) -> FoundFeatures:
-    """Step 3."""
+    """Cut scores at every threshold: step 3 of this module's text."""
     thresholds = method.get("thresholds") or THRESHOLDS
     names = [f"{BEYOND}{threshold:.3g}" for threshold in thresholds]
     if len(set(names)) < len(names):

@@ -48,11 +48,11 @@ NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
 """Names of submissions: nothing that a table, a path or an eye could take for something else."""
 
 Kind = Literal["reconstruction", "circuit", "feature-circuit"]
-"""What a submission is. A transcoder is a reconstruction: it rebuilds the output of what it reads."""
+"""The kinds of submission. A transcoder is a reconstruction: it rebuilds the output of what it reads."""
 
 Source = Literal["file", "folder", "hub", "prompts"]
-"""Where a format may come from: a file or folder that is named without a `submission.toml`, a hub, or a
-search on the task's own `fit` prompts."""
+"""A place that a format may come from: a file or folder that is named without a `submission.toml`, a hub, or
+a search on the task's own `fit` prompts."""
 
 
 def _in_folder(path: str) -> str:
@@ -225,7 +225,7 @@ class ReleaseMethod(WeightsMethod):
 
 
 class SitesMethod(Method):
-    """What all circuits of features set: the sites whose latents are nodes."""
+    """Settings that all circuits of features share: the sites whose latents are nodes."""
 
     sites: tuple[SiteSource, ...] = Field(
         min_length=1, description="one [[method.sites]] for each site, in order of a pass"
@@ -390,7 +390,7 @@ def read_method(content: Any, find: Callable[[str], Format | None] = FORMATS.get
 
 
 def kind_fault(kind: object, row: Format) -> str | None:
-    """What is wrong with the `kind` that a submission of a format states; None if it is the format's own."""
+    """The fault of a `kind` that a submission of this format states; None if it is the format's own."""
     return None if kind == row.kind else f"`kind` of format {row.name} is {row.kind}, not {kind}"
 
 

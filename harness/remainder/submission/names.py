@@ -25,11 +25,11 @@ __all__ = ["Distinct", "distinct", "folder_of", "namesakes"]
 
 
 class Distinct(NamedTuple):
-    """What is run, in the order in which it was named."""
+    """Entries to run, in the order in which they were named."""
 
     entries: list[Entry]
     notes: tuple[str, ...]
-    """For people: what is left out or called otherwise."""
+    """Notes for people on what is left out or called otherwise."""
 
 
 def distinct(entries: Sequence[Entry]) -> Distinct:
@@ -65,12 +65,12 @@ def distinct(entries: Sequence[Entry]) -> Distinct:
 
 
 def folder_of(out: Path, task: Task, name: str = "") -> Path:
-    """Where records of a task, or of one submission on it, are kept."""
+    """The folder of a task's records, or of those of one submission on it."""
     return out / task.id / str(task.major) / name
 
 
 def namesakes(entries: Sequence[Entry], folders: Sequence[Path]) -> tuple[str, ...]:
-    """For people: which submissions share the folder of their records with other content of that name.
+    """Note for people which submissions share the folder of their records with other content of that name.
 
     Args:
         entries: what is going to be run.
@@ -94,7 +94,7 @@ def namesakes(entries: Sequence[Entry], folders: Sequence[Path]) -> tuple[str, .
 
 
 def _parts(entry: Entry) -> tuple[str, ...]:
-    """Of the path that an entry is called after; none if it has a name of its own."""
+    """Parts of the path that an entry is called after; none if it has a name of its own."""
     if not isinstance(entry, Submission) or entry.folder is None or present(entry.folder / "submission.toml"):
         return ()
     return (entry.folder / (entry.method.get("path") or ".")).resolve().parts

@@ -39,10 +39,10 @@ class ObjectSubmission:
 
     name: str
     hash: str
-    thing: Any
+    obj: Any
     kind: str = "reconstruction"
     ignore_fields: tuple[str, ...] = ()
-    """Of its cfg, to be passed over."""
+    """Fields of its cfg to be passed over."""
 
     is_pinned: bool = True
 
@@ -60,10 +60,12 @@ class ObjectSubmission:
         return self.check(task)
 
     def check(self, task: Task) -> Adapted:
-        """What can be told wrong before anything is loaded; see `build`."""
+        """Build it without moments, to find before anything is loaded what is wrong; see `build`."""
         ignore = Ignore(frozenset(self.ignore_fields))
-        loaded = ignore.noted(saelens.load_object(self.thing, task, self.name, ignore), self.name)
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases)
+        loaded = ignore.noted(saelens.load_object(self.obj, task, self.name, ignore), self.name)
+        return adapt(
+            loaded.interpretation, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases
+        )
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
         """Refused: it rebuilds activations.
@@ -72,7 +74,7 @@ class ObjectSubmission:
             InterpretationError: always.
         """
         raise InterpretationError(
-            f"{self.name} is a {type(self.thing).__name__}; task {loaded.task.id} scores circuits",
+            f"{self.name} is a {type(self.obj).__name__}; task {loaded.task.id} scores circuits",
             fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
         )
 
@@ -83,7 +85,7 @@ class CircuitSubmission:
 
     name: str
     hash: str
-    thing: Circuits
+    obj: Circuits
     kind: str = "circuit"
 
     is_pinned: bool = True
@@ -111,27 +113,25 @@ class CircuitSubmission:
             InterpretationError: they are of another architecture.
         """
         graph = loaded.circuit_model().graph
-        if self.thing.graph != graph:
+        if self.obj.graph != graph:
             raise InterpretationError(
-                f"{self.name} is of {self.thing.graph.architecture}; the model of {loaded.task.id} is "
+                f"{self.name} is of {self.obj.graph.architecture}; the model of {loaded.task.id} is "
                 f"{graph.architecture}",
                 fix="make the circuit for that model",
             )
-        return Found(self.thing, ())
+        return Found(self.obj, ())
 
 
-def circuit_submission(thing: Any, name: str | None = None) -> CircuitSubmission:
+def circuit_submission(obj: Any, name: str | None = None) -> CircuitSubmission:
     """Wrap a circuit, circuits by size, or a ranking, and hash its edges.
 
     Raises:
         InterpretationError: it is something else, or the name cannot stand in a table.
     """
-    circuits = (
-        Sized(thing.graph, {thing.edges / thing.graph.edges: thing}) if isinstance(thing, Circuit) else thing
-    )
+    circuits = Sized(obj.graph, {obj.edges / obj.graph.edges: obj}) if isinstance(obj, Circuit) else obj
     if not isinstance(circuits, Circuits):
         raise InterpretationError(
-            f"a {type(thing).__name__} is no circuit",
+            f"a {type(obj).__name__} is no circuit",
             fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
         )
     digest = hashlib.sha256(repr(circuits.graph.architecture).encode())
@@ -142,27 +142,27 @@ def circuit_submission(thing: Any, name: str | None = None) -> CircuitSubmission
         digest.update(np.ascontiguousarray(circuits.scores, dtype=np.float64).tobytes())
     else:
         raise InterpretationError(
-            f"a {type(thing).__name__} gives circuits that cannot be hashed",
+            f"a {type(obj).__name__} gives circuits that cannot be hashed",
             fix="give a Ranking, a NodeRanking or Sized circuits",
         )
-    return CircuitSubmission(_label(name or type(thing).__name__.lower()), digest.hexdigest(), circuits)
+    return CircuitSubmission(_label(name or type(obj).__name__.lower()), digest.hexdigest(), circuits)
 
 
 def object_submission(
-    thing: Any, name: str | None = None, ignore_fields: Sequence[str] = ()
+    obj: Any, name: str | None = None, ignore_fields: Sequence[str] = ()
 ) -> ObjectSubmission:
     """Wrap an object with encode and decode, and hash what can be seen of it.
 
     Args:
-        thing: the object.
+        obj: the object.
         name: in tables; default: that of its class.
         ignore_fields: of its cfg, to be passed over where they would be refused.
 
     Raises:
         InterpretationError: if the name cannot stand in a table, or a tensor is no plain array of numbers.
     """
-    label = _label(name or type(thing).__name__.lower())
-    require_plain(thing, label)
+    label = _label(name or type(obj).__name__.lower())
+    require_plain(obj, label)
     digest = hashlib.sha256()
 
     def add(key: str, value: Any, depth: int) -> None:
@@ -193,10 +193,10 @@ def object_submission(
                 if not str(part).startswith("_"):
                     add(f"{key}.{part}", inner[part], depth + 1)
 
-    add("", thing, 0)
+    add("", obj, 0)
     if ignore_fields:  # they are part of what is scored
         add("ignore_fields", sorted(ignore_fields), 0)
-    return ObjectSubmission(label, digest.hexdigest(), thing, ignore_fields=tuple(ignore_fields))
+    return ObjectSubmission(label, digest.hexdigest(), obj, ignore_fields=tuple(ignore_fields))
 
 
 def _label(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What records of schema 4 and older do not say of their submission, told from its hash."""
+"""Facts on a submission that records of schema 4 and older do not hold, told from its hash."""
 
 from __future__ import annotations
 

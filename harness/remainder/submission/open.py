@@ -1,4 +1,4 @@
-"""What a person names, opened as a submission.
+"""Opening a submission from what a person names.
 
 1. A folder with a `submission.toml`, or the name of a baseline.
 2. What one of the formats' own libraries wrote, a folder or a file: the first format in the table that
@@ -62,7 +62,7 @@ def open_submission(where: str | Path, ignore_fields: Sequence[str] = ()) -> Sub
 
 
 def _ignoring(submission: Submission, names: Sequence[str]) -> Submission:
-    """The same submission with these fields passed over, too."""
+    """Pass over these fields of a submission's files, too."""
     method = submission.method.model_dump(exclude_unset=True)
     method["ignore_fields"] = tuple(sorted({*names, *(submission.method.get("ignore_fields") or ())}))
     try:
@@ -95,7 +95,7 @@ def _opened(text: str) -> Submission:
 
 
 def _of_file(path: Path) -> Submission:
-    """What is read from one file: a list of transcoders, or a circuit."""
+    """The submission that is read from one file: a list of transcoders, or a circuit."""
     row = recognised(path, "file")
     if row is not None and row.kind == "feature-circuit":
         raise graph_alone(path)
@@ -166,7 +166,7 @@ def baselines_for(task: Task) -> list[Submission]:
 def submissions_for(
     loaded: LoadedTask, names: Sequence[str] | None = None, ignore_fields: Sequence[str] = ()
 ) -> list[Entry]:
-    """What is scored on a task: what is named, or all that it brings itself and all baselines that fit it.
+    """Entries to score on a task: those named, or all that it brings itself and all baselines that fit it.
 
     Args:
         loaded: the task.

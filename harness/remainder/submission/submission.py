@@ -36,7 +36,7 @@ __all__ = ["Entry", "Submission"]
 
 @runtime_checkable
 class Entry(Protocol):
-    """What can be scored, and told apart by name and hash afterwards."""
+    """Anything that can be scored, and is told apart by name and hash afterwards."""
 
     @property
     def name(self) -> str: ...
@@ -105,7 +105,7 @@ class Submission(BaseModel):
         return not self.is_on_hub or bool(self.files)
 
     def fetched(self) -> Submission:
-        """The same submission with its files at hand and hashed, if it lies on a hub.
+        """Fetch and hash the files of a submission that lies on a hub; any other is given back as it is.
 
         Raises:
             AssetError: if the hub does not give them.
@@ -147,10 +147,12 @@ class Submission(BaseModel):
         with explained(self.folder, InterpretationError):
             fetched = self.fetched()
             loaded = fetched.load(task, fit)
-        if not loaded.told and self.is_bare:
+        if not loaded.stated and self.is_bare:
             raise _without_site(self.name, task)
         warnings = tuple(map(fetched._named_from_folder, loaded.warnings))
-        return adapt(loaded.thing, task.site.width, self.name, loaded.reads, warnings, loaded.aliases)
+        return adapt(
+            loaded.interpretation, task.site.width, self.name, loaded.reads, warnings, loaded.aliases
+        )
 
     def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
@@ -166,7 +168,7 @@ class Submission(BaseModel):
         return found._replace(notes=tuple(map(self._named_from_folder, found.notes)))
 
     def load(self, task: Task, fit: FitMoments) -> Loaded:
-        """What its format's reader or maker gives, with its files at hand (`fetched`)."""
+        """Call the reader or maker of its format; its files must be at hand (`fetched`)."""
         row, method = self.format, self.method
         if row.make is not None:
             made: Loaded = resolve(row.make)(self, task, fit)
@@ -193,7 +195,7 @@ class Submission(BaseModel):
             )
 
     def _named_from_folder(self, text: str) -> str:
-        """A reader's words with its files named from this folder on: records are public."""
+        """Shorten the paths in a reader's words to begin in this folder: records are public."""
         for folder in () if self.folder is None else (self.folder, self.folder.resolve()):
             text = text.replace(f"{folder}/", "")
         return text

@@ -1,4 +1,4 @@
-"""What is to be said of a path that is no submission: what lies there, and what to give instead.
+"""Errors for a path that is no submission: they say what lies there, and what to give instead.
 
 1. A file that belongs into a folder with others: that folder, if it can be read with it, or else what is
    missing beside it.
@@ -25,7 +25,7 @@ _TOLD = frozenset(
 )
 """Files of a folder with one of these endings are looked at, to say what it is."""
 _LOOKED_AT = 20
-"""At most so many."""
+"""Most files of a folder that are looked at."""
 _SETTINGS = frozenset({".json", ".yaml", ".yml"})
 
 _OF_GRAPH = """\
@@ -47,7 +47,7 @@ submission = "FOLDER_OF_THE_TRANSCODER"
 
 
 def part_of_folder(path: Path, seen: Seen) -> InterpretationError:
-    """What is to be said of settings or weights that are named alone.
+    """The error for settings or weights that are named alone.
 
     Args:
         path: of the file.
@@ -83,7 +83,7 @@ def _opens(path: Path) -> bool:
 
 
 def graph_alone(path: Path) -> InterpretationError:
-    """What a graph needs beside it."""
+    """The error for a graph that is named alone; it shows what belongs beside it."""
     return InterpretationError(
         f"{path} is a circuit-tracer graph, which names features and does not hold them",
         fix="put it into a folder with its transcoders, and a submission.toml that says where these belong:"
@@ -92,7 +92,10 @@ def graph_alone(path: Path) -> InterpretationError:
 
 
 def not_found(text: str, folder: Path) -> InterpretationError:
-    """What there is instead: a folder one level below, a file that is no circuit, or a near name."""
+    """The error for a path that holds no submission.
+
+    It names what there is instead: a folder one level below, a file that is no circuit, or a near name.
+    """
     if folder.is_dir():
         below = sorted(
             path for path in folder.glob("*") if path.is_dir() and recognised(path, "hub") is not None
@@ -116,17 +119,17 @@ def not_found(text: str, folder: Path) -> InterpretationError:
 
 
 def _of_its_files(folder: Path) -> InterpretationError | None:
-    """What is to be said of the files of a folder that is none of a known format: its graphs, a record."""
+    """The error that the files of a folder of no known format call for: graphs, a record; None if none do."""
     files = [file for file in sorted(folder.glob("*")) if file.suffix.lower() in _TOLD and file.is_file()]
     seen = {file: look(file) for file in files[:_LOOKED_AT]}
     if graphs := [file for file, one in seen.items() if one.format == "feature-graph"]:
         return graph_alone(graphs[0])
-    told = next((file for file, one in seen.items() if one.is_closed or (one.what and one.is_known)), None)
-    if told is None:
+    strange = next((file for file, one in seen.items() if one.is_closed or (one.what and one.is_known)), None)
+    if strange is None:
         return None
-    if seen[told].beside:
+    if seen[strange].beside:
         return InterpretationError(
-            f"{told} is {seen[told].what}; beside it there is no {seen[told].beside}",
+            f"{strange} is {seen[strange].what}; beside it there is no {seen[strange].beside}",
             fix="put that into the same folder",
         )
-    return seen[told].refused(told)
+    return seen[strange].refused(strange)

@@ -180,7 +180,7 @@ def validate(
 def _interpretation(loaded: LoadedTask, name: str) -> Any:
     """The interpretation of that name that the task brings itself, or the name of a baseline."""
     (entry,) = submissions_for(loaded, [name])
-    return entry.thing if isinstance(entry, ObjectSubmission) else name
+    return entry.obj if isinstance(entry, ObjectSubmission) else name
 
 
 def _judged_laws(
