@@ -17,9 +17,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from remainder.errors import RecordError
+from remainder.record.find import fullest_record
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.record.store import fullest_record, read_record
+from remainder.record.store import read_record
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,9 @@ from terminal import Command
 
 from remainder.board.which import record_of, records_of
 from remainder.errors import RecordError
+from remainder.record.find import fullest_record
 from remainder.record.schema import Record, SubmissionInfo, TaskInfo
-from remainder.record.store import fullest_record, values_path, write_record
+from remainder.record.store import values_path, write_record
 
 VALUES = synthetic_values()
 

@@ -20,7 +20,8 @@ from remainder.loading.loaded import open_task
 from remainder.loading.prompts import CircuitTask
 from remainder.measure import circuits as faithfulness
 from remainder.model.architecture import Architecture, Graph
-from remainder.record.store import read_record, recompute
+from remainder.record.recompute import recompute
+from remainder.record.store import read_record
 from remainder.report.explain import explain
 from remainder.report.tables import render, rows
 

@@ -26,7 +26,8 @@ from remainder.measure.mdl import BIN_COUNTS, description_length
 from remainder.measure.plan import plan
 from remainder.record.compat import Compat
 from remainder.record.number import Number
-from remainder.record.store import read_record, recompute
+from remainder.record.recompute import recompute
+from remainder.record.store import read_record
 from remainder.report.explain import explain
 from remainder.task.spec import Positions, load_task
 

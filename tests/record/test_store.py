@@ -16,18 +16,12 @@ from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
+from remainder.record.find import find_record, fullest_record
 from remainder.record.json import canonical_json, content_hash, significant
 from remainder.record.provenance import collect_provenance, git_state
+from remainder.record.recompute import recompute
 from remainder.record.schema import Check, Record, SubmissionInfo
-from remainder.record.store import (
-    find_record,
-    fullest_record,
-    measurement_key,
-    read_record,
-    recompute,
-    values_path,
-    write_record,
-)
+from remainder.record.store import measurement_key, read_record, values_path, write_record
 
 
 @pytest.fixture(scope="module")

@@ -554,7 +554,7 @@ def test_nested_records_say_what_clean_is() -> None:
         ),
         pytest.param(
             telescope(term(0.1, 0.2), term(0.1, 0.2), term(0.1, 0.2), term(0.3, 0.35)),
-            ["gap 0.300 [-0.050, 0.650] is not told from 0", "None of its three terms is resolved"],
+            ["gap 0.300 [-0.050, 0.650] cannot be told from 0", "None of its three terms is resolved"],
             ["largest"],
             id="nothing is resolved",
         ),
@@ -571,7 +571,7 @@ def test_nested_records_say_what_clean_is() -> None:
         ),
         pytest.param(
             telescope(*[Number.bare(0.1, "few documents")] * 3, Number.bare(0.3, "few documents")),
-            ["0.300 (no interval) is not told from 0", "None of its three terms"],
+            ["0.300 (no interval) cannot be told from 0", "None of its three terms"],
             ["largest"],
             id="no intervals",
         ),

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from remainder.base.paths import project_root
+from remainder.record.recompute import recompute
 from remainder.record.schema import Record
-from remainder.record.store import read_record, recompute
+from remainder.record.store import read_record
 
 RESULTS = sorted((project_root() / "leaderboard" / "results").rglob("*.json"))
 

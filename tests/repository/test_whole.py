@@ -20,9 +20,10 @@ from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.measure.directions import decoder_directions, gradient_directions
 from remainder.model.bridge import Prefix
 from remainder.record.couplings import QUICK_GRID, rung_of
+from remainder.record.recompute import recompute
 from remainder.record.rungs import NULLS, REFITS, RUNGS
 from remainder.record.schema import Record
-from remainder.record.store import read_record, recompute, write_record
+from remainder.record.store import read_record, write_record
 from remainder.task.spec import Positions, Tier
 
 TIER = Tier(evaluation_windows=12, calibration_windows=16, fit_windows=20, pairs=1, dtype="float32")

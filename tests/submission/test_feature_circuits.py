@@ -30,8 +30,9 @@ from remainder.errors import InterpretationError, RecordError, RemainderError, T
 from remainder.loading.loaded import open_task
 from remainder.loading.prompts import CircuitTask
 from remainder.publish import remeasure as rerun_module
+from remainder.record.recompute import recompute
 from remainder.record.schema import CircuitSize, Record
-from remainder.record.store import StoredRecord, read_record, recompute, write_record
+from remainder.record.store import StoredRecord, read_record, write_record
 from remainder.record.values import values_to_csv
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.method import read_method, submission_hash

@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import RecordError
+from remainder.record.recompute import recompute
 from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
-from remainder.record.store import measurement_key, recompute
+from remainder.record.store import measurement_key
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.record.values import of_split
 

@@ -22,7 +22,7 @@ from remainder.base.files import explained
 from remainder.base.wrapping import quoted
 from remainder.board.snapshot import results_folder
 from remainder.errors import RecordError
-from remainder.record.store import fullest_of, fullest_record
+from remainder.record.find import fullest_of, fullest_record
 
 __all__ = ["record_of", "records_of"]
 

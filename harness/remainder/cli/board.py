@@ -1,4 +1,4 @@
-"""The commands `remainder board ...`. Thin, as `cli` is."""
+"""The commands `remainder board ...`: they read arguments, call `remainder.board`, and print."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def build(
         typer.Option(
             "--readme",
             metavar="FILE.md",
-            help="Write the tables in short here; of the project, leaderboard/README.md. A pull request must "
-            "not change it. Default: not written, and with --check that of the checkout.",
+            help="Write short tables to this file; the project's own is leaderboard/README.md, which no pull request "
+            "may change. Default: none; with --check, that of the checkout.",
         ),
     ] = None,
     check: Annotated[
@@ -40,7 +40,7 @@ def build(
         typer.Option("--check", help="Write nothing; fail if the README is not what the records give."),
     ] = False,
 ) -> None:
-    """Make the site from all records, and the tables if --readme says where. Fails if one is left out."""
+    """Make the site from all records, and short tables with --readme. Fails if a record is left out."""
     from remainder.base.files import require_target
     from remainder.base.paths import project_root
     from remainder.base.progress import errors
@@ -100,10 +100,10 @@ def freeze(
         bool, typer.Option("--check", help="Rebuild a frozen snapshot and compare; write nothing.")
     ] = False,
     results: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of the records; default: the benchmark's.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where records lie; default: the benchmark's own.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Of the snapshots; default: the benchmark's.")
+        Path | None, typer.Option(metavar="FOLDER", help="Where snapshots lie; default: the benchmark's own.")
     ] = None,
 ) -> None:
     """Write an immutable list of all records, with one hash over them."""
@@ -111,9 +111,10 @@ def freeze(
     from remainder.board.snapshot import freeze as freeze_records
 
     if check:
-        found = check_snapshot(name, results=results, folder=out)
-        print(f"{name}: {len(found.records)} records, root {found.root}: as it was frozen")
+        snapshot = check_snapshot(name, results=results, folder=out)
+        print(f"{name}: {len(snapshot.records)} records, root {snapshot.root}: as it was frozen")
         return
     path = freeze_records(name, results=results, folder=out)
-    found = read_snapshot(name, folder=out)
-    print(f"{path}: {len(found.records)} records of {len(found.tasks)} tasks\nroot {found.root}")
+    snapshot = read_snapshot(name, folder=out)
+    counts = f"{len(snapshot.records)} records of {len(snapshot.tasks)} tasks"
+    print(f"{path}: {counts}\nroot {snapshot.root}")

@@ -58,7 +58,7 @@ def show(
 
 
 def _facts(task: Task) -> Iterator[tuple[str, str]]:
-    """What a task is made of and how much of it is measured, a word before each fact."""
+    """Facts about a task, each with the word that its line begins with."""
     from remainder.submission.open import baselines_for
 
     yield "model", f"{task.model.name} ({task.model.licence})"

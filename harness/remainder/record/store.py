@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
-import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -25,10 +22,8 @@ from remainder.base.messages import first_fault
 from remainder.base.paths import machine_paths
 from remainder.errors import RecordError
 from remainder.record.compat import Compat
-from remainder.record.intervals import other_rounding
 from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
 from remainder.record.metrics import Gaussianity
-from remainder.record.part import part_of
 from remainder.record.schema import (
     SCHEMA_VERSION,
     CalibrationInfo,
@@ -47,25 +42,17 @@ from remainder.record.values import canonical_values, csv_of, of_split, values_f
 
 __all__ = [
     "StoredRecord",
-    "find_record",
-    "fullest_of",
-    "fullest_record",
+    "documents_info",
     "make_record",
     "measurement_key",
     "read_record",
     "read_sealed",
     "read_summary",
-    "recompute",
     "values_path",
     "write_record",
 ]
 
-_SHOWN = 6  # names in a message
 _MOST = 500_000_000  # bytes of unpacked values
-_SHAKES = 6
-"""The number of other roundings that are tried, to see what rounding does to an interval's ends."""
-_BEYOND = 3.0
-"""A few tries do not reach as far as all platforms do."""
 
 
 class StoredRecord(NamedTuple):
@@ -125,7 +112,7 @@ def make_record(
         "checks": {name: check.model_dump() for name, check in checks.items()},
         "calibration": calibration.model_dump(),
         "measurement": measurement.model_dump(),
-        "documents": _documents_info(table).model_dump(),
+        "documents": documents_info(table).model_dump(),
         "provenance": provenance.model_dump(),
         "warnings": list(warnings),
         "measurement_key": measurement_key(
@@ -273,143 +260,7 @@ def _read(path: Path) -> tuple[Record, bytes]:
     return record, data
 
 
-def find_record(folder: Path, key: str) -> Path | None:
-    """The finished record below `folder` with this `measurement_key`, verified; None if there is none.
-
-    A damaged record is no finished one: it is passed over, with a warning that names it.
-    """
-    for path in sorted(folder.rglob("*.json")):
-        if not path.is_file() or key not in path.read_text(encoding="utf-8", errors="replace"):
-            continue
-        try:
-            if read_sealed(path).measurement_key == key:
-                return path
-        except RecordError as problem:
-            logging.getLogger(__name__).warning("not used, since it is damaged: %s", problem.what)
-    return None
-
-
-def fullest_record(folder: Path) -> Path:
-    """The record below `folder` with the most rungs, the newest of several.
-
-    Raises:
-        RecordError: there is none, or they are of more than one submission or task.
-    """
-    paths = sorted(folder.rglob("*.json"))
-    if not paths:
-        raise RecordError(f"{folder}: holds no record", fix="give a record's .json file, or its folder")
-    return fullest_of(paths, f"{folder}")
-
-
-def fullest_of(paths: Sequence[Path], where: str) -> Path:
-    """The record with the most rungs; of several such records the newest.
-
-    A record of only some documents of its tier comes after all records of a whole tier.
-
-    Args:
-        paths: of the records, at least one.
-        where: how they were asked for, for messages.
-
-    Raises:
-        RecordError: they are of more than one submission or task, told apart by hash.
-    """
-    found = {path: read_summary(path) for path in paths}
-    told: dict[tuple[str, ...], tuple[str, Path]] = {}
-    for path, record in found.items():
-        finer = "" if record.reference is None else f" in {record.reference.name}"
-        name = f"{record.submission.name}{finer} on {record.task.id} {record.task.version}"
-        hashes = (record.submission.hash, record.reference.hash if record.reference else "")
-        key = (name, *hashes, record.task.hash)
-        told[key] = (name, path)
-    names = sorted({name for name, _ in told.values()})
-    if len(names) > 1:
-        raise RecordError(
-            f"{where}: holds records of {', '.join(names[:_SHOWN])}"
-            + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""),
-            fix="give the folder of one of them",
-        )
-    if len(told) > 1:
-        listed = "; ".join(
-            f"{path} (hash {found[path].submission.hash[:6]}…, {found[path].provenance.timestamp[:10]})"
-            for _, path in told.values()
-        )
-        raise RecordError(
-            f"{where}: {len(told)} different submissions are called {names[0]}: {listed}",
-            fix="give the file of the record that is meant",
-        )
-    return max(found, key=lambda path: _fullness(found[path]))
-
-
-def _fullness(record: Record) -> tuple[bool, int, str]:
-    """Sort key of records of one submission; records of a few documents come first."""
-    rungs = len(record.measurement.rungs)
-    return part_of(record.tier) is None, rungs, record.provenance.timestamp
-
-
-def recompute(record: Record, values: pd.DataFrame) -> None:
-    """Summarise `values` anew and compare with the record, to 1e-5 relative (platforms add in other orders).
-
-    An end of an interval is one order statistic of resamples, each over its own standard error. Where some of
-    these have hardly any spread, the order of a sum moves it farther: it may lie where rounding puts it.
-    Tests of Gaussianity and `compat` need activations and are left out.
-
-    Raises:
-        RecordError: a summary differs; the message names the first few.
-    """
-    stated = {
-        "metrics": record.metrics.model_dump(mode="json", exclude={"gaussianity"}),
-        "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
-        "documents": record.documents.model_dump(mode="json"),
-    }
-    table, seed = canonical_values(values), record.measurement.seed
-    found = {
-        **_summaries(table, seed=seed),
-        "documents": _documents_info(table).model_dump(mode="json"),
-    }
-    first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
-    places = [
-        place
-        for place in sorted(first.keys() | second.keys())
-        if not _same(first.get(place), second.get(place))
-    ]
-    if places and all(place.endswith((".low", ".high")) for place in places):
-        others = (_summaries(table, seed=seed, rounding=number) for number in range(_SHAKES))
-        shaken = [second, *(dict(_leaves(other, "")) for other in others)]
-        places = [
-            place
-            for place in places
-            if not _moved_by_rounding(first.get(place), [one.get(place) for one in shaken])
-        ]
-    differing = [f"{place}: {first.get(place)} recorded, {second.get(place)} recomputed" for place in places]
-    if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise RecordError(
-            f"record {record.record_id[:12]}: {'; '.join(differing[:3])}{more}",
-            fix="measure again; a summary that its values do not give is not to be trusted",
-        )
-
-
-def _summaries(table: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
-    """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
-    round."""
-    with nullcontext() if rounding is None else other_rounding(rounding):
-        metrics, l0 = summaries_of(table, seed=seed)
-    return {
-        "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
-        "complexity": {"l0": l0.model_dump(mode="json")},
-    }
-
-
-def _moved_by_rounding(stated: Any, shaken: list[Any]) -> bool:
-    """Whether a number lies where other rounding puts it, or beyond by up to `_BEYOND` times their spread."""
-    if not isinstance(stated, float) or not all(isinstance(one, float) for one in shaken):
-        return False
-    low, high = min(shaken), max(shaken)
-    room = _BEYOND * (high - low)
-    return bool(low - room <= stated <= high + room)
-
-
-def _documents_info(table: pd.DataFrame) -> DocumentsInfo:
+def documents_info(table: pd.DataFrame) -> DocumentsInfo:
     clean = of_split(table.loc[table["rung"] == "clean"])
     return DocumentsInfo(
         sha256=sha256(csv_of(table)),
@@ -486,21 +337,3 @@ def read_summary(path: Path) -> Record:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number that a record may hold")
-
-
-def _leaves(content: Any, place: str) -> Iterable[tuple[str, Any]]:
-    """Every scalar of nested dicts and lists with its dotted place."""
-    if isinstance(content, dict):
-        for name, item in content.items():
-            yield from _leaves(item, f"{place}.{name}" if place else name)
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            yield from _leaves(item, f"{place}[{index}]")
-    else:
-        yield place, content
-
-
-def _same(first: Any, second: Any) -> bool:
-    if isinstance(first, float) and isinstance(second, float):
-        return math.isclose(first, second, rel_tol=1e-5, abs_tol=1e-9)
-    return bool(first == second)

@@ -93,7 +93,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     """The ladder of a record as text.
 
     Args:
-        format: one of `report.FORMATS`; `csv` and `json` are those of `rung_frame`.
+        format: one of `text.FORMATS`; `csv` and `json` are those of `rung_frame`.
         width: columns of the terminal; `table` only.
         color: whether to style for a terminal; `table` only.
 
@@ -108,10 +108,10 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     legend = _CIRCUIT_LEGEND if record.is_of_circuits else _LEGEND
     if format == "table":
         adds = "What is removed carries" if record.is_of_circuits else "Adds"
-        table, said = _table(ladder(record), notes, adds), sections(record, notes)
+        table, parts = _table(ladder(record), notes, adds), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *legend]]
         warned = [Text(line, style="red") for line in troubles([record])]
-        blocks = [block for section in said for block in ("", *_drawn(section))]
+        blocks = [block for section in parts for block in ("", *_drawn(section))]
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
         # The hat of x̂ has no width but is a character: two columns are left free for it.
         return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
@@ -134,13 +134,13 @@ def _numbers(rung: Rung) -> dict[str, Number]:
     """Every number of a rung by its key in data formats."""
     quenched = None if rung.metrics is None else rung.metrics.quenched
     annealed = None if rung.metrics is None else rung.metrics.annealed
-    found = {
+    numbers = {
         f"quenched_{name}": Number.null(rung.reason) if quenched is None else getattr(quenched, name)
         for name in ("loss", "gap", "kl", "kl_p99", "top1", "accuracy")
     }
     for name in ("loss", "gap"):
-        found[f"annealed_{name}"] = rung.annealed if annealed is None else getattr(annealed, name)
-    return found
+        numbers[f"annealed_{name}"] = rung.annealed if annealed is None else getattr(annealed, name)
+    return numbers
 
 
 def _title(record: Record) -> str:

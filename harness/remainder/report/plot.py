@@ -301,12 +301,12 @@ def _draw_cumulants(axes: Axes, record: Record) -> None:
 
 
 def _has_telescope(metrics: Metrics) -> bool:
-    found = metrics.telescope
-    return found is not None and None not in (
-        found.total.value,
-        found.shape.value,
-        found.dependence.value,
-        found.rest.value,
+    terms = metrics.telescope
+    return terms is not None and None not in (
+        terms.total.value,
+        terms.shape.value,
+        terms.dependence.value,
+        terms.rest.value,
     )
 
 
@@ -320,7 +320,7 @@ _PANELS: tuple[tuple[str, Callable[[Metrics], bool], Callable[[Axes, Record], No
 
 
 def _layout(panels: Sequence[str], ladder_height: float) -> tuple[list[Any], list[float]]:
-    """Where the panels stand, in one or two columns, and the heights of the rows in inches."""
+    """The panels in one or two columns, and the heights of the rows in inches."""
     first, second = panels[:2], panels[2:]
     if len(panels) == 3:
         first, second = panels[:1], panels[1:]
@@ -359,7 +359,7 @@ def _whisker(axes: Axes, place: float, number: Number, start: float, *, color: s
 
 
 def _legend(axes: Axes) -> None:
-    """Between the title and the axes, where no data can be."""
+    """Put the legend between the title and the axes, where no data can be."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),

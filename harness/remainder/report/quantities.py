@@ -52,18 +52,18 @@ class Quantity:
     heading: str
     unit: str
     about: str
-    """What it is, in a sentence."""
+    """A sentence on its meaning."""
     of_record: OfRecord
     of_totals: OfTotals | None = None
-    """Its formula for paired comparison; None for what only the record states."""
+    """The formula for paired comparison; None for a quantity that only the record states."""
     better: Literal["small", "large", "near zero"] | None = None
-    """None if no direction is better; then no margin can be given for it."""
+    """The better direction; without one no margin can be given."""
     always: bool = False
     """Whether tables show it even where no record has a value."""
     group: str = ""
     """The heading that it shares with others on the board."""
     short: str = ""
-    """Its heading below that of the group."""
+    """The heading below that of the group."""
 
     @property
     def signed(self) -> bool:
@@ -342,7 +342,7 @@ def quantity(key: str) -> Quantity | None:
 def on_rungs(rungs: Iterable[str]) -> list[Quantity]:
     """Gap and KL on every rung that is no column of its own already."""
     keys = [f"{what}_{rung}" for rung in rungs if rung not in MAIN_RUNGS.values() for what in ("gap", "kl")]
-    return [found for key in keys if (found := quantity(key)) is not None]
+    return [entry for key in keys if (entry := quantity(key)) is not None]
 
 
 def number_of(record: Record, key: str) -> Number:
@@ -351,10 +351,10 @@ def number_of(record: Record, key: str) -> Number:
     Raises:
         KeyError: there is no such quantity.
     """
-    found = quantity(key)
-    if found is None:
+    entry = quantity(key)
+    if entry is None:
         raise KeyError(key)
-    return found.of_record(record)
+    return entry.of_record(record)
 
 
 def suggestion(key: str, keys: Collection[str] = QUANTITIES) -> str:

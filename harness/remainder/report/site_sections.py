@@ -181,24 +181,24 @@ def _calibration(record: Record, notes: Notes) -> Section:
 
 
 def _gaussianity(record: Record, notes: Notes) -> Section | None:
-    found = record.metrics.gaussianity
-    if found is None:
+    tests = record.metrics.gaussianity
+    if tests is None:
         return None
-    body: list[str | tuple[str, ...]] = [_tested(name, test) for name, test in _tests(found)]
-    gains = f"radial {notes.cell(found.radial_gain)}, linear {notes.cell(found.linear_gain)}"
+    body: list[str | tuple[str, ...]] = [_tested(name, test) for name, test in _tests(tests)]
+    gains = f"radial {notes.cell(tests.radial_gain)}, linear {notes.cell(tests.linear_gain)}"
     body.append(f"Log-likelihood over full, nats per dimension: {gains}.")
-    what = f"rank {found.rank:,}; brackets: 95 % of {found.surrogates} Gaussian surrogates"
+    what = f"rank {tests.rank:,}; brackets: 95 % of {tests.surrogates} Gaussian surrogates"
     return Section(f"How Gaussian the residual is ({what})", body)
 
 
-def _tests(found: Gaussianity) -> Iterator[tuple[str, NullTest]]:
-    yield "length, κ̂", found.radial_kurtosis
-    for name, tests in found.directions.items():
+def _tests(gaussianity: Gaussianity) -> Iterator[tuple[str, NullTest]]:
+    yield "length, κ̂", gaussianity.radial_kurtosis
+    for name, tests in gaussianity.directions.items():
         group = f"{name} ({tests.directions})"
         yield f"{group}: skewness", tests.skewness
         yield f"{group}: excess kurtosis", tests.kurtosis
         yield f"{group}: negentropy", tests.negentropy
-    yield "largest excess kurtosis", found.maximum_kurtosis
+    yield "largest excess kurtosis", gaussianity.maximum_kurtosis
 
 
 def _tested(name: str, test: NullTest) -> tuple[str, ...]:
@@ -234,7 +234,7 @@ def _missing(record: Record) -> Section | None:
             continue
         barred = [rung for rung in rungs if rung in unmeasured]
         if part in unmeasured:
-            continue  # said below
+            continue  # the reason follows below
         if barred:
             body.append(f"{name}: rung {barred[0]} could not be measured ({unmeasured[barred[0]]}).")
         else:
@@ -249,7 +249,7 @@ def _missing(record: Record) -> Section | None:
 
 
 def _reading(record: Record) -> Section | None:
-    """Where the lost nats live, as far as the intervals tell."""
+    """A reading of where the lost nats live, as far as the intervals tell."""
     telescope = record.metrics.telescope
     if telescope is None or telescope.total.value is None:
         return None
@@ -260,40 +260,40 @@ def _reading(record: Record) -> Section | None:
     if max(sizes) < _ROUNDING:
         nothing = f"No nats are lost: all of this is below {_ROUNDING:g}, the rounding of float32."
         return Section("Where the lost nats live", [nothing])
-    said = [_of_total(total)]
+    sentences = [_of_total(total)]
     if resolved:
         largest = max(resolved, key=lambda name: abs(terms[name].value))
         number = terms[largest]
         share = number.value / total.value if _resolved(total) else math.nan
         of = f", {_percent(share)} of it" if 0 < share <= 1 else ""
-        said.append(f"The largest resolved term is {_TERMS[largest]}: {_cell(number)}{of}.")
-        said.append(_MEANS[largest][number.value < 0])
+        sentences.append(f"The largest resolved term is {_TERMS[largest]}: {_cell(number)}{of}.")
+        sentences.append(_MEANS[largest][number.value < 0])
         against = [name for name in resolved if terms[name].value * number.value < 0]
         if against:
             for name in against:
                 meaning = _MEANS[name][terms[name].value < 0]
-                said.append(f"Of the other sign: {_TERMS[name]} {_cell(terms[name])}. {meaning}")
+                sentences.append(f"Of the other sign: {_TERMS[name]} {_cell(terms[name])}. {meaning}")
         rivals = [_TERMS[name] for name in terms if name != largest and _may_exceed(terms[name], number)]
         if rivals:
-            said.append(f"Whether {' or '.join(rivals)} is larger in size is not resolved.")
+            sentences.append(f"Whether {' or '.join(rivals)} is larger in size is not resolved.")
     else:
-        said.append("None of its three terms is resolved: more documents would tell.")
+        sentences.append("None of its three terms is resolved: more documents would tell.")
     unresolved = [name for name in terms if name not in resolved]
     if resolved and unresolved:
         listed = ", ".join(f"{_TERMS[name]} {_cell(terms[name])}" for name in unresolved)
-        said.append(f"Unresolved, as the interval includes 0: {listed}.")
+        sentences.append(f"Unresolved, as the interval includes 0: {listed}.")
     full = record.metrics.rungs.get("full")
     if full is not None and full.annealed is not None and full.annealed.gap.value is not None:
-        said.append(
+        sentences.append(
             f"Of full's Δ {_cell(full.quenched.gap)}, {_cell(full.annealed.gap)} is left with the noise "
             "integrated out."
         )
-    return Section("Where the lost nats live", [" ".join(said)])
+    return Section("Where the lost nats live", [" ".join(sentences)])
 
 
 def _of_total(total: Number) -> str:
     if not _resolved(total):
-        return f"The Gaussian gap {_cell(total)} is not told from 0."
+        return f"The Gaussian gap {_cell(total)} cannot be told from 0."
     if total.value is not None and total.value < 0:
         return f"The Gaussian residual beats the clean model by Δ {_cell(total)}, which is not faithfulness."
     return f"The Gaussian residual, its covariance not shrunk, loses {_cell(total)} nats per token."

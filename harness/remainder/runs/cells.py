@@ -22,8 +22,9 @@ from remainder.loading.prompts import CircuitTask
 from remainder.measure.circuits import measure_circuit
 from remainder.measure.plan import Plan
 from remainder.measure.site import info, measure
+from remainder.record.find import find_record
 from remainder.record.schema import Record
-from remainder.record.store import find_record, measurement_key, read_record, write_record
+from remainder.record.store import measurement_key, read_record, write_record
 from remainder.submission.submission import Entry
 
 __all__ = ["FinishedRun", "run"]
