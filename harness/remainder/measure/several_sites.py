@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 from remainder.base.cache import Progress
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
-from remainder.interpretation.protocol import adapt
+from remainder.interpretation.protocol import Adapted
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.likelihood import likelihood_of
 from remainder.measure.several_sites_fit import (
@@ -37,6 +38,8 @@ from remainder.model.bridge import BridgeRunner
 from remainder.model.sites import BridgeSiteModel, SiteModel
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.residual.noise import NoiseKeys
+from remainder.submission.objects import object_submission
+from remainder.submission.open import open_submission
 
 __all__ = ["Shift", "SitesResult", "evaluate_sites"]
 
@@ -91,7 +94,7 @@ def evaluate_sites(
     Args:
         loaded: tasks on one model and one text, as `open_task` gives them, in the order of their sites in a
             pass.
-        interpretations: one for each: anything with `encode` and `decode`.
+        interpretations: one for each task, as `remainder.evaluate` takes it.
         statistics: rules for the noise; `raw` is measured as well.
         calibration_windows, evaluation_windows: how many; windows are those of the tasks.
         pairs: antithetic pairs of draws.
@@ -106,8 +109,10 @@ def evaluate_sites(
     model = BridgeSiteModel(runner.bridge)
     device, seed = loaded[0].device, loaded[0].task.seed
     sites = [
-        FeatureSite(site.hook_in, site.hook_out, adapt(interpretation, site.width).placed(device))
-        for site, interpretation in zip((one.task.site for one in loaded), interpretations, strict=True)
+        FeatureSite(
+            one.task.site.hook_in, one.task.site.hook_out, _opened(interpretation, one).placed(device)
+        )
+        for one, interpretation in zip(loaded, interpretations, strict=True)
     ]
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
@@ -131,6 +136,15 @@ def evaluate_sites(
         if rule != "single-shot"
     }
     return _result(values, [site.name for site in sites], shift, seed), values
+
+
+def _opened(interpretation: Any, loaded: LoadedTask) -> Adapted:
+    """An interpretation that is read already, an object from a notebook, or what a name or path stands for."""
+    if isinstance(interpretation, Adapted):
+        return interpretation
+    named = isinstance(interpretation, (str, Path))
+    entry = open_submission(interpretation) if named else object_submission(interpretation)
+    return entry.build(loaded.task, lambda: loaded.fit_moments(loaded.task.tier("quick").fit_windows))
 
 
 def _check_tasks(loaded: Sequence[LoadedTask], interpretations: Sequence[Any], dtype: str) -> BridgeRunner:
