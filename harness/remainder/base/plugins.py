@@ -1,4 +1,4 @@
-"""What other packages add through entry points, found by name, and only when that name is asked for."""
+"""Objects that other packages register as entry points, looked up only when their name is asked for."""
 
 from __future__ import annotations
 

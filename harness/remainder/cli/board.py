@@ -31,8 +31,8 @@ def build(
         typer.Option(
             "--readme",
             metavar="FILE.md",
-            help="Write short tables to this file; the project's own is leaderboard/README.md, which no pull request "
-            "may change. Default: none; with --check, that of the checkout.",
+            help="Write short tables to this file; the project's own is leaderboard/README.md, which no pull "
+            "request may change. Default: none; with --check, that of the checkout.",
         ),
     ] = None,
     check: Annotated[

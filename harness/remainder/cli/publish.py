@@ -1,4 +1,4 @@
-"""Commands that publish results: submit them, review, verify and cite them. They read arguments, call the library, and print."""
+"""Commands that submit, review, verify and cite results: they read arguments, call the library, and print."""
 
 from __future__ import annotations
 

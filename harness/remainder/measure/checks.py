@@ -42,7 +42,7 @@ _MOVED = 0.01  # nats per token by which the suffix's dtype may move a loss with
 
 
 class Deviation(NamedTuple):
-    """How far the suffix's dtype moved one batch from float32, nats per token."""
+    """The difference that the suffix's dtype made to one batch, against float32; nats per token."""
 
     content: dict[str, float]
     warning: str | None
@@ -81,7 +81,7 @@ def check_true(values: pd.DataFrame) -> Check:
 def check_true_of_batch(
     runner: Runner, clean: Clean, reconstruction: Float[Tensor, "docs pos d"], places: NoiseKeys
 ) -> Check:
-    """As `check_true`, of one batch, where the rung `true` was not asked for.
+    """Do what `check_true` does on one batch, where the rung `true` was not asked for.
 
     Raises:
         MeasurementError: if it does not.
@@ -109,7 +109,7 @@ def dtype_deviation(
     reconstruction: Float[Tensor, "docs pos d"],
     places: NoiseKeys,
 ) -> Deviation:
-    """What `runner`'s dtype does to the clean loss and to the raw gap, against that of `exact_runner`."""
+    """The effect of `runner`'s dtype on clean loss and raw gap, against that of `exact_runner`."""
     exact = clean_pass(exact_runner, clean.batch)
     kernel = FittedRung("raw", RUNGS["raw"], Raw())
     spliced = splice(kernel, Draw(0), clean.batch, reconstruction, places)

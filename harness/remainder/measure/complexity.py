@@ -1,4 +1,4 @@
-"""What an interpretation costs: active features, and bits per token.
+"""The cost of an interpretation: active features, and bits per token.
 
 Bits per token:
 1. the contribution of feature j is c_j = a_j ‖d_j‖, with d_j what `decode` adds for a unit code;
@@ -212,7 +212,7 @@ def entropy_bits(bins: NDArray[np.int64], active: NDArray[np.bool_]) -> float:
 def _directions(
     interpretation: Adapted, live: Tensor, features: int, device: torch.device
 ) -> tuple[Float[Tensor, " d"], Float[Tensor, "live d"]]:
-    """What `decode` gives for zero codes, and what a unit code of each live feature adds to it."""
+    """The result of `decode` for zero codes, and what a unit code of each live feature adds to it."""
     zero = torch.zeros(1, len(live))
     base = _decode_rows(interpretation, zero, live, features, device)[0]
     rows = [

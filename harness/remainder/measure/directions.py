@@ -43,7 +43,7 @@ def gradient_directions(
 
 
 def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs pos d"]:
-    """Of the summed loss of each window with respect to its activations at the site."""
+    """Gradients of the summed loss of each window with respect to its activations at the site."""
     with torch.inference_mode(False), torch.enable_grad():
         # Copies: tensors made in inference mode cannot take part in a graph.
         inputs, targets = batch.inputs[part].clone(), batch.targets[part].clone()

@@ -1,4 +1,4 @@
-"""What is gathered along the evaluation split: residuals for tests, sums of squares for explained variance.
+"""Residuals for tests and sums of squares for explained variance, gathered along the evaluation split.
 
 Source: protocol 1, sections 6 and 9.
 """

@@ -1,4 +1,4 @@
-"""How Gaussian a residual is: effect sizes on evaluation, each beside what a Gaussian would give.
+"""Gaussianity of a residual: effect sizes on evaluation, each beside what a Gaussian would give.
 
 Whiten with calibration, measure on evaluation: w = Σ̂^{−1/2}(r − μ) in d dimensions (the rank of Σ̂).
 
@@ -235,7 +235,7 @@ class _Null:
 
     radial: Array
     shapes: list[list[_Shape]]
-    """For each group of directions."""
+    """Shapes for each group of directions."""
 
 
 def _null(
@@ -316,7 +316,7 @@ def _two_sided(value: float, surrogates: Array) -> NullTest:
 
 
 def _one_sided(value: float, surrogates: Array) -> NullTest:
-    """Of a size, which is never too small."""
+    """Test a size, which is never too small."""
     return NullTest(value=value, null_low=0.0, null_high=_quantiles(surrogates, (0.95,))[0])
 
 
@@ -345,7 +345,7 @@ class _Gains:
         self.dimensions = np.bincount(self.places).astype(np.float64) * rank
 
     def number(self, gains: Array) -> Number:
-        """From nats of each row."""
+        """The number that follows from the nats of each row."""
         sums = np.bincount(self.places, weights=gains).astype(np.float64)
         return Number.of(self.bootstrap.estimate(Ratio(sums, self.dimensions)))
 

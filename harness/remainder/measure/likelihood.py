@@ -1,4 +1,4 @@
-"""What a model's outputs say of a target: −log p, KL between two outputs, and which answers are right.
+"""The likelihood of targets under a model's outputs: −log p, KL between two outputs, right answers.
 
 Which likelihood it is follows from the targets. Classes (integers) have logits z for outputs,
     loss = log Σ exp z − z_y,    KL(p ‖ q) = Σ p log p − Σ p z + log Σ exp z.
@@ -24,7 +24,7 @@ __all__ = ["Categorical", "Compared", "Likelihood", "Normal", "likelihood_of"]
 Outputs = Float[Tensor, "rows outputs"]
 Targets = Shaped[Tensor, " rows"]
 Kept = tuple[Tensor, ...]
-"""What the clean pass leaves of its outputs, tensors of the same number of rows."""
+"""Parts of the clean pass's outputs that are kept: tensors of the same number of rows."""
 
 
 class Compared(NamedTuple):
@@ -37,10 +37,10 @@ class Compared(NamedTuple):
 
 @runtime_checkable
 class Likelihood(Protocol):
-    """How outputs are read."""
+    """A way to read outputs."""
 
     def keep(self, outputs: Outputs) -> Kept:
-        """What must be known of clean outputs to compare others with them."""
+        """Keep what is needed of clean outputs to compare others with them."""
         ...
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
@@ -78,5 +78,5 @@ class Normal:
 
 
 def likelihood_of(targets: Tensor) -> Likelihood:
-    """Of classes where targets are integers, of numbers where they are not."""
+    """The likelihood of classes where targets are integers, and of numbers where they are not."""
     return Normal() if targets.is_floating_point() else Categorical()

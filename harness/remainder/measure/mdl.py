@@ -24,7 +24,7 @@ from torch import Tensor
 __all__ = ["BIN_COUNTS", "description_length"]
 
 BIN_COUNTS = (8, 16, 32, 64)
-"""Those that SAEBench runs; it keeps the result of each."""
+"""Numbers of bins that SAEBench runs; it keeps the result of each."""
 
 _LEAST_RANGE = 100.0
 

@@ -1,4 +1,4 @@
-"""Which dtype a device runs fast: whether it multiplies bfloat16 numbers in units of its own.
+"""The dtype that a device runs fast: does it multiply bfloat16 numbers in units of its own?
 
 A processor without such units converts every operand, so that a pass in bfloat16 takes several times as long
 as one in float32. Torch is asked twice, because neither answer is enough: oneDNN knows which instruction sets

@@ -1,4 +1,4 @@
-"""What it costs to replace several sites of one model at once, with noise by three kinds of statistics.
+"""The cost of replacing several sites of one model at once, with noise by three kinds of statistics.
 
 Sites are those of tasks on one model and one text. Each window is run clean, raw, and with the noise of each
 rule of `remainder.measure.several_sites_fit`; the loss counts where it does at every site. Per-window values
@@ -51,7 +51,7 @@ _RUNGS: Mapping[Statistics, str] = {
 
 
 class Shift(NamedTuple):
-    """How far statistics of a site are from those of the untouched model."""
+    """Distances of a site's statistics from those of the untouched model."""
 
     mean: float
     """‖μ' − μ‖ / √tr Σ."""
@@ -63,7 +63,7 @@ class Shift(NamedTuple):
 
 @dataclass(frozen=True)
 class SitesResult:
-    """What replacing all sites at once costs, by rung: `raw`, `full`, `full` with other statistics."""
+    """The cost of replacing all sites at once, by rung: `raw`, `full`, `full` with other statistics."""
 
     sites: tuple[str, ...]
     gap: Mapping[str, Estimate]
@@ -72,7 +72,7 @@ class SitesResult:
     difference: Mapping[str, Estimate]
     """Loss of a rung less that of `full`, paired."""
     shift: Mapping[str, Mapping[str, Shift]]
-    """By rung, then by site."""
+    """Shifts by rung, then by site."""
     documents: int
     tokens: int
 
@@ -139,7 +139,7 @@ def evaluate_sites(
 
 
 def _opened(interpretation: Any, loaded: LoadedTask) -> Adapted:
-    """An interpretation that is read already, an object from a notebook, or what a name or path stands for."""
+    """An interpretation that was read before, an object from a notebook, or what a name or path means."""
     if isinstance(interpretation, Adapted):
         return interpretation
     named = isinstance(interpretation, (str, Path))

@@ -154,7 +154,7 @@ class _Folds:
 def _clean_moments(
     model: SiteModel, sites: Sequence[FeatureSite], batches: Batches
 ) -> tuple[dict[str, list[Moments]], dict[str, Moments]]:
-    """Of every site's residual, by fold, and of its activation, in the untouched model."""
+    """Moments of every site's residual, by fold, and of its activation, in the untouched model."""
     residuals = {site.name: _Folds() for site in sites}
     activations = {site.name: _Folds() for site in sites}
     order: list[str] = []
@@ -205,7 +205,7 @@ def _sweep(
 
 
 def _missing(clean: Moments, kept: Moments) -> DenseCovariance:
-    """What x̂(x') lacks of the mean and covariance of x; directions in which it has too much get none."""
+    """The mean and covariance of x that x̂(x') lacks; directions in which it has too much get none."""
     values, vectors = torch.linalg.eigh(clean.covariance - kept.covariance)
     positive = values > 1e-12 * values.abs().max()
     values, vectors = values[positive], vectors[:, positive]
