@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         TaskError,
     )
     from remainder.interpretation.protocol import Reconstruction
-    from remainder.loading.loaded import LoadedTask, open_task
+    from remainder.loading.loaded import LoadedTask
+    from remainder.loading.open import open_task
     from remainder.measure.several_sites import SitesResult, evaluate_sites
     from remainder.model.architecture import Architecture, Graph
     from remainder.record.schema import Record
@@ -95,7 +96,7 @@ _HOMES = {
     "list_tasks": "remainder.task.spec",
     "load_task": "remainder.task.spec",
     "open_submission": "remainder.submission.open",
-    "open_task": "remainder.loading.loaded",
+    "open_task": "remainder.loading.open",
     "read_record": "remainder.record.store",
     "saebench_result": "remainder.report.saebench",
 }

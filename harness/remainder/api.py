@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from remainder.base.cache import Progress
-from remainder.errors import TaskError
-from remainder.loading.loaded import LoadedTask, open_task
-from remainder.loading.prompts import CircuitTask
-from remainder.measure.circuits import measure_circuit
+from remainder.base.resolve import resolve
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.measure.plan import plan
-from remainder.measure.site import Reference, info, measure
 from remainder.record.schema import Record
 from remainder.record.store import write_record
 from remainder.report.tables import render, rows
-from remainder.residual.moments import Moments
-from remainder.submission.objects import circuit_submission, object_submission
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task, load_task
@@ -122,39 +118,21 @@ def evaluate(
         documents=documents,
         device=task.device.type if isinstance(task, LoadedTask) else device,
     )
-    # Before anything is loaded: what can be told wrong at once.
-    scored = _opened(interpretation if coarse is None else coarse, chosen_task, name, ignore_fields)
-    finer = None if coarse is None else _opened(interpretation, chosen_task, None)
+    # Before anything is loaded, whatever can be refused at once.
+    scored = _entry(interpretation if coarse is None else coarse, chosen_task, name, ignore_fields)
+    finer = None if coarse is None else _entry(interpretation, chosen_task, None)
     loaded = (
         task
         if isinstance(task, LoadedTask)
         else open_task(task, device=device, batch_size=batch_size, progress=progress)
     )
-
-    if isinstance(loaded, CircuitTask):
-        if coarse is not None:
-            raise TaskError("circuits are not nested", fix="score them one by one, and compare the records")
-        found = scored.circuits(loaded, chosen.fit_windows)
-        return Result(*measure_circuit(loaded, info(scored), found.circuits, chosen, found.notes))
-
-    def fit() -> Moments:
-        return loaded.fit_moments(chosen.fit_windows)
-
-    reference = None if finer is None else Reference(finer, lambda: finer.build(chosen_task, fit))
-    record, values = measure(
-        loaded, scored, lambda: scored.build(chosen_task, fit), chosen, reference=reference, progress=progress
-    )
-    return Result(record, values)
+    return Result(*loaded.measure(scored, chosen, reference=finer, progress=progress))
 
 
-def _opened(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:
+def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
         return open_submission(interpretation, ignore_fields)
-    if task.circuit is not None:
-        if ignore_fields:
-            raise TaskError("a circuit from a notebook has no fields", fix="leave out ignore_fields")
-        return circuit_submission(interpretation, name)
-    thing = object_submission(interpretation, name, ignore_fields)
-    thing.check(task)
-    return thing
+    entry: Entry = resolve(task.kind.wrap)(interpretation, name, ignore_fields)
+    entry.require_fit(task)
+    return entry

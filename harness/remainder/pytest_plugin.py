@@ -131,7 +131,8 @@ class Scorer:
 
     def _load(self, task: Any, device: str) -> remainder.loading.loaded.LoadedTask:
         """The task, made ready once in a session."""
-        from remainder.loading.loaded import LoadedTask, open_task
+        from remainder.loading.loaded import LoadedTask
+        from remainder.loading.open import open_task
         from remainder.task.spec import load_task
 
         if isinstance(task, LoadedTask):

@@ -43,7 +43,8 @@ from remainder import evaluate
 from remainder.api import Result
 from remainder.formats import saelens
 from remainder.interpretation.protocol import Codebook
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.record.store import StoredRecord
 from remainder.report.compare import compare_records
 from remainder.task.script import load_script

@@ -16,7 +16,8 @@ from sae_lens import SAE
 
 from remainder.base.paths import project_root
 from remainder.interpretation.protocol import adapt
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.measure.kernels import FittedRung, score
 from remainder.measure.losses import clean_pass
 from remainder.record.rungs import COUPLED

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.model.bridge import BridgeRunner, Prefix
 
 WINDOWS = 8

@@ -23,7 +23,7 @@ from remainder.circuit.backgrounds import BACKGROUNDS, Scene
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.run import record, run_circuit
 from remainder.formats.eap_ig import read
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.model.architecture import Stage
 from remainder.model.graph import CircuitModel
 from remainder.task.script import BuiltCircuit, load_script, run_circuit_script

@@ -9,7 +9,6 @@ from typing import Any
 
 import circuit_models
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
@@ -17,6 +16,7 @@ from circuit_models import make_prompts
 from torch import Tensor
 
 from remainder.circuit.attribution_metric import answer
+from remainder.circuit.feature_circuits import FeatureCircuits
 from remainder.circuit.feature_graph import FeatureGraph, FeatureNode
 from remainder.circuit.feature_scores import (
     ABLATIONS,
@@ -30,14 +30,19 @@ from remainder.circuit.feature_scores import (
 from remainder.circuit.features import BACKGROUNDS, ERRORS, FeatureCircuit, FeatureScene, FeatureSite
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Identity, adapt
-from remainder.loading.prompts import BehaviourFacts, CircuitTask
-from remainder.measure.features_evaluate import Ablation, evaluate_features, feature_metrics, measure_features
+from remainder.loading.behaviour import BehaviourFacts, TemplateFacts
+from remainder.loading.prompts import PromptTask
+from remainder.measure.feature_circuits import FeatureRun
+from remainder.measure.plan import plan
+from remainder.measure.seal import Log
 from remainder.model.graph import CircuitModel
-from remainder.model.sites import BridgeSiteModel, Edits
-from remainder.record.schema import Pinned
+from remainder.model.sites import BridgeSiteModel, Edits, SiteModel
+from remainder.record.circuit_summary import rung_at
+from remainder.record.schema import Pinned, SubmissionInfo
+from remainder.record.store import StoredRecord
 from remainder.residual.noise import NoiseKeys, indices
 from remainder.task.prompts import Prompts
-from remainder.task.spec import Site
+from remainder.task.spec import CircuitSpec
 from remainder.task.text import Split
 
 VOCABULARY, WIDTH, LATENTS, POSITIONS = 7, 4, 6, 4
@@ -339,6 +344,46 @@ def test_thresholds_are_fifteen_decades_quartered() -> None:
     assert circuit.bits == pytest.approx(np.log2(20))
 
 
+@dataclass
+class GivenTask(PromptTask):
+    """A task of given prompts on a given model."""
+
+    groups: dict[str, tuple[Prompts, ...]]
+    given: SiteModel
+    facts = BehaviourFacts((TemplateFacts("t", 2, 1, 1.0, 1.0, -1.0, True),), {}, 0)
+    model = Pinned(source="tests", sha256="0" * 64)
+    data = model
+
+    def prompts(self, split: Split) -> tuple[Prompts, ...]:
+        return self.groups[split]
+
+    def site_model(self, dtype: str = "float32") -> SiteModel:
+        return self.given
+
+    def _make_circuit_model(self, dtype: str) -> CircuitModel:
+        raise NotImplementedError
+
+
+def measured(
+    model: SiteModel,
+    sites: Sequence[FeatureSite],
+    calibration: Prompts,
+    evaluation: Prompts,
+    circuit: dict[str, FeatureCircuit],
+    rungs: tuple[str, ...],
+) -> StoredRecord:
+    """One circuit on one template, to the record."""
+    task = tiny.make_task(
+        corpus=None, splits=None, positions=None, circuit=CircuitSpec(behaviour="numbers"), rungs=("raw",)
+    )
+    groups = {"calibration": (calibration,), "evaluation": (evaluation,)}
+    loaded = GivenTask(task, torch.device("cpu"), 4, None, groups, model)
+    subject = SubmissionInfo(name="given", kind="feature-circuit", files={}, hash="0" * 64)
+    circuits = FeatureCircuits(tuple(sites), {"given": circuit})
+    asked = plan(task, "quick", rungs=rungs)
+    return FeatureRun(loaded, subject, asked, Log(), None, circuits).record()
+
+
 class Plain:
     """The stream of token t is (4t, −t), and the logits are the stream."""
 
@@ -368,22 +413,19 @@ def test_a_case_by_hand() -> None:
     )
     flags = torch.tensor([[True, False]] * 2)
     circuit = FeatureCircuit({"x": flags}, {"x": torch.zeros(2, dtype=torch.bool)})
-    result, values = evaluate_features(
-        Plain(),
-        [FeatureSite("x", "x", Identity())],
-        [(given, given)],
-        {"first": {given.template: circuit}},
-        ablations=[Ablation("zero")],
+    record, values = measured(
+        Plain(), [FeatureSite("x", "x", Identity())], given, given, {given.template: circuit}, ("raw", "zero")
     )
-    (point,) = result.points
-    assert result.answer.value == pytest.approx(5 * 7)  # the mean of 2, 4, … 12
-    assert result.empty["zero"].value == 0
-    assert point.answer.value == pytest.approx(4 * 7)
-    assert point.faithfulness.value == pytest.approx(0.8)
-    assert point.completeness.value == pytest.approx(0.2)
-    assert (point.nodes, point.of) == (2, 6)
-    assert point.bits == pytest.approx(np.log2(15))
-    last = values[(values.rung == "zero@first") & (values.document == given.documents[0])].iloc[0]
+    points = record.metrics.circuit.points
+    assert record.metrics.circuit.answer.value == pytest.approx(5 * 7)  # the mean of 2, 4, … 12
+    assert points["0"].rungs["zero"].answer.value == 0
+    assert points["headline"].rungs["zero"].answer.value == pytest.approx(4 * 7)
+    assert points["headline"].rungs["zero"].faithfulness.value == pytest.approx(0.8)
+    assert points["headline"].rungs["zero"].completeness.value == pytest.approx(0.2)
+    size = record.complexity.circuits["headline"]
+    assert (size.nodes, record.complexity.features) == (2, 6)
+    assert size.bits == pytest.approx(np.log2(15))
+    last = values[(values.rung == "zero") & (values.document == given.documents[0])].iloc[0]
     p = 1 / (1 + np.exp(-10.0))  # the model's, of token 2; the circuit's is that of a lead of 8
     q = 1 / (1 + np.exp(-8.0))
     assert last.loss == pytest.approx(-np.log(q), rel=1e-3)
@@ -391,32 +433,10 @@ def test_a_case_by_hand() -> None:
     assert last.kl == pytest.approx(kl, rel=0.02)
 
 
-def test_metrics_come_from_the_table_with_draws_averaged_and_documents_pooled() -> None:
-    answers = {"clean": (5.0, 3.0), "g@∅": (1.0, 0.0), "g@c": (4.0, 2.0), "g@~c": (1.5, 0.5)}
-    rows = [
-        {"rung": rung, "document": f"d{i}", "draw": draw, "tokens": 1, "loss": 0.0, "kl": 0.0}
-        | {"answer": pair[i % 2] + (0 if rung == "clean" else (-0.25, 0.25)[draw])}
-        for rung, pair in answers.items()
-        for i in range(10)
-        for draw in range(1 if rung == "clean" else 2)
-    ]
-    result = feature_metrics(pd.DataFrame(rows), {"c": (1, 4)}, seed=0)
-    (point,) = result.points
-    assert result.answer.value == pytest.approx(4.0)
-    assert point.faithfulness.value == pytest.approx((3.0 - 0.5) / (4.0 - 0.5))
-    assert point.completeness.value == pytest.approx((1.0 - 0.5) / (4.0 - 0.5))
-    assert point.faithfulness.low < point.faithfulness.value < point.faithfulness.high
-    assert point.bits == pytest.approx(2.0)
-
-
 def test_evaluation_agrees_with_passes_by_hand() -> None:
     model, calibration, evaluation, circuit = Chain(), prompts(6, seed=1), prompts(8), random_circuit()
-    result, values = evaluate_features(
-        model,
-        SITES,
-        [(calibration, evaluation)],
-        {"c": {evaluation.template: circuit}},
-        ablations=[Ablation("mean"), Ablation("mean", "kept"), Ablation("gaussian")],
+    _, values = measured(
+        model, SITES, calibration, evaluation, {evaluation.template: circuit}, ("raw", "full")
     )
 
     def mean(which: FeatureCircuit, errors: str) -> float:
@@ -425,13 +445,15 @@ def test_evaluation_agrees_with_passes_by_hand() -> None:
         lead = logits[rows, evaluation.correct[:, 0, 0]] - logits[rows, evaluation.wrong[:, 0, 0]]
         return float(lead.mean())
 
-    for ablation, errors in (("mean", "nodes"), ("mean+kept-errors", "kept")):
-        point = next(point for point in result.points if point.ablation == ablation)
-        assert point.answer.value == pytest.approx(mean(circuit, errors))
-        assert result.empty[ablation].value == pytest.approx(mean(circuit.empty, errors))
-        rest = values[values.rung == f"{ablation}@~c"].answer.mean()
-        assert rest == pytest.approx(mean(circuit.complement, errors))
-    assert sorted(values[values.rung == "gaussian@c"].draw.unique()) == [0, 1]
+    def recorded(rung: str) -> float:
+        return float(values[values.rung == rung].answer.mean())
+
+    for rung, errors in (("raw", "nodes"), ("errors-kept", "kept")):
+        assert recorded(rung) == pytest.approx(mean(circuit, errors), rel=1e-5)
+        assert recorded(rung_at(rung, "0")) == pytest.approx(mean(circuit.empty, errors), rel=1e-5)
+    rest = recorded(rung_at("raw", "~headline"))
+    assert rest == pytest.approx(mean(circuit.complement, "nodes"), rel=1e-5)
+    assert sorted(values[values.rung == "full"].draw.unique()) == [0, 1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -478,62 +500,6 @@ def test_a_real_architecture_behind_the_bridge(architecture: str) -> None:
     assert torch.allclose(scores.sum(1).float(), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(TaskError, match=r"no hook 'blocks.1.hook_ou'.*"):
         model.run(tokens, [("blocks.1.hook_ou", lambda value: None)])
-
-
-@dataclass
-class Task(CircuitTask):
-    """A task of given prompts."""
-
-    groups: dict[str, tuple[Prompts, ...]]
-    held: CircuitModel
-
-    def prompts(self, split: Split) -> tuple[Prompts, ...]:
-        return self.groups[split]
-
-    def _make_circuit_model(self, dtype: str) -> CircuitModel:
-        return self.held
-
-    @property
-    def facts(self) -> BehaviourFacts:
-        return BehaviourFacts((), {}, 0)
-
-    @property
-    def model(self) -> Pinned:
-        return Pinned(source="tests", sha256="0" * 64)
-
-    data = model
-
-
-def test_a_task_of_prompts_is_measured_from_scores_to_metrics() -> None:
-    width, hooks = 16, ("blocks.1.hook_out", "blocks.2.hook_out")
-    groups = {
-        split: (make_prompts(6, positions=7, vocabulary=90, seed=seed, template="t", documents=names),)
-        for seed, split in enumerate(("fit", "calibration", "evaluation"))
-        for names in [tuple(f"{split}-{i}" for i in range(6))]
-    }
-    loaded = Task(tiny.make_task(), torch.device("cpu"), 4, None, groups, circuit_models.bridge_model())
-    sites = {
-        Site(hook_in=hook, hook_out=hook, width=width): adapt(tiny.Shrink(0.8, 0.1), width) for hook in hooks
-    }
-    result, values = measure_features(
-        loaded, sites, thresholds=(0.0, 0.05), scored_against="counterfactual", steps=2, evaluation_prompts=5
-    )
-    assert [(point.ablation, point.circuit) for point in result.points] == [
-        (ablation, circuit) for ablation in ("mean", "gaussian") for circuit in ("0", "0.05")
-    ]
-    scores = score_nodes(
-        BridgeSiteModel(circuit_models.bridge_model("llama").bridge),
-        [FeatureSite(hook, hook, sites[site]) for hook, site in zip(hooks, sites, strict=True)],
-        groups["fit"][0],
-        steps=2,
-    )
-    by_size = {point.circuit: point for point in result.points if point.ablation == "mean"}
-    assert by_size["0.05"].nodes == at_threshold(scores, 0.05).nodes
-    assert by_size["0.05"].nodes < by_size["0"].nodes
-    assert set(values.document) == {f"evaluation-{i}" for i in range(5)}
-    loaded = Task(tiny.make_task(), torch.device("cpu"), 4, None, groups, circuit_models.PlainModel())
-    with pytest.raises(TaskError, match="tiny/site: its model is a PlainModel, which has no hooks"):
-        measure_features(loaded, sites)
 
 
 def graph(tokens: int = POSITIONS) -> FeatureGraph:
@@ -617,8 +583,8 @@ def test_what_does_not_fit_is_refused() -> None:
         FeatureScene(model, SITES, make_prompts(3, positions=5, vocabulary=7), evaluation, seed=0)
     with pytest.raises(MeasurementError, match="1 calibration prompts"):
         FeatureScene(model, SITES, prompts(1, seed=1), evaluation, seed=0).run(random_circuit(), "gaussian")
-    with pytest.raises(InterpretationError, match="circuit c has none for template random"):
-        evaluate_features(model, SITES, [(calibration, evaluation)], {"c": {}})
+    with pytest.raises(InterpretationError, match="circuit given has none for template random"):
+        measured(model, SITES, calibration, evaluation, {"elsewhere": random_circuit()}, ("raw",))
     backwards = FeatureSite("b", "a", Sae(0))
     with pytest.raises(TaskError, match="a comes before b"):
         FeatureScene(model, [backwards], calibration, evaluation, seed=0).run(random_circuit(0, SITES[:1]))

@@ -34,7 +34,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a task was opened")
 
     for place in (
-        "remainder.loading.loaded.open_task",
+        "remainder.loading.open.open_task",
         "remainder.publish.submit.open_task",
         "remainder.publish.check.open_task",
     ):

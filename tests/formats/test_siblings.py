@@ -40,7 +40,7 @@ from remainder.circuit.feature_graph import FeatureGraph
 from remainder.circuit.ranking import Ranking
 from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, eap_ig, eap_ig_files, mib
-from remainder.loading.prompts import CircuitTask
+from remainder.loading.prompts import PromptTask
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.objects import object_submission
 from remainder.submission.open import open_submission
@@ -244,7 +244,7 @@ def test_layers_that_are_numbered_otherwise_are_told(tmp_path: Path, place_: int
 
 @pytest.mark.parametrize("has_probabilities", [True, False])
 def test_each_note_on_a_graph_stands_once_and_names_its_file_once(
-    tmp_path: Path, task: CircuitTask, has_probabilities: bool
+    tmp_path: Path, task: PromptTask, has_probabilities: bool
 ) -> None:
     folder = graphs_in(tmp_path, task, pinnedIds=["7_7_7"])
     for path in (folder / "graphs").iterdir():

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from remainder.base.paths import project_root
@@ -67,20 +68,15 @@ def edited(value: Any, chance: random.Random) -> Any:
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
     """The content with its key and both hashes computed anew."""
-    stated, reference = content["measurement"], content["reference"]
+    reference = content["reference"]
     content = {name: item for name, item in content.items() if name not in HASHES}
     content["measurement_key"] = measurement_key(
-        task_hash=content["task"]["hash"],
-        submission_hash=content["submission"]["hash"],
-        reference_hash=reference["hash"] if isinstance(reference, dict) else None,
-        tier=content["tier"],
-        rungs=stated["rungs"],
-        whole=stated["whole"],
-        compat=stated["compat"],
-        pairs=stated["pairs"],
-        dtype=stated["dtype"],
-        device=stated["device"],
+        SimpleNamespace(**content["measurement"]),
         protocol=content["protocol"],
+        tier=content["tier"],
+        task=SimpleNamespace(**content["task"]),
+        submission=SimpleNamespace(**content["submission"]),
+        reference=SimpleNamespace(**reference) if isinstance(reference, dict) else None,
         version=content["provenance"]["packages"].get("remainder", "unknown"),
     )
     content["result_id"] = _result_id(content)

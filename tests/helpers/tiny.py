@@ -28,7 +28,7 @@ from transformers import (
 
 from remainder.base.cache import build_once
 from remainder.loading.fetch import _quiet
-from remainder.loading.loaded import LanguageTask
+from remainder.loading.site import LanguageTask
 from remainder.task.spec import (
     CorpusSpec,
     ModelSpec,

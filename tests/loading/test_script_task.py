@@ -13,7 +13,8 @@ from tiny import Shrink
 
 from remainder import evaluate
 from remainder.errors import InterpretationError, MeasurementError, RemainderError, TaskError
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.model.module import ModuleRunner
 from remainder.submission.open import open_submission, submissions_for
 from remainder.task.script import windows_of

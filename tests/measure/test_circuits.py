@@ -16,9 +16,9 @@ from remainder.circuit.ranking import Ranking
 from remainder.cli.main import app
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.formats import eap_ig
-from remainder.loading.loaded import open_task
-from remainder.loading.prompts import CircuitTask
-from remainder.measure import circuits as faithfulness
+from remainder.loading.open import open_task
+from remainder.loading.prompts import PromptTask
+from remainder.measure import prompt_run
 from remainder.model.architecture import Architecture, Graph
 from remainder.record.recompute import recompute
 from remainder.record.store import read_record
@@ -29,13 +29,13 @@ TASK = "tracr/reverse-circuit"
 
 
 @pytest.fixture(scope="module")
-def task() -> CircuitTask:
+def task() -> PromptTask:
     loaded = open_task(TASK, device="cpu")
-    assert isinstance(loaded, CircuitTask)
+    assert isinstance(loaded, PromptTask)
     return loaded
 
 
-def test_a_ranking_is_measured_at_every_size(task: CircuitTask, tmp_path: Path) -> None:
+def test_a_ranking_is_measured_at_every_size(task: PromptTask, tmp_path: Path) -> None:
     graph = task.circuit_model().graph
     scores = np.random.default_rng(0).normal(size=graph.exists.shape)
     result = remainder.evaluate(task, Ranking(graph, scores), name="random")
@@ -63,7 +63,7 @@ def test_a_ranking_is_measured_at_every_size(task: CircuitTask, tmp_path: Path) 
     assert rows([record])["kept"][0] == costs["headline"].edges
 
 
-def test_a_compiled_circuit_is_the_model_and_bits_are_stated(task: CircuitTask) -> None:
+def test_a_compiled_circuit_is_the_model_and_bits_are_stated(task: PromptTask) -> None:
     circuit = task.interpretations["compiled-circuit"]
     record = remainder.evaluate(task, circuit, name="compiled").record
     for rung in ("raw", "full", "permuted", "counterfactual"):
@@ -82,7 +82,7 @@ def _choose(n: int, k: int) -> int:
     return comb(n, k)
 
 
-def test_the_same_circuit_by_file_and_by_object_scores_the_same(task: CircuitTask, tmp_path: Path) -> None:
+def test_the_same_circuit_by_file_and_by_object_scores_the_same(task: PromptTask, tmp_path: Path) -> None:
     graph = task.circuit_model().graph
     circuit = Circuit(
         graph, graph.exists & (np.random.default_rng(1).random(graph.exists.shape) < 0.7)
@@ -128,7 +128,7 @@ def test_circuits_are_written_and_read_back_from_the_command_line(tmp_path: Path
     assert "of 77 edges" in done.output
 
 
-def test_what_does_not_belong_together_is_refused(task: CircuitTask) -> None:
+def test_what_does_not_belong_together_is_refused(task: PromptTask) -> None:
     other = Circuit.full(Graph(Architecture(2, 2, 2, 8)))
     with pytest.raises(InterpretationError, match=r"the model of tracr/reverse-circuit is Architecture"):
         remainder.evaluate(task, other)
@@ -160,14 +160,14 @@ def test_options_of_backgrounds_are_refused_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_no_sum_of_its_parts_is_found_out(
-    task: CircuitTask, monkeypatch: pytest.MonkeyPatch
+    task: PromptTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checks of a run can fail: here the full circuit is compared with another model's prediction."""
-    real = faithfulness.kl_of
+    real = prompt_run.kl_of
 
     def wrong(clean: object, other: object) -> object:
         return real(clean, other) + 1  # type: ignore[arg-type]
 
-    monkeypatch.setattr(faithfulness, "kl_of", wrong)
+    monkeypatch.setattr(prompt_run, "kl_of", wrong)
     with pytest.raises(MeasurementError, match="check full_equals_clean failed: KL 1"):
         remainder.evaluate(task, Circuit.full(task.circuit_model().graph))

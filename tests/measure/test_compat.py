@@ -19,7 +19,7 @@ from remainder.api import evaluate
 from remainder.errors import TaskError
 from remainder.interpretation.protocol import adapt
 from remainder.loading.fetch import load_tokenizer
-from remainder.loading.loaded import LanguageTask
+from remainder.loading.site import LanguageTask
 from remainder.measure.compat import measure_compat, special_ids
 from remainder.measure.complexity import CodeSample, entropy_bits
 from remainder.measure.mdl import BIN_COUNTS, description_length

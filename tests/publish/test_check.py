@@ -21,7 +21,7 @@ from terminal import Command, Outcome
 from tiny import SITE, WIDTH, write_task
 
 from remainder.interpretation.protocol import adapt
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.publish import check as checking
 from remainder.publish.check import Checked, check, render
 from remainder.residual.moments import Moments

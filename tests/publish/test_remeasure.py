@@ -16,10 +16,9 @@ from tiny import Shrink, make_loaded
 
 from remainder.board.verify import verify_record
 from remainder.errors import InterpretationError, RecordError
-from remainder.interpretation.protocol import adapt
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.measure.plan import plan
-from remainder.measure.site import Reference, measure, remeasure
 from remainder.publish import remeasure as module
 from remainder.publish.remeasure import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
 from remainder.record.number import Number
@@ -102,18 +101,11 @@ def test_documents_are_drawn_by_commit_and_nonce(honest: dict[str, Path]) -> Non
 def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: bool) -> None:
     loaded = make_loaded()
     subject = object_submission(Shrink(), "shrink")
-    finer = Reference(
-        object_submission(Shrink(0.9, 0.0), "finer"), lambda: adapt(Shrink(0.9, 0.0), 16, "finer")
-    )
-    reference = finer if nested else None
-
-    def build() -> Any:
-        return adapt(Shrink(), 16, "shrink")
-
+    reference = object_submission(Shrink(0.9, 0.0), "finer") if nested else None
     chosen = plan(loaded.task, "quick", rungs=("full", "radial", "permuted", "matched"), pairs=1)
-    record, values = measure(loaded, subject, build, chosen, reference=reference)
+    record, values = loaded.measure(subject, chosen, reference=reference)
     names = sorted(set(of_split(canonical_values(values))["document"]))[::3]
-    found = remeasure(loaded, subject, build, chosen, names, reference=reference)
+    found = loaded.remeasure(subject, chosen, names, reference=reference)
     expected = of_split(canonical_values(values))
     expected = expected.loc[expected["document"].isin(names)]
     assert set(found.values["document"]) == set(names)

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -85,21 +86,31 @@ def test_l0_and_the_extent_come_from_the_values(record: Record, values: pd.DataF
 
 
 def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> None:
-    arguments: dict[str, Any] = {
-        "task_hash": fake_hash("task"),
-        "submission_hash": fake_hash("submission"),
+    arguments = {
+        "task": fake_hash("task"),
+        "submission": fake_hash("submission"),
+        "reference": fake_hash("reference"),
         "tier": "quick",
-        "rungs": ["raw", "full"],
+        "rungs": ("raw", "full"),
+        "whole": False,
+        "compat": False,
         "pairs": 1,
         "dtype": "float32",
         "device": "cpu",
         "protocol": 1,
         "version": "0.1.0",
     }
-    key = measurement_key(**arguments)
-    assert measurement_key(**(arguments | {"rungs": ["full", "raw"], "protocol": "1"})) == key
-    changes = {**dict.fromkeys(arguments, "other"), "rungs": ["raw"], "pairs": 2}
-    keys = {measurement_key(**(arguments | {name: value})) for name, value in changes.items()}
+
+    def key_of(**changed: object) -> str:
+        every = arguments | changed
+        hashed = {name: SimpleNamespace(hash=every.pop(name)) for name in ("task", "submission", "reference")}
+        others = {name: every.pop(name) for name in ("tier", "protocol", "version")}
+        return measurement_key(SimpleNamespace(**every), **hashed, **others)
+
+    key = key_of()
+    assert key_of(rungs=("full", "raw"), protocol="1") == key
+    changes = {**dict.fromkeys(arguments, "other"), "rungs": ("raw",), "pairs": 2}
+    keys = {key_of(**{name: value}) for name, value in changes.items()}
     assert len(keys | {key}) == len(arguments) + 1
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from remainder import api, pytest_plugin
 from remainder.base.paths import project_root
-from remainder.loading import loaded
+from remainder.loading import open as opening
+from remainder.loading.loaded import LoadedTask
 from remainder.record.store import read_record
 from remainder.report import gate as regression
 from remainder.task.spec import Task, list_tasks
@@ -148,13 +149,13 @@ def test_what_cannot_be_scored_fails_with_one_message(run: Run, marker: str, cal
 
 def test_a_task_is_made_ready_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    real = loaded.open_task
+    real = opening.open_task
 
-    def counted(task: Task, **settings: Any) -> loaded.LoadedTask:
+    def counted(task: Task, **settings: Any) -> LoadedTask:
         opened.append(task.id)
         return real(task, **settings)
 
-    monkeypatch.setattr(loaded, "open_task", counted)
+    monkeypatch.setattr(opening, "open_task", counted)
     result = run(
         source=f"""
         def test_one(remainder_score):

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 import remainder
 from remainder.interpretation.protocol import principal_components
 from remainder.loading.fetch import fetch
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.task.spec import Task, Tier, load_task
 
 pytestmark = pytest.mark.slow  # test_model and test_evaluate ask the same of small models

@@ -19,9 +19,8 @@ from remainder.board.plausibility import check_cost
 from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import Codebook, Identity, adapt, principal_components
 from remainder.interpretation.rules import check_conformance
-from remainder.loading.loaded import LanguageTask
+from remainder.loading.site import LanguageTask
 from remainder.measure.plan import plan
-from remainder.measure.site import measure
 from remainder.record.schema import Record
 from remainder.submission.objects import object_submission
 from remainder.submission.open import open_submission
@@ -38,7 +37,7 @@ def loaded() -> LanguageTask:
 
 def record_of(loaded: LanguageTask, thing: Any) -> Record:
     subject = object_submission(thing, "mine")
-    record, _ = measure(loaded, subject, lambda: subject.check(loaded.task), plan(loaded.task, "quick"))
+    record, _ = loaded.measure(subject, plan(loaded.task, "quick"))
     return record
 
 

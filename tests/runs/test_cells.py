@@ -259,7 +259,7 @@ def test_out_of_memory_halves_the_batch_and_moves_nothing(out: Path, monkeypatch
 
 def test_a_device_too_small_for_one_window_is_said_so(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = out_of_memory(monkeypatch, above=0)
-    with pytest.raises(MeasurementError, match="too little memory for a single window"):
+    with pytest.raises(MeasurementError, match="too little memory for windows one at a time"):
         run(out, FIRST)
     assert tried == [4, 2, 1]
     assert files(out) == []

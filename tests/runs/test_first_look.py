@@ -32,7 +32,7 @@ FOLDER = Path("tiny/digits/1/digits-pca-4")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of one submission a record of six documents with three rungs, and one of the whole tier with two."""
-    from remainder.loading.loaded import open_task
+    from remainder.loading.open import open_task
     from remainder.runs.cells import run
 
     out = tmp_path_factory.mktemp("look") / "results"

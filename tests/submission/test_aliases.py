@@ -417,4 +417,4 @@ def test_check_fails_where_the_model_holds_two_tensors(
     found = check(saved(tmp_path / "mine", "blocks.1.hook_resid_post"), str(task_folder))
     assert not found.passed
     assert "two tensors: they differ by 0.3" in fits(found)
-    assert object_submission(object_at("blocks.1.hook_resid_post")).check(tiny.make_task()).aliases
+    assert object_submission(object_at("blocks.1.hook_resid_post")).build(tiny.make_task()).aliases

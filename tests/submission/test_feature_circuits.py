@@ -27,8 +27,8 @@ from remainder.base.paths import project_root
 from remainder.board import consistency, origin, plausibility
 from remainder.circuit.features import FeatureCircuit
 from remainder.errors import InterpretationError, RecordError, RemainderError, TaskError
-from remainder.loading.loaded import open_task
-from remainder.loading.prompts import CircuitTask
+from remainder.loading.open import open_task
+from remainder.loading.prompts import PromptTask
 from remainder.publish import remeasure as rerun_module
 from remainder.record.recompute import recompute
 from remainder.record.schema import CircuitSize, Record
@@ -74,9 +74,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def task(place: Path) -> CircuitTask:
+def task(place: Path) -> PromptTask:
     loaded = open_task(place, device="cpu")
-    assert isinstance(loaded, CircuitTask)
+    assert isinstance(loaded, PromptTask)
     return loaded
 
 
@@ -94,19 +94,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return submission(tmp_path_factory.mktemp("submissions") / "features")
 
 
-def found_in(folder: Path, task: CircuitTask) -> FoundFeatures:
+def found_in(folder: Path, task: PromptTask) -> FoundFeatures:
     circuits = open_submission(folder).circuits(task, 8)
     assert isinstance(circuits, FoundFeatures)
     return circuits
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path, task: CircuitTask) -> FoundFeatures:
+def found(folder: Path, task: PromptTask) -> FoundFeatures:
     return found_in(folder, task)
 
 
 @pytest.fixture(scope="module")
-def stored(task: CircuitTask, folder: Path) -> StoredRecord:
+def stored(task: PromptTask, folder: Path) -> StoredRecord:
     # With zeros removed nodes cost much, so that f has values.
     result = remainder.evaluate(task, folder, rungs=("raw", "full", "permuted", "counterfactual", "zero"))
     return StoredRecord(result.record, result.values)
@@ -132,7 +132,7 @@ def test_thresholds_give_circuits_and_those_that_keep_nothing_are_told(found: Fo
 
 
 def test_thresholds_that_keep_the_same_nodes_are_one_circuit(
-    task: CircuitTask, found: FoundFeatures, tmp_path: Path
+    task: PromptTask, found: FoundFeatures, tmp_path: Path
 ) -> None:
     assert found.circuits.scores is not None
     parts = [part.abs().flatten() for sites in found.circuits.scores.values() for part in sites.values()]
@@ -220,7 +220,7 @@ class Reference:
     [("raw", "nodes"), ("counterfactual", "nodes"), ("errors-kept", "kept"), ("errors-mean", "")],
 )
 def test_values_are_those_of_another_implementation(
-    rung: str, errors: str, stored: StoredRecord, found: FoundFeatures, folder: Path, task: CircuitTask
+    rung: str, errors: str, stored: StoredRecord, found: FoundFeatures, folder: Path, task: PromptTask
 ) -> None:
     reference = Reference(folder)
     values = stored.values.set_index(["rung", "document", "draw"]).sort_index()
@@ -287,7 +287,7 @@ def _choose(n: int, k: int) -> int:
     return comb(n, k)
 
 
-def test_rungs_that_features_have_not_are_recorded_as_such(task: CircuitTask, folder: Path) -> None:
+def test_rungs_that_features_have_not_are_recorded_as_such(task: PromptTask, folder: Path) -> None:
     record = remainder.evaluate(task, folder, rungs="raw,zero,full-sequential").record
     assert set(record.measurement.unmeasured) == {"full-sequential"}
     circuit = record.metrics.circuit
@@ -337,7 +337,7 @@ def test_a_record_is_measured_again(
 
 
 def test_scores_are_written_and_read_again(
-    place: Path, task: CircuitTask, found: FoundFeatures, folder: Path, tmp_path: Path, remainder: Command
+    place: Path, task: PromptTask, found: FoundFeatures, folder: Path, tmp_path: Path, remainder: Command
 ) -> None:
     submission(tmp_path, SCORES)
     said = remainder("circuit", place, folder, "--save", tmp_path / "scores.safetensors", "--device", "cpu")
@@ -358,7 +358,7 @@ def test_scores_are_written_and_read_again(
         assert what in " ".join(refused.err.split())
 
 
-def test_a_graph_of_each_template_is_a_circuit(task: CircuitTask, tmp_path: Path) -> None:
+def test_a_graph_of_each_template_is_a_circuit(task: PromptTask, tmp_path: Path) -> None:
     method = 'format = "feature-graph"\npath = "graphs"\n'
     submission(tmp_path, method)
     (tmp_path / "graphs").mkdir()
@@ -587,7 +587,7 @@ def test_records_of_features_and_of_edges_share_a_task(stored: StoredRecord) -> 
     ],
 )
 def test_a_submission_that_does_not_fit_is_refused(
-    old: str, new: str, what: str, task: CircuitTask, tmp_path: Path
+    old: str, new: str, what: str, task: PromptTask, tmp_path: Path
 ) -> None:
     submission(tmp_path)
     text = (tmp_path / "submission.toml").read_text()
@@ -598,7 +598,7 @@ def test_a_submission_that_does_not_fit_is_refused(
     assert caught.value.fix
 
 
-def test_an_sae_of_another_width_or_site_is_refused(task: CircuitTask, tmp_path: Path) -> None:
+def test_an_sae_of_another_width_or_site_is_refused(task: PromptTask, tmp_path: Path) -> None:
     submission(tmp_path / "wide", width=tiny.WIDTH + 2)
     with pytest.raises(InterpretationError, match="18"):
         found_in(tmp_path / "wide", task)
@@ -608,7 +608,7 @@ def test_an_sae_of_another_width_or_site_is_refused(task: CircuitTask, tmp_path:
         found_in(tmp_path / "swapped", task)
 
 
-def test_scores_that_do_not_fit_are_refused(task: CircuitTask, found: FoundFeatures, tmp_path: Path) -> None:
+def test_scores_that_do_not_fit_are_refused(task: PromptTask, found: FoundFeatures, tmp_path: Path) -> None:
     submission(tmp_path, SCORES)
     assert found.circuits.scores is not None
     right = {
@@ -639,7 +639,7 @@ def test_scores_that_do_not_fit_are_refused(task: CircuitTask, found: FoundFeatu
         found_in(tmp_path, task)
 
 
-def test_a_graph_that_does_not_fit_is_refused(task: CircuitTask, tmp_path: Path) -> None:
+def test_a_graph_that_does_not_fit_is_refused(task: PromptTask, tmp_path: Path) -> None:
     submission(tmp_path, 'format = "feature-graph"\npath = "graphs"\n')
     (tmp_path / "graphs").mkdir()
     lengths = {group.template: group.tokens.shape[1] for group in task.prompts("evaluation")}
@@ -661,7 +661,7 @@ def test_a_model_without_hooks_has_no_features(folder: Path) -> None:
         open_submission(folder).circuits(loaded, 8)  # type: ignore[arg-type]
 
 
-def test_a_hook_that_the_model_has_not_is_named(task: CircuitTask, tmp_path: Path) -> None:
+def test_a_hook_that_the_model_has_not_is_named(task: PromptTask, tmp_path: Path) -> None:
     submission(tmp_path, sites=SITES.replace("blocks.2.hook_out", "blocks.2.hook_ot"))
     config = tmp_path / "sae-1" / "cfg.json"
     config.write_text(config.read_text().replace("blocks.2.hook_out", ""))

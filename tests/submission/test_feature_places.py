@@ -12,8 +12,8 @@ import tiny
 from format_files import make_sae
 
 from remainder.formats.places import MisfitError
-from remainder.loading.loaded import open_task
-from remainder.loading.prompts import CircuitTask
+from remainder.loading.open import open_task
+from remainder.loading.prompts import PromptTask
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.open import open_submission
 
@@ -40,14 +40,14 @@ submission = "untold"
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CircuitTask]:
+def task(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PromptTask]:
     folder = tmp_path_factory.mktemp("places")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REMAINDER_CACHE", str(folder / "cache"))
         loaded = open_task(
             behaviour_files.write(folder, behaviour_files.mostly(), quick=8, standard=8), device="cpu"
         )
-        assert isinstance(loaded, CircuitTask)
+        assert isinstance(loaded, PromptTask)
         yield loaded
 
 
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_place_that_is_not_told_stands_in_the_notes(task: CircuitTask, folder: Path) -> None:
+def test_a_place_that_is_not_told_stands_in_the_notes(task: PromptTask, folder: Path) -> None:
     found = open_submission(folder).circuits(task, 8)
     assert isinstance(found, FoundFeatures)
     (note,) = [note for note in found.notes if "does not tell its place" in note]
@@ -71,7 +71,7 @@ def test_a_place_that_is_not_told_stands_in_the_notes(task: CircuitTask, folder:
 
 
 def test_other_names_are_compared_before_nodes_are_scored(
-    task: CircuitTask, folder: Path, monkeypatch: pytest.MonkeyPatch
+    task: PromptTask, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[tuple[str, str]] = []
 

@@ -11,14 +11,14 @@ import pytest
 from tests.submission.test_feature_circuits import place, submission, task, write_graph
 
 from remainder.errors import InterpretationError
-from remainder.loading.prompts import CircuitTask
+from remainder.loading.prompts import PromptTask
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.open import open_submission
 
 __all__ = ["place", "task"]  # fixtures; the second is made of the first
 
 
-def graphs_in(folder: Path, task: CircuitTask, method: str = "", **params: Any) -> Path:
+def graphs_in(folder: Path, task: PromptTask, method: str = "", **params: Any) -> Path:
     """A submission with a graph for each template, of what the schema requires."""
     submission(folder, f'format = "feature-graph"\npath = "graphs"\n{method}')
     (folder / "graphs").mkdir()
@@ -34,20 +34,20 @@ def graphs_in(folder: Path, task: CircuitTask, method: str = "", **params: Any) 
     return folder
 
 
-def read(folder: Path, task: CircuitTask) -> FoundFeatures:
+def read(folder: Path, task: PromptTask) -> FoundFeatures:
     found = open_submission(folder).circuits(task, 8)
     assert isinstance(found, FoundFeatures)
     return found
 
 
-def test_graphs_of_the_least_that_is_allowed_are_circuits(tmp_path: Path, task: CircuitTask) -> None:
+def test_graphs_of_the_least_that_is_allowed_are_circuits(tmp_path: Path, task: PromptTask) -> None:
     found = read(graphs_in(tmp_path, task), task)
     assert (found.circuits.count("graph").nodes, found.circuits.count("graph").errors) == (6, 2)
     said = "no logit has a probability (token_prob), so its graph has no scores"
     assert sorted(found.notes) == [f"long.json: {said}", f"short.json: {said}"]
 
 
-def test_pins_that_are_gone_are_noted_or_refused(tmp_path: Path, task: CircuitTask) -> None:
+def test_pins_that_are_gone_are_noted_or_refused(tmp_path: Path, task: PromptTask) -> None:
     found = read(graphs_in(tmp_path / "whole", task, pinnedIds=["1_5_1", "7_7_7"]), task)
     assert "long.json: qParams.pinnedIds names '7_7_7', no node of the graph: left out" in found.notes
     assert found.circuits.count("graph").nodes == 6
@@ -58,7 +58,7 @@ def test_pins_that_are_gone_are_noted_or_refused(tmp_path: Path, task: CircuitTa
     assert found.circuits.count("graph").nodes == 2
 
 
-def test_a_graph_that_is_another_file_is_told(tmp_path: Path, task: CircuitTask) -> None:
+def test_a_graph_that_is_another_file_is_told(tmp_path: Path, task: PromptTask) -> None:
     folder = graphs_in(tmp_path, task)
     path = folder / "graphs" / "long.json"
     path.write_bytes(path.read_text().encode("utf-16"))

@@ -13,13 +13,16 @@ import torch
 from behaviour_files import TOML, logits, mostly, pair, write
 
 from remainder.base.paths import project_root
-from remainder.errors import AssetError, TaskError
+from remainder.errors import AssetError, InterpretationError, TaskError
 from remainder.loading import prompts as module
+from remainder.loading.behaviour import prompts_hash
 from remainder.loading.fetch import fetch
-from remainder.loading.loaded import open_task
-from remainder.loading.prompts import BehaviourTask, ScriptBehaviourTask, prompts_hash
+from remainder.loading.open import at_site, open_task
+from remainder.loading.prompts import BehaviourTask, ScriptBehaviourTask
+from remainder.measure.plan import plan
 from remainder.model.bridge import weights_hash
 from remainder.model.module import module_hash
+from remainder.submission.objects import object_submission
 from remainder.task.behaviour import SPLITS
 from remainder.task.spec import SIZES, list_tasks, load_task
 
@@ -134,13 +137,11 @@ def test_it_has_a_model_with_a_graph_and_no_site(tmp_path: Path) -> None:
         model.run(torch.from_numpy(prompts.tokens))[:, -1].double(), expected, atol=1e-4, rtol=1e-4
     )
     assert fetch(found.task) == {"model": tiny.model_folder()}
-    for refused in (
-        lambda: found.windows("fit"),
-        lambda: found.activations("fit"),
-        lambda: found.runner("float32"),
-    ):
-        with pytest.raises(TaskError, match="mine/words scores circuits"):
-            refused()
+    with pytest.raises(TaskError, match="mine/words scores circuits"):
+        at_site(found)
+    rebuilt = object_submission(tiny.Shrink(), "rebuilt")
+    with pytest.raises(InterpretationError, match="mine/words scores circuits"):
+        found.measure(rebuilt, plan(found.task, "quick"))
 
 
 # the text of the task

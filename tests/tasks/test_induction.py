@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from remainder.base.paths import project_root
-from remainder.loading.loaded import ScriptTask, open_task
+from remainder.loading.open import open_task
+from remainder.loading.site import ScriptTask
 from remainder.task.script import Built, load_script
 
 FOLDER = project_root() / "tasks" / "tiny" / "induction"

@@ -14,7 +14,8 @@ from sae_lens import SAE
 from safetensors.numpy import load_file
 
 from remainder.base.paths import project_root
-from remainder.loading.loaded import ScriptTask, open_task
+from remainder.loading.open import open_task
+from remainder.loading.site import ScriptTask
 from remainder.submission.open import baselines_for, open_submission
 from remainder.task.script import Examples, load_script
 

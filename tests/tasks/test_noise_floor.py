@@ -16,7 +16,7 @@ from scipy import stats
 
 from remainder.api import Result
 from remainder.base.paths import project_root
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.task.script import load_script
 
 ROOT = project_root()

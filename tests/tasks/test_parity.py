@@ -18,7 +18,8 @@ from sae_lens.util import get_special_token_ids
 
 from remainder.loading.activations import SiteActivations, prefix_pass
 from remainder.loading.fetch import load_bridge, load_tokenizer
-from remainder.loading.loaded import LanguageTask, open_task
+from remainder.loading.open import open_task
+from remainder.loading.site import LanguageTask
 from remainder.measure.compat import SpecialIds, measure_compat, special_ids
 from remainder.measure.complexity import CodeSample
 from remainder.record.compat import Compat

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from remainder.loading.fetch import load_tokenizer
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.submission.open import open_submission
 from remainder.task.script import load_script
 from remainder.task.spec import Task, load_task

@@ -13,7 +13,7 @@ from tests.validation.test_run import write_control
 
 from remainder.api import evaluate
 from remainder.errors import TaskError
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.task.spec import load_task
 from remainder.validation.coverage import Coverage, cover, cover_controls, coverage, render_coverage, wilson

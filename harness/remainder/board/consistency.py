@@ -23,7 +23,7 @@ from remainder.errors import RecordError
 from remainder.record.recompute import recompute
 from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
-from remainder.record.store import measurement_key
+from remainder.record.store import key_of
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.record.values import of_split
 
@@ -114,7 +114,7 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     excused = {name for name in stated.unmeasured if not name.startswith(_NOISES)}
     if strangers := excused - set(stated.rungs) - {"gaussianity", "compat"}:
         yield f"measurement.unmeasured: {_listed(strangers)} was not asked for"
-    key = _key(record)
+    key = key_of(record)
     if key != record.measurement_key:
         yield f"measurement_key: {record.measurement_key[:12]}…, its parts give {key[:12]}…"
     deviation = stated.bf16_deviation
@@ -240,24 +240,6 @@ def _flags(record: Record, values: pd.DataFrame) -> Iterator[str]:
     nested = "model" in set(values["rung"])
     if nested != (record.reference is not None):
         yield f"reference: {record.reference and record.reference.name}, rung model is{_not(nested)} there"
-
-
-def _key(record: Record) -> str:
-    stated = record.measurement
-    return measurement_key(
-        task_hash=record.task.hash,
-        submission_hash=record.submission.hash,
-        reference_hash=None if record.reference is None else record.reference.hash,
-        tier=record.tier,
-        rungs=stated.rungs,
-        whole=stated.whole,
-        compat=stated.compat,
-        pairs=stated.pairs,
-        dtype=stated.dtype,
-        device=stated.device,
-        protocol=record.protocol,
-        version=record.provenance.packages.get("remainder", "unknown"),
-    )
 
 
 def _listed(names: Iterable[str]) -> str:

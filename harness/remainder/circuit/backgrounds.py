@@ -56,6 +56,8 @@ from remainder.task.prompts import Prompts
 
 __all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values", "rung_named"]
 
+_ROWS = 16
+
 
 @dataclass(frozen=True)
 class Background:
@@ -109,6 +111,7 @@ class Scene:
         seed: of the noise, which is keyed by document.
         means: of `mean`, by stage [1, 1, writers, size], over all templates; default: over this one.
         budget: bytes that values of single writers may take in a pass.
+        rows: of a pass, in relation to the default: half of it halves the passes.
     """
 
     model: CircuitModel
@@ -118,6 +121,7 @@ class Scene:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     means: Values | None = None
     budget: int = BUDGET
+    rows: int = _ROWS
 
     def __post_init__(self) -> None:
         self._bank: dict[str, Tensor] | None = None
@@ -158,7 +162,9 @@ class Scene:
         beside = background.statistics != "single-shot" or background.baths == "independent"
         ahead = len(self.calibration) if beside else 0
         positions = self.evaluation.tokens.shape[1]
-        size = max(rows_within(circuit, positions, budget=self.budget) - ahead, 8)
+        most = max(rows_within(circuit, positions, budget=self.budget) - ahead, 8)
+        # Fewer rows than the default are asked for where memory ran out: then every pass must be smaller.
+        size = max(min(most, len(self.evaluation)) * min(self.rows, _ROWS) // _ROWS, 1)
         found = []
         for start in range(0, len(self.evaluation), size):
             rows = slice(start, min(start + size, len(self.evaluation)))
@@ -235,7 +241,8 @@ class Scene:
 
     def _record(self, tokens: object) -> tuple[dict[str, Tensor], Tensor]:
         """In portions, so that no pass is larger than those of circuits."""
-        rows = [record(self.model, part, self.positions) for part in torch.split(self._tokens(tokens), 32)]
+        portions = torch.split(self._tokens(tokens), 2 * min(self.rows, _ROWS))
+        rows = [record(self.model, part, self.positions) for part in portions]
         values = {name: torch.cat([part[name] for part, _ in rows]) for name in rows[0][0]}
         return values, torch.cat([logits for _, logits in rows])
 

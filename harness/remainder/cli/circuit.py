@@ -43,19 +43,19 @@ def circuit(
     """Find or read the circuit of a submission, and write it to a file that EAP-IG and MIB read too."""
     from remainder.base.files import require_target
     from remainder.base.progress import errors, reporting
+    from remainder.circuit.feature_circuits import FeatureCircuits
     from remainder.circuit.feature_scores import save_scores
     from remainder.circuit.ranking import Sized
     from remainder.formats import eap_ig
     from remainder.formats.eap_ig_files import ENDINGS
-    from remainder.loading.loaded import open_task
-    from remainder.loading.prompts import CircuitTask
-    from remainder.submission.feature_circuits import FeatureCircuits
+    from remainder.loading.open import on_prompts, open_task
     from remainder.submission.open import submissions_for
+    from remainder.submission.submission import PromptEntry
     from remainder.task.spec import load_task
 
     require_target(save, "--save", (*sorted(ENDINGS), _SCORES), InterpretationError)
     chosen = load_task(task)
-    if chosen.circuit is None:
+    if "circuit" not in chosen.kind.submissions:
         raise TaskError(f"{chosen.id} is no task of circuits", fix="`remainder tasks` lists what there is")
     fit_windows = chosen.tier(tier).fit_windows
     if size is None and signed:
@@ -65,9 +65,9 @@ def circuit(
             f"--size {size:g} is no share of all edges", fix="give a number above 0, at most 1"
         )
     with reporting() as progress:
-        loaded = open_task(chosen, device=device, progress=progress)
-        assert isinstance(loaded, CircuitTask)
+        loaded = on_prompts(open_task(chosen, device=device, progress=progress))
         (entry,) = submissions_for(loaded, [submission])
+        assert isinstance(entry, PromptEntry)
         of_features = entry.kind == "feature-circuit"
         _require_options(submission, save, of_features, size is not None or signed or ungrouped)
         found = entry.circuits(loaded, fit_windows)

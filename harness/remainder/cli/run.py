@@ -100,7 +100,7 @@ def run(
 
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
-        from remainder.loading.loaded import open_task
+        from remainder.loading.open import open_task
         from remainder.measure.plan import plan
         from remainder.runs.cells import run as run_rows
         from remainder.submission.names import distinct, folder_of, namesakes
@@ -125,7 +125,7 @@ def run(
         if not wanted:
             raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
     if background is not None:
-        if wanted is not None or any(task.circuit is None for task in chosen):
+        if wanted is not None or any(task.kind.has_residual for task in chosen):
             raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
         from remainder.circuit.backgrounds import rung_named
 

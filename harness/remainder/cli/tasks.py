@@ -66,14 +66,7 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
         yield "data", f"{build.data} ({build.data_licence})"
     if corpus := task.corpus:
         yield "text", f"{corpus.name} ({corpus.licence})"
-    if circuit := task.circuit:
-        if circuit.behaviour is not None:
-            made = f"{circuit.candidates} candidates a template and split; those that the model solves"
-            yield "prompts", f"tasks/{circuit.behaviour}: {made}"
-        sizes = ", ".join(f"{size:g}" for size in circuit.sizes)
-        yield "sizes", f"{sizes} of all edges; headline {circuit.headline:g}"
-    else:
-        yield "site", f"{task.site.hook_in} -> {task.site.hook_out}, width {task.site.width}"
+    yield from task.kind.facts(task)
     if corpus and task.positions:
         special = " ".join(str(token) for token in corpus.special_tokens)
         yield "masked", f"special tokens {special}; norms above {task.positions.sink_norm:g}"
@@ -83,11 +76,10 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     if build and build.expected is not None:
         yield "control", f"its right answers are known beforehand, from {build.expected}"
     yield "rungs", ", ".join(task.rungs)
-    unit = "prompts" if circuit else "windows"
     for name, tier in task.tiers.items():
-        counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration {unit}"
+        counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration"
         draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
-        yield "tier", f"{name}: {counts}, {draws}, {tier.dtype}"
+        yield "tier", f"{name}: {counts} {task.kind.samples}, {draws}, {tier.dtype}"
     yield "baselines", ", ".join(submission.name for submission in baselines_for(task))
 
 

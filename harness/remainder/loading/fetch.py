@@ -25,10 +25,19 @@ from remainder.base.paths import project_root
 from remainder.errors import AssetError, TaskError
 from remainder.model.bridge import DTYPES, stored_weights, weights_hash
 from remainder.model.bridge_errors import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
+from remainder.record.schema import Pinned
 from remainder.task.spec import CorpusSpec, ModelSpec, Task, WheelSpec
 from remainder.task.text import Corpus, build_corpus
 
-__all__ = ["check_weights", "fetch", "load_bridge", "load_corpus", "load_tokenizer", "local_model"]
+__all__ = [
+    "check_weights",
+    "fetch",
+    "load_bridge",
+    "load_corpus",
+    "load_tokenizer",
+    "local_model",
+    "pinned_model",
+]
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
 _BYTES_PER_DEQUANTISED_BYTE = 6  # float32 from 4.5 bits a weight, with room to spare
@@ -229,6 +238,14 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
             fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`",
         )
     return found
+
+
+def pinned_model(spec: ModelSpec, folder: Path) -> Pinned:
+    """Where a language model is from, and the hash of its weights; see `check_weights`."""
+    # The folder of a hub's snapshot is named by its commit.
+    on_hub = spec.hub is not None and not Path(spec.hub).is_dir()
+    revision = folder.name if on_hub else spec.revision
+    return Pinned(source=spec.source, revision=revision, sha256=check_weights(spec, folder))
 
 
 def _project_folder(name: str) -> Path:

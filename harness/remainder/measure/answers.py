@@ -1,7 +1,7 @@
 """What is read off a pass over prompts: losses, KL and answers, a row of the table a prompt.
 
 The loss is −log of the probability of the right tokens together; KL is to the clean model over the whole
-vocabulary; for the answer see `circuit.prompts`. All are read at the scored positions only, whatever kind of
+vocabulary; for the answer see `task.prompts`. All are read at the scored positions only, whatever kind of
 circuit was run.
 
 Source: protocol 1, sections 2 and 8.
@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from remainder.errors import MeasurementError
-from remainder.loading.prompts import BehaviourFacts, CircuitTask
+from remainder.loading.behaviour import BehaviourFacts
+from remainder.loading.prompts import PromptTask
 from remainder.measure.checks import CIRCUIT_LIMIT
 from remainder.measure.losses import kl_histogram
 from remainder.measure.plan import Plan
@@ -40,14 +41,14 @@ class Scores(NamedTuple):
     histograms: list[str]
 
 
-def groups_of(loaded: CircuitTask, plan: Plan) -> list[tuple[Prompts, Prompts]]:
+def groups_of(loaded: PromptTask, plan: Plan) -> list[tuple[Prompts, Prompts]]:
     """Calibration and evaluation prompts of each template.
 
     Raises:
         MeasurementError: a template has fewer than two prompts to fit a covariance to.
     """
     calibration = first(loaded.prompts("calibration"), plan.calibration_windows)
-    evaluation = first(loaded.prompts("evaluation"), plan.evaluation_windows)
+    evaluation = first(loaded.prompts("evaluation"), plan.documents or plan.evaluation_windows)
     by_template = {group.template: group for group in calibration}
     pairs = []
     for group in evaluation:
@@ -144,7 +145,7 @@ def compare(clean: Logits, other: Logits, prompts: Prompts) -> Scores:
 
 
 def table(prompts: Prompts, rung: str, draw: int, scores: Scores) -> Iterator[dict[str, Any]]:
-    """One row a prompt; see `measure.values`."""
+    """One row a prompt; see `record.values`."""
     tokens = int(prompts.scored.sum(1)[0])
     for place, document in enumerate(prompts.documents):
         yield {

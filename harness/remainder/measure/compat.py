@@ -32,7 +32,7 @@ from remainder.errors import MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
 from remainder.loading.fetch import load_tokenizer
-from remainder.loading.loaded import LanguageTask
+from remainder.loading.site import LanguageTask
 from remainder.measure.complexity import CodeSample
 from remainder.measure.likelihood import Categorical
 from remainder.measure.losses import CHUNK

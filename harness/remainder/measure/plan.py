@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from remainder.circuit.backgrounds import BACKGROUNDS
+from remainder._version import __version__
+from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
 from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, NULLS, RUNGS
+from remainder.record.rungs import ALL, NULLS
+from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import Task, Tier
 
 __all__ = ["Plan", "plan"]
@@ -38,6 +40,8 @@ class Plan(NamedTuple):
     evaluation_windows: int
     calibration_windows: int
     fit_windows: int
+    device: str
+    """The type of what it runs on: `cpu` or `cuda`."""
     annealed_pairs: int = 0
     """Pairs of the rungs whose annealed loss is a headline, if more than `pairs`."""
     whole: bool = False
@@ -55,6 +59,18 @@ class Plan(NamedTuple):
         """Number of noise draws for a stochastic rung."""
         return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
 
+    def key(self, task: Task, submission: Hashed, reference: Hashed | None = None) -> str:
+        """The measurement key of the record that this plan gives."""
+        return measurement_key(
+            self,
+            protocol=task.protocol,
+            tier=self.tier,
+            task=task,
+            submission=submission,
+            reference=reference,
+            version=__version__,
+        )
+
 
 def plan(
     task: Task,
@@ -71,9 +87,9 @@ def plan(
 
     Args:
         tier: one of the task's, or what `Plan.tier` calls a part of one.
-        rungs: names, of a task of circuits those of backgrounds; `all` asks for every rung, annealed losses,
-            couplings, refits and Gaussianity, and of a text for `compat`. Default: the task's, of which
-            `true`, a check, is then run on one batch only.
+        rungs: names (for circuits, of backgrounds); `all` asks for every rung, and where there is a residual
+            for annealed losses, couplings, refits and Gaussianity, on a text for `compat` too. Default: the
+            task's, but `true`, a check, is then run on one batch only.
         dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
         compat: the field's own metrics.
         documents: how many of the tier's evaluation documents are measured; default: all.
@@ -83,21 +99,11 @@ def plan(
         TaskError: if there is no such tier, rung, dtype or device, `compat` is asked of a task that is no
             text, or the number of documents is too small.
     """
-    if stated := part_of(tier):
-        if documents not in (None, stated.documents):
-            raise TaskError(
-                f"tier {tier!r} is of {stated.documents} documents, and {documents} were asked for",
-                fix=f"name tier {stated.tier}, or leave the number of documents out",
-            )
-        tier, documents = stated
+    tier, documents = _part(tier, documents)
     amount = task.tier(tier)
     if documents is not None:
         _check_documents(documents, task, tier)
-    chosen = tuple(rungs or task.rungs)
-    known: Iterable[str] = BACKGROUNDS if task.circuit is not None else RUNGS
-    unknown = [rung for rung in chosen if rung not in known and rung != ALL]
-    if unknown:
-        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
+    ordered, everything = _ordered(task, rungs)
     if pairs is not None and pairs < 1:
         raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
     if compat and task.corpus is None:
@@ -106,31 +112,52 @@ def plan(
             fix="leave compat out",
         )
     precision, notes = _dtype(dtype, amount, device)
-    whole = ALL in chosen
-    # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
-    ordered = tuple(rung for rung in known if whole or rung in {"raw", *chosen})
-    if rungs is None:
-        ordered = tuple(rung for rung in ordered if rung != _CHECK)
     part = None if documents is None else Part(tier, documents)
-    found = Plan(
-        tier if part is None else part.name,
-        ordered,
-        pairs or amount.pairs,
-        precision,
-        amount.evaluation_windows,
-        amount.calibration_windows,
-        amount.fit_windows,
-        nulls=_nulls(tier, ordered, whole=whole),
-        documents=documents,
-        notes=notes if part is None else (*notes, part.note),
-    )
-    if task.circuit is not None:  # every prompt is a document
-        return found if documents is None else found._replace(evaluation_windows=documents)
-    return found._replace(
+    # Circuits leave no residual at a site, and couplings, Gaussianity and annealed losses are of one.
+    whole = everything and task.kind.has_residual
+    return Plan(
+        tier=tier if part is None else part.name,
+        rungs=ordered,
+        pairs=pairs or amount.pairs,
+        dtype=precision,
+        evaluation_windows=amount.evaluation_windows,
+        calibration_windows=amount.calibration_windows,
+        fit_windows=amount.fit_windows,
+        device=pick_device(device).type,
         annealed_pairs=_ANNEALED_PAIRS if whole else 0,
         whole=whole,
         compat=compat or (whole and task.corpus is not None),
+        nulls=_nulls(tier, ordered, everything=everything),
+        documents=documents,
+        notes=notes if part is None else (*notes, part.note),
     )
+
+
+def _part(tier: str, documents: int | None) -> tuple[str, int | None]:
+    """The tier, and how many of its documents are asked for, by its name or beside it."""
+    if not (stated := part_of(tier)):
+        return tier, documents
+    if documents not in (None, stated.documents):
+        raise TaskError(
+            f"tier {tier!r} is of {stated.documents} documents, and {documents} were asked for",
+            fix=f"name tier {stated.tier}, or leave the number of documents out",
+        )
+    return stated
+
+
+def _ordered(task: Task, rungs: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:
+    """The rungs in the order of tables, and whether all were asked for."""
+    known: Iterable[str] = resolve(task.kind.rungs)
+    chosen = rungs or task.rungs
+    unknown = [rung for rung in chosen if rung not in known and rung != ALL]
+    if unknown:
+        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
+    everything = ALL in chosen
+    # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
+    ordered = tuple(rung for rung in known if everything or rung in {"raw", *chosen})
+    if rungs is None:  # one batch tells as much
+        ordered = tuple(rung for rung in ordered if rung != _CHECK)
+    return ordered, everything
 
 
 def _check_documents(documents: int, task: Task, tier: str) -> None:
@@ -146,11 +173,11 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
         )
 
 
-def _nulls(tier: str, rungs: tuple[str, ...], *, whole: bool) -> tuple[str, ...]:
-    """The nulls whose ratios somebody will read: of raw alone none, of a quick look the one in its table."""
+def _nulls(tier: str, rungs: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
+    """The nulls whose ratios somebody will read: none beside `raw` alone, in a quick look its table's."""
     if rungs == ("raw",):
         return ()
-    return (_NULL,) if tier == _QUICK and not whole else tuple(NULLS)
+    return (_NULL,) if tier == _QUICK and not everything else tuple(NULLS)
 
 
 def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from remainder.base.cache import Progress
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation.protocol import Adapted
-from remainder.loading.loaded import LoadedTask
+from remainder.loading.site import SiteTask
 from remainder.measure.likelihood import likelihood_of
 from remainder.measure.several_sites_fit import (
     STATISTICS,
@@ -78,7 +78,7 @@ class SitesResult:
 
 
 def evaluate_sites(
-    loaded: Sequence[LoadedTask],
+    loaded: Sequence[SiteTask],
     interpretations: Sequence[Any],
     *,
     statistics: Sequence[Statistics] = STATISTICS,
@@ -138,7 +138,7 @@ def evaluate_sites(
     return _result(values, [site.name for site in sites], shift, seed), values
 
 
-def _opened(interpretation: Any, loaded: LoadedTask) -> Adapted:
+def _opened(interpretation: Any, loaded: SiteTask) -> Adapted:
     """An interpretation that was read before, an object from a notebook, or what a name or path means."""
     if isinstance(interpretation, Adapted):
         return interpretation
@@ -147,7 +147,7 @@ def _opened(interpretation: Any, loaded: LoadedTask) -> Adapted:
     return entry.build(loaded.task, lambda: loaded.fit_moments(loaded.task.tier("quick").fit_windows))
 
 
-def _check_tasks(loaded: Sequence[LoadedTask], interpretations: Sequence[Any], dtype: str) -> BridgeRunner:
+def _check_tasks(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtype: str) -> BridgeRunner:
     if len(loaded) != len(interpretations) or not loaded:
         raise TaskError(
             f"{len(loaded)} tasks and {len(interpretations)} interpretations",
@@ -168,7 +168,7 @@ def _check_tasks(loaded: Sequence[LoadedTask], interpretations: Sequence[Any], d
 
 
 def _batches(
-    loaded: Sequence[LoadedTask], sites: Sequence[FeatureSite], split: Any, windows: int, size: int
+    loaded: Sequence[SiteTask], sites: Sequence[FeatureSite], split: Any, windows: int, size: int
 ) -> Iterator[SiteBatch]:
     """Windows of all tasks side by side."""
     streams = [one.activations(split, windows).batches(size, one.device) for one in loaded]

@@ -14,11 +14,9 @@ With a second, finer interpretation its reconstruction stands in for the model's
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -29,7 +27,7 @@ from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import check_conformance
 from remainder.loading.activations import Batch
-from remainder.loading.loaded import LanguageTask, LoadedTask
+from remainder.loading.site import LanguageTask, SiteTask
 from remainder.measure.checks import check_true, check_true_of_batch, check_zero, dtype_deviation
 from remainder.measure.compat import measure_compat
 from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
@@ -39,68 +37,42 @@ from remainder.measure.gaussianity import measure_gaussianity
 from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
+from remainder.measure.seal import Log, Remeasured, info, seal
 from remainder.model.bridge import Runner
 from remainder.record.compat import Compat
 from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.record.metrics import Gaussianity
-from remainder.record.provenance import collect_provenance
 from remainder.record.recordable import require_recordable
 from remainder.record.rungs import COUPLED, NULLS, REFITS, RUNGS
 from remainder.record.schema import (
     CalibrationInfo,
     Check,
-    Complexity,
-    Measurement,
-    Record,
-    SubmissionInfo,
-    TaskInfo,
 )
-from remainder.record.store import make_record
+from remainder.record.store import StoredRecord
 from remainder.record.summary import couplings
 from remainder.record.values import canonical_values
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
 from remainder.residual.noise import NoiseKeys
 from remainder.submission.aliases import require_same
+from remainder.submission.submission import SiteEntry
 from remainder.task.text import Split
 
-__all__ = ["Reference", "Remeasured", "Subject", "evaluation_part", "measure", "remeasure"]
+__all__ = ["evaluation_part", "measure", "remeasure"]
 
 _COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
 
 
-@runtime_checkable
-class Subject(Protocol):
-    """What is measured: a submission of files, or an object from a notebook."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def files(self) -> dict[str, str]: ...
-    @property
-    def hash(self) -> str: ...
-
-
-class Reference(NamedTuple):
-    """A finer interpretation whose reconstruction stands in for the model's activation."""
-
-    subject: Subject
-    build: Callable[[], Adapted]
-
-
 def measure(
-    loaded: LoadedTask,
-    subject: Subject,
-    build: Callable[[], Adapted],
+    loaded: SiteTask,
+    entry: SiteEntry,
     plan: Plan,
     *,
-    reference: Reference | None = None,
+    reference: SiteEntry | None = None,
     progress: Progress | None = None,
-) -> tuple[Record, pd.DataFrame]:
-    """Measure `subject`; gives its record and the table of per-document values.
+) -> StoredRecord:
+    """Measure an interpretation; gives its record and the table of per-document values.
 
     Args:
         reference: a finer interpretation that stands in for the model.
@@ -110,27 +82,16 @@ def measure(
         MeasurementError: if a check inside the run fails.
     """
     with torch.inference_mode():
-        return _Run(loaded, subject, build, plan, reference, progress).record()
-
-
-class Remeasured(NamedTuple):
-    """What `remeasure` finds."""
-
-    values: pd.DataFrame
-    """The canonical table of per-document values, of the documents asked for alone."""
-    complexity: Complexity
-    """Without L0, which is that of all documents."""
-    calibration: CalibrationInfo
+        return _Run(loaded, entry, plan, reference, progress).record()
 
 
 def remeasure(
-    loaded: LoadedTask,
-    subject: Subject,
-    build: Callable[[], Adapted],
+    loaded: SiteTask,
+    entry: SiteEntry,
     plan: Plan,
     documents: Collection[str],
     *,
-    reference: Reference | None = None,
+    reference: SiteEntry | None = None,
     progress: Progress | None = None,
 ) -> Remeasured:
     """Measure some documents of the evaluation split, with all that is fitted fitted as in `measure`.
@@ -144,12 +105,11 @@ def remeasure(
     Raises:
         InterpretationError, MeasurementError: as `measure`.
     """
-    run = _Run(loaded, subject, build, plan, reference, progress, documents=frozenset(documents))
     with torch.inference_mode():
-        return run.remeasured()
+        return _Run(loaded, entry, plan, reference, progress, documents=frozenset(documents)).remeasured()
 
 
-def evaluation_part(loaded: LoadedTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
+def evaluation_part(loaded: SiteTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
     """How many evaluation windows a plan looks at, and the documents of these (None: all) that it measures.
 
     Raises:
@@ -171,75 +131,98 @@ def evaluation_part(loaded: LoadedTask, plan: Plan) -> tuple[int, frozenset[str]
 
 @dataclass
 class _Run:
-    loaded: LoadedTask
-    subject: Subject
-    build: Callable[[], Adapted]
+    """One interpretation on one task."""
+
+    loaded: SiteTask
+    entry: SiteEntry
     plan: Plan
-    reference: Reference | None
+    reference: SiteEntry | None
     progress: Progress | None
     finer: Adapted | None = None
     documents: frozenset[str] | None = None
-    """Of the evaluation split, those that are measured; None: all."""
-    timings: dict[str, float] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    checks: dict[str, Check] = field(default_factory=dict)
-    unmeasured: dict[str, str] = field(default_factory=dict)
+    """Documents of the evaluation split that are measured; None: all."""
+    log: Log = field(default_factory=Log)
 
     def remeasured(self) -> Remeasured:
         interpretation, calibration, sample, kernels = self._prepare()
         rows, _, _ = self._evaluate(interpretation, kernels)
         decoder = affine_decoder(sample, interpretation, self.loaded.device)
+        assert self.documents is not None
+        count, part = evaluation_part(self.loaded, self.plan)
+        windows = self.loaded.windows("evaluation").first(count)
+        pairs = zip(windows.documents, windows.indices, strict=True)
         return Remeasured(
             canonical_values(pd.DataFrame(rows)),
+            tuple(sorted(self.documents)),
+            frozenset(pair for pair in pairs if part is None or pair[0] in part),
             complexity_of(sample, decoder),
             _calibration_info(calibration),
         )
 
     def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[FittedRung]]:
         """Steps 1 to 3, but for couplings."""
-        self.warnings += self.plan.notes
+        self.log.warnings += self.plan.notes
         self._phase("reading it")
-        with self._timed("build"):
-            interpretation = self.build().placed(self.loaded.device)
-            require_same(self.loaded, interpretation, self.plan.dtype)
-            self.warnings += interpretation.warnings
+        with self.log.timed("build"):
+            interpretation = self._build(self.entry)
             if self.reference is not None:
-                self.finer = self.reference.build().placed(self.loaded.device)
-                require_same(self.loaded, self.finer, self.plan.dtype)
-                self.warnings += self.finer.warnings
-            told = [self.subject, *([] if self.reference is None else [self.reference.subject])]
-            require_recordable([info(each) for each in told], self.warnings)
-        with self._timed("calibration"):
+                self.finer = self._build(self.reference)
+            entries = [self.entry, *([] if self.reference is None else [self.reference])]
+            require_recordable([info(each) for each in entries], self.log.warnings)
+        with self.log.timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
             self._phase("fitting residual models")
             return interpretation, calibration, sample, self._fit(calibration)
 
-    def record(self) -> tuple[Record, pd.DataFrame]:
+    def _build(self, entry: SiteEntry) -> Adapted:
+        interpretation = entry.build(
+            self.loaded.task, lambda: self.loaded.fit_moments(self.plan.fit_windows)
+        ).placed(self.loaded.device)
+        require_same(self.loaded, interpretation, self.plan.dtype)
+        self.log.warnings += interpretation.warnings
+        return interpretation
+
+    def record(self) -> StoredRecord:
         interpretation, calibration, sample, kernels = self._prepare()
         rows: list[dict[str, Any]] = []
         if self.plan.whole:
-            with self._timed("couplings"):
+            with self.log.timed("couplings"):
                 coupled, rows = self._couple(interpretation, calibration)
                 kernels += coupled
-        with self._timed("evaluation"):
+        with self.log.timed("evaluation"):
             found, deviation, residuals = self._evaluate(interpretation, kernels)
             values = pd.DataFrame(rows + found)
         self._phase("counting bits")
-        with self._timed("complexity"):
+        with self.log.timed("complexity"):
             decoder = affine_decoder(sample, interpretation, self.loaded.device)
             complexity = complexity_of(sample, decoder)
         gaussianity = None
         if self.plan.whole:
-            with self._timed("gaussianity"):
+            with self.log.timed("gaussianity"):
                 gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
         compat = None
         if self.plan.compat:
-            with self._timed("compat"):
+            with self.log.timed("compat"):
                 compat = self._compat(interpretation, sample)
         if "true" in self.plan.rungs:
-            self.checks["true_equals_clean"] = check_true(values)
+            self.log.checks["true_equals_clean"] = check_true(values)
         self._phase("intervals")
-        return self._seal(values, calibration, complexity, deviation, gaussianity, compat), values
+        record = seal(
+            self.loaded,
+            self.plan,
+            self.log,
+            values,
+            submission=info(self.entry),
+            reference=None if self.reference is None else info(self.reference),
+            complexity=complexity,
+            calibration=_calibration_info(calibration),
+            gaussianity=gaussianity,
+            compat=compat,
+            suffix=self.loaded.runner(self.plan.dtype).mode,
+            batch_size=self.loaded.batch_size,
+            deviation=deviation,
+        )
+        return StoredRecord(record, values)
 
     def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of a split, their activation that of the finer interpretation if there is one.
@@ -259,7 +242,7 @@ class _Run:
         calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
         size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
         for batch, x in self._batches("calibration", windows, size):
-            self._report(f"{self.subject.name}: calibration", calibration.tokens, None)
+            self._report(f"{self.entry.name}: calibration", calibration.tokens, None)
             read = interpretation.choose(batch.prefix.x_in, x)
             if not sample.seen:
                 if not batch.spliced.any():
@@ -273,12 +256,12 @@ class _Run:
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
             coded, left = interpretation.coded(x, read), x - reconstruction
             sample.update(codes[batch.spliced], coded[batch.spliced], left[batch.spliced])
-        self.warnings += covariance_of(calibration).warnings
+        self.log.warnings += covariance_of(calibration).warnings
         return calibration, sample
 
     def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> None:
         found = check_conformance(interpretation, read, batch.spliced, x)
-        self.checks["conformance"] = Check(
+        self.log.checks["conformance"] = Check(
             passed=True,
             value=max(found.repeated, found.later_positions, found.other_windows),
             limit=found.limit,
@@ -292,8 +275,8 @@ class _Run:
         refits = REFITS if self.plan.whole else {}
         nulls = {name: NULLS[name] for name in self.plan.nulls}
         kernels, unmeasured = fit_kernels(rungs | refits | nulls, calibration, self.plan.draws)
-        self.unmeasured |= unmeasured
-        self.warnings += [f"{name} was not measured: {why}" for name, why in self.unmeasured.items()]
+        self.log.unmeasured |= unmeasured
+        self.log.warnings += [f"{name} was not measured: {why}" for name, why in self.log.unmeasured.items()]
         return kernels
 
     def _couple(
@@ -317,11 +300,13 @@ class _Run:
             for new in score(runner, clean, kernels, estimate, places, split="calibration"):
                 rows += new
                 done += len(new)
-                self._report(f"{self.subject.name}: couplings", done, windows * passes)
+                self._report(f"{self.entry.name}: couplings", done, windows * passes)
         found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
         assert found is not None
         if found.edge:
-            self.warnings.append("the best couplings lie on the edge of the grid: they may be farther out")
+            self.log.warnings.append(
+                "the best couplings lie on the edge of the grid: they may be farther out"
+            )
         # An amplitude that changes nothing has no best value; any will do.
         alpha, beta = (1.0 if best.value is None else best.value for best in (found.alpha, found.beta))
         rungs = {"coupled": COUPLED._replace(arguments=(alpha, beta))}
@@ -333,7 +318,7 @@ class _Run:
     ) -> tuple[list[dict[str, Any]], dict[str, float] | None, Residuals]:
         """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
         runner = self.loaded.runner(self.plan.dtype)
-        self.checks["suffix"] = Check(
+        self.log.checks["suffix"] = Check(
             passed=True, note=f"{runner.mode}: gives the full pass's logits; every hook fired exactly once"
         )
         windows, part = evaluation_part(self.loaded, self.plan)
@@ -352,11 +337,11 @@ class _Run:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
             if number == 0:
                 self._phase("checks on one batch")
-                self.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
+                self.log.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
                 deviation = self._deviation(runner, clean, reconstruction)
                 if "true" not in self.plan.rungs:
                     places = self._places(batch)
-                    self.checks["true_equals_clean"] = check_true_of_batch(
+                    self.log.checks["true_equals_clean"] = check_true_of_batch(
                         runner, clean, reconstruction, places
                     )
             if self.plan.whole:
@@ -366,7 +351,7 @@ class _Run:
                     add_reconstruction(new, batch, codes, reconstruction, mean)
                 rows += new
                 done += len(new)
-                self._report(self.subject.name, done, total)
+                self._report(self.entry.name, done, total)
         return rows, deviation, residuals
 
     def _chosen(
@@ -389,7 +374,7 @@ class _Run:
         decoder: AffineDecoder | str,
     ) -> Gaussianity | None:
         """How far the residual on evaluation is from the Gaussian fitted on calibration."""
-        self._report(f"{self.subject.name}: Gaussianity", 0, None)
+        self._report(f"{self.entry.name}: Gaussianity", 0, None)
         windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
         batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
         directions = {"gradient": gradient_directions(self.loaded.runner("float32"), batches)}
@@ -399,7 +384,7 @@ class _Run:
                 directions["decoder"] = found
         rank = covariance_of(calibration).rank
         if calibration.tokens < 5 * rank:
-            self.warnings.append(
+            self.log.warnings.append(
                 f"{calibration.tokens} calibration tokens for {rank} dimensions are too few for tests of "
                 "Gaussianity: their nulls lie too low"
             )
@@ -413,23 +398,23 @@ class _Run:
                 seed=self.loaded.task.seed,
             )
         except NotMeasurableError as problem:
-            self.warnings.append(f"Gaussianity was not measured: {problem.what}")
-            self.unmeasured["gaussianity"] = problem.what
+            self.log.warnings.append(f"Gaussianity was not measured: {problem.what}")
+            self.log.unmeasured["gaussianity"] = problem.what
             return None
 
     def _compat(self, interpretation: Adapted, sample: CodeSample) -> Compat | None:
         """The field's own metrics, or none with the reason among what was not measured."""
         assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
         if self.finer is not None:
-            self.unmeasured["compat"] = "the field has no metrics of an interpretation nested in another"
+            self.log.unmeasured["compat"] = "the field has no metrics of an interpretation nested in another"
             return None
         windows = self.plan.evaluation_windows
         try:
             return measure_compat(self.loaded, interpretation, windows, sample, self.progress)
         # At special positions and sinks, which nothing else here reads.
         except (InterpretationError, MeasurementError) as problem:
-            self.warnings.append(f"the field's metrics were not measured: {problem.what}")
-            self.unmeasured["compat"] = problem.what
+            self.log.warnings.append(f"the field's metrics were not measured: {problem.what}")
+            self.log.unmeasured["compat"] = problem.what
             return None
 
     def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
@@ -439,60 +424,16 @@ class _Run:
         exact = self.loaded.runner("float32")
         found = dtype_deviation(runner, exact, clean, reconstruction, self._places(clean.batch))
         if found.warning is not None:
-            self.warnings.append(found.warning)
+            self.log.warnings.append(found.warning)
         return found.content
 
     def _phase(self, doing: str) -> None:
         """Tell that a phase begins whose end cannot be foreseen."""
-        self._report(f"{self.subject.name}: {doing}", 0, None)
+        self._report(f"{self.entry.name}: {doing}", 0, None)
 
     def _report(self, doing: str, done: int, total: int | None) -> None:
         if self.progress is not None:
             self.progress(doing, done, total)
-
-    def _seal(
-        self,
-        values: pd.DataFrame,
-        calibration: Calibration,
-        complexity: Complexity,
-        deviation: dict[str, float] | None,
-        gaussianity: Gaussianity | None,
-        compat: Compat | None,
-    ) -> Record:
-        task, device = self.loaded.task, self.loaded.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-        return make_record(
-            values,
-            protocol=task.protocol,
-            task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
-            submission=info(self.subject),
-            reference=None if self.reference is None else info(self.reference.subject),
-            tier=self.plan.tier,
-            model=self.loaded.model,
-            corpus=self.loaded.data,
-            complexity=complexity,
-            checks=self.checks,
-            calibration=_calibration_info(calibration),
-            gaussianity=gaussianity,
-            compat=compat,
-            measurement=Measurement(
-                rungs=self.plan.rungs,
-                pairs=self.plan.pairs,
-                annealed_draws=2 * self.plan.annealed_pairs,
-                whole=self.plan.whole,
-                compat=self.plan.compat,
-                unmeasured=self.unmeasured,
-                seed=task.seed,
-                dtype=self.plan.dtype,
-                suffix=self.loaded.runner(self.plan.dtype).mode,
-                device=device.type,
-                device_name=name,
-                batch_size=self.loaded.batch_size,
-                bf16_deviation=deviation,
-            ),
-            provenance=collect_provenance(self.timings),
-            warnings=self.warnings,
-        )
 
     @property
     def _site(self) -> Any:
@@ -500,16 +441,6 @@ class _Run:
 
     def _places(self, batch: Batch) -> NoiseKeys:
         return NoiseKeys(self.loaded.task.seed, batch.windows.documents, batch.windows.indices)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = time.perf_counter() - start
-
-
-def info(subject: Subject) -> SubmissionInfo:
-    return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
 
 
 def _calibration_info(calibration: Calibration) -> CalibrationInfo:

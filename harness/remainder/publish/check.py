@@ -25,6 +25,7 @@ from rich.text import Text
 
 from remainder.base.cache import Progress
 from remainder.base.files import explained
+from remainder.base.resolve import resolve
 from remainder.base.wrapping import command, fill
 from remainder.errors import (
     AssetError,
@@ -38,8 +39,9 @@ from remainder.errors import (
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import measure_conformance
-from remainder.loading.loaded import LoadedTask, open_task
-from remainder.loading.prompts import CircuitTask
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import at_site, on_prompts, open_task
+from remainder.loading.site import SiteTask
 from remainder.measure.complexity import CodeSample, affine_decoder
 from remainder.measure.gather import nothing_spliced
 from remainder.record.json import significant
@@ -114,6 +116,10 @@ class Checked:
         return self
 
 
+Look = Callable[[Checked, Submission, Task, Callable[[], LoadedTask]], Checked]
+"""The steps of a kind of task, once a submission is found; it adds them to what it is given."""
+
+
 def check(
     where: str,
     task: str | None = None,
@@ -180,55 +186,58 @@ def _check(
             opened.append(open_task(chosen, device=device, progress=progress))
         return opened[0]
 
-    def fit() -> Moments:
-        return loaded().fit_moments(chosen.tier(_TIER).fit_windows)
+    look: Look = resolve(chosen.kind.check)
+    return look(found, submission, chosen, loaded)
 
-    if chosen.circuit is not None:
-        return _look_at_circuits(found, submission, chosen, loaded)
+
+def check_reconstruction(
+    found: Checked, submission: Submission, task: Task, loaded: Callable[[], LoadedTask]
+) -> Checked:
+    """Steps 2 to 6 of what rebuilds activations."""
+
+    def site() -> SiteTask:
+        return at_site(loaded())
+
     try:
-        interpretation = submission.build(chosen, fit)
+        interpretation = submission.build(task, lambda: site().fit_moments(task.tier(_TIER).fit_windows))
     except MisfitError as problem:
         return found.fail("fits", problem)
     except InterpretationError as problem:
-        if submission.fits(chosen):
-            return found.fail("weights", problem)
-        return found.fail("fits", problem)
-    found.ok("fits", _fits(chosen, interpretation) + _not_compared(interpretation))
+        return found.fail("weights" if submission.fits(task) else "fits", problem)
+    found.ok("fits", _fits(task, interpretation) + _not_compared(interpretation))
     found.warnings += interpretation.warnings
     found.ok("weights", "all there, shapes as they should be, finite" if submission.files else "needs none")
     if interpretation.aliases:
         fits = next(place for place, step in enumerate(found.steps) if step.name == "fits")
         try:
-            same = require_same(loaded(), interpretation)
+            same = require_same(site(), interpretation)
         except InterpretationError as problem:
             found.steps[fits] = Step("fits", False, problem.what, problem.fix)
             return found
-        found.steps[fits] = Step("fits", True, "; ".join([_fits(chosen, interpretation), *same]))
+        found.steps[fits] = Step("fits", True, "; ".join([_fits(task, interpretation), *same]))
     with torch.inference_mode():
-        _look(found, interpretation.placed(loaded().device), loaded())
+        _look(found, interpretation.placed(site().device), site())
     return found
 
 
-def _look_at_circuits(
+def check_circuits(
     found: Checked, submission: Submission, task: Task, loaded: Callable[[], LoadedTask]
 ) -> Checked:
-    """Steps 1 and 2 of circuits: those in files are read on the graph of the task's model."""
+    """Step 2 of circuits: those in files are read on the graph of the task's model."""
     found.to_come = _STEPS_OF_CIRCUITS
-    if not submission.fits(task) or submission.files:
-        try:
-            opened = loaded()
-            assert isinstance(opened, CircuitTask)
-            read = submission.circuits(opened, task.tier(_TIER).fit_windows)
-        except InterpretationError as problem:
-            return found.fail("fits", problem)
-        found.ok("fits", f"circuits of the model {task.model.name}")
-        found.warnings += read.notes
-    else:
+    if submission.fits(task) and not submission.files:
         found.ok("fits", "found on the task's own prompts when it is run")
+        return found
+    try:
+        read = submission.circuits(on_prompts(loaded()), task.tier(_TIER).fit_windows)
+    except InterpretationError as problem:
+        return found.fail("fits", problem)
+    found.ok("fits", f"circuits of the model {task.model.name}")
+    found.warnings += read.notes
     return found
 
 
-def _look(found: Checked, interpretation: Adapted, loaded: LoadedTask) -> None:
+def _look(found: Checked, interpretation: Adapted, loaded: SiteTask) -> None:
     """Steps 3 to 6."""
     sample, left, active, rows = CodeSample(), 0.0, 0.0, Moments.empty(loaded.task.site.width)
     size = max(loaded.batch_size, 2)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,17 +35,16 @@ from remainder.base.paths import project_root
 from remainder.base.wrapping import fill
 from remainder.board.verifications import RemeasuredDocuments as Remeasurement
 from remainder.errors import RecordError
-from remainder.loading.loaded import LoadedTask, open_task
-from remainder.loading.prompts import CircuitTask
-from remainder.measure.circuits import measure_circuit
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
-from remainder.measure.site import Reference, Remeasured, evaluation_part, info, remeasure
+from remainder.measure.seal import Remeasured
 from remainder.record.provenance import git_state
 from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.summary import LOWEST_BIN
-from remainder.record.values import KEY, canonical_values, of_split
+from remainder.record.values import KEY, of_split
 from remainder.report.text import WIDTH
 from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
@@ -157,46 +156,36 @@ def rerun(
     subject = _subject(record.submission, submission, loaded)
     measured = _plan(record, loaded)
     chosen = choose_documents(stored, documents, seed, nonce)
-    reference = None
-    if record.reference is not None:
-        finer = _subject(record.reference, None, loaded)
-        reference = Reference(finer, lambda: _built(finer, loaded, measured))
-    faults: list[str] = []
-    if isinstance(loaded, CircuitTask):
-        found = _circuit(loaded, subject, measured)
-        chosen = tuple(sorted(of_split(found.values)["document"].unique()))
-    else:
-        faults += _windows(stored, loaded, measured)
-        found = remeasure(
-            loaded,
-            subject,
-            lambda: _built(subject, loaded, measured),
-            measured,
-            chosen,
-            reference=reference,
-            progress=progress,
-        )
+    reference = None if record.reference is None else _subject(record.reference, None, loaded)
+    found = loaded.remeasure(subject, measured, chosen, reference=reference, progress=progress)
+    return _compared(stored, found, measured.tier, seed, nonce)
+
+
+def _compared(stored: StoredRecord, found: Remeasured, tier: str, seed: str, nonce: str) -> Rerun:
+    """Step 4."""
+    record = stored.record
     tolerance = TOLERANCES[record.measurement.dtype, record.measurement.device == _DEVICE]
-    joined = _joined(stored.values, found.values, chosen)
-    faults += [
+    joined = _joined(stored.values, found)
+    faults = (
+        *_windows(stored, found, tier),
         *_missing(joined),
         *_rows(joined, tolerance),
         *_means(joined, tolerance),
         *_fitted(record, found, tolerance.share),
-    ]
+    )
     both = joined.loc[joined["_merge"] == "both"]
     deviations = np.maximum(*(_per_token(both, name).abs().to_numpy() for name in ("loss", "kl")))
     worst = int(deviations.argmax()) if len(both) else None
     return Rerun(
         record=record,
-        documents=chosen,
+        documents=found.documents,
         seed=seed,
         nonce=nonce,
         rows=len(both),
         largest=0.0 if worst is None else float(deviations[worst]),
         where="" if worst is None else _place(both.iloc[worst]),
         tolerance=tolerance,
-        faults=tuple(faults),
+        faults=faults,
         notes=tuple(_notes(record)),
     )
 
@@ -271,46 +260,34 @@ def _subject(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTas
     return found
 
 
-def _built(subject: Entry, loaded: LoadedTask, measured: Plan) -> Any:
-    return subject.build(loaded.task, lambda: loaded.fit_moments(measured.fit_windows))
-
-
-def _circuit(loaded: CircuitTask, subject: Entry, measured: Plan) -> Remeasured:
-    circuits = subject.circuits(loaded, measured.fit_windows)
-    record, values = measure_circuit(loaded, info(subject), circuits.circuits, measured, circuits.notes)
-    return Remeasured(canonical_values(values), record.complexity, record.calibration)
-
-
 def _plan(record: Record, loaded: LoadedTask) -> Plan:
     stated = record.measurement
     rungs = (ALL,) if stated.whole else stated.rungs
-    found = plan(loaded.task, record.tier, rungs=rungs, pairs=stated.pairs, dtype=stated.dtype)
+    found = plan(
+        loaded.task, record.tier, rungs=rungs, pairs=stated.pairs, dtype=stated.dtype, device=_DEVICE
+    )
     # Which nulls a tier has is for new records to say: this one has those whose values it holds.
     return found._replace(compat=False, nulls=tuple(name for name in NULLS if name in record.metrics.rungs))
 
 
-def _windows(stored: StoredRecord, loaded: LoadedTask, measured: Plan) -> Iterator[str]:
+def _windows(stored: StoredRecord, found: Remeasured, tier: str) -> Iterator[str]:
     """Whether the record's windows are those of the task's tier."""
-    count, part = evaluation_part(loaded, measured)
-    windows = loaded.windows("evaluation").first(count)
-    pairs = zip(windows.documents, windows.indices, strict=True)
-    expected = {(document, window) for document, window in pairs if part is None or document in part}
     clean = of_split(stored.values).query("rung == 'clean'")
-    stated = set(zip(clean["document"], clean["window"], strict=True))
-    if stated != expected:
+    recorded = set(zip(clean["document"], clean["window"], strict=True))
+    if recorded != found.windows:
         yield (
-            f"windows: {len(stated - expected)} are none of the tier {measured.tier}, "
-            f"{len(expected - stated)} of its {len(expected)} are missing"
+            f"windows: {len(recorded - found.windows)} are none of the tier {tier}, "
+            f"{len(found.windows - recorded)} of its {len(found.windows)} are missing"
         )
 
 
-def _joined(stated: pd.DataFrame, found: pd.DataFrame, chosen: Sequence[str]) -> pd.DataFrame:
-    """Recorded rows of the chosen documents beside those found now (`_now`), by the key of the table."""
+def _joined(stated: pd.DataFrame, found: Remeasured) -> pd.DataFrame:
+    """Recorded rows of the documents beside those found now (`_now`), by the key of the table."""
     here = of_split(stated)
-    joined: pd.DataFrame = here.loc[here["document"].isin(chosen)].merge(
-        found, on=KEY, how="outer", suffixes=("", "_now"), indicator=True
+    joined: pd.DataFrame = here.loc[here["document"].isin(found.documents)].merge(
+        found.values, on=KEY, how="outer", suffixes=("", "_now"), indicator=True
     )
-    # Made from a fit to the grid of couplings, which is not repeated.
+    # The rung `coupled` comes from a fit to the grid of couplings, which is not repeated.
     kept: pd.DataFrame = joined.loc[joined["rung"] != "coupled"].reset_index(drop=True)
     return kept
 

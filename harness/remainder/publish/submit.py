@@ -28,7 +28,7 @@ from remainder.base.files import require_folder
 from remainder.base.paths import cache_root, project_root
 from remainder.board.verify import verify_paths
 from remainder.errors import InterpretationError, RecordError, TaskError
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.measure.plan import plan
 from remainder.publish.check import check
 from remainder.publish.requirements import (
@@ -128,7 +128,7 @@ def submit(
     _check_free(submission, copied, folder, to)
     _require_ready(chosen, tier, to)
     for task in chosen:
-        if task.circuit is None:  # a circuit is checked when it is read
+        if task.kind.has_residual:  # a circuit is checked when it is read
             _check_rules(where, task, device, progress)
     # Nothing that the checkout holds is touched until all is measured and verified.
     staging = cache_root() / "submit" / submission.hash[:24]

@@ -12,7 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import pandas as pd
 from pydantic import ValidationError
@@ -43,6 +43,7 @@ from remainder.record.values import canonical_values, csv_of, of_split, values_f
 __all__ = [
     "StoredRecord",
     "documents_info",
+    "key_of",
     "make_record",
     "measurement_key",
     "read_record",
@@ -116,17 +117,12 @@ def make_record(
         "provenance": provenance.model_dump(),
         "warnings": list(warnings),
         "measurement_key": measurement_key(
-            task_hash=task.hash,
-            submission_hash=submission.hash,
-            reference_hash=None if reference is None else reference.hash,
-            tier=tier,
-            rungs=measurement.rungs,
-            whole=measurement.whole,
-            compat=measurement.compat,
-            pairs=measurement.pairs,
-            dtype=measurement.dtype,
-            device=measurement.device,
+            measurement,
             protocol=protocol,
+            tier=tier,
+            task=task,
+            submission=submission,
+            reference=reference,
             version=provenance.packages.get("remainder", "unknown"),
         ),
     }
@@ -139,46 +135,77 @@ def make_record(
     return Record.model_validate(content)
 
 
+@runtime_checkable
+class Settings(Protocol):
+    """How something is measured, as a plan asks for it or a record states it."""
+
+    @property
+    def rungs(self) -> tuple[str, ...]: ...
+    @property
+    def whole(self) -> bool: ...
+    @property
+    def compat(self) -> bool: ...
+    @property
+    def pairs(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+
+
+@runtime_checkable
+class Hashed(Protocol):
+    """A task or a submission, which its hash tells from others."""
+
+    @property
+    def hash(self) -> str: ...
+
+
 def measurement_key(
+    settings: Settings,
     *,
-    task_hash: str,
-    submission_hash: str,
-    tier: str,
-    rungs: Iterable[str],
-    pairs: int,
-    dtype: str,
-    device: str,
     protocol: str | int,
+    tier: str,
+    task: Hashed,
+    submission: Hashed,
+    reference: Hashed | None,
     version: str,
-    whole: bool = False,
-    compat: bool = False,
-    reference_hash: str | None = None,
 ) -> str:
     """Hash of all that a run is going to measure: a finished record with this key need not be made again.
 
     Args:
-        rungs: in any order.
-        whole: whether couplings, refits and tests of Gaussianity are asked for.
-        compat: whether the field's own metrics are asked for.
-        reference_hash: of the finer interpretation that stands in for the model, if any.
-        device: its type (`cpu`, `cuda`), not its number.
+        settings: rungs in any order; a device by its type (`cpu`, `cuda`), not its number.
+        reference: the finer interpretation that stands in for the model, if any.
         version: of this package.
     """
     return content_hash(
         {
-            "task": task_hash,
-            "submission": submission_hash,
-            "reference": reference_hash,
+            "task": task.hash,
+            "submission": submission.hash,
+            "reference": None if reference is None else reference.hash,
             "tier": tier,
-            "rungs": sorted(set(rungs)),
-            "whole": whole,
-            "compat": compat,
-            "pairs": pairs,
-            "dtype": dtype,
-            "device": device,
+            "rungs": sorted(set(settings.rungs)),
+            "whole": settings.whole,
+            "compat": settings.compat,
+            "pairs": settings.pairs,
+            "dtype": settings.dtype,
+            "device": settings.device,
             "protocol": str(protocol),
             "version": version,
         }
+    )
+
+
+def key_of(record: Record) -> str:
+    """The measurement key that the parts of a record give."""
+    return measurement_key(
+        record.measurement,
+        protocol=record.protocol,
+        tier=record.tier,
+        task=record.task,
+        submission=record.submission,
+        reference=record.reference,
+        version=record.provenance.packages.get("remainder", "unknown"),
     )
 
 

@@ -25,7 +25,7 @@ from remainder.formats.known import Ignore
 from remainder.task.prompts import first
 
 if TYPE_CHECKING:
-    from remainder.loading.prompts import CircuitTask
+    from remainder.loading.prompts import PromptTask
     from remainder.submission.submission import Submission
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-def read_file(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def read_file(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """A file in EAP-IG's format.
 
     Raises:
@@ -50,7 +50,7 @@ def read_file(submission: Submission, loaded: CircuitTask, fit_windows: int) -> 
     return _read(submission, lambda path, ignore: eap_ig.load(path, graph, ignore=ignore))
 
 
-def read_folder(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def read_folder(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """MIB's folder of such files.
 
     Raises:
@@ -74,43 +74,43 @@ def _read(submission: Submission, load: Callable[[Path, Ignore], Found]) -> Foun
     return result._replace(notes=(*result.notes, *ignore.warnings))
 
 
-def full(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def full(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """The circuit of all edges."""
     graph = loaded.circuit_model().graph
     return Found(Sized(graph, {1.0: Circuit.full(graph)}), ())
 
 
-def empty(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def empty(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """The circuit without an edge."""
     graph = loaded.circuit_model().graph
     return Found(Sized(graph, {0.0: Circuit.empty(graph)}), ())
 
 
-def random(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def random(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """Edges in a random order."""
     graph = loaded.circuit_model().graph
     return Found(Ranking(graph, random_edges(graph, submission.method.get("seed"))), ())
 
 
-def rank_edges(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def rank_edges(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """Edges ranked by attribution patching (EAP, EAP-IG)."""
     steps, graph = submission.method.get("steps") or 1, loaded.circuit_model().graph
     return _found(loaded, fit_windows, lambda attribution: Ranking(graph, attribution.edges(steps)))
 
 
-def rank_nodes(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def rank_nodes(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """Nodes ranked by attribution patching."""
     steps, graph = submission.method.get("steps") or 1, loaded.circuit_model().graph
     return _found(loaded, fit_windows, lambda attribution: NodeRanking(graph, attribution.nodes(steps)))
 
 
-def patch_edges(submission: Submission, loaded: CircuitTask, fit_windows: int) -> Found:
+def patch_edges(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:
     """Edges ranked by patching one at a time."""
     graph = loaded.circuit_model().graph
     return _found(loaded, fit_windows, lambda attribution: Ranking(graph, attribution.patched_edges()))
 
 
-def _found(loaded: CircuitTask, fit_windows: int, rank: Callable[[Attribution], Circuits]) -> Found:
+def _found(loaded: PromptTask, fit_windows: int, rank: Callable[[Attribution], Circuits]) -> Found:
     prompts = first(loaded.prompts("fit"), fit_windows)
     # Gradients need weights that were not made in inference mode; a task is opened outside of it.
     with torch.inference_mode(False):

@@ -16,11 +16,11 @@ Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
 
+from remainder.circuit.feature_circuits import FeatureCircuits
 from remainder.circuit.feature_scores import (
     THRESHOLDS,
     NodeScores,
@@ -29,11 +29,10 @@ from remainder.circuit.feature_scores import (
     load_scores,
     score_nodes,
 )
-from remainder.circuit.features import FeatureCircuit, FeatureSite, bits_of, record_nodes
-from remainder.errors import InterpretationError, TaskError
+from remainder.circuit.features import FeatureCircuit, FeatureSite, record_nodes
+from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph
 from remainder.interpretation.protocol import Adapted, adapt
-from remainder.model.graph import BridgeCircuitModel
 from remainder.model.sites import BridgeSiteModel
 from remainder.record.circuit_summary import BEYOND
 from remainder.submission.aliases import require_same
@@ -43,72 +42,18 @@ from remainder.task.prompts import Prompts, first
 from remainder.task.spec import Site, Task, load_task
 
 if TYPE_CHECKING:
-    from remainder.loading.prompts import CircuitTask
+    from remainder.loading.prompts import PromptTask
     from remainder.submission.submission import Submission
 
 __all__ = [
-    "FeatureCircuits",
     "FoundFeatures",
-    "Sum",
     "attribute",
     "read_graphs",
     "read_scores",
-    "site_model",
     "site_tasks",
 ]
 
 _STEPS = 10
-
-
-class Sum(NamedTuple):
-    """A circuit over all templates."""
-
-    latents: int
-    errors: int
-    of: int
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes that are kept."""
-        return self.latents + self.errors
-
-    @property
-    def bits(self) -> float:
-        """log₂ of the number of circuits with as many nodes."""
-        return bits_of(self.of, self.nodes)
-
-
-@dataclass(frozen=True)
-class FeatureCircuits:
-    """Circuits of features, ready to be run.
-
-    Raises:
-        InterpretationError: there is no circuit.
-    """
-
-    sites: tuple[FeatureSite, ...]
-    circuits: Mapping[str, Mapping[str, FeatureCircuit]]
-    """Circuits by name, then by template, the largest first; all have the same templates."""
-    scores: Mapping[str, NodeScores] | None = None
-    """Scores of nodes by template, if circuits were cut from any."""
-
-    def __post_init__(self) -> None:
-        if not self.circuits:
-            raise InterpretationError("there is no circuit of features", fix="give at least one")
-
-    def count(self, name: str) -> Sum:
-        """Nodes of a circuit."""
-        parts = self.circuits[name].values()
-        return Sum(
-            sum(int(flags.sum()) for part in parts for flags in part.latents.values()),
-            sum(int(flags.sum()) for part in parts for flags in part.errors.values()),
-            sum(part.of for part in parts),
-        )
-
-    def nearest(self, share: float) -> str:
-        """The circuit whose share of all nodes is nearest to `share`; of two, the smaller."""
-        sums = {name: self.count(name) for name in self.circuits}
-        return min(sums, key=lambda name: (abs(sums[name].nodes / sums[name].of - share), sums[name].nodes))
 
 
 class FoundFeatures(NamedTuple):
@@ -138,7 +83,7 @@ def _site_task(source: SiteSource, task: Task) -> Task:
         site = Site(hook_in=source.hook_in, hook_out=source.hook_out or source.hook_in, width=task.site.width)
         return task.model_copy(update={"site": site, "circuit": None})
     found = load_task(source.task)
-    if found.circuit is not None:
+    if not found.kind.has_residual:
         raise InterpretationError(
             f"sites: task {found.id} scores circuits and names no site of its own",
             fix="name a task on a text, or give `hook_in`",
@@ -154,22 +99,7 @@ def _site_task(source: SiteSource, task: Task) -> Task:
     return found
 
 
-def site_model(loaded: CircuitTask, dtype: str = "float32") -> BridgeSiteModel:
-    """The model of a task, with hooks to put latents at.
-
-    Raises:
-        TaskError: it has none.
-    """
-    held = loaded.circuit_model(dtype)
-    if not isinstance(held, BridgeCircuitModel):
-        raise TaskError(
-            f"{loaded.task.id}: its model is a {type(held).__name__}, which has no hooks to put latents at",
-            fix="choose a task of a language model",
-        )
-    return BridgeSiteModel(held.bridge)
-
-
-def attribute(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+def attribute(submission: Submission, loaded: PromptTask, fit_windows: int) -> FoundFeatures:
     """Circuits of the nodes whose attribution on `fit` prompts is beyond each threshold.
 
     Raises:
@@ -182,7 +112,7 @@ def attribute(submission: Submission, loaded: CircuitTask, fit_windows: int) -> 
     return placed.noted(_cut(submission.method, placed.sites, scores))
 
 
-def read_scores(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+def read_scores(submission: Submission, loaded: PromptTask, fit_windows: int) -> FoundFeatures:
     """Circuits of the nodes whose score in a file is beyond each threshold.
 
     Raises:
@@ -197,7 +127,7 @@ def read_scores(submission: Submission, loaded: CircuitTask, fit_windows: int) -
     return placed.noted(_cut(submission.method, placed.sites, scores))
 
 
-def read_graphs(submission: Submission, loaded: CircuitTask, fit_windows: int) -> FoundFeatures:
+def read_graphs(submission: Submission, loaded: PromptTask, fit_windows: int) -> FoundFeatures:
     """The circuit of the nodes of a circuit-tracer graph for every template, whole, pinned or pruned.
 
     Raises:
@@ -220,7 +150,7 @@ class _Placed(NamedTuple):
         return features._replace(notes=(*features.notes, *self.notes))
 
 
-def _placed(submission: Submission, loaded: CircuitTask) -> _Placed:
+def _placed(submission: Submission, loaded: PromptTask) -> _Placed:
     sources = submission.method.get("sites")
     tasks = site_tasks(sources, loaded.task)
     placed = [
@@ -231,7 +161,7 @@ def _placed(submission: Submission, loaded: CircuitTask) -> _Placed:
         require_same(loaded, each)
     notes = dict.fromkeys(f"{each.name}: {warning}" for _, each in placed for warning in each.warnings)
     sites = (FeatureSite(site.hook_in, site.hook_out, each.placed(loaded.device)) for site, each in placed)
-    return _Placed(site_model(loaded), tuple(sites), tuple(notes))
+    return _Placed(loaded.site_model(), tuple(sites), tuple(notes))
 
 
 def _interpretation(submission: Submission, source: SiteSource, task: Task) -> Adapted:
@@ -251,13 +181,13 @@ def _interpretation(submission: Submission, source: SiteSource, task: Task) -> A
     return adapt(one.interpretation, task.site.width, own.name, one.reads, one.warnings, one.aliases)
 
 
-def _lengths(loaded: CircuitTask) -> dict[str, int]:
+def _lengths(loaded: PromptTask) -> dict[str, int]:
     """Positions of a prompt of each template."""
     return {group.template: group.tokens.shape[1] for group in loaded.prompts("evaluation")}
 
 
 def _attributed(
-    method: Method, loaded: CircuitTask, fit_windows: int, placed: _Placed
+    method: Method, loaded: PromptTask, fit_windows: int, placed: _Placed
 ) -> Iterator[tuple[str, NodeScores]]:
     groups = first(loaded.prompts("fit"), fit_windows)
     for done, group in enumerate(groups):
@@ -313,7 +243,7 @@ def _cut(
     return FoundFeatures(FeatureCircuits(sites, ordered, scores), tuple(notes))
 
 
-def _of_graphs(submission: Submission, loaded: CircuitTask, placed: _Placed) -> FoundFeatures:
+def _of_graphs(submission: Submission, loaded: PromptTask, placed: _Placed) -> FoundFeatures:
     assert submission.folder is not None
     method, path = submission.method, submission.folder / submission.method.get("path")
     features, lengths = _features(placed, loaded), _lengths(loaded)
@@ -354,7 +284,7 @@ def _of_graphs(submission: Submission, loaded: CircuitTask, placed: _Placed) -> 
     return FoundFeatures(circuits, tuple(notes))
 
 
-def _features(placed: _Placed, loaded: CircuitTask) -> dict[str, int]:
+def _features(placed: _Placed, loaded: PromptTask) -> dict[str, int]:
     """Latents of each site, by its name."""
     group: Prompts = loaded.prompts("calibration")[0]
     tokens = torch.from_numpy(group.tokens[:1]).to(loaded.device)

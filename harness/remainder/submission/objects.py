@@ -13,7 +13,7 @@ import torch
 
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits, NodeRanking, Ranking, Sized
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, TaskError
 from remainder.formats import saelens
 from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
@@ -22,7 +22,7 @@ from remainder.interpretation.protocol import Adapted, FitMoments, adapt
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
-    from remainder.loading.prompts import CircuitTask
+    from remainder.loading.prompts import PromptTask
 
 __all__ = ["CircuitSubmission", "ObjectSubmission", "circuit_submission", "object_submission"]
 
@@ -51,32 +51,21 @@ class ObjectSubmission:
         """No files: what is known of an object is the hash of its weights."""
         return {}
 
-    def build(self, task: Task, fit: FitMoments) -> Adapted:
-        """The object, wrapped for the task's site.
+    def build(self, task: Task, fit: FitMoments | None = None) -> Adapted:
+        """The object, wrapped for the task's site; nothing is fitted.
 
         Raises:
             InterpretationError: if it lacks a method, or was made for another site.
         """
-        return self.check(task)
-
-    def check(self, task: Task) -> Adapted:
-        """Build it without moments, to find before anything is loaded what is wrong; see `build`."""
         ignore = Ignore(frozenset(self.ignore_fields))
         loaded = ignore.noted(saelens.load_object(self.obj, task, self.name, ignore), self.name)
         return adapt(
             loaded.interpretation, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases
         )
 
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
-        """Refused: it rebuilds activations.
-
-        Raises:
-            InterpretationError: always.
-        """
-        raise InterpretationError(
-            f"{self.name} is a {type(self.obj).__name__}; task {loaded.task.id} scores circuits",
-            fix="give a remainder.Circuit, a ranking of edges, or a file in EAP-IG's format",
-        )
+    def require_fit(self, task: Task) -> None:
+        """Refuse before anything is loaded what `build` would refuse."""
+        self.build(task)
 
 
 @dataclass(frozen=True)
@@ -95,18 +84,10 @@ class CircuitSubmission:
         """No files: what is known of an object is the hash of its edges."""
         return {}
 
-    def build(self, task: Task, fit: FitMoments) -> Adapted:
-        """Refused: a circuit rebuilds no activations.
+    def require_fit(self, task: Task) -> None:
+        """Whether it is of the task's graph is known only once the model is loaded; see `circuits`."""
 
-        Raises:
-            InterpretationError: always.
-        """
-        raise InterpretationError(
-            f"{self.name} is a circuit; task {task.id} scores reconstructions of activations",
-            fix="run it on a task of circuits; `remainder tasks` lists them",
-        )
-
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found:
+    def circuits(self, loaded: PromptTask, fit_windows: int) -> Found:
         """The circuits, if they are of the task's graph.
 
         Raises:
@@ -122,12 +103,17 @@ class CircuitSubmission:
         return Found(self.obj, ())
 
 
-def circuit_submission(obj: Any, name: str | None = None) -> CircuitSubmission:
+def circuit_submission(
+    obj: Any, name: str | None = None, ignore_fields: Sequence[str] = ()
+) -> CircuitSubmission:
     """Wrap a circuit, circuits by size, or a ranking, and hash its edges.
 
     Raises:
         InterpretationError: it is something else, or the name cannot stand in a table.
+        TaskError: fields are to be ignored, and it has none.
     """
+    if ignore_fields:
+        raise TaskError("a circuit from a notebook has no fields", fix="leave out ignore_fields")
     circuits = Sized(obj.graph, {obj.edges / obj.graph.edges: obj}) if isinstance(obj, Circuit) else obj
     if not isinstance(circuits, Circuits):
         raise InterpretationError(

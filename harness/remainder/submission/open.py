@@ -22,13 +22,13 @@ from remainder.base.files import explained, present, read_toml, require_file
 from remainder.base.messages import first_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
 from remainder.base.plugins import plugin_folder
+from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError
 from remainder.formats import hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
 from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
-from remainder.submission.objects import circuit_submission, object_submission
 from remainder.submission.registry import format_of, recognised
 from remainder.submission.submission import Entry, Submission
 from remainder.submission.unread import graph_alone, not_found, part_of_folder
@@ -176,7 +176,7 @@ def submissions_for(
     Raises:
         InterpretationError: if there is none of that name.
     """
-    wrap = object_submission if loaded.task.circuit is None else circuit_submission
+    wrap = resolve(loaded.task.kind.wrap)
     own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
         return [own.get(name) or _open_beside(name, own, ignore_fields) for name in names]

@@ -28,10 +28,10 @@ from remainder.submission.registry import find, format_of, resolve
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
-    from remainder.loading.prompts import CircuitTask
+    from remainder.loading.prompts import PromptTask
     from remainder.submission.feature_circuits import FoundFeatures
 
-__all__ = ["Entry", "Submission"]
+__all__ = ["Entry", "PromptEntry", "SiteEntry", "Submission"]
 
 
 @runtime_checkable
@@ -48,8 +48,21 @@ class Entry(Protocol):
     def hash(self) -> str: ...
     @property
     def is_pinned(self) -> bool: ...
+    def require_fit(self, task: Task) -> None: ...
+
+
+@runtime_checkable
+class SiteEntry(Entry, Protocol):
+    """What tasks at a site score: it rebuilds activations."""
+
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures: ...
+
+
+@runtime_checkable
+class PromptEntry(Entry, Protocol):
+    """What tasks with prompts score: circuits."""
+
+    def circuits(self, loaded: PromptTask, fit_windows: int) -> Found | FoundFeatures: ...
 
 
 def _method(content: Any) -> Method:
@@ -121,16 +134,11 @@ class Submission(BaseModel):
         return self._is_of_kind(task) and (not self.tasks or task.id in self.tasks)
 
     def _is_of_kind(self, task: Task) -> bool:
-        return (self.kind != "reconstruction") == (task.circuit is not None)
+        return self.kind in task.kind.submissions
 
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""
-        if not self._is_of_kind(task):
-            wanted = "circuits" if task.circuit is not None else "reconstructions of activations"
-            raise InterpretationError(
-                f"submission {self.name} is a {self.kind}; task {task.id} scores {wanted}",
-                fix="`remainder tasks` lists what there is",
-            )
+        task.kind.require_scored(self.name, self.kind, task.id)
         if not self.fits(task):
             raise InterpretationError(
                 f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
@@ -154,7 +162,7 @@ class Submission(BaseModel):
             loaded.interpretation, task.site.width, self.name, loaded.reads, warnings, loaded.aliases
         )
 
-    def circuits(self, loaded: CircuitTask, fit_windows: int) -> Found | FoundFeatures:
+    def circuits(self, loaded: PromptTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for
         one do so on `fit` prompts.
 

@@ -21,7 +21,9 @@ from remainder.base.files import present, read_toml
 from remainder.base.messages import first_fault
 from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
 from remainder.base.plugins import plugin_folder
+from remainder.base.resolve import resolve
 from remainder.errors import TaskError
+from remainder.task.kinds import TaskKind, kind_with
 
 __all__ = [
     "SIZES",
@@ -47,8 +49,6 @@ SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 GROUP = "remainder.tasks"
 """Entry points of other packages' tasks."""
-
-_OF_TEXT = ("corpus", "splits", "positions")
 
 
 class _Spec(BaseModel):
@@ -239,17 +239,14 @@ class Task(_Spec):
     tiers: dict[str, Tier]
     protocol: Literal["1"] = "1"
 
+    @property
+    def kind(self) -> TaskKind:
+        """What tasks like this one measure, and where the code for it is."""
+        return kind_with([name for name in type(self).model_fields if getattr(self, name) is not None])
+
     @model_validator(mode="after")
-    def _one_kind(self) -> Task:
-        text = {name: getattr(self, name) for name in _OF_TEXT}
-        missing = [name for name, part in text.items() if part is None]
-        if self.circuit is not None:
-            return self._of_circuits(sorted(text.keys() - set(missing)))
-        if self.build is None and (missing or not self.model.is_language_model):
-            wanted = ", ".join(missing) or "a place of the model in [model]"
-            raise ValueError(f"a task on a text needs {wanted}; one that a script makes needs [build]")
-        if self.build is not None and (len(missing) < len(text) or self.model.is_language_model):
-            raise ValueError("a task with [build] makes model and data itself: leave out where they are")
+    def _consistent(self) -> Task:
+        self.kind.require(self)
         return self
 
     @model_validator(mode="after")
@@ -264,18 +261,6 @@ class Task(_Spec):
         for place, text in machine_paths({"id": self.id, **stated}):
             raise ValueError(
                 f"{place}: {text!r} holds an absolute path, and records are public: leave it out"
-            )
-        return self
-
-    def _of_circuits(self, text: list[str]) -> Task:
-        assert self.circuit is not None
-        if text:
-            raise ValueError(f"a task with [circuit] has prompts and no text: leave out {', '.join(text)}")
-        if (self.build is None) != self.model.is_language_model:
-            raise ValueError("a task with [circuit] needs a place of its model in [model], or a [build]")
-        if (self.build is None) != (self.circuit.behaviour is not None):
-            raise ValueError(
-                "[circuit] needs a `behaviour`, except where a script ([build]) makes the prompts"
             )
         return self
 
@@ -362,8 +347,8 @@ def load_task(name: str | Path | Task) -> Task:
     family = folder.parent / "family.toml"
     shared = read_toml(family) if family.is_file() else {}
     own = read_toml(folder / "task.toml")
-    if "circuit" in own:  # it shares the family's model, but not its text
-        shared = {name: part for name, part in shared.items() if name not in _OF_TEXT}
+    kind = kind_with(own)
+    shared = {name: part for name, part in shared.items() if name not in kind.not_shared}
     content = {**shared, **own}
     if "id" in content:
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
@@ -372,7 +357,8 @@ def load_task(name: str | Path | Task) -> Task:
     if isinstance(content.get("circuit"), dict):
         content["circuit"] |= _behaviour(folder, content["circuit"])
     try:
-        return Task(id=identifier, **content)
+        spec: type[Task] = resolve(kind.spec)
+        return spec(id=identifier, **content)
     except ValidationError as problem:
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -21,13 +21,15 @@ from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import SiteActivations, prefix_pass
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.open import at_site, open_task
+from remainder.loading.site import SiteTask
 from remainder.measure.kernels import FittedRung, fit_kernels, score
 from remainder.measure.losses import clean_pass
 from remainder.record.rungs import RUNGS
 from remainder.residual.calibration import Calibration
 from remainder.residual.noise import NoiseKeys
 from remainder.submission.open import submissions_for
+from remainder.submission.submission import SiteEntry
 from remainder.task.script import load_script, run_script, windows_of
 from remainder.task.spec import Task, load_task
 from remainder.task.text import Windows
@@ -68,9 +70,10 @@ def fill_pool(
     for quantity in wanted:
         if quantity.rung is None or quantity.kind not in ("loss", "error", "kl"):
             raise TaskError(f"coverage of {quantity.text} cannot be studied", fix="choose one of a rung")
-    loaded = open_task(world)
+    loaded = at_site(open_task(world))
     with torch.inference_mode():
         (entry,) = submissions_for(loaded, [interpretation])
+        assert isinstance(entry, SiteEntry)
         built = entry.build(world, lambda: loaded.fit_moments(10**9)).placed(loaded.device)
         rungs = dict.fromkeys(str(quantity.rung) for quantity in wanted if quantity.rung != "clean")
         calibration = _calibrate(loaded, built)
@@ -125,7 +128,7 @@ def _fresh(task: Task) -> Iterator[Windows]:
         seed += 1
 
 
-def _calibrate(loaded: LoadedTask, interpretation: Adapted) -> Calibration:
+def _calibrate(loaded: SiteTask, interpretation: Adapted) -> Calibration:
     calibration = Calibration.empty(loaded.task.site.width, device=loaded.device)
     for batch in loaded.activations("calibration").batches(loaded.batch_size, loaded.device):
         read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
@@ -137,7 +140,7 @@ def _calibrate(loaded: LoadedTask, interpretation: Adapted) -> Calibration:
 
 
 def _scored(
-    loaded: LoadedTask,
+    loaded: SiteTask,
     interpretation: Adapted,
     kernels: list[FittedRung],
     windows: Windows,

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from remainder.api import evaluate
 from remainder.base.cache import Progress
 from remainder.errors import TaskError
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.submission.objects import ObjectSubmission
 from remainder.submission.open import submissions_for
 from remainder.task.script import load_script

@@ -31,7 +31,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from remainder.loading.loaded import ScriptTask, open_task
+from remainder.loading.open import open_task
+from remainder.loading.site import ScriptTask
 
 SHARE = 0.05
 SIZE = 16

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.schema import Number
 from remainder.submission.open import baselines_for

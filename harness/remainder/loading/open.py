@@ -1,0 +1,69 @@
+"""`open_task`: a task of any kind, made ready to measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from remainder.base.cache import Progress
+from remainder.base.resolve import resolve
+from remainder.errors import TaskError
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.prompts import PromptTask
+from remainder.loading.site import SiteTask
+from remainder.model.bridge import pick_device
+from remainder.task.spec import Task, load_task
+
+__all__ = ["at_site", "on_prompts", "open_task"]
+
+
+def open_task(
+    task: str | Path | Task,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> LoadedTask:
+    """Load a task's model and data, fetching what is not there yet, or run its script.
+
+    Args:
+        task: an id such as `smollm2-135m/resid-15`, or the folder of a task.
+        device: `auto` (CUDA if there is any), `cpu` or `cuda`.
+        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples, 16 prompts.
+        progress: told what is being done.
+
+    Raises:
+        TaskError: if there is no such task or device, its script does not make what it should, or the model
+            does not show the behaviour that it asks for.
+        AssetError: if something cannot be fetched, or is not what the task pins.
+    """
+    content = load_task(task)
+    loaded: LoadedTask = resolve(content.kind.open)(content, pick_device(device), batch_size, progress)
+    return loaded
+
+
+def at_site(loaded: LoadedTask) -> SiteTask:
+    """The same task, known to have activations at a site.
+
+    Raises:
+        TaskError: if it is of another kind.
+    """
+    if not isinstance(loaded, SiteTask):
+        raise TaskError(
+            f"{loaded.task.id} scores {loaded.task.kind.scores}; interpretations of a site have no place in "
+            "it",
+            fix="give it what it scores, or choose a task on a text",
+        )
+    return loaded
+
+
+def on_prompts(loaded: LoadedTask) -> PromptTask:
+    """The same task, known to have prompts and a model as a graph.
+
+    Raises:
+        TaskError: if it is of another kind.
+    """
+    if not isinstance(loaded, PromptTask):
+        raise TaskError(
+            f"{loaded.task.id} is no task of circuits", fix="`remainder tasks` lists what there is"
+        )
+    return loaded

