@@ -48,9 +48,7 @@ def _architectures() -> Iterator[FieldSection]:
             groups.setdefault(tuple(lines), []).append(name)
     for names in groups.values():
         lines = saelens_fields.ARCHITECTURES[names[0]]
-        yield FieldSection(
-            f"SAELens `cfg.json`, of the architecture {' or '.join(names)} alone", Table(lines)
-        )
+        yield FieldSection(f"SAELens `cfg.json`, only of the architecture {' or '.join(names)}", Table(lines))
 
 
 SECTIONS: tuple[FieldSection, ...] = (
@@ -90,7 +88,7 @@ def _table(table: Table, within: str, shown: dict[int, str]) -> Iterator[str]:
         shown: names of the blocks whose tables stand in the page already.
     """
     if within:
-        yield f"Of `{within}`:"
+        yield f"Fields of `{within}`:"
         yield ""
     heeded = {name: line for name, line in table.lines.items() if line.how == "heeded"}
     if heeded:
@@ -107,7 +105,7 @@ def _table(table: Table, within: str, shown: dict[int, str]) -> Iterator[str]:
         yield f"- harmless ({why}): {', '.join(names)}"
     rest = "refused by name"
     if table.rest is not None:
-        rest = ("harmless" if table.rest.how == "harmless" else "told in a warning") + f" ({table.rest.why})"
+        rest = ("harmless" if table.rest.how == "harmless" else "named in a warning") + f" ({table.rest.why})"
     yield f"- every other field: {rest}"
     for name, line in heeded.items():
         if line.within is None:
@@ -115,7 +113,7 @@ def _table(table: Table, within: str, shown: dict[int, str]) -> Iterator[str]:
         full = f"{within}.{name}" if within else name
         yield ""
         if id(line.within) in shown:
-            yield f"Of `{full}`: as of `{shown[id(line.within)]}`."
+            yield f"Fields of `{full}`: those that are listed above for `{shown[id(line.within)]}`."
         else:
             shown[id(line.within)] = full
             yield from _table(line.within, full, shown)
