@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remainder.base.paths import project_root
-from remainder.submission.method import FORMATS, Method, read_method, submission_hash
+from remainder.submission.method import FORMATS, Format, Method, read_method, submission_hash
 from remainder.submission.old import is_found
 from remainder.submission.open import read_folder
 from remainder.submission.registry import resolve
@@ -211,7 +211,20 @@ def test_circuits_that_were_found_are_known_by_their_hash() -> None:
 def test_the_code_behind_every_format_is_there(row: Any) -> None:
     places = [row.read, row.make, row.files, row.require, row.recognise]
     assert all(isinstance(resolve(place), Callable) for place in places if place is not None)
-    assert ("path" in row.settings.model_fields) == (row.files is not None)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"settings": Method}, "give `read` or `make`, and not both"),
+        ({"settings": Method, "read": "a:b", "make": "a:b"}, "give `read` or `make`, and not both"),
+        ({"settings": FORMATS["subspace"].settings, "make": "a:b"}, "`path` and `files`, which are hashed"),
+        ({"settings": Method, "make": "a:b", "files": "a:b"}, "`path` and `files`, which are hashed"),
+    ],
+)
+def test_a_line_that_would_leave_weights_out_of_the_hash_is_none(line: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Format("mine", "reconstruction", **line)
 
 
 def test_the_page_lists_every_format_with_its_settings() -> None:

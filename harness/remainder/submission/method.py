@@ -298,6 +298,11 @@ class Format:
     def __post_init__(self) -> None:
         if (self.read is None) == (self.make is None):
             raise ValueError(f"format {self.name}: give `read` or `make`, and not both")
+        # Weights that are not hashed could be exchanged under a record.
+        if ("path" in self.settings.model_fields) != (self.files is not None):
+            raise ValueError(
+                f"format {self.name}: a setting `path` and `files`, which are hashed, go together"
+            )
 
 
 def _weights(name: str, *more: Source, settings: type[WeightsMethod] = WeightsMethod) -> Format:
@@ -337,8 +342,7 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format(
             "feature-graph", "feature-circuit", FeatureGraphMethod, make=f"{_FEATURES}read_graphs",
-            files=f"{_READ}attribution_graph:files", recognise=f"{_READ}attribution_graph:found_in",
-            sources=("file",),
+            files=f"{_READ}attribution_graph:files",
         ),
         _weights("circuit-tracer", "file"),
         _weights("gemma-scope"),

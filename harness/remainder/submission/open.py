@@ -24,7 +24,7 @@ from remainder.base.paths import BENCHMARK, project_root, root_of
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError
-from remainder.formats import hub
+from remainder.formats import attribution_graph, hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
 from remainder.submission.hashes import own_hashes, site_hashes
@@ -96,11 +96,12 @@ def _opened(text: str) -> Submission:
 
 def _of_file(path: Path) -> Submission:
     """The submission that is read from one file: a list of transcoders, or a circuit."""
-    row = recognised(path, "file")
-    if row is not None and row.kind == "feature-circuit":
+    if attribution_graph.found_in(path):
         raise graph_alone(path)
+    row = recognised(path, "file")
     if row is not None:
-        name = path.stem if row.kind == "circuit" else _own_name(path.parent)
+        # The file of a format that is a folder too, such as a list of weights, is called after its folder.
+        name = _own_name(path.parent) if "folder" in row.sources else path.stem
         return _bare(name, read_method({"format": row.name, "path": path.name}), path.parent)
     seen = look(path)
     if seen.beside or path.name == "submission.toml":
