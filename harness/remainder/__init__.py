@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from remainder.interpretation.protocol import Reconstruction
     from remainder.loading.loaded import LoadedTask
     from remainder.loading.open import open_task
+    from remainder.loading.prompts import PromptTask
+    from remainder.loading.site import SiteTask
     from remainder.measure.several_sites import SitesResult, evaluate_sites
     from remainder.model.architecture import Architecture, Graph
     from remainder.record.schema import Record
@@ -48,12 +50,14 @@ __all__ = [
     "LoadedTask",
     "MeasurementError",
     "NodeRanking",
+    "PromptTask",
     "Ranking",
     "Reconstruction",
     "Record",
     "RecordError",
     "RemainderError",
     "Result",
+    "SiteTask",
     "SitesResult",
     "StoredRecord",
     "Task",
@@ -80,12 +84,14 @@ _HOMES = {
     "LoadedTask": "remainder.loading.loaded",
     "MeasurementError": "remainder.errors",
     "NodeRanking": "remainder.circuit.ranking",
+    "PromptTask": "remainder.loading.prompts",
     "Ranking": "remainder.circuit.ranking",
     "Reconstruction": "remainder.interpretation.protocol",
     "Record": "remainder.record.schema",
     "RecordError": "remainder.errors",
     "RemainderError": "remainder.errors",
     "Result": "remainder.api",
+    "SiteTask": "remainder.loading.site",
     "SitesResult": "remainder.measure.several_sites",
     "StoredRecord": "remainder.record.store",
     "Task": "remainder.task.spec",

@@ -141,6 +141,12 @@ def gap(interpretation: Reconstruction, name: str) -> float | None:
     return result.record.metrics.rungs["full"].quenched.gap.value
 
 
+def rows(name: str) -> int:
+    loaded = remainder.open_task(name)
+    remainder.evaluate_sites([loaded], [name], calibration_windows=1, evaluation_windows=1)
+    return len(loaded.rows("fit")) if isinstance(loaded, remainder.SiteTask) else 0
+
+
 def circuit(graph: Graph) -> Circuit:
     return Circuit.of_edges(graph, ["input->logits"])
 

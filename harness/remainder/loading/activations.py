@@ -46,9 +46,9 @@ class Batch:
     targets: Tensor  # [docs pos]; int64 classes, or float32 numbers
     prefix: Prefix
     spliced: Bool[Tensor, "docs pos"]
-    """Where the reconstruction is put in: in a text, everywhere but at special tokens and attention sinks."""
+    """Positions of the reconstruction: in a text, all but special tokens and attention sinks."""
     scored: Bool[Tensor, "docs pos"]
-    """Where a loss counts: in a text, where spliced and the next token exists and is not special."""
+    """Positions whose loss counts: in a text, spliced ones whose next token exists and is not special."""
 
     def take(self, rows: Sequence[int]) -> Batch:
         """The windows at these places, in this order."""

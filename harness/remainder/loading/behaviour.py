@@ -1,4 +1,4 @@
-"""Which prompts of a behaviour a model solves.
+"""Prompts of a behaviour that a model solves.
 
 1. A behaviour's candidates (`remainder.task.behaviour`) are run once through the float32 model, prompts and
    counterfactuals.
@@ -46,8 +46,8 @@ __all__ = [
 Groups = Mapping[Split, tuple[Prompts, ...]]
 
 Answers = dict[str, NDArray[Any]]
-"""By split, template and name (see `key`): `answer` and `counterfactual` in nats [prompts], and `solved`
-[prompts]."""
+"""Arrays by split, template and name (see `key`): `answer` and `counterfactual` in nats [prompts], and
+`solved` [prompts]."""
 
 _TRIED = 32  # candidates in one forward pass
 _LEAST = 0.55
@@ -56,7 +56,7 @@ _LEVEL = 0.01
 
 
 class TemplateFacts(NamedTuple):
-    """How a model does on a template, over all splits. Answers are in nats, means over prompts."""
+    """The results of a model on a template, over all splits. Answers are in nats, means over prompts."""
 
     template: str
     candidates: int
@@ -78,7 +78,7 @@ class TemplateFacts(NamedTuple):
 
 
 class BehaviourFacts(NamedTuple):
-    """How a model does on a behaviour."""
+    """The results of a model on a behaviour."""
 
     templates: tuple[TemplateFacts, ...]
     left_out: Mapping[str, tuple[str, ...]]
@@ -165,7 +165,7 @@ def _most_likely(logits: torch.Tensor, prompts: Prompts) -> torch.Tensor:
 
 
 def facts_of(groups: Groups, results: Answers, candidates: Candidates | None) -> BehaviourFacts:
-    """How a model does on prompts; without `candidates`, whose templates may be left out, all are kept."""
+    """The results of a model on prompts; templates may be left out if `candidates` are given."""
     names = dict.fromkeys(group.template for split in groups.values() for group in split)
     found = []
     for name in names:

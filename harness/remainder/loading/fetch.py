@@ -241,7 +241,7 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
 
 
 def pinned_model(spec: ModelSpec, folder: Path) -> Pinned:
-    """Where a language model is from, and the hash of its weights; see `check_weights`."""
+    """The source of a language model, and the hash of its weights; see `check_weights`."""
     # The folder of a hub's snapshot is named by its commit.
     on_hub = spec.hub is not None and not Path(spec.hub).is_dir()
     revision = folder.name if on_hub else spec.revision

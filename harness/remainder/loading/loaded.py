@@ -68,12 +68,12 @@ class LoadedTask(ABC):
     @property
     @abstractmethod
     def model(self) -> Pinned:
-        """Where the model is from, and the hash of its weights (checked, if the task pins one)."""
+        """The source of the model, and the hash of its weights (checked, if the task pins one)."""
 
     @property
     @abstractmethod
     def data(self) -> Pinned:
-        """Where the data are from, and their hash."""
+        """The source of the data, and their hash."""
 
     @property
     def interpretations(self) -> Mapping[str, Any]:
@@ -132,7 +132,7 @@ class LoadedTask(ABC):
         )
 
     def _in_memory(self, entry: Entry, doing: Callable[[Measurer], T]) -> T:
-        """The same work with half the batch each time the device runs out of memory."""
+        """Do some work, with half the batch each time the device runs out of memory."""
         self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
         measurer: Measurer = resolve(self.task.kind.measure)
         while True:

@@ -42,7 +42,7 @@ def open_task(
 
 
 def at_site(loaded: LoadedTask) -> SiteTask:
-    """The same task, known to have activations at a site.
+    """Narrow a task to one that has activations at a site.
 
     Raises:
         TaskError: if it is of another kind.
@@ -57,7 +57,7 @@ def at_site(loaded: LoadedTask) -> SiteTask:
 
 
 def on_prompts(loaded: LoadedTask) -> PromptTask:
-    """The same task, known to have prompts and a model as a graph.
+    """Narrow a task to one that has prompts and a model as a graph.
 
     Raises:
         TaskError: if it is of another kind.

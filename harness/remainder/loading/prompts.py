@@ -60,7 +60,7 @@ class PromptTask(LoadedTask):
 
     @property
     def spec(self) -> CircuitSpec:
-        """What the task says of its prompts and circuits."""
+        """The table `[circuit]` of the task."""
         assert self.task.circuit is not None
         return self.task.circuit
 
@@ -74,7 +74,7 @@ class PromptTask(LoadedTask):
     @property
     @abstractmethod
     def facts(self) -> BehaviourFacts:
-        """How the model does on what it was tried on."""
+        """The results of the model on the prompts that it was tried on."""
 
     @abstractmethod
     def _make_circuit_model(self, dtype: str) -> CircuitModel: ...

@@ -1,4 +1,4 @@
-"""What is read off a pass over prompts: losses, KL and answers, a row of the table a prompt.
+"""Readings of a pass over prompts: losses, KL and answers, one row of the table for each prompt.
 
 The loss is −log of the probability of the right tokens together; KL is to the clean model over the whole
 vocabulary; for the answer see `task.prompts`. All are read at the scored positions only, whatever kind of
@@ -64,7 +64,7 @@ def groups_of(loaded: PromptTask, plan: Plan) -> list[tuple[Prompts, Prompts]]:
 
 
 def check_kl(name: str, kl: Float[Tensor, " scored"], note: str, before: Check | None) -> Check:
-    """That two ways to the same prediction agree, on all templates so far; the worst is recorded.
+    """Check that two ways to one prediction agree on all templates so far; the worst case is recorded.
 
     Raises:
         MeasurementError: they do not.
@@ -79,7 +79,7 @@ def check_kl(name: str, kl: Float[Tensor, " scored"], note: str, before: Check |
 
 
 def behaviour_of(facts: BehaviourFacts) -> BehaviourInfo:
-    """What the model does by itself."""
+    """The behaviour of the model by itself, for a record."""
     kept = [part for part in facts.templates if part.answer_solved is not None]
     solved = sum(part.solved for part in kept)
     return BehaviourInfo(
@@ -91,7 +91,7 @@ def behaviour_of(facts: BehaviourFacts) -> BehaviourInfo:
 
 
 class Logits(NamedTuple):
-    """At scored positions, [prompts·scored, vocabulary] and the sets of right and wrong tokens there."""
+    """Logits at scored positions, [prompts·scored, vocabulary], and the right and wrong tokens there."""
 
     log_probabilities: Float[Tensor, "scored vocabulary"]
     right: Bool[Tensor, "scored vocabulary"]

@@ -103,7 +103,7 @@ def measure_compat(
 
 
 class _Scores(NamedTuple):
-    """Of every position of a batch, nats; the loss of a window's last position means nothing."""
+    """Scores at every position of a batch, nats; the loss at a window's last position is meaningless."""
 
     loss: Float[Tensor, "docs pos"]
     kl: Float[Tensor, "docs pos"]
@@ -283,7 +283,7 @@ def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
         return Number.of(bootstrap.estimate(Ratio(_column(table, over), _column(table, below), guarded)))
 
     def score(best: NDArray[np.float64], spliced: str, zero: str) -> Number:
-        """Of what zero ablation costs, the share that the reconstruction does not."""
+        """The share of the cost of zero ablation that the reconstruction avoids."""
         worst = _column(table, zero)
         gained = worst - _column(table, spliced)
         return Number.of(bootstrap.estimate(Ratio(gained, worst - best, guarded=True)))
@@ -321,7 +321,7 @@ def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
 
 
 def _saebench(table: pd.DataFrame, seed: int, width: int) -> PeerMetrics:
-    """As SAELens has it, but for two formulas."""
+    """SAEBench's metrics: those of SAELens, except for two formulas."""
     sums = table.sum()
     square = sums["square_in"] / sums["tokens"]
     # It squares activations before it takes their mean, and averages over dimensions.

@@ -34,7 +34,7 @@ _ByTemplate = Mapping[str, FeatureCircuit]
 
 
 class Ablation(NamedTuple):
-    """What removed nodes carry, and what becomes of errors: `nodes` leaves that to the circuit."""
+    """The background of removed nodes, and the fate of errors: `nodes` leaves that to the circuit."""
 
     background: str
     errors: str = "nodes"
@@ -56,7 +56,7 @@ ABLATIONS = {
     "errors-mean": Ablation("mean", "mean"),
     "errors-gaussian": Ablation("mean", "gaussian"),
 }
-"""What removed nodes carry, by rung."""
+"""Backgrounds of removed nodes, by rung."""
 
 _NOISE = "noise-fitted"
 _NO_EDGES = "features have no edges, layers or single mean of their own; this rung is of circuits of edges"

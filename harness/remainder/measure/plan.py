@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     """How much is measured, and how."""
 
     tier: str
-    """With the number of documents, if fewer than the tier's are measured: `quick (8 documents)`."""
+    """The tier, with the number of documents if not all of them are measured: `quick (8 documents)`."""
     rungs: tuple[str, ...]
     pairs: int
     dtype: str
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     documents: int | None = None
     """How many of the tier's evaluation documents are measured; None: all."""
     notes: tuple[str, ...] = ()
-    """What is other than the tier says; every record of the plan has them among its warnings."""
+    """Sentences on deviations from the tier, which every record of the plan has among its warnings."""
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""

@@ -68,22 +68,22 @@ class Agreement(NamedTuple):
     """Two ways to the same prediction."""
 
     name: str
-    """Of the check in the record."""
+    """The name of the check in the record."""
     one: Tensor
     other: Tensor
     note: str
 
 
 class Graphs(NamedTuple):
-    """What the circuits are cut from, and how large they are."""
+    """The graph that circuits are cut from, and its size."""
 
     sizes: dict[str, CircuitSize]
     of: int
     """Edges or nodes that there are."""
     dimension: int
-    """Of the values that a background is fitted to."""
+    """Dimension of the values that a background is fitted to."""
     unit: str
-    """What a circuit has instead of features, for a reason in the record."""
+    """The word for what a circuit has instead of features, for a reason in the record."""
     suffix: str
 
 
@@ -128,7 +128,7 @@ class PromptRun(ABC, Generic[C, S]):
 
     @abstractmethod
     def graphs(self, wanted: list[Wanted[C]]) -> Graphs:
-        """What the record says of the circuits."""
+        """The facts on graph and circuits that the record states."""
 
     def record(self) -> StoredRecord:
         """All steps; gives the record and the per-document values."""

@@ -1,4 +1,4 @@
-"""What a measurement gathers besides its values, and how all of it is sealed into a record."""
+"""Facts that a measurement gathers besides its values, and the record that all of it is sealed into."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["Log", "Remeasured", "Subject", "info", "seal"]
 
 @runtime_checkable
 class Subject(Protocol):
-    """What tells one interpretation from another: files of a submission, or the hash of an object."""
+    """The identity of an interpretation: files of a submission, or the hash of an object."""
 
     @property
     def name(self) -> str: ...

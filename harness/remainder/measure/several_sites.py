@@ -24,6 +24,8 @@ from remainder.base.cache import Progress
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation.protocol import Adapted
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import at_site
 from remainder.loading.site import SiteTask
 from remainder.measure.likelihood import likelihood_of
 from remainder.measure.several_sites_fit import (
@@ -78,7 +80,7 @@ class SitesResult:
 
 
 def evaluate_sites(
-    loaded: Sequence[SiteTask],
+    tasks: Sequence[LoadedTask],
     interpretations: Sequence[Any],
     *,
     statistics: Sequence[Statistics] = STATISTICS,
@@ -92,8 +94,7 @@ def evaluate_sites(
     """Replace the sites of several tasks at once; gives gaps with intervals, and per-window values.
 
     Args:
-        loaded: tasks on one model and one text, as `open_task` gives them, in the order of their sites in a
-            pass.
+        tasks: on one model and one text, as `open_task` gives them, in the order of their sites in a pass.
         interpretations: one for each task, as `remainder.evaluate` takes it.
         statistics: rules for the noise; `raw` is measured as well.
         calibration_windows, evaluation_windows: how many; windows are those of the tasks.
@@ -105,6 +106,7 @@ def evaluate_sites(
         TaskError: tasks differ in model or text, or their sites are not in the order of a pass.
         MeasurementError: a result is not finite.
     """
+    loaded = [at_site(task) for task in tasks]
     runner = _check_tasks(loaded, interpretations, dtype)
     model = BridgeSiteModel(runner.bridge)
     device, seed = loaded[0].device, loaded[0].task.seed

@@ -373,7 +373,7 @@ class _Run:
         sample: CodeSample,
         decoder: AffineDecoder | str,
     ) -> Gaussianity | None:
-        """How far the residual on evaluation is from the Gaussian fitted on calibration."""
+        """The distance of the residual on evaluation from the Gaussian fitted on calibration."""
         self._report(f"{self.entry.name}: Gaussianity", 0, None)
         windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
         batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
@@ -418,7 +418,7 @@ class _Run:
             return None
 
     def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
-        """How far the suffix's dtype moves results from float32, on one batch."""
+        """The difference that the suffix's dtype makes to results, against float32, on one batch."""
         if runner.dtype == torch.float32:
             return None
         exact = self.loaded.runner("float32")

@@ -137,7 +137,7 @@ def make_record(
 
 @runtime_checkable
 class Settings(Protocol):
-    """How something is measured, as a plan asks for it or a record states it."""
+    """Settings of a measurement, as a plan asks for them or a record states them."""
 
     @property
     def rungs(self) -> tuple[str, ...]: ...

@@ -53,14 +53,14 @@ class Entry(Protocol):
 
 @runtime_checkable
 class SiteEntry(Entry, Protocol):
-    """What tasks at a site score: it rebuilds activations."""
+    """A submission for tasks at a site: it rebuilds activations."""
 
     def build(self, task: Task, fit: FitMoments) -> Adapted: ...
 
 
 @runtime_checkable
 class PromptEntry(Entry, Protocol):
-    """What tasks with prompts score: circuits."""
+    """A submission for tasks with prompts: circuits."""
 
     def circuits(self, loaded: PromptTask, fit_windows: int) -> Found | FoundFeatures: ...
 
