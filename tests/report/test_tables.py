@@ -195,7 +195,7 @@ def test_of_many_rungs_the_table_names_the_command_that_shows_them() -> None:
 def test_a_quantity_that_is_added_is_shown_everywhere(
     records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = Quantity("accuracy_raw", "Acc. raw", "as a share", "Right answers", right_answers, better="large")
+    new = Quantity("accuracy_raw", "Acc. raw", "Right answers", right_answers, unit="as a share")
     monkeypatch.setitem(QUANTITIES, new.key, new)  # type: ignore[arg-type]
     value = right_answers(records[0]).value
     assert rows(records).set_index("submission").loc["bare", "accuracy_raw"] == value

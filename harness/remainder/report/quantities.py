@@ -29,19 +29,25 @@ __all__ = [
     "number_of",
     "on_rungs",
     "quantity",
+    "suggestion",
 ]
 
 OfRecord = Callable[[Record], Number]
 OfTotals = Callable[[Totals], "Ratio | str"]
 """The quantity from sums over each document, or why there is none."""
+Better = Literal["small", "large", "near zero"]
 
 MAIN_RUNGS = {"raw": "raw", "gaussian": "full"}
 """Names of the two rungs of every table -> the rung; `full` adds the Gaussian residual."""
 _COMPLEXITY, _GAP, _TERMS = "Complexity", "Δ, signed", "Gaussian gap = sum of"
 CIRCUIT = "Circuit"
 """The group of quantities that circuits alone have."""
-_NATS = "nats per token"
 _NO_CIRCUIT = "it is no circuit"
+_LOSSES: dict[str, tuple[str, Better, str, str]] = {
+    "gap": ("Δ", "near zero", _GAP, ""),
+    "kl": ("KL", "small", "", "nats"),
+}
+"""Sign, better direction, group and short heading of a loss on a rung."""
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,20 @@ class Quantity:
 
     key: str
     heading: str
-    unit: str
     about: str
     """A sentence on its meaning."""
     of_record: OfRecord
     of_totals: OfTotals | None = None
     """The formula for paired comparison; None for a quantity that only the record states."""
-    better: Literal["small", "large", "near zero"] | None = None
+    unit: str = "nats per token"
+    better: Better | None = None
     """The better direction; without one no margin can be given."""
-    always: bool = False
-    """Whether tables show it even where no record has a value."""
     group: str = ""
     """The heading that it shares with others on the board."""
     short: str = ""
     """The heading below that of the group."""
+    always: bool = False
+    """Whether tables show it even where no record has a value."""
 
     @property
     def signed(self) -> bool:
@@ -94,25 +100,12 @@ def _annealed(record: Record) -> Number:
     return metrics.annealed.gap
 
 
-def _term(name: str) -> OfRecord:
-    def get(record: Record) -> Number:
-        terms = record.metrics.telescope
-        number: Number = Number.null("its rungs were not measured") if terms is None else getattr(terms, name)
-        return number
-
-    return get
+def _ratio(record: Record) -> Number:
+    return record.metrics.gaussian_ratio.fitted
 
 
-def _between(first: str, second: str) -> OfTotals:
-    """The gap of one rung less that of another."""
-
-    def formula(totals: Totals) -> Ratio | str:
-        a, b = gap(totals, first), gap(totals, second)
-        if isinstance(a, str) or isinstance(b, str):
-            return a if isinstance(a, str) else str(b)
-        return Ratio(a.numerator - b.numerator, a.denominator)
-
-    return formula
+def _ratio_of_totals(totals: Totals) -> Ratio | str:
+    return gaussian_ratio(totals, "noise-fitted")
 
 
 def _bits(record: Record) -> Number:
@@ -139,7 +132,7 @@ def _faithfulness(record: Record) -> Number:
     return Number.null("background counterfactual was not measured") if rung is None else rung.faithfulness
 
 
-def _area(metric: str, background: str) -> OfRecord:
+def _area(metric: str, background: str = "counterfactual") -> OfRecord:
     def get(record: Record) -> Number:
         areas: dict[str, Number] = getattr(record.circuits, metric)
         return areas.get(background) or Number.null(_no_area(record))
@@ -158,163 +151,95 @@ def _no_area(record: Record) -> str:
     return "a single circuit has no area over sizes" if single else "not measured at all sizes"
 
 
-def _loss(what: str, name: str, rung: str, heading: str, about: str, short: str, always: bool) -> Quantity:
+def _loss(what: Literal["gap", "kl"], name: str, about: str) -> Quantity:
     """The gap or the KL on a rung."""
-    of_totals: dict[str, OfTotals] = {
-        "gap": lambda totals: gap(totals, rung),
-        "kl": lambda totals: pooled(totals, rung, "kl"),
-    }
+    rung, words = MAIN_RUNGS.get(name, name), "Gaussian" if name == "gaussian" else name
+    sign, better, group, short = _LOSSES[what]
+
+    def of_totals(totals: Totals) -> Ratio | str:
+        return gap(totals, rung) if what == "gap" else pooled(totals, rung, "kl")
+
     return Quantity(
         f"{what}_{name}",
-        f"{'Δ' if what == 'gap' else 'KL'} {heading}",
-        _NATS,
+        f"{sign} {words}",
         about,
         _on_rung(rung, what),
-        of_totals[what],
-        "near zero" if what == "gap" else "small",
-        always,
-        _GAP if what == "gap" else f"KL, {heading}",
-        short,
+        of_totals,
+        better=better,
+        group=group or f"KL, {words}",
+        short=short or words,
+        always=True,
     )
 
 
+def _term(name: str, about: str, first: str, second: str) -> Quantity:
+    """A term of the telescope: the loss on one rung less that on another."""
+
+    def of_record(record: Record) -> Number:
+        terms = record.metrics.telescope
+        number: Number = Number.null("its rungs were not measured") if terms is None else getattr(terms, name)
+        return number
+
+    def of_totals(totals: Totals) -> Ratio | str:
+        a, b = pooled(totals, first, "loss"), pooled(totals, second, "loss")
+        if isinstance(a, str) or isinstance(b, str):
+            return a if isinstance(a, str) else str(b)
+        return Ratio(a.numerator - b.numerator, a.denominator)
+
+    return Quantity(name, name.capitalize(), about, of_record, of_totals, group=_TERMS, short=name)
+
+
+def _cost(
+    key: str, unit: str, about: str, of_record: OfRecord, of_totals: OfTotals | None = None
+) -> Quantity:
+    """A cost of the interpretation; the heading is the first word of the key."""
+    short = {"bits_per_token": "bits", "l0": "L0"}.get(key, key)
+    heading, always = short[0].upper() + short[1:], key == "bits_per_token"
+    return Quantity(key, heading, about, of_record, of_totals, unit, "small", _COMPLEXITY, short, always)
+
+
+def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better: Better) -> Quantity:
+    """A quantity that circuits alone have."""
+    return Quantity(key, heading, about, of_record, None, "as a share", better, CIRCUIT)
+
+
+_NOISE = "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise"
 _TABLE = (
-    Quantity(
-        "bits_per_token",
-        "Bits",
-        "bits per token",
-        "To write down what the interpretation says: per token; of a circuit, once",
-        _bits,
-        better="small",
-        always=True,
-        group=_COMPLEXITY,
-        short="bits",
-    ),
-    Quantity("l0", "L0", "codes per token", "Nonzero codes per token", _l0, l0, "small", group=_COMPLEXITY),
-    Quantity(
-        "kept",
-        "Kept",
-        "edges or nodes",
-        "Edges of the graph that the circuit keeps; of a circuit of features, nodes",
-        _kept,
-        better="small",
-        group=_COMPLEXITY,
-        short="kept",
-    ),
-    _loss("kl", "raw", "raw", "raw", "KL(clean, spliced) per token; what is left out is zero", "nats", True),
-    _loss(
-        "kl",
-        "gaussian",
-        "full",
-        "Gaussian",
-        "KL per token; what is left out is noise of its mean and covariance",
-        "nats",
-        True,
-    ),
-    _loss("gap", "raw", "raw", "raw", "Loss − clean loss, nats per token", "raw", True),
-    _loss(
-        "gap",
-        "gaussian",
-        "full",
-        "Gaussian",
-        "Loss with Gaussian noise added − clean loss, nats per token",
-        "Gaussian",
-        True,
-    ),
+    _cost("bits_per_token", "bits per token", "To write it down: per token; of a circuit, once", _bits),
+    _cost("l0", "codes per token", "Nonzero codes per token", _l0, l0),
+    _cost("kept", "edges or nodes", "Edges that the circuit keeps; of a circuit of features, nodes", _kept),
+    _loss("kl", "raw", "KL(clean, spliced) per token; what is left out is zero"),
+    _loss("kl", "gaussian", "KL per token; what is left out is noise of its mean and covariance"),
+    _loss("gap", "raw", "Loss − clean loss, nats per token"),
+    _loss("gap", "gaussian", "Loss with Gaussian noise added − clean loss, nats per token"),
     Quantity(
         "gap_annealed",
         "Δ annealed",
-        _NATS,
         "The same, the noise integrated out of the prediction",
         _annealed,
         better="near zero",
         group=_GAP,
         short="annealed",
     ),
-    Quantity(
-        "gaussian_ratio",
-        "ρ",
-        "times the KL of noise",
-        "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise",
-        lambda record: record.metrics.gaussian_ratio.fitted,
-        lambda totals: gaussian_ratio(totals, "noise-fitted"),
-        always=True,
-    ),
-    Quantity(
-        "shape",
-        "Shape",
-        _NATS,
-        "full-unshrunk − permuted: one-token shape",
-        _term("shape"),
-        _between("full-unshrunk", "permuted"),
-        group=_TERMS,
-        short="shape",
-    ),
-    Quantity(
-        "dependence",
-        "Dependence",
-        _NATS,
-        "permuted − matched: what x̂ tells of the residual",
-        _term("dependence"),
-        _between("permuted", "matched"),
-        group=_TERMS,
-        short="dependence",
-    ),
-    Quantity(
-        "rest",
-        "Rest",
-        _NATS,
-        "matched − clean: context, target, tokens jointly",
-        _term("rest"),
-        lambda totals: gap(totals, "matched"),
-        group=_TERMS,
-        short="rest",
-    ),
+    Quantity("gaussian_ratio", "ρ", _NOISE, _ratio, _ratio_of_totals, "times", always=True),
+    _term("shape", "full-unshrunk − permuted: one-token shape", "full-unshrunk", "permuted"),
+    _term("dependence", "permuted − matched: what x̂ tells of the residual", "permuted", "matched"),
+    _term("rest", "matched − clean: context, target, tokens jointly", "matched", "clean"),
     Quantity(
         "explained_variance",
         "Expl. var.",
-        "as a share",
         "1 − residual over centred sum of squares",
         lambda record: record.metrics.reconstruction.explained_variance,
         explained_variance,
+        "as a share",
         "large",
         short="expl. var.",
     ),
-    Quantity(
-        "faithfulness",
-        "f",
-        "as a share",
-        "Faithfulness of this circuit, counterfactual background",
-        _faithfulness,
-        better="large",
-        group=CIRCUIT,
-    ),
-    Quantity(
-        "cpr",
-        "CPR",
-        "as a share",
-        "MIB: area under f over circuits of all sizes",
-        _area("cpr", "counterfactual"),
-        better="large",
-        group=CIRCUIT,
-    ),
-    Quantity(
-        "cmd",
-        "CMD",
-        "as a share",
-        "MIB: area under |1 − f| over all sizes",
-        _area("cmd", "counterfactual"),
-        better="small",
-        group=CIRCUIT,
-    ),
-    Quantity(
-        "cmd_gaussian",
-        "CMD Gaussian",
-        "as a share",
-        "The same, what was removed stood for by Gaussian noise",
-        _area("cmd", "full"),
-        better="small",
-        group=CIRCUIT,
+    _of_circuits("faithfulness", "f", "Faithfulness, counterfactual background", _faithfulness, "large"),
+    _of_circuits("cpr", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr"), "large"),
+    _of_circuits("cmd", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd"), "small"),
+    _of_circuits(
+        "cmd_gaussian", "CMD Gaussian", "The same with the Gaussian background", _area("cmd", "full"), "small"
     ),
 )
 QUANTITIES: Mapping[str, Quantity] = {entry.key: entry for entry in _TABLE}
@@ -336,7 +261,7 @@ def quantity(key: str) -> Quantity | None:
     what, _, rung = key.partition("_")
     if key in QUANTITIES or what not in ("gap", "kl") or rung not in RUNG_NAMES:
         return QUANTITIES.get(key)
-    return _loss(what, rung, rung, rung, f"The same on rung {rung}", rung, always=True)
+    return _loss("gap" if what == "gap" else "kl", rung, f"The same on rung {rung}")
 
 
 def on_rungs(rungs: Iterable[str]) -> list[Quantity]:
