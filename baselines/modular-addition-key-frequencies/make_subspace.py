@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remainder.interpretation.protocol import Projection, principal_components, random_projection
+from remainder.interpretation.references import Projection, principal_components, random_projection
 from remainder.loading.loaded import ScriptTask, open_task
 
 HERE = Path(__file__).resolve().parent

@@ -42,7 +42,7 @@ from safetensors.torch import load_file
 from remainder import evaluate
 from remainder.api import Result
 from remainder.formats import saelens
-from remainder.interpretation.protocol import Codebook
+from remainder.interpretation.references import Codebook
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.record.store import StoredRecord

@@ -29,7 +29,8 @@ from remainder.circuit.feature_scores import (
 )
 from remainder.circuit.features import BACKGROUNDS, ERRORS, FeatureCircuit, FeatureScene, FeatureSite
 from remainder.errors import InterpretationError, MeasurementError, TaskError
-from remainder.interpretation.protocol import Identity, adapt
+from remainder.interpretation.protocol import adapt
+from remainder.interpretation.references import Identity
 from remainder.loading.behaviour import BehaviourFacts, TemplateFacts
 from remainder.loading.prompts import PromptTask
 from remainder.measure.feature_circuits import FeatureRun

@@ -15,7 +15,7 @@ from terminal import Command
 from remainder.base.files import IMAGES, require_target
 from remainder.base.paths import is_within, machine_paths, project_root
 from remainder.errors import InterpretationError, RecordError, TaskError
-from remainder.interpretation.protocol import Identity
+from remainder.interpretation.references import Identity
 from remainder.measure import site as measuring
 from remainder.record.recordable import require_recordable
 from remainder.record.schema import SubmissionInfo

@@ -11,15 +11,8 @@ from sae_lens import StandardSAE, StandardSAEConfig
 from sklearn.decomposition import PCA
 
 from remainder.errors import InterpretationError
-from remainder.interpretation.protocol import (
-    Adapted,
-    Identity,
-    Reconstruction,
-    adapt,
-    mean_only,
-    principal_components,
-    random_projection,
-)
+from remainder.interpretation.protocol import Adapted, Reconstruction, adapt
+from remainder.interpretation.references import Identity, mean_only, principal_components, random_projection
 from remainder.residual.moments import Moments
 
 WIDTH = 6

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from remainder.errors import InterpretationError
-from remainder.interpretation.protocol import Identity, adapt
+from remainder.interpretation.protocol import adapt
+from remainder.interpretation.references import Identity
 from remainder.interpretation.rules import check_conformance
 
 DOCS, POSITIONS, WIDTH = 3, 16, 5

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sae_lens import StandardSAE, StandardSAEConfig
 from scipy import linalg, stats
 
-from remainder.interpretation.protocol import Adapted, Identity, Projection, adapt, mean_only
+from remainder.interpretation.protocol import Adapted, adapt
+from remainder.interpretation.references import Identity, Projection, mean_only
 from remainder.measure import complexity
 from remainder.measure.complexity import CodeSample, affine_decoder, entropy_bits, quantisation_step
 from remainder.residual.moments import Moments

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
-from remainder.interpretation.protocol import Identity, Projection, adapt
+from remainder.interpretation.protocol import adapt
+from remainder.interpretation.references import Identity, Projection
 from remainder.measure.several_sites import evaluate_sites
 from remainder.measure.several_sites_fit import SiteBatch, fit_sites, run_sites
 from remainder.model.sites import Edits

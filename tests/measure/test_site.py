@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from remainder.api import evaluate
 from remainder.errors import InterpretationError, MeasurementError, TaskError
-from remainder.interpretation.protocol import Identity
+from remainder.interpretation.references import Identity
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import plan
 from remainder.record.schema import Record

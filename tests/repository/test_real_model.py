@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import remainder
-from remainder.interpretation.protocol import principal_components
+from remainder.interpretation.references import principal_components
 from remainder.loading.fetch import fetch
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task

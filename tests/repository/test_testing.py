@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
-from remainder.interpretation.protocol import (
+from remainder.interpretation.references import (
     Codebook,
     Identity,
     mean_only,

@@ -17,7 +17,8 @@ from torch import Tensor
 from remainder.base.paths import project_root
 from remainder.board.plausibility import check_cost
 from remainder.errors import InterpretationError
-from remainder.interpretation.protocol import Codebook, Identity, adapt, principal_components
+from remainder.interpretation.protocol import adapt
+from remainder.interpretation.references import Codebook, Identity, principal_components
 from remainder.interpretation.rules import check_conformance
 from remainder.loading.site import LanguageTask
 from remainder.measure.plan import plan

@@ -14,7 +14,7 @@ from tiny import WIDTH, Shrink, make_loaded, make_task
 
 from remainder.api import evaluate
 from remainder.errors import InterpretationError
-from remainder.interpretation.protocol import Identity, Projection, principal_components, random_projection
+from remainder.interpretation.references import Identity, Projection, principal_components, random_projection
 from remainder.measure import kernels
 from remainder.measure.complexity import AffineDecoder, CodeSample
 from remainder.measure.directions import decoder_directions, gradient_directions

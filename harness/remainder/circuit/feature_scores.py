@@ -30,13 +30,21 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from remainder.circuit.attribution_metric import answer
 from remainder.circuit.feature_graph import FeatureGraph
-from remainder.circuit.features import FeatureCircuit, FeatureSite, NodeValues, positions_of, record_nodes
+from remainder.circuit.features import (
+    FeatureCircuit,
+    FeatureSite,
+    NodeValues,
+    map_nodes,
+    positions_of,
+    record_nodes,
+)
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.model.sites import SiteModel
 from remainder.task.prompts import Prompts
@@ -88,43 +96,34 @@ def score_nodes(
         raise TaskError(
             f"nodes cannot be scored against {ablation!r}", fix=f"choose from: {', '.join(ABLATIONS)}"
         )
-    device = device or torch.device("cpu")
     places = positions_of(prompts)
-    means: dict[str, NodeValues] = {}
+
+    def recorded(tokens: NDArray[np.int64]) -> dict[str, NodeValues]:
+        return record_nodes(model, sites, torch.from_numpy(tokens).to(device or "cpu"), rows)
+
+    means = {}
     if ablation == "mean":
-        with torch.no_grad():
-            bank = record_nodes(model, sites, torch.from_numpy(prompts.tokens).to(device), rows)
-        means = {
-            name: NodeValues(part.latents.mean(0, keepdim=True), part.error.mean(0, keepdim=True))
-            for name, part in bank.items()
-        }
-    found: dict[str, Tensor] = {}
+        means = map_nodes(recorded(prompts.tokens), lambda part: part.mean(0, keepdim=True))
+    totals: dict[str, Tensor] = {}
     for start in range(0, len(prompts), rows):
         part = prompts.take(slice(start, start + rows))
-        tokens = torch.from_numpy(part.tokens).to(device)
-        seen = seen_prompts(part, places)
-        with torch.no_grad():
-            clean = record_nodes(model, sites, tokens, rows)
-            if ablation == "counterfactual":
-                other = record_nodes(model, sites, torch.from_numpy(part.counterfactual).to(device), rows)
-            elif ablation == "mean":
-                other = {
-                    name: NodeValues(*(a.expand_as(b) for a, b in zip(means[name], values, strict=True)))
-                    for name, values in clean.items()
-                }
-            else:
-                other = {name: NodeValues(*map(torch.zeros_like, values)) for name, values in clean.items()}
+        tokens = torch.from_numpy(part.tokens).to(device or "cpu")
+        seen, clean = seen_prompts(part, places), recorded(part.tokens)
+        if ablation == "counterfactual":
+            other = recorded(part.counterfactual)
+        else:
+            other = means or map_nodes(clean, torch.zeros_like)
         for site in sites:
             scores = _score_site(model, site, tokens, seen, places, clean[site.name], other[site.name], steps)
-            found[site.name] = found.get(site.name, 0) + scores / len(prompts)
-    for name, scores in found.items():
+            totals[site.name] = totals.get(site.name, 0) + scores / len(prompts)
+    for name, scores in totals.items():
         if not torch.isfinite(scores).all():
             raise MeasurementError(
                 f"template {prompts.template}: {int((~torch.isfinite(scores)).sum())} scores at {name} are "
                 "NaN or infinite",
                 fix="check the scale of the decoder, and what its gradient is at these activations",
             )
-    return found
+    return totals
 
 
 def _score_site(

@@ -263,15 +263,15 @@ class FeatureScene:
             return {name: NodeValues(v.latents[rows], v.error[rows]) for name, v in bank.items()}
         bank = self._bank("counterfactual" if background == "mean-counterfactual" else "calibration")
         if background == "zero":
-            return _map(bank, lambda part: torch.zeros_like(part[:1, :1]))
+            return map_nodes(bank, lambda part: torch.zeros_like(part[:1, :1]))
         documents = self.evaluation.documents[rows]
         places = NoiseKeys(self.seed, documents, (0,) * len(documents))
         count = len(self.calibration)
         if background == "permuted":
             chosen = indices(places, draw, 1, count, "resample")[:, 0]
-            return _map(bank, lambda part: part[chosen.to(part.device)])
+            return map_nodes(bank, lambda part: part[chosen.to(part.device)])
         if background not in ("gaussian", "noise"):
-            return _map(bank, lambda part: part.mean(0, keepdim=True))
+            return map_nodes(bank, lambda part: part.mean(0, keepdim=True))
         if count < 2:
             raise MeasurementError(
                 f"template {self.calibration.template} has {count} calibration prompts, and a covariance "
@@ -281,7 +281,7 @@ class FeatureScene:
         weights = normal(places, Draw(draw), 1, count, "bath")[:, 0]
         # Σ w_m (f_m − μ) = Σ (w_m − w̄) f_m
         weights = (weights - weights.mean(1, keepdim=True)) / math.sqrt(count - 1)
-        noise = _map(bank, lambda part: torch.einsum("bm,m...->b...", weights.to(part), part))
+        noise = map_nodes(bank, lambda part: torch.einsum("bm,m...->b...", weights.to(part), part))
         if background == "noise":
             clean = self._bank("evaluation")
             return {
@@ -320,6 +320,7 @@ class FeatureScene:
             )
 
 
+@torch.no_grad()
 def record_nodes(
     model: SiteModel, sites: Sequence[FeatureSite], tokens: Tensor, rows: int
 ) -> dict[str, NodeValues]:
@@ -328,7 +329,7 @@ def record_nodes(
 
     def keep(site: FeatureSite) -> Any:
         def note(read: Tensor, x_out: Tensor) -> None:
-            parts[site.name].append(_detached(site.split(read, x_out)))
+            parts[site.name].append(site.split(read, x_out))
 
         return note
 
@@ -340,11 +341,8 @@ def record_nodes(
     }
 
 
-def _detached(values: NodeValues) -> NodeValues:
-    return NodeValues(values.latents.detach(), values.error.detach())
-
-
-def _map(bank: Mapping[str, NodeValues], change: Any) -> dict[str, NodeValues]:
+def map_nodes(bank: Mapping[str, NodeValues], change: Any) -> dict[str, NodeValues]:
+    """`change` applied to the latents and errors of every site."""
     return {name: NodeValues(change(part.latents), change(part.error)) for name, part in bank.items()}
 
 

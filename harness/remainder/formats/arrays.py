@@ -10,7 +10,7 @@ from torch import Tensor
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded, beside_output
 from remainder.formats.tensors import Layout, read_tensors
-from remainder.interpretation.protocol import Codebook, Projection
+from remainder.interpretation.references import Codebook, Projection
 from remainder.task.spec import Task
 
 __all__ = ["codebook", "files", "load", "subspace"]

@@ -1,1 +1,1 @@
-"""The protocol that interpretations keep, the reference ones, and the rules that are checked."""
+"""The interface of interpretations, the reference ones, and the rules that are checked."""

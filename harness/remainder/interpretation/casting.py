@@ -1,16 +1,16 @@
-"""An object from a notebook in float32, on a copy: as files are read, whatever type their weights have.
+"""A float32 copy of an object from a notebook, just as files are read as float32 whatever type they store.
 
 1. `_Survey` looks through all that the object holds – attributes, slots, lists, dicts, submodules – for
-   tensors that are float16, bfloat16 or float64, and for weights that are no plain numbers.
-2. `copy.deepcopy` makes the copy. It is told beforehand what stands for each of these tensors (the same
-   values as float32), and that every mention of their type is to read float32, since `encode` may look there
-   (`x.to(self.dtype)`). So nothing of the object itself is changed, what is float32 is not doubled, and it
-   does not matter how the object is built. Arrays of numpy that are float16 or float64 are cast with them,
-   since torch.from_numpy keeps their type.
-3. An object of float64 that takes float32 activations as it is stays as it is. So does one whose own code
-   asks for the type that it has, or whose tensors only a function keeps; that is told.
+   tensors that are float16, bfloat16 or float64, and for weights that are not plain numbers.
+2. `copy.deepcopy` makes the copy. Its memo is filled beforehand with a float32 replacement of each of these
+   tensors, and with float32 for every mention of their type, since `encode` may look there
+   (`x.to(self.dtype)`). So the object itself is not changed, tensors in float32 are not doubled, and it does
+   not matter how the object is built. Float16 and float64 arrays of numpy are cast too, since
+   torch.from_numpy keeps their type.
+3. A float64 object that accepts float32 activations stays as it is. So does one whose own code asks for the
+   type that it has, or whose tensors only a function keeps; a warning says so.
 
-What cannot be copied, or is quantised, is refused, with how to mend it.
+Objects that cannot be copied, or are quantised, are refused with a way to mend it.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ _ATOMS = (type(None), bool, int, float, complex, str, bytes, type, types.ModuleT
 
 
 class Cast(NamedTuple):
-    """An object whose weights are float32, and what had to be done for that."""
+    """The result of `in_float32`."""
 
     thing: Any
     warnings: tuple[str, ...] = ()
 
 
 def unwrapped(thing: Any) -> Any:
-    """The module that torch.compile was given, if `thing` is what it made of one; else `thing`."""
+    """The module inside an object made by torch.compile; any other object itself."""
     inner = getattr(thing, "_orig_mod", None)
     return inner if isinstance(thing, nn.Module) and isinstance(inner, nn.Module) else thing
 
 
 def require_plain(thing: Any, name: str) -> None:
-    """Refuse an object with a tensor that is no plain array of float or whole numbers.
+    """Refuse an object with a tensor that is not a plain array of float or whole numbers.
 
     Raises:
-        InterpretationError: naming the tensor and its kind.
+        InterpretationError: if there is one; names the tensor and its kind.
     """
     for path, value in _Survey(thing).tensors:
         kind = _odd(value)
@@ -75,17 +75,17 @@ def require_plain(thing: Any, name: str) -> None:
 def in_float32(
     thing: Any, name: str, width: int, *, probe: bool = True, renewed: frozenset[str] = frozenset()
 ) -> Cast:
-    """The object itself if all its tensors are float32, else a copy of which they are.
+    """The object itself if all its tensors are float32, else a copy in which they are.
 
     Args:
         thing: any object with `encode` and `decode`.
-        name: of the object, for messages.
-        width: of the activations that it is given.
-        probe: whether its methods may be called, to see whether they take float32 as they are.
+        name: name of the object, for messages.
+        width: width of the activations that it receives.
+        probe: whether its methods may be called, to see whether they accept float32 as they are.
         renewed: attributes with functions that keep the object itself, and that the caller makes anew.
 
     Raises:
-        InterpretationError: its weights are whole numbers that its methods cannot use, or it cannot be
+        InterpretationError: if its weights are whole numbers that its methods cannot use, or it cannot be
             copied.
     """
     survey = _Survey(thing)
@@ -102,11 +102,11 @@ def in_float32(
 def _cast(
     thing: Any, name: str, width: int, survey: _Survey, renewed: frozenset[str], *, probe: bool
 ) -> Cast:
-    """Do the work of `in_float32`, except for weights that are whole numbers."""
+    """The work of `in_float32` for objects without whole-number weights."""
     place = _place(survey)
     kept = [one for one in survey.kept(renewed) if one[1].dtype in _CAST]
     kinds = {value.dtype for _, value in (*survey.tensors, *kept) if value.dtype in _CAST}
-    if probe:  # else it is of sae-lens, which computes with tensors alone
+    if probe:  # objects of sae-lens, by contrast, compute with tensors alone
         kinds |= {_OF_NUMPY[value.dtype.name] for value in survey.arrays}
     if not kinds or (probe and kinds == {torch.float64} and _takes_float32(thing, width, place)):
         return Cast(thing)
@@ -122,7 +122,7 @@ def _cast(
         )
     if kept:
         raise _kept_by_a_function(name, kept[0])
-    # What is wrong with it is told when it is used. One of float64 may just want more tokens at once.
+    # An error shows when the object is used. A float64 one may just need more tokens at once.
     return Cast(thing if kinds == {torch.float64} and probe else copied)
 
 
@@ -130,17 +130,17 @@ def on_device(thing: Any, name: str, width: int, device: torch.device) -> Any:
     """The object itself if all its tensors are on `device`, or it takes activations there; else a copy there.
 
     Args:
-        thing, name, width: as of `in_float32`.
-        device: of the activations.
+        thing, name, width: see `in_float32`.
+        device: device of the activations.
 
     Raises:
-        InterpretationError: it cannot be copied.
+        InterpretationError: if it cannot be copied.
     """
     survey = _Survey(thing)
     if all(value.device.type == device.type for _, value in survey.tensors):
         return thing
     moved = _copied(thing, survey, name, None, device)
-    # Its own code may take activations to where its weights are, and back.
+    # Its own code may move activations to its weights and back.
     itself = not _takes_float32(moved, width, device) and _takes_float32(thing, width, device)
     return thing if itself else moved
 
@@ -150,7 +150,7 @@ def _place(survey: _Survey) -> torch.device:
 
 
 def odd_kind(value: Tensor) -> str:
-    """The kind of a tensor that is no plain array of numbers; empty for a plain one."""
+    """A description of a tensor that is not a plain array of numbers; empty for one that is."""
     if value.is_nested:
         return "a nested tensor"
     if value.layout != torch.strided:
@@ -161,7 +161,7 @@ def odd_kind(value: Tensor) -> str:
 
 
 def _odd(value: Tensor) -> str:
-    """A phrase for a tensor that cannot be hashed, cast or computed with; empty for all others."""
+    """A reason why a tensor cannot be hashed, cast and computed with; empty if it can."""
     if torch.nn.parameter.is_lazy(value):
         return "a tensor without values (of a lazy module)"
     if value.is_quantized:
@@ -171,12 +171,12 @@ def _odd(value: Tensor) -> str:
     if value.is_floating_point() and value.dtype not in _TAKEN:
         return f"stored as {_short(value.dtype)}"
     if hasattr(value, "__tensor_flatten__"):
-        return f"a {type(value).__name__}"  # made of several tensors, such as numbers and their scales
+        return f"a {type(value).__name__}"  # a wrapper of several tensors, such as numbers and their scales
     return ""
 
 
 def _is_whole_weight(path: str, value: Tensor) -> bool:
-    """Whether it is a matrix or bias of whole numbers: a quantised one; other such tensors only count."""
+    """Whether it is a quantised matrix or bias; other tensors of whole numbers only count things."""
     is_weight = isinstance(value, nn.Parameter) or path.rpartition(".")[2].startswith(("W_", "b_"))
     return is_weight and not value.is_floating_point() and not value.is_complex()
 
@@ -195,20 +195,20 @@ def _kept_by_a_function(name: str, kept: tuple[str, Tensor]) -> InterpretationEr
 
 
 class _Survey:
-    """All tensors that can be reached from an object, each once, with the names that lead there."""
+    """All tensors reachable from an object, each once, with the path of names that leads there."""
 
     def __init__(self, thing: Any) -> None:
         self.tensors: list[tuple[str, Tensor]] = []
         self.devices: list[torch.device] = []
         self.arrays: list[NDArray[Any]] = []
-        """Arrays of numpy that are to be cast."""
+        """Arrays of numpy that must be cast."""
         self._functions: list[tuple[str, types.FunctionType]] = []
         self._walk("", thing, self.tensors, {})
 
     def kept(self, renewed: frozenset[str] = frozenset()) -> list[tuple[str, Tensor]]:
-        """Tensors that functions reach by what they keep from where they were made, as closures do.
+        """Tensors that functions hold, for example in closures.
 
-        A copy of the object has the same functions, and these go on using the tensors of the object itself.
+        A copy of the object shares these functions, which go on using the tensors of the original.
         """
         found: list[tuple[str, Tensor]] = []
         for path, function in list(self._functions):
@@ -226,11 +226,11 @@ class _Survey:
         *,
         stay: bool = False,
     ) -> None:
-        """Walk through an object without recursion, since a list of lists may be deep.
+        """Walk the object without recursion, since a list of lists may be deep.
 
         Args:
-            seen: what was looked at; it is held, so that no other object is given its number meanwhile.
-            stay: whether all that is found has the name `start`, and nothing else is noted.
+            seen: objects visited so far; holding them keeps their `id` from being reused.
+            stay: whether all tensors get the name `start`, and nothing else is noted.
         """
         waiting = collections.deque([(start, thing)])
         while waiting:
@@ -257,8 +257,8 @@ class _Survey:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and parts of an object, in the order in which `copy.deepcopy` would go through it."""
-    if isinstance(value, dict):  # other mappings may compute what they give, and keep it as attributes
+    """The parts of an object that `copy.deepcopy` would visit."""
+    if isinstance(value, dict):  # other mappings may compute their items, and keep their data as attributes
         yield from ((str(key), part) for key, part in dict.items(value))
     elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
         yield from ((str(place), part) for place, part in enumerate(value))
@@ -283,7 +283,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # of a name that has no value yet
+    except ValueError:  # a name without a value yet
         return None
 
 
@@ -292,7 +292,7 @@ def _copied(
 ) -> Any:
     """A copy with its tensors in `dtype` (None: as they are) and on `device` (None: where they are)."""
     memo: dict[int, Any] = {}
-    # Outside of inference mode, since tensors made there can take no part in a gradient.
+    # Outside inference mode, since tensors made there cannot take part in a gradient.
     with torch.inference_mode(False), torch.no_grad():
         for _, value in survey.tensors:
             memo[id(value)] = _converted(value, dtype, device)
@@ -304,10 +304,10 @@ def _copied(
     try:
         copied = copy.deepcopy(thing, memo)
         if isinstance(copied, nn.Module):
-            # sae-lens keeps notes of dtype and device, in step only if it is told by these names.
+            # sae-lens keeps records of dtype and device, which only these argument names update.
             wanted: dict[str, Any] = {"device": device, "dtype": dtype}
             copied = copied.to(**{key: value for key, value in wanted.items() if value is not None})
-    except Exception as problem:  # whatever a foreign object raises when it is copied
+    except Exception as problem:  # a foreign object may raise anything when copied
         purpose = "cast to float32" if dtype is not None else f"moved to {device}"
         raise InterpretationError(
             f"{name}: a {type(thing).__name__} cannot be copied, to be {purpose}: {type(problem).__name__}: "
@@ -320,7 +320,7 @@ def _copied(
 
 
 def _converted(value: Tensor, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
-    """Cast and move a tensor; the tensor itself is returned where nothing is to be changed."""
+    """A tensor of the same values, or the tensor itself if nothing has to change."""
     wanted = dtype if dtype is not None and value.dtype in _CAST else value.dtype
     if value.dtype == wanted and (device is None or value.device.type == device.type):
         return value
@@ -329,7 +329,7 @@ def _converted(value: Tensor, dtype: torch.dtype | None, device: torch.device | 
 
 
 def _rename(copied: Any) -> None:
-    """Write float32 wherever the object or its settings state their type by name."""
+    """Write float32 wherever the object or its settings name their type."""
     for part in (copied, *(getattr(copied, field, None) for field in _SETTINGS)):
         if isinstance(part, dict) and part.get("dtype") in _NAMES:
             part["dtype"] = "float32"
@@ -338,11 +338,11 @@ def _rename(copied: Any) -> None:
 
 
 def _takes_float32(thing: Any, width: int, place: torch.device) -> bool:
-    """Whether `encode` and `decode` run on a few float32 activations at `place`, whatever they give."""
+    """Whether `encode` and `decode` run on a few float32 activations at `place`; results are not checked."""
     x: Float[Tensor, "1 2 d"] = torch.linspace(-1, 1, 2 * width).reshape(1, 2, width).to(place)
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             thing.decode(thing.encode(x).float())
-    except Exception:  # any at all: it is raised again, and told, when the object is used
+    except Exception:  # of any kind: it is raised again, and reported, when the object is used
         return False
     return True

@@ -1,12 +1,9 @@
-"""The protocol of an interpretation, which replaces activations by a reconstruction.
+"""The interface of interpretations: they replace activations by a reconstruction, which is then scored.
 
 `Reconstruction` is the whole interface: `encode` activations to codes, `decode` codes to activations.
-Anything with these two methods is accepted as it is, a sae-lens `SAE` for one; `adapt` wraps it and
-checks every shape and value on the way. A transcoder has the same methods, but reads one place and rebuilds
-another; a skip-transcoder passes something past its codes, by a third method, `skip`.
-
-The reference interpretations that every task carries (`Identity`, and `Projection` onto principal or
-random directions, or onto none: the mean) are made here from moments of the `fit` split.
+Any object with these two methods is accepted as it is, for example a sae-lens `SAE`; `adapt` wraps it and
+checks every shape and value on the way. A transcoder differs only in that it reads one place and rebuilds
+another. A skip-transcoder has a third method, `skip`, for the part that bypasses its codes.
 """
 
 from __future__ import annotations
@@ -29,47 +26,41 @@ from remainder.residual.moments import Moments
 __all__ = [
     "Adapted",
     "Alias",
-    "Codebook",
     "FitMoments",
-    "Identity",
-    "Projection",
     "Reads",
     "Reconstruction",
     "adapt",
-    "mean_only",
-    "principal_components",
-    "random_projection",
 ]
 
 
 FitMoments = Callable[[], Moments]
-"""Gives mean and scatter of a site's activations on `fit`; called only by what needs them."""
+"""Computes mean and scatter of a site's activations on `fit`; called only where they are needed."""
 
 Reads = Literal["in", "out"]
 """The activations at a site's `hook_in`, or at its `hook_out`."""
 
 
 class Alias(NamedTuple):
-    """Two hook names that were taken for one tensor by their spelling."""
+    """Two hook names whose spelling suggests that they are one tensor."""
 
     told: str
-    """The name that the file of an interpretation states."""
+    """The name in the file of the interpretation."""
     ours: str
-    """The name of the task's site."""
+    """The name in the task's site."""
     note: str = ""
-    """Why they may differ, if there is more to say than that they do."""
+    """The reason why they may differ, if one is known."""
 
 
 @runtime_checkable
 class Reconstruction(Protocol):
     """A sparse autoencoder, PCA, a codebook …: activations → codes → activations of the same site.
 
-    Both methods work on whole windows, so a method may use earlier positions; using later ones, other
-    windows or other documents fails the conformance check.
+    Both methods work on whole windows, so they may use earlier positions; using later ones, other windows or
+    other documents fails the conformance check.
 
     There may be a third method, `skip(x) -> [docs pos d]`: then x̂ = decode(encode(x)) + skip(x), as in a
-    skip-transcoder. What goes past the codes is not counted as complexity; where x̂ rebuilds x itself, the
-    conformance check allows two numbers a token there. `decode` must be a function of the codes alone.
+    skip-transcoder. The skipped part is not counted as complexity; where x̂ rebuilds x itself, the conformance
+    check allows two numbers per token there. `decode` must be a function of the codes alone.
     """
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
@@ -77,112 +68,36 @@ class Reconstruction(Protocol):
         ...
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        """The reconstruction that codes stand for."""
+        """The reconstruction that the codes encode."""
         ...
-
-
-class Identity:
-    """x̂ = x, every coordinate a feature: the perfect reconstruction at full complexity."""
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        return x
-
-    def decode(self, codes: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"]:
-        return codes
-
-
-@dataclass(frozen=True)
-class Projection:
-    """x̂ = m + (x − m) Vᵀ V for orthonormal rows V [features d]."""
-
-    mean: Float[Tensor, " d"]
-    directions: Float[Tensor, "features d"]
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        return (x - self.mean.to(x)) @ self.directions.to(x).T
-
-    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        return self.mean.to(codes) + codes @ self.directions.to(codes)
-
-
-@dataclass(frozen=True)
-class Codebook:
-    """x̂ = the nearest of a few centroids [entries d]; the code is 1 at that entry, 0 elsewhere."""
-
-    centroids: Float[Tensor, "entries d"]
-
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos entries"]:
-        distances = torch.cdist(x.flatten(0, -2), self.centroids.to(x))
-        codes = torch.nn.functional.one_hot(distances.argmin(-1), len(self.centroids))
-        return codes.to(x.dtype).reshape(*x.shape[:-1], len(self.centroids))
-
-    def decode(self, codes: Float[Tensor, "docs pos entries"]) -> Float[Tensor, "docs pos d"]:
-        return codes @ self.centroids.to(codes)
-
-
-def mean_only(moments: Moments) -> Projection:
-    """x̂ = E x: no features at all."""
-    return Projection(moments.mean.float(), torch.zeros(0, len(moments.mean)))
-
-
-def principal_components(moments: Moments, rank: int) -> Projection:
-    """Projection on the `rank` leading principal components.
-
-    Raises:
-        InterpretationError: if `rank` exceeds the width, or what the rows of `moments` can span.
-    """
-    _check_rank(rank, len(moments.mean))
-    if moments.count <= rank:
-        raise InterpretationError(
-            f"{rank} principal components cannot be found from {moments.count} rows",
-            fix="fit on more windows",
-        )
-    _, vectors = torch.linalg.eigh(moments.covariance)
-    return Projection(moments.mean.float(), vectors.flip(-1).T[:rank].float().contiguous())
-
-
-def random_projection(moments: Moments, rank: int, seed: int) -> Projection:
-    """Projection on `rank` random orthonormal directions (QR of a seeded Gaussian matrix)."""
-    width = len(moments.mean)
-    _check_rank(rank, width)
-    generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(width, rank, generator=generator, dtype=torch.float64))
-    return Projection(moments.mean.float(), basis.T.float().contiguous())
-
-
-def _check_rank(rank: int, width: int) -> None:
-    if not 0 < rank <= width:
-        raise InterpretationError(
-            f"rank is {rank}, but the site has width {width}", fix=f"choose a rank from 1 to {width}"
-        )
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """Any object with encode and decode (and skip), its results in float32 and checked.
+    """An object with encode and decode (and skip), its results converted to float32 and checked.
 
     Raises (from its methods):
-        InterpretationError: naming the method, what it gave and what was expected.
+        InterpretationError: if a result is wrong; names the method, its result and the expected one.
     """
 
     inner: Any
     width: int
     name: str
     reads: Reads = "in"
-    """Whether it is given the site's `hook_in`, as a transcoder, or `hook_out` itself."""
+    """The place of the site that it reads: `hook_in`, as a transcoder does, or `hook_out` itself."""
     warnings: tuple[str, ...] = ()
-    """Sentences of its reader on what the file leaves open; whoever scores it passes them on."""
+    """Doubts that the file leaves open, as sentences; whoever scores it passes them on."""
     aliases: tuple[Alias, ...] = ()
-    """Names by which its place was taken for the site's; `submission.aliases` compares them on the model."""
+    """Names taken to be the site's; `submission.aliases` compares them on the loaded model."""
 
     def choose(
         self, x_in: Float[Tensor, "docs pos d"], x_out: Float[Tensor, "docs pos d"]
     ) -> Float[Tensor, "docs pos d"]:
-        """The activations that it reads, of those at `hook_in` and at `hook_out`."""
+        """The activations that it reads: those at `hook_in` or those at `hook_out`."""
         return x_in if self.reads == "in" else x_out
 
     def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos d"] | None:
-        """The part that is added to the decoded codes; None without a path past the codes."""
+        """The addition to the decoded codes, if it has a path past them."""
         if not callable(getattr(self.inner, "skip", None)):
             return None
         passed = _call(self.name, "skip", self.inner.skip, x)
@@ -201,7 +116,7 @@ class Adapted:
     def coded(
         self, x_out: Float[Tensor, "docs pos d"], read: Float[Tensor, "docs pos d"]
     ) -> Float[Tensor, "docs pos d"]:
-        """The activation that the codes stand for: what is rebuilt, less what goes past them."""
+        """The target of the codes: the activation that is rebuilt, less the skipped part."""
         passed = self.skip(read)
         return x_out if passed is None else x_out - passed
 
@@ -229,8 +144,8 @@ class Adapted:
     ) -> tuple[Float[Tensor, "docs pos features"], Float[Tensor, "docs pos d"]]:
         """Codes and reconstruction, finite where `mask` holds (default: everywhere).
 
-        Elsewhere – at attention sinks, whose norm is a hundred times the usual – a method trained in half
-        precision may well overflow, and nothing is read there.
+        Elsewhere nothing is read, and a method trained in half precision may well overflow: attention sinks
+        have a hundred times the usual norm.
         """
         codes = self.encode(x)
         reconstruction = self.decode(codes)
@@ -249,7 +164,7 @@ class Adapted:
 
 
 def _ways(problem: Exception) -> str:
-    """Advice on what foreign code raised."""
+    """A remedy for an exception of foreign code."""
     if re.search(r"dtype|scalar type|Half|BFloat16|Double", str(problem)):
         return "activations are float32; give it in float32 too: sae.to(torch.float32)"
     return "check that the interpretation was made for this site (its width, its dtype, its device)"
@@ -257,11 +172,11 @@ def _ways(problem: Exception) -> str:
 
 def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     try:
-        # A copy, since foreign code may work in place, and these activations are also what it is scored by.
+        # A copy, since foreign code may work in place, and these activations are also its target.
         value = function(argument.clone())
     except torch.OutOfMemoryError:
         raise
-    except Exception as problem:  # whatever foreign code raises, the cause is shown
+    except Exception as problem:  # foreign code may raise anything; the cause is shown
         raise InterpretationError(
             f"{name}: {method} failed on a tensor of shape {tuple(argument.shape)}: "
             f"{type(problem).__name__}: {message_of(problem)}",
@@ -289,11 +204,11 @@ def adapt(
     """Wrap anything that has `encode` and `decode`, for a site of `width`.
 
     Args:
-        warnings: of its reader, in whole sentences.
-        aliases: of its reader, for the loaded model to bear out.
+        warnings: doubts of its reader, in whole sentences.
+        aliases: names that its reader took to be one tensor, to be compared on the loaded model.
 
     Raises:
-        InterpretationError: if it lacks one of them, or says that it was made for another width.
+        InterpretationError: if a method is missing, or its weights are of another width.
     """
     if isinstance(thing, Adapted):
         return thing
@@ -313,7 +228,7 @@ def adapt(
         )
     if isinstance(thing, torch.nn.Module):
         for parameter, value in thing.state_dict().items():
-            # A module may keep things that are no tensors in its state.
+            # The state of a module may hold objects that are not tensors.
             if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
                 raise InterpretationError(
                     f"{label}: weight {parameter} holds NaN or infinity", fix="train or export it again"

@@ -1,21 +1,22 @@
-"""Rules that every interpretation keeps, checked on real activations before it is scored.
+"""Rules that every interpretation must keep, checked on real activations before it is scored.
 
 1. Deterministic: the same activations give the same codes and the same reconstruction.
-2. Causal: codes and reconstruction at a position do not change when later positions do. Else it could carry
-   the next token, which is the target, past the bottleneck.
+2. Causal: codes and reconstruction at a position do not change when later positions do. Otherwise the next
+   token, which is the target, could be carried past the bottleneck.
 3. Local: they do not change when other windows of the batch do.
-4. By its codes: codes that were kept give the same reconstruction again after other activations were
-   encoded, and so does one window by itself. Else what is counted is not what is decoded: an object could
-   keep x when it encodes, and give it back.
-5. What goes past the codes (`skip`) is at most two numbers a token where it rebuilds what it reads: a scale
-   and a mean, as where activations are normalised first. A linear map could be the identity there, for no
-   bits at all.
+4. By its codes: kept codes give the same reconstruction again after other activations were encoded, and so
+   does one window by itself. Otherwise the codes that are counted need not be what is decoded: an object
+   could keep x when it encodes, and return it.
+5. Where an interpretation rebuilds the activations that it reads, `skip` passes at most two numbers per token
+   past the codes: a scale and a mean, as with normalised activations. A linear map there could be the
+   identity, for no bits at all.
 
 Source: protocol 1, section 10; 4 and 5 for section 9.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,13 +28,13 @@ from remainder.interpretation.protocol import Adapted
 
 __all__ = ["Conformance", "Rule", "check_conformance", "measure_conformance"]
 
-_TOLERANCE = 1e-4  # of a root mean square, well above what reordered sums cost in float32
+_TOLERANCE = 1e-4  # share of a root mean square, well above the rounding of reordered sums in float32
 _PAST = 2
-"""Numbers a token that may go past the codes where it rebuilds what it reads."""
+"""Numbers per token that may bypass the codes where an interpretation rebuilds its own input."""
 
 
 class Conformance(NamedTuple):
-    """The largest changes that were seen in what should not move.
+    """The largest changes seen where nothing should change.
 
     Changes of reconstructions are relative to the root mean square of the activations that are rebuilt;
     changes of codes are relative to that of active codes.
@@ -50,7 +51,7 @@ class Conformance(NamedTuple):
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Each rule with what was seen of it."""
+        """Each rule with the changes seen."""
         seen = (self.repeated, self.later_positions, self.other_windows)
         found = [
             Rule(name, when, *max((change, "the reconstruction"), (of_codes, "the code")))
@@ -60,13 +61,13 @@ class Conformance(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule, and how far what moved most did so when it should not have."""
+    """A rule, and the largest changes seen against it."""
 
     name: str
     when: str
     change: float
     what: str
-    """Whichever moved most: the reconstruction or the code."""
+    """The part that changed most: the reconstruction or the code."""
 
     @property
     def is_kept(self) -> bool:
@@ -82,7 +83,7 @@ class Rule(NamedTuple):
 
     @property
     def fix(self) -> str:
-        """Advice to the author of an interpretation that breaks it."""
+        """A remedy for an interpretation that breaks it."""
         return _NOT_BY_CODES if self.name == _BY_CODES[0] else _BROKEN
 
 
@@ -105,19 +106,19 @@ def check_conformance(
     """Check the rules on at least two windows of real activations, at positions in `mask`.
 
     Args:
-        interpretation: what is checked.
+        interpretation: the interpretation to check.
         x: the activations that it reads.
         mask: positions that are spliced.
         target: the activations that it rebuilds; default: those that it reads.
 
     Raises:
-        InterpretationError: naming the rule that is broken.
+        InterpretationError: if a rule is broken; names the rule.
     """
-    found = measure_conformance(interpretation, x, mask, target)
-    for rule in found.rules:
+    conformance = measure_conformance(interpretation, x, mask, target)
+    for rule in conformance.rules:
         if not rule.is_kept:
             raise InterpretationError(rule.broken_by(interpretation.name), fix=rule.fix)
-    return found
+    return conformance
 
 
 @torch.no_grad()  # parameters of a module from a notebook usually require gradients
@@ -130,8 +131,8 @@ def measure_conformance(
     """Measure how far codes and reconstruction move where a rule forbids it; see `check_conformance`.
 
     Raises:
-        InterpretationError: if it gives what is no reconstruction, what it rebuilds is all zero, or more goes
-            past its codes than may.
+        InterpretationError: if its results are not a reconstruction, the activations that it rebuilds are all
+            zero, or too much bypasses its codes.
     """
     if len(x) < 2:
         raise ValueError(f"conformance needs at least 2 windows, {len(x)} given")
@@ -145,76 +146,115 @@ def measure_conformance(
     codes, reference = interpretation.reconstruct(x, mask)
     active = codes[mask][codes[mask] != 0]
     unit = float(active.square().mean().sqrt()) if len(active) else 1.0
-    generator = torch.Generator().manual_seed(0)
-    # A window of other real activations, shuffled: as far away as activations of the model ever are.
-    order = torch.randperm(int(mask.sum()), generator=generator)
+    # A window of other real activations, shuffled: as far from these as the model's activations ever are.
+    order = torch.randperm(int(mask.sum()), generator=torch.Generator().manual_seed(0))
     pool = x[mask][order.to(x.device)]
     other = pool[torch.arange(x[0].shape[0], device=x.device) % len(pool)]
+    probe = _Probe(interpretation, x, mask, other, codes, reference, scale, unit)
+    repeated, later, windows = probe.change(x, torch.ones_like(mask)), probe.later(), probe.windows()
+    # If a rule is broken already, `decode` need not work on a single window.
+    is_kept = max(*repeated, *later, *windows) <= _TOLERANCE
+    decoded = probe.decoded(alone=is_kept)
+    return Conformance(
+        repeated[0], later[0], windows[0], (repeated[1], later[1], windows[1]), decoded / scale
+    )
 
-    def moved(found: Tensor, expected: Tensor, kept: Tensor) -> float:
-        if not found.shape[-1]:  # no codes at all
-            return 0.0
-        return float(torch.where(kept, (found - expected).abs().amax(-1), 0.0).max())
 
-    def change(changed: Tensor, kept: Tensor) -> tuple[float, float]:
-        """Change of the reconstruction, and of the codes."""
-        found = interpretation.reconstruct(changed, kept & mask)
-        if found[0].shape != codes.shape:
+class _Change(NamedTuple):
+    reconstruction: float
+    codes: float
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The first reconstruction of some windows, and how far others of the same activations are from it."""
+
+    interpretation: Adapted
+    x: Float[Tensor, "docs pos d"]
+    mask: Bool[Tensor, "docs pos"]
+    other: Float[Tensor, "pos d"]
+    """Activations that take the place of those that a rule allows to change."""
+    codes: Float[Tensor, "docs pos features"]
+    reference: Float[Tensor, "docs pos e"]
+    scale: float
+    """Root mean square of the activations that are rebuilt."""
+    unit: float
+    """Root mean square of active codes."""
+
+    def change(self, changed: Tensor, kept: Tensor) -> _Change:
+        """Largest change where `kept` holds, when `changed` is given in place of x."""
+        kept = kept & self.mask
+        codes, reconstruction = self.interpretation.reconstruct(changed, kept)
+        if codes.shape != self.codes.shape:
             raise InterpretationError(
-                f"{interpretation.name}: encode gave {found[0].shape[-1]} features, before {codes.shape[-1]}",
+                f"{self.interpretation.name}: encode gave {codes.shape[-1]} features, before "
+                f"{self.codes.shape[-1]}",
                 fix="give codes of one width, whatever is encoded",
             )
-        return moved(found[1], reference, kept & mask) / scale, moved(found[0], codes, kept & mask) / unit
+        return _Change(
+            _moved(reconstruction, self.reference, kept) / self.scale,
+            _moved(codes, self.codes, kept) / self.unit,
+        )
 
-    repeated = change(x, torch.ones_like(mask))
-    later = [(0.0, 0.0)]
-    positions = x.shape[1]
-    # Neighbouring cuts, so that a method that works on blocks of any length is cut inside a block.
-    for cut in sorted({c + i for c in (positions // 4, positions // 2, positions - 3) for i in (0, 1)}):
-        changed = x.clone()
-        changed[:, cut + 1 :] = other[cut + 1 :]
-        kept = torch.zeros_like(mask)
-        kept[:, : cut + 1] = True
-        later.append(change(changed, kept))
-    windows = []
-    # The first and the last window, so that both what leaks forward and what leaks backward is seen.
-    for own in (0, len(x) - 1):
-        changed = other.expand_as(x).clone()
-        changed[own] = x[own]
-        kept = torch.zeros_like(mask)
-        kept[own] = True
-        windows.append(change(changed, kept))
-    # What was encoded last is none of these windows.
-    interpretation.encode(other.expand_as(x))
-    passed = interpretation.skip(x)
-    expected = reference if passed is None else reference - passed
-    decoded = [moved(interpretation.decode(codes), expected, mask)]
-    decoded.append(moved(interpretation.decode(codes.flip(0)).flip(0), expected, mask))
-    of_later, of_windows = (tuple(map(max, zip(*found, strict=True))) for found in (later, windows))
-    if max(*repeated, *of_later, *of_windows) <= _TOLERANCE:  # else it need not stand a batch of one
-        for own in (0, len(x) - 1):
-            alone = interpretation.decode(codes[own : own + 1])[0]
-            decoded.append(moved(alone, expected[own], mask[own]))
-    return Conformance(
-        repeated[0],
-        of_later[0],
-        of_windows[0],
-        (repeated[1], of_later[1], of_windows[1]),
-        max(decoded) / scale,
-    )
+    def later(self) -> _Change:
+        """Largest change when only later positions change."""
+        positions = self.x.shape[1]
+        changes = [_Change(0.0, 0.0)]
+        # Neighbouring cuts, so that a method that works on blocks of any length is cut inside a block.
+        for cut in sorted({c + i for c in (positions // 4, positions // 2, positions - 3) for i in (0, 1)}):
+            changed = self.x.clone()
+            changed[:, cut + 1 :] = self.other[cut + 1 :]
+            kept = torch.zeros_like(self.mask)
+            kept[:, : cut + 1] = True
+            changes.append(self.change(changed, kept))
+        return _Change(*map(max, zip(*changes, strict=True)))
+
+    def windows(self) -> _Change:
+        """Largest change when only other windows change."""
+        changes = []
+        # The first and the last window, so that leaks are seen in both directions.
+        for own in (0, len(self.x) - 1):
+            changed = self.other.expand_as(self.x).clone()
+            changed[own] = self.x[own]
+            kept = torch.zeros_like(self.mask)
+            kept[own] = True
+            changes.append(self.change(changed, kept))
+        return _Change(*map(max, zip(*changes, strict=True)))
+
+    def decoded(self, *, alone: bool) -> float:
+        """Largest change when kept codes are decoded again, and if `alone`, a window at a time."""
+        decode = self.interpretation.decode
+        # An object that kept x when it encoded must not find it again: encode something else first.
+        self.interpretation.encode(self.other.expand_as(self.x))
+        passed = self.interpretation.skip(self.x)
+        expected = self.reference if passed is None else self.reference - passed
+        changes = [
+            _moved(decode(self.codes), expected, self.mask),
+            _moved(decode(self.codes.flip(0)).flip(0), expected, self.mask),
+        ]
+        for own in (0, len(self.x) - 1) if alone else ():
+            single = decode(self.codes[own : own + 1])[0]
+            changes.append(_moved(single, expected[own], self.mask[own]))
+        return max(changes)
+
+
+def _moved(values: Tensor, expected: Tensor, kept: Tensor) -> float:
+    if not values.shape[-1]:  # an interpretation without features
+        return 0.0
+    return float(torch.where(kept, (values - expected).abs().amax(-1), 0.0).max())
 
 
 def _check_past(
     interpretation: Adapted, x: Tensor, mask: Bool[Tensor, "docs pos"], rebuilt: Tensor, scale: float
 ) -> None:
-    """Rule 5: tokens' rows of what goes past the codes lie in a plane, where it rebuilds what it reads."""
+    """Check rule 5: the skipped rows of tokens lie in a plane, where it rebuilds the activations it reads."""
     passed = interpretation.skip(x)
-    # Compared by value: one tensor has several hook names.
+    # Compared by value, since one tensor has several hook names.
     if passed is None or x.shape != rebuilt.shape or not torch.equal(x[mask], rebuilt[mask]):
         return
     rows = passed[mask].double()
     if not rows.isfinite().all():
-        return  # told of the reconstruction, which is not finite either
+        return  # reported for the reconstruction, which is not finite either
     sizes = torch.linalg.svdvals(rows - rows.mean(0))[_PAST:]
     beyond = float(sizes.square().sum() / rows.numel()) ** 0.5 / scale
     if beyond > _TOLERANCE:

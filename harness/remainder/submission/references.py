@@ -8,13 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remainder.formats.places import Loaded, beside_output
-from remainder.interpretation.protocol import (
-    FitMoments,
-    Identity,
-    mean_only,
-    principal_components,
-    random_projection,
-)
+from remainder.interpretation.protocol import FitMoments
+from remainder.interpretation.references import Identity, mean_only, principal_components, random_projection
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
