@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["comes_from_within", "first_fault", "message_of"]
+__all__ = ["comes_from_within", "first_fault", "message_of", "placed_fault"]
 
 _MOST = 400  # longest message that is passed on, in letters
 
@@ -35,6 +35,12 @@ def message_of(problem: BaseException, most: int = _MOST) -> str:
 def first_fault(problem: ValidationError) -> str:
     """The first error that pydantic reports, without the prefix that it puts before our own messages."""
     return problem.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+def placed_fault(problem: ValidationError, whole: str = "the file") -> str:
+    """`first_fault` after the name of its field, or after `whole` if it belongs to none."""
+    place = ".".join(map(str, problem.errors()[0]["loc"])) or whole
+    return f"{place}: {first_fault(problem)}"
 
 
 def comes_from_within(problem: BaseException, package: str) -> bool:

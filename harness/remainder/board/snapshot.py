@@ -23,7 +23,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from remainder.base.files import LARGEST, present, require_file, require_folder
-from remainder.base.messages import first_fault
+from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
 from remainder.board.verify import record_files, verify_paths
@@ -176,11 +176,7 @@ def read_snapshot(name: str, *, folder: Path | None = None) -> Snapshot:
     try:
         found = Snapshot.model_validate_json(path.read_bytes())
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise RecordError(
-            f"{path}: {place}: {first_fault(problem)}", fix="restore the file as it was"
-        ) from None
+        raise RecordError(f"{path}: {placed_fault(problem)}", fix="restore the file as it was") from None
     if found.name != name:
         raise RecordError(f"{path}: name is {found.name!r}", fix="restore the file as it was")
     return found

@@ -1,25 +1,25 @@
-"""Finding circuits: how much every edge, or every node, matters for what the prompts ask.
+"""Finding circuits: the importance of every edge, or every node, for the behaviour that the prompts ask for.
 
-One convention: a score is what the metric (larger is better) loses, exactly or to first order, when an edge
+One convention: a score is the loss of the metric (larger is better), exact or to first order, when an edge
 carries its background value instead of its own. So a positive score means that the edge helps, and circuits
-of largest signed score are those that do best. EAP-IG and MIB have the same sign: they multiply background
-minus clean by the gradient of a loss.
+of largest signed score do best. EAP-IG and MIB have the same sign: they multiply background minus clean by
+the gradient of a loss.
 
 *Edge attribution* (EAP; with more than one step EAP-IG-inputs). For every edge u → v
 1. d_u = clean value of u − background value of u, in the stream, at every position.
 2. The model runs on the clean prompt, its input moved to e' + (k/m)(e − e'), k = 1 … m, between the
    counterfactual embedding e' and the clean one e. With m = 1 that is the clean run: EAP.
-3. g_v = ∂ metric / ∂ (input of v), with all that follows from it. Queries, keys and values have inputs of
+3. g_v = ∂ metric / ∂ (input of v), including all later effects. Queries, keys and values have inputs of
    their own.
 4. score = mean over k and prompts of Σ_positions d_u · g_v.
 
-*Node attribution* (NAP). All readers read the one value that u writes, so its gradient is the sum of theirs,
-and the score of u is the sum of those of its edges.
+*Node attribution* (NAP). All readers read the same value of u, so its gradient is the sum of theirs, and the
+score of u is the sum of the scores of its edges.
 
-*Patching*, of edges or nodes: the difference itself, by one pass of the model for each. Exact, and slow.
+*Patching*, of edges or nodes: the difference itself, by one pass of the model for each; exact, but slow.
 
-Memory: d_u is made for the prompts of one batch, within a budget; the gradient of one stage's readers is
-contracted with it as soon as the backward pass has it, and is freed.
+Memory: d_u is made for the prompts of one batch, within a budget. The gradient of one stage's readers is
+contracted with it and freed as soon as the backward pass provides it.
 
 Source: Nanda, "Attribution patching", 2023; Syed et al., "Attribution patching outperforms automated circuit
 discovery", 2023; Hanna et al., "Have faith in faithfulness", 2024, equation for k = 1 … m (its code has both
@@ -49,34 +49,34 @@ from remainder.task.prompts import Prompts
 __all__ = ["ABLATIONS", "Attribution", "random_edges"]
 
 ABLATIONS = ("counterfactual", "zero", "mean-positional")
-"""What an edge carries in place of its value: that of the counterfactual prompt, nothing, or the mean over
-the prompts of the template at each position."""
+"""Replacements of an edge's value: that of the counterfactual prompt, nothing, or the mean over the prompts
+of the template at each position."""
 
 
 def random_edges(graph: Graph, seed: int) -> NDArray[np.float64]:
-    """Scores [writers, readers] that are uniform in [0, 1) on edges and zero elsewhere."""
+    """Random scores [writers, readers], uniform in [0, 1) on edges and zero elsewhere."""
     return np.random.default_rng(seed).random(graph.exists.shape) * graph.exists
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Ways to score the edges or nodes of a model on some prompts; see the module.
+    """Ways to score the edges or nodes of a model on some prompts; see the module's text.
 
     Neither the batch size nor the order of the prompts changes a score by more than rounding.
 
     Args:
-        model: with its graph.
-        prompts: of one or more templates; the scores are means over all of them.
-        metric: what is to be explained; one of `attribution_metric`, or your own.
+        model: a model with its graph.
+        prompts: prompts of one or more templates; the scores are means over all of them.
+        metric: the quantity to explain; one of `attribution_metric`, or your own.
         ablation: one of `ABLATIONS`.
-        batch_size: rows in a pass, at most.
+        batch_size: largest number of rows in a pass.
         budget: bytes that the differences d_u [writers, rows, positions, width] of a batch may take; a batch
             has fewer rows than `batch_size` where it must, and at least one.
-        device: where the model is.
-        progress: told what is being done.
+        device: device of the model.
+        progress: receives reports of progress.
 
     Raises:
-        InterpretationError: there are no prompts, or no such ablation.
+        InterpretationError: if there are no prompts, or no such ablation.
     """
 
     model: CircuitModel
@@ -105,8 +105,9 @@ class Attribution:
             steps: m; 1 is EAP, more are EAP-IG-inputs.
 
         Raises:
-            InterpretationError: fewer than one step, or several with another ablation than counterfactual.
-            MeasurementError: a score is not finite.
+            InterpretationError: if there is less than one step, or more than one with another ablation than
+                counterfactual.
+            MeasurementError: if a score is not finite.
         """
         if steps < 1 or (steps > 1 and self.ablation != "counterfactual"):
             raise InterpretationError(
@@ -135,7 +136,7 @@ class Attribution:
         """Exact scores [writers, readers], by one pass for every edge and batch.
 
         Raises:
-            MeasurementError: a score is not finite.
+            MeasurementError: if a score is not finite.
         """
         places = np.argwhere(self.model.graph.exists)
         into = np.zeros((len(places), len(self.model.graph.readers)), dtype=np.bool_)
@@ -148,7 +149,7 @@ class Attribution:
         """Exact scores [writers], by one pass for every node and batch: all its readers are patched.
 
         Raises:
-            MeasurementError: a score is not finite.
+            MeasurementError: if a score is not finite.
         """
         exists = self.model.graph.exists
         return self._patched(np.arange(len(exists)), exists, "patching nodes")
@@ -160,7 +161,7 @@ class Attribution:
     def _patched(
         self, writers: NDArray[np.int64], into: NDArray[np.bool_], doing: str
     ) -> NDArray[np.float64]:
-        """What the metric loses by each change: one writer's background value, for some readers."""
+        """The loss of the metric by each change: one writer's background value, for some readers."""
         lost = np.zeros(len(writers))
         done, total = 0, len(writers) * self._count
         for batch in self._batches():
@@ -179,7 +180,7 @@ class Attribution:
         return self._checked(lost / self._count)
 
     def _value(self, batch: _Batch, logits: Tensor) -> Float[Tensor, " rows"]:
-        """The metric, of logits everywhere or where they are scored."""
+        """The metric of logits that are given everywhere, or only where they are scored."""
         if logits.shape[1] > len(batch.positions):
             logits = logits[:, batch.positions]
         return self.metric(logits, batch.clean_logits, batch.scored).double()
@@ -208,14 +209,14 @@ class Attribution:
                 other: Values = record(self.model, self._tokens(prompts.counterfactual), positions)[0]
             else:
                 other = means or {name: torch.zeros_like(value) for name, value in clean.items()}
-            found = [
+            at_once = [
                 self.model.outputs(stage, clean[stage.name] - other[stage.name]).movedim(2, 0)
                 for stage in self.model.graph.stages[:-1]
             ]
-        return _Batch(scored, positions, tokens, logits, torch.cat(found))
+        return _Batch(scored, positions, tokens, logits, torch.cat(at_once))
 
     def _means(self, group: Prompts, rows: int) -> dict[str, Tensor]:
-        """Clean values at each position, the mean over the prompts of a template, by stage."""
+        """Clean values of each stage at each position, averaged over the prompts of a template."""
         total: dict[str, Tensor] = {}
         with torch.no_grad():
             for part in torch.split(self._tokens(group.tokens), rows):
@@ -243,16 +244,16 @@ class Attribution:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Prompts of one template that are run at once."""
+    """Prompts of one template that are run together."""
 
     scored: Prompts
-    """Cut down to `positions`."""
+    """The prompts restricted to `positions`."""
     positions: list[int]
-    """Where any of them is scored: logits are wanted there alone."""
+    """Positions where any of them is scored; only these need logits."""
     tokens: Int[Tensor, "rows pos"]
     clean_logits: Float[Tensor, "rows scored vocabulary"]
     differences: Float[Tensor, "writers rows pos d"]
-    """Clean minus background, in the stream."""
+    """Clean minus background values, as additions to the stream."""
 
     @property
     def embedding_difference(self) -> Float[Tensor, "rows pos d"]:
@@ -260,9 +261,9 @@ class _Batch:
 
 
 class _Gradients:
-    """Moves the input of the model, and scores edges as the backward pass comes by.
+    """A tap that moves the input of the model, and scores edges during the backward pass.
 
-    The stream is a sum that the input is part of, so what is added to the input is added to every stream.
+    The stream is a sum that includes the input, so an addition to the input is added to every stream.
     """
 
     def __init__(
@@ -277,7 +278,7 @@ class _Gradients:
     def read(self, stage: Stage, stream: Float[Tensor, "rows pos d"]) -> Float[Tensor, "rows pos readers d"]:
         count = stage.readers.stop - stage.readers.start
         inputs = (stream + self.added)[:, :, None].expand(-1, -1, count, -1)
-        # Of the expanded tensor: before autograd adds up what the readers of the stage have.
+        # A hook on the expanded tensor sees the readers' gradients before autograd sums them.
         inputs.register_hook(partial(self._contract, stage))  # type: ignore[no-untyped-call]
         return inputs
 
@@ -286,12 +287,12 @@ class _Gradients:
 
     def _contract(self, stage: Stage, gradient: Float[Tensor, "rows pos readers d"]) -> None:
         seen = self.differences[: stage.sees].flatten(1)
-        found = seen @ gradient.permute(0, 1, 3, 2).reshape(seen.shape[1], -1)
-        self.scores[: stage.sees, stage.readers] += found.double().cpu().numpy()
+        contracted = seen @ gradient.permute(0, 1, 3, 2).reshape(seen.shape[1], -1)
+        self.scores[: stage.sees, stage.readers] += contracted.double().cpu().numpy()
 
 
 class _Patch:
-    """Gives some readers the background value of a writer; rows are the prompts, once for every change."""
+    """A tap that gives some readers a writer's background value; rows are the prompts, once per change."""
 
     def __init__(
         self,

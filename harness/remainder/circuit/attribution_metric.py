@@ -1,8 +1,8 @@
-"""What a circuit is found for: one number a prompt, larger where the model does better.
+"""Metrics for which circuits are found: one number per prompt, larger where the model does better.
 
 - `answer`: log Σ_correct e^logit − log Σ_wrong e^logit, nats, the mean over a prompt's scored positions.
 - `agreement`: −KL(clean prediction ‖ this one), nats, the mean over the same positions. On the clean run it
-  is largest and has no gradient: of use for integrated gradients and for patching, not for EAP.
+  is maximal and has no gradient, so it serves integrated gradients and patching, but not EAP.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from remainder.task.prompts import PADDING, Prompts
 __all__ = ["Metric", "agreement", "answer"]
 
 Metric = Callable[[Tensor, Tensor, Prompts], Tensor]
-"""Logits [rows, positions, vocabulary], those of the clean run, and the prompts; a number a prompt [rows]."""
+"""Maps logits [rows, positions, vocabulary], those of the clean run, and the prompts to numbers [rows]."""
 
 
 def answer(
@@ -27,17 +27,17 @@ def answer(
     clean: Float[Tensor, "rows pos vocabulary"],
     prompts: Prompts,
 ) -> Float[Tensor, " rows"]:
-    """How far the right tokens lead over the wrong ones, in nats; see the module.
+    """The lead of the correct tokens over the wrong ones, in nats; see the module's text.
 
     Args:
-        logits: of the prompts.
-        clean: of the clean run; not looked at.
-        prompts: what is right and wrong.
+        logits: logits of the prompts.
+        clean: logits of the clean run; unused.
+        prompts: the prompts, which name correct and wrong tokens.
     """
     scored = _scored(logits, prompts)
     right = _choices(prompts.correct, scored)
     wrong = _choices(prompts.wrong, scored)
-    # No token is named wrong: all that are not right are.
+    # If no token is named wrong, all that are not correct are wrong.
     wrong = torch.where(wrong.any(-1, keepdim=True), wrong, ~right)
     return (_log_sum(scored, right) - _log_sum(scored, wrong)).mean(1)
 
@@ -61,12 +61,12 @@ def _scored(logits: Tensor, prompts: Prompts) -> Float[Tensor, "rows scored voca
 def _choices(
     ids: Int64[np.ndarray, "rows scored choices"], like: Float[Tensor, "rows scored vocabulary"]
 ) -> Bool[Tensor, "rows scored vocabulary"]:
-    """Which tokens are among the choices; padding is none."""
+    """Mask of the tokens that are among the choices; padding is not a token."""
     places = torch.tensor(ids, device=like.device)
     size = like.shape[-1]
-    found = torch.zeros(*like.shape[:2], size + 1, dtype=torch.bool, device=like.device)
-    found.scatter_(2, torch.where(places == PADDING, size, places), True)
-    return found[..., :size]
+    mask = torch.zeros(*like.shape[:2], size + 1, dtype=torch.bool, device=like.device)
+    mask.scatter_(2, torch.where(places == PADDING, size, places), True)
+    return mask[..., :size]
 
 
 def _log_sum(logits: Tensor, which: Tensor) -> Float[Tensor, "rows scored"]:

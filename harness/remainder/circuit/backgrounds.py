@@ -1,28 +1,28 @@
-"""What removed edges carry.
+"""Backgrounds: the values that removed edges carry.
 
-| background | a removed writer gives |
+| background | value of a removed writer |
 |---|---|
-| `counterfactual` | what it gives on the counterfactual prompt |
-| `zero` | nothing |
+| `counterfactual` | its value on the counterfactual prompt |
+| `zero` | 0 |
 | `mean` | its mean over calibration prompts and positions |
 | `raw` | its mean over calibration prompts at each position of the template |
-| `permuted` | what it gives on one other, calibration prompt of the template; all writers on the same one |
+| `permuted` | its value on one calibration prompt of the template, the same one for all writers |
 | `full` | a Gaussian surrogate: mean and joint covariance of all writers and positions on calibration |
-| `noise-fitted` | its clean value and the Gaussian's noise: the denominator of ρ |
-| `optimal-constant` | the constant that loses least on calibration (see `circuit.constants`) |
+| `noise-fitted` | its clean value plus the Gaussian's noise: the denominator of ρ |
+| `optimal-constant` | the constant with the lowest loss on calibration (see `circuit.constants`) |
 
 The covariance over all writers is never formed. With M calibration prompts of the template, whose values are
 u_m, the surrogate is  μ + (M − 1)^(−1/2) Σ_m w_m (u_m − μ),  w ~ N(0, I_M): exactly the sample's mean and
 covariance, of rank M − 1 at most.
 
-*Shared* baths use one w for all writers, so that one surrogate of a writer is on all its removed edges.
-*Independent* ones draw w anew for every reader. Statistics are
-- single-shot: of the clean model;
-- sequential: of the model that is coarse-grained already in earlier stages, the calibration prompts going
+*Shared* baths use one w for all writers, so that all removed edges of a writer carry the same surrogate.
+*Independent* baths draw w anew for every reader. Statistics are
+- single-shot: those of the clean model;
+- sequential: those of the model whose earlier stages are already coarse-grained; the calibration prompts go
   through the same pass;
-- counterterm: such that what a reader reads, kept edges and bath together, has the mean and covariance that
-  it has in the clean model, the kept part being independent of the bath; directions in which the kept part
-  varies more than that get no noise (projection to positive semidefinite matrices).
+- counterterm: chosen such that a reader's input, kept edges plus bath, has the mean and covariance of the
+  clean model, with the bath independent of the kept part. Directions in which the kept part varies more than
+  that get no noise (projection to positive semidefinite matrices).
 
 Source: protocol 1, sections 4 and 8; Li & Janson, "Optimal ablation for interpretability", 2024.
 """
@@ -61,17 +61,17 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Background:
-    """One way to fill removed edges."""
+    """A way to fill removed edges."""
 
     kind: str
     baths: str = "shared"
-    """`shared` or `independent`, of the Gaussian."""
+    """`shared` or `independent`, for the Gaussian only."""
     statistics: str = "single-shot"
-    """`single-shot`, `sequential` or `counterterm`, of the Gaussian."""
+    """`single-shot`, `sequential` or `counterterm`, for the Gaussian only."""
 
     @property
     def draws(self) -> bool:
-        """Whether there is anything to draw."""
+        """Whether the background is random."""
         return self.kind in ("gaussian", "noise", "resample")
 
     @property
@@ -95,7 +95,7 @@ BACKGROUNDS: Mapping[str, Background] = {
     "noise-fitted": Background("noise"),
     "optimal-constant": Background("optimal-constant"),
 }
-"""By the name of the rung that they are."""
+"""Backgrounds by the names of their rungs."""
 
 
 @dataclass
@@ -103,15 +103,15 @@ class Scene:
     """The prompts of one template, ready to be run with any circuit and background.
 
     Values of the calibration prompts, and of the counterfactual and clean prompts once they are asked for,
-    are kept (heads in z-space); that is all the memory that does not depend on the portion of rows.
+    are kept (heads as z). No other memory depends on the number of prompts.
 
     Args:
-        model: with its graph.
+        model: a model with its graph.
         calibration, evaluation: prompts of one template, of one length.
-        seed: of the noise, which is keyed by document.
-        means: of `mean`, by stage [1, 1, writers, size], over all templates; default: over this one.
-        budget: bytes that values of single writers may take in a pass.
-        rows: of a pass, in relation to the default: half of it halves the passes.
+        seed: seed of the noise, which is keyed by document.
+        means: values of `mean` by stage [1, 1, writers, size], over all templates; default: over this one.
+        budget: bytes that the values of single writers may take in a pass.
+        rows: rows of a pass, relative to the default: half as many halve the passes.
     """
 
     model: CircuitModel
@@ -130,12 +130,12 @@ class Scene:
 
     @property
     def counterfactual_logits(self) -> Float[Tensor, "prompts seen vocabulary"]:
-        """Of the counterfactual prompts, at `positions`."""
+        """Logits of the counterfactual prompts at `positions`."""
         return self._of("counterfactual")[1]
 
     @property
     def positions(self) -> list[int]:
-        """Where any prompt of the template is scored; logits are computed there alone."""
+        """Positions where any prompt of the template is scored; logits are computed only there."""
         return [int(place) for place in np.flatnonzero(self.evaluation.scored.any(0))]
 
     @property
@@ -147,7 +147,7 @@ class Scene:
 
     @property
     def clean_logits(self) -> Float[Tensor, "prompts seen vocabulary"]:
-        """Of the evaluation prompts, at `positions`."""
+        """Logits of the evaluation prompts at `positions`."""
         return self._of("tokens")[1]
 
     def run(
@@ -165,7 +165,7 @@ class Scene:
         most = max(rows_within(circuit, positions, budget=self.budget) - ahead, 8)
         # Fewer rows than the default are asked for where memory ran out: then every pass must be smaller.
         size = max(min(most, len(self.evaluation)) * min(self.rows, _ROWS) // _ROWS, 1)
-        found = []
+        parts = []
         for start in range(0, len(self.evaluation), size):
             rows = slice(start, min(start + size, len(self.evaluation)))
             bath = self._bath(background, Draw(draw), rows, constants)
@@ -181,8 +181,8 @@ class Scene:
                 clean_rows=clean,
                 positions=self.positions,
             )
-            found.append(logits[ahead:])
-        return torch.cat(found)
+            parts.append(logits[ahead:])
+        return torch.cat(parts)
 
     def _bath(
         self, background: Background, draw: Draw, rows: slice, constants: Values | None
@@ -240,7 +240,7 @@ class Scene:
         return self._recorded[which]
 
     def _record(self, tokens: object) -> tuple[dict[str, Tensor], Tensor]:
-        """In portions, so that no pass is larger than those of circuits."""
+        """Clean values and logits, recorded in portions so that no pass is larger than those of circuits."""
         portions = torch.split(self._tokens(tokens), 2 * min(self.rows, _ROWS))
         rows = [record(self.model, part, self.positions) for part in portions]
         values = {name: torch.cat([part[name] for part, _ in rows]) for name in rows[0][0]}
@@ -248,8 +248,7 @@ class Scene:
 
 
 def mean_values(scenes: list[Scene]) -> Values:
-    """Mean of every writer over the calibration prompts and positions of all templates, [1, 1, writers,
-    size]."""
+    """Mean of every writer over calibration prompts and positions of all templates, [1, 1, writers, size]."""
     count = sum(scene.calibration.tokens.size for scene in scenes)
     return {
         name: torch.stack([scene.bank[name].sum((0, 1), keepdim=True) for scene in scenes]).sum(0) / count
@@ -283,16 +282,16 @@ def rung_named(kind: str, baths: str, statistics: str) -> str:
 def _surrogate(
     bank: Float[Tensor, "bank pos writers size"], weights: Float[Tensor, "rows bank"]
 ) -> Float[Tensor, "rows pos writers size"]:
-    """Deviations of the memory-free sampler: (M − 1)^(−1/2) Σ_m w_m (u_m − μ), without the mean."""
+    """Centred samples from a bank without a covariance matrix: (M − 1)^(−1/2) Σ_m w_m (u_m − μ)."""
     weights = weights.to(bank)
     # Σ w_m (u_m − μ) = Σ (w_m − w̄) u_m
     centred = (weights - weights.mean(1, keepdim=True)) / max(len(bank) - 1, 1) ** 0.5
-    found: Tensor = (centred @ bank.reshape(len(bank), -1)).view(len(weights), *bank.shape[1:])
-    return found
+    samples: Tensor = (centred @ bank.reshape(len(bank), -1)).view(len(weights), *bank.shape[1:])
+    return samples
 
 
 class _Shared:
-    """The Gaussian of a bank, one surrogate a writer."""
+    """The Gaussian of a bank, with one surrogate per writer."""
 
     def __init__(self, bank: Values, weights: Tensor) -> None:
         self.bank, self.weights = bank, weights
@@ -303,7 +302,7 @@ class _Shared:
 
 
 class _Noisy:
-    """Clean values and the Gaussian's noise."""
+    """Clean values plus the Gaussian's noise."""
 
     def __init__(self, clean: Values, bank: Values, weights: Tensor) -> None:
         self.clean, self.bank, self.weights = clean, bank, weights
@@ -313,7 +312,7 @@ class _Noisy:
 
 
 class _Sequential:
-    """The Gaussian of what the calibration rows, first in the batch, give in this very pass."""
+    """The Gaussian of the calibration rows, which come first in the batch, in this very pass."""
 
     def __init__(self, places: NoiseKeys, draw: Draw, count: int) -> None:
         self.count = count
@@ -325,8 +324,7 @@ class _Sequential:
 
 
 class _Independent:
-    """The Gaussian of the removed sum of each reader, on the calibration rows, drawn anew for every
-    reader."""
+    """The Gaussian of each reader's removed sum on the calibration rows, drawn anew for every reader."""
 
     def __init__(self, places: NoiseKeys, draw: Draw, count: int) -> None:
         self.places, self.draw, self.count = places, draw, count
@@ -343,7 +341,7 @@ class _Independent:
 
 
 class _Counterterm:
-    """What is missing of each reader's clean mean and covariance."""
+    """The part missing from each reader's clean mean and covariance."""
 
     def __init__(self, clean: Values, places: NoiseKeys, draw: Draw, independent: bool, count: int) -> None:
         self.clean, self.places, self.draw = clean, places, draw
@@ -358,24 +356,24 @@ class _Counterterm:
         else:
             one = normal(self.places, self.draw, 1, width, "counterterm")[:, 0].float()
             weights = one.expand(len(kept), -1, -1)
-        found = []
+        inputs = []
         for reader, part in enumerate(kept):
             have = part[: self.count] + constant
             mean = wanted.mean(0) - have.mean(0)
             factor = _missing_factor(wanted - wanted.mean(0), have - have.mean(0))
             noise = torch.einsum("pdf,bf->bpd", factor, weights[reader][:, : factor.shape[-1]].to(factor))
-            found.append(mean + noise)
-        return torch.stack(found)
+            inputs.append(mean + noise)
+        return torch.stack(inputs)
 
 
 def _missing_factor(
     wanted: Float[Tensor, "bank pos d"], have: Float[Tensor, "bank pos d"]
 ) -> Float[Tensor, "pos d rank"]:
-    """F with F Fᵀ = the positive part of Cov(wanted) − Cov(have), at each position.
+    """The factor F with F Fᵀ = the positive part of Cov(wanted) − Cov(have), at each position.
 
-    Both covariances lie in the span of the 2M centred rows, so that is where the eigenvalues are taken.
+    Both covariances lie in the span of the 2M centred rows, so eigenvalues are taken there.
     """
-    # In float32 the eigenvalues of nearly constant values may not be found.
+    # In float32, `eigh` may fail to converge on nearly constant values.
     stacked = torch.cat([wanted, have]).permute(1, 2, 0).double()
     basis, triangle = torch.linalg.qr(stacked)
     signs = torch.cat([torch.ones(len(wanted)), -torch.ones(len(have))]).to(stacked)

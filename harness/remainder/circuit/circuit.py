@@ -1,4 +1,4 @@
-"""Circuits: the edges of a transformer's graph that are kept; all others carry background values.
+"""Circuits: sets of kept edges of a transformer's graph.
 
 Source: Hanna et al., "Have Faith in Faithfulness", 2024; protocol 1, sections 8 and 9.
 """
@@ -21,10 +21,10 @@ __all__ = ["Circuit"]
 
 @dataclass(frozen=True)
 class Circuit:
-    """Edges that are kept; all others carry background values.
+    """The kept edges of a graph; all others carry background values.
 
     Raises:
-        InterpretationError: an entry is kept that is no edge, or the array has another shape.
+        InterpretationError: if an entry is kept that is no edge, or the array has another shape.
     """
 
     graph: Graph
@@ -47,17 +47,17 @@ class Circuit:
 
     @classmethod
     def full(cls, graph: Graph) -> Circuit:
-        """All edges."""
+        """The circuit that keeps all edges."""
         return cls(graph, graph.exists.copy())
 
     @classmethod
     def empty(cls, graph: Graph) -> Circuit:
-        """No edge."""
+        """The circuit that keeps no edge."""
         return cls(graph, np.zeros_like(graph.exists))
 
     @classmethod
     def of_edges(cls, graph: Graph, edges: Iterable[str]) -> Circuit:
-        """The circuit of edges that are given by name.
+        """The circuit of the named edges.
 
         Raises:
             InterpretationError: if there is no such edge.
@@ -69,7 +69,7 @@ class Circuit:
 
     @classmethod
     def of_nodes(cls, graph: Graph, nodes: Iterable[str]) -> Circuit:
-        """All edges between kept nodes; `input` and `logits` are always kept.
+        """The circuit of all edges between kept nodes; `input` and `logits` are always kept.
 
         Raises:
             InterpretationError: if there is no such node.
@@ -90,12 +90,12 @@ class Circuit:
     def top(
         cls, graph: Graph, scores: NDArray[np.float64], count: int, *, absolute: bool, pruned: bool = True
     ) -> Circuit:
-        """The `count` edges of largest score, ties by place.
+        """The circuit of the `count` edges of largest score; ties go by the order of the graph.
 
         Args:
-            scores: [writers, readers]; what is no edge is not looked at.
-            absolute: by size, instead of with the sign.
-            pruned: without those that lead nowhere, so there may be fewer; see `pruned`.
+            scores: [writers, readers]; entries that are not edges are ignored.
+            absolute: whether to rank by absolute value instead of by signed score.
+            pruned: whether to drop edges that lead nowhere, so that there may be fewer; see `pruned`.
         """
         values = (np.abs(scores) if absolute else scores)[graph.exists]
         chosen = np.argsort(-values, kind="stable")[:count]
@@ -107,11 +107,11 @@ class Circuit:
         return circuit.pruned() if pruned else circuit
 
     def pruned(self) -> Circuit:
-        """Without edges that no path from the input to the logits goes through."""
+        """This circuit without edges that are on no path from the input to the logits."""
         feeds = self.graph.fed_by()
         kept = self.kept.copy()
         while True:
-            # A writer is alive if something that it is computed from is kept, and something that reads it.
+            # A writer is alive if an edge into it and an edge out of it are kept.
             has_input = np.asarray((np.asarray(kept.any(0))[:, None] & feeds).any(0))
             has_input[0] = True
             has_output = np.asarray(kept.any(1))
@@ -124,18 +124,18 @@ class Circuit:
 
     @property
     def edges(self) -> int:
-        """Edges kept."""
+        """Number of kept edges."""
         return int(self.kept.sum())
 
     @property
     def nodes(self) -> int:
-        """Nodes that a kept edge leaves or enters, input and logits counted."""
+        """Number of nodes that a kept edge leaves or enters, including input and logits."""
         into = (self.graph.fed_by() & np.asarray(self.kept.any(0))[:, None]).any(0)
         return int((into | self.kept.any(1)).sum()) + int(self.kept[:, -1].any())
 
     @property
     def bits(self) -> float:
-        """log₂ of the number of circuits with as many edges: what it takes to write this one down."""
+        """log₂ of the number of circuits with as many edges: the bits it takes to write this one down."""
         total, kept = self.graph.edges, self.edges
         return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)
 

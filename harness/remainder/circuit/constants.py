@@ -1,9 +1,9 @@
-"""Optimal constants: what a removed writer gives so that the least is lost on calibration prompts.
+"""Optimal constants: values of removed writers that minimise the loss on calibration prompts.
 
-One constant a writer, the same at all positions and in all templates, started at the mean. All are moved at
-once, by Adam in units of the root mean square of their stage, to lower the mean KL to the clean predictions
-at the scored positions of the calibration prompts; what is kept is the best point that was visited. A
-circuit's kept writers have constants too, on the edges of theirs that are removed.
+There is one constant per writer, the same at all positions and in all templates, which starts at the mean.
+All are moved together, by Adam in units of the root mean square of their stage, to lower the mean KL to the
+clean predictions at the scored positions of the calibration prompts; the best point visited is kept. Kept
+writers of a circuit have constants too, for their removed edges.
 
 Source: Li & Janson, "Optimal ablation for interpretability", 2024.
 """
@@ -26,15 +26,15 @@ __all__ = ["fit_constants"]
 
 STEPS = 30
 RATE = 0.05
-"""Of Adam, in root mean squares of a stage's values."""
+"""Step size of Adam, in root mean squares of a stage's values."""
 
 
 def fit_constants(scenes: list[Scene], circuit: Circuit, start: Values, *, steps: int = STEPS) -> Values:
-    """Constants by stage, [1, 1, writers, size]; in each step all calibration prompts are seen.
+    """Constants by stage, [1, 1, writers, size]; each step sees all calibration prompts.
 
     Args:
-        scenes: of all templates.
-        circuit: whose removed edges carry them.
+        scenes: the scenes of all templates.
+        circuit: the circuit whose removed edges carry them.
         start: the first guess, of the same shapes.
     """
     scale = {
@@ -60,10 +60,10 @@ def fit_constants(scenes: list[Scene], circuit: Circuit, start: Values, *, steps
 
 
 def _loss(scene: Scene, circuit: Circuit, constants: dict[str, Tensor]) -> float:
-    """Mean KL on the calibration prompts of a template, by portions; gradients are added up."""
+    """Mean KL on the calibration prompts of a template, in portions; gradients are accumulated."""
     prompts = scene.calibration
     places = [int(place) for place in np.flatnonzero(prompts.scored.any(0))]
-    # A pass that is differentiated keeps what every layer computes.
+    # A pass that is differentiated stores the values of every layer, so it takes fewer rows.
     size = max(min(rows_within(circuit, prompts.tokens.shape[1], budget=scene.budget) // 4, 16), 1)
     total = 0.0
     for start in range(0, len(prompts), size):
@@ -72,8 +72,8 @@ def _loss(scene: Scene, circuit: Circuit, constants: dict[str, Tensor]) -> float
         mask = torch.from_numpy(part.scored[:, places]).to(scene.device)
         with torch.no_grad():
             clean = record(scene.model, tokens, places)[1][mask].log_softmax(-1)
-        found = run_circuit(scene.model, circuit, tokens, constants, positions=places)[mask].log_softmax(-1)
-        kl = (clean.exp() * (clean - found)).sum() / (prompts.scored.sum())
+        log_p = run_circuit(scene.model, circuit, tokens, constants, positions=places)[mask].log_softmax(-1)
+        kl = (clean.exp() * (clean - log_p)).sum() / (prompts.scored.sum())
         if kl.requires_grad:
             kl.backward(retain_graph=True)
         total += float(kl.detach())

@@ -1,15 +1,15 @@
 """The attribution graph of one prompt, as a circuit of features: nodes, links, and which nodes to keep.
 
-1. Nodes are features of transcoders, their errors, tokens and logits, each at a position; a link says how
-   much its source adds directly to its target.
-2. `FeatureGraph.pinned` and `.pruned` choose nodes: those that a person pinned, or those that account for a
-   share of all influence.
-3. `FeatureGraph.features` and `.errors` say what is kept where, for a run with everything else replaced.
-4. `FeatureGraph.scores` are circuit-tracer's own, of the links alone, without a pass of the model. With A the
-   sizes of the links, each target's divided by their sum, and w the logits' probabilities:
-   influence I = Σₙ w Aⁿ; replacement = I_tokens / (I_tokens + I_errors);
-   completeness = Σᵢ (1 − Σ_errors Aᵢ)(Iᵢ + wᵢ) / Σᵢ (Iᵢ + wᵢ).
-   These are of the graph in the file, which circuit-tracer has mostly pruned; its own are of the whole one.
+1. Nodes are features of transcoders, their errors, tokens and logits, each at a position; the weight of a
+   link is the direct addition of its source to its target.
+2. `FeatureGraph.pinned` and `.pruned` choose nodes: the ones that a person pinned, or the ones that account
+   for a share of all influence.
+3. `FeatureGraph.features` and `.errors` list the kept nodes, for a run with everything else replaced.
+4. `FeatureGraph.scores` are those of circuit-tracer, computed from the links alone, without the model. With A
+   the sizes of the links, each target's divided by their sum, and w the logits' probabilities: influence I =
+   Σₙ w Aⁿ; replacement = I_tokens / (I_tokens + I_errors); completeness = Σᵢ (1 − Σ_errors Aᵢ)(Iᵢ + wᵢ) / Σᵢ
+   (Iᵢ + wᵢ). They describe the graph in the file, which is mostly pruned; circuit-tracer's own describe the
+   whole one.
 
 Source: https://github.com/safety-research/circuit-tracer, `graph.py` (`compute_graph_scores`,
 `find_threshold`). The reader of its files is `formats.attribution_graph`.
@@ -33,63 +33,63 @@ __all__ = ["FeatureGraph", "FeatureNode", "GraphScores", "Kind"]
 Kind = Literal["feature", "error", "token", "logit"]
 
 _LEAST = 1e-10
-"""What the links of a target are divided by, at least; circuit-tracer's."""
+"""Least divisor of a target's links, as in circuit-tracer."""
 
 
 class FeatureNode(NamedTuple):
     """A node of the graph."""
 
     id: str
-    """As links name it."""
+    """The name by which links refer to it."""
     kind: Kind
     layer: int
-    """Block whose MLP's output it is part of; -1 of tokens, the number of blocks of logits."""
+    """Block whose MLP's output it is part of; -1 for tokens, the number of blocks for logits."""
     number: int
-    """Of the feature among its transcoder's; the id of a token or logit in the vocabulary; -1 of errors, and
-    of logits that do not tell it."""
+    """Index of a feature in its transcoder; id of a token or logit in the vocabulary; -1 for errors, and for
+    logits that do not state it."""
     position: int
     activation: float | None
     influence: float | None
-    """Share of all influence that this node and all of larger influence account for: small is important."""
+    """Share of all influence that falls on this node and all more influential ones: small is important."""
     probability: float
-    """Of a logit; 0 of others."""
+    """Probability of a logit; 0 for other nodes."""
 
 
 class GraphScores(NamedTuple):
-    """How much of what reaches the logits does so through features."""
+    """Shares of a graph's influence that go through features."""
 
     replacement: float | None
-    """Influence of tokens, over that of tokens and errors; None: neither has any."""
+    """Influence of tokens over that of tokens and errors; None if neither has any."""
     completeness: float
-    """Share of what nodes are given that is not from errors, by the nodes' influence."""
+    """Share of nodes' inputs that does not come from errors, weighted by the nodes' influence."""
 
 
 @dataclass(frozen=True)
 class FeatureGraph:
-    """Features at positions of one prompt, and what links them."""
+    """Features at positions of one prompt, and the links between them."""
 
     model: str
-    """As the file names it, with its transcoders (metadata.scan)."""
+    """Name of model and transcoders in the file (metadata.scan)."""
     prompt: str
     tokens: tuple[str, ...]
-    """One a position."""
+    """Tokens of the prompt, one per position."""
     nodes: tuple[FeatureNode, ...]
     sources: NDArray[np.int64]
     """[links]: places in `nodes`."""
     targets: NDArray[np.int64]
     """[links]"""
     weights: NDArray[np.float64]
-    """[links]: how much of the target's value is from the source, with its sign."""
+    """[links]: the part of the target's value that comes from the source, with its sign."""
     pinned_ids: tuple[str, ...] = ()
     """Nodes that a person pinned in the frontend."""
     gone_ids: tuple[str, ...] = ()
-    """Pinned ids that are no node's, as of nodes that were pruned after they had been pinned."""
+    """Pinned ids without a node, for example of nodes that were pruned after pinning."""
     unknown: tuple[str, ...] = ()
-    """A sentence for each field that is not known, and was not looked at."""
+    """A sentence for each unknown field, which was ignored."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the file has and is not used."""
+        """Sentences on parts of the file that are not used."""
         if not self.gone_ids:
             return self.unknown
         return (
@@ -99,26 +99,26 @@ class FeatureGraph:
 
     def features(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """Block → position → ids of its features, ascending."""
-        found: dict[int, dict[int, tuple[int, ...]]] = {}
+        layers: dict[int, dict[int, tuple[int, ...]]] = {}
         for node in sorted(self.nodes, key=lambda node: (node.layer, node.position, node.number)):
             if node.kind == "feature":
-                at = found.setdefault(node.layer, {})
+                at = layers.setdefault(node.layer, {})
                 at[node.position] = (*at.get(node.position, ()), node.number)
-        return found
+        return layers
 
     def errors(self) -> dict[int, tuple[int, ...]]:
         """Block → positions of its error nodes, ascending."""
-        found: dict[int, tuple[int, ...]] = {}
+        layers: dict[int, tuple[int, ...]] = {}
         for node in sorted(self.nodes, key=lambda node: (node.layer, node.position)):
             if node.kind == "error":
-                found[node.layer] = (*found.get(node.layer, ()), node.position)
-        return found
+                layers[node.layer] = (*layers.get(node.layer, ()), node.position)
+        return layers
 
     def pinned(self) -> FeatureGraph:
-        """Only what is pinned, tokens and logits, and the links between these.
+        """The pinned nodes, tokens and logits, and the links between them.
 
         Raises:
-            InterpretationError: nothing is pinned, or a node that is gone.
+            InterpretationError: if nothing is pinned, or a pinned node is missing.
         """
         if self.gone_ids:
             raise InterpretationError(
@@ -135,12 +135,13 @@ class FeatureGraph:
         return self._of(np.array([node.id in wanted or _is_end(node) for node in self.nodes]))
 
     def pruned(self, share: float) -> FeatureGraph:
-        """Nodes of largest influence that together reach `share` of it, tokens and logits.
+        """The most influential nodes that together reach `share` of all influence, with tokens and logits.
 
-        Of these, features and errors without a link to another one go, and features without a link into them.
+        Features and errors without a link to another of these are dropped, and features without a link into
+        them.
 
         Raises:
-            InterpretationError: `share` is none, or a node has no influence.
+            InterpretationError: if `share` is not a share, or a node has no influence.
         """
         if not 0 <= share <= 1:
             raise InterpretationError(f"{share} is no share of influence", fix="choose one from 0 to 1")
@@ -152,7 +153,9 @@ class FeatureGraph:
                 )
             reach.append(math.inf if node.influence is None else node.influence)
         reached = np.array(reach)
-        last = min((value for value in reach if value >= share), default=math.inf)  # the one that reaches it
+        last = min(
+            (value for value in reach if value >= share), default=math.inf
+        )  # including the node that reaches it
         ends = np.array([_is_end(node) for node in self.nodes])
         feature = np.array([node.kind == "feature" for node in self.nodes])
         kept = ends | (reached <= last)
@@ -168,14 +171,14 @@ class FeatureGraph:
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether a logit has one, which scores need."""
+        """Whether a logit has a probability, which scores need."""
         return any(node.probability > 0 for node in self.nodes)
 
     def scores(self) -> GraphScores:
-        """Replacement and completeness; see the module.
+        """Replacement and completeness; see the module's text.
 
         Raises:
-            InterpretationError: no logit has a probability.
+            InterpretationError: if no logit has a probability.
         """
         weight = np.array([node.probability for node in self.nodes])
         if weight.sum() <= 0:
@@ -187,7 +190,7 @@ class FeatureGraph:
         shares = sizes / np.maximum(into, _LEAST)[self.targets]
         layer = np.array([node.layer for node in self.nodes])
         influence = np.zeros(len(self.nodes))
-        # From the last layer to the first: what a node is credited with is complete before it is passed on.
+        # From the last layer to the first, so that a node's influence is complete before it is passed on.
         for last in sorted(set(layer[self.targets]), reverse=True):
             at = layer[self.targets] == last
             passed = shares[at] * (influence + weight)[self.targets[at]]
@@ -204,7 +207,7 @@ class FeatureGraph:
         )
 
     def _of(self, kept: NDArray[np.bool_]) -> FeatureGraph:
-        """Some of the nodes, and the links between them."""
+        """The graph of some nodes and the links between them."""
         places = np.cumsum(kept) - 1
         linked = kept[self.sources] & kept[self.targets]
         nodes = tuple(node for node, keep in zip(self.nodes, kept, strict=True) if keep)

@@ -1,16 +1,16 @@
-"""Finding circuits of features: attribution patching with integrated gradients; attribution graphs.
+"""Finding circuits of features: attribution patching with integrated gradients, and attribution graphs.
 
-1. For one site at a time, its nodes are put at f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
-   and those f' of a background, all of the site together, with everything before the site clean: those of the
+1. One site at a time, all its nodes are set to f + (k/m)(f' − f), k = 0 … m − 1, between their clean values f
+   and background values f', with everything before the site clean. Background values are those of the
    counterfactual prompt, the mean over the prompts at each position, or 0.
-2. The score of a node is  mean over k of ∂answer/∂f_j · (f_j − f'_j), the mean over prompts; of an error node
-   the sum over coordinates. So a positive score is what the answer loses, to first order, without the node;
+2. The score of a node is  ∂answer/∂f_j · (f_j − f'_j), averaged over k and over prompts; for an error node it
+   is summed over coordinates. A positive score is, to first order, the loss of the answer without the node.
    Marks et al. have the other sign, and take absolute values as we do.
-3. A circuit is all nodes whose score is beyond a threshold in absolute value, position by position.
+3. A circuit consists of all nodes whose score exceeds a threshold in absolute value, position by position.
 
-Nodes that the counterfactual leaves as they are have no score against it, however much they matter: circuits
-found so are to be run with the counterfactual background, and those to be run with a mean or a Gaussian are
-found against the mean.
+Nodes that the counterfactual does not change score zero against it, however much they matter. So circuits
+that are run with the counterfactual background should be found against it, and circuits that are run with a
+mean or a Gaussian should be found against the mean.
 
 A graph of circuit-tracer is a circuit as well: its features (pinned, or pruned by influence) at their
 positions, and its error nodes.
@@ -63,10 +63,10 @@ __all__ = [
 THRESHOLDS: tuple[float, ...] = tuple(np.logspace(-4, 0, 15).tolist())
 
 ABLATIONS = ("counterfactual", "mean", "zero")
-"""What nodes are scored against."""
+"""Backgrounds against which nodes are scored."""
 
 NodeScores = Mapping[str, Float[Tensor, "pos nodes"]]
-"""By site, of its latents and last of its error, nats of the answer."""
+"""Scores of a site's latents, and last of its error, in nats of the answer, by site."""
 
 
 def score_nodes(
@@ -79,18 +79,18 @@ def score_nodes(
     rows: int = 16,
     device: torch.device | None = None,
 ) -> dict[str, Float[Tensor, "pos nodes"]]:
-    """Score of every node of a template, float64; see the module.
+    """Score of every node of a template, float64; see the module's text.
 
     Args:
-        prompts: of one template, of the split on which circuits are found.
+        prompts: prompts of one template, from the split on which circuits are found.
         ablation: one of `ABLATIONS`.
-        steps: m.
+        steps: number m of steps of integrated gradients.
         rows: prompts in one pass.
 
     Raises:
-        TaskError: there is no such ablation.
-        InterpretationError: a decoder passes no gradient on.
-        MeasurementError: a score is not finite.
+        TaskError: if there is no such ablation.
+        InterpretationError: if a decoder blocks the gradient.
+        MeasurementError: if a score is not finite.
     """
     if ablation not in ABLATIONS:
         raise TaskError(
@@ -136,7 +136,7 @@ def _score_site(
     other: NodeValues,
     steps: int,
 ) -> Float[Tensor, "pos nodes"]:
-    """Summed over the prompts."""
+    """Scores of one site's nodes, summed over the prompts."""
     total = torch.zeros(clean.latents.shape[1], clean.latents.shape[2] + 1, dtype=torch.float64)
     for step in range(steps):
         with torch.enable_grad():
@@ -162,13 +162,13 @@ def _score_site(
 
 
 def seen_prompts(prompts: Prompts, places: list[int]) -> Prompts:
-    """The same prompts as far as outputs at `places` are concerned."""
+    """The prompts restricted to outputs at `places`."""
     cut = {name: getattr(prompts, name)[:, places] for name in ("tokens", "counterfactual", "scored")}
     return replace(prompts, **cut)
 
 
 def at_threshold(scores: NodeScores, threshold: float) -> FeatureCircuit:
-    """Nodes whose score is beyond `threshold`, nats, in absolute value."""
+    """The circuit of nodes whose score exceeds `threshold`, in nats, in absolute value."""
     kept = {name: part.abs() > threshold for name, part in scores.items()}
     return FeatureCircuit(
         {name: part[:, :-1] for name, part in kept.items()},
@@ -179,16 +179,16 @@ def at_threshold(scores: NodeScores, threshold: float) -> FeatureCircuit:
 def circuit_of_graph(
     graph: FeatureGraph, sites: Sequence[FeatureSite], features: Mapping[str, int], positions: int
 ) -> FeatureCircuit:
-    """The features and errors of a circuit-tracer graph as kept nodes.
+    """The circuit that keeps the features and errors of a circuit-tracer graph.
 
     Args:
-        graph: whole, pinned or pruned.
-        sites: transcoders of MLPs, told apart by the block of their `hook_out`.
-        features: latents of each site, by name.
-        positions: tokens of a prompt of the template.
+        graph: a graph: whole, pinned or pruned.
+        sites: transcoders of MLPs, distinguished by the block of their `hook_out`.
+        features: number of latents of each site, by name.
+        positions: number of tokens in a prompt of the template.
 
     Raises:
-        InterpretationError: the graph is of a prompt of another length, or has nodes that the sites have not.
+        InterpretationError: if the graph's prompt has another length, or the sites lack some of its nodes.
     """
     if len(graph.tokens) != positions:
         raise InterpretationError(
@@ -243,11 +243,11 @@ def load_scores(
     """Read what `save_scores` wrote: template → site → scores.
 
     Args:
-        features: latents of each site.
-        positions: tokens of each template.
+        features: number of latents of each site.
+        positions: number of tokens of each template.
 
     Raises:
-        InterpretationError: naming the file and the tensor, what was found and what was expected.
+        InterpretationError: if the file is malformed; names the tensor, what was found and what was expected.
     """
     try:
         stored: dict[str, Any] = load_file(path)
@@ -266,7 +266,7 @@ def load_scores(
         raise InterpretationError(
             f"{path} {what}", fix=f"give exactly these tensors: {', '.join(sorted(expected))}"
         )
-    found: dict[str, dict[str, Tensor]] = {template: {} for template in positions}
+    scores: dict[str, dict[str, Tensor]] = {template: {} for template in positions}
     for key, shape in expected.items():
         part = stored[key]
         if tuple(part.shape) != shape or not part.is_floating_point() or not torch.isfinite(part).all():
@@ -277,5 +277,5 @@ def load_scores(
                 fix="give one score for every node",
             )
         template, name = key.rsplit("/", 1)
-        found[template][name] = part.double()
-    return found
+        scores[template][name] = part.double()
+    return scores

@@ -1,15 +1,16 @@
-"""Circuits of features: latents of several sparse autoencoders, and what these miss, as nodes.
+"""Circuits of features: latents of several sparse autoencoders, and their errors, as nodes.
 
 At a site the activation is  x = decode(f) + e,  f = encode(x) and e = x − decode(f). At every position of a
 template each latent is a node, and so is the whole error e. In a pass with a circuit, at each site in turn,
 
     x' = decode(f̃) + ẽ,    f̃_j = f_j of this pass if node j is kept, else its background; ẽ likewise.
 
-So a kept node feels what was removed before it. Backgrounds of a removed node, by name:
-- `mean`: over the calibration prompts at its position;
-- `mean-counterfactual`: over their counterfactuals (Marks et al.'s "mean ablation over patch prompts");
+So a kept node feels the effects of earlier removals. Backgrounds of a removed node, by name:
+- `mean`: its mean over the calibration prompts at its position;
+- `mean-counterfactual`: its mean over their counterfactuals (Marks et al.'s "mean ablation over patch
+prompts");
 - `counterfactual`: its value on the counterfactual of this prompt;
-- `permuted`: its value on one other, calibration prompt; all nodes on the same one;
+- `permuted`: its value on one calibration prompt, the same one for all nodes;
 - `zero`: 0;
 - `gaussian`: ε_j = μ_j + (M − 1)^(−1/2) Σ_m w_m (f_jm − μ_j) over M calibration prompts, one w ~ N(0, I) for
   all nodes. With an affine decoder the removed part r = x − b − Σ_kept f_j d_j is thereby drawn from the
@@ -17,11 +18,11 @@ So a kept node feels what was removed before it. Backgrounds of a removed node, 
   formed;
 - `noise`: its clean value on this prompt, and ε_j − μ_j: the denominator of ρ.
 
-What becomes of errors is said apart: `nodes`, as the circuit says; `kept`, all of them, whatever it says;
-`mean` or `gaussian`, none of them, each with that background. But for `nodes` this holds for the empty
-circuit and for complements too.
+Errors are treated separately: as the circuit says (`nodes`), all kept whatever it says (`kept`), or all
+removed with the named background (`mean`, `gaussian`). Except for `nodes`, this applies to the empty circuit
+and to complements as well.
 
-A transcoder reads one hook and rebuilds another; what it passes on past its codes is always of this pass.
+A transcoder reads one hook and rebuilds another; its skipped part is always that of the current pass.
 
 Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024, and its code, `ablation.py`.
 """
@@ -51,7 +52,10 @@ __all__ = [
     "FeatureScene",
     "FeatureSite",
     "NodeValues",
+    "bits_of",
+    "map_nodes",
     "positions_of",
+    "record_nodes",
 ]
 
 BACKGROUNDS = ("mean", "mean-counterfactual", "counterfactual", "permuted", "zero", "gaussian", "noise")
@@ -59,7 +63,7 @@ ERRORS = ("nodes", "kept", "mean", "gaussian")
 
 
 class NodeValues(NamedTuple):
-    """Of one site; axes of one entry stand for all rows or positions."""
+    """Latents and error of one site; axes of size one are broadcast over rows or positions."""
 
     latents: Float[Tensor, "#rows #pos features"]
     error: Float[Tensor, "#rows #pos d"]
@@ -67,11 +71,11 @@ class NodeValues(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureSite:
-    """A place of the model and what is to explain it.
+    """A place of the model and its interpretation.
 
     Args:
-        hook_in: what is encoded; the same as `hook_out` but for a transcoder.
-        hook_out: what is rebuilt.
+        hook_in: hook of the activation that is encoded; differs from `hook_out` for a transcoder only.
+        hook_out: hook of the activation that is rebuilt.
         interpretation: encodes and decodes [rows, positions, …]; `Adapted` or any `Reconstruction`.
     """
 
@@ -85,7 +89,7 @@ class FeatureSite:
         return self.hook_out
 
     def split(self, x_in: Float[Tensor, "rows pos d"], x_out: Float[Tensor, "rows pos e"]) -> NodeValues:
-        """Nodes of an activation."""
+        """The nodes of an activation."""
         read = x_out if getattr(self.interpretation, "reads", "in") == "out" else x_in
         latents = self.interpretation.encode(read)
         return NodeValues(latents, x_out - self.rebuild(latents, read))
@@ -93,14 +97,14 @@ class FeatureSite:
     def rebuild(
         self, latents: Float[Tensor, "rows pos features"], read: Float[Tensor, "rows pos d"]
     ) -> Float[Tensor, "rows pos e"]:
-        """What latents stand for, and what goes past them."""
-        found = self.interpretation.decode(latents)
+        """The reconstruction from latents, including the skipped part."""
+        decoded = self.interpretation.decode(latents)
         skip: Any = getattr(self.interpretation, "skip", None)
         passed = skip(read) if callable(skip) else None
-        return found if passed is None else found + passed
+        return decoded if passed is None else decoded + passed
 
     def edits(self, change: Any) -> list[tuple[str, Edit]]:
-        """At the hooks of this site: `change(read, x_out)` is put in place of x_out, unless it is None."""
+        """Edits at the hooks of this site that replace x_out by `change(read, x_out)`, unless it is None."""
         if self.hook_in == self.hook_out:
             return [(self.hook_out, lambda x: change(x, x))]
         seen: list[Tensor] = []
@@ -114,37 +118,37 @@ class FeatureSite:
                     f"{self.hook_out} comes before {self.hook_in} in a pass", fix="exchange the two hooks"
                 )
             reads_out = getattr(self.interpretation, "reads", "in") == "out"
-            found: Tensor | None = change(x if reads_out else seen[0], x)
-            return found
+            changed: Tensor | None = change(x if reads_out else seen[0], x)
+            return changed
 
         return [(self.hook_in, read), (self.hook_out, write)]
 
 
 @dataclass(frozen=True)
 class FeatureCircuit:
-    """Which nodes of a template are kept, by site."""
+    """The kept nodes of a template, by site."""
 
     latents: Mapping[str, Bool[Tensor, "pos features"]]
     errors: Mapping[str, Bool[Tensor, " pos"]]
 
     @property
     def nodes(self) -> int:
-        """How many are kept."""
+        """Number of kept nodes."""
         return sum(int(part.sum()) for group in (self.latents, self.errors) for part in group.values())
 
     @property
     def of(self) -> int:
-        """How many there are."""
+        """Number of all nodes."""
         return sum(part.numel() for group in (self.latents, self.errors) for part in group.values())
 
     @property
     def bits(self) -> float:
-        """log₂ of the number of circuits with as many nodes: what it takes to write this one down."""
+        """log₂ of the number of circuits with as many nodes: the bits it takes to write this one down."""
         return bits_of(self.of, self.nodes)
 
     @property
     def complement(self) -> FeatureCircuit:
-        """All that is not kept here."""
+        """The circuit of all nodes that are not kept here."""
         return FeatureCircuit(
             {name: ~part for name, part in self.latents.items()},
             {name: ~part for name, part in self.errors.items()},
@@ -152,7 +156,7 @@ class FeatureCircuit:
 
     @property
     def empty(self) -> FeatureCircuit:
-        """None of its nodes."""
+        """The circuit without nodes."""
         return FeatureCircuit(
             {name: torch.zeros_like(part) for name, part in self.latents.items()},
             {name: torch.zeros_like(part) for name, part in self.errors.items()},
@@ -165,7 +169,7 @@ def bits_of(total: int, kept: int) -> float:
 
 
 def positions_of(prompts: Prompts) -> list[int]:
-    """Where any prompt is scored."""
+    """Positions where any prompt is scored."""
     return [int(place) for place in np.flatnonzero(prompts.scored.any(0))]
 
 
@@ -176,14 +180,14 @@ class FeatureScene:
     Nodes of the calibration prompts are kept once they are asked for, [prompts, positions, features].
 
     Args:
-        model: with the hooks of all sites.
-        sites: in the order of a pass.
+        model: a model with the hooks of all sites.
+        sites: sites in the order of a pass.
         calibration, evaluation: prompts of one template, of one length.
-        seed: of the noise, which is keyed by document.
+        seed: seed of the noise, which is keyed by document.
         rows: prompts in one pass.
 
     Raises:
-        TaskError: calibration and evaluation prompts are of different length, or two sites of one name.
+        TaskError: if calibration and evaluation prompts differ in length, or two sites share a name.
     """
 
     model: SiteModel
@@ -209,7 +213,7 @@ class FeatureScene:
 
     @property
     def features(self) -> dict[str, int]:
-        """Latents of each site."""
+        """Number of latents of each site."""
         return {name: values.latents.shape[-1] for name, values in self._bank("calibration").items()}
 
     def run(
@@ -218,8 +222,8 @@ class FeatureScene:
         """Outputs of the evaluation prompts, at `positions_of` them, in a pass of the circuit.
 
         Raises:
-            TaskError: there is no such background.
-            InterpretationError: the circuit is not of these sites, positions and latents.
+            TaskError: if there is no such background.
+            InterpretationError: if the circuit is not one of these sites, positions and latents.
         """
         if background not in BACKGROUNDS or errors not in ERRORS:
             raise TaskError(
@@ -227,7 +231,7 @@ class FeatureScene:
                 fix=f"backgrounds: {', '.join(BACKGROUNDS)}; errors: {', '.join(ERRORS)}",
             )
         self._check(circuit)
-        found = []
+        parts = []
         for rows in self._portions():
             values = self._values(background, rows, draw)
             if errors in ("mean", "gaussian"):
@@ -238,16 +242,16 @@ class FeatureScene:
                 for site in self.sites
                 for edit in site.edits(_mix(site, circuit, errors, values[site.name]))
             ]
-            found.append(self.model.run(self._tokens(self.evaluation.tokens[rows]), edits, self.positions))
-        return torch.cat(found)
+            parts.append(self.model.run(self._tokens(self.evaluation.tokens[rows]), edits, self.positions))
+        return torch.cat(parts)
 
     @property
     def positions(self) -> list[int]:
-        """Where outputs are computed."""
+        """Positions where outputs are computed."""
         return positions_of(self.evaluation)
 
     def clean(self, counterfactual: bool = False) -> Float[Tensor, "prompts seen outputs"]:
-        """Outputs of the untouched model, of the prompts or of their counterfactuals."""
+        """Outputs of the untouched model on the prompts or on their counterfactuals."""
         tokens = self.evaluation.counterfactual if counterfactual else self.evaluation.tokens
         return torch.cat(
             [self.model.run(self._tokens(tokens[rows]), [], self.positions) for rows in self._portions()]
@@ -347,7 +351,7 @@ def map_nodes(bank: Mapping[str, NodeValues], change: Any) -> dict[str, NodeValu
 
 
 def _mix(site: FeatureSite, circuit: FeatureCircuit, errors: str, background: NodeValues) -> Any:
-    """Kept nodes of this pass, the background's others."""
+    """An edit that keeps some nodes of this pass and takes the others from the background."""
     kept = circuit.latents[site.name]
     kept_errors = {
         "nodes": circuit.errors[site.name],

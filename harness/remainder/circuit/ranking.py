@@ -1,12 +1,13 @@
-"""What a submission of a circuit is: scores that rank edges or nodes, or circuits that are given outright.
+"""Submissions of circuits: scores that rank edges or nodes, or circuits given outright.
 
-1. A ranking gives a circuit at every size: the ⌊size·E⌋ edges of largest score, then pruned. As MIB does it,
-   the product is cut down, not rounded; edges of one score are taken in the order of the graph.
-2. Scores of nodes give the ⌊size·N⌋ best of N scored nodes, those without a score always, and all edges
-   between them; then pruned.
-3. Given circuits have a size each; nothing is ranked.
+1. A ranking of edges gives a circuit at every size: the ⌊size·E⌋ edges of largest score, then pruned. As in
+   MIB, the product is rounded down; edges of equal score are taken in the order of the graph.
+2. A ranking of nodes gives the ⌊size·N⌋ best of N scored nodes, all nodes without a score, and all edges
+   between them, then pruned.
+3. Given circuits have one size each; nothing is ranked.
 
-By the sign or by size: MIB takes signed scores for its CPR, absolute ones for its CMD.
+Scores count with their sign or by absolute value: MIB uses signed scores for its CPR, absolute ones for its
+CMD.
 
 Source: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025 (`evaluate_area_under_curve`),
 and EAP-IG's `Graph.apply_topn` and `Graph.prune`.
@@ -31,30 +32,30 @@ __all__ = ["Circuits", "NodeRanking", "Ranking", "Sized", "between"]
 
 @runtime_checkable
 class Circuits(Protocol):
-    """A circuit at every one of some sizes."""
+    """A family of circuits, one for each of some sizes."""
 
     @property
     def graph(self) -> Graph: ...
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """Where to look, ascending."""
+        """The sizes to look at, ascending."""
 
     def at(self, size: float, absolute: bool) -> Circuit:
-        """The circuit of a size; by size of the scores or with their sign, where there are any."""
+        """The circuit of a size, ranked by absolute or by signed scores, where there are any."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores of all edges.
+    """A ranking by scores of all edges.
 
     Raises:
-        InterpretationError: of another shape, or an edge's score is not finite.
+        InterpretationError: if the shape is wrong, or an edge's score is not finite.
     """
 
     graph: Graph
     scores: NDArray[np.float64]
-    """[writers, readers]; what is no edge is not looked at."""
+    """[writers, readers]; entries that are not edges are ignored."""
 
     def __post_init__(self) -> None:
         if self.scores.shape != self.graph.exists.shape:
@@ -77,11 +78,11 @@ class Ranking:
         return SIZES
 
     def at(self, size: float, absolute: bool) -> Circuit:
-        """The best edges, pruned, so there may be fewer than asked for.
+        """The circuit of the best edges, pruned, so that there may be fewer than asked for.
 
         Args:
             size: share of all edges, 0 to 1.
-            absolute: by size of the scores, instead of with their sign.
+            absolute: whether to rank by absolute value instead of by signed score.
         """
         count = _count(size, self.graph.edges)
         return Circuit.top(self.graph, self.scores, count, absolute=absolute)
@@ -89,15 +90,15 @@ class Ranking:
 
 @dataclass(frozen=True)
 class NodeRanking:
-    """Scores of nodes: of what writes, that is all but the logits.
+    """A ranking by scores of nodes: of all writers, which excludes the logits.
 
-    Raises:
-        InterpretationError: of another shape, infinite, or a node has no score. The input may have none.
+    Raises: InterpretationError: if the shape is wrong, a score is infinite, or a node other than the input
+        has none.
     """
 
     graph: Graph
     scores: NDArray[np.float64]
-    """[writers]; NaN: has no score, and is always kept, as EAP-IG does it: that may be the input alone."""
+    """[writers]; a node with NaN has no score and is always kept, as in EAP-IG; only the input may be one."""
 
     def __post_init__(self) -> None:
         if self.scores.shape != (len(self.graph.writers),):
@@ -109,7 +110,7 @@ class NodeRanking:
             raise InterpretationError(
                 "scores of nodes are infinite, or there are none", fix="score nodes by finite numbers"
             )
-        # In circuits of every size, however small, they would come for nothing.
+        # Such nodes would be in circuits of every size, free of charge.
         without = [name for name, none in zip(self.graph.writers, np.isnan(self.scores), strict=True) if none]
         if without := [name for name in without if name != "input"]:
             more = f" and {len(without) - 1:,} more have" if len(without) > 1 else " has"
@@ -120,15 +121,15 @@ class NodeRanking:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """MIB's shares, here of the nodes that have a score."""
+        """MIB's shares, here of the scored nodes."""
         return SIZES
 
     def at(self, size: float, absolute: bool) -> Circuit:
-        """All edges between the best nodes, pruned: nothing, if the input is scored and not among them.
+        """The edges between the best nodes, pruned; empty if the input is scored and not among them.
 
         Args:
             size: share of the scored nodes, 0 to 1.
-            absolute: by size of the scores, instead of with their sign.
+            absolute: whether to rank by absolute value instead of by signed score.
         """
         scored = ~np.isnan(self.scores)
         values = np.abs(self.scores) if absolute else self.scores
@@ -140,16 +141,15 @@ class NodeRanking:
 
 @dataclass(frozen=True)
 class Sized:
-    """A circuit for each of some sizes, or a single one.
+    """Circuits given outright, one for each of one or more sizes.
 
-    Raises:
-        InterpretationError: there is none, a size is no share, or a circuit is of another graph or keeps more
-            edges than its size says.
+    Raises: InterpretationError: if there is none, a size is not a share, or a circuit is of another graph or
+        keeps more edges than its size says.
     """
 
     graph: Graph
     circuits: Mapping[float, Circuit]
-    """By size, a share of all edges."""
+    """Circuits by size, a share of all edges."""
 
     def __post_init__(self) -> None:
         if not self.circuits or not all(0 <= size <= 1 for size in self.circuits):
@@ -168,7 +168,7 @@ class Sized:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """Those there are, ascending."""
+        """The sizes given, ascending."""
         return tuple(sorted(self.circuits))
 
     def at(self, size: float, absolute: bool) -> Circuit:
@@ -185,7 +185,7 @@ class Sized:
 
 
 def between(graph: Graph, nodes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[writers, readers]: whether both ends are kept nodes; the logits are one.
+    """Mask [writers, readers] of edges between kept nodes; the logits count as kept.
 
     Args:
         nodes: [writers]

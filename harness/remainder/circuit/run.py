@@ -1,20 +1,20 @@
-"""One pass of a circuit: kept edges carry what their writer gives in this pass, all others the background.
+"""One pass of a circuit: kept edges carry their writer's value in this pass, all others the background.
 
-A reader r of the stream reads, instead of the sum of all that was written,
+A reader r of the stream reads, instead of the sum of all writers,
 
-    Σ_{u kept into r} now_u + Σ_{u removed} background_u + what comes from no writer (biases).
+    Σ_{u kept into r} now_u + Σ_{u removed} background_u + additions without a writer (biases).
 
-1. The stream of the pass is the sum of all `now_u` and the biases. So with a background of one value a writer
-   the sum is  stream + Σ_u δ_u − Σ_{u kept} δ_u,  δ_u = background_u − now_u: what is added up over all
-   writers is one tensor, and only writers of which some edge is kept need one each. No tensor over all
-   nodes is made for a sparse circuit, and rows are taken in portions such that one for a dense circuit keeps
-   within a budget.
-2. With a background of one value a *reader* (independent baths, counterterms) the removed sum is given as a
-   whole, and now_u are kept instead of δ_u.
+1. The stream of the pass is the sum of all `now_u` and the biases. So with a background of one value per
+   *writer* the sum is  stream + Σ_u δ_u − Σ_{u kept} δ_u,  δ_u = background_u − now_u. The sum over all
+   writers is one tensor, and only writers with a kept edge need one each. No tensor over all nodes is made
+   for a sparse circuit, and rows are taken in portions such that one for a dense circuit stays within a
+   budget.
+2. With a background of one value per *reader* (independent baths, counterterms) the removed sum is given as
+   a whole, and now_u is stored instead of δ_u.
 3. A reader into which all edges are kept reads the stream itself: the full circuit is the model.
 
-Where statistics of the background are those of the same pass (sequential), rows of the calibration prompts
-stand before the others in the batch, and the background looks at them as they come.
+Where the background's statistics are those of the same pass (sequential), rows of the calibration prompts
+come first in the batch, and the background observes them stage by stage.
 
 Source: protocol 1, section 8; for the forward pass Hanna et al., "Have Faith in Faithfulness", 2024.
 """
@@ -22,7 +22,7 @@ Source: protocol 1, section 8; for the forward pass Hanna et al., "Have Faith in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,9 +37,8 @@ from remainder.model.graph import CircuitModel
 __all__ = ["Constant", "ReaderBath", "Values", "WriterBath", "record", "rows_within", "run_circuit"]
 
 Values = Mapping[str, Tensor]
-"""By stage, what its writers give, [rows, positions, writers, size]; of heads their z. Axes of one entry
-stand
-for all rows or positions."""
+"""Values of writers by stage, [rows, positions, writers, size]; for heads their z. Axes of size one are
+broadcast over rows or positions."""
 
 BUDGET = 256 * 2**20
 """Bytes that the values of single writers may take in one pass."""
@@ -47,17 +46,17 @@ BUDGET = 256 * 2**20
 
 @runtime_checkable
 class WriterBath(Protocol):
-    """A background of one value a writer, used on all its removed edges."""
+    """A background of one value per writer, used on all its removed edges."""
 
     def values(
         self, stage: Stage, now: Float[Tensor, "rows pos writers size"]
     ) -> Float[Tensor, "#rows #pos writers size"]:
-        """Background of the stage's writers; `now` is what they give in this pass."""
+        """Background of the stage's writers; `now` holds their values in this pass."""
 
 
 @runtime_checkable
 class ReaderBath(Protocol):
-    """A background of one value a reader, in place of the sum over its removed edges."""
+    """A background of one value per reader, in place of the sum over its removed edges."""
 
     def inputs(
         self,
@@ -66,17 +65,17 @@ class ReaderBath(Protocol):
         written: Float[Tensor, "rows pos d"],
         stream: Float[Tensor, "rows pos d"],
     ) -> Float[Tensor, "readers rows pos d"]:
-        """What each reader of the stage gets for its removed edges.
+        """The input of each reader of the stage from its removed edges.
 
         Args:
             kept: the sum over each reader's kept edges in this pass.
             written: the sum over all writers that the stage sees in this pass.
-            stream: the same, and what comes from no writer.
+            stream: the same sum, plus additions without a writer.
         """
 
 
 class Constant:
-    """Values that are given beforehand."""
+    """A background of values known beforehand."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
@@ -104,7 +103,7 @@ class _Recorder:
 def record(
     model: CircuitModel, tokens: Int[Tensor, "rows pos"], positions: Sequence[int] | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What all writers give in a clean pass, and the logits (at `positions` only, if these are given)."""
+    """Values of all writers in a clean pass, and the logits (if `positions` are given, at these only)."""
     recorder = _Recorder(positions)
     return recorder.values, _at(positions, model.run(tokens, recorder))
 
@@ -118,9 +117,9 @@ def record_streams(model: CircuitModel, tokens: Int[Tensor, "rows pos"]) -> dict
 
 
 def rows_within(circuit: Circuit, positions: int, *, budget: int = BUDGET) -> int:
-    """How many rows a pass may have so that the values of single writers keep within `budget` bytes."""
+    """Number of rows for which the values of single writers stay within `budget` bytes."""
     stored = max(int(np.count_nonzero(circuit.kept.any(1))), 1)
-    # As many bytes again for what all readers of a stage read.
+    # The inputs of all readers of a stage take as many bytes again.
     readers = max(stage.readers.stop - stage.readers.start for stage in circuit.graph.stages)
     each = (stored + 2 * readers) * positions * circuit.graph.architecture.width * 4
     return max(int(budget // each), 1)
@@ -135,17 +134,17 @@ def run_circuit(
     clean_rows: int = 0,
     positions: Sequence[int] | None = None,
 ) -> Float[Tensor, "rows seen vocabulary"]:
-    """Logits in float32 of a model of which only the edges of a circuit are left.
+    """Logits in float32 of a model in which only the edges of a circuit are left.
 
     Args:
-        model: the model whose graph the circuit is of.
+        model: a model with the graph of the circuit.
         tokens: prompts of one length.
-        background: what removed edges carry.
-        clean_rows: so many rows at the start are the untouched model's, for the background to look at.
-        positions: where logits are wanted; default: everywhere.
+        background: the values that removed edges carry.
+        clean_rows: number of rows at the start that run through the untouched model, for the background.
+        positions: positions of the logits; default: all.
 
     Raises:
-        MeasurementError: the logits are not finite.
+        MeasurementError: if the logits are not finite.
     """
     bath = Constant(background) if isinstance(background, Mapping) else background
     tap: _ByReader | _ByWriter
@@ -162,29 +161,34 @@ def run_circuit(
 
 
 def _at(positions: Sequence[int] | None, logits: Tensor) -> Tensor:
-    """Logits at some positions, of a model that gives them there alone or everywhere."""
+    """Logits at some positions, from a model that gives them only there or everywhere."""
     if positions is None or logits.shape[1] == len(positions):
         return logits
     return logits[:, list(positions)]
 
 
 class _Pass:
-    """What both kinds of pass share: sums over writers, and single values of those with a kept edge."""
+    """The common part of both kinds of pass: sums over writers, and values of writers with a kept edge."""
 
     def __init__(
-        self, model: CircuitModel, circuit: Circuit, clean_rows: int, positions: Sequence[int] | None
+        self,
+        model: CircuitModel,
+        circuit: Circuit,
+        bath: Any,
+        clean_rows: int,
+        positions: Sequence[int] | None,
     ) -> None:
-        self.model, self.circuit, self.clean_rows = model, circuit, clean_rows
-        self.positions = positions
+        self.model, self.circuit, self.bath = model, circuit, bath
+        self.clean_rows, self.positions = clean_rows, positions
         self._single = np.asarray(circuit.kept.any(1))
         self._stored: list[Tensor] = []
-        """[writers with a kept edge, rows, positions, d] of each stage so far."""
+        """Values [writers with a kept edge, rows, positions, d] of each stage so far."""
         self._places: list[np.ndarray] = []
         self._totals: list[tuple[int, Tensor]] = []
-        """The sum over writers up to the last two stages: parallel blocks read the one before last."""
+        """Sums over writers up to the last two stages, since parallel blocks read the one before last."""
 
     def _keep(self, stage: Stage, values: Tensor) -> None:
-        """Add up what the writers of a stage add to the stream, [rows, positions, writers, d]."""
+        """Add the outputs of a stage's writers to the sums, and store those with a kept edge."""
         before = self._totals[-1][1] if self._totals else 0
         single = np.flatnonzero(self._single[stage.writers])
         if len(single):
@@ -201,9 +205,9 @@ class _Pass:
         return next(total for stop, total in self._totals if stop == stage.sees)
 
     def _kept_sum(self, stage: Stage, like: Tensor) -> Tensor:
-        """[readers, rows, positions, d]: single values summed over the kept edges into each reader."""
+        """Sums over the kept edges into each reader, [readers, rows, positions, d]."""
         readers = stage.readers.stop - stage.readers.start
-        found = like.new_zeros(readers, *like.shape)
+        total = like.new_zeros(readers, *like.shape)
         for places, stored in zip(self._places, self._stored, strict=True):
             seen = places < stage.sees
             flags = self.circuit.kept[places, stage.readers] & seen[:, None]
@@ -214,13 +218,13 @@ class _Pass:
             chosen = stored if len(rows) == len(stored) else stored[rows]
             part = weights @ chosen.reshape(len(rows), -1)
             if len(columns) == readers:
-                found += part.view_as(found)
+                total += part.view_as(total)
             else:
-                found[columns] += part.view(len(columns), *like.shape)
-        return found
+                total[columns] += part.view(len(columns), *like.shape)
+        return total
 
     def _finish(self, stage: Stage, inputs: Tensor, stream: Tensor) -> Tensor:
-        """[readers, rows, pos, d] to what a tap gives; whole columns and clean rows read the stream."""
+        """Inputs as a tap returns them; readers with all edges kept, and clean rows, read the stream."""
         whole = self._whole(stage)
         if whole.any():
             inputs[whole] = stream
@@ -229,21 +233,12 @@ class _Pass:
         return inputs.permute(1, 2, 0, 3)
 
     def _whole(self, stage: Stage) -> np.ndarray:
-        """Readers into which all edges are kept."""
+        """Mask of readers into which all edges are kept."""
         return np.asarray(self.circuit.kept[: stage.sees, stage.readers].all(0))
 
 
 class _ByWriter(_Pass):
-    def __init__(
-        self,
-        model: CircuitModel,
-        circuit: Circuit,
-        bath: WriterBath,
-        clean_rows: int,
-        positions: Sequence[int] | None,
-    ) -> None:
-        super().__init__(model, circuit, clean_rows, positions)
-        self.bath = bath
+    bath: WriterBath
 
     def write(self, stage: Stage, values: Tensor) -> None:
         self._keep(stage, self.bath.values(stage, values) - values)
@@ -256,16 +251,7 @@ class _ByWriter(_Pass):
 
 
 class _ByReader(_Pass):
-    def __init__(
-        self,
-        model: CircuitModel,
-        circuit: Circuit,
-        bath: ReaderBath,
-        clean_rows: int,
-        positions: Sequence[int] | None,
-    ) -> None:
-        super().__init__(model, circuit, clean_rows, positions)
-        self.bath = bath
+    bath: ReaderBath
 
     def write(self, stage: Stage, values: Tensor) -> None:
         self._keep(stage, values)

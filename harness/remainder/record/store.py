@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from remainder.base.files import SETTINGS, present, require_file
-from remainder.base.messages import first_fault
+from remainder.base.messages import placed_fault
 from remainder.base.paths import machine_paths
 from remainder.errors import RecordError
 from remainder.record.compat import Compat
@@ -347,10 +347,8 @@ def read_summary(path: Path) -> Record:
     try:
         record = Record.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise RecordError(
-            f"{path}: {place}: {first_fault(error)} ({error.error_count()} fields at fault)",
+            f"{path}: {placed_fault(error)} ({error.error_count()} fields at fault)",
             fix="restore the file as it was",
         ) from error
     stated = content.pop("record_id")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from remainder.base.files import explained, present, read_toml, require_file
-from remainder.base.messages import first_fault
+from remainder.base.messages import first_fault, placed_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
@@ -209,11 +209,7 @@ def read_folder(folder: Path) -> Submission:
     try:
         submission = Submission(**content, folder=folder)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InterpretationError(
-            f"{where}: {place}: {first_fault(problem)}", fix="correct that field"
-        ) from None
+        raise InterpretationError(f"{where}: {placed_fault(problem)}", fix="correct that field") from None
     files = own_hashes(folder, submission.method)
     for source in submission.method.get("sites") or ():
         files |= site_hashes(folder, source, open_site(folder, source).files)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from remainder.base.files import read_toml
-from remainder.base.messages import first_fault
+from remainder.base.messages import placed_fault
 from remainder.errors import TaskError
 from remainder.task.prompts import PADDING, Prompts
 from remainder.task.text import Split
@@ -106,10 +106,8 @@ def read_behaviour(path: Path) -> Behaviour:
     try:
         behaviour = Behaviour(**read_toml(path))
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
-            f"{path}: {place}: {first_fault(problem)}",
+            f"{path}: {placed_fault(problem)}",
             fix="correct that field; tasks/behaviours/ has examples",
         ) from None
     for template in behaviour.templates:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,9 @@ class BuiltCircuit:
     interpretations: Mapping[str, Any] = field(default_factory=dict)
 
 
+_Made = TypeVar("_Made", "Built", "BuiltCircuit")
+
+
 @contextmanager
 def guarded(what: str) -> Iterator[None]:
     """A context that turns any exception of a task's script into one message that begins with `what`.
@@ -148,11 +151,8 @@ def run_script(task: Task) -> Built:
     Raises:
         TaskError: if something is wrong with the result.
     """
-    path, built = _run(task)
-    if not isinstance(built, Built):
-        raise TaskError(f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.Built")
-    kinds = {"module": nn.Module, "examples": Mapping, "interpretations": Mapping}
-    _check_kinds(built, kinds, path)
+    fields = {"module": nn.Module, "examples": Mapping, "interpretations": Mapping}
+    path, built = _run(task, Built, fields)
     for split in _SPLITS:
         if not isinstance(built.examples.get(split), Examples):
             raise TaskError(
@@ -169,13 +169,8 @@ def run_circuit_script(task: Task) -> BuiltCircuit:
     Raises:
         TaskError: if something is wrong with the result.
     """
-    path, built = _run(task)
-    if not isinstance(built, BuiltCircuit):
-        raise TaskError(
-            f"{path}: build gave {type(built).__name__}", fix="return a remainder.build.BuiltCircuit"
-        )
-    kinds = {"model": nn.Module, "prompts": Mapping, "interpretations": Mapping}
-    _check_kinds(built, kinds, path)
+    fields = {"model": nn.Module, "prompts": Mapping, "interpretations": Mapping}
+    path, built = _run(task, BuiltCircuit, fields)
     seen: dict[str, Split] = {}
     for split in _SPLITS:
         groups = built.prompts.get(split)
@@ -191,8 +186,8 @@ def run_circuit_script(task: Task) -> BuiltCircuit:
     return built
 
 
-def _run(task: Task) -> tuple[Path, Any]:
-    """The path of a task's script, and the result of its `build`."""
+def _run(task: Task, made: type[_Made], fields: Mapping[str, type]) -> tuple[Path, _Made]:
+    """The path of a task's script, and the result of its `build`, with the types of its fields checked."""
     spec = task.build
     assert spec is not None
     path = spec.folder / spec.script
@@ -200,14 +195,16 @@ def _run(task: Task) -> tuple[Path, Any]:
     if not callable(build):
         raise TaskError(f"{path} defines no function build", fix="see remainder.build for what it must give")
     with guarded(f"{path}: build(seed={task.seed}, …)"):
-        return path, build(seed=task.seed, folder=path.parent, **spec.parameters)
-
-
-def _check_kinds(built: Built | BuiltCircuit, kinds: Mapping[str, type], path: Path) -> None:
-    for name, kind in kinds.items():
+        built = build(seed=task.seed, folder=path.parent, **spec.parameters)
+    if not isinstance(built, made):
+        raise TaskError(
+            f"{path}: build gave {type(built).__name__}", fix=f"return a remainder.build.{made.__name__}"
+        )
+    for name, kind in fields.items():
         if not isinstance(getattr(built, name), kind):
             given = type(getattr(built, name)).__name__
             raise TaskError(f"{path}: {name} is of type {given}", fix=f"give a {kind.__name__}")
+    return path, built
 
 
 def windows_of(examples: Examples) -> Windows:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from remainder.base.files import present, read_toml
-from remainder.base.messages import first_fault
+from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
@@ -360,10 +360,8 @@ def load_task(name: str | Path | Task) -> Task:
         spec: type[Task] = resolve(kind.spec)
         return spec(id=identifier, **content)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise TaskError(
-            f"{folder / 'task.toml'}: {place}: {first_fault(problem)}",
+            f"{folder / 'task.toml'}: {placed_fault(problem)}",
             fix="correct that field; the tasks of this package are complete examples",
         ) from None
 

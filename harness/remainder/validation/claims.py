@@ -129,8 +129,8 @@ def read_claims(script: ModuleType, seed: int, parameters: Mapping[str, Any], pl
     """The claims that a script makes about the world of `seed`.
 
     Args:
-        parameters: those that the task's build script is given.
-        place: what to call the script in messages.
+        parameters: the parameters of the task's build script.
+        place: name of the script in messages.
 
     Raises:
         TaskError: if it defines none, or one is malformed.

@@ -1,8 +1,8 @@
 """The coverage of a record's 95 % intervals, over many evaluation sets of one control.
 
-1. A pool of fresh evaluation windows, scored (`validation.pool`). They are independent, so that any number
-   of them make a document, and any number of documents an evaluation set.
-2. For each set the interval of `record.intervals.Bootstrap`, which is that of a record, with its own seed.
+1. A pool of fresh evaluation windows is scored (`validation.pool`). They are independent, so any number of
+   them makes a document, and any number of documents an evaluation set.
+2. Each set gets the interval of `record.intervals.Bootstrap`, as a record does, with a seed of its own.
 3. The share of sets whose interval holds the value that the control claims, with Wilson's (1927) 95 %
    interval. Also the share that holds the mean of the pool: it differs from the other if the formula is off,
    not the interval.
@@ -150,31 +150,22 @@ def coverage(
     """Coverage of the claimed values of a control, one entry for each quantity and number of documents.
 
     Args:
-        control: one whose `build` takes `evaluation_seed`.
-        interpretation: one of its own, by name.
-        quantities: claimed ones of one rung: losses, errors, KL.
-        documents: in an evaluation set.
-        windows: fewest and most windows of a document; how many is drawn uniformly.
-        replications: evaluation sets of each size.
+        control: a control whose `build` takes `evaluation_seed`.
+        interpretation: name of one of the control's interpretations.
+        quantities: claimed quantities of one rung each: losses, errors, KL.
+        documents: numbers of documents in an evaluation set.
+        windows: fewest and most windows of a document; the number is drawn uniformly.
+        replications: number of evaluation sets of each size.
         pairs: antithetic pairs of draws.
-        parameters: of `build`, in place of the task's, e.g. for more examples.
-        progress: told how much of the pool is filled.
+        parameters: parameters of `build` that replace the task's, e.g. for more examples.
+        progress: receives how much of the pool is filled.
 
     Raises:
         TaskError: if the task claims no such value, or cannot draw evaluation examples anew.
     """
     chosen = control if isinstance(control, Control) else controls([control])[0]
-    claims = {
-        claim.quantity.text: claim
-        for claim in chosen.claims(chosen.task.seed)
-        if claim.interpretation == interpretation
-    }
-    unknown = [text for text in quantities if text not in claims]
-    if unknown:
-        raise TaskError(
-            f"{chosen.place}: nothing is claimed of {unknown[0]} of {interpretation}",
-            fix=f"choose from: {', '.join(claims) or 'nothing'}",
-        )
+    claimed = _claimed(chosen, interpretation, quantities)
+    # Documents of random length may take more windows than their mean length says.
     margin = 1.0 if windows[0] == windows[1] else 1.05
     needed = math.ceil(margin * replications * max(documents) * sum(windows) / 2)
     pool = fill_pool(
@@ -186,13 +177,12 @@ def coverage(
         parameters=parameters or {},
         progress=progress,
     )
-    found = []
-    for text in quantities:
-        expected = claims[text].expected
+    studied = []
+    for text, expected in claimed.items():
         for count in documents:
             held = cover(pool, text, expected, count, windows=windows, most=replications)
             low, high = wilson(round(held.share * held.sets), held.sets)
-            found.append(
+            studied.append(
                 Coverage(
                     task=chosen.task.id,
                     interpretation=interpretation,
@@ -207,7 +197,26 @@ def coverage(
                     width=held.width,
                 )
             )
-    return found
+    return studied
+
+
+def _claimed(control: Control, interpretation: str, quantities: Sequence[str]) -> dict[str, float]:
+    """The expected value of each quantity of an interpretation.
+
+    Raises:
+        TaskError: if the control does not claim one of them.
+    """
+    claims = {
+        claim.quantity.text: claim.expected
+        for claim in control.claims(control.task.seed)
+        if claim.interpretation == interpretation
+    }
+    if unknown := [text for text in quantities if text not in claims]:
+        raise TaskError(
+            f"{control.place}: nothing is claimed of {unknown[0]} of {interpretation}",
+            fix=f"choose from: {', '.join(claims) or 'nothing'}",
+        )
+    return {text: claims[text] for text in quantities}
 
 
 def cover(
@@ -223,9 +232,9 @@ def cover(
     """Count the intervals that hold `expected`, in sets of documents cut from the pool one after another.
 
     Args:
-        documents: in a set.
-        most: sets; fewer, if the pool has no more.
-        seed: of the windows of each document, and of the resamples.
+        documents: number of documents in a set.
+        most: largest number of sets; fewer, if the pool is too small.
+        seed: seed of the windows of each document, and of the resamples.
 
     Raises:
         ValueError: if the pool does not fill one set.

@@ -1,4 +1,4 @@
-"""Draws the figures that controls declare, in the palette of `remainder.report.plot`."""
+"""Drawing of the figures that controls declare, in the palette of `remainder.report.plot`."""
 
 from __future__ import annotations
 

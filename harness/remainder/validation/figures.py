@@ -1,7 +1,7 @@
-"""Figures of a validation, declared by the controls: what was measured beside what was expected.
+"""Figures of a validation, declared by the controls: measured beside expected values.
 
-The script of expected values of a control may define `figure() -> dict`. It may show tasks of other
-controls too; everything that it shows must be claimed where it is shown. The form, by example:
+The script of expected values of a control may define `figure() -> dict`. It may show tasks of other controls
+too; every value in it must be claimed by its control. The form, by example:
 
     {
         "name": "width",                       # docs/figures/validation-width.png
@@ -22,9 +22,9 @@ controls too; everything that it shows must be claimed where it is shown. The fo
         ],
     }
 
-- `bars`: a group of bars at each point, one for each series, and a black line where the value is expected.
-  x is the name of the group.
-- `sweep`: x is a number; points for what was measured, lines through what was expected.
+- `bars`: a group of bars at each point, one for each series, and a black line at the expected value. x is
+  the name of the group.
+- `sweep`: x is a number; points show measured values, lines expected ones.
 - `law`: the same on logarithmic axes, by size, with the fitted power law of each series.
 
 A number is the mean over the seeds of the run, its error bar the 95 % interval of that mean (1.96 standard
@@ -39,7 +39,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from remainder.base.messages import first_fault
+from remainder.base.messages import placed_fault
 from remainder.errors import TaskError
 from remainder.task.script import guarded
 
@@ -90,7 +90,7 @@ class FigureSpec(_FigureModel):
             yield from panel.points
 
     def every_number(self) -> Iterator[tuple[str, str, str]]:
-        """Task, interpretation and quantity of all that is shown."""
+        """Task, interpretation and quantity of everything in the figure."""
         for panel in self.panels:
             for point in panel.points:
                 for series in panel.series:
@@ -110,10 +110,8 @@ def read_figure(script: ModuleType, place: str) -> FigureSpec | None:
             made = script.figure()
         figure = FigureSpec.model_validate(made)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise TaskError(
-            f"{place}: figure(): {where}: {first_fault(problem)}",
+            f"{place}: figure(): {placed_fault(problem, 'the whole')}",
             fix="follow the form in remainder.validation.figures",
         ) from None
     for panel in figure.panels:

@@ -1,6 +1,6 @@
-"""The page `docs/validation.md`: all that a validation compared, as text, figures and tables.
+"""The page `docs/validation.md`: all comparisons of a validation, as text, figures and tables.
 
-It holds no time, machine or commit: the same seeds and the same package give the same page.
+It holds no time, machine or commit, so that the same seeds and package give the same page.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _section(validation: Validation, task: Task, shown: set[str]) -> list[str]:
     parts = [f"## {_escape(task.id)}", f"**{_escape(task.title)}**", _paragraphs(task.description)]
     for figure in validation.figures:
         tasks = [point.task for point in figure.every_point()]
-        # Below the last of its tasks, where all that it shows has been said.
+        # Below the last of its tasks, after everything in it has been described.
         last = [control.id for control in validation.controls if control.id in tasks][-1]
         if last == task.id and figure.name not in shown:
             shown.add(figure.name)
@@ -154,5 +154,5 @@ def _paragraphs(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text escaped so that Markdown shows it literally."""
     return re.sub(r"([\\`*_|<>~\[\]])", r"\\\1", " ".join(text.split()))

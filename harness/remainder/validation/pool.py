@@ -1,4 +1,4 @@
-"""Fresh evaluation windows of one control, scored: what studies of coverage cut their sets from.
+"""Fresh, scored evaluation windows of one control, from which studies of coverage cut their sets.
 
 1. The network and the calibration stay; only evaluation examples are drawn anew, by the control's own script
    with another `evaluation_seed`: a keyword of its `build`, an int; None, its default, stands for the data of
@@ -122,7 +122,7 @@ def _fresh(task: Task) -> Iterator[Windows]:
                 f"{task.id}: build() ignores {EVALUATION_SEED}", fix="draw evaluation examples by it"
             )
         last = windows
-        # Noise is keyed by the document's name.
+        # Noise is keyed by the document's name, so fresh documents need names of their own.
         documents = tuple(f"{seed}/{name}" for name in windows.documents)
         yield Windows(windows.inputs, documents, windows.indices, *windows[3:])
         seed += 1

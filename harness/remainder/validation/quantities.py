@@ -1,14 +1,14 @@
-"""Measured values of what controls claim, each with its standard error, from per-document values.
+"""Measured values of claimed quantities, with standard errors from per-document values.
 
-1. Nearly all are ratios of sums over documents, sum a / sum b; those that are differences are paired, so that
-   what documents share cancels.
+1. Nearly all are ratios of sums over documents, sum a / sum b. Differences are paired, so that the variation
+   shared by documents cancels.
 2. Standard error: delete-one-document jackknife, s² = (n − 1)/n Σ (R₍ᵢ₎ − mean R₍ᵢ₎)² (Efron and Tibshirani
    1993, section 11.5), which for a mean is the textbook one. It has n − 1 degrees of freedom.
 3. `alpha` is fitted anew without each calibration document.
-4. `radial kurtosis` is compared with the middle of its surrogates; its error is their spread. Of 60
-   surrogates the two outer quantiles tell a spread no worse than half as many values would.
+4. `radial kurtosis` is compared with the middle of its surrogates; its error is their spread. The
+   two outer quantiles of 60 surrogates estimate a spread as well as half as many values would.
 
-The intervals of the record are not used: what checks them must not be made from them.
+The intervals of the record are not used, since a check of them must be independent of them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def ratio_error(numerator: Array, denominator: Array) -> float:
     """
     if len(numerator) < 2:
         raise ValueError(f"a standard error needs two documents, not {len(numerator)}")
-    # Centred first: what is left out is a small share of the sums, and must not be lost to rounding.
+    # Centred first, since one document is a small share of the sums and must not be lost to rounding.
     centred = numerator - numerator.sum() / denominator.sum() * denominator
     return jackknife(-centred / (denominator.sum() - denominator))
 
@@ -96,7 +96,7 @@ class Measurements:
     def _numerator(self, quantity: Quantity) -> Array:
         """Values that are summed over documents and divided by their tokens."""
         if quantity.kind == "shape":
-            # With a telescope it is that of the covariance which is not shrunk.
+            # The telescope starts from the covariance that is not shrunk.
             whole = {"full-unshrunk", "matched"} <= self._totals.keys()
             gaussian = "full-unshrunk" if whole else "full"
             return self._column(quantity, gaussian) - self._column(quantity, "permuted")

@@ -3,8 +3,8 @@
 1. A control is a task whose `[build]` names a script `expected`. Each seed gives another world: other
    weights, other examples, other expected values. By default three: the task's own, a fixed one, and one
    that is drawn when the run starts, so that nobody can tune anything to it.
-2. In each world every interpretation that something is claimed of is scored by `remainder.evaluate`, as any
-   other, on those rungs only that the claims need.
+2. In each world every interpretation with a claim is scored by `remainder.evaluate`, like any other, on only
+   the rungs that its claims need.
 3. All comparisons of the run are judged together (`verdict.judge`); then the laws across tasks.
 """
 
@@ -118,29 +118,55 @@ def validate(
 
     Args:
         names: ids or folders of controls; default: all that are installed.
-        seeds: of the worlds, None for the own seed of each task; default: those of `draw_seeds`.
-        tier: how much is measured.
+        seeds: seeds of the worlds, None for the own seed of each task; default: those of `draw_seeds`.
+        tier: the tier of each task that is measured.
         device: `auto`, `cpu` or `cuda`.
-        progress: told how many interpretations are scored.
+        progress: receives how many interpretations are scored.
 
     Raises:
         RemainderError: if a control is malformed, or cannot measure what it claims.
     """
     chosen = controls(names)
-    for control in chosen:  # what is malformed is told before anything is measured
+    for control in chosen:  # report malformed scripts before anything is measured
         read_laws(control.script, control.place)
         read_figure(control.script, control.place)
     seeds = tuple(draw_seeds() if seeds is None else seeds)
+    findings = _findings(_worlds(chosen, seeds, progress), tier, device, progress)
+    laws, without_law = _judged_laws(chosen, findings)
+    figures, without_figure = _figures(chosen, findings)
+    return Validation(
+        controls=tuple(control.task for control in chosen),
+        tier=tier,
+        seeds=seeds,
+        comparisons=judge(findings),
+        laws=laws,
+        figures=figures,
+        left_out=(*without_law, *without_figure),
+    )
+
+
+_World = tuple[Control, int, list[Claim]]
+
+
+def _worlds(
+    chosen: Sequence[Control], seeds: Sequence[int | None], progress: Progress | None
+) -> list[_World]:
+    """Every control under every seed, with its claims there."""
     pairs = [
         (control, seed)
         for control in chosen
         for seed in dict.fromkeys(control.task.seed if seed is None else seed for seed in seeds)
     ]
-    worlds: list[tuple[Control, int, list[Claim]]] = []
+    worlds: list[_World] = []
     for control, seed in pairs:
         if progress is not None:
             progress("expected values", len(worlds), len(pairs))
         worlds.append((control, seed, control.claims(seed)))
+    return worlds
+
+
+def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progress | None) -> list[Finding]:
+    """Measure in every world whatever is claimed there, one interpretation after another."""
     total = sum(len({claim.interpretation for claim in claims}) for _, _, claims in worlds)
     findings: list[Finding] = []
     done = 0
@@ -165,17 +191,7 @@ def validate(
             done += 1
     if progress is not None:
         progress("validated", total, total)
-    laws, without_law = _judged_laws(chosen, findings)
-    figures, without_figure = _figures(chosen, findings)
-    return Validation(
-        controls=tuple(control.task for control in chosen),
-        tier=tier,
-        seeds=seeds,
-        comparisons=judge(findings),
-        laws=laws,
-        figures=figures,
-        left_out=(*without_law, *without_figure),
-    )
+    return findings
 
 
 def _interpretation(loaded: LoadedTask, name: str) -> Any:
@@ -200,7 +216,7 @@ def _judged_laws(
             continue
         points = {
             task: list(
-                {  # once a seed, however many claims there are
+                {  # once per seed, however many claims there are
                     finding.seed: finding.measured
                     for finding in findings
                     if finding.task == task and _claimed(finding) == (law.interpretation, law.quantity)

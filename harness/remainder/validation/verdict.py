@@ -1,12 +1,12 @@
-"""Whether what was measured is what was claimed, over all comparisons of a run together.
+"""The verdict on a run: whether measured values agree with claimed ones, over all comparisons together.
 
 1. The deviation beyond the allowance, d = max(|measured − expected| − allowance − 10⁻⁶, 0), with its sign;
-   for a one-sided claim 0 if it lies on the side that is claimed. 10⁻⁶ is what float32 passes may be off
-   by.
+   for a one-sided claim 0 if it lies on the side that is claimed. 10⁻⁶ allows for
+   rounding in float32 passes.
 2. z = d / standard error. Without a standard error (a value that is the same in every document) it is
    infinite, unless d = 0.
-3. p from Student's t with the degrees of freedom of the standard error, two-sided, or one-sided. The normal
-   law would call several times too many deviations significant this far out: at |z| = 4.5, 9 times with 40
+3. p from Student's t with the degrees of freedom of the standard error, two-sided, or one-sided. A normal
+   law would find several times too many significant deviations this far out: at |z| = 4.5, 9 times with 40
    documents.
 4. All comparisons share one family-wise error of 1 %, by Holm's (1979) step-down: with the p in rising order,
    the i-th of m is adjusted to max over j ≤ i of (m − j + 1) p_j, and fails if that is at most 1 %.
