@@ -1,8 +1,8 @@
-"""Kinds of task: what one measures, what it scores, and where the code for it is.
+"""Kinds of task: their names, the submissions that they score, and the code that measures them.
 
-A kind is one `TaskKind`. Code to which the kind matters asks `Task.kind`, and branches on none: what differs
-is named here, as `module:object`, and imported when it is used. So this table needs no torch, and a task can
-name code that stands above it.
+A kind is one `TaskKind`. Code to which the kind matters asks `Task.kind` and never branches on it: the
+differences are named here, as `module:object`, and imported when used. So this table needs no torch, and a
+task can name code of higher layers.
 
 Source: protocol 1, sections 2 and 8.
 """
@@ -26,35 +26,35 @@ OF_TEXT = ("corpus", "splits", "positions")
 
 @dataclass(frozen=True)
 class TaskKind:
-    """What the tasks of a kind have in common; places are `module:object`."""
+    """Everything that the tasks of a kind have in common; code is named as `module:object`."""
 
     name: str
     table: str | None
-    """The table of `task.toml` that only tasks of this kind have; None: a task with none of these."""
+    """The table of `task.toml` that marks tasks of this kind; None for tasks without any such table."""
     scores: str
-    """What is scored, in words."""
+    """A phrase for the submissions that are scored."""
     submissions: frozenset[str]
-    """Kinds of submission that are scored."""
+    """The kinds of submission that are scored."""
     samples: str
-    """What a tier counts: windows or prompts."""
+    """The unit of a tier's amounts: windows or prompts."""
     has_residual: bool
-    """Whether a residual is left at a site, which has couplings, annealed losses and tests of Gaussianity."""
+    """Whether a site has a residual, and with it couplings, annealed losses and tests of Gaussianity."""
     rungs: str
     """The mapping whose keys are all rungs, in the order of tables."""
     open: str
-    """Loads a task: `(task, device, batch_size, progress) -> LoadedTask`."""
+    """Function that loads a task: `(task, device, batch_size, progress) -> LoadedTask`."""
     measure: str
     """The module with `measure` and `remeasure`; see `remainder.loading.loaded.Measurer`."""
     wrap: str
-    """Makes an object a submission: `(object, name, ignore_fields) -> Entry`."""
+    """Function that makes an object a submission: `(object, name, ignore_fields) -> Entry`."""
     check: str
     """The steps of `remainder check` once a submission is read; see `remainder.publish.check`."""
     require: Callable[[Task], None]
-    """Raises ValueError unless the tables of a task go together."""
+    """Function that raises ValueError unless the tables of a task are consistent."""
     facts: Callable[[Task], Iterator[tuple[str, str]]]
-    """What `remainder show` says of such tasks alone: a word and a text."""
+    """Lines of `remainder show` for such tasks alone: pairs of a word and a text."""
     not_shared: tuple[str, ...] = ()
-    """Tables of `family.toml` that do not hold for such tasks."""
+    """Tables of `family.toml` that such tasks do not inherit."""
     spec: str = "remainder.task.spec:Task"
     """The class of the task's content."""
 
@@ -115,7 +115,7 @@ _KINDS = [
         check="remainder.publish.check:check_circuits",
         require=_require_prompts,
         facts=_prompt_facts,
-        not_shared=OF_TEXT,  # it shares the model of a family, not the text
+        not_shared=OF_TEXT,  # such tasks share the model of a family, but not its text
     ),
     TaskKind(
         name="site",

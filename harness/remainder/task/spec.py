@@ -241,7 +241,7 @@ class Task(_Spec):
 
     @property
     def kind(self) -> TaskKind:
-        """What tasks like this one measure, and where the code for it is."""
+        """The kind of this task, which names the code that measures it."""
         return kind_with([name for name in type(self).model_fields if getattr(self, name) is not None])
 
     @model_validator(mode="after")

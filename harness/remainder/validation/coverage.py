@@ -169,13 +169,7 @@ def coverage(
     margin = 1.0 if windows[0] == windows[1] else 1.05
     needed = math.ceil(margin * replications * max(documents) * sum(windows) / 2)
     pool = fill_pool(
-        chosen.task,
-        interpretation,
-        quantities,
-        needed,
-        pairs=pairs,
-        parameters=parameters or {},
-        progress=progress,
+        chosen.task, interpretation, quantities, needed, pairs=pairs, parameters=parameters, progress=progress
     )
     studied = []
     for text, expected in claimed.items():
