@@ -8,11 +8,11 @@ submission is opened: `verify`, `compare`, `cite` and the board look into the ta
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from remainder.base.plugins import plugin
+from remainder.base.resolve import resolve as base_resolve
 from remainder.errors import InterpretationError
 from remainder.submission.method import FORMATS, Format, Source
 
@@ -58,9 +58,8 @@ def resolve(place: str) -> Callable[..., Any]:
     Raises:
         InterpretationError: there is none.
     """
-    module, _, name = place.partition(":")
     try:
-        function: Callable[..., Any] = getattr(import_module(module), name)
+        function: Callable[..., Any] = base_resolve(place)
     except (ImportError, AttributeError) as problem:
         raise InterpretationError(
             f"a format names its code as {place!r}, which cannot be imported: {problem}",
