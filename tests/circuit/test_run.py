@@ -15,12 +15,12 @@ from remainder.circuit.backgrounds import (
     _missing_factor,
     _surrogate,
     mean_values,
-    rung_named,
 )
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.constants import fit_constants
 from remainder.circuit.run import Values, record, rows_within, run_circuit
-from remainder.errors import MeasurementError, TaskError
+from remainder.errors import MeasurementError
+from remainder.record.rungs import CIRCUIT_RUNGS
 
 MODELS = {
     "plain": PlainModel(),
@@ -152,7 +152,7 @@ def test_pairs_of_draws_are_mirrored(rung: str) -> None:
     found = scene(model)
     pair = [found.run(circuit, BACKGROUNDS[rung], draw) for draw in (2, 3)]
     assert float((pair[0] - pair[1]).abs().max()) > 1e-3
-    if BACKGROUNDS[rung].kind == "gaussian" and BACKGROUNDS[rung].statistics == "single-shot":
+    if BACKGROUNDS[rung].kind == "full" and BACKGROUNDS[rung].statistics == "single-shot":
         mean = found.run(circuit, BACKGROUNDS["raw"])
         torch.testing.assert_close((pair[0] + pair[1]) / 2, mean, atol=1e-5, rtol=0)
 
@@ -276,14 +276,13 @@ def test_resampled_values_are_those_of_one_calibration_prompt() -> None:
     assert float(nearest.max()) < 1e-10
 
 
-def test_names_of_backgrounds() -> None:
-    assert rung_named("gaussian", "shared", "single-shot") == "full"
-    assert rung_named("gaussian", "independent", "sequential") == "full-sequential-independent"
-    assert rung_named("mean-positional", "shared", "single-shot") == "raw"
-    with pytest.raises(TaskError, match="no background 'noises'"):
-        rung_named("noises", "shared", "single-shot")
-    with pytest.raises(TaskError, match="of a Gaussian background, not of mean"):
-        rung_named("mean", "independent", "single-shot")
+def test_a_background_has_one_name_and_says_what_it_is() -> None:
+    assert set(BACKGROUNDS) - set(CIRCUIT_RUNGS) == {"noise-fitted"}  # a denominator, which nobody asks for
+    assert set(CIRCUIT_RUNGS) < set(BACKGROUNDS)
+    for name, background in BACKGROUNDS.items():
+        suffixes = [] if background.statistics == "single-shot" else [background.statistics]
+        suffixes += ["independent"] if background.baths == "independent" else []
+        assert name == "-".join([background.kind, *suffixes])
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
@@ -295,7 +294,7 @@ def test_values_that_are_not_finite_are_refused() -> None:
 
 
 def test_background_words() -> None:
-    assert Background("gaussian").draws
+    assert Background("full").draws
     assert not Background("mean").draws
     assert VOCABULARY == 11
 

@@ -95,19 +95,15 @@ def test_the_same_circuit_by_file_and_by_object_scores_the_same(task: PromptTask
     assert list(by_file.submission.files) == ["mine.json"]
 
 
-@pytest.mark.parametrize(
-    "words", [("gaussian", "independent", "sequential"), ("optimal-constant", "shared", "single-shot")]
-)
+@pytest.mark.parametrize("rung", ["full-sequential-independent", "optimal-constant"])
 def test_backgrounds_from_the_command_line(
-    words: tuple[str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rung: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, baths, statistics = words
     # How good constants are after all steps is for test_circuit_run.py to say.
     monkeypatch.setattr("remainder.measure.circuits.fit_constants", partial(fit_constants, steps=2))
-    call = ["run", TASK, "--with", "eap", "--background", kind, "--baths", baths, "--statistics", statistics]
+    call = ["run", TASK, "--with", "eap", "--background", rung]
     done = CliRunner().invoke(app, [*call, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    rung = "optimal-constant" if kind == "optimal-constant" else "full-sequential-independent"
     assert rung in done.output
     (path,) = tmp_path.rglob("*.json")
     circuit = read_record(path).record.metrics.circuit
@@ -150,7 +146,8 @@ def test_options_of_backgrounds_are_refused_elsewhere(tmp_path: Path) -> None:
     for call in (
         ["run", "tracr/reverse", "--background", "zero"],
         ["run", TASK, "--background", "zero", "--rungs", "raw"],
-        ["run", TASK, "--baths", "independent"],
+        ["run", TASK, "--background", "gaussian"],
+        ["run", TASK, "--background", "noise-fitted"],
         ["run", TASK, "--background", "nothing"],
     ):
         done = CliRunner().invoke(app, [*call, "--out", str(tmp_path)])

@@ -48,7 +48,7 @@ from remainder.task.prompts import Prompts
 
 __all__ = ["ABLATIONS", "Attribution", "random_edges"]
 
-ABLATIONS = ("counterfactual", "zero", "mean-positional")
+ABLATIONS = ("counterfactual", "zero", "raw")
 """Replacements of an edge's value: that of the counterfactual prompt, nothing, or the mean over the prompts
 of the template at each position."""
 
@@ -190,7 +190,7 @@ class Attribution:
         for group in self.prompts:
             row = len(graph.writers) * group.tokens.shape[1] * graph.architecture.width
             rows = min(self.batch_size, max(self.budget // (4 * row), 1))
-            means = self._means(group, rows) if self.ablation == "mean-positional" else None
+            means = self._means(group, rows) if self.ablation == "raw" else None
             for start in range(0, len(group), rows):
                 yield self._batch(group.take(slice(start, start + rows)), means)
 

@@ -48,13 +48,12 @@ from remainder.circuit.run import (
     rows_within,
     run_circuit,
 )
-from remainder.errors import TaskError
 from remainder.model.architecture import Stage
 from remainder.model.graph import CircuitModel
 from remainder.residual.noise import Draw, NoiseKeys, indices, normal
 from remainder.task.prompts import Prompts
 
-__all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values", "rung_named"]
+__all__ = ["BACKGROUNDS", "Background", "Scene", "mean_values"]
 
 _ROWS = 16
 
@@ -72,27 +71,27 @@ class Background:
     @property
     def draws(self) -> bool:
         """Whether the background is random."""
-        return self.kind in ("gaussian", "noise", "resample")
+        return self.kind in ("full", "noise-fitted", "permuted")
 
     @property
     def antithetic(self) -> bool:
         """Whether draws come as pairs of w and −w."""
-        return self.kind in ("gaussian", "noise")
+        return self.kind in ("full", "noise-fitted")
 
 
 BACKGROUNDS: Mapping[str, Background] = {
-    "raw": Background("mean-positional"),
+    "raw": Background("raw"),
     "zero": Background("zero"),
     "mean": Background("mean"),
     "counterfactual": Background("counterfactual"),
-    "permuted": Background("resample"),
-    "full": Background("gaussian"),
-    "full-independent": Background("gaussian", "independent"),
-    "full-sequential": Background("gaussian", statistics="sequential"),
-    "full-sequential-independent": Background("gaussian", "independent", "sequential"),
-    "full-counterterm": Background("gaussian", statistics="counterterm"),
-    "full-counterterm-independent": Background("gaussian", "independent", "counterterm"),
-    "noise-fitted": Background("noise"),
+    "permuted": Background("permuted"),
+    "full": Background("full"),
+    "full-independent": Background("full", "independent"),
+    "full-sequential": Background("full", statistics="sequential"),
+    "full-sequential-independent": Background("full", "independent", "sequential"),
+    "full-counterterm": Background("full", statistics="counterterm"),
+    "full-counterterm-independent": Background("full", "independent", "counterterm"),
+    "noise-fitted": Background("noise-fitted"),
     "optimal-constant": Background("optimal-constant"),
 }
 """Backgrounds by the names of their rungs."""
@@ -195,15 +194,15 @@ class Scene:
         if kind == "mean":
             given = self.means or {name: v.mean((0, 1), keepdim=True) for name, v in self.bank.items()}
             return given
-        if kind == "mean-positional":
+        if kind == "raw":
             return {name: value.mean(0, keepdim=True) for name, value in self.bank.items()}
-        if kind == "resample":
+        if kind == "permuted":
             chosen = indices(self._places(rows), draw.index, 1, len(self.calibration), "resample")[:, 0]
             return {name: value[chosen.to(value.device)] for name, value in self.bank.items()}
         if kind == "optimal-constant":
             assert constants is not None
             return constants
-        if kind == "noise":
+        if kind == "noise-fitted":
             clean = self._of("tokens")[0]
             weights = self._weights(rows, draw)
             return _Noisy({name: value[rows] for name, value in clean.items()}, self.bank, weights)
@@ -254,29 +253,6 @@ def mean_values(scenes: list[Scene]) -> Values:
         name: torch.stack([scene.bank[name].sum((0, 1), keepdim=True) for scene in scenes]).sum(0) / count
         for name in scenes[0].bank
     }
-
-
-def rung_named(kind: str, baths: str, statistics: str) -> str:
-    """The rung of a background by its words; `baths` and `statistics` are of the Gaussian only.
-
-    Raises:
-        TaskError: if there is none.
-    """
-    plain = Background(kind, baths, statistics)
-    names = {background: name for name, background in BACKGROUNDS.items()}
-    if plain not in names:
-        if Background(kind) in names and kind != "gaussian":
-            raise TaskError(
-                f"--baths and --statistics are of a Gaussian background, not of {kind}",
-                fix="leave them out, or give --background gaussian",
-            )
-        kinds = sorted({background.kind for background in BACKGROUNDS.values()} - {"noise"})
-        raise TaskError(
-            f"there is no background {kind!r} with {baths} baths and {statistics} statistics",
-            fix=f"backgrounds: {', '.join(kinds)}; baths: shared, independent; statistics: single-shot, "
-            "sequential, counterterm",
-        )
-    return names[plain]
 
 
 def _surrogate(

@@ -3,136 +3,122 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from remainder.base.files import IMAGES, require_folder, require_target
 from remainder.cli.options import FormatOption, IgnoreOption, SuiteOption, print_text
 from remainder.errors import RecordError, TaskError
-from remainder.record.rungs import ALL
+from remainder.record.rungs import ALL, CIRCUIT_RUNGS
+
+if TYPE_CHECKING:
+    from remainder.loading.loaded import LoadedTask
+    from remainder.measure.plan import Plan
+    from remainder.record.schema import Record
+    from remainder.submission.submission import Entry
+    from remainder.task.spec import Task
 
 __all__ = ["run"]
 
+_Tasks = Annotated[
+    list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
+]
+_With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="SUBMISSION",
+        help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
+        "wrote, hub:OWNER/REPO\\[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
+        "itself; may be given again. Default: all of the task's.",
+    ),
+]
+_Tier = Annotated[str, typer.Option(help="How much is measured: quick or standard.")]
+_Rungs = Annotated[
+    str | None,
+    typer.Option(
+        help="Rungs, comma-separated; or all: every residual model, annealed losses, couplings, "
+        "Gaussianity (minutes a row). Default: the task's."
+    ),
+]
+_Background = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUNG",
+        help="A background of circuits, beside the task's own rungs: what removed edges carry. One of: "
+        f"{'; '.join(f'{name} ({carried})' for name, carried in CIRCUIT_RUNGS.items())}.",
+    ),
+]
+_Pairs = Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")]
+_Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
+        "units for bfloat16."
+    ),
+]
+_Compat = Annotated[
+    bool,
+    typer.Option("--compat", help="Also take the metrics of SAELens and SAEBench, with their masks."),
+]
+_Documents = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
+        "and no board takes it.",
+    ),
+]
+_Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+_BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
+]
+_Out = Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")]
+_Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
+]
+_Figure = Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")]
+
 
 def run(
-    tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
-    ] = None,
+    tasks: _Tasks = None,
     suite: SuiteOption = None,
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            metavar="SUBMISSION",
-            help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
-            "wrote, hub:OWNER/REPO\\[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
-            "itself; may be given again. Default: all of the task's.",
-        ),
-    ] = None,
+    with_: _With = None,
     ignore_field: IgnoreOption = None,
-    tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
-    rungs: Annotated[
-        str | None,
-        typer.Option(
-            help="Rungs, comma-separated; or all: every residual model, annealed losses, couplings, "
-            "Gaussianity (minutes a row). Default: the task's."
-        ),
-    ] = None,
-    background: Annotated[
-        str | None,
-        typer.Option(
-            help="For circuits: what removed edges carry: counterfactual, zero, mean, mean-positional, "
-            "resample, optimal-constant or gaussian. Default: the task's."
-        ),
-    ] = None,
-    baths: Annotated[
-        str, typer.Option(help="For a Gaussian background: baths shared by all readers, or independent.")
-    ] = "shared",
-    statistics: Annotated[
-        str, typer.Option(help="For a Gaussian background: single-shot, sequential or counterterm.")
-    ] = "single-shot",
-    pairs: Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
-            "units for bfloat16."
-        ),
-    ] = None,
-    compat: Annotated[
-        bool,
-        typer.Option("--compat", help="Also take the metrics of SAELens and SAEBench, with their masks."),
-    ] = False,
-    documents: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
-            "and no board takes it.",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")] = Path(
-        "results"
-    ),
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
-    ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")] = None,
+    tier: _Tier = "quick",
+    rungs: _Rungs = None,
+    background: _Background = None,
+    pairs: _Pairs = None,
+    dtype: _Dtype = None,
+    compat: _Compat = False,
+    documents: _Documents = None,
+    device: _Device = "auto",
+    batch_size: _BatchSize = None,
+    out: _Out = Path("results"),
+    json: _Json = None,
+    figure: _Figure = None,
     format: FormatOption = "table",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")] = False,
+    fresh: _Fresh = False,
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
-    from remainder.report.tables import render
+    from remainder.base.progress import errors, reporting
     from remainder.report.text import require_format
-
-    require_format(format)
     from remainder.task.spec import list_tasks, load_task
 
+    require_format(format)
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
     _check_outputs(names, json, figure, out, with_)
-    from remainder.base.progress import errors, reporting
-
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
-        from remainder.loading.open import open_task
         from remainder.measure.plan import plan
-        from remainder.runs.cells import run as run_rows
-        from remainder.submission.names import distinct, folder_of, namesakes
-        from remainder.submission.open import open_submission, submissions_for
 
     chosen = [load_task(name) for name in names]
-    for task in chosen:
-        require_folder(folder_of(out, task), "--out", RecordError)
-    ignored = ignore_field or []
-    if ignored and not with_:
-        raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
-    for name in with_ or []:
-        if all(task.build is None for task in chosen):
-            # Before anything is loaded; a script's own are known only afterwards.
-            submission = open_submission(name, ignored)
-            for task in chosen:
-                submission.require_fit(task)
-
-    wanted = None
-    if rungs is not None:
-        wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
-        if not wanted:
-            raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
-    if background is not None:
-        if wanted is not None or any(task.kind.has_residual for task in chosen):
-            raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
-        from remainder.circuit.backgrounds import rung_named
-
-        # Beside the task's own, so that tables stay whole.
-        wanted = (*chosen[0].rungs, rung_named(background, baths, statistics))
-    elif (baths, statistics) != ("shared", "single-shot"):
-        raise TaskError("--baths and --statistics are of a background", fix="add --background gaussian")
+    _check_submissions(chosen, with_ or [], ignore_field or [], out)
+    wanted = _rungs(chosen, rungs, background)
     plans = [
         plan(
             task,
@@ -148,56 +134,132 @@ def run(
     ]
     for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
         errors.print(f"! {note}", soft_wrap=True)
-    finished = 0
-    measured = []
-    stated: set[str] = set()
-    asked = (wanted or ()) if background is None else (wanted or ())[-1:]
+    further = (background,) if background else wanted or ()
+    session = _Session(with_, ignore_field or [], device, batch_size, out, fresh, format, further)
     try:
-        for number, (task, chosen_plan) in enumerate(zip(chosen, plans, strict=True)):
-            rows = []
-            with reporting() as progress:
-                loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
-                submissions, notes = distinct(submissions_for(loaded, with_, ignored))
-                kept = [folder_of(out, task, entry.name) for entry in submissions]
-                for place in kept:
-                    require_folder(place, "--out", RecordError)
-                notes = (*(notes if number == 0 else ()), *namesakes(submissions, kept))
-                for note in notes:
-                    errors.print(f"! {note}", markup=False, soft_wrap=True)
-                for row in run_rows(loaded, submissions, chosen_plan, out, fresh=fresh, progress=progress):
-                    rows.append(row)
-                    finished += 1
-                    seconds = sum(row.record.provenance.timings.values())
-                    state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-                    errors.print(
-                        f"{len(rows)}/{len(submissions)} {row.record.submission.name}: {state}",
-                        soft_wrap=True,
-                    )
-            records = [row.record for row in rows]
-            if json is not None:
-                from remainder.record.store import write_record
-
-                write_record(rows[0].record, rows[0].values, json)
+        for task, chosen_plan in zip(chosen, plans, strict=True):
+            records = session.measure(task, chosen_plan, json)
             if figure is not None:
                 from remainder.report.plot import overview, save
 
                 save(overview(records), figure)
-            measured += records
-            if format == "table":
-                if number:
-                    print()
-                further = chosen_plan.rungs if ALL in asked else asked
-                color = sys.stdout.isatty()
-                print_text(render(records, format, rungs=further, color=color, stated=stated))
-                sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
-        if format != "table":
-            every = [rung for chosen_plan in plans for rung in chosen_plan.rungs]
-            print_text(render(measured, format, rungs=dict.fromkeys(every if ALL in asked else asked)))
+        session.show_all()
     except KeyboardInterrupt:
         errors.print(
-            f"interrupted: {finished} finished row(s) are kept in {out}; run again to go on", soft_wrap=True
+            f"interrupted: {session.finished} finished row(s) are kept in {out}; run again to go on",
+            soft_wrap=True,
         )
         raise typer.Exit(130) from None
+
+
+@dataclass
+class _Session:
+    """Tasks measured one after another, each shown as it is finished."""
+
+    named: list[str] | None
+    ignored: list[str]
+    device: str
+    batch_size: int | None
+    out: Path
+    fresh: bool
+    format: str
+    further: tuple[str, ...]
+    """Rungs that were asked for, which tables show besides those that they always show."""
+    finished: int = 0
+    records: list[Record] = field(default_factory=list)
+    rungs: dict[str, None] = field(default_factory=dict)
+    stated: set[str] = field(default_factory=set)
+    """Notes that an earlier table has below it."""
+
+    def measure(self, task: Task, plan: Plan, json: Path | None) -> list[Record]:
+        """Measure what there is for a task, and print its table."""
+        from remainder.base.progress import errors, reporting
+        from remainder.loading.open import open_task
+        from remainder.record.store import write_record
+        from remainder.runs.cells import run as run_rows
+
+        rows = []
+        with reporting() as progress:
+            loaded = open_task(task, device=self.device, batch_size=self.batch_size, progress=progress)
+            entries = self._entries(loaded)
+            for row in run_rows(loaded, entries, plan, self.out, fresh=self.fresh, progress=progress):
+                rows.append(row)
+                self.finished += 1
+                seconds = sum(row.record.provenance.timings.values())
+                state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
+                place = f"{len(rows)}/{len(entries)} {row.record.submission.name}"
+                errors.print(f"{place}: {state}", soft_wrap=True)
+        if json is not None:
+            write_record(rows[0].record, rows[0].values, json)
+        records = [row.record for row in rows]
+        self._show(records, plan.rungs if ALL in self.further else self.further)
+        return records
+
+    def _entries(self, loaded: LoadedTask) -> list[Entry]:
+        """What is scored on a task; where two are one, or share a folder, that is said."""
+        from remainder.base.progress import errors
+        from remainder.submission.names import distinct, folder_of, namesakes
+        from remainder.submission.open import submissions_for
+
+        entries, notes = distinct(submissions_for(loaded, self.named, self.ignored))
+        folders = [folder_of(self.out, loaded.task, entry.name) for entry in entries]
+        for folder in folders:
+            require_folder(folder, "--out", RecordError)
+        for note in (*(() if self.records else notes), *namesakes(entries, folders)):
+            errors.print(f"! {note}", markup=False, soft_wrap=True)
+        return entries
+
+    def _show(self, records: list[Record], further: tuple[str, ...]) -> None:
+        from remainder.report.tables import render
+
+        if self.format == "table":
+            if self.records:
+                print()
+            color = sys.stdout.isatty()
+            print_text(render(records, "table", rungs=further, color=color, stated=self.stated))
+            sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
+        self.records += records
+        self.rungs |= dict.fromkeys(further)
+
+    def show_all(self) -> None:
+        """Print what is for programs: all records as one."""
+        from remainder.report.tables import render
+
+        if self.format != "table":
+            print_text(render(self.records, self.format, rungs=self.rungs))
+
+
+def _rungs(tasks: list[Task], rungs: str | None, background: str | None) -> tuple[str, ...] | None:
+    """The rungs that are asked for; None: those of each task."""
+    if background is None:
+        if rungs is None:
+            return None
+        wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
+        if not wanted:
+            raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
+        return wanted
+    if rungs is not None or any(task.kind.has_residual for task in tasks):
+        raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
+    if background not in CIRCUIT_RUNGS:
+        raise TaskError(
+            f"there is no background {background!r}", fix=f"choose from: {', '.join(CIRCUIT_RUNGS)}"
+        )
+    return (*tasks[0].rungs, background)
+
+
+def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], out: Path) -> None:
+    """Refuse before anything is loaded what does not fit; a script's own are known only afterwards."""
+    from remainder.submission.names import folder_of
+    from remainder.submission.open import open_submission
+
+    for task in tasks:
+        require_folder(folder_of(out, task), "--out", RecordError)
+    if ignored and not named:
+        raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
+    if all(task.build is None for task in tasks):
+        for submission in (open_submission(name, ignored) for name in named):
+            for task in tasks:
+                submission.require_fit(task)
 
 
 def _check_outputs(

@@ -32,7 +32,7 @@ _SIGNED = "counterfactual"
 
 _CONSTANTS = "optimal-constant"
 
-_NOISES = {name for name, background in BACKGROUNDS.items() if background.kind == "noise"}
+_NOISES = {name for name, background in BACKGROUNDS.items() if background.kind == "noise-fitted"}
 
 
 @dataclass
