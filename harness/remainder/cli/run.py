@@ -196,7 +196,7 @@ class _Session:
         return records
 
     def _entries(self, loaded: LoadedTask) -> list[Entry]:
-        """What is scored on a task; where two are one, or share a folder, that is said."""
+        """Submissions that are scored on a task; those that are one, or share a folder, are named."""
         from remainder.base.progress import errors
         from remainder.submission.names import distinct, folder_of, namesakes
         from remainder.submission.open import submissions_for

@@ -12,10 +12,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.errors import MeasurementError
+from remainder.errors import MeasurementError, TaskError
 from remainder.loading.activations import Batch
+from remainder.loading.site import SiteTask
+from remainder.measure.plan import Plan
 
-__all__ = ["Residuals", "add_reconstruction", "mean_activation", "nothing_spliced"]
+__all__ = ["Residuals", "add_reconstruction", "evaluation_part", "mean_activation", "nothing_spliced"]
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Residuals:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def update(self, batch: Batch, reconstruction: Tensor) -> None:
-        """Add those of a batch."""
+        """Add the residuals and reconstructions of a batch."""
         estimate = reconstruction.double()
         self.rows.append((batch.prefix.x_out.double() - estimate)[batch.spliced].cpu())
         self.reconstructions.append(estimate[batch.spliced].cpu())
@@ -62,6 +64,26 @@ def mean_activation(batches: Iterator[Batch]) -> Float[Tensor, " d"]:
     if total is None or count == 0:
         raise nothing_spliced()
     return total / count
+
+
+def evaluation_part(loaded: SiteTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
+    """How many evaluation windows a plan looks at, and the documents of these (None: all) that it measures.
+
+    Raises:
+        TaskError: if there are not more documents than the plan wants of them.
+    """
+    names = loaded.windows("evaluation").first(plan.evaluation_windows).documents
+    if plan.documents is None:
+        return len(names), None
+    different = list(dict.fromkeys(names))
+    if len(different) <= plan.documents:
+        raise TaskError(
+            f"{loaded.task.id} has {len(different)} evaluation documents in this tier, and {plan.documents} "
+            "of them were asked for",
+            fix="leave the number of documents out to measure all",
+        )
+    part = frozenset(different[: plan.documents])
+    return 1 + max(place for place, name in enumerate(names) if name in part), part
 
 
 def nothing_spliced() -> MeasurementError:

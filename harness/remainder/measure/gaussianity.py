@@ -81,8 +81,7 @@ def measure_gaussianity(
 ) -> Gaussianity:
     """Gaussianity of an evaluation residual under the Gaussian fitted on calibration.
 
-    Time grows as surrogates × (d³ + rows × d²): half a minute on one core for 60 surrogates of 576 dimensions
-    and 4,000 rows.
+    Time grows as surrogates × (d³ + rows × d²): on one core 30 s for 60 surrogates, d = 576 and 4,000 rows.
 
     Args:
         calibration: what the Gaussian is fitted to.
@@ -92,7 +91,7 @@ def measure_gaussianity(
         directions: functional directions by what they come from; lengths do not matter. Directions in which
             the residual is constant are left out, and so is an entry that has no others.
         seed: of surrogates, search and resamples; the same seed gives the same result.
-        surrogates: how many, at least `FEWEST_SURROGATES`.
+        surrogates: at least `FEWEST_SURROGATES`.
 
     Raises:
         NotMeasurableError: if the residual is constant on either split, has too many dimensions for a matrix,

@@ -99,17 +99,15 @@ def seal(
     deviation: Mapping[str, float] | None = None,
     behaviour: BehaviourInfo | None = None,
 ) -> Record:
-    """The record of a measurement, whatever the kind of its task.
+    """The record of a measurement, for tasks of every kind.
 
     Args:
-        suffix: what part of the model ran.
+        suffix: the part of the model that ran.
         reference: a finer interpretation that stood in for the model.
-        batch_size: windows in one forward pass.
-        deviation: how far the suffix's dtype moved one batch from float32, nats per token.
-        behaviour: what the model does on the prompts by itself.
+        deviation: of the suffix's dtype from float32 on one batch, nats per token.
 
     Raises:
-        MeasurementError, RecordError: as `make_record`.
+        RemainderError: as `make_record`.
     """
     task, device = loaded.task, loaded.device
     return make_record(

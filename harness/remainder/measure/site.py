@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from remainder.base.cache import Progress
-from remainder.errors import InterpretationError, MeasurementError, TaskError
+from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import check_conformance
 from remainder.loading.activations import Batch
@@ -32,7 +32,13 @@ from remainder.measure.checks import check_true, check_true_of_batch, check_zero
 from remainder.measure.compat import measure_compat
 from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
 from remainder.measure.directions import decoder_directions, gradient_directions
-from remainder.measure.gather import Residuals, add_reconstruction, mean_activation, nothing_spliced
+from remainder.measure.gather import (
+    Residuals,
+    add_reconstruction,
+    evaluation_part,
+    mean_activation,
+    nothing_spliced,
+)
 from remainder.measure.gaussianity import measure_gaussianity
 from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
@@ -58,7 +64,7 @@ from remainder.submission.aliases import require_same
 from remainder.submission.submission import SiteEntry
 from remainder.task.text import Split
 
-__all__ = ["evaluation_part", "measure", "remeasure"]
+__all__ = ["measure", "remeasure"]
 
 _COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
@@ -109,26 +115,6 @@ def remeasure(
         return _Run(loaded, entry, plan, reference, progress, documents=frozenset(documents)).remeasured()
 
 
-def evaluation_part(loaded: SiteTask, plan: Plan) -> tuple[int, frozenset[str] | None]:
-    """How many evaluation windows a plan looks at, and the documents of these (None: all) that it measures.
-
-    Raises:
-        TaskError: if there are not more documents than the plan wants of them.
-    """
-    names = loaded.windows("evaluation").first(plan.evaluation_windows).documents
-    if plan.documents is None:
-        return len(names), None
-    different = list(dict.fromkeys(names))
-    if len(different) <= plan.documents:
-        raise TaskError(
-            f"{loaded.task.id} has {len(different)} evaluation documents in this tier, and {plan.documents} "
-            "of them were asked for",
-            fix="leave the number of documents out to measure all",
-        )
-    part = frozenset(different[: plan.documents])
-    return 1 + max(place for place, name in enumerate(names) if name in part), part
-
-
 @dataclass
 class _Run:
     """One interpretation on one task."""
@@ -144,6 +130,7 @@ class _Run:
     log: Log = field(default_factory=Log)
 
     def remeasured(self) -> Remeasured:
+        """The documents asked for alone; what is fitted, is fitted to all of the calibration split."""
         interpretation, calibration, sample, kernels = self._prepare()
         rows, _, _ = self._evaluate(interpretation, kernels)
         decoder = affine_decoder(sample, interpretation, self.loaded.device)
@@ -183,6 +170,7 @@ class _Run:
         return interpretation
 
     def record(self) -> StoredRecord:
+        """All steps."""
         interpretation, calibration, sample, kernels = self._prepare()
         rows: list[dict[str, Any]] = []
         if self.plan.whole:
@@ -233,13 +221,14 @@ class _Run:
             x = batch.prefix.x_out
             if self.finer is not None:
                 _, finer = self.finer.reconstruct(self.finer.choose(batch.prefix.x_in, x), batch.spliced)
-                standing = torch.where(batch.spliced[..., None], finer, x)
-                batch = replace(batch, prefix=batch.prefix._replace(x_out=standing))
+                instead = torch.where(batch.spliced[..., None], finer, x)
+                batch = replace(batch, prefix=batch.prefix._replace(x_out=instead))
             yield batch, x
 
     def _calibrate(self, interpretation: Adapted) -> tuple[Calibration, CodeSample]:
         """Stream residuals of the calibration split; the first batch also goes through conformance."""
         calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
+        # Two windows at least: whether one changes the reconstruction of another is a rule that is checked.
         size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
         for batch, x in self._batches("calibration", windows, size):
             self._report(f"{self.entry.name}: calibration", calibration.tokens, None)

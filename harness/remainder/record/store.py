@@ -136,7 +136,7 @@ def make_record(
 
 
 @runtime_checkable
-class Settings(Protocol):
+class MeasurementSettings(Protocol):
     """Settings of a measurement, as a plan asks for them or a record states them."""
 
     @property
@@ -162,7 +162,7 @@ class Hashed(Protocol):
 
 
 def measurement_key(
-    settings: Settings,
+    settings: MeasurementSettings,
     *,
     protocol: str | int,
     tier: str,

@@ -30,6 +30,7 @@ class FinishedRun(NamedTuple):
     record: Record
     values: pd.DataFrame
     path: Path
+    """The record's file."""
     kept: bool
     """Whether it was found finished instead of measured now."""
 
