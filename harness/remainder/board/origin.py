@@ -210,7 +210,7 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
         "measurement.seed": (stated.seed, task.seed),
         "model.source": (record.model.source, task.model.source),
     }
-    if task.circuit is None:  # a circuit's bath is over all writers of the graph
+    if task.kind.has_residual:  # a circuit's bath is over all writers of the graph
         pins["calibration.dimension"] = (record.calibration.dimension, task.site.width)
     if task.model.weights_sha256 is not None:
         pins["model.sha256"] = (record.model.sha256, task.model.weights_sha256)

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,34 +26,7 @@ if TYPE_CHECKING:
     from remainder.measure.seal import Remeasured
     from remainder.submission.submission import Entry
 
-__all__ = ["LoadedTask", "Measurer"]
-
-T = TypeVar("T")
-
-
-class Measurer(Protocol):
-    """The module that measures tasks of a kind."""
-
-    def measure(
-        self,
-        loaded: Any,
-        entry: Entry,
-        plan: Plan,
-        *,
-        reference: Entry | None,
-        progress: Progress | None,
-    ) -> StoredRecord: ...
-
-    def remeasure(
-        self,
-        loaded: Any,
-        entry: Entry,
-        plan: Plan,
-        documents: Collection[str],
-        *,
-        reference: Entry | None,
-        progress: Progress | None,
-    ) -> Remeasured: ...
+__all__ = ["LoadedTask"]
 
 
 @dataclass
@@ -103,12 +76,8 @@ class LoadedTask(ABC):
             RemainderError: if the interpretation is not sound or not of this kind of task, a check fails, or
                 memory is too small for a batch of one.
         """
-        return self._in_memory(
-            entry,
-            lambda measurer: measurer.measure(
-                self, entry, plan, reference=reference, progress=progress or self.progress
-            ),
-        )
+        record: StoredRecord = self._in_memory("measure", entry, (plan,), reference, progress)
+        return record
 
     def remeasure(
         self,
@@ -124,20 +93,25 @@ class LoadedTask(ABC):
         Raises:
             RemainderError: as `measure`.
         """
-        return self._in_memory(
-            entry,
-            lambda measurer: measurer.remeasure(
-                self, entry, plan, documents, reference=reference, progress=progress or self.progress
-            ),
-        )
+        some: Remeasured = self._in_memory("remeasure", entry, (plan, documents), reference, progress)
+        return some
 
-    def _in_memory(self, entry: Entry, doing: Callable[[Measurer], T]) -> T:
-        """Do some work, with half the batch each time the device runs out of memory."""
+    def _in_memory(
+        self,
+        verb: str,
+        entry: Entry,
+        arguments: tuple[Any, ...],
+        reference: Entry | None,
+        progress: Progress | None,
+    ) -> Any:
+        """Do a verb of the kind's module, with half the batch each time the device runs out of memory."""
         self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
-        measurer: Measurer = resolve(self.task.kind.measure)
+        function = resolve(f"{self.task.kind.measure}:{verb}")
         while True:
             try:
-                return doing(measurer)
+                return function(
+                    self, entry, *arguments, reference=reference, progress=progress or self.progress
+                )
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise MeasurementError(

@@ -103,7 +103,6 @@ def seal(
 
     Args:
         suffix: the part of the model that ran.
-        reference: a finer interpretation that stood in for the model.
         deviation: of the suffix's dtype from float32 on one batch, nats per token.
 
     Raises:

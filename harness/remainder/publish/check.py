@@ -317,7 +317,9 @@ def _fits(task: Task, interpretation: Adapted) -> str:
 
 def _not_compared(interpretation: Adapted) -> str:
     """A remark, behind a semicolon, on names that are not compared until the model is loaded."""
-    taken = ", ".join(f"{told} is taken for {ours} by its name" for told, ours, _ in interpretation.aliases)
+    taken = ", ".join(
+        f"{stated} is taken for {ours} by its name" for stated, ours, _ in interpretation.aliases
+    )
     return f"; {taken}, which was not compared on the model" if taken else ""
 
 

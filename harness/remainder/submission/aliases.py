@@ -1,4 +1,4 @@
-"""Whether hooks that were taken for one tensor by their names are one, on a task's loaded model.
+"""Checks on a task's loaded model that hooks taken for one tensor by their names are one.
 
 A reader takes `blocks.14.hook_resid_post` for `blocks.15.hook_resid_pre`, and in all models rightly so. Of
 other names that holds in most (`remainder.formats.places`). So before a number is measured, both hooks are
@@ -26,7 +26,7 @@ __all__ = ["LIMIT", "require_same"]
 LIMIT = 1e-5
 
 _TOKENS = 12
-_FOUND = "_differences"  # kept with the model itself: what was compared once is not compared again
+_KEPT = "_differences"  # an attribute of the model itself, so that no pair is compared twice
 
 
 def require_same(loaded: LoadedTask, interpretation: Adapted, dtype: str = "float32") -> list[str]:
@@ -82,7 +82,7 @@ def _require(bridge: Any | None, loaded: LoadedTask, alias: Alias, name: str) ->
 
 def _difference(bridge: Any, one: str, other: str) -> float:
     """The largest difference at a token, over the longer one's length there; infinite for other shapes."""
-    known: dict[tuple[str, str], float] = bridge.__dict__.setdefault(_FOUND, {})
+    known: dict[tuple[str, str], float] = bridge.__dict__.setdefault(_KEPT, {})
     if (one, other) not in known:
         first, second = (rows.double() for rows in _rows(bridge, one, other))
         if first.shape != second.shape:

@@ -44,7 +44,7 @@ class TaskKind:
     open: str
     """Function that loads a task: `(task, device, batch_size, progress) -> LoadedTask`."""
     measure: str
-    """The module with `measure` and `remeasure`; see `remainder.loading.loaded.Measurer`."""
+    """The module with `measure` and `remeasure`; both take what the verbs of `LoadedTask` take."""
     wrap: str
     """Function that makes an object a submission: `(object, name, ignore_fields) -> Entry`."""
     check: str
