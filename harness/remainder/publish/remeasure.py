@@ -12,9 +12,9 @@ that it is wrong.
 4. Compare, row by row of the table of values and in the mean over the rows of each rung, within a
    `Tolerance`; and what the calibration split gives: bits per token, live features, the fit's own figures.
 
-Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a circuit all
-prompts are measured again. Left out, and said in the notes: couplings, tests of Gaussianity and the field's
-own metrics.
+Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a task with
+prompts all are measured again, since a few take as long. Couplings, tests of Gaussianity and the field's own
+metrics are left out, and the notes say so.
 """
 
 from __future__ import annotations
