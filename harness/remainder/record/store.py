@@ -91,41 +91,52 @@ def make_record(
         RecordError: a number is NaN or infinite, a path of this machine would be stored, or a rung that was
             to be measured is not among the values.
     """
-    absent = set(measurement.rungs) - set(values["rung"]) - set(measurement.unmeasured)
-    if absent:
-        raise RecordError(
-            f"no values for the rungs {sorted(absent)}", fix="measure them or leave them out of the rungs"
-        )
+    if absent := set(measurement.rungs) - set(values["rung"]) - set(measurement.unmeasured):
+        fix = "measure them or leave them out of the rungs"
+        raise RecordError(f"no values for the rungs {sorted(absent)}", fix=fix)
     table = canonical_values(values)
     metrics, l0 = summaries_of(table, seed=measurement.seed)
+    parts = {
+        "task": task,
+        "submission": submission,
+        "reference": reference,
+        "model": model,
+        "corpus": corpus,
+        "metrics": metrics.model_copy(update={"gaussianity": gaussianity}),
+        "compat": compat,
+        "complexity": complexity.model_copy(update={"l0": l0}),
+        "calibration": calibration,
+        "measurement": measurement,
+        "documents": documents_info(table),
+        "provenance": provenance,
+    }
     content: dict[str, Any] = {
+        **{name: None if part is None else part.model_dump() for name, part in parts.items()},
         "schema_version": SCHEMA_VERSION,
         "protocol": str(protocol),
-        "task": task.model_dump(),
-        "submission": submission.model_dump(),
-        "reference": None if reference is None else reference.model_dump(),
         "tier": tier,
-        "model": model.model_dump(),
-        "corpus": corpus.model_dump(),
-        "metrics": metrics.model_copy(update={"gaussianity": gaussianity}).model_dump(),
-        "compat": None if compat is None else compat.model_dump(),
-        "complexity": complexity.model_copy(update={"l0": l0}).model_dump(),
         "checks": {name: check.model_dump() for name, check in checks.items()},
-        "calibration": calibration.model_dump(),
-        "measurement": measurement.model_dump(),
-        "documents": documents_info(table).model_dump(),
-        "provenance": provenance.model_dump(),
         "warnings": list(warnings),
-        "measurement_key": measurement_key(
-            measurement,
-            protocol=protocol,
-            tier=tier,
-            task=task,
-            submission=submission,
-            reference=reference,
-            version=provenance.packages.get("remainder", "unknown"),
-        ),
     }
+    version = provenance.packages.get("remainder", "unknown")
+    content["measurement_key"] = measurement_key(
+        measurement,
+        protocol=protocol,
+        tier=tier,
+        task=task,
+        submission=submission,
+        reference=reference,
+        version=version,
+    )
+    return _sealed(content)
+
+
+def _sealed(content: dict[str, Any]) -> Record:
+    """The record of that content, with both of its hashes.
+
+    Raises:
+        RecordError: it holds a path of this machine.
+    """
     for place, text in machine_paths(content):
         raise RecordError(
             f"{place}: {text!r} holds an absolute path", fix="store a path relative to the project"

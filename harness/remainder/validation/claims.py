@@ -34,7 +34,7 @@ from remainder.errors import TaskError
 from remainder.record.rungs import ALL, RUNGS
 from remainder.task.script import guarded
 
-__all__ = ["Claim", "Law", "Needs", "Quantity", "needs", "parse_quantity", "read_claims", "read_laws"]
+__all__ = ["Claim", "ClaimedQuantity", "Law", "Needs", "needs", "parse_quantity", "read_claims", "read_laws"]
 
 Kind = Literal[
     "loss", "error", "kl", "gap", "annealed", "shape", "dependence", "rest", "alpha", "radial kurtosis"
@@ -55,7 +55,7 @@ _SIDES: tuple[Side, ...] = ("at least", "at most")
 
 
 @dataclass(frozen=True)
-class Quantity:
+class ClaimedQuantity:
     """A number that is compared, and the side to which a deviation counts."""
 
     text: str
@@ -76,7 +76,7 @@ class Claim:
     """One expected value of a control."""
 
     interpretation: str
-    quantity: Quantity
+    quantity: ClaimedQuantity
     expected: float
     allowance: float = 0.0
 
@@ -101,7 +101,7 @@ class Needs(NamedTuple):
     pairs: int | None
 
 
-def parse_quantity(text: str, place: str) -> Quantity:
+def parse_quantity(text: str, place: str) -> ClaimedQuantity:
     """The quantity that a control writes as `text`.
 
     Raises:
@@ -112,12 +112,12 @@ def parse_quantity(text: str, place: str) -> Quantity:
         if text.endswith(f" {one}"):
             bare, side = text.removesuffix(f" {one}"), one
     if bare in _TERMS or bare in _WHOLE:
-        return Quantity(text, bare, None, side)  # type: ignore[arg-type]
+        return ClaimedQuantity(text, bare, None, side)  # type: ignore[arg-type]
     rung, _, word = bare.partition(" ")
     if rung == "clean" and word in ("", "error"):
-        return Quantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
+        return ClaimedQuantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
     if rung in _RUNGS and word in ("", *_OF_A_RUNG):
-        return Quantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
+        return ClaimedQuantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
     raise TaskError(
         f"{place}: there is no quantity {text!r}",
         fix=f"write a rung, alone or before {', '.join(_OF_A_RUNG)}; clean, clean error; or one of "
@@ -165,7 +165,7 @@ def read_laws(script: ModuleType, place: str) -> list[Law]:
     return [_law(content, place) for content in laws]
 
 
-def needs(quantities: Iterable[Quantity]) -> Needs:
+def needs(quantities: Iterable[ClaimedQuantity]) -> Needs:
     """The rungs and pairs of draws that some quantities of one interpretation take."""
     rungs: dict[str, None] = {"raw": None}
     pairs = None

@@ -33,7 +33,7 @@ from remainder.submission.submission import SiteEntry
 from remainder.task.script import load_script, run_script, windows_of
 from remainder.task.spec import Task, load_task
 from remainder.task.text import Windows
-from remainder.validation.claims import Quantity, parse_quantity
+from remainder.validation.claims import ClaimedQuantity, parse_quantity
 
 __all__ = ["EVALUATION_SEED", "Pool", "fill_pool"]
 
@@ -144,7 +144,7 @@ def _scored(
     interpretation: Adapted,
     kernels: list[FittedRung],
     windows: Windows,
-    wanted: Sequence[Quantity],
+    wanted: Sequence[ClaimedQuantity],
 ) -> Pool:
     runner = loaded.runner("float32")
     tensors = prefix_pass(runner, windows, loaded.batch_size, "evaluation", None)

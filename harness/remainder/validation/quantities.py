@@ -25,7 +25,7 @@ from remainder.errors import MeasurementError
 from remainder.record.couplings import minimum_in_box, point_of
 from remainder.record.schema import Record
 from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
-from remainder.validation.claims import Quantity
+from remainder.validation.claims import ClaimedQuantity
 
 __all__ = ["Measured", "Measurements", "jackknife", "ratio_error"]
 
@@ -68,7 +68,7 @@ class Measurements:
     record: Record
     values: pd.DataFrame
 
-    def read(self, quantity: Quantity) -> Measured:
+    def read(self, quantity: ClaimedQuantity) -> Measured:
         """The measured value of a quantity.
 
         Raises:
@@ -93,7 +93,7 @@ class Measurements:
     def _totals(self) -> dict[str, pd.DataFrame]:
         return document_totals(self._table)
 
-    def _numerator(self, quantity: Quantity) -> Array:
+    def _numerator(self, quantity: ClaimedQuantity) -> Array:
         """Values that are summed over documents and divided by their tokens."""
         if quantity.kind == "shape":
             # The telescope starts from the covariance that is not shrunk.
@@ -115,7 +115,7 @@ class Measurements:
             return self._annealed(quantity)
         return self._column(quantity, quantity.rung, quantity.kind)
 
-    def _column(self, quantity: Quantity, rung: str, name: str = "loss") -> Array:
+    def _column(self, quantity: ClaimedQuantity, rung: str, name: str = "loss") -> Array:
         if rung not in self._totals:
             why = self.record.measurement.unmeasured.get(rung, "it was not measured")
             raise self._missing(quantity, f"rung {rung}: {why}")
@@ -124,7 +124,7 @@ class Measurements:
             raise self._missing(quantity, f"targets of this task have no {name} answers")
         return found
 
-    def _annealed(self, quantity: Quantity) -> Array:
+    def _annealed(self, quantity: ClaimedQuantity) -> Array:
         assert quantity.rung is not None
         loss = self._column(quantity, quantity.rung)
         by_draws = annealed_totals(self._table, quantity.rung)
@@ -135,7 +135,7 @@ class Measurements:
             raise self._missing(quantity, "it takes two independent units of draws")
         return loss  # without noise, annealed is quenched
 
-    def _alpha(self, quantity: Quantity) -> Measured:
+    def _alpha(self, quantity: ClaimedQuantity) -> Measured:
         fitted = self.record.metrics.couplings
         if fitted is None or fitted.alpha.value is None:
             raise self._missing(quantity, "not measured" if fitted is None else str(fitted.alpha.reason))
@@ -153,7 +153,7 @@ class Measurements:
         minima, _ = minimum_in_box(points, left_out)
         return Measured(fitted.alpha.value, jackknife(minima[:, 0]), len(tokens) - 1)
 
-    def _radial_kurtosis(self, quantity: Quantity) -> Measured:
+    def _radial_kurtosis(self, quantity: ClaimedQuantity) -> Measured:
         found = self.record.metrics.gaussianity
         if found is None:
             why = self.record.measurement.unmeasured.get("gaussianity", "it was not measured")
@@ -162,7 +162,7 @@ class Measurements:
         error = (test.null_high - test.null_low) / (2 * _NORMAL_95)
         return Measured(test.value - (test.null_low + test.null_high) / 2, error, found.surrogates // 2)
 
-    def _missing(self, quantity: Quantity, why: str) -> MeasurementError:
+    def _missing(self, quantity: ClaimedQuantity, why: str) -> MeasurementError:
         return MeasurementError(
             f"{self.record.task.id}: {self.record.submission.name}: {quantity.text} has no value: {why}",
             fix="claim only what this control can measure",
