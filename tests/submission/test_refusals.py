@@ -105,9 +105,7 @@ CASES = {
     ),
     "a subspace without path": Case("reconstruction", 'format = "subspace"', "format subspace needs `path`"),
     "a codebook without path": Case("reconstruction", 'format = "codebook"', "format codebook needs `path`"),
-    "weights without a place": Case("reconstruction", 'format = "saelens"', "format saelens needs `path`"),
     "a circuit without path": Case("circuit", 'format = "eap-ig"', "format eap-ig needs `path`"),
-    "circuits without path": Case("circuit", 'format = "mib"', "format mib needs `path`"),
     "scores without path": Case(
         "feature-circuit", f'format = "feature-scores"\n{SITES}', "feature-scores needs `path`"
     ),

@@ -86,6 +86,20 @@ def test_a_folder_is_opened_and_its_sae_reconstructs(tmp_path: Path) -> None:
     )
 
 
+def test_weights_lie_beside_their_description_if_no_path_is_given(tmp_path: Path) -> None:
+    folder = submission_in(tmp_path)
+    description = (folder / "submission.toml").read_text()
+    for each in (folder / "weights").iterdir():
+        each.rename(folder / each.name)
+    (folder / "submission.toml").write_text(description.replace('path = "weights"\n', ""))
+    submission = open_submission(folder)
+    assert set(submission.files) == {"cfg.json", "sae_weights.safetensors"}
+    # The hash is of what is written, so a path that says the same is another submission.
+    (folder / "submission.toml").write_text(description.replace('path = "weights"', 'path = "."'))
+    assert open_submission(folder).files == submission.files
+    assert open_submission(folder).hash != submission.hash
+
+
 @pytest.mark.parametrize(
     "where", ["identity", "baselines/identity", project_root() / "baselines" / "identity"]
 )

@@ -323,8 +323,8 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
         elif (found := sha256_file(path)) != digest:
             yield Remark(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
     held = []
-    if method.get("path") is not None:
-        place = folder / method.get("path")
+    if method.place is not None:
+        place = folder / method.place
         held = [place] if place.is_file() else sorted(place.glob("*"))
     places = [(path, folder) for path in held]
     for site in method.get("sites") or ():

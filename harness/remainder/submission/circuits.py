@@ -67,7 +67,7 @@ def _read(submission: Submission, load: Callable[[Path, Ignore], Found]) -> Foun
             f"submission {submission.name}: format {method.format} is read from files, and it has no folder",
             fix="give the folder that holds its submission.toml",
         )
-    path = submission.folder / method.get("path")
+    path = submission.folder / (method.place or "")
     ignore = Ignore(frozenset(method.get("ignore_fields") or ()))
     result = load(path, ignore)
     ignore.require_found(str(path))

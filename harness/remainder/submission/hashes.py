@@ -15,12 +15,12 @@ __all__ = ["own_hashes", "site_hashes"]
 
 
 def own_hashes(folder: Path, method: Method) -> dict[str, str]:
-    """SHA-256 of the files at `path` of a method, by name relative to `folder`; none, if it has no path.
+    """SHA-256 of the files at the place of a method, by name relative to `folder`; empty without a place.
 
     Raises:
         InterpretationError: nothing lies there, or what is seen to be something else.
     """
-    row, path = format_of(method.format), method.get("path")
+    row, path = format_of(method.format), method.place
     if row.files is None or path is None:
         return {}
     paths = resolve(row.files)(folder / path)

@@ -145,6 +145,12 @@ class Method(BaseModel):
                 raise ValueError(f"format {format} needs `{name}`: {field.description}")
         return content
 
+    @property
+    def place(self) -> str | None:
+        """Where its files lie, relative to the submission's folder; None if none of its own lie there."""
+        path: str | None = self.get("path")
+        return path
+
     def get(self, name: str) -> Any:
         """The value of a setting; None if it was not given, or the format does not have it."""
         return getattr(self, name, None)
@@ -181,36 +187,48 @@ class ArrayMethod(Method):
 
 
 class CircuitMethod(Method):
-    """Settings of circuits in files."""
+    """Settings of circuits in a file."""
 
-    path: InFolder = Field(description='the file, or the folder of files, such as path = "circuit.json"')
+    path: InFolder = Field(description='the file of the circuits, such as path = "circuit.json"')
     ignore_fields: IgnoreFields | None = None
 
 
-class WeightsMethod(Method):
+class FolderMethod(Method):
+    """Settings of a folder that another library wrote, by default that of the submission itself."""
+
+    path: InFolder | None = Field(
+        default=None, description="the folder of what the library wrote; default: that of this file"
+    )
+    ignore_fields: IgnoreFields | None = None
+
+    @property
+    def place(self) -> str | None:
+        """The setting `path`, by default the folder itself."""
+        return self.path or "."
+
+
+class WeightsMethod(FolderMethod):
     """Settings of weights that another library wrote, in a folder of the submission or on a hub."""
 
     has_releases: ClassVar[bool] = False
     """Whether `hub` may name a release of sae-lens's list in place of a repository."""
 
-    path: InFolder | None = Field(default=None, description="the folder of what the library wrote")
     hub: str | None = Field(
         default=None, description="OWNER/REPO:SAE_ID, or RELEASE:SAE_ID of sae-lens's list"
     )
     revision: str | None = Field(
         default=None, description="commit of the hub's repository; default: the newest"
     )
-    ignore_fields: IgnoreFields | None = None
+
+    @property
+    def place(self) -> str | None:
+        """As of any folder, but None if the files lie on a hub."""
+        return None if self.hub is not None else super().place
 
     @model_validator(mode="after")
     def _one_place(self) -> WeightsMethod:
         if self.path is not None and self.hub is not None:
             raise ValueError("give `path` or `hub`, not both")
-        if self.path is None and self.hub is None:
-            raise ValueError(
-                f'format {self.format} needs `path` (path = ".": the folder of this file) or `hub`, where '
-                "its weights lie"
-            )
         if self.revision is not None and self.hub is None:
             raise ValueError("`revision` is that of `hub`, which is not given")
         if self.hub is not None and not self.has_releases and "/" not in self.hub.partition(":")[0]:
@@ -347,7 +365,7 @@ FORMATS: Mapping[str, Format] = {
         _weights("circuit-tracer", "file"),
         _weights("gemma-scope"),
         Format(
-            "mib", "circuit", CircuitMethod, make=f"{_CIRCUITS}read_folder", files=f"{_READ}mib:all_files",
+            "mib", "circuit", FolderMethod, make=f"{_CIRCUITS}read_folder", files=f"{_READ}mib:all_files",
             require=f"{_READ}eap_ig:require", recognise=f"{_READ}mib:found_in", sources=("folder",),
         ),
         Format("full-graph", "circuit", Method, make=f"{_CIRCUITS}full"),

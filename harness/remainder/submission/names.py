@@ -97,7 +97,7 @@ def _parts(entry: Entry) -> tuple[str, ...]:
     """Parts of the path that an entry is called after; none if it has a name of its own."""
     if not isinstance(entry, Submission) or entry.folder is None or present(entry.folder / "submission.toml"):
         return ()
-    return (entry.folder / (entry.method.get("path") or ".")).resolve().parts
+    return (entry.folder / (entry.method.place or ".")).resolve().parts
 
 
 def _labels(paths: Sequence[tuple[str, ...]], taken: set[str]) -> list[str]:

@@ -187,7 +187,7 @@ class Submission(BaseModel):
             address = hub.parse(method.get("hub"), method.get("revision"))
             release = hub.load_release(address._replace(revision=self.commit), task, ignore)
             return ignore.noted(release, self.name)
-        path = self.folder / (method.get("path") or ".")
+        path = self.folder / (method.place or ".")
         if self.is_on_hub:
             self._refuse_others(path, row)
         return ignore.noted(resolve(row.read)(path, task, ignore), self.name)
