@@ -28,7 +28,8 @@ from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from remainder.loading.loaded import LoadedTask, open_task
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 
 LATENTS, BATCH, STEPS = 2304, 2048, 2500
 RATE, LAST_RATE, WARM_UP, DECAY = 1e-3, 1e-4, 100, STEPS // 5

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 
 TASK = "tiny/digits"
 SEED, ENTRIES = 0, 64

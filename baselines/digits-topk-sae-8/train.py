@@ -18,7 +18,7 @@ from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 
 TASK = "tiny/digits"
 SEED, STEPS, BATCH, LATENTS, K = 0, 3000, 256, 128, 8

@@ -31,7 +31,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from remainder.interpretation.references import Projection, principal_components, random_projection
-from remainder.loading.loaded import ScriptTask, open_task
+from remainder.loading.open import open_task
+from remainder.loading.site import ScriptTask
 
 HERE = Path(__file__).resolve().parent
 TASK, MODULUS, THRESHOLD = "tiny/modular-addition", 113, 0.05

@@ -20,7 +20,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file, save_file
 
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 
 __all__ = ["train"]
 

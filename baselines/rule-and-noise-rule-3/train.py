@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from remainder.base.paths import project_root
-from remainder.loading.loaded import open_task
+from remainder.loading.open import open_task
 from remainder.task.script import load_script
 
 TASK, RANK = "tiny/rule-and-noise", 3

@@ -213,8 +213,8 @@ def test_options_of_loading_are_refused_where_they_move_the_tensor(
         else:
             sae = make_sae("StandardSAE", metadata=metadata)
             if where == "notebook":
-                return object_submission(sae).check(task)
-            return object_submission(Custom(sae, {"d_in": WIDTH, **metadata})).check(task)
+                return object_submission(sae).build(task)
+            return object_submission(Custom(sae, {"d_in": WIDTH, **metadata})).build(task)
         return open_submission(folder).build(task, never)
 
     if taken:
@@ -303,24 +303,24 @@ def test_a_run_of_sparsify_and_its_modules_agree(tmp_path: Path) -> None:
 def test_an_object_and_its_config_agree() -> None:
     sae = make_sae("StandardSAE")
     with pytest.raises(InterpretationError, match="W_dec has 12 latents; cfg says d_sae = 13"):
-        object_submission(Custom(sae, {"d_in": WIDTH, "d_sae": 13})).check(task_at())
+        object_submission(Custom(sae, {"d_in": WIDTH, "d_sae": 13})).build(task_at())
     unfolded = make_sae("StandardSAE", normalize_activations="expected_average_only_in")
     with pytest.raises(InterpretationError, match="its weights are for rescaled activations"):
-        object_submission(unfolded).check(task_at())
+        object_submission(unfolded).build(task_at())
 
 
 def test_what_nobody_knows_of_an_object_is_told() -> None:
     cfg = {"d_in": WIDTH, "hook_name": SITE.hook_in, "invented": 1, "activation_fn_str": "topk", "lr": 3}
     thing = Custom(make_sae("StandardSAE"), cfg)
-    (warning,) = object_submission(thing, "mine").check(task_at()).warnings
+    (warning,) = object_submission(thing, "mine").build(task_at()).warnings
     assert "mine has the field invented, which is not known: the object is asked to" in warning
     ignored = object_submission(thing, "mine", ["invented"])
-    assert ignored.check(task_at()).warnings == (
+    assert ignored.build(task_at()).warnings == (
         "The field invented of mine was ignored as asked; what it changes is not computed.",
     )
     assert ignored.hash != object_submission(thing, "mine").hash
     with pytest.raises(InterpretationError, match=r"mine: ignore_fields .* names absent"):
-        object_submission(thing, "mine", ["absent"]).check(task_at())
+        object_submission(thing, "mine", ["absent"]).build(task_at())
 
 
 def test_of_a_release_the_config_counts_and_not_what_its_class_keeps() -> None:

@@ -123,15 +123,15 @@ def test_a_transcoder_without_hooks_reads_what_the_task_reads(tmp_path: Path) ->
 
 def test_an_old_layer_tells_the_place() -> None:
     sae = object_submission(make_sae("StandardSAE", metadata={"hook_layer": 0}))
-    assert sae.check(task_at()).warnings == ()
+    assert sae.build(task_at()).warnings == ()
     with pytest.raises(MisfitError, match="trained at"):
-        sae.check(task_at(ANY_SITE))
+        sae.build(task_at(ANY_SITE))
 
 
 def test_an_sae_of_one_head_is_refused() -> None:
     sae = make_sae("StandardSAE", metadata={"hook_name": RESIDUAL, "hook_head_index": 3})
     with pytest.raises(InterpretationError, match=r"hook_head_index is 3; it can be null: one head of a"):
-        object_submission(sae).check(task_at())
+        object_submission(sae).build(task_at())
 
 
 def told_of_all_formats(tmp_path: Path) -> dict[str, tuple[Path, Site]]:
@@ -182,14 +182,14 @@ class Plain:
 
 
 def test_an_object_without_a_config_gets_no_warning() -> None:
-    assert object_submission(Plain()).check(task_at()).warnings == ()
+    assert object_submission(Plain()).build(task_at()).warnings == ()
 
 
 def test_an_sae_of_a_notebook_that_names_no_hook_gets_one() -> None:
-    adapted = object_submission(make_sae("TopKSAE", metadata={}, k=3), "mine").check(task_at(ANY_SITE))
+    adapted = object_submission(make_sae("TopKSAE", metadata={}, k=3), "mine").build(task_at(ANY_SITE))
     assert adapted.warnings[0].startswith("mine does not tell its place (no hook_name)")
     named = make_sae("TopKSAE", metadata={"hook_name": RESIDUAL}, k=3)
-    assert object_submission(named).check(task_at()).warnings == ()
+    assert object_submission(named).build(task_at()).warnings == ()
 
 
 # ------------------------------------------------------------------------- in check, table and record
@@ -267,7 +267,7 @@ def test_what_differs_from_the_tasks_text_is_told(
 ) -> None:
     sae = make_sae("StandardSAE", metadata={"hook_name": RESIDUAL, **metadata})
     sae.save_model(str(tmp_path))
-    for adapted in (built(tmp_path), object_submission(sae).check(task_at())):
+    for adapted in (built(tmp_path), object_submission(sae).build(task_at())):
         (warning,) = adapted.warnings
         assert words in warning
         assert warning.endswith(".")

@@ -74,7 +74,7 @@ def read(thing: Any, where: str, folder: Path, site: Site = SITE) -> Adapted:
     return (
         built(save(thing, folder), site)
         if where == "folder"
-        else object_submission(thing).check(task_at(site))
+        else object_submission(thing).build(task_at(site))
     )
 
 
@@ -236,7 +236,7 @@ def test_the_prediction_of_a_temporal_sae_is_counted() -> None:
         layer.c_proj.bias[axis] = 1.0
     assert sae.encode(X).max() < 1e-6  # nothing is new to it,
     torch.testing.assert_close(sae(X), X, rtol=1e-4, atol=1e-4)  # and nothing is left out
-    adapted = object_submission(sae).check(task_at())
+    adapted = object_submission(sae).build(task_at())
     codes, found = adapted.reconstruct(X, MASK)
     same(found, sae(X))
     assert adapted.skip(X) is None
@@ -287,7 +287,7 @@ def test_the_heads_of_an_attention_sae_come_one_behind_the_other(tmp_path: Path,
     if where == "folder":
         adapted = built(save(sae, tmp_path), site)
     else:
-        adapted = object_submission(sae).check(task_at(site))
+        adapted = object_submission(sae).build(task_at(site))
     found = adapted.placed(torch.device("cpu")).reconstruct(X, MASK)[1]
     # sae-lens itself takes [docs pos heads d_head].
     same(found, sae(X.reshape(2, 5, 4, 2)).reshape(X.shape))
@@ -325,7 +325,7 @@ def test_where_the_norm_cannot_be_told_a_centred_sae_is_refused(tmp_path: Path) 
     with pytest.raises(InterpretationError, match="which of them nobody's model has cannot be told"):
         built(save(sae, tmp_path), model=NAMELESS)
     with pytest.raises(InterpretationError, match=r"^standardsae: .* cannot be told"):
-        object_submission(sae).check(task_at(model=NAMELESS))
+        object_submission(sae).build(task_at(model=NAMELESS))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_a_transcoder_of_a_centred_residual_stream_gives_no_mean_back(tmp_path: 
 @pytest.mark.parametrize("kind", ["SkipTranscoder", "JumpReLUSkipTranscoder"])
 def test_an_object_from_a_notebook_keeps_its_skip(kind: str) -> None:
     transcoder = make_transcoder(kind).to(dtype=torch.float16)
-    adapted = object_submission(transcoder).check(task_at(MLP)).placed(torch.device("cpu"))
+    adapted = object_submission(transcoder).build(task_at(MLP)).placed(torch.device("cpu"))
     assert adapted.reads == "in"
     same(adapted.reconstruct(X, MASK)[1], transcoder.to(dtype=torch.float32)(X))
 
@@ -405,10 +405,10 @@ class BenchSAE(torch.nn.Module):
 
 
 def test_a_custom_object_of_saebench_is_scored_as_it_is() -> None:
-    adapted = object_submission(BenchSAE()).check(task_at())
+    adapted = object_submission(BenchSAE()).build(task_at())
     assert isinstance(adapted.inner, BenchSAE)
     same(adapted.reconstruct(X, MASK)[1], make_sae("StandardSAE")(X))
-    by_layer = object_submission(BenchSAE(hook_name=None)).check(task_at())
+    by_layer = object_submission(BenchSAE(hook_name=None)).build(task_at())
     assert by_layer.reads == "in"
 
 
@@ -423,7 +423,7 @@ def test_a_custom_object_of_saebench_is_scored_as_it_is() -> None:
 )
 def test_a_custom_object_of_another_place_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InterpretationError, match=message):
-        object_submission(BenchSAE(**changed)).check(task_at())
+        object_submission(BenchSAE(**changed)).build(task_at())
 
 
 # ------------------------------------------------------------------------------------- bad folders

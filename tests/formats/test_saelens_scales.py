@@ -378,9 +378,9 @@ def test_what_no_scale_can_be_worked_into_is_refused(
 def test_an_object_whose_scale_nothing_tells_is_refused(normalised: str) -> None:
     sae = make_sae("StandardSAE", metadata=HERE, normalize_activations=normalised)
     with pytest.raises(InterpretationError, match=f"normalize_activations is {normalised}: its weights"):
-        object_submission(sae).check(task_at())
+        object_submission(sae).build(task_at())
     sae.fold_activation_norm_scaling_factor(0.25)
-    same(reconstructed(object_submission(sae).check(task_at())), sae(X))
+    same(reconstructed(object_submission(sae).build(task_at())), sae(X))
 
 
 # ------------------------------------------------------------------------------------- rows of zeros
@@ -400,7 +400,7 @@ def test_a_latent_with_a_decoder_row_of_zeros_adds_nothing(
     sae.W_dec[[2, 5]] = tiny
     before = {name: value.clone() for name, value in sae.state_dict().items()}
     assert not sae(X.to(sae.dtype)).isfinite().all()  # sae-lens: 0/0
-    adapted = built(save(sae, tmp_path)) if where == "folder" else object_submission(sae).check(task_at())
+    adapted = built(save(sae, tmp_path)) if where == "folder" else object_submission(sae).build(task_at())
     codes, found = adapted.reconstruct(X, MASK)
     # The same SAE without these latents, whose top k is what is left of it.
     rest = [latent for latent in range(LATENTS) if latent not in (2, 5)]

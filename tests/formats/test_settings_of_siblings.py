@@ -144,7 +144,7 @@ def test_the_number_of_a_head_can_be_ignored_wherever_it_stands(tmp_path: Path) 
         (warning,) = ignoring(folder, name).warnings
         assert f"The field {name} of cfg.json was ignored as asked" in warning
     sae = make_sae("StandardSAE", metadata={"hook_name": SITE.hook_in, "hook_head_index": 3})
-    (warning,) = object_submission(sae, "mine", ["metadata.hook_head_index"]).check(task_at()).warnings
+    (warning,) = object_submission(sae, "mine", ["metadata.hook_head_index"]).build(task_at()).warnings
     assert "metadata.hook_head_index of mine was ignored" in warning
 
 

@@ -53,7 +53,7 @@ TEXT = json.dumps(CONTENT)
 
 
 def checked(thing: Any) -> Any:
-    return object_submission(thing, "mine").check(task_at(SITE))
+    return object_submission(thing, "mine").build(task_at(SITE))
 
 
 def rebuilt(thing: Any) -> Tensor:

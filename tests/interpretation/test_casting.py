@@ -50,7 +50,7 @@ def same(found: Tensor, expected: Tensor) -> None:
 
 
 def checked(thing: Any, **changed: Any) -> Adapted:
-    return object_submission(thing, "mine").check(task_at(**changed))
+    return object_submission(thing, "mine").build(task_at(**changed))
 
 
 def rebuilt(thing: Any) -> Tensor:
@@ -96,7 +96,7 @@ def test_an_object_of_sae_lens_is_rebuilt_as_its_folder_is(
         sae.cfg.activation_normalization_factor = 0.3
     task = task_at(MLP if "Transcoder" in kind else SITE)
     before, attributes = state_of(sae), set(vars(sae))
-    adapted = object_submission(sae).check(task)
+    adapted = object_submission(sae).build(task)
     found = adapted.reconstruct(X, MASK)
     sae.save_model(str(tmp_path))
     again = built(tmp_path, task.site).reconstruct(X, MASK)
@@ -125,7 +125,7 @@ def test_the_heads_of_an_attention_sae_in_half_precision(tmp_path: Path) -> None
     sae = sae.to(torch.bfloat16)
     site = SITE.model_copy(update={"hook_in": HEADS, "hook_out": HEADS})
     before = state_of(sae)
-    found = object_submission(sae).check(task_at(site)).reconstruct(X, MASK)[1]
+    found = object_submission(sae).build(task_at(site)).reconstruct(X, MASK)[1]
     unchanged(sae, before)
     assert sae.hook_z_reshaping_mode
     assert sae.d_head is None if hasattr(sae, "d_head") else True

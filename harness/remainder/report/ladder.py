@@ -11,11 +11,7 @@ from remainder.record.schema import Record
 
 __all__ = ["RUNG_NAMES", "Rung", "ladder"]
 
-_OF_SITES = {name: rung.adds for name, rung in RUNGS.items()} | BESIDE
-_NOISELESS = {"model", *(name for name, rung in RUNGS.items() if rung.noise == "none")}
-"""Rungs that add the same in every draw."""
-
-RUNG_NAMES = frozenset([*_OF_SITES, *CIRCUIT_RUNGS, *ERROR_RUNGS])
+RUNG_NAMES = frozenset([*RUNGS, *BESIDE, *CIRCUIT_RUNGS, *ERROR_RUNGS])
 """Names of all rungs that a table may show."""
 
 _NO_NOISE = "without noise, annealed is quenched"
@@ -48,7 +44,8 @@ class Rung(NamedTuple):
         if self.metrics is None:
             return Number.null(self.reason)
         if self.metrics.annealed is None:
-            return Number.null(self.annealed_reason or (_NO_NOISE if self.name in _NOISELESS else _FEW_DRAWS))
+            draws = self.name != "model" and (self.name not in RUNGS or RUNGS[self.name].noise != "none")
+            return Number.null(self.annealed_reason or (_FEW_DRAWS if draws else _NO_NOISE))
         return self.metrics.annealed.gap
 
 
@@ -57,7 +54,8 @@ def ladder(record: Record) -> list[Rung]:
 
     Noise around the clean activation and refits without a fold are no rungs of the ladder.
     """
-    known = CIRCUIT_RUNGS | ERROR_RUNGS if record.is_of_circuits else _OF_SITES
+    of_sites = {name: rung.adds for name, rung in RUNGS.items()} | BESIDE
+    known = CIRCUIT_RUNGS | ERROR_RUNGS if record.is_of_circuits else of_sites
     why = _OF_CIRCUITS if record.is_of_circuits else None
     rungs = []
     for name, adds in known.items():

@@ -147,7 +147,7 @@ class Method(BaseModel):
 
     @property
     def place(self) -> str | None:
-        """Where its files lie, relative to the submission's folder; None if none of its own lie there."""
+        """The place of its files, relative to the submission's folder; None if none lie there."""
         path: str | None = self.get("path")
         return path
 
@@ -222,7 +222,7 @@ class WeightsMethod(FolderMethod):
 
     @property
     def place(self) -> str | None:
-        """As of any folder, but None if the files lie on a hub."""
+        """The setting `path`, by default the folder itself; None if the files lie on a hub."""
         return None if self.hub is not None else super().place
 
     @model_validator(mode="after")
