@@ -29,7 +29,6 @@ __all__ = [
     "Verification",
     "read_verification",
     "render_verdicts",
-    "require_format",
     "require_place",
     "verification_path",
     "write_verification",
@@ -144,12 +143,6 @@ def require_place(verdict: Verdict) -> None:
             "--write",
         )
     require_folder(verification_path(verdict.root, "").parent, "--write", RecordError)
-
-
-def require_format(format: str) -> None:
-    """Raise RecordError unless verdicts can be shown so."""
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"choose one of: {', '.join(FORMATS)}")
 
 
 def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:

@@ -68,9 +68,10 @@ def check(
 ) -> None:
     """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
     from remainder.base.progress import reporting
-    from remainder.publish.check import check_whole, render, require_format
+    from remainder.publish.check import FORMATS, check_whole, render
+    from remainder.report.text import require_format
 
-    require_format(format)
+    require_format(format, FORMATS)
     with reporting() as progress:
         outcome = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
     if outcome.error is None or format == "json":

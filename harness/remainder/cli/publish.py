@@ -56,8 +56,9 @@ def verify(
     from remainder.board import verifications
     from remainder.board.verify import verify_paths
     from remainder.errors import RecordError
+    from remainder.report.text import require_format
 
-    verifications.require_format(format)
+    require_format(format, verifications.FORMATS)
     if not rerun and (documents, seed, nonce, submission) != (None, None, None, None):
         raise RecordError(
             "--documents, --seed, --nonce and --submission say how a record is measured again",

@@ -42,11 +42,12 @@ def validate(
 ) -> None:
     """Measure the benchmark itself: controls whose right answer is known. Fails if one is missed."""
     from remainder.base.progress import errors, reporting
+    from remainder.report.text import require_format
     from remainder.task.spec import list_tasks
-    from remainder.validation.tables import render, require_format
+    from remainder.validation.tables import FORMATS, render
 
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])] or None
-    require_format(format)
+    require_format(format, FORMATS)
     if coverage:
         if page is not None:
             raise RecordError("--page goes with a validation, not --coverage", fix="leave out one of the two")

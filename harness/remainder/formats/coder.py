@@ -62,18 +62,6 @@ def make_coder(weights: dict[str, Tensor], activation: nn.Module, *, centred: bo
     return kind(weights, activation, centred=centred)
 
 
-class TopK(nn.Module):
-    """The k largest of ReLU(h) at each token."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
-
-    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
-        values, places = h.relu().topk(self.k, dim=-1)
-        return torch.zeros_like(h).scatter(-1, places, values)
-
-
 class Largest(nn.Module):
     """The k largest of h at each token, whether above zero or not."""
 
@@ -86,30 +74,20 @@ class Largest(nn.Module):
         return torch.zeros_like(h).scatter(-1, places, values)
 
 
-class GroupMax(nn.Module):
-    """The largest of ReLU(h) in each of k groups of neighbouring latents."""
+class TopK(Largest):
+    """The k largest of ReLU(h) at each token."""
 
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
+    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
+        return super().forward(h.relu())
+
+
+class GroupMax(Largest):
+    """The largest of ReLU(h) in each of k groups of neighbouring latents."""
 
     def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
         groups = h.relu().reshape(*h.shape[:-1], self.k, -1)
         values, places = groups.max(dim=-1, keepdim=True)
         return torch.zeros_like(groups).scatter(-1, places, values).reshape(h.shape)
-
-
-class JumpReLU(nn.Module):
-    """ReLU(h) where h is above a threshold, of each latent or of all."""
-
-    threshold: Tensor
-
-    def __init__(self, threshold: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("threshold", threshold)
-
-    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
-        return h.relu() * (h > self.threshold)
 
 
 class Above(nn.Module):
@@ -123,6 +101,13 @@ class Above(nn.Module):
 
     def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
         return torch.where(h > self.threshold, h, 0.0)
+
+
+class JumpReLU(Above):
+    """ReLU(h) where h is above a threshold, of each latent or of all."""
+
+    def forward(self, h: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos features"]:
+        return h.relu() * (h > self.threshold)
 
 
 class Gated(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 from remainder.base.files import brief
 from remainder.errors import InterpretationError
 
-__all__ = ["AGAIN", "count", "file_name", "flag", "table", "text"]
+__all__ = ["AGAIN", "count", "file_name", "flag", "number", "table", "text"]
 
 AGAIN = "take the file that training wrote, or correct that field"
 
@@ -49,6 +49,14 @@ def flag(fields: Mapping[str, Any], name: str, where: Path | str, within: str = 
     if not isinstance(value, (bool, type(None))):
         raise _wrong(f"{within}{name}", value, "true or false", where)
     return bool(value)
+
+
+def number(fields: Mapping[str, Any], name: str, where: Path | str, within: str = "") -> float | None:
+    """A number; None if it is missing. Arguments and errors as of `count`."""
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+        raise _wrong(f"{within}{name}", value, "a number", where)
+    return value
 
 
 def table(fields: Mapping[str, Any], name: str, where: Path | str) -> Mapping[str, Any]:

@@ -37,7 +37,6 @@ __all__ = [
     "harmless",
     "heeded",
     "lines_of",
-    "number",
     "only",
     "optional_count",
     "plain",
@@ -144,22 +143,18 @@ class Settings:
         self.table, self.where, self.within = table, where, within
         self.ignore = Ignore() if ignore is None else ignore
         self.content: dict[str, Any] = {}
-        unknown = []
+        self.warnings: tuple[str, ...] = ()
+        """Warnings on unknown fields of a describing block; of this block alone."""
         for key, value in content.items():
             name, line = str(key), table.lines.get(str(key))
             if self.ignore.take(within + name, line, where):
                 continue
-            if line is None:
-                if table.rest is None:
-                    raise self._unknown(name, value)
-                if table.rest.how == "told":
-                    unknown.append(within + name)
+            if line is None and table.rest is None:
+                raise self._unknown(name, value)
+            if line is None and table.rest is not None and table.rest.how == "told":
+                stated = f"{Path(where).name} has the field {within}{name}"
+                self.warnings += (f"{stated}, which is not known: {table.rest.why}.",)
             self.content[name] = value
-        self._told = tuple(
-            f"{Path(where).name} has the field {name}, which is not known: {table.rest.why}."
-            for name in unknown
-            if table.rest is not None
-        )
 
     def __contains__(self, name: str) -> bool:
         return self.content.get(name) is not None
@@ -193,11 +188,6 @@ class Settings:
                 fix=fields.AGAIN,
             )
         return value or {}
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings on unknown fields of a describing block; of this block alone."""
-        return self._told
 
     def refuse(self, name: str, why: str) -> InterpretationError:
         """The error for a value that cannot be computed with; it says how to ignore the field."""
@@ -253,16 +243,6 @@ def plain(content: Mapping[str, Any], name: str, where: Path | str, within: str)
 def optional_count(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> int | None:
     """A whole number of at least 1; None if it is missing or null."""
     return None if content.get(name) is None else fields.count(content, name, where, within)
-
-
-def number(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> float | None:
-    """A number; None if it is missing."""
-    value = content.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-        raise InterpretationError(
-            f"{where}: {within}{name} is {brief(value)}; expected a number", fix=fields.AGAIN
-        )
-    return value
 
 
 def heeded(what: str, read: Read, *, ignorable: bool = False) -> Line:

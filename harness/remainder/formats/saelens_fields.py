@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from remainder.formats.fields import count, flag, text
+from remainder.formats.fields import count, flag, number, text
 from remainder.formats.known import (
     Line,
     Rest,
@@ -28,7 +28,6 @@ from remainder.formats.known import (
     block,
     harmless,
     heeded,
-    number,
     only,
     optional_count,
     plain,

@@ -19,7 +19,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,34 +89,24 @@ class Graph:
         readers: list[str] = []
         stages = [Stage("input", slice(0, 0), slice(0, 1), 0)]
         for layer in range(shape.layers):
-            seen, first_writer, first_reader = len(writers), len(writers), len(readers)
+            heads = [f"a{layer}.h{head}" for head in range(shape.heads)]
             counts = {"q": shape.heads, "k": shape.groups, "v": shape.groups}
-            readers += [f"a{layer}.h{head}<{kind}>" for kind in INPUTS for head in range(counts[kind])]
-            writers += [f"a{layer}.h{head}" for head in range(shape.heads)]
-            heads = Stage(
-                f"a{layer}", slice(first_reader, len(readers)), slice(first_writer, len(writers)), seen
-            )
-            stages.append(heads)
+            inputs = [f"{head}<{kind}>" for kind in INPUTS for head in heads[: counts[kind]]]
+            parts = {f"a{layer}": (inputs, heads)}
             if shape.mlps:
-                seen = seen if shape.parallel else len(writers)
-                readers.append(f"m{layer}")
-                writers.append(f"m{layer}")
-                stages.append(
-                    Stage(
-                        f"m{layer}",
-                        slice(len(readers) - 1, len(readers)),
-                        slice(len(writers) - 1, len(writers)),
-                        seen,
-                    )
-                )
+                parts[f"m{layer}"] = ([f"m{layer}"], [f"m{layer}"])
+            before = len(writers)
+            for name, (reads, writes) in parts.items():
+                read, wrote = len(readers), len(writers)
+                readers += reads
+                writers += writes
+                sees = before if shape.parallel else wrote
+                stages.append(Stage(name, slice(read, len(readers)), slice(wrote, len(writers)), sees))
         readers.append("logits")
         stages.append(Stage("logits", slice(len(readers) - 1, len(readers)), slice(0, 0), len(writers)))
-        for name, value in (
-            ("writers", tuple(writers)),
-            ("readers", tuple(readers)),
-            ("stages", tuple(stages)),
-        ):
-            object.__setattr__(self, name, value)
+        made: dict[str, list[Any]] = {"writers": writers, "readers": readers, "stages": stages}
+        for name, value in made.items():
+            object.__setattr__(self, name, tuple(value))
 
     @cached_property
     def exists(self) -> NDArray[np.bool_]:
@@ -141,32 +131,19 @@ class Graph:
         """Index of each reader by its name."""
         return {name: place for place, name in enumerate(self.readers)}
 
-    def writer_of(self, reader: int) -> int | tuple[int, ...] | None:
-        """The writers that a reader feeds: its head, the heads of its group, its MLP; None for the logits."""
-        return self._feeds[reader]
-
-    @cached_property
-    def _feeds(self) -> tuple[int | tuple[int, ...] | None, ...]:
-        size = self.architecture.heads // self.architecture.groups
-        fed: list[int | tuple[int, ...] | None] = []
-        for name in self.readers:
-            node, _, kind = name.rstrip(">").partition("<")
-            if name == "logits":
-                fed.append(None)
-            elif kind in ("k", "v"):
-                layer, _, group = node.partition(".h")
-                heads = range(int(group) * size, (int(group) + 1) * size)
-                fed.append(tuple(self.writer_index[f"{layer}.h{head}"] for head in heads))
-            else:
-                fed.append(self.writer_index[node])
-        return tuple(fed)
-
     def fed_by(self) -> NDArray[np.bool_]:
-        """Mask [readers, writers] of which reader is an input of which writer."""
+        """Mask [readers, writers] of which reader is an input of which writer.
+
+        A query or an MLP feeds one writer, a key or value all heads of its group, the logits none.
+        """
+        size = self.architecture.heads // self.architecture.groups
         inputs: NDArray[np.bool_] = np.zeros((len(self.readers), len(self.writers)), dtype=np.bool_)
-        for reader, writers in enumerate(self._feeds):
-            if writers is not None:
-                inputs[reader, list(writers) if isinstance(writers, tuple) else writers] = True
+        for reader, name in enumerate(self.readers[:-1]):
+            node, _, kind = name.partition("<")
+            layer, _, group = node.partition(".h")
+            of_group = kind in ("k>", "v>")
+            first = self.writer_index[f"{layer}.h{int(group) * size}" if of_group else node]
+            inputs[reader, first : first + (size if of_group else 1)] = True
         return inputs
 
     def place(self, edge: str) -> tuple[int, int]:

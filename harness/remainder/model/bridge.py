@@ -15,9 +15,11 @@ record.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +38,12 @@ __all__ = [
     "DTYPES",
     "BridgeRunner",
     "Prefix",
+    "Reached",
     "Runner",
     "hooked_pass",
     "pick_device",
-    "require_switched_on",
+    "require_hook",
+    "require_once",
     "stored_weights",
     "weights_hash",
 ]
@@ -61,7 +65,7 @@ class Prefix(NamedTuple):
     x_out: Float[Tensor, "docs pos d_out"]
 
 
-class _ReachedSite(Exception):  # noqa: N818 -- a signal, not an error
+class Reached(Exception):  # noqa: N818 -- a signal, not an error
     """A signal raised inside a hook, to leave a forward pass once everything wanted has been seen."""
 
 
@@ -117,10 +121,18 @@ def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return where
 
 
-def require_switched_on(bridge: Any, point: Any, name: str) -> None:
-    """Raise TaskError for a hook that fires only with a switch set, which costs time or memory."""
+def require_hook(bridge: Any, points: Mapping[str, Any], name: str, hint: str = "") -> None:
+    """Raise TaskError for a hook that is missing, or fires only with a switch set (costly in time or memory).
+
+    Args:
+        points: the `hook_dict` of the bridge.
+        hint: what else to say on where such a name stands.
+    """
+    if name not in points:
+        near = ", ".join(difflib.get_close_matches(name, points, n=3, cutoff=0.5)) or "another name"
+        raise TaskError(f"the model has no hook {name!r}", fix=f"did you mean {near}?{hint}")
     try:
-        bridge.check_hooks_to_add(point.name)
+        bridge.check_hooks_to_add(points[name].name)
     except ValueError as problem:
         raise TaskError(
             f"{architecture_of(bridge)}: hook {name} is switched off: {problem}",
@@ -149,6 +161,15 @@ def hooked_pass(
     finally:
         for name, _ in hooks:
             points[name].remove_hooks("fwd", level=level)
+
+
+def require_once(fired: Counter[str], names: Iterable[str], fix: str) -> None:
+    """Raise MeasurementError unless each hook fired exactly once in a pass."""
+    for name in names:
+        if fired[name] != 1:
+            raise MeasurementError(
+                f"hook {name} fired {fired[name]} times in one pass instead of once", fix=fix
+            )
 
 
 @runtime_checkable
@@ -204,7 +225,7 @@ class BridgeRunner:
         self.bridge.eval().requires_grad_(False)
         self._points: dict[str, Any] = self.bridge.hook_dict
         for name in (self.site.hook_in, self.site.hook_out):
-            self._require_hook(name)
+            require_hook(self.bridge, self._points, name, " [site] of the task names the hook")
         self._first = min(_block_of(self.site.hook_in), _block_of(self.site.hook_out))
         self._skip, self._split_head = self._first > 0, True
         self._architecture = architecture_of(self.bridge)
@@ -233,13 +254,13 @@ class BridgeRunner:
             def hook(value: Tensor, hook: Any) -> None:
                 seen[name] = value.detach().float().clone()
                 if len(seen) == len(wanted):
-                    raise _ReachedSite
+                    raise Reached
 
             return hook
 
         try:
             self._forward(inputs, [(name, keep(name)) for name in sorted(wanted)])
-        except _ReachedSite:
+        except Reached:
             pass
         else:
             missing = ", ".join(sorted(wanted - set(seen)))
@@ -273,11 +294,11 @@ class BridgeRunner:
         Raises:
             MeasurementError: if a hook did not fire exactly once, or the result is not finite.
         """
-        fired: dict[str, int] = {}
+        fired: Counter[str] = Counter()
 
         def put(name: str, new: Tensor) -> Callable[..., Tensor]:
             def hook(value: Tensor, hook: Any) -> Tensor:
-                fired[name] = fired.get(name, 0) + 1
+                fired[name] += 1
                 return new.to(value.dtype).reshape(value.shape)
 
             return hook
@@ -292,12 +313,8 @@ class BridgeRunner:
             if self._split_head:
                 stack.enter_context(_replaced(self.bridge.unembed, lambda hidden: hidden))
             hidden: Tensor = self._forward(inputs, hooks)
-        for name, _ in hooks:
-            if fired.get(name, 0) != 1:
-                raise MeasurementError(
-                    f"hook {name} fired {fired.get(name, 0)} times in one pass instead of once",
-                    fix="choose a hook point that the model calls exactly once",
-                )
+        fix = "choose a hook point that the model calls exactly once"
+        require_once(fired, [name for name, _ in hooks], fix)
         if not torch.isfinite(hidden).all():
             raise MeasurementError(
                 f"the model's last hidden state is not finite after splicing at {self.site.hook_out}",
@@ -329,17 +346,6 @@ class BridgeRunner:
 
     def _same_hook(self, one: str, other: str) -> bool:
         return self._points[one] is self._points[other]
-
-    def _require_hook(self, name: str) -> None:
-        import difflib
-
-        if name not in self._points:
-            near = difflib.get_close_matches(name, self._points, n=3, cutoff=0.5)
-            raise TaskError(
-                f"the model has no hook {name!r}",
-                fix=f"did you mean {', '.join(near) or 'another name'}? [site] of the task names the hook",
-            )
-        require_switched_on(self.bridge, self._points[name], name)
 
     def _pass_through(self, index: int) -> Callable[..., Any]:
         rest = self._sequences[index]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,43 +92,43 @@ def of_the_bridge(doing: str, architecture: str, fix: str | None = None) -> Iter
         ) from problem
 
 
-@contextmanager
-def of_the_tokenizer(folder: Path) -> Iterator[None]:
+def of_the_tokenizer(folder: Path) -> AbstractContextManager[None]:
     """A context that turns any exception of loading a tokenizer into one message with its folder.
 
     Raises:
         AssetError: from what the library raised.
     """
-    try:
-        yield
-    except RemainderError:
-        raise
-    except Exception as problem:  # from transformers, tokenizers, sentencepiece or the JSON reader
-        raise AssetError(
-            f"the tokenizer in {folder} cannot be loaded: {type(problem).__name__}: {message_of(problem)}",
-            fix="put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
-            f".save_pretrained({str(folder)!r})",
-        ) from problem
+    fix = (
+        "put the model's own tokenizer there: AutoTokenizer.from_pretrained(MODEL)"
+        f".save_pretrained({str(folder)!r})"
+    )
+    # Raised by transformers, tokenizers, sentencepiece or the JSON reader.
+    return _as_asset_error(f"the tokenizer in {folder} cannot be loaded", fix, RemainderError)
 
 
-@contextmanager
-def of_the_file(path: Path) -> Iterator[None]:
+def of_the_file(path: Path) -> AbstractContextManager[None]:
     """A context that turns any exception of converting a GGUF file into one message with its name.
 
     Raises:
         AssetError: from what the library raised.
     """
+    fix = (
+        "install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or give the "
+        "model as a folder of transformers"
+    )
+    # Errors of the operating system are reported by the caller.
+    return _as_asset_error(f"{path.name} cannot be converted by transformers", fix, RemainderError, OSError)
+
+
+@contextmanager
+def _as_asset_error(what: str, fix: str, *passed: type[Exception]) -> Iterator[None]:
+    """A context that turns any exception but the `passed` ones into an AssetError."""
     try:
         yield
-    except (RemainderError, OSError):  # errors of the operating system are reported by the caller
+    except passed:
         raise
-    except Exception as problem:  # transformers and gguf raise anything on such files
-        raise AssetError(
-            f"{path.name} cannot be converted by transformers: {type(problem).__name__}: "
-            f"{message_of(problem)}",
-            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`; or "
-            "give the model as a folder of transformers",
-        ) from problem
+    except Exception as problem:  # the libraries raise anything on such files
+        raise AssetError(f"{what}: {type(problem).__name__}: {message_of(problem)}", fix=fix) from problem
 
 
 def _advice(problem: Exception) -> str:

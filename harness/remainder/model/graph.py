@@ -15,6 +15,8 @@ logits, so that a model may skip the others.
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from remainder.errors import MeasurementError, TaskError
 from remainder.model.architecture import Architecture, Graph, Stage
-from remainder.model.bridge import hooked_pass
+from remainder.model.bridge import hooked_pass, require_once
 from remainder.model.bridge_errors import architecture_of, of_the_bridge
 
 __all__ = ["BridgeCircuitModel", "CircuitModel", "Tap"]
@@ -63,6 +65,7 @@ class CircuitModel(Protocol):
 
 
 _UNEMBEDDING = "unembed.hook_in"
+_NO_GRAPH = "this architecture cannot be measured as a graph"
 _OTHER = (
     "choose a model of an architecture that TransformerLens' bridge can split by head, such as GPT-2, Llama, "
     "Qwen2 or GPT-NeoX"
@@ -95,14 +98,8 @@ class BridgeCircuitModel:
         }
         self._writing = {stage.name: self._writing_hook(stage) for stage in self.graph.stages[:-1]}
         self._points = self.bridge.hook_dict
-        missing = [
-            name
-            for name in (
-                *(name for names in self._hooks_of.values() for name in names),
-                *self._writing.values(),
-            )
-            if name not in self._points
-        ]
+        needed = itertools.chain(*self._hooks_of.values(), self._writing.values())
+        missing = [name for name in needed if name not in self._points]
         if missing:
             raise TaskError(
                 f"{self._architecture}: the model has no hook {missing[0]}, which circuits need", fix=_OTHER
@@ -125,7 +122,7 @@ class BridgeCircuitModel:
         """
         if tap is None:
             return self._forward(tokens, [])
-        fired: dict[str, int] = {}
+        fired: Counter[str] = Counter()
         hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
         for stage in self.graph.stages:
             hooks += self._taps(stage, tap, fired)
@@ -133,7 +130,7 @@ class BridgeCircuitModel:
         if positions is not None:
 
             def some(value: Tensor, hook: Any) -> Tensor:
-                fired[_UNEMBEDDING] = fired.get(_UNEMBEDDING, 0) + 1
+                fired[_UNEMBEDDING] += 1
                 return value[:, list(positions)]
 
             hooks.append((_UNEMBEDDING, some))
@@ -142,12 +139,7 @@ class BridgeCircuitModel:
             logits = self._forward(tokens, hooks)
         finally:
             self._split(False)
-        for name, _ in hooks:
-            if fired.get(name, 0) != 1:
-                raise MeasurementError(
-                    f"hook {name} fired {fired.get(name, 0)} times in one pass instead of once",
-                    fix="this architecture cannot be measured as a graph",
-                )
+        require_once(fired, [name for name, _ in hooks], _NO_GRAPH)
         return logits
 
     def outputs(
@@ -188,30 +180,27 @@ class BridgeCircuitModel:
         return f"{block}.hook_mlp_out" if stage.name.startswith("m") else f"{block}.attn.hook_z"
 
     def _taps(
-        self, stage: Stage, tap: Tap, fired: dict[str, int]
+        self, stage: Stage, tap: Tap, fired: Counter[str]
     ) -> list[tuple[str, Callable[..., Tensor | None]]]:
         """Hooks that call the tap at one stage."""
         shape = self.graph.architecture
         kept: list[Tensor | None] = []
 
         def write(value: Tensor, hook: Any) -> None:
-            name = self._writing[stage.name]
-            fired[name] = fired.get(name, 0) + 1
+            fired[self._writing[stage.name]] += 1
             if stage.name.startswith("a"):
                 tap.write(stage, value.reshape(*value.shape[:2], shape.heads, -1))
             else:
                 tap.write(stage, value[:, :, None])
 
         def whole(value: Tensor, hook: Any) -> Tensor | None:
-            name = self._hooks_of[stage.name][0]
-            fired[name] = fired.get(name, 0) + 1
+            fired[self._hooks_of[stage.name][0]] += 1
             inputs = tap.read(stage, value)
             return None if inputs is None else inputs[:, :, 0]
 
         def split(place: int) -> Callable[..., Tensor | None]:
             def hook(value: Tensor, hook: Any) -> Tensor | None:
-                name = self._hooks_of[stage.name][place]
-                fired[name] = fired.get(name, 0) + 1
+                fired[self._hooks_of[stage.name][place]] += 1
                 if place == 0:  # queries, keys and values are read at once
                     inputs = tap.read(stage, value[:, :, 0])
                     kept.clear()
@@ -222,14 +211,10 @@ class BridgeCircuitModel:
             return hook
 
         names = self._hooks_of.get(stage.name, ())
-        hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
-        if len(names) == 1:
-            hooks.append((names[0], whole))
-        else:
-            hooks += [(name, split(place)) for place, name in enumerate(names)]
-        if stage.name in self._writing:
-            hooks.append((self._writing[stage.name], write))
-        return hooks
+        hooks: list[tuple[str, Callable[..., Tensor | None]]] = [
+            (name, whole if len(names) == 1 else split(place)) for place, name in enumerate(names)
+        ]
+        return hooks + [(self._writing[stage.name], write)] * (stage.name in self._writing)
 
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
         with of_the_bridge("a pass", self._architecture, _OTHER):
@@ -244,8 +229,7 @@ class BridgeCircuitModel:
         tolerance = (1e-4 if dtype == torch.float32 else 3e-2) * float(expected.abs().max())
         if float((expected - split).abs().max()) > tolerance:
             raise MeasurementError(
-                "a pass with split queries, keys and values does not give the ordinary logits",
-                fix="this architecture cannot be measured as a graph",
+                "a pass with split queries, keys and values does not give the ordinary logits", fix=_NO_GRAPH
             )
         if check.missing > (1e-4 if dtype == torch.float32 else 3e-2):
             raise TaskError(

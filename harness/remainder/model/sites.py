@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from remainder.errors import MeasurementError, TaskError
-from remainder.model.bridge import hooked_pass, require_switched_on
+from remainder.errors import MeasurementError
+from remainder.model.bridge import Reached, hooked_pass, require_hook
 from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge
 
 __all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
@@ -43,10 +43,6 @@ class SiteModel(Protocol):
         """The activation at `hook` in a pass with these edits, before any edit at `hook` itself."""
 
 
-class _Reached(Exception):  # noqa: N818 -- a signal, not an error
-    """A signal that leaves a pass once the wanted activation has been seen."""
-
-
 @dataclass
 class BridgeSiteModel:
     """A language model held by TransformerLens' bridge; activations are float32."""
@@ -70,8 +66,8 @@ class BridgeSiteModel:
             (name, _hook(edit, fired, place, self._rows(name, inputs)))
             for place, (name, edit) in enumerate(edits)
         ]
-        for name, _ in hooks:
-            self._require(name)
+        for name, _ in edits:
+            require_hook(self.bridge, self._points, name)
         if positions is not None:
             hooks.append((_UNEMBEDDING, lambda value, hook: value[:, list(positions)]))
         logits: Tensor = self._forward(inputs, hooks).float()
@@ -107,9 +103,9 @@ class BridgeSiteModel:
 
         def keep(value: Tensor) -> None:
             seen.append(value.detach().clone())
-            raise _Reached
+            raise Reached
 
-        self._require(hook)
+        require_hook(self.bridge, self._points, hook)
         fired = [0] * (len(edits) + 1)
         # The first function at a hook sees the activation before any edit.
         hooks = [
@@ -118,7 +114,7 @@ class BridgeSiteModel:
         ]
         try:
             self._forward(inputs, hooks)
-        except _Reached:
+        except Reached:
             return seen[0]
         raise MeasurementError(
             f"hook {hook} exists but did not fire in a pass", fix="choose a hook that the model really calls"
@@ -132,16 +128,6 @@ class BridgeSiteModel:
 
     def _rows(self, name: str, inputs: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda value: by_token(name, value, inputs, architecture_of(self.bridge))
-
-    def _require(self, name: str) -> None:
-        if name not in self._points:
-            import difflib
-
-            near = difflib.get_close_matches(name, self._points, n=3, cutoff=0.5)
-            raise TaskError(
-                f"the model has no hook {name!r}", fix=f"did you mean {', '.join(near) or 'another name'}?"
-            )
-        require_switched_on(self.bridge, self._points[name], name)
 
 
 def _hook(

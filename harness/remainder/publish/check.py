@@ -31,7 +31,6 @@ from remainder.errors import (
     AssetError,
     InterpretationError,
     MeasurementError,
-    RecordError,
     RemainderError,
     TaskError,
     printable,
@@ -45,14 +44,14 @@ from remainder.loading.site import SiteTask
 from remainder.measure.complexity import CodeSample, affine_decoder
 from remainder.measure.gather import nothing_spliced
 from remainder.record.json import significant
-from remainder.report.text import WIDTH, draw
+from remainder.report.text import WIDTH, draw, require_format
 from remainder.residual.moments import Moments
 from remainder.submission.aliases import require_same
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Submission
 from remainder.task.spec import Task, load_task
 
-__all__ = ["FORMATS", "Checked", "QuickNumbers", "Step", "check", "check_whole", "render", "require_format"]
+__all__ = ["FORMATS", "Checked", "QuickNumbers", "Step", "check", "check_whole", "render"]
 
 FORMATS = ("table", "json")
 _STEPS = ("found", "fits", "weights", "encode, decode", "deterministic", "causal", "local", "by its codes")
@@ -323,19 +322,13 @@ def _not_compared(interpretation: Adapted) -> str:
     return f"; {taken}, which was not compared on the model" if taken else ""
 
 
-def require_format(format: str) -> None:
-    """Raise RecordError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
-
-
 def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
     """Render a check as text for a person, or as JSON.
 
     Raises:
         RecordError: if there is no such format.
     """
-    require_format(format)
+    require_format(format, FORMATS)
     if format == "json":
         numbers = None if checked.numbers is None else checked.numbers._asdict()
         content = {

@@ -139,7 +139,7 @@ def submit(
             shutil.copytree(to.results / place, staging / place, dirs_exist_ok=True)
         loaded = open_task(task, device=device, progress=progress)
         rows += run_rows(loaded, [submission], plan(task, tier), staging, progress=progress)
-    _verify([row.path for row in rows], staging)
+    _verify([row.path for row in rows], [staging])
     written = _publish(submission, copied, folder, rows, staging, to)
     shutil.rmtree(staging, ignore_errors=True)
     moved = [row._replace(path=to.results / row.path.relative_to(staging)) for row in rows]
@@ -267,10 +267,10 @@ def _check_free(submission: Submission, copied: dict[str, Path], folder: Path, t
             raise InterpretationError(f"there is a record of another {name} already: {path}", fix=fix)
 
 
-def _verify(paths: Sequence[Path], root: Path) -> None:
-    wanted = set(paths)
-    for verdict in verify_paths([root], jobs=1):
-        if verdict.path in wanted and not verdict.passed:
+def _verify(paths: Sequence[Path], roots: Sequence[Path]) -> None:
+    """Raise RecordError if one of the records at `paths` is at fault, of those that `root` holds."""
+    for verdict in verify_paths(roots, jobs=1):
+        if verdict.path in paths and not verdict.passed:
             raise RecordError(
                 f"record {verdict.path.stem[:12]} does not verify: {'; '.join(verdict.faults[:3])}",
                 fix="measure again with the package as it is in the repository; nothing was written",
@@ -297,21 +297,13 @@ def _publish(
                 if not file.exists():
                     written.append(file)
                     write_atomically(file, source.read_bytes())
-        _verify_published([to.results / row.path.relative_to(staging) for row in rows])
+        # Once more where they are now: beside the submission's files and the task's other records.
+        published = [to.results / row.path.relative_to(staging) for row in rows]
+        _verify(published, published)
     except BaseException:
         _take_back(written, (to.submissions, to.results))
         raise
     return written
-
-
-def _verify_published(paths: Sequence[Path]) -> None:
-    """Once more where they are now: beside the submission's files and the task's other records."""
-    for verdict in verify_paths(paths, jobs=1):
-        if not verdict.passed:
-            raise RecordError(
-                f"record {verdict.path.stem[:12]} does not verify: {'; '.join(verdict.faults[:3])}",
-                fix="measure again with the package as it is in the repository; nothing was written",
-            )
 
 
 def _copied(files: dict[str, Path], folder: Path) -> list[Path]:

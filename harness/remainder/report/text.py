@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -93,10 +93,10 @@ def format_interval(number: Number, *, short: bool = False) -> str | None:
     return f"[{low}, {high}]"
 
 
-def require_format(format: str) -> None:
-    """Raise RecordError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
+def require_format(format: str, formats: Collection[str] = FORMATS) -> None:
+    """Raise RecordError unless `format` is one of `formats`."""
+    if format not in formats:
+        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(formats)}")
 
 
 def render_frame(frame: pd.DataFrame, format: str) -> str:

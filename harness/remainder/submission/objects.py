@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,25 +31,30 @@ _DEPTH = 4  # of attributes of attributes that are hashed
 
 
 @dataclass(frozen=True)
-class ObjectSubmission:
+class _InMemory:
+    """What all submissions that were never files have in common: a name, and a hash of the object."""
+
+    name: str
+    hash: str
+    obj: Any
+    is_pinned: ClassVar[bool] = True
+
+    @property
+    def files(self) -> dict[str, str]:
+        """No files: what is known of an object is the hash of its weights or edges."""
+        return {}
+
+
+@dataclass(frozen=True)
+class ObjectSubmission(_InMemory):
     """An object from a notebook, as a submission: named and hashed as well as it can be.
 
     The hash covers tensors, numbers and words down to a few levels, not the code of its methods.
     """
 
-    name: str
-    hash: str
-    obj: Any
     kind: str = "reconstruction"
     ignore_fields: tuple[str, ...] = ()
     """Fields of its cfg to be passed over."""
-
-    is_pinned: bool = True
-
-    @property
-    def files(self) -> dict[str, str]:
-        """No files: what is known of an object is the hash of its weights."""
-        return {}
 
     def build(self, task: Task, fit: FitMoments | None = None) -> Adapted:
         """The object, wrapped for the task's site; nothing is fitted.
@@ -69,20 +74,11 @@ class ObjectSubmission:
 
 
 @dataclass(frozen=True)
-class CircuitSubmission:
+class CircuitSubmission(_InMemory):
     """A circuit, or a ranking of edges or nodes, from a notebook or a task's script."""
 
-    name: str
-    hash: str
     obj: Circuits
     kind: str = "circuit"
-
-    is_pinned: bool = True
-
-    @property
-    def files(self) -> dict[str, str]:
-        """No files: what is known of an object is the hash of its edges."""
-        return {}
 
     def require_fit(self, task: Task) -> None:
         """Whether it is of the task's graph is known only once the model is loaded; see `circuits`."""

@@ -30,11 +30,11 @@ from rich.text import Text
 from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.report.text import WIDTH, draw, render_frame
+from remainder.report.text import WIDTH, draw, render_frame, require_format
 from remainder.task.spec import Task
 from remainder.validation.pool import Pool, fill_pool
 from remainder.validation.run import Control, controls
-from remainder.validation.tables import require_format
+from remainder.validation.tables import FORMATS
 
 __all__ = ["Coverage", "cover", "cover_controls", "coverage", "render_coverage", "wilson"]
 
@@ -272,7 +272,7 @@ def render_coverage(
     Raises:
         RecordError: there is no such format.
     """
-    require_format(format)
+    require_format(format, FORMATS)
     if format != "table":
         rows = [{**one._asdict(), "judged": one.judged, "passed": one.passed} for one in found]
         return render_frame(pd.DataFrame(rows), format)

@@ -11,8 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from remainder.errors import RecordError
-from remainder.report.text import WIDTH, draw, render_frame
+from remainder.report.text import WIDTH, draw, render_frame, require_format
 from remainder.validation.run import Validation
 from remainder.validation.verdict import FAMILY_WISE, JudgedClaim, LawVerdict
 
@@ -22,7 +21,6 @@ __all__ = [
     "largest",
     "law_line",
     "render",
-    "require_format",
     "score",
     "seeds_line",
     "value_with_error",
@@ -59,7 +57,7 @@ def render(
     Raises:
         RecordError: there is no such format.
     """
-    require_format(format)
+    require_format(format, FORMATS)
     if format != "table":
         content = frame(validation)
         return render_frame(content.replace({math.inf: None, -math.inf: None}), format)
@@ -88,12 +86,6 @@ def render(
         ),
     ]
     return draw(parts, width=width, color=color)
-
-
-def require_format(format: str) -> None:
-    """Raise RecordError unless `format` is one of `FORMATS`."""
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(FORMATS)}")
 
 
 def seeds_line(validation: Validation) -> str:
