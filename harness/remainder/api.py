@@ -104,28 +104,25 @@ def evaluate(
     Raises:
         RemainderError: with what is wrong and how to mend it.
     """
-    chosen_task = task.task if isinstance(task, LoadedTask) else load_task(task)
+    ready = task if isinstance(task, LoadedTask) else None
+    spec = load_task(task) if not isinstance(task, LoadedTask) else task.task
     if isinstance(rungs, str):
         rungs = [part.strip() for part in rungs.split(",")]
     wanted = tuple(rungs) if rungs else None
     chosen = plan(
-        chosen_task,
+        spec,
         tier,
         rungs=wanted,
         pairs=pairs,
         dtype=dtype,
         compat=compat,
         documents=documents,
-        device=task.device.type if isinstance(task, LoadedTask) else device,
+        device=device if ready is None else ready.device.type,
     )
     # Before anything is loaded, whatever can be refused at once.
-    scored = _entry(interpretation if coarse is None else coarse, chosen_task, name, ignore_fields)
-    finer = None if coarse is None else _entry(interpretation, chosen_task, None)
-    loaded = (
-        task
-        if isinstance(task, LoadedTask)
-        else open_task(task, device=device, batch_size=batch_size, progress=progress)
-    )
+    scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
+    finer = None if coarse is None else _entry(interpretation, spec, None)
+    loaded = ready or open_task(spec, device=device, batch_size=batch_size, progress=progress)
     return Result(*loaded.measure(scored, chosen, reference=finer, progress=progress))
 
 

@@ -33,10 +33,9 @@ CFG = Table(
         "n_heads": heeded("must be that of the task's model", plain),
         "parallel_attn_mlp": heeded("must be that of the task's model", plain),
         "d_model": heeded("must be that of the task's model, if it is there", plain),
-        **{
-            name: heeded("whether keys and values have an edge for each group of heads", plain)
-            for name in _GROUP_NAMES
-        },
+        **dict.fromkeys(
+            _GROUP_NAMES, heeded("whether keys and values have an edge for each group of heads", plain)
+        ),
         **harmless(
             "about the model, which the task has; it is kept",
             "act_fn", "attention_dir", "attn_only", "attn_scale", "d_head", "d_mlp", "d_vocab", "d_vocab_out",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from remainder.errors import InterpretationError
 from remainder.formats.coder import JumpReLU, make_coder
 from remainder.formats.known import Ignore, Settings, Table, heeded, plain
 from remainder.formats.places import Loaded, MisfitError, check_width, place_at, place_untold
-from remainder.formats.tensors import require_weights
+from remainder.formats.tensors import UNREADABLE, require_weights
 from remainder.task.spec import Task
 
 __all__ = ["FIELDS", "WEIGHTS", "files", "found_in", "load"]
@@ -106,15 +105,7 @@ def _read(where: Path, ignore: Ignore | None) -> dict[str, Tensor]:
         # Without pickles: an array of objects is refused, and nothing of it executed.
         with where.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        MemoryError,
-        zipfile.BadZipFile,
-    ) as problem:
+    except (*UNREADABLE, MemoryError) as problem:
         raise InterpretationError(
             f"{where} is no readable file of arrays: {problem}",
             fix="fetch it again; it may be truncated, and arrays of objects are never loaded",

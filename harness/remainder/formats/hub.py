@@ -175,16 +175,15 @@ def load_release(address: Address, task: Task, ignore: Ignore | None = None) -> 
 def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
     """An SAE of sae-lens's list, read by sae-lens, the files that it read, and the config."""
     from sae_lens import SAE
+    from sae_lens.loading import pretrained_sae_loaders as readers
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
-    releases = get_pretrained_saes_directory()
+    releases, stated = get_pretrained_saes_directory(), dict[str, Any]()
     if address.place not in releases:
         near = difflib.get_close_matches(address.place, releases, n=3, cutoff=0.4)
         raise InterpretationError(
             f"sae-lens lists no release {address.place!r}",
-            fix=f"write OWNER/REPO, or one of its releases: {', '.join(near)}"
-            if near
-            else "write OWNER/REPO",
+            fix="write OWNER/REPO" + (f", or one of its releases: {', '.join(near)}" if near else ""),
         )
     release = releases[address.place]
     if address.sae_id not in release.saes_map:
@@ -194,35 +193,23 @@ def _read_release(address: Address) -> tuple[Any, Fetched, dict[str, Any]]:
             # sae-lens warns of settings of the model and of scales, which `load_object` heeds or refuses.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                reader = _Reader(address.place)
-                sae = SAE.from_pretrained(
-                    address.place,
-                    address.sae_id,
-                    dtype="float32",
-                    converter=reader,
-                )
+                name = readers.get_conversion_loader_name(address.place)
+                reader = readers.NAMED_PRETRAINED_SAE_LOADERS[name]
+
+                def noting(*args: Any, **settings: Any) -> Any:
+                    # The class of an SAE keeps a part of its config only.
+                    config, state, sparsity = reader(*args, **settings)
+                    stated.update(copy.deepcopy(config))
+                    return config, state, sparsity
+
+                sae = SAE.from_pretrained(address.place, address.sae_id, dtype="float32", converter=noting)
         except _UNREADABLE as problem:
             raise InterpretationError(
                 f"{address}: sae-lens cannot read it: {type(problem).__name__}: {message_of(problem)}",
                 fix="if its files are damaged, delete the repository from huggingface-hub's cache; else "
                 "report it to sae-lens",
             ) from problem
-    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files), reader.stated
-
-
-class _Reader:
-    """sae-lens's reader of a release, and the config that it gave; the class of an SAE keeps part of that."""
-
-    def __init__(self, release: str) -> None:
-        from sae_lens.loading import pretrained_sae_loaders as readers
-
-        self.read = readers.NAMED_PRETRAINED_SAE_LOADERS[readers.get_conversion_loader_name(release)]
-        self.stated: dict[str, Any] = {}
-
-    def __call__(self, *args: Any, **settings: Any) -> Any:
-        config, state, sparsity = self.read(*args, **settings)
-        self.stated = copy.deepcopy(config)
-        return config, state, sparsity
+    return sae.eval(), Fetched(downloads.commit[release.repo_id], None, downloads.files), stated
 
 
 class _Downloads:

@@ -68,6 +68,12 @@ def module_named(name: str) -> Module | None:
     return None
 
 
+def hook_of(name: str) -> str:
+    """The hook of what a module gives, if `name` means one that is known, else `name` itself."""
+    module = module_named(name)
+    return name if module is None else module.gives
+
+
 def is_in_block(name: str) -> bool:
     """Whether a name is a path to a module in a block, be it one that `module_named` knows or not."""
     return _path(name) is not None

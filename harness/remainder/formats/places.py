@@ -36,7 +36,7 @@ from remainder.base.files import brief
 from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
 from remainder.formats.fields import file_name
-from remainder.interpretation.protocol import Alias, Reads
+from remainder.interpretation.protocol import Adapted, Alias, Reads, adapt
 from remainder.task.spec import ModelSpec, Site, Task
 
 _SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
@@ -82,6 +82,10 @@ class Loaded(NamedTuple):
     """Hooks that its place was taken for the task's by; to be compared on the loaded model."""
     stated: bool = True
     """Whether the file says where it was made; if not, whoever submits it must vouch for it."""
+
+    def adapted(self, width: int, name: str) -> Adapted:
+        """The object wrapped for a site of `width`; see `adapt`."""
+        return adapt(self.interpretation, width, name, self.reads, self.warnings, self.aliases)
 
 
 def beside_output(interpretation: Any, task: Task) -> Loaded:

@@ -97,61 +97,55 @@ class Seen(NamedTuple):
         return InterpretationError(f"{path} is {self.what}", fix=self.fix)
 
 
-class _Kind(NamedTuple):
+def _kind(fields: set[str], what: str, fix: str = _GIVE, beside: str = "") -> tuple[set[str], Seen]:
     """A JSON file of another kind, told by fields that it has."""
-
-    fields: frozenset[str]
-    what: str
-    fix: str = _GIVE
-    beside: str = ""
+    return fields, Seen("JSON", what=what, fix=fix, beside=beside)
 
 
 _KINDS = (
-    _Kind(
-        frozenset({"schema_version", "protocol", "task"}),
+    _kind(
+        {"schema_version", "protocol", "task"},
         "the record of a run, not what was scored in it",
         "give the folder or the name of the submission; `remainder explain` reads records",
     ),
-    _Kind(
-        frozenset({"nbformat", "cells"}),
+    _kind(
+        {"nbformat", "cells"},
         "a notebook",
         "save what it makes into a folder and give that, or score the object in it: "
         "remainder.evaluate(task, thing)",
     ),
-    _Kind(
-        frozenset({"weight_map"}),
+    _kind(
+        {"weight_map"},
         "a list of the safetensors files of a model, not an interpretation of it",
     ),
-    _Kind(frozenset({"eval_type_id"}), "a result of SAEBench", "give the SAE that was scored there"),
-    _Kind(
-        frozenset({"modelId", "layer", "index"}),
+    _kind({"eval_type_id"}, "a result of SAEBench", "give the SAE that was scored there"),
+    _kind(
+        {"modelId", "layer", "index"},
         "the page of one feature on Neuronpedia, which holds examples and no weights",
         "give the SAE or transcoder itself: a folder, or hub:OWNER/REPO:SAE_ID",
     ),
-    _Kind(
-        frozenset({"examples_quantiles"}),
+    _kind(
+        {"examples_quantiles"},
         "the page of one feature for circuit-tracer's frontend, which holds examples and no weights",
         "give the transcoders themselves, or a graph of them",
     ),
-    _Kind(
-        frozenset({"graphs"}),
+    _kind(
+        {"graphs"},
         "circuit-tracer's list of graphs, not one of them",
         "name a graph of the list in a submission.toml of the format feature-graph",
     ),
-    _Kind(
-        frozenset({"trainer"}),
+    _kind(
+        {"trainer"},
         "the settings of a dictionary of dictionary_learning",
         beside="ae.pt, the weights",
     ),
-    _Kind(frozenset({"d_sae"}), "the settings of an SAE of SAELens", beside="sae_weights.safetensors"),
-    _Kind(
-        frozenset({"k", "expansion_factor"}), "the settings of an SAE of sparsify", beside="sae.safetensors"
-    ),
-    _Kind(
-        frozenset({"model_type"}),
+    _kind({"d_sae"}, "the settings of an SAE of SAELens", beside="sae_weights.safetensors"),
+    _kind({"k", "expansion_factor"}, "the settings of an SAE of sparsify", beside="sae.safetensors"),
+    _kind(
+        {"model_type"},
         "the config of a model of transformers, not an interpretation of it",
     ),
-    _Kind(frozenset({"architectures"}), "the config of a model of transformers, not an interpretation of it"),
+    _kind({"architectures"}, "the config of a model of transformers, not an interpretation of it"),
 )
 
 
@@ -280,9 +274,9 @@ def _of_fields(seen: Outline) -> Seen:
     if seen.goes_on:
         what = f"several objects of JSON one after the other (JSON Lines), not a single one; {_LOOKED_FOR}"
         return Seen("JSON", what=what)
-    for kind in _KINDS:
-        if kind.fields <= seen.fields.keys():
-            return Seen("JSON", what=kind.what, fix=kind.fix, beside=kind.beside)
+    for fields, kind in _KINDS:
+        if fields <= seen.fields.keys():
+            return kind
     held = f"the fields {_listed(list(seen.fields))}" if seen.fields else "no fields"
     cut = "" if seen.is_whole else ", and no end"
     what = f"JSON with {held}{cut}; {_LOOKED_FOR}"

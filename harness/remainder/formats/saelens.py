@@ -27,7 +27,7 @@ from remainder.errors import InterpretationError
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
 from remainder.formats.known import Ignore, without_ignored
-from remainder.formats.module_names import module_named
+from remainder.formats.module_names import hook_of
 from remainder.formats.object_config import config_of
 from remainder.formats.places import (
     HookPlace,
@@ -311,11 +311,7 @@ def _hooks(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, 
         # A transcoder that names its input only is taken to write where the task does.
         target = site.hook_out if "d_out" in stated else source
     # With model_class_name AutoModelForCausalLM, sae-lens hooks what a module gives.
-    modules = (module_named(source), module_named(target))
-    return (
-        source if modules[0] is None else modules[0].gives,
-        target if modules[1] is None else modules[1].gives,
-    )
+    return hook_of(source), hook_of(target)
 
 
 def _layout(config: dict[str, Any], where: Path) -> Layout:

@@ -26,7 +26,7 @@ from remainder.errors import InterpretationError
 from remainder.formats.fields import AGAIN, file_name
 from remainder.formats.known import Ignore, Settings, Table
 from remainder.formats.model_loading import check_options
-from remainder.formats.module_names import module_named
+from remainder.formats.module_names import hook_of
 from remainder.formats.saelens_fields import METADATA, OBJECT, RELEASE, first_of, table_of
 from remainder.task.spec import Site, Task
 
@@ -199,8 +199,7 @@ def _layer_warning(settings: Settings, metadata: Settings) -> tuple[str, ...]:
     name = next((one for one in ("hook_layer", "hook_point_layer") if fields.get(one) is not None), None)
     if name is None or not isinstance(hook, str):
         return ()
-    module = module_named(hook)
-    block = re.match(r"blocks\.(\d+)\.", hook if module is None else module.gives)
+    block = re.match(r"blocks\.(\d+)\.", hook_of(hook))
     if block is None or fields[name] == int(block[1]):
         return ()
     return (
@@ -211,13 +210,11 @@ def _layer_warning(settings: Settings, metadata: Settings) -> tuple[str, ...]:
 def _hooks(settings: Settings, metadata: Settings, site: Site) -> tuple[str, ...]:
     """Hooks that it reads and rebuilds; where these are not told, those of the task."""
     named = [
-        found
+        hook_of(found)
         for name in ("hook_name", "hook_point", "hook_name_out")
         for found in (metadata.content.get(name), settings.content.get(name))
         if isinstance(found, str)
     ]
-    modules = [module_named(name) for name in named]
-    named = [name if module is None else module.gives for name, module in zip(named, modules, strict=True)]
     return tuple(dict.fromkeys(named)) or (site.hook_in, site.hook_out)
 
 

@@ -102,11 +102,8 @@ _TRAINING = (
 
 def _scaling(content: Mapping[str, Any], name: str, where: Path | str, within: str) -> str | bool | None:
     """The name of a scaling; in old configs, true or false."""
-    return (
-        flag(content, name, where, within)
-        if isinstance(content.get(name), bool)
-        else text(content, name, where, within)
-    )
+    read = flag if isinstance(content.get(name), bool) else text
+    return read(content, name, where, within)
 
 
 COMMON: dict[str, Line] = {

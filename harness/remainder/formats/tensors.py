@@ -42,6 +42,7 @@ from remainder.interpretation.casting import odd_kind
 
 __all__ = [
     "PICKLES",
+    "UNREADABLE",
     "Layout",
     "StoredTensor",
     "header",
@@ -65,7 +66,7 @@ _STATE = (
     "only tensors are ever loaded; where you trust the file: model = torch.load(FILE, weights_only=False); "
     "torch.save(model.state_dict(), FILE)"
 )
-_UNREADABLE = (
+UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
     OSError,
@@ -268,7 +269,7 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that may change; none of these is taken
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _UNREADABLE as problem:
+    except UNREADABLE as problem:
         # torch's own advice is to load it without this guard.
         named = re.search(r"GLOBAL ([\w.]+)", str(problem))
         if named is None and not isinstance(problem, pickle.UnpicklingError):

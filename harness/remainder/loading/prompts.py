@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,8 @@ class BehaviourTask(PromptTask):
             )
         for split in SPLITS:
             there = sum(map(len, solved[split]))
-            name, need = max(
-                ((name, _amount(tier, split)) for name, tier in self.task.tiers.items()), key=_second
-            )
+            needs = {name: getattr(tier, f"{split}_windows") for name, tier in self.task.tiers.items()}
+            name, need = max(needs.items(), key=itemgetter(1))
             if there < need:
                 raise TaskError(
                     f"{self.task.id}: {there} prompts of {split} are left, and tier {name} takes {need}; "
@@ -266,11 +266,3 @@ def open_prompt_task(
     opened = BehaviourTask(task, device, batch_size, progress, folder, candidates)
     opened.prompts("evaluation")  # refused now, if it is
     return opened
-
-
-def _amount(tier: Any, split: Split) -> int:
-    return int(getattr(tier, f"{split}_windows"))
-
-
-def _second(pair: tuple[str, int]) -> int:
-    return pair[1]

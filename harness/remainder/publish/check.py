@@ -335,17 +335,11 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
             "submission": checked.where,
             "task": checked.task,
             "passed": checked.passed,
-            "error": None
-            if checked.error is None
-            else {
-                "exit_code": checked.error.exit_code,
-                "what": checked.error.what,
-                "fix": checked.error.fix,
-            },
+            "error": checked.error
+            and {name: getattr(checked.error, name) for name in ("exit_code", "what", "fix")},
             "steps": [step._asdict() for step in checked.steps],
-            "numbers": None
-            if numbers is None
-            else {
+            "numbers": numbers
+            and {
                 name: significant(value) if isinstance(value, float) else value
                 for name, value in numbers.items()
             },

@@ -348,14 +348,11 @@ def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
 
 def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
     """Compare what the calibration split gives: cost, and the figures of the fit."""
-    stated = {
-        **_numbers("calibration", record.calibration.model_dump()),
-        **_numbers("complexity", record.complexity.model_dump(exclude={"l0"})),
-    }
-    now = {
-        **_numbers("calibration", found.calibration.model_dump()),
-        **_numbers("complexity", found.complexity.model_dump(exclude={"l0"})),
-    }
+    stated, now = (
+        _numbers("calibration", of.calibration.model_dump())
+        | _numbers("complexity", of.complexity.model_dump(exclude={"l0"}))
+        for of in (record, found)
+    )
     for place in sorted(stated.keys() | now.keys()):
         first, second = stated.get(place), now.get(place)
         if first is None or second is None:

@@ -87,7 +87,8 @@ def check_description(found: Submission) -> None:
     if found.licence.strip().lower() in _NO_LICENCE:
         refuse("licence", f"is {found.licence!r}", 'name the licence of the weights, such as "MIT"')
     for problem in check_words(found.model_dump(mode="json", exclude={"method"})):
-        refuse(*_split(problem), "use plain text")
+        field, _, text = problem.partition(": ")
+        refuse(field, text, "use plain text")
     revision = found.method.get("revision")
     if found.is_on_hub and not _COMMIT.fullmatch(revision or ""):
         here = "" if found.commit is None else f"; now it is {found.commit}"
@@ -182,11 +183,6 @@ def public_task(name: str) -> Task:
             f"{name} is no task of the benchmark", fix="name one by its id; `remainder tasks` lists all"
         )
     return task
-
-
-def _split(problem: str) -> tuple[str, str]:
-    field, _, text = problem.partition(": ")
-    return field, text
 
 
 def _fits(submission: Submission, task: Task) -> bool:

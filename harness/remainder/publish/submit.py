@@ -148,11 +148,11 @@ def submit(
     return Submitted(submission, folder, moved, written, left, to)
 
 
-def require_repository(to: Destinations, name: str | None = None) -> None:
+def require_repository(to: Destinations, name: str) -> None:
     """Whether a pull request can be made of what is written.
 
     Args:
-        name: of the submission; None where it is not known yet.
+        name: of the submission.
 
     Raises:
         RecordError: the folders lie in no checkout of git, or there is a branch for that submission already.
@@ -164,7 +164,7 @@ def require_repository(to: Destinations, name: str | None = None) -> None:
                 fix="leave out --open, --out and --submissions, and run it in a checkout (git clone)",
             )
     branch = f"submit-{name}"
-    if name is not None and not _asked(to.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"):
+    if not _asked(to.root, "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}"):
         raise RecordError(
             f"there is a branch {branch} already",
             fix=f"push that one, or remove it: `git branch -d {branch}`",

@@ -32,7 +32,7 @@ from remainder.circuit.feature_scores import (
 from remainder.circuit.features import FeatureCircuit, FeatureSite, record_nodes
 from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph
-from remainder.interpretation.protocol import Adapted, adapt
+from remainder.interpretation.protocol import Adapted
 from remainder.model.sites import BridgeSiteModel
 from remainder.record.circuit_summary import BEYOND
 from remainder.submission.aliases import require_same
@@ -177,8 +177,7 @@ def _interpretation(submission: Submission, source: SiteSource, task: Task) -> A
             fix="give a submission that is read from files, such as that of an SAE",
         )
 
-    one = own.load(task, no_moments)
-    return adapt(one.interpretation, task.site.width, own.name, one.reads, one.warnings, one.aliases)
+    return own.load(task, no_moments).adapted(task.site.width, own.name)
 
 
 def _lengths(loaded: PromptTask) -> dict[str, int]:

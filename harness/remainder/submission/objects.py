@@ -18,7 +18,7 @@ from remainder.formats import saelens
 from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
 from remainder.interpretation.casting import require_plain
-from remainder.interpretation.protocol import Adapted, FitMoments, adapt
+from remainder.interpretation.protocol import Adapted, FitMoments
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ class ObjectSubmission(_InMemory):
         """
         ignore = Ignore(frozenset(self.ignore_fields))
         loaded = ignore.noted(saelens.load_object(self.obj, task, self.name, ignore), self.name)
-        return adapt(
-            loaded.interpretation, task.site.width, self.name, loaded.reads, loaded.warnings, loaded.aliases
-        )
+        return loaded.adapted(task.site.width, self.name)
 
     def require_fit(self, task: Task) -> None:
         """Refuse before anything is loaded what `build` would refuse."""

@@ -22,7 +22,7 @@ from remainder.formats import hub
 from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded, MisfitError
-from remainder.interpretation.protocol import Adapted, FitMoments, adapt
+from remainder.interpretation.protocol import Adapted, FitMoments
 from remainder.submission.method import NAME, Format, Kind, Method, kind_fault, read_method, submission_hash
 from remainder.submission.registry import find, format_of, resolve
 from remainder.task.spec import Task
@@ -158,9 +158,7 @@ class Submission(BaseModel):
         if not loaded.stated and self.is_bare:
             raise _without_site(self.name, task)
         warnings = tuple(map(fetched._named_from_folder, loaded.warnings))
-        return adapt(
-            loaded.interpretation, task.site.width, self.name, loaded.reads, warnings, loaded.aliases
-        )
+        return loaded._replace(warnings=warnings).adapted(task.site.width, self.name)
 
     def circuits(self, loaded: PromptTask, fit_windows: int) -> Found | FoundFeatures:
         """The circuits, on the graph of the task's model or on latents at sites of it; methods that look for

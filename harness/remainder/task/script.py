@@ -151,8 +151,7 @@ def run_script(task: Task) -> Built:
     Raises:
         TaskError: if something is wrong with the result.
     """
-    fields = {"module": nn.Module, "examples": Mapping, "interpretations": Mapping}
-    path, built = _run(task, Built, fields)
+    path, built = _run(task, Built)
     for split in _SPLITS:
         if not isinstance(built.examples.get(split), Examples):
             raise TaskError(
@@ -169,8 +168,7 @@ def run_circuit_script(task: Task) -> BuiltCircuit:
     Raises:
         TaskError: if something is wrong with the result.
     """
-    fields = {"model": nn.Module, "prompts": Mapping, "interpretations": Mapping}
-    path, built = _run(task, BuiltCircuit, fields)
+    path, built = _run(task, BuiltCircuit)
     seen: dict[str, Split] = {}
     for split in _SPLITS:
         groups = built.prompts.get(split)
@@ -186,7 +184,7 @@ def run_circuit_script(task: Task) -> BuiltCircuit:
     return built
 
 
-def _run(task: Task, made: type[_Made], fields: Mapping[str, type]) -> tuple[Path, _Made]:
+def _run(task: Task, made: type[_Made]) -> tuple[Path, _Made]:
     """The path of a task's script, and the result of its `build`, with the types of its fields checked."""
     spec = task.build
     assert spec is not None
@@ -200,10 +198,12 @@ def _run(task: Task, made: type[_Made], fields: Mapping[str, type]) -> tuple[Pat
         raise TaskError(
             f"{path}: build gave {type(built).__name__}", fix=f"return a remainder.build.{made.__name__}"
         )
-    for name, kind in fields.items():
-        if not isinstance(getattr(built, name), kind):
-            given = type(getattr(built, name)).__name__
-            raise TaskError(f"{path}: {name} is of type {given}", fix=f"give a {kind.__name__}")
+    for name, value in vars(built).items():
+        kind = nn.Module if name in ("module", "model") else Mapping
+        if not isinstance(value, kind):
+            raise TaskError(
+                f"{path}: {name} is of type {type(value).__name__}", fix=f"give a {kind.__name__}"
+            )
     return path, built
 
 
