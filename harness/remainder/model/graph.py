@@ -214,7 +214,9 @@ class BridgeCircuitModel:
         hooks: list[tuple[str, Callable[..., Tensor | None]]] = [
             (name, whole if len(names) == 1 else split(place)) for place, name in enumerate(names)
         ]
-        return hooks + [(self._writing[stage.name], write)] * (stage.name in self._writing)
+        if stage.name in self._writing:
+            hooks.append((self._writing[stage.name], write))
+        return hooks
 
     def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
         with of_the_bridge("a pass", self._architecture, _OTHER):
