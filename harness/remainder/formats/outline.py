@@ -74,16 +74,15 @@ class _Scan:
         """Look through a piece; what belongs to the next one, such as the beginning of a string."""
         plain = _ESCAPED.sub(b"__", held) if b"\\" in held else held
         quotes = np.frombuffer(plain, dtype=np.uint8) == _QUOTE
-        rest = b""
+        rest, start = b"", len(held)
         if np.count_nonzero(quotes) % 2:
             # The last quote begins a string that does not end here: all of it is to come.
             start = int(np.flatnonzero(quotes)[-1])
             rest = _shortened(held[start:])
-            held, plain, quotes = held[:start], plain[:start], quotes[:start]
         elif match := _WORD.search(held[-_WORDS:]):
             rest = match.group()
-            start = len(held) - len(rest)
-            held, plain, quotes = held[:start], plain[:start], quotes[:start]
+            start -= len(rest)
+        held, plain, quotes = held[:start], plain[:start], quotes[:start]
         steps = np.frombuffer(plain.translate(_STEPS), dtype=np.int8)
         outside = np.cumsum(quotes, dtype=np.int32) % 2 == 0
         depths = self._depth + np.cumsum(steps * outside, dtype=np.int32)

@@ -45,6 +45,7 @@ __all__ = [
     "require_hook",
     "require_once",
     "stored_weights",
+    "tensors_hash",
     "weights_hash",
 ]
 
@@ -94,11 +95,16 @@ def weights_hash(folder: Path) -> str:
     """
     with ExitStack() as stack:
         where = stored_weights(folder, stack)
-        digest = hashlib.sha256()
-        for name in sorted(where):
-            tensor = where[name].get_tensor(name).contiguous()
-            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        return tensors_hash((name, where[name].get_tensor(name)) for name in sorted(where))
+
+
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of tensors, in the order in which they are given."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        raw = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{raw.dtype}|{tuple(raw.shape)}|".encode())
+        digest.update(raw.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

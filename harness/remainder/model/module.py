@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from remainder.errors import MeasurementError, TaskError
-from remainder.model.bridge import DTYPES, Prefix
+from remainder.model.bridge import DTYPES, Prefix, tensors_hash
 from remainder.task.script import guarded
 from remainder.task.spec import Site
 
@@ -28,12 +27,7 @@ __all__ = ["ModuleRunner", "module_hash"]
 
 def module_hash(module: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, sorted by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        raw = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}|{raw.dtype}|{tuple(raw.shape)}|".encode())
-        digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_hash(sorted(module.state_dict().items()))
 
 
 @dataclass

@@ -157,22 +157,16 @@ def check_whole(
     found = Checked(where, ignored=tuple(ignore_fields))
     try:
         with explained(where, AssetError):
-            return _check(found, task, ignore_fields, device, progress)
+            return _check(found, task, device, progress)
     except RemainderError as problem:
         found.error = problem
         return found
 
 
-def _check(
-    found: Checked,
-    task: str | None,
-    ignore_fields: Sequence[str],
-    device: str,
-    progress: Progress | None,
-) -> Checked:
+def _check(found: Checked, task: str | None, device: str, progress: Progress | None) -> Checked:
     where = found.where
     try:
-        submission = open_submission(where, ignore_fields)
+        submission = open_submission(where, found.ignored)
     except InterpretationError as problem:
         return found.fail("found", problem)
     found.ok("found", _found(submission))

@@ -131,10 +131,7 @@ class Submission(BaseModel):
 
     def fits(self, task: Task) -> bool:
         """Whether it was made for `task`; one that names no tasks was made for all."""
-        return self._is_of_kind(task) and (not self.tasks or task.id in self.tasks)
-
-    def _is_of_kind(self, task: Task) -> bool:
-        return self.kind in task.kind.submissions
+        return self.kind in task.kind.submissions and (not self.tasks or task.id in self.tasks)
 
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""

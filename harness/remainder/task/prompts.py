@@ -10,7 +10,8 @@ difference.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,15 +76,9 @@ class Prompts:
         """Some of the prompts."""
         which = range(len(self))[rows] if isinstance(rows, slice) else rows
         # Torch refuses arrays with negative strides, such as a reversed view.
-        return Prompts(
-            self.template,
-            np.ascontiguousarray(self.tokens[rows]),
-            np.ascontiguousarray(self.counterfactual[rows]),
-            tuple(self.documents[int(i)] for i in which),
-            np.ascontiguousarray(self.scored[rows]),
-            np.ascontiguousarray(self.correct[rows]),
-            np.ascontiguousarray(self.wrong[rows]),
-        )
+        names = ("tokens", "counterfactual", "scored", "correct", "wrong")
+        arrays: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[rows]) for name in names}
+        return replace(self, documents=tuple(self.documents[int(i)] for i in which), **arrays)
 
 
 def first(groups: tuple[Prompts, ...], count: int) -> tuple[Prompts, ...]:

@@ -352,6 +352,10 @@ def load_task(name: str | Path | Task) -> Task:
     content = {**shared, **own}
     if "id" in content:
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
+    for table, reserved in (("build", {"folder", "sha256"}), ("circuit", {"file", "sha256"})):
+        if isinstance(content.get(table), dict) and (given := sorted(reserved & content[table].keys())):
+            where = f"{folder / 'task.toml'}: {table}.{given[0]}"
+            raise TaskError(f"{where}: this is found, not given", fix=f"remove `{given[0]}`")
     if isinstance(content.get("build"), dict):
         content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
     if isinstance(content.get("circuit"), dict):
@@ -368,10 +372,6 @@ def load_task(name: str | Path | Task) -> Task:
 
 def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
     """Hashes of the script and files of a task, by path relative to its folder."""
-    if given := sorted({"folder", "sha256"} & build.keys()):
-        raise TaskError(
-            f"{folder / 'task.toml'}: build.{given[0]}: this is found, not given", fix=f"remove `{given[0]}`"
-        )
     names = [str(build.get("script", "")), *map(str, build.get("files", []))]
     hashes = {}
     for name in names:
@@ -387,11 +387,6 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
 
 def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
     """The path of a behaviour's file, and its hash."""
-    if given := sorted({"file", "sha256"} & circuit.keys()):
-        raise TaskError(
-            f"{folder / 'task.toml'}: circuit.{given[0]}: this is found, not given",
-            fix=f"remove `{given[0]}`",
-        )
     if "behaviour" not in circuit:
         return {}
     name = str(circuit["behaviour"])
