@@ -16,7 +16,7 @@ A reader takes values from `Settings` only, so a line that is taken out of a tab
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -165,14 +165,10 @@ class Settings:
         assert line.read is not None, f"{name} is {line.how}"
         return line.read(self.content, name, self.where, self.within)
 
-    def all(self, names: Iterable[str] | None = None) -> dict[str, Any]:
-        """Every heeded field that is there, or of these, checked; blocks are not looked into."""
-        known = self.table.lines if names is None else names
-        return {
-            name: self[name]
-            for name in known
-            if name in self.content and self.table.lines[name].read is not None
-        }
+    def all(self) -> dict[str, Any]:
+        """Every heeded field that is there, checked; blocks are not looked into."""
+        lines = self.table.lines.items()
+        return {name: self[name] for name, line in lines if name in self.content and line.read is not None}
 
     def block(self, name: str) -> Settings:
         """The fields of a field; none if it is missing."""
