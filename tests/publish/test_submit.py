@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -107,11 +107,15 @@ def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: 
 def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
     to: Destinations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(paths: object) -> None:
-        raise RecordError("it does not verify", fix="no way")
+    verify = module._verify
+
+    def fails(paths: Sequence[Path], roots: Sequence[Path]) -> None:
+        if roots == paths:  # what was published, and not what lies in the staging folder
+            raise RecordError("it does not verify", fix="no way")
+        verify(paths, roots)
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_verify_published", fails)
+        patched.setattr(module, "_verify", fails)
         with pytest.raises(RecordError, match="does not verify"):
             submit(str(EXAMPLE), to, device="cpu")
     assert tree(to.root) == {}

@@ -268,7 +268,7 @@ def _check_free(submission: Submission, copied: dict[str, Path], folder: Path, t
 
 
 def _verify(paths: Sequence[Path], roots: Sequence[Path]) -> None:
-    """Raise RecordError if one of the records at `paths` is at fault, of those that `root` holds."""
+    """Raise RecordError if one of the records at `paths` is at fault, beside all that lies in `roots`."""
     for verdict in verify_paths(roots, jobs=1):
         if verdict.path in paths and not verdict.passed:
             raise RecordError(
