@@ -195,7 +195,7 @@ def test_sequential_statistics_are_those_of_the_same_pass() -> None:
     bath.values = noting  # type: ignore[union-attr, method-assign]
     tokens = torch.from_numpy(found.calibration.tokens)
     run_circuit(model, circuit, torch.cat([tokens, tokens]), bath)
-    weights = found._weights(slice(0, 9), _draw(1))
+    weights = found._weights(found._places(slice(0, 9)), _draw(1))
     background = {name: part.mean(0, keepdim=True) + _surrogate(part, weights) for name, part in seen.items()}
     by_constant = run_circuit(model, circuit, torch.from_numpy(found.evaluation.tokens), background)
     sequential = found.run(circuit, BACKGROUNDS["full-sequential"], 1)

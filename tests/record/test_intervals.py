@@ -41,7 +41,7 @@ def loop_interval(bootstrap: Bootstrap, statistic) -> tuple[float, float]:
 def test_the_interval_equals_a_slow_loop() -> None:
     a, b = skewed(np.random.default_rng(0), 9)
     bootstrap = Bootstrap(9, seed=3, resamples=400)
-    estimate = bootstrap.mean(a, b)
+    estimate = bootstrap.estimate(Ratio(a, b))
     low, high = loop_interval(bootstrap, lambda indices: by_hand(a[indices], b[indices]))
     assert estimate.value == pytest.approx(a.sum() / b.sum(), rel=1e-12)
     assert (estimate.low, estimate.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
@@ -66,7 +66,7 @@ def test_the_interval_of_a_difference_of_ratios_equals_a_slow_loop() -> None:
 
 def test_large_normal_data_give_the_t_interval() -> None:
     a = np.random.default_rng(2).normal(3.0, 1.0, 400)
-    estimate = Bootstrap(400, seed=0).mean(a, np.ones(400))
+    estimate = Bootstrap(400, seed=0).estimate(Ratio(a, np.ones(400)))
     low, high = stats.t.interval(0.95, 399, loc=a.mean(), scale=a.std(ddof=1) / 20)
     width = high - low
     assert estimate.low == pytest.approx(low, abs=0.05 * width)
@@ -82,7 +82,7 @@ def test_coverage_is_better_than_that_of_percentiles(documents: int, least: floa
     truth = math.exp(0.5)
     for _ in range(replications):
         a, b = skewed(generator, documents)
-        estimate = bootstrap.mean(a, b)
+        estimate = bootstrap.estimate(Ratio(a, b))
         covered += estimate.low <= truth <= estimate.high
         low, high = np.quantile((bootstrap.weights @ a) / (bootstrap.weights @ b), [0.025, 0.975])
         by_percentiles += low <= truth <= high
@@ -93,7 +93,7 @@ def test_coverage_is_better_than_that_of_percentiles(documents: int, least: floa
 def test_intervals_shift_with_the_data_and_scale_with_them() -> None:
     a, b = skewed(np.random.default_rng(4), 12)
     bootstrap = Bootstrap(12, seed=0)
-    plain, moved = bootstrap.mean(a, b), bootstrap.mean(-2 * a + 5 * b, b)
+    plain, moved = bootstrap.estimate(Ratio(a, b)), bootstrap.estimate(Ratio(-2 * a + 5 * b, b))
     assert moved.low == pytest.approx(5 - 2 * plain.high)
     assert moved.high == pytest.approx(5 - 2 * plain.low)
 
@@ -112,15 +112,15 @@ def test_the_resamples_of_a_seed_are_pinned() -> None:
 
 def test_no_variance_gives_a_point() -> None:
     tokens = np.array([100.0, 120.0, 90.0, 80.0, 70.0, 110.0])
-    estimate = Bootstrap(6, seed=0).mean(0.3 * tokens, tokens)
+    estimate = Bootstrap(6, seed=0).estimate(Ratio(0.3 * tokens, tokens))
     assert estimate.value == pytest.approx(0.3, rel=1e-15)
     assert estimate.low == estimate.value == estimate.high
-    assert Bootstrap(6, seed=0).mean(np.zeros(6), tokens) == Estimate(0.0, 0.0, 0.0)
+    assert Bootstrap(6, seed=0).estimate(Ratio(np.zeros(6), tokens)) == Estimate(0.0, 0.0, 0.0)
 
 
 def test_too_few_documents_give_a_value_without_an_interval() -> None:
     few = MINIMUM_DOCUMENTS - 1
-    estimate = Bootstrap(few, seed=0).mean(np.arange(1.0, few + 1), np.ones(few))
+    estimate = Bootstrap(few, seed=0).estimate(Ratio(np.arange(1.0, few + 1), np.ones(few)))
     assert estimate.value == pytest.approx((few + 1) / 2)
     assert (estimate.low, estimate.high) == (None, None)
     assert "documents" in estimate.reason
@@ -130,7 +130,7 @@ def test_one_deviating_document_gives_no_interval() -> None:
     """A third of the resamples lack the only document that differs: their spread is zero."""
     a = np.zeros(30)
     a[3] = 1.0
-    estimate = Bootstrap(30, seed=0).mean(a, np.ones(30))
+    estimate = Bootstrap(30, seed=0).estimate(Ratio(a, np.ones(30)))
     assert estimate.value == pytest.approx(1 / 30)
     assert (estimate.low, estimate.high) == (None, None)
     assert "unbounded" in estimate.reason
@@ -141,10 +141,12 @@ def test_a_ratio_needs_a_denominator_that_is_not_zero() -> None:
     bootstrap = Bootstrap(20, seed=0)
     above = generator.uniform(1.0, 2.0, 20)
     around = np.tile([-1.0, 1.1], 10)
-    assert bootstrap.ratio(around, above).value == pytest.approx(around.sum() / above.sum())
+    assert bootstrap.estimate(Ratio(around, above, guarded=True)).value == pytest.approx(
+        around.sum() / above.sum()
+    )
     refused = Estimate(None, None, None, "the denominator's interval includes 0")
-    assert bootstrap.ratio(above, around) == refused
-    assert bootstrap.ratio(above, np.zeros(20)).reason == "the denominator is zero"
+    assert bootstrap.estimate(Ratio(above, around, guarded=True)) == refused
+    assert bootstrap.estimate(Ratio(above, np.zeros(20), guarded=True)).reason == "the denominator is zero"
     guarded, sound = Ratio(above, around, guarded=True), Ratio(around, above)
     assert bootstrap.difference(guarded, sound) == refused
     assert bootstrap.difference(sound, guarded) == refused
@@ -157,7 +159,7 @@ def test_pairing_cancels_what_documents_share() -> None:
     first, second = shared + generator.normal(0, 1, 40), shared + 5 + generator.normal(0, 1, 40)
     bootstrap = Bootstrap(40, seed=0)
     difference = bootstrap.difference(Ratio(second, tokens), Ratio(first, tokens))
-    alone = bootstrap.mean(first, tokens)
+    alone = bootstrap.estimate(Ratio(first, tokens))
     assert difference.excludes_zero()
     assert difference.high - difference.low < 0.1 * (alone.high - alone.low)
 
@@ -165,4 +167,4 @@ def test_pairing_cancels_what_documents_share() -> None:
 @pytest.mark.parametrize("bad", [np.ones(4), np.array([1.0, 2, 3, 4, np.nan, 6])])
 def test_wrong_arrays_are_refused(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"shape|finite"):
-        Bootstrap(6, seed=0).mean(bad, np.ones(6))
+        Bootstrap(6, seed=0).estimate(Ratio(bad, np.ones(6)))

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
-__all__ = ["BENCHMARK", "cache_root", "is_checkout", "is_within", "machine_paths", "project_root", "root_of"]
+__all__ = [
+    "BENCHMARK",
+    "cache_root",
+    "is_checkout",
+    "is_within",
+    "machine_paths",
+    "project_root",
+    "root_of",
+    "texts",
+]
 
 BENCHMARK = "baselines/"
 """Prefix by which a submission names files that come with the benchmark."""
@@ -55,17 +64,24 @@ def is_within(name: str) -> bool:
     return bool(name.strip()) and parts[0] not in ("", "~") and ".." not in parts and ":" not in parts[0]
 
 
+def texts(content: Any, place: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Every text in nested dicts and lists with its place, and whether it is a name."""
+    if isinstance(content, Mapping):
+        for name, item in content.items():
+            yield place, name, True
+            yield from texts(item, f"{place}.{name}" if place else name)
+    elif isinstance(content, (list, tuple)):
+        for index, item in enumerate(content):
+            yield from texts(item, f"{place}[{index}]")
+    elif isinstance(content, str):
+        yield place, content, False
+
+
 def machine_paths(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Texts in nested dicts and lists that hold a path of this machine, each with its place.
 
     Records are public, so neither their keys nor their values may hold one.
     """
-    if isinstance(content, dict):
-        for name, item in content.items():
-            yield from machine_paths(name, f"a name in {place}")
-            yield from machine_paths(item, f"{place}.{name}" if place else name)
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            yield from machine_paths(item, f"{place}[{index}]")
-    elif isinstance(content, str) and _ABSOLUTE.search(content):
-        yield place, content
+    for where, text, is_name in texts(content, place):
+        if _ABSOLUTE.search(text):
+            yield f"a name in {where}" if is_name else where, text

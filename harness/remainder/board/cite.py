@@ -23,6 +23,7 @@ from remainder.board.which import record_of
 from remainder.errors import InterpretationError, RecordError
 from remainder.record.schema import Record
 from remainder.record.store import read_record
+from remainder.report.text import require_format
 
 __all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"]
 
@@ -32,19 +33,21 @@ _TITLE = "Remainder: a benchmark for what an interpretation of a neural network 
 _AUTHORS = ("Remainder contributors",)
 _SHORTEST = 6  # hexadecimal digits of an id that are taken for one
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_TEX = {
-    # Of braces BibTeX counts even those behind a backslash.
-    "\\": r"{\textbackslash}",
-    "{": r"{\textbraceleft}",
-    "}": r"{\textbraceright}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"{\textasciitilde}",
-    "^": r"{\textasciicircum}",
-}
+_TEX = str.maketrans(
+    {
+        # Of braces BibTeX counts even those behind a backslash.
+        "\\": r"{\textbackslash}",
+        "{": r"{\textbraceleft}",
+        "}": r"{\textbraceright}",
+        "$": r"\$",
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"{\textasciitilde}",
+        "^": r"{\textasciicircum}",
+    }
+)
 
 
 class Citation(NamedTuple):
@@ -74,8 +77,7 @@ def cite(what: str, format: str = "all") -> str:
     Raises:
         RecordError: if there is no such thing (near ones are named), several, or no such format.
     """
-    if format not in FORMATS:
-        raise RecordError(f"there is no format {format!r}", fix=f"choose one of: {', '.join(FORMATS)}")
+    require_format(format, FORMATS)
     found = styles(citation_of(what))
     return "\n\n".join(found.values()) if format == "all" else found[format]
 
@@ -171,14 +173,14 @@ def _named(path: Path) -> str:
 
 def _bibtex(found: Citation) -> str:
     # A name in braces is a group, or a person as written: BibTeX takes nothing of it apart.
-    authors = " and ".join(f"{{{_tex(author)}}}" for author in found.authors)
+    authors = " and ".join(f"{{{author.translate(_TEX)}}}" for author in found.authors)
     fields = {
         "author": f"{{{authors}}}",
-        "title": f"{{{{{_tex(found.title)}}}}}",
+        "title": f"{{{{{found.title.translate(_TEX)}}}}}",
         "year": f"{{{found.date[:4]}}}",
         "month": _MONTHS[int(found.date[5:7]) - 1],
-        "version": f"{{{_tex(found.version)}}}",
-        "note": f"{{{_tex(found.hash_name)} \\texttt{{{found.hash}}}}}",
+        "version": f"{{{found.version.translate(_TEX)}}}",
+        "note": f"{{{found.hash_name.translate(_TEX)} \\texttt{{{found.hash}}}}}",
     }
     lines = [f"  {name:<7} = {value}," for name, value in fields.items()]
     return "\n".join([f"@misc{{{found.key},", *lines, "}"])
@@ -206,7 +208,3 @@ def _apa(found: Citation) -> str:
     names = f"{', '.join(others)}, & {last}" if others else last
     version = f"Version {found.version}; {found.hash_name} {found.hash}"
     return f"{names} ({found.date[:4]}). {found.title} ({version}) [Data set]."
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from remainder.record.number import Number
-from remainder.report.text import MISSING, format_interval, format_value
+from remainder.report.text import MISSING, format_interval, format_value, half_width
 
 __all__ = ["Grid", "Shown", "ends_of", "in_words", "parted", "shown", "within"]
 
@@ -33,8 +33,7 @@ def parted(number: Number) -> tuple[str, str]:
     """A number's value and its interval as they are shown: with a true minus."""
     if number.value is None:
         return MISSING, ""
-    spread = 0.0 if number.low is None or number.high is None else (number.high - number.low) / 2
-    value = format_value(number.value, spread)
+    value = format_value(number.value, half_width(number))
     return value.replace("-", "−"), (format_interval(number) or "").replace("-", "−")
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from remainder.board.pages import multiple
 from remainder.board.text import markdown
 from remainder.board.view import Board, Cell
 from remainder.report.quantities import QUANTITIES
+from remainder.report.text import written_table
 
 __all__ = ["readme", "section"]
 
@@ -49,13 +48,7 @@ def section(title: str, board: Board) -> str:
         name = markdown(row.entry.record.submission.name, 48) + (" ●" if "raw" in row.fronts else "")
         shown = [_cell(row.cells[key], interval=key in ("kl_raw", "kl_gaussian")) for key in _KEYS]
         cells.append(["" if place is None else place.text, name, *shown])
-    table = tabulate(
-        cells,
-        headers=_HEADINGS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=["right", "left", *["right"] * len(_KEYS)],
-    )
+    table = written_table(_HEADINGS, cells, ["right", "left", *["right"] * len(_KEYS)])
     heading = f"## {markdown(group.task, 80)}, version {group.major}, tier {markdown(group.tier, 30)}\n"
     said = f"{markdown(title, 200)}\n\n" if title else ""
     below = [multiple(board.rankings["raw"])] if board.rankings["raw"].comparisons else []

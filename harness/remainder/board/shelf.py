@@ -21,10 +21,15 @@ from remainder.board.origin import Peer
 from remainder.errors import RecordError
 from remainder.record.schema import Record
 
-__all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_root"]
+__all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_folder", "results_root"]
 
 LARGEST_JSON = 4_000_000
 """Bytes of the largest record that is read; one with every rung has 40,000."""
+
+
+def results_folder() -> Path:
+    """The folder of the benchmark's own records."""
+    return project_root() / "leaderboard" / "results"
 
 
 class Shelf:
@@ -56,7 +61,7 @@ class Shelf:
 
 def is_board(root: Path) -> bool:
     """Whether a folder of results is that of a leaderboard: the benchmark's own, or another checkout's."""
-    return root.resolve() == _own().resolve() or _ends_like_a_board(root.resolve())
+    return root.resolve() == results_folder().resolve() or _ends_like_a_board(root.resolve())
 
 
 def results_root(path: Path) -> Path | None:
@@ -66,7 +71,7 @@ def results_root(path: Path) -> Path | None:
     version, as it names them itself.
     """
     file = path.resolve()
-    own = _own()
+    own = results_folder()
     if file.is_relative_to(own.resolve()):
         return own
     for folder in file.parents:
@@ -81,10 +86,6 @@ def results_root(path: Path) -> Path | None:
     if above.parts[-len(expected) :] != expected or len(above.parts) <= len(expected):
         return None
     return above.parents[len(expected) - 1]
-
-
-def _own() -> Path:
-    return project_root() / "leaderboard" / "results"
 
 
 def _ends_like_a_board(folder: Path) -> bool:

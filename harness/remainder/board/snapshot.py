@@ -26,6 +26,7 @@ from remainder.base.files import LARGEST, present, require_file, require_folder
 from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
+from remainder.board.shelf import results_folder
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
@@ -76,11 +77,6 @@ class Snapshot(FrozenModel):
     def content(self) -> bytes:
         """The bytes of its file."""
         return (canonical_json(self.model_dump(mode="json"), indent=1) + "\n").encode()
-
-
-def results_folder() -> Path:
-    """The folder of the benchmark's own records."""
-    return project_root() / "leaderboard" / "results"
 
 
 def snapshots_folder() -> Path:

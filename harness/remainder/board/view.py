@@ -144,23 +144,18 @@ def cells_of(entry: BoardRow) -> dict[str, Cell]:
 
 def points(board: Board, by: str) -> list[ParetoPoint]:
     """The rows of a table that have a complexity, for a figure."""
-    found = []
-    for row in board.rows:
-        size = size_of(row.entry).value
-        if size is not None:
-            record = row.entry.record
-            href = f"../{record_page(record.record_id)}"
-            found.append(
-                ParetoPoint(
-                    record.submission.name,
-                    size,
-                    unit_of(row.entry),
-                    kl_of(row.entry, by),
-                    href,
-                    row.entry.is_reference,
-                )
-            )
-    return found
+    return [
+        ParetoPoint(
+            entry.record.submission.name,
+            size,
+            unit_of(entry),
+            kl_of(entry, by),
+            f"../{record_page(entry.record.record_id)}",
+            entry.is_reference,
+        )
+        for entry in (row.entry for row in board.rows)
+        if (size := size_of(entry).value) is not None
+    ]
 
 
 def record_page(record_id: str) -> str:
@@ -210,23 +205,12 @@ def _order(entry: BoardRow) -> tuple[float, str, str]:
 def explorable(board: Board) -> list[dict[str, Any]]:
     """The points of a table for the figure that a reader can zoom, as JSON: numbers, names, links."""
     found: list[dict[str, Any]] = []
-    for row in board.rows:
-        entry = row.entry
-        size = size_of(entry).value
-        if size is None:
-            continue
+    entries = [row.entry for row in board.rows if size_of(row.entry).value is not None]
+    for entry, point in zip(entries, points(board, "raw"), strict=True):
         numbers = {}
         for key in ("kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian"):
             number = number_of(entry.record, key)
             numbers[key] = [number.value, number.low, number.high]
-        found.append(
-            {
-                "name": entry.record.submission.name,
-                "cost": size,
-                "unit": unit_of(entry),
-                "reference": entry.is_reference,
-                "href": f"../{record_page(entry.record.record_id)}",
-                **numbers,
-            }
-        )
+        named = {name: getattr(point, name) for name in ("name", "cost", "unit", "reference", "href")}
+        found.append(named | numbers)
     return found

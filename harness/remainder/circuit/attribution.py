@@ -29,7 +29,7 @@ discovery", 2023; Hanna et al., "Have faith in faithfulness", 2024, equation for
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.base.cache import Progress
-from remainder.circuit.attribution_metric import Metric, answer
+from remainder.circuit.attribution_metric import Metric, answer, seen_prompts
 from remainder.circuit.run import BUDGET, Values, record
 from remainder.errors import InterpretationError, MeasurementError
 from remainder.model.architecture import Graph, Stage
@@ -197,12 +197,6 @@ class Attribution:
     def _batch(self, prompts: Prompts, means: Values | None) -> _Batch:
         tokens = self._tokens(prompts.tokens)
         positions = np.flatnonzero(prompts.scored.any(0)).tolist()
-        scored = replace(
-            prompts,
-            tokens=prompts.tokens[:, positions],
-            counterfactual=prompts.counterfactual[:, positions],
-            scored=prompts.scored[:, positions],
-        )
         with torch.no_grad():
             clean, logits = record(self.model, tokens, positions)
             if self.ablation == "counterfactual":
@@ -213,7 +207,7 @@ class Attribution:
                 self.model.outputs(stage, clean[stage.name] - other[stage.name]).movedim(2, 0)
                 for stage in self.model.graph.stages[:-1]
             ]
-        return _Batch(scored, positions, tokens, logits, torch.cat(at_once))
+        return _Batch(seen_prompts(prompts, positions), positions, tokens, logits, torch.cat(at_once))
 
     def _means(self, group: Prompts, rows: int) -> dict[str, Tensor]:
         """Clean values of each stage at each position, averaged over the prompts of a template."""

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from remainder.task.prompts import PADDING, Prompts
 
-__all__ = ["Metric", "agreement", "answer"]
+__all__ = ["Metric", "agreement", "answer", "members", "seen_prompts"]
 
 Metric = Callable[[Tensor, Tensor, Prompts], Tensor]
 """Maps logits [rows, positions, vocabulary], those of the clean run, and the prompts to numbers [rows]."""
@@ -35,8 +36,8 @@ def answer(
         prompts: the prompts, which name correct and wrong tokens.
     """
     scored = _scored(logits, prompts)
-    right = _choices(prompts.correct, scored)
-    wrong = _choices(prompts.wrong, scored)
+    right = members(prompts.correct, scored)
+    wrong = members(prompts.wrong, scored)
     # If no token is named wrong, all that are not correct are wrong.
     wrong = torch.where(wrong.any(-1, keepdim=True), wrong, ~right)
     return (_log_sum(scored, right) - _log_sum(scored, wrong)).mean(1)
@@ -58,16 +59,23 @@ def _scored(logits: Tensor, prompts: Prompts) -> Float[Tensor, "rows scored voca
     return logits[flags].view(len(prompts), -1, logits.shape[-1])
 
 
-def _choices(
-    ids: Int64[np.ndarray, "rows scored choices"], like: Float[Tensor, "rows scored vocabulary"]
-) -> Bool[Tensor, "rows scored vocabulary"]:
+def members(
+    ids: Int64[np.ndarray, "*rows choices"], like: Float[Tensor, "*rows vocabulary"]
+) -> Bool[Tensor, "*rows vocabulary"]:
     """Mask of the tokens that are among the choices; padding is not a token."""
     places = torch.tensor(ids, device=like.device)
     size = like.shape[-1]
-    mask = torch.zeros(*like.shape[:2], size + 1, dtype=torch.bool, device=like.device)
-    mask.scatter_(2, torch.where(places == PADDING, size, places), True)
+    # Padding marks a column beyond the vocabulary, which is cut off.
+    mask = torch.zeros(*like.shape[:-1], size + 1, dtype=torch.bool, device=like.device)
+    mask.scatter_(-1, torch.where(places == PADDING, size, places), True)
     return mask[..., :size]
 
 
 def _log_sum(logits: Tensor, which: Tensor) -> Float[Tensor, "rows scored"]:
     return logits.masked_fill(~which, -torch.inf).logsumexp(-1)
+
+
+def seen_prompts(prompts: Prompts, places: list[int]) -> Prompts:
+    """The prompts restricted to outputs at `places`."""
+    cut = {name: getattr(prompts, name)[:, places] for name in ("tokens", "counterfactual", "scored")}
+    return replace(prompts, **cut)

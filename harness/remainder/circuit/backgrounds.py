@@ -204,13 +204,13 @@ class Scene:
             return constants
         if kind == "noise-fitted":
             clean = self._of("tokens")[0]
-            weights = self._weights(rows, draw)
+            weights = self._weights(self._places(rows), draw)
             return _Noisy({name: value[rows] for name, value in clean.items()}, self.bank, weights)
         return self._gaussian(background, draw, rows)
 
     def _gaussian(self, background: Background, draw: Draw, rows: slice) -> WriterBath | ReaderBath:
         if background.baths == "shared" and background.statistics == "single-shot":
-            return _Shared(self.bank, self._weights(rows, draw))
+            return _Shared(self._weights(self._places(rows), draw), self.bank)
         places = self._keyed(self.calibration.documents + self.evaluation.documents[rows])
         count = len(self.calibration)
         if background.statistics == "counterterm":
@@ -219,10 +219,10 @@ class Scene:
             return _Counterterm(self._streams, places, draw, background.baths == "independent", count)
         if background.baths == "independent":
             return _Independent(places, draw, count)
-        return _Sequential(places, draw, count)
+        return _Shared(self._weights(places, draw))
 
-    def _weights(self, rows: slice, draw: Draw) -> Float[Tensor, "rows bank"]:
-        return normal(self._places(rows), draw, 1, len(self.calibration), "bath")[:, 0].float()
+    def _weights(self, places: NoiseKeys, draw: Draw) -> Float[Tensor, "rows bank"]:
+        return normal(places, draw, 1, len(self.calibration), "bath")[:, 0].float()
 
     def _places(self, rows: slice) -> NoiseKeys:
         return self._keyed(self.evaluation.documents[rows])
@@ -267,13 +267,16 @@ def _surrogate(
 
 
 class _Shared:
-    """The Gaussian of a bank, with one surrogate per writer."""
+    """The Gaussian of a bank, with one surrogate per writer.
 
-    def __init__(self, bank: Values, weights: Tensor) -> None:
-        self.bank, self.weights = bank, weights
+    Without a bank it is that of the calibration rows, which come first in the batch, in this very pass.
+    """
+
+    def __init__(self, weights: Tensor, bank: Values | None = None) -> None:
+        self.weights, self.bank = weights, bank
 
     def values(self, stage: Stage, now: Tensor) -> Tensor:
-        bank = self.bank[stage.name]
+        bank = now[: self.weights.shape[1]] if self.bank is None else self.bank[stage.name]
         return bank.mean(0, keepdim=True) + _surrogate(bank, self.weights)
 
 
@@ -285,18 +288,6 @@ class _Noisy:
 
     def values(self, stage: Stage, now: Tensor) -> Tensor:
         return self.clean[stage.name] + _surrogate(self.bank[stage.name], self.weights)
-
-
-class _Sequential:
-    """The Gaussian of the calibration rows, which come first in the batch, in this very pass."""
-
-    def __init__(self, places: NoiseKeys, draw: Draw, count: int) -> None:
-        self.count = count
-        self.weights = normal(places, draw, 1, count, "bath")[:, 0].float()
-
-    def values(self, stage: Stage, now: Tensor) -> Tensor:
-        bank = now[: self.count]
-        return bank.mean(0, keepdim=True) + _surrogate(bank, self.weights)
 
 
 class _Independent:

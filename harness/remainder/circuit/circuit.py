@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from remainder.errors import InterpretationError
 from remainder.model.architecture import Graph
 
-__all__ = ["Circuit"]
+__all__ = ["Circuit", "between", "bits_of"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class Circuit:
                 fix=f"did you mean {', '.join(near or graph.writers[:3])}?",
             )
         from_kept = np.array([name in wanted for name in graph.writers])
-        into_kept = np.asarray((graph.fed_by() & from_kept[None]).any(1))
-        into_kept[graph.reader_index["logits"]] = True
-        return cls(graph, graph.exists & from_kept[:, None] & into_kept[None])
+        return cls(graph, graph.exists & between(graph, from_kept))
 
     @classmethod
     def top(
@@ -136,9 +134,24 @@ class Circuit:
     @property
     def bits(self) -> float:
         """log₂ of the number of circuits with as many edges: the bits it takes to write this one down."""
-        total, kept = self.graph.edges, self.edges
-        return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)
+        return bits_of(self.graph.edges, self.edges)
 
     def names(self) -> list[str]:
         """Names of the kept edges."""
         return [name for name, writer, reader in self.graph.names() if self.kept[writer, reader]]
+
+
+def between(graph: Graph, nodes: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mask [writers, readers] of edges between kept nodes; the logits count as kept.
+
+    Args:
+        nodes: [writers]
+    """
+    into = np.any(graph.fed_by() & nodes[None], axis=1)
+    into[graph.reader_index["logits"]] = True
+    return np.outer(nodes, into)
+
+
+def bits_of(total: int, kept: int) -> float:
+    """log₂ of the number of ways to choose `kept` of `total`."""
+    return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)

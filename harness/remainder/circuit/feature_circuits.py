@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from remainder.circuit.circuit import bits_of
 from remainder.circuit.feature_scores import NodeScores
-from remainder.circuit.features import FeatureCircuit, FeatureSite, bits_of
+from remainder.circuit.features import FeatureCircuit, FeatureSite
 from remainder.errors import InterpretationError
 
 __all__ = ["FeatureCircuits", "NodeCount"]

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from remainder.circuit.attribution_metric import answer
+from remainder.circuit.attribution_metric import answer, seen_prompts
 from remainder.circuit.feature_graph import FeatureGraph
 from remainder.circuit.features import (
     FeatureCircuit,
@@ -159,12 +158,6 @@ def _score_site(
         total[:, :-1] += (of_latents * (clean.latents - other.latents)).sum(0).double().cpu()
         total[:, -1] += (of_error * (clean.error - other.error)).sum((0, 2)).double().cpu()
     return total / steps
-
-
-def seen_prompts(prompts: Prompts, places: list[int]) -> Prompts:
-    """The prompts restricted to outputs at `places`."""
-    cut = {name: getattr(prompts, name)[:, places] for name in ("tokens", "counterfactual", "scored")}
-    return replace(prompts, **cut)
 
 
 def at_threshold(scores: NodeScores, threshold: float) -> FeatureCircuit:

@@ -30,7 +30,7 @@ Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from remainder.circuit.circuit import bits_of
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Reconstruction
 from remainder.model.sites import Edit, Edits, SiteModel
@@ -52,7 +53,6 @@ __all__ = [
     "FeatureScene",
     "FeatureSite",
     "NodeValues",
-    "bits_of",
     "map_nodes",
     "positions_of",
     "record_nodes",
@@ -149,23 +149,16 @@ class FeatureCircuit:
     @property
     def complement(self) -> FeatureCircuit:
         """The circuit of all nodes that are not kept here."""
-        return FeatureCircuit(
-            {name: ~part for name, part in self.latents.items()},
-            {name: ~part for name, part in self.errors.items()},
-        )
+        return self._with(torch.logical_not)
 
     @property
     def empty(self) -> FeatureCircuit:
         """The circuit without nodes."""
-        return FeatureCircuit(
-            {name: torch.zeros_like(part) for name, part in self.latents.items()},
-            {name: torch.zeros_like(part) for name, part in self.errors.items()},
-        )
+        return self._with(torch.zeros_like)
 
-
-def bits_of(total: int, kept: int) -> float:
-    """log₂ of the number of ways to choose `kept` of `total`."""
-    return (math.lgamma(total + 1) - math.lgamma(kept + 1) - math.lgamma(total - kept + 1)) / math.log(2)
+    def _with(self, change: Callable[[Tensor], Tensor]) -> FeatureCircuit:
+        groups = (self.latents, self.errors)
+        return FeatureCircuit(*({name: change(part) for name, part in group.items()} for group in groups))
 
 
 def positions_of(prompts: Prompts) -> list[int]:
@@ -263,8 +256,7 @@ class FeatureScene:
 
     def _values(self, background: str, rows: slice, draw: int) -> dict[str, NodeValues]:
         if background == "counterfactual":
-            bank = self._bank("evaluation counterfactual")
-            return {name: NodeValues(v.latents[rows], v.error[rows]) for name, v in bank.items()}
+            return map_nodes(self._bank("evaluation counterfactual"), lambda part: part[rows])
         bank = self._bank("counterfactual" if background == "mean-counterfactual" else "calibration")
         if background == "zero":
             return map_nodes(bank, lambda part: torch.zeros_like(part[:1, :1]))
@@ -287,13 +279,11 @@ class FeatureScene:
         weights = (weights - weights.mean(1, keepdim=True)) / math.sqrt(count - 1)
         noise = map_nodes(bank, lambda part: torch.einsum("bm,m...->b...", weights.to(part), part))
         if background == "noise":
-            clean = self._bank("evaluation")
-            return {
-                name: NodeValues(clean[name].latents[rows] + v.latents, clean[name].error[rows] + v.error)
-                for name, v in noise.items()
-            }
+            centre = map_nodes(self._bank("evaluation"), lambda part: part[rows])
+        else:
+            centre = map_nodes(bank, lambda part: part.mean(0))
         return {
-            name: NodeValues(bank[name].latents.mean(0) + v.latents, bank[name].error.mean(0) + v.error)
+            name: NodeValues(centre[name].latents + v.latents, centre[name].error + v.error)
             for name, v in noise.items()
         }
 

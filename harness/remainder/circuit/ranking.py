@@ -22,12 +22,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from remainder.circuit.circuit import Circuit
+from remainder.circuit.circuit import Circuit, between
 from remainder.errors import InterpretationError
 from remainder.model.architecture import Graph
 from remainder.task.spec import SIZES
 
-__all__ = ["Circuits", "NodeRanking", "Ranking", "Sized", "between"]
+__all__ = ["Circuits", "NodeRanking", "Ranking", "Sized"]
 
 
 @runtime_checkable
@@ -56,6 +56,8 @@ class Ranking:
     graph: Graph
     scores: NDArray[np.float64]
     """[writers, readers]; entries that are not edges are ignored."""
+    sizes = SIZES
+    """MIB's shares of all edges."""
 
     def __post_init__(self) -> None:
         if self.scores.shape != self.graph.exists.shape:
@@ -71,11 +73,6 @@ class Ranking:
                 + (f"; {int(bad.sum()) - 1:,} more are NaN or infinite" if bad.sum() > 1 else ""),
                 fix="score every edge by a finite number",
             )
-
-    @property
-    def sizes(self) -> tuple[float, ...]:
-        """MIB's shares of all edges."""
-        return SIZES
 
     def at(self, size: float, absolute: bool) -> Circuit:
         """The circuit of the best edges, pruned, so that there may be fewer than asked for.
@@ -99,6 +96,8 @@ class NodeRanking:
     graph: Graph
     scores: NDArray[np.float64]
     """[writers]; a node with NaN has no score and is always kept, as in EAP-IG; only the input may be one."""
+    sizes = SIZES
+    """MIB's shares, here of the scored nodes."""
 
     def __post_init__(self) -> None:
         if self.scores.shape != (len(self.graph.writers),):
@@ -118,11 +117,6 @@ class NodeRanking:
                 f"node {without[0]}{more} no score, and would be in the circuit of every size",
                 fix="score all nodes, by 0 where one does not matter; the input alone may have no score",
             )
-
-    @property
-    def sizes(self) -> tuple[float, ...]:
-        """MIB's shares, here of the scored nodes."""
-        return SIZES
 
     def at(self, size: float, absolute: bool) -> Circuit:
         """The edges between the best nodes, pruned; empty if the input is scored and not among them.
@@ -182,17 +176,6 @@ class Sized:
                 f"there is no circuit of size {size}", fix=f"choose one of {', '.join(map(str, self.sizes))}"
             )
         return self.circuits[size]
-
-
-def between(graph: Graph, nodes: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Mask [writers, readers] of edges between kept nodes; the logits count as kept.
-
-    Args:
-        nodes: [writers]
-    """
-    into = np.any(graph.fed_by() & nodes[None], axis=1)
-    into[graph.reader_index["logits"]] = True
-    return np.outer(nodes, into)
 
 
 def _count(size: float, of: int) -> int:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.base.files import LARGEST, brief, parse_json, read_text, require_file
-from remainder.circuit.ranking import between
+from remainder.circuit.circuit import between
 from remainder.errors import InterpretationError
 from remainder.formats.eap_ig_fields import AGAIN, ENTRY, JSON, PT, check_fields, graph_of
 from remainder.formats.known import Ignore

@@ -13,11 +13,11 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from remainder.circuit.attribution_metric import members
 from remainder.errors import MeasurementError
 from remainder.loading.behaviour import BehaviourFacts
 from remainder.loading.prompts import PromptTask
@@ -25,7 +25,8 @@ from remainder.measure.checks import CIRCUIT_LIMIT
 from remainder.measure.losses import kl_histogram
 from remainder.measure.plan import Plan
 from remainder.record.schema import BehaviourInfo, Check
-from remainder.task.prompts import PADDING, Prompts, first
+from remainder.record.values import RAW_ONLY
+from remainder.task.prompts import Prompts, first
 
 __all__ = ["Logits", "Scores", "behaviour_of", "check_kl", "compare", "groups_of", "kl_of", "scored", "table"]
 
@@ -38,7 +39,7 @@ class Scores(NamedTuple):
     answer: list[float]
     top1: list[int]
     correct: list[int]
-    histograms: list[str]
+    kl_histogram: list[str]
 
 
 def groups_of(loaded: PromptTask, plan: Plan) -> list[tuple[Prompts, Prompts]]:
@@ -102,17 +103,10 @@ def scored(logits: Float[Tensor, "prompts seen vocabulary"], prompts: Prompts, p
     """The rows that count, in float32."""
     mask = torch.from_numpy(prompts.scored[:, places]).to(logits.device)
     rows = logits[mask].float()
-    right = _members(prompts.correct, rows)
-    wrong = _members(prompts.wrong, rows) if prompts.wrong.shape[-1] else ~right
+    correct, other = (ids.reshape(len(rows), -1) for ids in (prompts.correct, prompts.wrong))
+    right = members(correct, rows)
+    wrong = members(other, rows) if other.shape[-1] else ~right
     return Logits(rows.log_softmax(-1), right, wrong)
-
-
-def _members(choices: np.ndarray, like: Tensor) -> Bool[Tensor, "scored vocabulary"]:
-    flat = torch.from_numpy(choices.reshape(-1, choices.shape[-1])).to(like.device)
-    found = torch.zeros(like.shape[0], like.shape[1] + 1, dtype=torch.bool, device=like.device)
-    # Padding marks a column beyond the vocabulary, which is cut off.
-    found.scatter_(1, torch.where(flat == PADDING, like.shape[1], flat), True)
-    return found[:, :-1]
 
 
 def kl_of(clean: Logits, other: Logits) -> Float[Tensor, " scored"]:
@@ -155,15 +149,6 @@ def table(prompts: Prompts, rung: str, draw: int, scores: Scores) -> Iterator[di
             "rung": rung,
             "draw": draw,
             "tokens": tokens,
-            "loss": scores.loss[place],
-            "kl": scores.kl[place],
-            "top1": scores.top1[place],
-            "correct": scores.correct[place],
-            "kl_histogram": scores.histograms[place],
-            "annealed": math.nan,
-            "residual_ss": math.nan,
-            "centred_ss": math.nan,
-            "active": math.nan,
-            "spliced": math.nan,
-            "answer": scores.answer[place],
+            **{name: column[place] for name, column in scores._asdict().items()},
+            **dict.fromkeys(("annealed", *RAW_ONLY), math.nan),
         }

@@ -44,7 +44,7 @@ from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, Radi
 from remainder.record.number import Number
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of, fit_covariance
-from remainder.residual.gaussian import Linear, Radial
+from remainder.residual.gaussian import Linear, Radial, whitening
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, NoiseKeys, normal
 
@@ -109,15 +109,16 @@ def measure_gaussianity(
     along = {name: _along(covariance, given, w) for name, given in directions.items()}
     along = {name: found for name, found in along.items() if len(found)}
     kurtotic = _most_kurtotic(covariance, calibration, w, seed)
-    null = _null(calibration, covariance, [*along.values(), kurtotic], len(rows), seed, surrogates)
-    *shapes, kurtotic_shapes = null.shapes
+    groups = [*along.values(), kurtotic]
+    radial, null = _null(calibration, covariance, groups, len(rows), seed, surrogates)
+    *shapes, kurtotic_shapes = null
 
     radii = squares.sqrt().cpu().numpy()
     gains = _Gains(np.asarray(documents), covariance.rank, seed)
     return Gaussianity(
         rank=covariance.rank,
         surrogates=surrogates,
-        radial_kurtosis=_two_sided(_radial_kurtosis(squares, covariance.rank), null.radial),
+        radial_kurtosis=_two_sided(_radial_kurtosis(squares, covariance.rank), radial),
         directions={
             name: _direction_tests(_shape(w @ found.T), theirs)
             for (name, found), theirs in zip(along.items(), shapes, strict=True)
@@ -138,16 +139,7 @@ def _dense_covariance(calibration: Calibration, evaluation_rows: int) -> DenseCo
                 f"Gaussianity needs at least {_FEWEST_ROWS} rows, {split} has {count}", fix="use more windows"
             )
     covariance = None if calibration.is_large else covariance_of(calibration)
-    if not isinstance(covariance, DenseCovariance):
-        raise NotMeasurableError(
-            f"whitening {calibration.width} dimensions needs their covariance as a matrix",
-            fix="leave Gaussianity out",
-        )
-    if covariance.rank == 0:
-        raise NotMeasurableError(
-            "the residual is constant on calibration: there is nothing to whiten", fix="leave Gaussianity out"
-        )
-    return covariance
+    return whitening(covariance, calibration, "leave Gaussianity out")
 
 
 # ------------------------------------------------------------------------------------------ statistics
@@ -228,15 +220,6 @@ def _most_kurtotic(
 # ------------------------------------------------------------------------------------------------ null
 
 
-@dataclass(frozen=True)
-class _Null:
-    """The statistics of each surrogate."""
-
-    radial: Array
-    shapes: list[list[_Shape]]
-    """Shapes for each group of directions."""
-
-
 def _null(
     calibration: Calibration,
     covariance: DenseCovariance,
@@ -244,7 +227,8 @@ def _null(
     evaluation_rows: int,
     seed: int,
     surrogates: int,
-) -> _Null:
+) -> tuple[Array, list[list[_Shape]]]:
+    """Statistics of each surrogate: κ̂, and the shapes along each group of directions."""
     counts = [fold.count for fold in calibration.residual_folds]
     root = covariance.values.sqrt()[:, None] * covariance.vectors.T
 
@@ -263,10 +247,8 @@ def _null(
 
     with _one_thread_each() as threads, ThreadPoolExecutor(min(threads, _WORKERS)) as pool:
         scored = list(pool.map(one, range(surrogates)))
-    return _Null(
-        np.array([radial for radial, _ in scored]),
-        [[shapes[group] for _, shapes in scored] for group in range(len(groups))],
-    )
+    by_group = [[shapes[group] for _, shapes in scored] for group in range(len(groups))]
+    return np.array([radial for radial, _ in scored]), by_group
 
 
 @contextmanager

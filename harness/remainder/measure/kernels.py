@@ -21,6 +21,7 @@ from remainder.measure.annealed import annealed_loss, unit_log_means
 from remainder.measure.losses import Clean, WindowScores, spliced_pass, window_sums
 from remainder.model.bridge import Runner
 from remainder.record.rungs import RungSpec
+from remainder.record.values import RAW_ONLY
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError
 from remainder.residual.kernel import Context, ResidualModel
@@ -132,14 +133,9 @@ def table_rows(
             "window": window,
             "rung": rung,
             "draw": draw,
-            "tokens": scores.tokens[i],
-            "loss": scores.loss[i],
-            "kl": scores.kl[i],
-            "top1": scores.top1[i],
-            "correct": scores.correct[i],
-            "kl_histogram": scores.kl_histogram[i],
+            **{name: column[i] for name, column in scores._asdict().items()},
             "annealed": math.nan if annealed is None else annealed[i],
-            **dict.fromkeys(("residual_ss", "centred_ss", "active", "spliced"), math.nan),
+            **dict.fromkeys(RAW_ONLY, math.nan),
         }
         for i, (document, window) in enumerate(windows)
     ]

@@ -13,7 +13,7 @@ Source: protocol 1, section 2.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -35,19 +35,6 @@ class Compared(NamedTuple):
     answers: Int[Tensor, " rows"] | None  # the most likely class
 
 
-@runtime_checkable
-class Likelihood(Protocol):
-    """A way to read outputs."""
-
-    def keep(self, outputs: Outputs) -> Kept:
-        """Keep what is needed of clean outputs to compare others with them."""
-        ...
-
-    def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
-        """Loss of `outputs`, and KL from the clean outputs to them."""
-        ...
-
-
 class Categorical:
     """Logits of classes."""
 
@@ -58,6 +45,7 @@ class Categorical:
         return p, torch.linalg.vecdot(p, outputs) - partition
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
+        """Loss of `outputs`, and KL from the clean outputs to them."""
         probabilities, negentropy = kept
         partition = torch.logsumexp(outputs, -1)
         loss = partition - outputs.gather(-1, targets[:, None])[:, 0]
@@ -73,8 +61,13 @@ class Normal:
         return (outputs,)
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
+        """Loss of `outputs`, and KL from the clean outputs to them."""
         loss = (targets - outputs[:, 0]).square() / 2 + math.log(2 * math.pi) / 2
         return Compared(loss, (outputs - kept[0])[:, 0].square() / 2, None)
+
+
+Likelihood = Categorical | Normal
+"""A way to read outputs."""
 
 
 def likelihood_of(targets: Tensor) -> Likelihood:

@@ -10,7 +10,6 @@ Source: protocol 1, section 2.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +29,7 @@ CHUNK = 128 * 49_152
 """Outputs that exist at a time: 128 tokens of a large vocabulary, many of a small one."""
 
 
-@dataclass(frozen=True)
-class WindowScores:
+class WindowScores(NamedTuple):
     """Sums over the scored tokens of each window of a batch."""
 
     tokens: list[int]

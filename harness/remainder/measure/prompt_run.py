@@ -18,13 +18,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from remainder.base.cache import Progress
+from remainder.circuit.backgrounds import Scene
+from remainder.circuit.features import FeatureScene
 from remainder.loading.prompts import PromptTask
 from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, groups_of, kl_of, scored, table
 from remainder.measure.plan import Plan
@@ -41,18 +43,8 @@ SWEPT = ("counterfactual", "raw", "full")
 """Rungs that go over circuits of all sizes, even if the task names them."""
 
 
-@runtime_checkable
-class PromptScene(Protocol):
-    """The prompts of one template, ready to be run with any circuit."""
-
-    @property
-    def evaluation(self) -> Prompts: ...
-    @property
-    def positions(self) -> list[int]: ...
-
-
 C = TypeVar("C")
-S = TypeVar("S", bound=PromptScene)
+S = TypeVar("S", Scene, FeatureScene)
 
 
 @dataclass(frozen=True)

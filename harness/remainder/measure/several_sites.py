@@ -262,19 +262,15 @@ def _result(
         found: NDArray[np.float64] = totals.loc[rung].loc[clean.index][name].to_numpy(dtype=np.float64)
         return found
 
+    def less(rung: str, base: str) -> Estimate:
+        return bootstrap.estimate(Ratio(column(rung, "loss") - column(base, "loss"), tokens))
+
     rungs = [str(rung) for rung in values["rung"].unique() if rung != "clean"]
     return SitesResult(
         tuple(sites),
-        {
-            rung: bootstrap.estimate(Ratio(column(rung, "loss") - column("clean", "loss"), tokens))
-            for rung in rungs
-        },
+        {rung: less(rung, "clean") for rung in rungs},
         {rung: bootstrap.estimate(Ratio(column(rung, "kl"), tokens)) for rung in rungs},
-        {
-            rung: bootstrap.estimate(Ratio(column(rung, "loss") - column("full", "loss"), tokens))
-            for rung in rungs
-            if rung != "full" and "full" in rungs
-        },
+        {rung: less(rung, "full") for rung in rungs if rung != "full" and "full" in rungs},
         shift,
         len(clean),
         int(tokens.sum()),

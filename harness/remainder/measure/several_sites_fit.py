@@ -102,17 +102,15 @@ def fit_sites(
             found[rule] = single
             continue
         noises: dict[str, SiteNoise] = {}
+        sequential = rule == "sequential"
         for place, site in enumerate(sites):
-            if rule == "sequential":
-                if place == 0:
-                    noises[site.name] = single[site.name]
-                    continue
-                parts = _sweep(model, sites[:place], site, noises, batches, residual=True)
-                noises[site.name] = SiteNoise(site.name, fit_covariance(parts))
-            else:
-                parts = _sweep(model, sites[:place], site, noises, batches, residual=False)
-                missing = _missing(clean[site.name], Moments.merged(parts))
-                noises[site.name] = SiteNoise(site.name, missing)
+            if sequential and place == 0:
+                noises[site.name] = single[site.name]
+                continue
+            parts = _sweep(model, sites[:place], site, noises, batches, residual=sequential)
+            kept = Moments.merged(parts)
+            covariance = fit_covariance(parts) if sequential else _missing(clean[site.name], kept)
+            noises[site.name] = SiteNoise(site.name, covariance)
         found[rule] = noises
     return found
 

@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung, CircuitTelescope
 from remainder.record.number import Number
-from remainder.record.values import column
+from remainder.record.values import Totals, column, gap, pooled
 
 __all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
 
@@ -42,8 +41,6 @@ BEYOND = ">"
 """Marks a threshold that stands for the size."""
 COMPLEMENT = "~"
 """Marks the complement: everything that the circuit of that size does not keep."""
-
-Totals = Mapping[str, pd.DataFrame]
 
 
 def rung_at(background: str, size: str) -> str:
@@ -83,7 +80,7 @@ def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | No
         if all(background in sizes[size] for size in others.values()):
             cpr[background] = _area(bootstrap, totals, background, absolute | others, distance=False)
     return CircuitMetrics(
-        answer=Number.of(bootstrap.estimate(_pooled(totals, "clean", "answer"))),
+        answer=Number.of_ratio(bootstrap, pooled(totals, "clean", "answer")),
         points=points,
         cpr=cpr,
         cmd=cmd,
@@ -91,22 +88,19 @@ def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | No
 
 
 def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[str]) -> CircuitPoint:
-    clean = totals["clean"]
-
     def less(second: str, first: str) -> Number:
-        difference = column(totals[second], "loss") - column(totals[first], "loss")
-        return Number.of(bootstrap.estimate(Ratio(difference, column(clean, "tokens"))))
+        return Number.of_ratio(bootstrap, gap(totals, second, first))
 
     rungs = {}
     for background in backgrounds:
         rung = rung_at(background, size)
         rest = f"{background}{AT}{COMPLEMENT}{size}"
         rungs[background] = CircuitRung(
-            answer=Number.of(bootstrap.estimate(_pooled(totals, rung, "answer"))),
+            answer=Number.of_ratio(bootstrap, pooled(totals, rung, "answer")),
             faithfulness=_faithfulness(bootstrap, totals, background, rung),
             completeness=_faithfulness(bootstrap, totals, background, rest) if rest in totals else None,
             gap=less(rung, "clean"),
-            kl=Number.of(bootstrap.estimate(_pooled(totals, rung, "kl"))),
+            kl=Number.of_ratio(bootstrap, pooled(totals, rung, "kl")),
         )
     needed = [rung_at(name, size) for name in ("full", "permuted", "counterfactual")]
     telescope = None
@@ -119,10 +113,6 @@ def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[st
             rest=less(counterfactual, "clean"),
         )
     return CircuitPoint(rungs=rungs, telescope=telescope)
-
-
-def _pooled(totals: Totals, rung: str, name: str) -> Ratio:
-    return Ratio(column(totals[rung], name), column(totals["clean"], "tokens"))
 
 
 def _span(totals: Totals, background: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
@@ -139,8 +129,7 @@ def _faithfulness(bootstrap: Bootstrap, totals: Totals, background: str, rung: s
     if isinstance(span, str):
         return Number.null(span)
     floor, whole = span
-    ratio = Ratio(column(totals[rung], "answer") - floor, whole, guarded=True)
-    return Number.of(bootstrap.estimate(ratio))
+    return Number.of_ratio(bootstrap, Ratio(column(totals[rung], "answer") - floor, whole, guarded=True))
 
 
 def _area(
@@ -162,4 +151,4 @@ def _area(
             parts = whole - parts
             parts = parts * np.sign(parts.sum() / whole.sum() if whole.sum() else 0.0)
         numerator += weight * parts
-    return Number.of(bootstrap.estimate(Ratio(numerator, whole, guarded=True)))
+    return Number.of_ratio(bootstrap, Ratio(numerator, whole, guarded=True))

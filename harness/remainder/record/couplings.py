@@ -112,7 +112,7 @@ def fit_couplings(
         return Number(value=value, low=float(low[axis]), high=float(high[axis]))
 
     def gap(losses: Array) -> Number:
-        return Number.of(bootstrap.estimate(Ratio(losses - clean, tokens)))
+        return Number.of_ratio(bootstrap, Ratio(losses - clean, tokens))
 
     return Couplings(
         alpha=number(0),

@@ -106,16 +106,8 @@ class Bootstrap:
         self.weights: Array = counts.reshape(resamples, documents).astype(np.float64)
         """The number of times that each resample holds each document, `[resamples, documents]`."""
 
-    def mean(self, totals: Array, tokens: Array) -> Estimate:
-        """Pooled mean sum(totals) / sum(tokens) of per-document sums, both `[documents]`."""
-        return self.estimate(Ratio(totals, tokens))
-
-    def ratio(self, numerator: Array, denominator: Array) -> Estimate:
-        """Ratio of two measured sums; value None where the denominator's interval includes 0."""
-        return self.estimate(Ratio(numerator, denominator, guarded=True))
-
     def estimate(self, ratio: Ratio) -> Estimate:
-        """`ratio`, with its guard if it has one."""
+        """The pooled `ratio`; of a guarded one, value None where the denominator's interval includes 0."""
         return self._estimate([(1.0, ratio)])
 
     def difference(self, second: Ratio, first: Ratio) -> Estimate:
@@ -189,7 +181,7 @@ class Bootstrap:
             return "the denominator is zero"
         if not term.guarded:
             return None
-        of_denominator = self.mean(term.denominator, np.ones(self.documents))
+        of_denominator = self.estimate(Ratio(term.denominator, np.ones(self.documents)))
         excluded = of_denominator.excludes_zero()
         if excluded is None:
             return f"the denominator has no interval: {of_denominator.reason}"

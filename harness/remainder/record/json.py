@@ -14,7 +14,7 @@ from typing import Any
 from remainder.base.files import refused
 from remainder.errors import RecordError
 
-__all__ = ["canonical_json", "content_hash", "sha256", "significant", "significant_each", "write_atomically"]
+__all__ = ["canonical_json", "content_hash", "sha256", "significant", "write_atomically"]
 
 DIGITS = 6
 """Significant digits of every float in a record."""
@@ -23,11 +23,6 @@ DIGITS = 6
 def significant(number: float, digits: int = DIGITS) -> float:
     """`number` rounded to `digits` significant digits; -0.0 becomes 0.0, NaN and infinities stay."""
     return float(f"{number:.{digits}g}") + 0.0
-
-
-def significant_each(numbers: list[float], digits: int) -> list[float]:
-    """Every number rounded as `significant` rounds it."""
-    return [float(f"{number:.{digits}g}") + 0.0 for number in numbers]
 
 
 def canonical_json(content: Any, *, indent: int | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from remainder.record.intervals import Estimate
+from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.json import significant
 
 __all__ = ["FrozenModel", "GrownModel", "Number", "Real", "Sha256"]
@@ -50,6 +50,11 @@ class Number(FrozenModel):
     def of(cls, estimate: Estimate) -> Number:
         """The record's form of an `Estimate`."""
         return cls(value=estimate.value, low=estimate.low, high=estimate.high, reason=estimate.reason)
+
+    @classmethod
+    def of_ratio(cls, bootstrap: Bootstrap, ratio: Ratio | str) -> Number:
+        """The estimate of a ratio, or null with the reason given in its place."""
+        return cls.null(ratio) if isinstance(ratio, str) else cls.of(bootstrap.estimate(ratio))
 
     @classmethod
     def bare(cls, value: float | int, reason: str) -> Number:

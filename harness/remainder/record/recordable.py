@@ -7,10 +7,10 @@ So they are refused then, and not after an hour of measuring. The task's own fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from remainder.base.paths import machine_paths
+from remainder.base.paths import machine_paths, texts
 from remainder.errors import InterpretationError
 from remainder.record.schema import SubmissionInfo
 
@@ -22,26 +22,13 @@ _LONGEST_NAME = 200
 
 def check_words(content: Any) -> Iterator[str]:
     """Text of a record (as nested dicts and lists) that could not be shown as it is."""
-    for full, text, is_name in _texts(content, ""):
+    for full, text, is_name in texts(content):
         place = full[:_LONGEST_NAME]
         if not text.isprintable():  # control characters, and marks that turn the direction of text
             yield f"{place or 'a name'}: {text[:40]!a} holds characters that are not printed"
         most = _LONGEST_NAME if is_name else _LONGEST
         if len(text) > most:
             yield f"{place or 'a name'}: {len(text)} characters, at most {most} are shown"
-
-
-def _texts(content: Any, place: str) -> Iterator[tuple[str, str, bool]]:
-    """Every text with its place, and whether it is a name."""
-    if isinstance(content, Mapping):
-        for key, item in content.items():
-            yield place, key, True
-            yield from _texts(item, f"{place}.{key}" if place else key)
-    elif isinstance(content, (list, tuple)):
-        for index, item in enumerate(content):
-            yield from _texts(item, f"{place}[{index}]")
-    elif isinstance(content, str):
-        yield place, content, False
 
 
 def require_recordable(submissions: Sequence[SubmissionInfo], warnings: Sequence[str]) -> None:

@@ -30,24 +30,26 @@ from remainder.record.metrics import (
 )
 from remainder.record.number import Number
 from remainder.record.telescope import perturbative_fit, telescope
-from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
+from remainder.record.values import (
+    Totals,
+    annealed_totals,
+    canonical_values,
+    column,
+    document_totals,
+    gap,
+    of_split,
+    pooled,
+)
 
 __all__ = [
     "Summaries",
-    "Totals",
     "explained_variance",
-    "gap",
     "gaussian_ratio",
     "histogram_quantile",
     "l0",
-    "pooled",
     "summaries_of",
     "summarise",
-    "summarise_l0",
 ]
-
-Totals = Mapping[str, pd.DataFrame]
-"""Sums over each document, by rung, as `document_totals` gives them."""
 
 BINS_PER_DECADE = 20
 LOWEST_BIN = -160
@@ -75,7 +77,7 @@ class Summaries(NamedTuple):
 
 
 def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
-    """Do the work of `summarise` and `summarise_l0` for a table that is canonical already."""
+    """Summarise a table that is canonical already."""
     totals = document_totals(table)
     clean = totals["clean"]
     if column(clean, "tokens").sum() == 0:
@@ -83,7 +85,7 @@ def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
             "no token is scored", fix="give the task longer windows or fewer masked positions"
         )
     bootstrap = Bootstrap(len(clean), seed=seed)
-    return Summaries(_metrics(bootstrap, totals, table, seed=seed), _number(bootstrap, l0(totals)))
+    return Summaries(_metrics(bootstrap, totals, table, seed=seed), Number.of_ratio(bootstrap, l0(totals)))
 
 
 def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
@@ -95,17 +97,17 @@ def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed:
     gaps = {rung: ratio for rung in rungs if isinstance(ratio := gap(totals, rung), Ratio)}
     return Metrics(
         clean=CleanMetrics(
-            loss=_number(bootstrap, pooled(totals, "clean", "loss")),
-            accuracy=_number(bootstrap, pooled(totals, "clean", "correct")),
+            loss=Number.of_ratio(bootstrap, pooled(totals, "clean", "loss")),
+            accuracy=Number.of_ratio(bootstrap, pooled(totals, "clean", "correct")),
         ),
         rungs=rungs,
         gaussian_ratio=GaussianRatio(
-            fitted=_number(bootstrap, gaussian_ratio(totals, "noise-fitted")),
-            directional=_number(bootstrap, gaussian_ratio(totals, "noise-directional")),
-            isotropic=_number(bootstrap, gaussian_ratio(totals, "noise-isotropic")),
+            fitted=Number.of_ratio(bootstrap, gaussian_ratio(totals, "noise-fitted")),
+            directional=Number.of_ratio(bootstrap, gaussian_ratio(totals, "noise-directional")),
+            isotropic=Number.of_ratio(bootstrap, gaussian_ratio(totals, "noise-isotropic")),
         ),
         reconstruction=ReconstructionMetrics(
-            explained_variance=_number(bootstrap, explained_variance(totals))
+            explained_variance=Number.of_ratio(bootstrap, explained_variance(totals))
         ),
         telescope=telescope(bootstrap, gaps),
         perturbative=perturbative_fit(bootstrap, gaps),
@@ -139,36 +141,12 @@ def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> Calib
     refits = {rung: ratio for rung, ratio in gaps.items() if rung.startswith("full-fold-")}
     if len(refits) < 2:
         return None
-    numbers = {rung: _number(bootstrap, ratio) for rung, ratio in refits.items()}
+    numbers = {rung: Number.of_ratio(bootstrap, ratio) for rung, ratio in refits.items()}
     found = [number.value for number in numbers.values() if number.value is not None]
     return CalibrationSpread(
         gaps=numbers,
         spread=Number.bare(max(found) - min(found), f"the range of {len(found)} refits, no interval"),
     )
-
-
-def summarise_l0(values: pd.DataFrame, *, seed: int) -> Number:
-    """Nonzero codes per spliced token, with the interval of the same resamples as `summarise`."""
-    totals = document_totals(canonical_values(values))
-    return _number(Bootstrap(len(totals["clean"]), seed=seed), l0(totals))
-
-
-def pooled(totals: Totals, rung: str, name: str) -> Ratio | str:
-    """Column `name` of a rung per scored token, or why there is none."""
-    if rung not in totals:
-        return f"rung {rung} was not measured"
-    values = column(totals[rung], name)
-    if np.isnan(values).all():
-        return f"targets are numbers, which have no {name}" if name in ("top1", "correct") else f"no {name}"
-    return Ratio(values, column(totals["clean"], "tokens"))
-
-
-def gap(totals: Totals, rung: str) -> Ratio | str:
-    """Loss of a rung minus the clean loss, signed, per scored token, or why there is none."""
-    loss = pooled(totals, rung, "loss")
-    if isinstance(loss, str):
-        return loss
-    return Ratio(loss.numerator - column(totals["clean"], "loss"), loss.denominator)
 
 
 def gaussian_ratio(totals: Totals, denominator: str) -> Ratio | str:
@@ -238,7 +216,8 @@ def _annealed(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFram
     tokens, reference = column(clean, "tokens"), column(clean, "loss")
 
     def number(draws: int, subtract: float) -> Number:
-        return _number(bootstrap, Ratio(column(by_draws[draws], "annealed") - subtract * reference, tokens))
+        numerator = column(by_draws[draws], "annealed") - subtract * reference
+        return Number.of_ratio(bootstrap, Ratio(numerator, tokens))
 
     most = max(by_draws)
     nested = [draws for draws in by_draws if most % draws == 0 and (most // draws).bit_count() == 1]
@@ -255,17 +234,12 @@ def _rung(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFrame) -
     p99 = histogram_quantile(rows["kl_histogram"], 0.99, tokens=int(rows["tokens"].sum()))
     return RungMetrics(
         quenched=QuenchedMetrics(
-            loss=_number(bootstrap, pooled(totals, rung, "loss")),
-            gap=_number(bootstrap, gap(totals, rung)),
-            kl=_number(bootstrap, pooled(totals, rung, "kl")),
+            loss=Number.of_ratio(bootstrap, pooled(totals, rung, "loss")),
+            gap=Number.of_ratio(bootstrap, gap(totals, rung)),
+            kl=Number.of_ratio(bootstrap, pooled(totals, rung, "kl")),
             kl_p99=Number.of(p99),
-            top1=_number(bootstrap, pooled(totals, rung, "top1")),
-            accuracy=_number(bootstrap, pooled(totals, rung, "correct")),
+            top1=Number.of_ratio(bootstrap, pooled(totals, rung, "top1")),
+            accuracy=Number.of_ratio(bootstrap, pooled(totals, rung, "correct")),
         ),
         annealed=_annealed(bootstrap, totals, rung, rows),
     )
-
-
-def _number(bootstrap: Bootstrap, ratio: Ratio | str) -> Number:
-    """The estimate of a ratio, or null with the reason given in its place."""
-    return Number.null(ratio) if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio))

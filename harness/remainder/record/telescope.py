@@ -35,14 +35,13 @@ def telescope(bootstrap: Bootstrap, gaps: Gaps) -> Telescope | None:
     full, unshrunk, permuted, matched = (gaps[rung] for rung in needed)
 
     def less(second: Ratio, first: Ratio) -> Number:
-        terms = Ratio(second.numerator - first.numerator, second.denominator)
-        return Number.of(bootstrap.estimate(terms))
+        return Number.of_ratio(bootstrap, Ratio(second.numerator - first.numerator, second.denominator))
 
     return Telescope(
-        total=Number.of(bootstrap.estimate(unshrunk)),
+        total=Number.of_ratio(bootstrap, unshrunk),
         shape=less(unshrunk, permuted),
         dependence=less(permuted, matched),
-        rest=Number.of(bootstrap.estimate(matched)),
+        rest=Number.of_ratio(bootstrap, matched),
         shrinkage=less(full, unshrunk),
     )
 
@@ -61,5 +60,5 @@ def perturbative_fit(bootstrap: Bootstrap, gaps: Gaps) -> PerturbativeFit | None
     weights = perturbative_weights(np.array([np.inf, 1.0, *PERTURBATIVE]))
     stacked = np.stack([gaps[rung].numerator for rung in rungs])
     tokens = gaps["permuted"].denominator
-    limit, c1, c2 = (Number.of(bootstrap.estimate(Ratio(row, tokens))) for row in weights @ stacked)
+    limit, c1, c2 = (Number.of_ratio(bootstrap, Ratio(row, tokens)) for row in weights @ stacked)
     return PerturbativeFit(limit=limit, c1=c1, c2=c2)

@@ -19,6 +19,7 @@ Floats are kept to nine significant digits from the start, so that what is summa
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -26,18 +27,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.errors import MeasurementError
-from remainder.record.json import significant_each
+from remainder.record.intervals import Ratio
+from remainder.record.json import significant
 
 __all__ = [
+    "RAW_ONLY",
+    "Totals",
     "annealed_totals",
     "canonical_values",
     "column",
     "csv_of",
     "document_totals",
+    "gap",
     "of_split",
+    "pooled",
     "values_from_csv",
     "values_to_csv",
 ]
+
+Totals = Mapping[str, pd.DataFrame]
+"""Sums over each document, by rung, as `document_totals` gives them."""
 
 DIGITS = 9
 """Significant digits of every float in the table."""
@@ -49,9 +58,9 @@ _INTEGERS = ["window", "draw", "tokens"]
 _FLOATS = ["loss", "kl"]
 _ANSWERS = ["top1", "correct"]
 _ANNEALED = "annealed"
-_RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
+RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
 _ANSWER = "answer"  # the one column that a table may lack
-COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *_RAW_ONLY]
+COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *RAW_ONLY]
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
 
@@ -107,7 +116,7 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *_RAW_ONLY, _ANSWER]},
+        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, _ANSWER]},
     )
     return canonical_values(table)
 
@@ -125,7 +134,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
         values: a canonical table.
         split: whose rows.
     """
-    columns = ["tokens", *_FLOATS, *_ANSWERS, *_RAW_ONLY]
+    columns = ["tokens", *_FLOATS, *_ANSWERS, *RAW_ONLY]
     columns += [_ANSWER] if _ANSWER in values.columns else []
     totals = {}
     for rung, rows in of_split(values, split).groupby("rung", sort=True):
@@ -146,6 +155,24 @@ def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") 
 def column(totals: pd.DataFrame, name: str) -> NDArray[np.float64]:
     """One column of `document_totals` as an array `[documents]`."""
     return totals[name].to_numpy(dtype=np.float64)
+
+
+def pooled(totals: Totals, rung: str, name: str) -> Ratio | str:
+    """Column `name` of a rung per scored token, or why there is none."""
+    if rung not in totals:
+        return f"rung {rung} was not measured"
+    values = column(totals[rung], name)
+    if np.isnan(values).all():
+        return f"targets are numbers, which have no {name}" if name in ("top1", "correct") else f"no {name}"
+    return Ratio(values, column(totals["clean"], "tokens"))
+
+
+def gap(totals: Totals, rung: str, base: str = "clean") -> Ratio | str:
+    """Loss of a rung minus that of `base`, signed, per scored token, or why there is none."""
+    loss, of_base = pooled(totals, rung, "loss"), pooled(totals, base, "loss")
+    if isinstance(loss, str) or isinstance(of_base, str):
+        return loss if isinstance(loss, str) else str(of_base)
+    return Ratio(loss.numerator - of_base.numerator, loss.denominator)
 
 
 def _names(table: pd.DataFrame, name: str) -> pd.Series:
@@ -189,7 +216,7 @@ def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each to nine significant digits; counts and gaps, which that leaves as they are, are passed over."""
     rounded = numbers + 0.0
     changes = np.flatnonzero(~np.isnan(numbers) & ~((np.abs(numbers) < 10**DIGITS) & (numbers % 1 == 0)))
-    rounded[changes] = significant_each(numbers[changes].tolist(), DIGITS)
+    rounded[changes] = [significant(number, DIGITS) for number in numbers[changes].tolist()]
     return rounded
 
 

@@ -14,7 +14,7 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.metrics import CircuitPoint
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.text import MISSING, Notes, format_interval, format_value, half_width
+from remainder.report.text import MISSING, Notes, format_interval, format_value, half_width, in_words
 
 __all__ = ["Section", "circuit_sections"]
 
@@ -64,7 +64,7 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Section]:
 
 def _behaviour(record: Record) -> str:
     tried = record.measurement.behaviour
-    shown = _cell(record.circuits.answer)
+    shown = in_words(record.circuits.answer)
     answer = f"Mean answer (log-odds of right against wrong) of the clean model: {shown} nats."
     if tried is None:
         return answer
@@ -101,13 +101,8 @@ def _thresholds(record: Record, notes: Notes) -> Iterator[Line]:
             f"{cost.nodes:,}",
             f"{cost.errors:,}",
             f"{cost.bits:,.0f}",
-            *("" if number is None else _bare(number, notes) for number in numbers),
+            *("" if number is None else notes.value(number).plain for number in numbers),
         )
-
-
-def _bare(number: Number, notes: Notes) -> str:
-    """A value to the digits that its interval leaves, without the interval."""
-    return notes.cell(number) if number.value is None else format_value(number.value, half_width(number))
 
 
 def _short(number: Number, notes: Notes) -> str:
@@ -126,19 +121,10 @@ def _telescope(point: CircuitPoint) -> Iterator[Section]:
     terms = point.telescope
     if terms is None:
         return
-    rows: list[Line] = []
-    for name, number, what in (
-        ("Gaussian gap", terms.total, "full − clean"),
-        ("= shape", terms.shape, "full − permuted"),
-        ("+ dependence on the prompt", terms.dependence, "permuted − counterfactual"),
-        ("+ what matters", terms.rest, "counterfactual − clean"),
-    ):
-        rows.append((name, _cell(number), what))
+    rows = [
+        ("Gaussian gap", in_words(terms.total), "full − clean"),
+        ("= shape", in_words(terms.shape), "full − permuted"),
+        ("+ dependence on the prompt", in_words(terms.dependence), "permuted − counterfactual"),
+        ("+ what matters", in_words(terms.rest), "counterfactual − clean"),
+    ]
     yield Section("Where the Gaussian gap comes from (nats per scored token)", rows)
-
-
-def _cell(number: Number) -> str:
-    if number.value is None:
-        return MISSING
-    interval = format_interval(number)
-    return format_value(number.value, half_width(number)) + (f" {interval}" if interval else "")

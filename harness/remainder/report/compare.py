@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from remainder.errors import RecordError
@@ -22,8 +20,7 @@ from remainder.record.naming import differing_ends, told_apart
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.record.store import StoredRecord, read_record
-from remainder.record.summary import Totals
-from remainder.record.values import canonical_values, column, document_totals, of_split
+from remainder.record.values import Totals, canonical_values, column, document_totals, of_split
 from remainder.report.quantities import Quantity, applicable
 from remainder.report.text import (
     MISSING,
@@ -31,6 +28,7 @@ from remainder.report.text import (
     Notes,
     draw,
     format_value,
+    plain_table,
     render_cells,
     render_frame,
     require_format,
@@ -221,8 +219,8 @@ def render_comparison(
     cells = [
         [
             row.quantity.heading,
-            _shown(row.a),
-            _shown(row.b),
+            MISSING if row.a is None else format_value(row.a),
+            MISSING if row.b is None else format_value(row.b),
             notes.cell(row.difference),
             _VERDICT[row.separable],
         ]
@@ -232,14 +230,9 @@ def render_comparison(
     below = [*notes.lines(), *(f"! {warning}" for warning in comparison.warnings), *_LEGEND]
     if format != "table":
         return render_cells(headings, cells, format, title=title, notes=[*names, *below])
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for cell in cells:
-        table.add_row(*(Text(text) for text in cell))
     top = [Text(title, style="bold"), *(Text(name) for name in names), Text("")]
     footer = [Text(line, style="red" if line.startswith("!") else "dim") for line in below]
-    return draw([*top, table, Text(""), *footer], width=width, color=color)
+    return draw([*top, plain_table(headings, cells), Text(""), *footer], width=width, color=color)
 
 
 def common_rows(a: StoredRecord, b: StoredRecord) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -260,9 +253,7 @@ def common_rows(a: StoredRecord, b: StoredRecord) -> tuple[pd.DataFrame, pd.Data
 
 def _difference(bootstrap: Bootstrap, quantity: Quantity, a: Ratio | str, b: Ratio | str) -> Difference:
     """The paired difference of two ratios."""
-    first, second = (
-        None if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio)).value for ratio in (a, b)
-    )
+    first, second = (Number.of_ratio(bootstrap, ratio).value for ratio in (a, b))
     if isinstance(a, str) or isinstance(b, str):
         reason = f"A: {a}" if isinstance(a, str) else f"B: {b}"
         return Difference(quantity, first, second, Number.null(reason), None)
@@ -305,7 +296,3 @@ def _warnings(a: Record, b: Record, totals_a: Totals, totals_b: Totals, windows:
     for name, record in (("A", a), ("B", b)):
         warnings += [f"{name}: check {key} failed" for key in record.failed_checks]
     return warnings
-
-
-def _shown(value: float | None) -> str:
-    return MISSING if value is None else format_value(value)

@@ -20,10 +20,9 @@ import re
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from remainder.record.number import Number
@@ -40,10 +39,11 @@ from remainder.report.text import (
     draw,
     format_interval,
     format_value,
-    half_width,
+    frame_cells,
     render_cells,
     render_frame,
     require_format,
+    ruled_table,
 )
 
 __all__ = ["explain", "rung_frame"]
@@ -59,6 +59,9 @@ _CIRCUIT_LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
     "Brackets: 95 % intervals, bootstrap over prompts.",
 )
+
+
+_NUMBERS = ("Δ quenched", "Δ annealed", "KL")
 
 
 def rung_frame(record: Record) -> pd.DataFrame:
@@ -78,8 +81,7 @@ def rung_frame(record: Record) -> pd.DataFrame:
         }
         numbers = _numbers(rung)
         for key, number in numbers.items():
-            for suffix, part in (("", number.value), ("_low", number.low), ("_high", number.high)):
-                row[key + suffix] = math.nan if part is None else part
+            row |= frame_cells(key, number)
         annealed = None if rung.metrics is None else rung.metrics.annealed
         row["annealed_draws"] = math.nan if annealed is None else annealed.draws
         reasons = dict.fromkeys(_one_line(number.reason) for number in numbers.values() if number.reason)
@@ -115,9 +117,9 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
         # The hat of x̂ has no width but is a character: two columns are left free for it.
         return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
-    headings = ["Rung", "Adds", "Δ quenched", "Δ annealed", "KL"]
+    headings = ["Rung", "Adds", *_NUMBERS]
     cells = [
-        [rung.name, rung.adds, *(notes.cell(number) for number in (rung.gap, rung.annealed, rung.kl))]
+        [rung.name, rung.adds, *map(notes.cell, (rung.gap, rung.annealed, rung.kl))]
         for rung in ladder(record)
     ]
     written = [_written(section) for section in sections(record, notes)]
@@ -155,27 +157,15 @@ def _title(record: Record) -> str:
 
 def _table(rungs: Sequence[Rung], notes: Notes, adds: str) -> Table:
     """One line a rung where it fits; the intervals of the other columns are in Markdown and data formats."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("Rung", no_wrap=True)
-    table.add_column(adds, overflow="fold")
-    for heading in ("Δ quenched", "Δ annealed", "KL"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words = (Column("Rung", no_wrap=True), Column(adds, overflow="fold"))
+    table = ruled_table(words, _NUMBERS)
     for rung in rungs:
-        gap = _value(rung.gap, notes, style="bold")
+        gap = notes.value(rung.gap, style="bold")
         if rung.gap.value is not None:
             interval = format_interval(rung.gap, short=True) or MISSING + notes.mark(rung.gap.reason)
             gap.append(f" {interval}", style="not bold dim")
-        table.add_row(
-            Text(rung.name), Text(rung.adds), gap, _value(rung.annealed, notes), _value(rung.kl, notes)
-        )
+        table.add_row(Text(rung.name), Text(rung.adds), gap, *map(notes.value, (rung.annealed, rung.kl)))
     return table
-
-
-def _value(number: Number, notes: Notes, *, style: str = "") -> Text:
-    """A value alone; a footnote only where it is missing."""
-    if number.value is None:
-        return Text(MISSING + notes.mark(number.reason))
-    return Text(format_value(number.value, half_width(number)), style=style)
 
 
 def _drawn(section: Section) -> list[RenderableType]:

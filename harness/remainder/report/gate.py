@@ -26,8 +26,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from remainder.errors import RecordError, RemainderError
@@ -37,7 +35,7 @@ from remainder.record.store import StoredRecord
 from remainder.record.values import document_totals
 from remainder.report.compare import ROUNDING, common_rows, compare_records
 from remainder.report.quantities import QUANTITIES, Quantity, quantity, suggestion
-from remainder.report.text import WIDTH, Notes, draw, format_interval, format_value, render_cells
+from remainder.report.text import WIDTH, Notes, draw, format_interval, format_value, plain_table, render_cells
 
 __all__ = ["KEYS", "Change", "RegressionError", "find_changes", "parse_margins", "refuse", "render_changes"]
 
@@ -170,8 +168,8 @@ def find_changes(a: StoredRecord, b: StoredRecord, margins: Mapping[str, float])
             worse = Number.bare(_raised(first, second, stated.better), "as the records state it")
         else:
             before, after = stated.of_totals(totals_a), stated.of_totals(totals_b)
-            first = _present(key, "A", _number(bootstrap, before))
-            second = _present(key, "B", _number(bootstrap, after))
+            first = _present(key, "A", Number.of_ratio(bootstrap, before))
+            second = _present(key, "B", Number.of_ratio(bootstrap, after))
             assert isinstance(before, Ratio)  # else it is not present
             assert isinstance(after, Ratio)
             worse = Number.of(_worse(bootstrap, before, after, stated.better))
@@ -212,12 +210,8 @@ def render_changes(
     below = [*notes.lines(), *_LEGEND]
     if format != "table":
         return render_cells(headings, cells, format, title="Is B worse than A?", notes=below)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for cell in cells:
-        table.add_row(*(Text(text) for text in cell))
-    return draw([table, Text(""), *(Text(line, style="dim") for line in below)], width=width, color=color)
+    footer = [Text(line, style="dim") for line in below]
+    return draw([plain_table(headings, cells), Text(""), *footer], width=width, color=color)
 
 
 def _worse(bootstrap: Bootstrap, before: Ratio, after: Ratio, better: str) -> Estimate:
@@ -257,10 +251,6 @@ def _times(sign: float, ratio: Ratio) -> Ratio:
 
 def _value(ratio: Ratio) -> float:
     return float(ratio.numerator.sum() / ratio.denominator.sum())
-
-
-def _number(bootstrap: Bootstrap, ratio: Ratio | str) -> Number:
-    return Number.null(ratio) if isinstance(ratio, str) else Number.of(bootstrap.estimate(ratio))
 
 
 def _present(key: str, side: str, number: Number) -> float:

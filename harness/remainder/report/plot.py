@@ -18,12 +18,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from remainder.base.files import IMAGES, require_target
 from remainder.record.json import write_atomically
-from remainder.record.metrics import CouplingPoint, Couplings, Metrics
+from remainder.record.metrics import Metrics
 from remainder.record.naming import told_apart
 from remainder.record.number import Number
 from remainder.record.rungs import PERTURBATIVE
 from remainder.record.schema import Record
 from remainder.report.ladder import Rung, ladder
+from remainder.report.quantities import number_of
 from remainder.report.site_sections import aligned
 from remainder.report.text import format_value, half_width
 
@@ -47,9 +48,11 @@ def overview(records: Sequence[Record]) -> Figure:
         return (value is None, value or 0.0, record.submission.name)
 
     ordered = sorted(told_apart(records), key=bits)
-    figure, axes = _axes(len(ordered))
+    figure = Figure(figsize=(7.2, 1.3 + 0.36 * max(len(ordered), 3)), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    _symlog(axes, len(ordered))
     for place, record in enumerate(ordered):
-        low, high = _gap(record, "raw"), _gap(record, "full")
+        low, high = number_of(record, "gap_raw"), number_of(record, "gap_gaussian")
         if low.value is not None and high.value is not None:
             axes.plot([low.value, high.value], [place, place], color=_GREY, lw=1, zorder=1)
         _point(axes, low, float(place), "o", _BLUE, "raw: what is left out is zero" if place == 0 else None)
@@ -85,7 +88,8 @@ def explanation(record: Record) -> Figure:
     _draw_ladder(axes["ladder"], rungs)
     for name, draw in panels:
         draw(axes[name], record)
-    title = figure.suptitle(_wrapped(_of(record), 122 if panels else 86), x=0.01, ha="left", fontsize=10)
+    wrapped = textwrap.fill(_of(record), 122 if panels else 86, break_on_hyphens=False)
+    title = figure.suptitle(wrapped, x=0.01, ha="left", fontsize=10)
     title.set_parse_math(False)  # a name may hold dollar signs
     return figure
 
@@ -191,7 +195,7 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
     """Both gaps over the amplitude of the noise, the source as it is."""
     couplings = record.metrics.couplings
     assert couplings is not None
-    points = _unit_source(couplings)
+    points = sorted((point for point in couplings.grid if point.beta == 1), key=lambda point: point.alpha)
     axes.set_title("Gap over the amplitude α of the noise", **_TITLE)
     alpha = couplings.alpha
     if alpha.low is not None and alpha.high is not None:
@@ -330,11 +334,6 @@ def _layout(panels: Sequence[str], ladder_height: float) -> tuple[list[Any], lis
     return (rows, heights) if not second else ([*rows, list(second)], [*heights, _HEIGHT])
 
 
-def _unit_source(couplings: Couplings) -> list[CouplingPoint]:
-    """The points of the grid where the source is left as it is, by amplitude of the noise."""
-    return sorted((point for point in couplings.grid if point.beta == 1), key=lambda point: point.alpha)
-
-
 def _of(record: Record) -> str:
     return (
         f"{record.submission.name} on {record.task.id}, version {record.task.version}, tier {record.tier}"
@@ -342,10 +341,6 @@ def _of(record: Record) -> str:
         + f": {record.documents.tokens:,} tokens of {record.documents.documents:,} documents"
         + "; bars and bands: 95 % intervals"
     )
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width, break_on_hyphens=False)
 
 
 def _whisker(axes: Axes, place: float, number: Number, start: float, *, color: str = "black") -> None:
@@ -382,18 +377,10 @@ def _plain(axes: Axes, label: str, *, grid: Literal["x", "y"]) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(axis=grid, color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 # ------------------------------------------------------------------------------------------ dots in rows
-
-
-def _axes(rows: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 1.3 + 0.36 * max(rows, 3)), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    _symlog(axes, rows)
-    return figure, axes
 
 
 def _symlog(axes: Axes, rows: int) -> None:
@@ -404,8 +391,7 @@ def _symlog(axes: Axes, rows: int) -> None:
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
@@ -421,11 +407,6 @@ def _point(
     axes.plot(
         number.value, place, marker, color=color, markerfacecolor=face, ms=size, lw=0, label=label, zorder=3
     )
-
-
-def _gap(record: Record, rung: str) -> Number:
-    measured = record.metrics.rungs.get(rung)
-    return Number.null(f"{rung} was not measured") if measured is None else measured.quenched.gap
 
 
 def _bits(record: Record) -> str:

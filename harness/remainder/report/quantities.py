@@ -17,7 +17,8 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.intervals import Ratio
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.record.summary import Totals, explained_variance, gap, gaussian_ratio, l0, pooled
+from remainder.record.summary import explained_variance, gaussian_ratio, l0
+from remainder.record.values import Totals, gap, pooled
 from remainder.report.ladder import RUNG_NAMES
 
 __all__ = [
@@ -42,7 +43,6 @@ MAIN_RUNGS = {"raw": "raw", "gaussian": "full"}
 _COMPLEXITY, _GAP, _TERMS = "Complexity", "Δ, signed", "Gaussian gap = sum of"
 CIRCUIT = "Circuit"
 """The group of quantities that circuits alone have."""
-_NO_CIRCUIT = "it is no circuit"
 _LOSSES: dict[str, tuple[str, Better, str, str]] = {
     "gap": ("Δ", "near zero", _GAP, ""),
     "kl": ("KL", "small", "", "nats"),
@@ -100,14 +100,6 @@ def _annealed(record: Record) -> Number:
     return metrics.annealed.gap
 
 
-def _ratio(record: Record) -> Number:
-    return record.metrics.gaussian_ratio.fitted
-
-
-def _ratio_of_totals(totals: Totals) -> Ratio | str:
-    return gaussian_ratio(totals, "noise-fitted")
-
-
 def _bits(record: Record) -> Number:
     if record.is_of_circuits:
         return Number.bare(record.circuit_sizes[HEADLINE].bits, "bits of a circuit, once")
@@ -119,15 +111,16 @@ def _l0(record: Record) -> Number:
     return Number.null("a circuit keeps edges") if record.is_of_circuits else record.complexity.l0
 
 
+def _on_circuits(get: OfRecord) -> OfRecord:
+    """`get` for records of circuits, null for all others."""
+    return lambda record: get(record) if record.is_of_circuits else Number.null("it is no circuit")
+
+
 def _kept(record: Record) -> Number:
-    if not record.is_of_circuits:
-        return Number.null(_NO_CIRCUIT)
     return Number.bare(record.circuit_sizes[HEADLINE].kept, "a count of edges, or nodes")
 
 
 def _faithfulness(record: Record) -> Number:
-    if not record.is_of_circuits:
-        return Number.null(_NO_CIRCUIT)
     rung = record.circuits.points[HEADLINE].rungs.get("counterfactual")
     return Number.null("background counterfactual was not measured") if rung is None else rung.faithfulness
 
@@ -142,8 +135,6 @@ def _area(metric: str, background: str = "counterfactual") -> OfRecord:
 
 def _no_area(record: Record) -> str:
     """Why there is no area over sizes."""
-    if not record.is_of_circuits:
-        return _NO_CIRCUIT
     if record.circuit_sizes[HEADLINE].edges is None:
         return "thresholds are no shares of a graph: there is no area"
     # A ranking has the empty circuit, the headline, and others.
@@ -181,10 +172,7 @@ def _term(name: str, about: str, first: str, second: str) -> Quantity:
         return number
 
     def of_totals(totals: Totals) -> Ratio | str:
-        a, b = pooled(totals, first, "loss"), pooled(totals, second, "loss")
-        if isinstance(a, str) or isinstance(b, str):
-            return a if isinstance(a, str) else str(b)
-        return Ratio(a.numerator - b.numerator, a.denominator)
+        return gap(totals, first, second)
 
     return Quantity(name, name.capitalize(), about, of_record, of_totals, group=_TERMS, short=name)
 
@@ -200,14 +188,19 @@ def _cost(
 
 def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better: Better) -> Quantity:
     """A quantity that circuits alone have."""
-    return Quantity(key, heading, about, of_record, None, "as a share", better, CIRCUIT)
+    return Quantity(key, heading, about, _on_circuits(of_record), None, "as a share", better, CIRCUIT)
 
 
 _NOISE = "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise"
 _TABLE = (
     _cost("bits_per_token", "bits per token", "To write it down: per token; of a circuit, once", _bits),
     _cost("l0", "codes per token", "Nonzero codes per token", _l0, l0),
-    _cost("kept", "edges or nodes", "Edges that the circuit keeps; of a circuit of features, nodes", _kept),
+    _cost(
+        "kept",
+        "edges or nodes",
+        "Edges that the circuit keeps; of a circuit of features, nodes",
+        _on_circuits(_kept),
+    ),
     _loss("kl", "raw", "KL(clean, spliced) per token; what is left out is zero"),
     _loss("kl", "gaussian", "KL per token; what is left out is noise of its mean and covariance"),
     _loss("gap", "raw", "Loss − clean loss, nats per token"),
@@ -221,7 +214,15 @@ _TABLE = (
         group=_GAP,
         short="annealed",
     ),
-    Quantity("gaussian_ratio", "ρ", _NOISE, _ratio, _ratio_of_totals, "times", always=True),
+    Quantity(
+        "gaussian_ratio",
+        "ρ",
+        _NOISE,
+        lambda record: record.metrics.gaussian_ratio.fitted,
+        lambda totals: gaussian_ratio(totals, "noise-fitted"),
+        "times",
+        always=True,
+    ),
     _term("shape", "full-unshrunk − permuted: one-token shape", "full-unshrunk", "permuted"),
     _term("dependence", "permuted − matched: what x̂ tells of the residual", "permuted", "matched"),
     _term("rest", "matched − clean: context, target, tokens jointly", "matched", "clean"),

@@ -17,7 +17,7 @@ from remainder.record.number import Number
 from remainder.record.rungs import ALL, BESIDE, PERTURBATIVE, RUNGS
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import Section, circuit_sections
-from remainder.report.text import MISSING, Notes, format_interval, format_value, half_width
+from remainder.report.text import MISSING, Notes, format_value, half_width, in_words, with_decimals
 
 __all__ = ["aligned", "sections"]
 
@@ -170,13 +170,10 @@ def _calibration(record: Record, notes: Notes) -> Section:
             cells += f", which explain {_percent(fit.cells_explained, 1)} of its variance"
         body.append(f"Real residuals to draw from: {fit.bank_rows:,}{cells}.")
     if spread is not None:
-        gaps = ", ".join(
-            MISSING + notes.mark(gap.reason) if gap.value is None else format_value(gap.value)
-            for gap in spread.gaps.values()
+        *gaps, shown = (
+            notes.value(gap, format_value).plain for gap in (*spread.gaps.values(), spread.spread)
         )
-        width = spread.spread.value
-        shown = MISSING + notes.mark(spread.spread.reason) if width is None else format_value(width)
-        body.append(f"Δ full refitted without one fold each: {gaps} (spread {shown}).")
+        body.append(f"Δ full refitted without one fold each: {', '.join(gaps)} (spread {shown}).")
     return Section("What the Gaussian was fitted on", body)
 
 
@@ -204,7 +201,7 @@ def _tests(gaussianity: Gaussianity) -> Iterator[tuple[str, NullTest]]:
 def _tested(name: str, test: NullTest) -> tuple[str, ...]:
     parts = (test.value, test.null_low, test.null_high)
     decimals = _decimals(max(map(abs, parts)), (test.null_high - test.null_low) / 2)
-    value, low, high = (_fixed(part, decimals) for part in parts)
+    value, low, high = (with_decimals(part, decimals) for part in parts)
     return name, value, f"[{low}, {high}]", "inside the null" if test.inside else "outside the null"
 
 
@@ -320,8 +317,8 @@ def aligned(numbers: Sequence[Number]) -> list[tuple[str, str]]:
     decimals = _decimals(size, min((half for half in halves if half), default=0.0))
     return [
         (
-            "" if number.value is None else _fixed(number.value, decimals),
-            "" if half is None else _fixed(half, decimals),
+            "" if number.value is None else with_decimals(number.value, decimals),
+            "" if half is None else with_decimals(half, decimals),
         )
         for number, half in zip(numbers, halves, strict=True)
     ]
@@ -329,11 +326,7 @@ def aligned(numbers: Sequence[Number]) -> list[tuple[str, str]]:
 
 def _cell(number: Number) -> str:
     """Value and interval without a footnote; those stand in the sections above."""
-    if number.value is None:
-        return MISSING
-    interval = format_interval(number)
-    shown = format_value(number.value, half_width(number))
-    return f"{shown} (no interval)" if interval is None else f"{shown} {interval}"
+    return in_words(number, bare=" (no interval)")
 
 
 def _decimals(size: float, narrowest: float) -> int:
@@ -347,11 +340,6 @@ def _decimals(size: float, narrowest: float) -> int:
     wanted = math.ceil(math.log10(2 / narrowest)) if narrowest > 0 else 0
     # A record keeps six digits: what lies beyond those of the largest would be made up.
     return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading, _MOST_DECIMALS), 0)
-
-
-def _fixed(value: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _percent(share: float, decimals: int = 0) -> str:

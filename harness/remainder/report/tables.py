@@ -12,28 +12,27 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.naming import told_apart
-from remainder.record.number import Number
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
 from remainder.report.ladder import ladder
 from remainder.report.quantities import CIRCUIT, MAIN_RUNGS, QUANTITIES, applicable, number_of, on_rungs
 from remainder.report.text import (
-    MISSING,
     WIDTH,
     Notes,
     draw,
     format_value,
+    frame_cells,
     render_cells,
     render_frame,
     require_format,
+    ruled_table,
 )
 
 __all__ = ["render", "rows", "troubles"]
@@ -88,9 +87,7 @@ def rows(records: Iterable[Record], rungs: Iterable[str] = ()) -> pd.DataFrame:
             "features": math.nan if record.complexity.features is None else record.complexity.features,
         }
         for quantity in (*QUANTITIES.values(), *further):
-            number = quantity.of_record(record)
-            for suffix, part in (("", number.value), ("_low", number.low), ("_high", number.high)):
-                row[quantity.key + suffix] = math.nan if part is None else part
+            row |= frame_cells(quantity.key, quantity.of_record(record))
         row["failed_checks"] = " ".join(record.failed_checks)
         row["record_id"] = record.record_id
         table.append(row)
@@ -144,12 +141,13 @@ def _glance(records: Sequence[Record], rungs: Collection[str], stated: set[str])
     circuits = records[0].is_of_circuits
     features = any(record.keeps_nodes for record in records)
     costs = {"kept": "Kept" if features else "Edges"} if circuits else {"l0": "L0"}
+    write = "{:,.0f}".format if circuits else format_value
     table = _named_rows(
         records,
         [*costs.values(), *(QUANTITIES[key].heading for key in ("bits_per_token", *_MAIN))],
         lambda record: [
-            *(_plain(number_of(record, key), notes, count=circuits) for key in costs),
-            _plain(number_of(record, "bits_per_token"), notes),
+            *(notes.value(number_of(record, key), write) for key in costs),
+            notes.value(number_of(record, "bits_per_token"), format_value),
             *(notes.stacked(number_of(record, key)) for key in _MAIN),
         ],
     )
@@ -176,14 +174,15 @@ def _named_rows(
     records: Sequence[Record], headings: Sequence[str], cells: Callable[[Record], Sequence[Text]]
 ) -> Table:
     """A table with one row per record, its name first."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
-    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
+    table = ruled_table([_name_column()], headings, padding=(0, 0))
     names = _short_names(records)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(Text(names[record.submission.name]), *cells(record))
     return table
+
+
+def _name_column() -> Column:
+    return Column("Submission", overflow="fold", max_width=_NAME_WIDTH)
 
 
 def _short_names(records: Sequence[Record]) -> dict[str, str]:
@@ -212,26 +211,15 @@ def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) ->
         return [Text(f"Δ on {len(names)} further rungs: remainder explain RECORD, or --format csv."), ""]
     if not lines:
         return []
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = _short_names(records)
     circuits = records[0].is_of_circuits
-    table.add_column("Submission", overflow="fold", max_width=_NAME_WIDTH)
-    table.add_column("Background" if circuits else "Rung", overflow="fold", max_width=28)
-    for heading in ("Δ", "f" if circuits else "KL"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rung_column = Column("Background" if circuits else "Rung", overflow="fold", max_width=28)
+    table = ruled_table([_name_column(), rung_column], ("Δ", "f" if circuits else "KL"))
     for record, rung in lines:
         second = record.circuits.points[HEADLINE].rungs[rung.name].faithfulness if circuits else rung.kl
-        numbers = (rung.gap, second)
-        cells = [notes.stacked(number) for number in numbers]
-        table.add_row(Text(shown[record.submission.name]), Text(rung.name), *cells)
+        cells = (Text(shown[record.submission.name]), Text(rung.name))
+        table.add_row(*cells, *map(notes.stacked, (rung.gap, second)))
     return [table, ""]
-
-
-def _plain(number: Number, notes: Notes, *, count: bool = False) -> Text:
-    """A value alone; a footnote only where it is missing."""
-    if number.value is None:
-        return Text(MISSING + notes.mark(number.reason))
-    return Text(f"{number.value:,.0f}" if count else format_value(number.value))
 
 
 def _written(records: Sequence[Record], rungs: Collection[str], format: str) -> str:

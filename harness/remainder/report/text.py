@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
+from rich import box
 from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
 from rich.text import Text
 from tabulate import tabulate
 
@@ -24,10 +26,16 @@ __all__ = [
     "draw",
     "format_interval",
     "format_value",
+    "frame_cells",
     "half_width",
+    "in_words",
+    "plain_table",
     "render_cells",
     "render_frame",
     "require_format",
+    "ruled_table",
+    "with_decimals",
+    "written_table",
 ]
 
 FORMATS = ("table", "markdown", "csv", "json", "latex")
@@ -65,6 +73,16 @@ class Notes:
         shown = format_value(number.value, half_width(number))
         return shown + self.mark(number.reason) if interval is None else f"{shown} {interval}"
 
+    def value(self, number: Number, write: Callable[[float], str] | None = None, *, style: str = "") -> Text:
+        """The value alone as `write` gives it (default: to the digits that its interval leaves it).
+
+        It has a footnote only where it is missing.
+        """
+        if number.value is None:
+            return Text(MISSING + self.mark(number.reason))
+        shown = format_value(number.value, half_width(number)) if write is None else write(number.value)
+        return Text(shown, style=style)
+
     def stacked(self, number: Number) -> Text:
         """The value, and its interval dimmed below it."""
         if number.value is None:
@@ -79,7 +97,7 @@ def format_value(value: float, spread: float | None = None) -> str:
 
     What would look like zero and is not is written as a power of ten.
     """
-    return _with_decimals(value, _decimals(value, spread or 0.0))
+    return with_decimals(value, _decimals(value, spread or 0.0))
 
 
 def format_interval(number: Number, *, short: bool = False) -> str | None:
@@ -87,16 +105,30 @@ def format_interval(number: Number, *, short: bool = False) -> str | None:
     if number.value is None or number.low is None or number.high is None:
         return None
     decimals = _decimals(number.value, half_width(number) or 0.0)
-    low, high = (_with_decimals(bound, decimals) for bound in (number.low, number.high))
+    low, high = (with_decimals(bound, decimals) for bound in (number.low, number.high))
     if short:
         return f"[{_no_zero(low)},{_no_zero(high)}]"
     return f"[{low}, {high}]"
 
 
-def require_format(format: str, formats: Collection[str] = FORMATS) -> None:
+def in_words(number: Number, *, bare: str = "") -> str:
+    """Value and interval in a line without a footnote; `bare` stands behind a value without an interval."""
+    if number.value is None:
+        return MISSING
+    interval = format_interval(number)
+    return format_value(number.value, half_width(number)) + (bare if interval is None else f" {interval}")
+
+
+def require_format(format: str, formats: Sequence[str] = FORMATS) -> None:
     """Raise RecordError unless `format` is one of `formats`."""
     if format not in formats:
         raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(formats)}")
+
+
+def frame_cells(key: str, number: Number) -> dict[str, float]:
+    """A number's value and the ends of its interval as cells of a frame, NaN where there is none."""
+    parts = {"": number.value, "_low": number.low, "_high": number.high}
+    return {key + suffix: math.nan if part is None else part for suffix, part in parts.items()}
 
 
 def render_frame(frame: pd.DataFrame, format: str) -> str:
@@ -120,19 +152,36 @@ def render_cells(
     """A table of ready cells as `markdown` or `latex`, the title above it and the notes below."""
     align = ["left", *["right"] * (len(headings) - 1)]
     if format == "markdown":
-        table = tabulate(
-            [[cell.replace("|", "\\|") for cell in row] for row in cells],
-            headers=headings,
-            tablefmt="github",
-            disable_numparse=True,
-            colalign=align,
-        )
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        table = written_table(headings, escaped, align)
         return f"**{title}**\n\n{table}\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
-    table = tabulate(
-        cells, headers=headings, tablefmt="latex_booktabs", disable_numparse=True, colalign=align
-    )
+    table = written_table(headings, cells, align, "latex_booktabs")
     commented = "\n".join(f"% {line}" for line in [title, *notes])
     return f"{commented}\n{_to_latex(table)}\n"
+
+
+def written_table(
+    headings: Sequence[str], rows: Sequence[Sequence[object]], align: Sequence[str], format: str = "github"
+) -> str:
+    """A table by `tabulate` in one of its formats, its cells as they are; `align`: left or right."""
+    text: str = tabulate(rows, headers=headings, tablefmt=format, disable_numparse=True, colalign=align)
+    return text
+
+
+def ruled_table(
+    words: Sequence[Column], numbers: Sequence[str], *, padding: tuple[int, ...] = (0, 1, 0, 0)
+) -> Table:
+    """An empty table with a rule below its headings: `words`, then numbers on the right, never wrapped."""
+    right = [Column(heading, justify="right", no_wrap=True) for heading in numbers]
+    return Table(*words, *right, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=padding)  # type: ignore[arg-type]
+
+
+def plain_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """A table of ready cells for a terminal, none of them wrapped."""
+    table = ruled_table([Column(headings[0], no_wrap=True)], headings[1:], padding=(0, 1))
+    for row in cells:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def draw(renderables: Sequence[RenderableType], *, width: int = WIDTH, color: bool = False) -> str:
@@ -168,7 +217,8 @@ def half_width(number: Number) -> float | None:
     return None if number.low is None or number.high is None else (number.high - number.low) / 2
 
 
-def _with_decimals(value: float, decimals: int | None) -> str:
+def with_decimals(value: float, decimals: int | None) -> str:
+    """`value` with that many decimals and no minus before a zero; None stands for scientific notation."""
     if decimals is None:
         digits, exponent = f"{value:.1e}".split("e")
         return f"{digits}e{int(exponent)}" if value else "0"

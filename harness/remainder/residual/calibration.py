@@ -77,14 +77,8 @@ class Bank:
     def _merge(
         self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor, cut: int
     ) -> None:
-        if self.residual is None or self.reconstruction is None or self.mask is None:
-            new = (residual, reconstruction, mask)
-        else:
-            new = (
-                torch.cat([self.residual, residual]),
-                torch.cat([self.reconstruction, reconstruction]),
-                torch.cat([self.mask, mask]),
-            )
+        held, added = (self.residual, self.reconstruction, self.mask), (residual, reconstruction, mask)
+        new = [part if own is None else torch.cat([own, part]) for own, part in zip(held, added, strict=True)]
         keys = np.concatenate([self._priorities, keys])
         order = np.argsort(keys, kind="stable")
         total = np.cumsum(new[2].sum(1).cpu().numpy()[order])

@@ -24,7 +24,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +53,7 @@ _RANK = 1e-7
 
 _ENOUGH_ROWS = 5  # rows per dimension, below which a covariance is doubtful
 _CHUNK = 4096
+_CONSTANT = "the residual is constant on calibration: Gaussian rungs add no noise"
 
 Normal = Float[Tensor, "docs pos d"]
 
@@ -62,39 +62,13 @@ class NotMeasurableError(MeasurementError):
     """A residual model cannot be fitted to this residual; it is left out, and the record says why."""
 
 
-@runtime_checkable
-class Covariance(Protocol):
-    """The interface through which every Gaussian rung samples."""
-
-    @property
-    def mean(self) -> Float[Tensor, " d"]: ...
-    @property
-    def variances(self) -> Float[Tensor, " d"]:
-        """Diagonal of the unshrunk covariance."""
-        ...
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def intensity(self) -> float: ...
-    @property
-    def oas(self) -> float | None: ...
-    @property
-    def held_out(self) -> float | None: ...
-    @property
-    def warnings(self) -> tuple[str, ...]: ...
-
-    def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
-        """Standard normal values turned into centred Gaussian ones with this covariance."""
-        ...
-
-
 @dataclass(frozen=True)
 class DenseCovariance:
     """Σ̂ = V diag(L) Vᵀ on the support of the residual."""
 
     mean: Float[Tensor, " d"]
     variances: Float[Tensor, " d"]
+    """Diagonal of the unshrunk covariance."""
     values: Float[Tensor, " rank"]
     vectors: Float[Tensor, "d rank"]
     intensity: float
@@ -118,6 +92,7 @@ class DenseCovariance:
         return (self.vectors * self.values.sqrt()) @ self.vectors.T
 
     def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
+        """Standard normal values turned into centred Gaussian ones with this covariance."""
         return z @ self.root.to(z.device)
 
     def whiten(self, rows: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows rank"]:
@@ -138,6 +113,7 @@ class MemoryFreeCovariance:
 
     mean: Float[Tensor, " d"]
     variances: Float[Tensor, " d"]
+    """Diagonal of the unshrunk covariance."""
     rows: Float[Tensor, "rows d"]
     intensity: float
     oas: float | None
@@ -152,6 +128,7 @@ class MemoryFreeCovariance:
         return min(len(self.rows) - 1, len(self.mean))
 
     def colour(self, z: Normal, places: NoiseKeys, draw: Draw) -> Normal:
+        """Standard normal values turned into centred Gaussian ones with this covariance."""
         _, positions, _ = z.shape
         count = len(self.rows)
         mean, device = self.mean.to(self.rows.dtype), self.rows.device
@@ -164,6 +141,10 @@ class MemoryFreeCovariance:
         low_rank = torch.stack(parts).to(z.device)
         diagonal = z * self.variances.sqrt().to(z.device)
         return math.sqrt(1 - self.intensity) * low_rank + math.sqrt(self.intensity) * diagonal
+
+
+Covariance = DenseCovariance | MemoryFreeCovariance
+"""The covariance of a residual, through which every Gaussian rung samples."""
 
 
 def covariance_of(calibration: Calibration) -> Covariance:
@@ -204,10 +185,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
         NotMeasurableError: if there are fewer than two rows.
     """
     total = Moments.merged(folds)
-    if total.count < 2:
-        raise NotMeasurableError(
-            f"a covariance needs at least 2 rows, {total.count} were seen", fix="use more calibration windows"
-        )
+    _require_rows(total.count)
     width, sample = len(total.mean), total.covariance
     variances = sample.diagonal().clamp(min=0)
     varying = varies(variances, total.mean)
@@ -217,9 +195,8 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     rank = int((values > _RANK * values[-1].clamp(min=torch.finfo(values.dtype).tiny)).sum())
     visible = min(int(varying.sum()), total.count - 1)
     if rank == 0:
-        warning = "the residual is constant on calibration: Gaussian rungs add no noise"
         none = torch.zeros(width, 0, dtype=sample.dtype, device=sample.device)
-        return DenseCovariance(total.mean, variances, values[:0], none, 0.0, None, None, (warning,))
+        return DenseCovariance(total.mean, variances, values[:0], none, 0.0, None, None, (_CONSTANT,))
     confined = rank < visible
     basis = (
         vectors[:, -rank:]
@@ -291,10 +268,7 @@ class _LeftOut:
 def _left_out(folds: Sequence[Moments], basis: Tensor) -> list[_LeftOut]:
     """Every fold against all others, in the coordinates of `basis` [d rank]."""
     parts = []
-    for index, fold in enumerate(folds):
-        others = Moments.merged([part for other, part in enumerate(folds) if other != index])
-        if fold.count == 0 or others.count < 2:
-            continue
+    for fold, others in Moments.held_out(folds):
         values, vectors = torch.linalg.eigh(basis.T @ others.covariance @ basis)
         along = basis @ vectors
         squares = (along * (fold.about(others.mean) @ along)).sum(0) / fold.count
@@ -330,6 +304,22 @@ def _mahalanobis(left_out: Sequence[_LeftOut], target: float, intensity: float) 
     return total / rows
 
 
+def _require_rows(count: int) -> None:
+    if count < 2:
+        raise NotMeasurableError(
+            f"a covariance needs at least 2 rows, {count} were seen", fix="use more calibration windows"
+        )
+
+
+def _too_few(count: int, dimensions: int) -> list[str]:
+    """The warning about a covariance with too few rows, if it has."""
+    text = (
+        f"the covariance of {dimensions} dimensions was fitted to {count} tokens, fewer than "
+        f"{_ENOUGH_ROWS} a dimension: Gaussian rungs are uncertain"
+    )
+    return [text] if count < _ENOUGH_ROWS * dimensions else []
+
+
 def _warnings(
     count: int,
     width: int,
@@ -338,13 +328,8 @@ def _warnings(
     sample: Tensor,
     folds: Sequence[Moments],
 ) -> tuple[str, ...]:
-    found = []
     dimensions = confined_to or int(varying.sum())
-    if count < _ENOUGH_ROWS * dimensions:
-        found.append(
-            f"the covariance of {dimensions} dimensions was fitted to {count} tokens, fewer than "
-            f"{_ENOUGH_ROWS} a dimension: Gaussian rungs are uncertain"
-        )
+    found = _too_few(count, dimensions)
     constant = width - int(varying.sum())
     if constant:
         found.append(
@@ -365,10 +350,7 @@ def _warnings(
 
 def _memory_free(bank: Bank) -> MemoryFreeCovariance:
     rows = bank.rows()
-    if len(rows) < 2:
-        raise NotMeasurableError(
-            f"a covariance needs at least 2 rows, {len(rows)} were seen", fix="use more calibration windows"
-        )
+    _require_rows(len(rows))
     mean = torch.stack([part.double().sum(0) for part in torch.split(rows, _CHUNK)]).sum(0) / len(rows)
     squares = torch.stack([(part.double() - mean).square().sum(0) for part in torch.split(rows, _CHUNK)]).sum(
         0
@@ -376,17 +358,10 @@ def _memory_free(bank: Bank) -> MemoryFreeCovariance:
     variances = squares / (len(rows) - 1)
     varying = varies(variances, mean)
     dimensions = int(varying.sum())
-    warnings = []
     if dimensions == 0:
-        warnings.append("the residual is constant on calibration: Gaussian rungs add no noise")
-        return MemoryFreeCovariance(mean, variances, rows, 0.0, None, None, tuple(warnings))
-    if len(rows) < _ENOUGH_ROWS * dimensions:
-        warnings.append(
-            f"the covariance of {dimensions} dimensions was fitted to {len(rows)} tokens, fewer than "
-            f"{_ENOUGH_ROWS} a dimension: Gaussian rungs are uncertain"
-        )
+        return MemoryFreeCovariance(mean, variances, rows, 0.0, None, None, (_CONSTANT,))
     oas = _oas(_squared_correlations(rows, mean, variances), float(dimensions), dimensions, len(rows))
-    return MemoryFreeCovariance(mean, variances, rows, oas, oas, None, tuple(warnings))
+    return MemoryFreeCovariance(mean, variances, rows, oas, oas, None, tuple(_too_few(len(rows), dimensions)))
 
 
 def _squared_correlations(rows: Tensor, mean: Tensor, variances: Tensor) -> float:

@@ -35,6 +35,7 @@ __all__ = [
     "LinearMean",
     "Radial",
     "Temporal",
+    "whitening",
 ]
 
 
@@ -139,7 +140,7 @@ class Temporal(Full):
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__(calibration)
-        covariance = _dense(self.covariance, calibration)
+        covariance = whitening(self.covariance, calibration)
         residual, _, mask = calibration.bank.filled
         weights = mask.double()
         w = torch.where(mask[..., None], covariance.whiten(residual), 0.0)
@@ -156,8 +157,7 @@ class Temporal(Full):
         values, vectors = torch.linalg.eigh(self.correlation[lags])
         projected = (vectors * values.clamp(min=0)) @ vectors.T
         scale = projected.diagonal().sqrt()
-        values, vectors = torch.linalg.eigh(projected / torch.outer(scale, scale))
-        self.root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        self.root = _root(projected / torch.outer(scale, scale))
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         positions = context.reconstruction.shape[1]
@@ -184,7 +184,7 @@ class Radial(Full):
 
     def __init__(self, calibration: Calibration) -> None:
         super().__init__(calibration)
-        self.dense = _dense(self.covariance, calibration)
+        self.dense = whitening(self.covariance, calibration)
         self.radii = torch.cat(
             [self.dense.whiten(part).norm(dim=-1) for part in torch.split(calibration.bank.rows(), 4096)]
         )
@@ -248,17 +248,23 @@ class IsotropicNoise(Kernel):
         return _of_length(context, context.normal(draw))
 
 
-def _dense(covariance: Covariance, calibration: Calibration) -> DenseCovariance:
-    """The covariance as a matrix, which whitening needs."""
+def whitening(
+    covariance: Covariance | None,
+    calibration: Calibration,
+    fix: str = "leave the rungs temporal and radial out",
+) -> DenseCovariance:
+    """The covariance as a matrix, which whitening needs.
+
+    Raises:
+        NotMeasurableError: with the advice `fix`, if it is no matrix, or the residual is constant.
+    """
     if not isinstance(covariance, DenseCovariance):
         raise NotMeasurableError(
-            f"whitening {calibration.width} dimensions needs their covariance as a matrix",
-            fix="leave the rungs temporal and radial out",
+            f"whitening {calibration.width} dimensions needs their covariance as a matrix", fix=fix
         )
     if covariance.rank == 0:
         raise NotMeasurableError(
-            "the residual is constant on calibration: there is nothing to whiten",
-            fix="leave the rungs temporal and radial out",
+            "the residual is constant on calibration: there is nothing to whiten", fix=fix
         )
     return covariance
 

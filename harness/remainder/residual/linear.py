@@ -74,10 +74,7 @@ def _held_out_errors(folds: Sequence[Moments], scale: Tensor, width: int) -> Ten
     x, r = slice(0, width), slice(width, None)
     errors = torch.zeros(len(_RIDGES) + 1, dtype=torch.float64)
     seen = False
-    for index, fold in enumerate(folds):
-        others = Moments.merged([part for other, part in enumerate(folds) if other != index])
-        if fold.count == 0 or others.count < 2:
-            continue
+    for fold, others in Moments.held_out(folds):
         seen = True
         values, q = torch.linalg.eigh(_scaled(others.scatter[x, x], scale) / others.count)
         g = (others.scatter[r, x] / scale / others.count) @ q

@@ -10,7 +10,7 @@ Source: protocol 1, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,14 @@ class Moments:
             self.scatter + other.scatter + torch.outer(delta, delta) * (self.count * other.count / total)
         )
         self.count = total
+
+    @classmethod
+    def held_out(cls, folds: Sequence[Moments]) -> Iterator[tuple[Moments, Moments]]:
+        """Each fold with the union of all others, where it has rows and the others a covariance."""
+        for index, fold in enumerate(folds):
+            others = cls.merged([part for other, part in enumerate(folds) if other != index])
+            if fold.count > 0 and others.count >= 2:
+                yield fold, others
 
     def about(self, centre: Float[Tensor, " d"]) -> Float[Tensor, "d d"]:
         """Sum of outer products of rows less `centre`."""

@@ -23,14 +23,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
+from scipy import stats
 
 from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.report.text import WIDTH, draw, render_frame, require_format
+from remainder.report.text import WIDTH, draw, render_frame, require_format, ruled_table
 from remainder.task.spec import Task
 from remainder.validation.pool import Pool, fill_pool
 from remainder.validation.run import Control, controls
@@ -45,7 +45,6 @@ ACCEPTED = (0.93, 0.97)
 
 _JUDGED = 30
 _REPLICATIONS = 1000
-_NORMAL_95 = 1.959963984540054
 
 
 class Held(NamedTuple):
@@ -259,9 +258,8 @@ def cover(
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share."""
-    share, z2 = successes / trials, _NORMAL_95**2 / trials
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4))
-    return (share + z2 / 2 - half) / (1 + z2), (share + z2 / 2 + half) / (1 + z2)
+    interval = stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def render_coverage(
@@ -276,11 +274,8 @@ def render_coverage(
     if format != "table":
         rows = [{**one._asdict(), "judged": one.judged, "passed": one.passed} for one in found]
         return render_frame(pd.DataFrame(rows), format)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("Control", "Quantity"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("Documents", "Sets", "Held", "95 %", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
+    words = [Column(heading, overflow="fold") for heading in ("Control", "Quantity")]
+    table = ruled_table(words, ("Documents", "Sets", "Held", "95 %", ""))
     for one in found:
         cells = (
             f"{one.task}: {one.interpretation}",

@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from remainder.record.json import write_atomically
+from remainder.report.text import written_table
 from remainder.task.spec import Task
 from remainder.validation.drawing import save_figures
 from remainder.validation.figures import FigureSpec, file_name
@@ -135,8 +134,7 @@ def _figure(figure: FigureSpec) -> list[str]:
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int]) -> str:
     align = ["right" if place in numbers else "left" for place in range(len(headings))]
-    text: str = tabulate(rows, headers=headings, tablefmt="github", disable_numparse=True, colalign=align)
-    return text
+    return written_table(headings, rows, align)
 
 
 def _word(passed: bool) -> str:

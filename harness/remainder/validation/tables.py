@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from remainder.report.text import WIDTH, draw, render_frame, require_format
+from remainder.report.text import WIDTH, draw, render_frame, require_format, ruled_table, with_decimals
 from remainder.validation.run import Validation
 from remainder.validation.verdict import FAMILY_WISE, JudgedClaim, LawVerdict
 
@@ -125,11 +124,8 @@ def value_with_error(value: float, error: float) -> tuple[str, str]:
     decimals = 4
     if error > 0:
         decimals = min(max(1 - math.floor(math.log10(error)), 0), 6)
-    shown = f"{value:.{decimals}f}"
-    if float(shown) == 0:
-        shown = shown.removeprefix("-")
     spread = f"{error:.{decimals}f}"
-    return shown.replace("-", "−"), spread if float(spread) else "0"
+    return with_decimals(value, decimals).replace("-", "−"), spread if float(spread) else "0"
 
 
 def _summary(validation: Validation) -> Table:
@@ -162,13 +158,14 @@ def _details(comparisons: Sequence[JudgedClaim]) -> Table:
 
 
 def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        words = heading in ("Control", "Interpretation", "Quantity", "Verdict", "")
-        table.add_column(
+    words = ("Control", "Interpretation", "Quantity", "Verdict", "")
+    columns = [
+        Column(
             heading,
-            justify="left" if words else "right",
+            justify="left" if heading in words else "right",
             overflow="fold",
             no_wrap=heading in ("Measured", "Expected", "z", "Seed", ""),
         )
-    return table
+        for heading in headings
+    ]
+    return ruled_table(columns, ())
