@@ -350,7 +350,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "leaderboard" / "README.md").write_text("as it was\n")
     (root / "pyproject.toml").write_text("")
     shutil.copytree(project_root() / "tasks" / "tiny" / "digits", root / "tasks" / "tiny" / "digits")
-    monkeypatch.setattr("remainder.base.paths.project_root", lambda: root)
+    for module in ("base.paths", "board.shelf"):
+        monkeypatch.setattr(f"remainder.{module}.project_root", lambda: root)
     monkeypatch.chdir(tmp_path)
     return root
 

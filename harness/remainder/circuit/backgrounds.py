@@ -73,11 +73,6 @@ class Background:
         """Whether the background is random."""
         return self.kind in ("full", "noise-fitted", "permuted")
 
-    @property
-    def antithetic(self) -> bool:
-        """Whether draws come as pairs of w and −w."""
-        return self.kind in ("full", "noise-fitted")
-
 
 BACKGROUNDS: Mapping[str, Background] = {
     "raw": Background("raw"),

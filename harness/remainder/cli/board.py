@@ -17,7 +17,7 @@ board = typer.Typer(
 
 ResultsOption = Annotated[
     Path | None,
-    typer.Option("--results", metavar="FOLDER", help="Default: leaderboard/results of the project."),
+    typer.Option("--results", metavar="FOLDER", help="Where records lie; default: the benchmark's own."),
 ]
 SiteOption = Annotated[Path, typer.Option("--site", metavar="FOLDER", help="The folder of the site.")]
 
@@ -42,17 +42,18 @@ def build(
 ) -> None:
     """Make the site from all records, and short tables with --readme. Fails if a record is left out."""
     from remainder.base.files import require_target
-    from remainder.base.paths import project_root
+    from remainder.base.paths import is_checkout
     from remainder.base.progress import errors
     from remainder.base.wrapping import command
     from remainder.board.build import build as build_board
     from remainder.board.build import check as check_readme
     from remainder.board.build import write_readme
     from remainder.board.pages import faults_text
+    from remainder.board.shelf import results_folder
     from remainder.errors import RecordError
 
-    where = project_root() / "leaderboard" / "results" if results is None else results
-    if check and readme is None and results is None and (project_root() / "pyproject.toml").is_file():
+    where = results or results_folder()
+    if check and readme is None and results is None and is_checkout():
         readme = where.parent / "README.md"
     if check and readme is None:
         raise RecordError("--check: no README is named that could be compared", fix="name one by --readme")
@@ -99,9 +100,7 @@ def freeze(
     check: Annotated[
         bool, typer.Option("--check", help="Rebuild a frozen snapshot and compare; write nothing.")
     ] = False,
-    results: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where records lie; default: the benchmark's own.")
-    ] = None,
+    results: ResultsOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where snapshots lie; default: the benchmark's own.")
     ] = None,
