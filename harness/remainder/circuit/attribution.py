@@ -38,7 +38,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.circuit.attribution_metric import Metric, answer, seen_prompts
 from remainder.circuit.run import BUDGET, Values, record
 from remainder.errors import InterpretationError, MeasurementError
@@ -223,8 +223,7 @@ class Attribution:
         return torch.tensor(tokens, device=self.device)
 
     def _tell(self, doing: str, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(doing, done, total)
+        (self.progress or silent)(doing, done, total)
 
     @staticmethod
     def _checked(scores: NDArray[np.float64]) -> NDArray[np.float64]:

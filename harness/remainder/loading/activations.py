@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from remainder.base.cache import Progress, build_once, verify
+from remainder.base.cache import Progress, build_once, silent, verify
 from remainder.base.paths import cache_root
 from remainder.errors import AssetError
 from remainder.model.bridge import Prefix, Runner
@@ -168,8 +168,7 @@ def prefix_pass(
         for name, value in prefix._asdict().items():
             if value.data_ptr() != prefix.x_out.data_ptr() or name == "x_out":
                 parts[name].append(value.cpu())
-        if progress is not None:
-            progress(doing, min(start + batch_size, len(windows)), len(windows))
+        (progress or silent)(doing, min(start + batch_size, len(windows)), len(windows))
     # For a residual-stream site all three are one tensor, which is stored once.
     return {name: torch.cat(rows) for name, rows in parts.items() if rows}
 

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.circuit.attribution_metric import answer
 from remainder.model.graph import CircuitModel
 from remainder.task.behaviour import Candidates
@@ -144,8 +144,7 @@ def try_prompts(
                 for kind, value in values.items():
                     found.setdefault(key(split, group, kind), []).append(value.cpu().numpy())
                 done += len(part)
-                if progress is not None:
-                    progress(f"trying the prompts of {name}", done, total)
+                (progress or silent)(f"trying the prompts of {name}", done, total)
     return {key: np.concatenate(parts) for key, parts in found.items()}
 
 

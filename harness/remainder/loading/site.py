@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.loading.activations import SiteActivations, collect_activations, prefix_pass, site_moments
 from remainder.loading.fetch import load_bridge, load_corpus, local_model, pinned_model
 from remainder.loading.loaded import LoadedTask
@@ -55,8 +55,7 @@ class SiteTask(LoadedTask):
     def runner(self, dtype: str) -> Runner:
         """The model with weights in `dtype`, split at the task's site."""
         if dtype not in self._runners:
-            if self.progress is not None:
-                self.progress(f"loading the model ({dtype})", 0, None)
+            (self.progress or silent)(f"loading the model ({dtype})", 0, None)
             # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
             with torch.inference_mode(False):
                 self._runners[dtype] = self._make_runner(dtype)
@@ -161,13 +160,11 @@ def open_site_task(
 ) -> SiteTask:
     """Load a task's text, fetching what is not there yet, or run its script; see `open_task`."""
     if task.build is not None:
-        if progress is not None:
-            progress("making model and examples", 0, None)
+        (progress or silent)("making model and examples", 0, None)
         with torch.inference_mode(False):
             built = run_script(task)
         return ScriptTask(task, device, batch_size or _WINDOWS_OF_SCRIPT, progress, built)
     folder = local_model(task.model, progress=progress)
-    if progress is not None:
-        progress("reading the text", 0, None)
+    (progress or silent)("reading the text", 0, None)
     corpus = load_corpus(task, progress=progress)
     return LanguageTask(task, device, batch_size or _WINDOWS, progress, corpus, folder)

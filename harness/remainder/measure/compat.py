@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.errors import MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
@@ -149,8 +149,7 @@ class _PeerPass:
             self._residual += (x.double() - estimate.double())[kept].sum(0).cpu()
             self._counted += int(kept.sum())
             done += len(batch.windows)
-            if progress is not None:
-                progress(f"{self.interpretation.name}: the field's metrics", done, total)
+            (progress or silent)(f"{self.interpretation.name}: the field's metrics", done, total)
         return {peer: pd.concat(parts).groupby("document", sort=True).sum() for peer, parts in rows.items()}
 
     def offset(self) -> float:

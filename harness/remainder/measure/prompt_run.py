@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.circuit.backgrounds import Scene
 from remainder.circuit.features import FeatureScene
 from remainder.loading.prompts import PromptTask
@@ -188,5 +188,4 @@ class PromptRun(ABC, Generic[C, S]):
 
     def report(self, doing: str, done: int, total: int | None) -> None:
         """Tell what is being done."""
-        if self.progress is not None:
-            self.progress(doing, done, total)
+        (self.progress or silent)(doing, done, total)

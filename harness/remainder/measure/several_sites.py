@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.circuit.features import FeatureSite
 from remainder.errors import MeasurementError, TaskError
 from remainder.interpretation.protocol import Adapted
@@ -127,8 +127,7 @@ def evaluate_sites(
         for batch in _batches(loaded, sites, "evaluation", evaluation_windows, batch_size):
             rows += _scores(model, sites, batch, {rule: single[rule] for rule in statistics}, pairs)
             done += len(batch.inputs)
-            if progress is not None:
-                progress(f"{len(sites)} sites at once", done, evaluation_windows)
+            (progress or silent)(f"{len(sites)} sites at once", done, evaluation_windows)
     values = pd.DataFrame(rows)
     shift = {
         _RUNGS[rule]: {

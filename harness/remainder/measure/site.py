@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import check_conformance
@@ -421,8 +421,7 @@ class _Run:
         self._report(f"{self.entry.name}: {doing}", 0, None)
 
     def _report(self, doing: str, done: int, total: int | None) -> None:
-        if self.progress is not None:
-            self.progress(doing, done, total)
+        (self.progress or silent)(doing, done, total)
 
     @property
     def _site(self) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.errors import TaskError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import SiteActivations, prefix_pass
@@ -87,8 +87,7 @@ def fill_pool(
         for found in _fresh(world):
             parts.append(_scored(loaded, built, kernels, found, wanted))
             filled += len(found)
-            if progress is not None:
-                progress(f"{world.id}: evaluation windows", min(filled, windows), windows)
+            (progress or silent)(f"{world.id}: evaluation windows", min(filled, windows), windows)
             if filled >= windows:
                 break
     return Pool(

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from remainder.api import evaluate
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
@@ -159,8 +159,7 @@ def _worlds(
     ]
     worlds: list[_World] = []
     for control, seed in pairs:
-        if progress is not None:
-            progress("expected values", len(worlds), len(pairs))
+        (progress or silent)("expected values", len(worlds), len(pairs))
         worlds.append((control, seed, control.claims(seed)))
     return worlds
 
@@ -174,8 +173,7 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
         world = control.task.model_copy(update={"seed": seed})
         loaded = open_task(world, device=device)
         for name in dict.fromkeys(claim.interpretation for claim in claims):
-            if progress is not None:
-                progress(f"{world.id}: {name}, seed {seed}", done, total)
+            (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
             wanted = needs(claim.quantity for claim in own)
             result = evaluate(
@@ -189,8 +187,7 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
             measurements = Measurements(result.record, result.values)
             findings += [Finding(world.id, seed, claim, measurements.read(claim.quantity)) for claim in own]
             done += 1
-    if progress is not None:
-        progress("validated", total, total)
+    (progress or silent)("validated", total, total)
     return findings
 
 
