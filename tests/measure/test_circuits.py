@@ -19,11 +19,13 @@ from remainder.formats import eap_ig
 from remainder.loading.open import open_task
 from remainder.loading.prompts import PromptTask
 from remainder.measure import prompt_run
+from remainder.measure.plan import Plan, plan
 from remainder.model.architecture import Architecture, Graph
 from remainder.record.recompute import recompute
 from remainder.record.store import read_record
 from remainder.report.explain import explain
 from remainder.report.tables import render, rows
+from remainder.task.spec import Task, load_task
 
 TASK = "tracr/reverse-circuit"
 
@@ -142,18 +144,49 @@ def test_what_does_not_belong_together_is_refused(task: PromptTask) -> None:
         remainder.evaluate(task, Circuit.full(task.circuit_model().graph), coarse="eap")
 
 
-def test_options_of_backgrounds_are_refused_elsewhere(tmp_path: Path) -> None:
-    for call in (
-        ["run", "tracr/reverse", "--background", "zero"],
-        ["run", TASK, "--background", "zero", "--rungs", "raw"],
-        ["run", TASK, "--background", "gaussian"],
-        ["run", TASK, "--background", "noise-fitted"],
-        ["run", TASK, "--background", "nothing"],
-    ):
-        done = CliRunner().invoke(app, [*call, "--out", str(tmp_path)])
-        assert done.exit_code != 0
-        assert isinstance(done.exception, (TaskError, SystemExit))
+@pytest.mark.parametrize(
+    ("task", "options", "what", "fix"),
+    [
+        ("tracr/reverse", "--background zero", "tracr/reverse is measured at a site", "use --rungs"),
+        (TASK, "--background zero --rungs raw", "--rungs and --background are both given", "one of the two"),
+        (TASK, "--background gaussian", "no background 'gaussian'", "use full; it was called gaussian"),
+        (TASK, "--background resample", "no background 'resample'", "use permuted; it was called resample"),
+        (TASK, "--background mean-positional", "no background 'mean-positional'", "use raw; it was called"),
+        (TASK, "--background noise-fitted", "no background 'noise-fitted'", "choose from: raw, mean"),
+        (TASK, "--background zero --background nothing", "no background 'nothing'", "choose from: raw, mean"),
+    ],
+)
+def test_options_of_backgrounds_are_refused_elsewhere(
+    task: str, options: str, what: str, fix: str, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(app, ["run", task, *options.split(), "--out", str(tmp_path)])
+    assert isinstance(done.exception, TaskError)
+    assert what in done.exception.what
+    assert fix in str(done.exception.fix)
     assert not list(tmp_path.iterdir())
+
+
+def test_backgrounds_are_added_to_the_rungs_of_each_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {TASK: ("raw", "zero"), "smollm2-135m/ioi": ("raw", "counterfactual")}
+    monkeypatch.setattr(
+        "remainder.task.spec.load_task", lambda name: load_task(name).model_copy(update={"rungs": own[name]})
+    )
+    asked: dict[str, tuple[str, ...] | None] = {}
+
+    def caught(task: Task, tier: str, *, rungs: tuple[str, ...] | None, **rest: object) -> Plan:
+        asked[task.id] = rungs
+        return plan(task, tier, rungs=rungs)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("remainder.measure.plan.plan", caught)
+    monkeypatch.setattr("remainder.cli.run._Session.measure", stop)
+    call = ["run", *own, "--background", "permuted", "--background", "mean", "--out", str(tmp_path)]
+    assert CliRunner().invoke(app, call).exit_code == 130
+    assert asked == {name: (*rungs, "permuted", "mean") for name, rungs in own.items()}
 
 
 def test_a_model_that_is_no_sum_of_its_parts_is_found_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,13 +46,16 @@ _Rungs = Annotated[
     ),
 ]
 _Background = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         metavar="RUNG",
-        help="A background of circuits, beside the task's own rungs: what removed edges carry. One of: "
+        help="A background of circuits, beside the task's own rungs: what removed edges carry; may be given "
+        "again. One of: "
         f"{'; '.join(f'{name} ({carried})' for name, carried in CIRCUIT_RUNGS.items())}.",
     ),
 ]
+_FORMER = {"gaussian": "full", "resample": "permuted", "mean-positional": "raw"}
+"""Names that backgrounds had until version 0.1."""
 _Pairs = Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")]
 _Dtype = Annotated[
     str | None,
@@ -118,23 +122,16 @@ def run(
 
     chosen = [load_task(name) for name in names]
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
-    wanted = _rungs(chosen, rungs, background)
+    further = _further(chosen, rungs, background)
+    planned = partial(
+        plan, tier=tier, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=device
+    )
+    # A background is measured beside the rungs of its task; --rungs takes their place.
     plans = [
-        plan(
-            task,
-            tier,
-            rungs=wanted,
-            pairs=pairs,
-            dtype=dtype,
-            compat=compat,
-            documents=documents,
-            device=device,
-        )
-        for task in chosen
+        planned(task, rungs=((*task.rungs, *further) if background else further) or None) for task in chosen
     ]
     for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
         errors.print(f"! {note}", soft_wrap=True)
-    further = (background,) if background else wanted or ()
     session = _Session(with_, ignore_field or [], device, batch_size, out, fresh, format, further)
     try:
         for task, chosen_plan in zip(chosen, plans, strict=True):
@@ -229,22 +226,26 @@ class _Session:
             print_text(render(self.records, self.format, rungs=self.rungs))
 
 
-def _rungs(tasks: list[Task], rungs: str | None, background: str | None) -> tuple[str, ...] | None:
-    """The rungs that are asked for; None: those of each task."""
-    if background is None:
-        if rungs is None:
-            return None
+def _further(tasks: list[Task], rungs: str | None, backgrounds: list[str] | None) -> tuple[str, ...]:
+    """The rungs or backgrounds that are asked for; none: those of each task alone."""
+    if rungs is not None and backgrounds:
+        raise TaskError("--rungs and --background are both given", fix="give one of the two")
+    if rungs is not None:
         wanted = tuple(part.strip() for part in rungs.split(",") if part.strip())
         if not wanted:
             raise TaskError(f"--rungs {rungs!r} names no rung", fix="name some, or leave it out")
         return wanted
-    if rungs is not None or any(task.kind.has_residual for task in tasks):
-        raise TaskError("--background is of circuits, and in place of --rungs", fix="give one of the two")
-    if background not in CIRCUIT_RUNGS:
-        raise TaskError(
-            f"there is no background {background!r}", fix=f"choose from: {', '.join(CIRCUIT_RUNGS)}"
-        )
-    return (*tasks[0].rungs, background)
+    for background in backgrounds or ():
+        if at_site := [task.id for task in tasks if task.kind.has_residual]:
+            raise TaskError(
+                f"{at_site[0]} is measured at a site, and --background is for tasks of circuits",
+                fix="use --rungs",
+            )
+        if background not in CIRCUIT_RUNGS:
+            now, choice = _FORMER.get(background), f"choose from: {', '.join(CIRCUIT_RUNGS)}"
+            fix = f"use {now}; it was called {background} before" if now else choice
+            raise TaskError(f"there is no background {background!r}", fix=fix)
+    return tuple(backgrounds or ())
 
 
 def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], out: Path) -> None:
