@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from remainder.report.compare import Comparison, compare_records
     from remainder.report.saebench import saebench_result
     from remainder.submission.open import open_submission
+    from remainder.submission.submission import Submission
     from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "SiteTask",
     "SitesResult",
     "StoredRecord",
+    "Submission",
     "Task",
     "TaskError",
     "__version__",
@@ -94,6 +96,7 @@ _HOMES = {
     "SiteTask": "remainder.loading.site",
     "SitesResult": "remainder.measure.several_sites",
     "StoredRecord": "remainder.record.store",
+    "Submission": "remainder.submission.submission",
     "Task": "remainder.task.spec",
     "TaskError": "remainder.errors",
     "compare_records": "remainder.report.compare",

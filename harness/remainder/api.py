@@ -11,6 +11,7 @@ import pandas as pd
 
 from remainder.base.cache import Progress
 from remainder.base.resolve import resolve
+from remainder.errors import InterpretationError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
@@ -108,16 +109,11 @@ def evaluate(
     spec = load_task(task) if not isinstance(task, LoadedTask) else task.task
     if isinstance(rungs, str):
         rungs = [part.strip() for part in rungs.split(",")]
-    wanted = tuple(rungs) if rungs else None
+    if rungs is not None and not isinstance(rungs, (tuple, list)):
+        raise TaskError(f"rungs is {rungs!r}", fix='give names of rungs, such as ["raw", "full"], or "all"')
+    wanted, place = tuple(rungs) if rungs else None, device if ready is None else ready.device.type
     chosen = plan(
-        spec,
-        tier,
-        rungs=wanted,
-        pairs=pairs,
-        dtype=dtype,
-        compat=compat,
-        documents=documents,
-        device=device if ready is None else ready.device.type,
+        spec, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=place
     )
     # Before anything is loaded, whatever can be refused at once.
     scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
@@ -130,6 +126,9 @@ def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Seq
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
         return open_submission(interpretation, ignore_fields)
+    if isinstance(interpretation, type):
+        name = interpretation.__name__
+        raise InterpretationError(f"{name} is a class", fix=f"give an instance, {name}(...)")
     entry: Entry = resolve(task.kind.wrap)(interpretation, name, ignore_fields)
     entry.require_fit(task)
     return entry

@@ -138,6 +138,7 @@ class NotCallable(NoDecode):
     [
         (NoDecode(), "NoDecode has no method decode"),
         (NotCallable(), "NotCallable has no method decode"),
+        (None, "NoneType has no method encode or decode"),
         (object(), "object has no method encode or decode"),
         (Linear(torch.zeros(WIDTH, 9)), rf"W_dec has shape \(6, 9\) \(it looks transposed\).*width {WIDTH}"),
         (Linear(torch.zeros(9, 5)), rf"W_dec has shape \(9, 5\);.*width {WIDTH}"),

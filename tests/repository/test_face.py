@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -210,3 +211,45 @@ def test_a_face_holds_nothing_but_names(face: str) -> None:
     lines = {line for node in body for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
     assert len(lines) <= 10
     assert set(module.__all__) <= set(vars(module))
+
+
+WRONG = """
+import remainder, torch
+
+class Good:
+    def encode(self, x): return x
+    def decode(self, codes): return codes
+
+def refused(what, fix, **given):
+    try:
+        remainder.evaluate(**{"task": "tiny/digits", "interpretation": Good(), **given})
+    except remainder.RemainderError as problem:
+        assert problem.what.startswith(what) and fix in problem.fix, problem
+    else:
+        raise AssertionError(f"{given} is not refused")
+
+refused("the task is 3", "give its id", task=3)
+refused("rungs is 3", 'such as ["raw", "full"]', rungs=3)
+refused("pairs is 1.5", "whole number", pairs=1.5)
+refused("documents is 2.5", "give 2 to 39", documents=2.5)
+refused("Good is a class", "give an instance, Good(...)", interpretation=Good)
+refused("Good is a class", "give an instance, Good(...)", coarse=Good)
+refused("NoneType has no method encode or decode", "give it encode", interpretation=None)
+refused("Tensor has no method encode or decode", "give it encode", interpretation=torch.zeros(2))
+"""
+
+
+def test_an_argument_of_another_type_is_refused() -> None:
+    """In a process of its own, since tests check all types at run time and users do not."""
+    subprocess.run(
+        [sys.executable, "-c", WRONG], env={**os.environ, "PYTHONPATH": str(HARNESS.parent)}, check=True
+    )
+
+
+def test_what_open_submission_gives_is_public() -> None:
+    assert isinstance(remainder.open_submission("digits-pca-8"), remainder.Submission)
+
+
+def test_a_record_is_read_by_the_name_of_its_file() -> None:
+    path = next(iter(sorted((project_root() / "leaderboard" / "results").rglob("*.json"))))
+    assert remainder.read_record(str(path)).record == remainder.read_record(path).record

@@ -212,11 +212,12 @@ def adapt(
     """
     if isinstance(thing, Adapted):
         return thing
-    label = name or type(thing).__name__
+    kind = type(thing).__name__
+    label = name or kind
     missing = [m for m in ("encode", "decode") if not callable(getattr(thing, m, None))]
     if missing:
         raise InterpretationError(
-            f"{label} has no method {' or '.join(missing)}",
+            f"{kind if label == kind.lower() else label} has no method {' or '.join(missing)}",
             fix="give it encode(x) -> codes and decode(codes) -> x̂, both on [docs, positions, ...]",
         )
     decoder = getattr(thing, "W_dec", None)

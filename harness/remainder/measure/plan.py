@@ -104,8 +104,8 @@ def plan(
     if documents is not None:
         _check_documents(documents, task, tier)
     ordered, everything = _ordered(task, rungs)
-    if pairs is not None and pairs < 1:
-        raise TaskError(f"pairs is {pairs}", fix="ask for at least one antithetic pair of draws")
+    if pairs is not None and (pairs < 1 or pairs % 1):
+        raise TaskError(f"pairs is {pairs}", fix="ask for a whole number of antithetic pairs, 1 or more")
     if compat and task.corpus is None:
         raise TaskError(
             f"{task.id} has no text, and the field's metrics (compat) are defined for language models only",
@@ -165,7 +165,7 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
     most = task.tier(tier).evaluation_windows
     if task.splits is not None:
         most = min(most, task.splits.evaluation)
-    if not _LEAST <= documents < most:
+    if not _LEAST <= documents < most or documents % 1:
         raise TaskError(
             f"documents is {documents}; tier {tier} of {task.id} has {most}",
             fix=f"give {_LEAST} to {most - 1} (fewer than {MINIMUM_DOCUMENTS} have no intervals); without a "

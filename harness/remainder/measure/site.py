@@ -88,7 +88,7 @@ def measure(
         MeasurementError: if a check inside the run fails.
     """
     with torch.inference_mode():
-        return _Run(loaded, entry, plan, reference, progress).record()
+        return _Run(loaded, entry, plan, reference, progress or silent).record()
 
 
 def remeasure(
@@ -112,7 +112,8 @@ def remeasure(
         InterpretationError, MeasurementError: as `measure`.
     """
     with torch.inference_mode():
-        return _Run(loaded, entry, plan, reference, progress, documents=frozenset(documents)).remeasured()
+        chosen = frozenset(documents)
+        return _Run(loaded, entry, plan, reference, progress or silent, documents=chosen).remeasured()
 
 
 @dataclass
@@ -123,7 +124,7 @@ class _Run:
     entry: SiteEntry
     plan: Plan
     reference: SiteEntry | None
-    progress: Progress | None
+    progress: Progress
     finer: Adapted | None = None
     documents: frozenset[str] | None = None
     """Documents of the evaluation split that are measured; None: all."""
@@ -231,7 +232,7 @@ class _Run:
         # Two windows at least: whether one changes the reconstruction of another is a rule that is checked.
         size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
         for batch, x in self._batches("calibration", windows, size):
-            self._report(f"{self.entry.name}: calibration", calibration.tokens, None)
+            self.progress(f"{self.entry.name}: calibration", calibration.tokens, None)
             read = interpretation.choose(batch.prefix.x_in, x)
             if not sample.seen:
                 if not batch.spliced.any():
@@ -289,7 +290,7 @@ class _Run:
             for new in score(runner, clean, kernels, estimate, places, split="calibration"):
                 rows += new
                 done += len(new)
-                self._report(f"{self.entry.name}: couplings", done, windows * passes)
+                self.progress(f"{self.entry.name}: couplings", done, windows * passes)
         found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
         assert found is not None
         if found.edge:
@@ -340,7 +341,7 @@ class _Run:
                     add_reconstruction(new, batch, codes, reconstruction, mean)
                 rows += new
                 done += len(new)
-                self._report(self.entry.name, done, total)
+                self.progress(self.entry.name, done, total)
         return rows, deviation, residuals
 
     def _chosen(
@@ -363,7 +364,7 @@ class _Run:
         decoder: AffineDecoder | str,
     ) -> Gaussianity | None:
         """The distance of the residual on evaluation from the Gaussian fitted on calibration."""
-        self._report(f"{self.entry.name}: Gaussianity", 0, None)
+        self.progress(f"{self.entry.name}: Gaussianity", 0, None)
         windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
         batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
         directions = {"gradient": gradient_directions(self.loaded.runner("float32"), batches)}
@@ -418,10 +419,7 @@ class _Run:
 
     def _phase(self, doing: str) -> None:
         """Tell that a phase begins whose end cannot be foreseen."""
-        self._report(f"{self.entry.name}: {doing}", 0, None)
-
-    def _report(self, doing: str, done: int, total: int | None) -> None:
-        (self.progress or silent)(doing, done, total)
+        self.progress(f"{self.entry.name}: {doing}", 0, None)
 
     @property
     def _site(self) -> Any:

@@ -254,13 +254,13 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
         raise
 
 
-def read_record(path: Path) -> StoredRecord:
+def read_record(path: str | Path) -> StoredRecord:
     """Read a record and its values, and verify every hash.
 
     Raises:
         RecordError: a file is missing, truncated or edited, or the record has another schema version.
     """
-    record, data = _read(path)
+    record, data = _read(Path(path))
     return StoredRecord(record, values_from_csv(data))
 
 

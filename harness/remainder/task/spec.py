@@ -334,6 +334,8 @@ def load_task(name: str | Path | Task) -> Task:
     """
     if isinstance(name, Task):
         return name
+    if not isinstance(name, (str, Path)):
+        raise TaskError(f"the task is {name!r}", fix="give its id (tiny/digits) or the path of its folder")
     folder = project_root() / "tasks" / name
     identifier = str(name)
     if identifier not in list_tasks():
