@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import Adapted, adapt
 from remainder.interpretation.rules import check_conformance, measure_conformance
 
@@ -43,14 +44,14 @@ class InterpretationTests:
         return self.make_activations()
 
     def test_shapes_are_right(self) -> None:
-        x, interpretation = self.make_activations(), self._adapted()
+        x, interpretation = self._activations(), self._adapted()
         rebuilt = interpretation.decode(interpretation.encode(x))
         passed = interpretation.skip(x)
         assert rebuilt.shape == self.make_target().shape
         assert passed is None or passed.shape == rebuilt.shape
 
     def test_reconstruction_is_finite(self) -> None:
-        self._adapted().reconstruct(self.make_activations())
+        self._adapted().reconstruct(self._activations())
 
     def test_is_deterministic(self) -> None:
         self._keeps("deterministic")
@@ -74,17 +75,28 @@ class InterpretationTests:
         if not isinstance(first, nn.Module):
             pytest.skip("it is no torch module, so it has no state to save")
         second.load_state_dict(first.state_dict())
-        x = self.make_activations()
+        x = self._activations()
         (_, expected), (_, again) = (self._adapted(each).reconstruct(x) for each in (first, second))
         torch.testing.assert_close(again, expected)
 
+    def _activations(self) -> Tensor:
+        x: Any = self.make_activations()
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 3 and len(x) > 1 and x.any()):
+            raise InterpretationError(
+                "make_activations must return a float tensor [docs, positions, width] with two documents or "
+                "more that are not all zero",
+                fix="return activations of a few windows, as the model gives them",
+            )
+        return x
+
     def _adapted(self, interpretation: Any = None) -> Adapted:
+        self._activations()  # refused before the interpretation is
         width = self.make_target().shape[-1]
         return adapt(self.make_interpretation() if interpretation is None else interpretation, width)
 
     def _given(self) -> tuple[Tensor, Tensor, Tensor]:
         """Activations that are read, the mask (every position), and activations that are rebuilt."""
-        x = self.make_activations()
+        x = self._activations()
         return x, torch.ones(x.shape[:2], dtype=torch.bool), self.make_target()
 
     def _keeps(self, name: str) -> None:

@@ -191,6 +191,28 @@ def test_a_subclass_without_the_two_methods_says_so() -> None:
         InterpretationTests().test_is_causal()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        activations().numpy(),
+        activations()[0],
+        activations()[:1],
+        torch.zeros(3, 16, WIDTH),
+        activations().long(),
+        None,
+    ],
+    ids=["numpy", "two dimensions", "one document", "zeros", "integers", "nothing"],
+)
+def test_activations_that_cannot_be_tested_on_are_refused_by_every_test(given: Any) -> None:
+    class Mistaken(TestIdentity):
+        def make_activations(self) -> Any:
+            return given
+
+    for name in set(RULES) - {"test_its_state_is_all_that_distinguishes_it"}:  # Identity has no state
+        with pytest.raises(InterpretationError, match=r"make_activations must return a float tensor \[docs"):
+            getattr(Mistaken(), name)()
+
+
 def test_it_needs_no_checks_of_types_at_run_time() -> None:
     """Who tests an interpretation has pytest, not what our own tests need."""
     code = "import sys; sys.modules['beartype'] = None; import remainder.testing"
