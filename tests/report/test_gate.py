@@ -263,10 +263,10 @@ def test_margins_are_read() -> None:
         ("0.01", "no quantity '0.01'", "use bits_per_token, l0, kept, kl_raw"),
         ("gaussian_ratio=1", "no quantity 'gaussian_ratio'", "use "),
         ("gap_nothing=1", "no quantity 'gap_nothing'", "use gap_"),
-        ("gap=0.01", "no quantity 'gap'", "use gap_raw, which gap was called before"),
-        ("gaussian=0.01", "no quantity 'gaussian'", "use gap_gaussian, which"),
-        ("kl=0.01", "no quantity 'kl'", "use kl_raw, which"),
-        ("bits=0.01", "no quantity 'bits'", "use bits_per_token, which"),
+        ("gap=0.01", "no quantity 'gap'", "use gap_raw; it was called gap before"),
+        ("gaussian=0.01", "no quantity 'gaussian'", "use gap_gaussian; it was called"),
+        ("kl=0.01", "no quantity 'kl'", "use kl_raw; it was called"),
+        ("bits=0.01", "no quantity 'bits'", "use bits_per_token; it was called"),
         ("gap_raw", "is nothing, not a number", "write e.g. gap_raw=0.01"),
         ("gap_raw=", "is , not a number", "write e.g. gap_raw=0.01"),
         ("gap_raw=much", "is much, not a number", "nats per token"),
@@ -340,7 +340,7 @@ def test_margins_are_refused_before_anything_is_shown(files: tuple[Path, Path], 
     for given in ("gape=1", "gap_raw=x", ""):
         outcome = remainder("compare", *files, "--fail-on-regression", given)
         assert (outcome.code, outcome.out) == (RecordError.exit_code, "")
-        assert "fail on regression" in outcome.err
+        assert "--fail-on-regression: " in outcome.err
 
 
 def test_tables_hold_every_change(a: StoredRecord, worse: StoredRecord) -> None:

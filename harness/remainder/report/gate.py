@@ -110,17 +110,17 @@ def parse_margins(text: str) -> dict[str, float]:
         stated = quantity(key)
         if stated is None or stated.better is None:
             raise RecordError(
-                f"fail on regression: there is no quantity {key!r} that can have a margin, in {text!r}",
+                f"--fail-on-regression: there is no quantity {key!r} that can have a margin, in {text!r}",
                 fix=suggestion(key, KEYS),
             )
         if key in margins:
             raise RecordError(
-                f"fail on regression: {key} is given twice in {text!r}", fix="give one margin for each"
+                f"--fail-on-regression: {key} is given twice in {text!r}", fix="give one margin for each"
             )
         margins[key] = _margin(stated, written if equals else "nothing", text)
     if not margins:
         raise RecordError(
-            "fail on regression: no margin is given",
+            "--fail-on-regression: no margin is given",
             fix=f"write KEY=MARGIN, e.g. gap_raw=0.01; keys are {', '.join(KEYS)}",
         )
     return margins
@@ -134,7 +134,7 @@ def _margin(stated: Quantity, written: str, text: str) -> float:
         margin = math.nan
     if not (math.isfinite(margin) and margin >= 0):
         raise RecordError(
-            f"fail on regression: the margin of {key} in {text!r} is {written}, not a number of 0 or more",
+            f"--fail-on-regression: the margin of {key} in {text!r} is {written}, not a number of 0 or more",
             fix=f"write e.g. {key}=0.01 ({stated.heading}, {stated.unit})",
         )
     return margin
@@ -257,7 +257,7 @@ def _present(key: str, side: str, number: Number) -> float:
     """The value of a quantity that has a margin: a gate on what was not measured would always be open."""
     if number.value is None:
         raise RecordError(
-            f"fail on regression: record {side} has no {key}: {number.reason}",
+            f"--fail-on-regression: record {side} has no {key}: {number.reason}",
             fix=f"measure {side} with what it takes, or give no margin for {key}",
         )
     return number.value

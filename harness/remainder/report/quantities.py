@@ -178,12 +178,12 @@ def _term(name: str, about: str, first: str, second: str) -> Quantity:
 
 
 def _cost(
-    key: str, unit: str, about: str, of_record: OfRecord, of_totals: OfTotals | None = None
+    key: str, unit: str, about: str, better: Better, of_record: OfRecord, of_totals: OfTotals | None = None
 ) -> Quantity:
     """A cost of the interpretation; the heading is the first word of the key."""
     short = {"bits_per_token": "bits", "l0": "L0"}.get(key, key)
     heading, always = short[0].upper() + short[1:], key == "bits_per_token"
-    return Quantity(key, heading, about, of_record, of_totals, unit, "small", _COMPLEXITY, short, always)
+    return Quantity(key, heading, about, of_record, of_totals, unit, better, _COMPLEXITY, short, always)
 
 
 def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better: Better) -> Quantity:
@@ -193,12 +193,13 @@ def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better
 
 _NOISE = "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise"
 _TABLE = (
-    _cost("bits_per_token", "bits per token", "To write it down: per token; of a circuit, once", _bits),
-    _cost("l0", "codes per token", "Nonzero codes per token", _l0, l0),
+    _cost("bits_per_token", "bits per token", "To write it down: per token; a circuit, once", "small", _bits),
+    _cost("l0", "codes per token", "Nonzero codes per token", "small", _l0, l0),
     _cost(
         "kept",
         "edges or nodes",
         "Edges that the circuit keeps; of a circuit of features, nodes",
+        "small",
         _on_circuits(_kept),
     ),
     _loss("kl", "raw", "KL(clean, spliced) per token; what is left out is zero"),
@@ -286,7 +287,7 @@ def number_of(record: Record, key: str) -> Number:
 def suggestion(key: str, keys: Collection[str] = QUANTITIES) -> str:
     """A sentence with the names nearest to one that no quantity has."""
     if key in _FORMER:
-        return f"use {_FORMER[key]}, which {key} was called before"
+        return f"use {_FORMER[key]}; it was called {key} before"
     return f"use {', '.join(difflib.get_close_matches(key, keys, cutoff=0.4) or keys)}"
 
 
