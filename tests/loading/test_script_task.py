@@ -257,7 +257,7 @@ def test_at_a_site_of_two_places_a_reference_reads_what_it_rebuilds(tmp_path: Pa
             "no position of evaluation is scored",
         ),
         ("scored=scored)", "scored=scored * 1)", "scored are int64|TypeCheckError"),
-        ("scored=scored)", "scored=scored.tolist())", "scored is a list|TypeCheckError"),
+        ("scored=scored)", "scored=scored.tolist())", "scored is of type list|TypeCheckError"),
         ("start + i // 2}", "start + i // 2}\\n", "is no name"),
         ("examples(12, 0)", "examples(0, 0)", "failed|inputs have shape"),
         ("Built(module, splits", "Built(module.forward, splits", "module is of type method|TypeCheckError"),

@@ -248,7 +248,7 @@ def test_cuda_without_cuda_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "meta"])
 def test_an_unknown_device_is_refused(name: str) -> None:
-    with pytest.raises(TaskError, match="auto, cpu or cuda"):
+    with pytest.raises(TaskError, match="auto, cpu, cuda"):
         pick_device(name)
 
 

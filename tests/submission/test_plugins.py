@@ -159,7 +159,7 @@ def test_what_is_not_installed_is_no_format(submission: Path) -> None:
     [
         (SHRINK, "import nothing_of_that_name", "cannot be imported: ModuleNotFoundError"),
         (SHRINK, "FORMAT = 1 / 0", "cannot be imported: ZeroDivisionError"),
-        (SHRINK, "FORMAT = 3", "is registered in remainder.formats as a int"),
+        (SHRINK, "FORMAT = 3", "is registered in remainder.formats as type int"),
         (
             {"remainder.formats": {"shrink": "shrink_format:OTHER"}},
             FORMAT,

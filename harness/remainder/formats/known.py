@@ -10,7 +10,7 @@
    is computed with.
 
 A reader takes values from `Settings` only, so a line that is taken out of a table makes the field unknown.
-`remainder.formats.page` writes the tables into docs/score-your-sae.md.
+`remainder.formats.field_page` writes the tables into docs/score-your-sae.md.
 """
 
 from __future__ import annotations

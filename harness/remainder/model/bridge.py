@@ -81,7 +81,7 @@ def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise TaskError("--device cuda: this PyTorch sees no CUDA device", fix="use --device cpu or auto")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu or cuda")
+        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu, cuda")
     return torch.device(name)
 
 

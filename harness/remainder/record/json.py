@@ -88,4 +88,4 @@ def _clean(content: Any, place: str) -> Any:
         return [_clean(item, f"{place}[{index}]") for index, item in enumerate(content)]
     if isinstance(content, dict) and all(isinstance(key, str) for key in content):
         return {key: _clean(item, f"{place}.{key}" if place else key) for key, item in content.items()}
-    raise RecordError(f"{place or 'the content'} is a {type(content).__name__}, which JSON cannot hold")
+    raise RecordError(f"{place or 'the content'} is of type {type(content).__name__}, which JSON cannot hold")

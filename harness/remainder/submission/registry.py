@@ -31,7 +31,7 @@ def find(name: str) -> Format | None:
         return FORMATS[name]
     row = plugin(GROUP, name, InterpretationError)
     if row is not None and not (isinstance(row, Format) and row.name == name):
-        what = f"the format {row.name}" if isinstance(row, Format) else f"a {type(row).__name__}"
+        what = f"the format {row.name}" if isinstance(row, Format) else f"type {type(row).__name__}"
         raise InterpretationError(
             f"{name!r} is registered in {GROUP} as {what}",
             fix=f"register a remainder.submission.method.Format of the name {name!r}",

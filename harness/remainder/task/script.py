@@ -279,7 +279,7 @@ def _check(examples: Examples, where: str) -> None:
         if is_mask and array is None:
             continue
         if not isinstance(array, np.ndarray):
-            raise TaskError(f"{where}: {name} is a {type(array).__name__}", fix="give a numpy array")
+            raise TaskError(f"{where}: {name} is of type {type(array).__name__}", fix="give a numpy array")
         wanted = ("bool",) if is_mask else ("float32", "int64")
         if array.dtype.name not in wanted:
             raise TaskError(f"{where}: {name} are {array.dtype}", fix=f"give {' or '.join(wanted)}")
