@@ -116,8 +116,8 @@ class Scorer:
         tier = tier or self._item.config.getoption("remainder_tier") or self._wanted.tier or _TIER
         try:
             with warnings.catch_warnings():
-                # What libraries tell their callers about themselves is no fault of who scores an SAE, and
-                # would be an error under `-W error`.
+                # Deprecations inside libraries are not the fault of whoever scores an SAE, but would be
+                # errors under `-W error`.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 loaded = self._load(chosen, device)
                 result = evaluate(loaded, self._at_root(interpretation), tier=tier, **settings)

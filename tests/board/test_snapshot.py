@@ -212,7 +212,7 @@ def test_what_does_not_pass_is_not_frozen(results: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["2026", "2026.13", "../2026.12", "2026.12.json", "", "latest"])
 def test_names_are_years_and_months(name: str) -> None:
-    with pytest.raises(RecordError, match="is no name of a snapshot"):
+    with pytest.raises(RecordError, match="is not the name of a snapshot"):
         read_snapshot(name)
 
 

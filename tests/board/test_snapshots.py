@@ -105,7 +105,7 @@ def test_what_is_wrong_with_a_snapshot_is_told(tmp_path: Path) -> None:
     told = {fault.path: fault.what for fault in built.faults}
     assert set(told) == {f"snapshots/{name}.json" for name in ("2026.01", "2026.02", "2026.03", "notes")}
     assert "states the root" in told["snapshots/2026.01.json"]
-    assert "is no name of a snapshot" in told["snapshots/notes.json"]
+    assert "is not the name of a snapshot" in told["snapshots/notes.json"]
     assert "other/task/2/even" in told["snapshots/2026.03.json"]
     assert "is not among the records" in told["snapshots/2026.03.json"]
     page = text_of(tmp_path / "site/snapshots/2026.03.html")

@@ -210,8 +210,8 @@ def test_a_mark_at_the_beginning_and_other_ends_of_lines_are_read(tmp_path: Path
 @pytest.mark.parametrize(
     ("parse", "text", "message"),
     [
-        (parse_json, '{"a": NaN}', "NaN is no number of JSON"),
-        (parse_json, '{"a": -Infinity}', "-Infinity is no number of JSON"),
+        (parse_json, '{"a": NaN}', "NaN is not a number in JSON"),
+        (parse_json, '{"a": -Infinity}', "-Infinity is not a number in JSON"),
         (parse_json, '{"b": {"a": 1, "a": 2}}', "'a' stands there twice"),
         (parse_json, '{"a": ' * 100_000, "nested too deeply"),
         (parse_json, '{"a": ' + "9" * 5000 + "}", "is not valid JSON"),

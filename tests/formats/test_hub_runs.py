@@ -91,7 +91,7 @@ def test_a_repository_that_is_no_model(hub: Hub, saes: str) -> None:
 
 
 def test_an_id_that_is_none(hub: Hub) -> None:
-    with pytest.raises(AssetError, match="is no id of a repository"):
+    with pytest.raises(AssetError, match="is not the id of a repository"):
         snapshot("one/two/three", None, ["*"])
 
 

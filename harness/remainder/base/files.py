@@ -310,7 +310,7 @@ def parse_json(
     """
 
     def constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is no number of JSON; write null or a number")
+        raise ValueError(f"{name} is not a number in JSON; write null or a number")
 
     def whole(digits: str) -> int:
         if len(digits) > _DIGITS:

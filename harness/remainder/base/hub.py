@@ -126,7 +126,7 @@ def _explain(problem: Exception, repo: str, revision: str | None) -> tuple[str, 
             f"choose a commit, branch or tag of {page}/commits/main",
         )
     if isinstance(problem, HFValidationError):
-        return f"{repo!r} is no id of a repository: {problem}", "write OWNER/REPO"
+        return f"{repo!r} is not the id of a repository: {problem}", "write OWNER/REPO"
     if status in (401, 403):
         return (
             f"the hub refuses {repo} to this token (status {status})",

@@ -49,7 +49,7 @@ def plugin_folder(group: str, name: str, file: str, error: type[RemainderError])
         error: what is raised.
 
     Raises:
-        RemainderError: of class `error`: see `plugin`; or it is no path of such a folder.
+        RemainderError: of class `error`: see `plugin`; or it is not the path of such a folder.
     """
     registered = plugin(group, name, error)
     if registered is None:

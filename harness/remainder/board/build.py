@@ -68,7 +68,7 @@ class TierText(NamedTuple):
 
 
 class TaskLine(NamedTuple):
-    """One N of a task, for the front page."""
+    """A task in one major version, as the front page lists it."""
 
     task: str
     major: str
@@ -108,7 +108,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
         processes: how many share the work; default: one for few records, else one per core.
 
     Raises:
-        RecordError: there is no folder of records, or `site` holds something else than a site.
+        RecordError: there is no folder of records, or `site` holds something other than a site.
         AssetError: a package that the site is drawn with is missing.
     """
     found = folders_of_tasks(results)
@@ -155,7 +155,7 @@ def write_readme(readme_path: Path, built: BoardBuild) -> None:
 
 
 class _Job(NamedTuple):
-    """One task's work."""
+    """Everything that is needed to build the pages of one task."""
 
     results: Path
     paths: list[Path]

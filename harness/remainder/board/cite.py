@@ -51,7 +51,7 @@ _TEX = str.maketrans(
 
 
 class Citation(NamedTuple):
-    """The content of a citation, whatever the style."""
+    """The content of a citation, in any style."""
 
     key: str
     """The key for BibTeX: letters, digits and hyphens."""

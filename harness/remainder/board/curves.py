@@ -2,7 +2,7 @@
 
 1. A ranking of edges has a circuit at every size, a share of all edges; the empty one is at 0. A circuit of
    features stands at the share of nodes that it keeps. A single circuit is a point.
-2. f, MIB's faithfulness, by what stands for what was removed; KL for the two that the board ranks by.
+2. f, MIB's faithfulness, by what replaces the removed part; KL for the two that the board ranks by.
 3. Sizes are logarithmic, and linear next to 0. So is f where it goes far beyond 1, else it is linear.
 4. An interval that goes far beyond all values ends in an arrow at the frame: it would flatten them.
 
@@ -45,7 +45,7 @@ _SIGNED = (
 )
 _SHAPES = ("dot", "diamond", "square", "up", "down", "cross", "star", "bar")
 _MOST = len(_SHAPES)
-"""Rankings that are told apart in one figure."""
+"""Rankings that one figure can distinguish."""
 _SHARE = re.compile(r"\d+(\.\d+)?")
 _FAR = 3.0
 """Beyond this f is drawn on a logarithmic scale, linear up to 1."""

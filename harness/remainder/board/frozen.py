@@ -39,7 +39,7 @@ class Frozen(NamedTuple):
 
 
 def folder_beside(results: Path) -> Path:
-    """The folder of the snapshots of these results."""
+    """The folder that holds the snapshots of these results."""
     return results.absolute().parent / "snapshots"
 
 

@@ -210,7 +210,7 @@ def _read(path: Path, place: str) -> BoardRow:
 
 
 def _check(record: Record, place: str) -> None:
-    """A record stands where its content says, else it would be shown as what it is not; and can be shown."""
+    """Raise RecordError unless a record can be shown and lies where its content says that it belongs."""
     folder, _, name = place.rpartition("/")
     if (fewer := part_of(record.tier)) is not None:
         raise RecordError(f"{place}: {fewer.note}")
@@ -237,7 +237,7 @@ def document_sums(text: str, place: str) -> DocumentSums:
     Only the columns and rows that count are read: parsing all values of thousands of records takes minutes.
 
     Raises:
-        RecordError: it is no table of per-document values.
+        RecordError: it is not a table of per-document values.
     """
     try:
         return _sums(csv.reader(io.StringIO(text)))

@@ -34,7 +34,7 @@ _SAYS_OF_CIRCUITS = {
     "raw": "what is removed carries its mean",
     "gaussian": "it carries noise of equal mean and covariance",
 }
-"""Sentences on what stands for what is left out, by rung."""
+"""Sentences on what replaces the removed part, by rung."""
 
 
 class TaskText(NamedTuple):
@@ -45,7 +45,7 @@ class TaskText(NamedTuple):
     title: str
     """Empty if the task is none of this package."""
     majors: list[tuple[str, str]]
-    """Every N that there are records of, with its page."""
+    """Every major version with records, and its page."""
 
 
 class HistoryRow(NamedTuple):

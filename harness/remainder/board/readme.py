@@ -1,4 +1,4 @@
-"""`leaderboard/README.md`: the tables in short, for who reads the repository where it lies."""
+"""`leaderboard/README.md`: the tables in short, for readers of the repository itself."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def results_root(path: Path) -> Path | None:
         content = _content(file)
         expected = (*content["task"]["id"].split("/"), content["task"]["version"].partition("-")[0])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None  # whatever it is, it says nowhere where it belongs; what is wrong is told when it is read
+        return None  # it does not say where it belongs; reading it will say what is wrong
     above = file.parent.parent  # of the submission's folder
     if above.parts[-len(expected) :] != expected or len(above.parts) <= len(expected):
         return None

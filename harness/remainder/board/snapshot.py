@@ -205,7 +205,7 @@ _RESTORE = "restore the file and its records as they were frozen; they are never
 
 def _file(name: str, folder: Path | None) -> Path:
     if not re.fullmatch(_NAME, name):
-        raise RecordError(f"{name[:40]!a} is no name of a snapshot", fix="give year and month: 2026.12")
+        raise RecordError(f"{name[:40]!a} is not the name of a snapshot", fix="give year and month: 2026.12")
     return (folder or snapshots_folder()) / f"{name}.json"
 
 

@@ -96,7 +96,7 @@ class Board(NamedTuple):
     """Current ones, by KL raw; references among the others."""
     nested: tuple[TableRow, ...]
     columns: tuple[Column, ...]
-    """The columns that any row holds something in."""
+    """The columns in which some row has a value."""
     rankings: dict[str, BoardRanking]
 
     @property

@@ -144,7 +144,7 @@ class FeatureGraph:
             InterpretationError: if `share` is not a share, or a node has no influence.
         """
         if not 0 <= share <= 1:
-            raise InterpretationError(f"{share} is no share of influence", fix="choose one from 0 to 1")
+            raise InterpretationError(f"{share} is not a share of influence", fix="choose one from 0 to 1")
         reach = []
         for node in self.nodes:
             if node.influence is None and node.kind != "logit":

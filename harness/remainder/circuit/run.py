@@ -201,7 +201,7 @@ class _Pass:
         self._totals = [*self._totals[-1:], (stage.writers.stop, before + added)]
 
     def _total(self, stage: Stage) -> Tensor:
-        """The sum over the writers that a stage sees."""
+        """Sum of the outputs of all writers before a stage, kept or not, [rows, positions, d]."""
         return next(total for stop, total in self._totals if stop == stage.sees)
 
     def _kept_sum(self, stage: Stage, like: Tensor) -> Tensor:

@@ -60,13 +60,13 @@ def circuit(
     require_target(save, "--save", (*sorted(ENDINGS), _SCORES), InterpretationError)
     chosen = load_task(task)
     if "circuit" not in chosen.kind.submissions:
-        raise TaskError(f"{chosen.id} is no task of circuits", fix="`remainder tasks` lists what there is")
+        raise TaskError(f"{chosen.id} is not a task of circuits", fix="`remainder tasks` lists what there is")
     fit_windows = chosen.tier(tier).fit_windows
     if size is None and signed:
         raise InterpretationError("--signed says how edges are chosen", fix="add --size, or leave it out")
     if size is not None and not 0 < size <= 1:
         raise InterpretationError(
-            f"--size {size:g} is no share of all edges", fix="give a number above 0, at most 1"
+            f"--size {size:g} is not a share of all edges", fix="give a number above 0, at most 1"
         )
     with reporting() as progress:
         loaded = on_prompts(open_task(chosen, device=device, progress=progress))
@@ -127,7 +127,7 @@ def _require_options(submission: str, save: Path, of_features: bool, of_edges: b
         kind = "of features" if of_features else "of edges"
         right = _SCORES if of_features else " or ".join(sorted(ENDINGS))
         raise InterpretationError(
-            f"--save {save}: {submission} is a circuit {kind}, whose files end on {right}", fix="rename it"
+            f"--save {save}: {submission} is a circuit {kind}, whose files end in {right}", fix="rename it"
         )
     if of_features and of_edges:
         raise InterpretationError(

@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 _KINDS: dict[str, Kind] = {
-    "cross layer transcoder": "feature",  # said of those of a single layer, too
+    "cross layer transcoder": "feature",  # also written of transcoders of a single layer
     "mlp reconstruction error": "error",
     "embedding": "token",
     "logit": "logit",

@@ -1,4 +1,4 @@
-"""circuit-tracer: a set of transcoders, one a layer, of which a task takes the one of its own layer.
+"""circuit-tracer: a set of transcoders, one per layer; a task takes the one of its own layer.
 
 1. A YAML file, or a folder with `config.yaml`: model_name, feature_input_hook, feature_output_hook (without
    their `blocks.N.`), and `transcoders`, a list of paths by layer, or of {layer, filepath}; without it the
@@ -6,9 +6,9 @@
 2. The transcoder whose output hook is what the task replaces.
 3. Its safetensors file: W_enc [d_transcoder d_model], W_dec [d_transcoder d_model], b_enc, b_dec, for a
    JumpReLU activation_function.threshold, for a skip-transcoder W_skip.
-4. `activation`: topk keeps the `k` largest, of whatever sign, as circuit-tracer's TopK does; relu what is
+4. `activation`: topk keeps the `k` largest, of either sign, as circuit-tracer's TopK does; relu what is
    above zero. Without it, a threshold among the weights means JumpReLU, a number `k` among them topk, and
-   neither ReLU. circuit-tracer's JumpReLU keeps what is above a threshold below zero, too.
+   neither ReLU. circuit-tracer's JumpReLU keeps what is above a threshold even where that is below zero.
 
 Source: https://github.com/safety-research/circuit-tracer, `transcoder/single_layer_transcoder.py`,
 `utils/hf_utils.py`.
@@ -110,7 +110,7 @@ class _Entry(NamedTuple):
 
 
 def found_in(path: Path) -> bool:
-    """Whether `path` is such a YAML file, or a folder with one."""
+    """Whether `path` is circuit-tracer's YAML file, or a folder with one."""
     return present(_yaml_of(path))
 
 
@@ -118,7 +118,7 @@ def files(path: Path) -> list[Path]:
     """Files whose content can change a score: the YAML file and all local weights.
 
     Raises:
-        InterpretationError: a YAML file is named that is none of these.
+        InterpretationError: a YAML file is named that is not circuit-tracer's.
     """
     if path.is_file():
         require(path)
@@ -130,7 +130,7 @@ def require(path: Path) -> None:
     """Whether a YAML file that is named is such a one; of one in a folder its name says so.
 
     Raises:
-        InterpretationError: it has none of the fields of these.
+        InterpretationError: it has none of circuit-tracer's fields.
     """
     where = _yaml_of(path)
     fields = read_yaml(where)

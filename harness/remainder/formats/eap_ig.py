@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 
 def found_in(path: Path) -> bool:
-    """Whether `path` is such a file, by what stands in it; it may turn out not to be sound."""
+    """Whether `path` is a file in EAP-IG's layout, judged by its content; it may still be malformed."""
     return path.is_file() and look(path).format == "eap-ig"
 
 
@@ -68,7 +68,7 @@ def load(path: Path, graph: Graph, *, importances: bool | None = None, ignore: I
     """Circuits for a model from a file.
 
     Args:
-        path: JSON, or what torch.save wrote, whatever its ending.
+        path: JSON, or a file that torch.save wrote, with any ending.
         graph: of the task's model.
         importances: whether scores count where there are flags too; by default, if the file is called so.
         ignore: fields to be passed over.
@@ -85,7 +85,7 @@ def save(path: Path, obj: Circuit | Ranking | NodeRanking, *, ungrouped: bool = 
     """Write a circuit or scores as .json or .pt; see `stored`.
 
     Raises:
-        InterpretationError: the path ends on neither.
+        InterpretationError: the path ends in neither.
     """
     write(path, stored(obj, ungrouped=ungrouped))
 

@@ -1,4 +1,4 @@
-"""The layouts of EAP-IG's files, JSON and .pt: what stands in them, as arrays, and back.
+"""The layouts of EAP-IG's files, JSON and .pt: their content as arrays, and back.
 
 1. JSON: cfg {n_layers, n_heads, parallel_attn_mlp, d_model}; nodes {name: {in_graph, score}}, or
    {name: flag}; edges {name: {score, in_graph}}, or {name: score}, or {name: flag}.
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 ENDINGS = frozenset({".json", ".pt"})
-"""Endings of files that are written; what is read is told by its content (`recognition`)."""
+"""Endings of files that are written; files that are read are recognised by their content (`recognition`)."""
 
 _PT_SCORES = {"edges_scores", "nodes_scores"}
 _SAFE = (
@@ -129,10 +129,10 @@ def write(path: Path, content: StoredCircuit) -> None:
     """Write a file, whole or not at all.
 
     Raises:
-        InterpretationError: the path ends on neither .json nor .pt.
+        InterpretationError: the path ends in neither .json nor .pt.
     """
     if path.suffix not in ENDINGS:
-        raise InterpretationError(f"{path} ends on neither .json nor .pt", fix="name the file so")
+        raise InterpretationError(f"{path} ends in neither .json nor .pt", fix="name the file so")
     write_atomically(path, _json_bytes(content) if path.suffix == ".json" else _pt_bytes(content))
 
 
@@ -178,7 +178,7 @@ def _of_json(content: Mapping[str, Any], graph: Graph, ignore: Ignore) -> Stored
         if name == "logits":  # they write nothing, and are always kept
             continue
         if name not in own.writer_index:
-            own.place(f"{name}->logits")  # the error that names those there are
+            own.place(f"{name}->logits")  # raises the error in which the candidates are listed
         at = own.writer_index[name]
         nodes_kept[at], flagged[at] = bool(flag), flag is not None
         if score is not None and not np.isnan(score):

@@ -1,4 +1,4 @@
-"""Fields of a file of settings, each of the type that it must have: a wrong one is told by name.
+"""Fields of a file of settings, each checked for its type; a wrong one is named in the error.
 
 What a field means is its format's business.
 """

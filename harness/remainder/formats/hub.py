@@ -40,7 +40,7 @@ __all__ = ["RELEASE_FORMAT", "Address", "Fetched", "fetch", "load_release", "par
 _FILES = ("*.json", "*.yaml", "*.safetensors", "*.npz", "ae.pt")
 _WEIGHTS = (".safetensors", ".npz", "ae.pt")
 RELEASE_FORMAT = "saelens"
-"""The format of what sae-lens lists, whatever its files are: sae-lens reads them itself."""
+"""The format of everything that sae-lens lists; sae-lens reads the files itself."""
 _UNREADABLE = (
     AssertionError,
     AttributeError,

@@ -2,10 +2,10 @@
 
 1. A field of the table is *heeded*: the line holds the code that checks its value and gives it to the reader;
    or *harmless*: the line says why it moves no number.
-2. A block whose table has a `rest` only describes: what else stands in it is harmless, or told in a warning.
+2. A block whose table has a `rest` only describes: its other fields are harmless, or mentioned in a warning.
 3. Every other field is refused by name: nobody knows whether it changes what is computed. So is a heeded
    field with a value that the reader cannot compute.
-4. Who knows better names it in `ignore_fields` (`--ignore-field`). Then it is read as if it were not there,
+4. Whoever knows better names it in `ignore_fields` (`--ignore-field`). Then it is read as if it were absent,
    and a warning says so in `check`, table and record. A name that no file has is an error, and so is one that
    is computed with.
 

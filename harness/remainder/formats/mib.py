@@ -32,7 +32,7 @@ __all__ = ["all_files", "folder_of", "found_in", "load"]
 _ENDINGS = frozenset({".json", ".pt", ".pth"})
 """Endings of files that are looked at, in small letters or capitals; other files are no circuits."""
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
-"""Behind one of these: a circuit that is to be unpacked first."""
+"""Endings of archives; a circuit in one must be unpacked first."""
 
 
 def found_in(path: Path) -> bool:
@@ -46,10 +46,10 @@ def all_files(path: Path) -> list[Path]:
 
 
 def folder_of(path: Path, task: Task) -> Path:
-    """The folder of a task: `path` itself, its only folder, or the one that is called after task and model.
+    """The folder of a task: `path` itself, its only folder, or the one that is named after task and model.
 
     Raises:
-        InterpretationError: there is none, or more than one; those there are are listed.
+        InterpretationError: there is none, or more than one; the candidates are listed.
     """
     if _circuits(path):
         return path

@@ -54,7 +54,7 @@ _PARTS: tuple[tuple[str, str, str], ...] = (
 
 
 def module_named(name: str) -> Module | None:
-    """The module that a name means; None, if it is no name of a block or of a known part of one.
+    """The module that a name means; None if it names neither a block nor a known part of one.
 
     Hooks of TransformerLens (`blocks.3.hook_resid_pre`) are no names of modules.
     """
@@ -75,7 +75,7 @@ def hook_of(name: str) -> str:
 
 
 def is_in_block(name: str) -> bool:
-    """Whether a name is a path to a module in a block, be it one that `module_named` knows or not."""
+    """Whether a name is a path to a module in a block, known to `module_named` or not."""
     return _path(name) is not None
 
 

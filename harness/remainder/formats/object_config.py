@@ -53,7 +53,7 @@ def _with_nested(config: Any, name: str, within: tuple[str, ...] = ()) -> dict[s
 def plain(value: Any, depth: int = 0) -> Any:
     """A number, a truth value or a short array of numpy or torch as Python has it, within others too.
 
-    Anything else is given as it is, and so is what lies deeper than settings do.
+    Anything else is returned unchanged, as is everything nested deeper than settings are.
     """
     if isinstance(value, np.generic):
         return value.item()

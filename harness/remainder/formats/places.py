@@ -324,7 +324,7 @@ def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
     Names are compared loosely: the owner, upper case and what follows a comma do not count, nor whether one
     says `small` or `instruct` (`gpt2` and `gpt2-small`, `SmolLM2-135M` and `SmolLM2-135M-Instruct`); other
     words do (`pythia-70m` and `pythia-70m-deduped`). A name that may be a folder's – a path, or a word that
-    is no model of TransformerLens – tells nothing, and is accepted.
+    is not a model of TransformerLens – tells nothing, and is accepted.
 
     Raises:
         MisfitError: if it names a published model, and that is not the task's.

@@ -98,7 +98,7 @@ class Seen(NamedTuple):
 
 
 def _kind(fields: set[str], what: str, fix: str = _GIVE, beside: str = "") -> tuple[set[str], Seen]:
-    """A JSON file of another kind, told by fields that it has."""
+    """A JSON file of another kind, recognised by its fields."""
     return fields, Seen("JSON", what=what, fix=fix, beside=beside)
 
 
@@ -256,7 +256,10 @@ def _is_decided(fields: Mapping[str, str]) -> bool:
 
 
 def _format_of(fields: Mapping[str, str]) -> Literal["eap-ig", "feature-graph"] | None:
-    """The reader of JSON with these outermost fields; one that a file lacks is missed by its reader."""
+    """The reader of JSON with these outermost fields.
+
+    A file that lacks one of them is refused later, by its reader.
+    """
     if fields.get("cfg") == "{" or (fields.get("nodes") == "{" and fields.get("edges") == "{"):
         return "eap-ig"
     listed = fields.get("nodes") == "[" or fields.get("links") == "["

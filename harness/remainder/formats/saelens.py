@@ -126,7 +126,7 @@ def _loaded(
 
 
 def _load_folder(folder: Path, config: dict[str, Any], site: Site) -> tuple[Any, tuple[str, ...]]:
-    """The object of sae-lens in `folder`, float32, its scales worked in, and what must be told of these.
+    """The object of sae-lens in `folder`, float32, its scales folded in, and warnings about these.
 
     Args:
         folder: with the weights.
@@ -348,7 +348,7 @@ def _layout(config: dict[str, Any], where: Path) -> Layout:
 
 
 def _check_types(settings: Any, where: Path) -> None:
-    """Refuse a setting of another type than its default has; sae-lens takes anything, and fails later."""
+    """Refuse a setting whose type differs from its default's; sae-lens takes anything, and fails later."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         for kinds, expected in (((bool,), "true or false"), ((int, float), "a number"), ((str,), "text")):

@@ -1,7 +1,7 @@
 """The fields of SAELens' configs: of version 6, flat ones from before, and of objects with a `cfg`.
 
 1. From version 6 on what is computed stands at the top, with fields of its own for each architecture, and
-   `metadata` describes; before, all stands at the top. Which it is, is told by `sae_lens_version`.
+   `metadata` describes; before, all stands at the top. `sae_lens_version` says which of the two it is.
 2. SAELens makes its class of the fields that this has, and drops all others in silence. So everything that
    is no field of the architecture is refused here, but for what only describes. What its class would fill in
    by a default, and computes with, must stand there.
@@ -44,10 +44,10 @@ _PLACE: dict[str, Line] = {
         "the block, where no hook is named: the residual stream leaving it; else compared with the hook",
         plain,
     ),
-    "hook_head_index": only("one head of a hook is no site of a task"),
+    "hook_head_index": only("one head of a hook is not a site of a task"),
     "hook_point_layer": heeded("an older name of hook_layer", plain),
     "hook_point_head_index": only("an older name of hook_head_index"),
-    "hook_head_index_out": only("one head of a hook is no site of a task"),
+    "hook_head_index_out": only("one head of a hook is not a site of a task"),
     "model_name": heeded("must be the task's model", text),
     "model_class_name": only(
         "hooks of another kind of model are others", "HookedTransformer", "AutoModelForCausalLM",
@@ -158,7 +158,7 @@ ARCHITECTURES: dict[str, dict[str, Line]] = {
         "bottleneck_factor": heeded("of its attention", count),
         "sae_diff_type": only("which of SAELens' two ways there are to code what is new", "topk", "relu"),
         "kval_topk": heeded("the number of active latents of what is new", optional_count),
-        "tied_weights": heeded("whether the decoder encodes, too", flag),
+        "tied_weights": heeded("whether the decoder also encodes", flag),
         "activation_normalization_factor": heeded("the scale of constant_scalar_rescale", number),
     },
     "transcoder": _TRANSCODER,
@@ -203,5 +203,5 @@ def table_of(config: Mapping[str, Any]) -> Table:
 
 
 def first_of(config: Mapping[str, Any], *names: str) -> Any:
-    """The first of these fields that is there."""
+    """The first of these fields that is present."""
     return next((config[name] for name in names if config.get(name) is not None), None)

@@ -151,7 +151,7 @@ def check_scale(sae: Any, where: Path) -> None:
 
 
 def fold_scale(sae: Any, where: Path) -> tuple[str, ...]:
-    """Work the scale beside the config into the weights; what must be told of it, in whole sentences.
+    """Fold the scale beside the config into the weights; return warnings about it in whole sentences.
 
     Raises:
         InterpretationError: if there is none where one is needed, or it cannot be worked in.
@@ -288,7 +288,7 @@ def _read_whitening(file: Path, width: int) -> dict[str, Tensor]:
 def without_zero_rows(sae: Any) -> tuple[Any, tuple[str, ...]]:
     """A copy whose latents with a decoder row of zeros add nothing; the SAE itself, if there is no such row.
 
-    The second is what must be told of it, in whole sentences.
+    The second value holds warnings about it, in whole sentences.
     """
     if not getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         return sae, ()

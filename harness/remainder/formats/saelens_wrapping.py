@@ -41,7 +41,7 @@ _OF_THE_TOKEN = {"layer_norm", "constant_norm_rescale"}
 
 def is_of_sae_lens(obj: Any) -> bool:
     """Whether an object is one of sae-lens's own classes."""
-    lens = sys.modules.get("sae_lens")  # if it was never imported, this is no object of it
+    lens = sys.modules.get("sae_lens")  # if it was never imported, this cannot be one of its objects
     return lens is not None and isinstance(obj, lens.SAE)
 
 
@@ -82,7 +82,7 @@ def wrapped(obj: Any, name: str, task: Task, reads: Reads, looked: Looked) -> An
 
 
 class _Wrapper(nn.Module):
-    """Around an object of sae-lens, or around another of these."""
+    """A wrapper around an object of sae-lens, or around another wrapper."""
 
     def __init__(self, inner: Any) -> None:
         super().__init__()

@@ -62,8 +62,8 @@ FIELDS = Table(
         **harmless("about training: the stored decoder is used as it is", "normalize_decoder"),
         **harmless("a loss of training", "multi_topk"),
         **harmless("which code multiplies, with the same result", "naive_decoder"),
-        "embed_skip": only("a path from the embedding past the codes is no part of this", False),
-        "gram_lookup": only("what a table of n-grams adds is no part of this", False),
+        "embed_skip": only("a path from the embedding past the codes is not read", False),
+        "gram_lookup": only("what a table of n-grams adds is not read", False),
         **harmless("of gram_lookup, which is off", "lookup_max_order", "gram_table_hash"),
     }
 )
@@ -81,7 +81,7 @@ RUN_FIELDS = Table(
 
 
 def found_in(path: Path) -> bool:
-    """Whether `path` is such a folder."""
+    """Whether `path` is a folder that sparsify wrote for one module."""
     if present(path / WEIGHTS):
         return True
     if not present(path / CONFIG):

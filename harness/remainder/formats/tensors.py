@@ -100,7 +100,7 @@ class Layout(NamedTuple):
 
     tensors: Mapping[str, tuple[str | int, ...]]
     sizes: Mapping[str, int]
-    """Numbers of words that are known beforehand; others are whatever the file says."""
+    """Numbers of words that are known beforehand; all others are read from the file."""
     says: str
     """A clause that tells where these are from: `cfg.json says d_sae = 12`."""
     optional: frozenset[str] = frozenset()

@@ -8,7 +8,7 @@
    binomial test against chance at 1 %) is left out whole: a circuit of what a model does not do has no
    meaning.
 
-Candidates are run in batches of one size, whatever the task's is: what is kept depends on nothing else.
+Candidates always run in batches of the same size, whichever the task has, so that the choice is reproducible.
 
 Source: protocol 1, section 8; that only what a model does is explained: Wang et al., "Interpretability in the
 Wild", 2023.

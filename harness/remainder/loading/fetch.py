@@ -260,7 +260,7 @@ def _hub_snapshot(spec: ModelSpec, *, progress: Progress | None = None) -> Path:
     folder = snapshot(spec.hub, spec.revision, _MODEL_FILES, ignore=["*/*"], progress=progress).folder
     if not (folder / "config.json").is_file():
         raise AssetError(
-            f"{spec.hub} has no config.json: it is no model of transformers", fix="check `hub` in [model]"
+            f"{spec.hub} has no config.json: it is not a model of transformers", fix="check `hub` in [model]"
         )
     if not any(folder.glob("*.safetensors")):
         names = repository_files(spec.hub, spec.revision)

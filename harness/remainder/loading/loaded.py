@@ -88,7 +88,8 @@ class LoadedTask(ABC):
         reference: Entry | None = None,
         progress: Progress | None = None,
     ) -> Remeasured:
-        """Measure documents of the evaluation split again; of prompts all, since a few take as long.
+        """Measure documents of the evaluation split again; for prompts all are measured, since a few take as
+        long.
 
         Raises:
             RemainderError: as `measure`.
@@ -104,7 +105,7 @@ class LoadedTask(ABC):
         reference: Entry | None,
         progress: Progress | None,
     ) -> Any:
-        """Do a verb of the kind's module, with half the batch each time the device runs out of memory."""
+        """Call `measure` or `remeasure` of the kind's module, halving the batch each time memory runs out."""
         self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
         function = resolve(f"{self.task.kind.measure}:{verb}")
         while True:

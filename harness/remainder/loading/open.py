@@ -64,6 +64,6 @@ def on_prompts(loaded: LoadedTask) -> PromptTask:
     """
     if not isinstance(loaded, PromptTask):
         raise TaskError(
-            f"{loaded.task.id} is no task of circuits", fix="`remainder tasks` lists what there is"
+            f"{loaded.task.id} is not a task of circuits", fix="`remainder tasks` lists what there is"
         )
     return loaded

@@ -178,7 +178,7 @@ class BehaviourTask(PromptTask):
             raise TaskError(
                 f"{self.task.id}: {self.task.model.name} does not show this behaviour: it is {tries}, and "
                 "guessing would do as well",
-                fix="choose another model or behaviour; there is no circuit of what a model does not do",
+                fix="choose another model or behaviour; what a model cannot do has no circuit in it",
             )
         for split in SPLITS:
             there = sum(map(len, solved[split]))

@@ -97,7 +97,7 @@ def _true(gap: float, note: str) -> Check:
         raise MeasurementError(
             f"splicing the true residual back misses the clean loss by {gap:.3g} nats per token, more "
             f"than {TRUE_LIMIT:g}",
-            fix="this is a bug, or the reconstruction is so large that x is lost in rounding",
+            fix="make the reconstruction smaller if x is lost in its rounding; else report this as a bug",
         )
     return Check(passed=True, value=gap, limit=TRUE_LIMIT, note=note)
 

@@ -62,7 +62,7 @@ class EdgeRun(PromptRun[Circuit, Scene]):
 
     @property
     def _sizes(self) -> tuple[float, ...]:
-        """The task's sizes for a ranking, which has a circuit at any size; else those that there are."""
+        """The task's sizes for a ranking, which has a circuit at any size; else those that it has."""
         return self.circuits.sizes if isinstance(self.circuits, Sized) else self.loaded.spec.sizes
 
     @torch.no_grad()

@@ -50,7 +50,7 @@ def description_length(codes: Float[Tensor, "tokens features"], bins: int) -> fl
 
 
 def _entropy(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bits of each row of shares."""
+    """Entropy in bits of each row of probabilities."""
     logs = np.log2(shares, out=np.zeros_like(shares), where=shares > 0)
     entropy: NDArray[np.float64] = -(shares * logs).sum(1)
     return entropy

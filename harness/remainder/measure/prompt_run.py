@@ -71,7 +71,7 @@ class Graphs(NamedTuple):
 
     sizes: dict[str, CircuitSize]
     of: int
-    """Edges or nodes that there are."""
+    """The number of edges or nodes in the graph."""
     dimension: int
     """Dimension of the values that a background is fitted to."""
     unit: str

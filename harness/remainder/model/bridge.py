@@ -71,7 +71,7 @@ class Reached(Exception):  # noqa: N818 -- a signal, not an error
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
-    """The device of this name; `auto` is CUDA if there is any, else the CPU.
+    """The device of this name; `auto` is CUDA where available and the CPU otherwise.
 
     Raises:
         TaskError: if CUDA is asked for and there is none, or there is no such device.

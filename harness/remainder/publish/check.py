@@ -91,16 +91,16 @@ class Checked:
     task: str | None = None
     """The id of the task."""
     named: str | None = None
-    """The task as it was given, for a command that runs here: a task of one's own has no other name."""
+    """The task as it was given, for a command that runs here: the only name of a private task."""
     steps: list[Step] = field(default_factory=list)
     numbers: QuickNumbers | None = None
     warnings: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
-    """Fields that were asked to be passed over: the command that scores it must ask so, too."""
+    """Fields that the caller asked to ignore; the command that scores it must name them as well."""
     error: RemainderError | None = None
-    """The error that ended the check and is no fault of the interpretation, such as an unknown task."""
+    """The error that ended the check and is not the fault of the interpretation, such as an unknown task."""
     to_come: tuple[str, ...] = _STEPS
-    """Names of all steps that there are to pass."""
+    """Names of all steps of the check."""
 
     @property
     def passed(self) -> bool:

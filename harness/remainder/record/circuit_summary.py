@@ -8,9 +8,9 @@ its complement.
 
 1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
 2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
-   trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is no ratio of
-   sums, so the interval of CMD is taken with the signs that the f_k found have.
-   Thresholds are no sizes: over them there is no area.
+   trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is not a ratio
+   of sums, so the interval of CMD is taken with the signs that the f_k found have.
+   Thresholds are not sizes, so there is no area over them.
 3. Completeness = (m(M∖C) − m(∅)) / (m(M) − m(∅)), M∖C the complement (Marks et al., 2024).
 4. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
 

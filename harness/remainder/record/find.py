@@ -54,7 +54,7 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
         where: how they were asked for, for messages.
 
     Raises:
-        RecordError: they are of more than one submission or task, told apart by hash.
+        RecordError: they belong to more than one submission or task, as their hashes show.
     """
     records = {path: read_summary(path) for path in paths}
     distinct: dict[tuple[str, ...], tuple[str, Path]] = {}

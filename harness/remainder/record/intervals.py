@@ -40,10 +40,10 @@ _rounding: ContextVar[np.random.Generator | None] = ContextVar("rounding", defau
 
 @contextmanager
 def other_rounding(seed: int) -> Iterator[None]:
-    """Inside, last digits are moved at random in what resamples are summed from.
+    """Within this context the last digits of the summands are perturbed at random.
 
     Platforms add in different orders. Where resamples have hardly any spread that moves t* by more than its
-    last digits: who compares intervals of two platforms finds out here by how much.
+    last digits; a comparison of two platforms finds out here by how much.
     """
     token = _rounding.set(np.random.default_rng(seed))
     try:

@@ -246,7 +246,7 @@ class CircuitMetrics(FrozenModel):
 
 
 class Metrics(GrownModel):
-    """Every metric at its fixed place."""
+    """All metrics of a record, each in a field of its own."""
 
     later = ("circuit",)
 

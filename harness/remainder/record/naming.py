@@ -1,4 +1,4 @@
-"""Names that can be told apart: cut where nothing is lost, and longer where two things are called the same.
+"""Distinct names: shortened where that loses nothing, lengthened where two would coincide.
 
 1. A name that is too long is cut in the middle: what tells names apart stands at their ends.
 2. Paths that end alike are called by as much of their ends as differs.

@@ -32,7 +32,7 @@ def check_words(content: Any) -> Iterator[str]:
 
 
 def require_recordable(submissions: Sequence[SubmissionInfo], warnings: Sequence[str]) -> None:
-    """Raise InterpretationError if a record of these could not be sealed, or would be at fault.
+    """Raise InterpretationError if a record of these could not be sealed, or would be malformed.
 
     Args:
         submissions: what is scored, and what stands in for the model, if anything does.

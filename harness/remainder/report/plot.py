@@ -74,7 +74,7 @@ def overview(records: Sequence[Record]) -> Figure:
 
 
 def explanation(record: Record) -> Figure:
-    """The ladder of one record, and whatever it holds of where the gap comes from.
+    """The ladder of one record, and what the record says about where the gap comes from.
 
     Panels: gap of every rung; terms of the Gaussian gap as a waterfall; gap over the amplitude of the noise;
     lengths of the whitened residual beside the χ law; gap as cumulants fade. Those without data are left out.

@@ -267,7 +267,7 @@ def quantity(key: str) -> Quantity | None:
 
 
 def on_rungs(rungs: Iterable[str]) -> list[Quantity]:
-    """Gap and KL on every rung that is no column of its own already."""
+    """Gap and KL on every rung that does not have a column of its own already."""
     keys = [f"{what}_{rung}" for rung in rungs if rung not in MAIN_RUNGS.values() for what in ("gap", "kl")]
     return [entry for key in keys if (entry := quantity(key)) is not None]
 

@@ -1,7 +1,7 @@
 """Results of SAEBench, read to stand beside a record.
 
 1. A result is a JSON file with `eval_type_id`, and `eval_result_metrics`: categories of metrics by name.
-2. SAEBench writes −1 for a number that it does not have, be it NaN or never measured: here it is missing.
+2. SAEBench writes −1 for a number that is NaN or was never measured; here the number is missing.
 
 Source: SAEBench 0.6.0, `evals/base_eval_output.py`, `evals/core/main.py` (`replace_nans_with_negative_one`).
 """
@@ -28,7 +28,7 @@ def saebench_result(path: str | Path) -> pd.DataFrame:
     Names, units and masks are SAEBench's; the metrics of its `core` are fields of `record.compat.saebench`.
 
     Raises:
-        RecordError: the file is not there, is no JSON, or is no result of SAEBench.
+        RecordError: the file is not there, is not JSON, or is not a result of SAEBench.
     """
     place = Path(path)
     fix = "give a result that SAEBench wrote, such as eval_results/RELEASE_SAE_eval_results.json"
@@ -41,7 +41,7 @@ def saebench_result(path: str | Path) -> pd.DataFrame:
     metrics = content.get("eval_result_metrics") if isinstance(content, dict) else None
     if not isinstance(metrics, dict) or not isinstance(content.get("eval_type_id"), str):
         raise RecordError(
-            f"{place}: has no object eval_result_metrics beside an eval_type_id: it is no result of SAEBench",
+            f"{place}: has no object eval_result_metrics beside an eval_type_id: not a result of SAEBench",
             fix=fix,
         )
     rows = []

@@ -332,13 +332,13 @@ def _cell(number: Number) -> str:
 def _decimals(size: float, narrowest: float) -> int:
     """Decimals for numbers up to `size` that stand together, with a half-width down to `narrowest`.
 
-    Four digits of the largest, and more if the narrowest asks for them.
+    Four significant digits for the largest number, and more if the narrowest half-width needs them.
     """
     if size == 0:
         return 3
     leading = math.floor(math.log10(size))
     wanted = math.ceil(math.log10(2 / narrowest)) if narrowest > 0 else 0
-    # A record keeps six digits: what lies beyond those of the largest would be made up.
+    # A record keeps six significant digits; further decimals of the largest number would be invented.
     return max(min(max(wanted, 3 - max(leading, 0)), 5 - leading, _MOST_DECIMALS), 0)
 
 

@@ -62,7 +62,7 @@ def open_submission(where: str | Path, ignore_fields: Sequence[str] = ()) -> Sub
 
 
 def _ignoring(submission: Submission, names: Sequence[str]) -> Submission:
-    """Pass over these fields of a submission's files, too."""
+    """Add these to the fields that the submission ignores."""
     method = submission.method.model_dump(exclude_unset=True)
     method["ignore_fields"] = tuple(sorted({*names, *(submission.method.get("ignore_fields") or ())}))
     try:
@@ -217,7 +217,7 @@ def read_folder(folder: Path) -> Submission:
 
 
 def _own_name(folder: Path) -> str:
-    """The name of a folder; of a link its own, not that of the store which it leads to."""
+    """The name of a folder; for a link, the link's name and not its target's."""
     return Path(os.path.normpath(folder.absolute())).name
 
 

@@ -9,7 +9,7 @@
 
 The script of expected values says what is studied, by `coverage() -> dict[str, list[str]]`: quantities by
 interpretation, of those that it claims, each of one rung (losses, errors, KL). It may take the parameters of
-the build, and says {} for a task of which nothing is studied.
+the build, and gives {} for a task without a study.
 
 Source: CONTROLS, coverage; protocol 1, section 5.
 """

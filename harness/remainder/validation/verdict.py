@@ -150,7 +150,7 @@ def holm(p: Array) -> Array:
 
 
 def judge_law(law: Law, points: Mapping[str, Sequence[Measured]]) -> LawVerdict:
-    """A law against what was measured on each of its tasks, once a seed.
+    """A law compared with the measurements on its tasks, once per seed.
 
     Raises:
         MeasurementError: if no power law can be fitted.
