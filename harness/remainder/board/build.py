@@ -312,7 +312,7 @@ def _tier(board: Board) -> TierText:
 
 
 def _title(task: str) -> str:
-    """A task's title, if it is one of this package: ids of records are no paths to be opened."""
+    """The title of a task that comes with this package; ids from records are never opened as paths."""
     return load_task(task).title if task in list_tasks() else ""
 
 

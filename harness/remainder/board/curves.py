@@ -115,7 +115,7 @@ class _Size(NamedTuple):
 
 
 def curves_of(record: Record) -> Curve | None:
-    """f and KL over size of one record; None if it is no ranking."""
+    """f and KL over size of one record; None if the record is not of a ranking."""
     sizes = _sizes(record)
     if len(sizes) < 3:
         return None

@@ -43,7 +43,7 @@ class TaskText(NamedTuple):
     id: str
     major: str
     title: str
-    """Empty if the task is none of this package."""
+    """Empty if the task does not come with this package."""
     majors: list[tuple[str, str]]
     """Every major version with records, and its page."""
 

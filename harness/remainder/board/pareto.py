@@ -13,7 +13,7 @@ __all__ = ["front", "fronts"]
 
 
 def fronts(points: Sequence[tuple[str, float, float]]) -> list[list[int]]:
-    """The fronts of `points` (unit of the cost, cost, loss): one for each unit, as edges are no nodes."""
+    """The fronts of `points` (unit of the cost, cost, loss), one per unit: edges are not nodes."""
     found = []
     for unit in sorted({unit for unit, _, _ in points}):
         of_unit = [number for number, (own, _, _) in enumerate(points) if own == unit]

@@ -111,7 +111,7 @@ class Board(NamedTuple):
 
     @property
     def submissions(self) -> int:
-        """Rows that are no references."""
+        """Rows that are not references."""
         return sum(not row.entry.is_reference for row in self.rows)
 
 

@@ -51,7 +51,7 @@ ENTRY = Table(
         **harmless("a name", "id"),
     }
 )
-"""Fields of an entry of `transcoders` that is no path."""
+"""Fields of an entry of `transcoders` that is not a path."""
 
 FIELDS = Table(
     {
@@ -127,7 +127,7 @@ def files(path: Path) -> list[Path]:
 
 
 def require(path: Path) -> None:
-    """Whether a YAML file that is named is such a one; of one in a folder its name says so.
+    """Whether a YAML file given by its path is circuit-tracer's; in a folder, its name says so.
 
     Raises:
         InterpretationError: it has none of circuit-tracer's fields.

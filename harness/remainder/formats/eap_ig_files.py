@@ -101,7 +101,7 @@ def read(path: Path, graph: Graph, ignore: Ignore | None = None) -> StoredCircui
 
 
 def require(path: Path) -> None:
-    """Whether a file may be such a one, before it is hashed.
+    """Whether a file may be one of EAP-IG's, before it is hashed.
 
     Raises:
         InterpretationError: it is seen to be something else, or too large.

@@ -30,7 +30,7 @@ from remainder.task.spec import SIZES, Task
 __all__ = ["all_files", "folder_of", "found_in", "load"]
 
 _ENDINGS = frozenset({".json", ".pt", ".pth"})
-"""Endings of files that are looked at, in small letters or capitals; other files are no circuits."""
+"""Endings of files that are looked at, in small letters or capitals; other files are not circuits."""
 _PACKED = frozenset({".gz", ".bz2", ".xz", ".zst"})
 """Endings of archives; a circuit in one must be unpacked first."""
 

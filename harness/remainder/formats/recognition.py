@@ -182,7 +182,7 @@ def _look(path: Path, _inode: int, size: int, _changed: int) -> Seen:
 
 
 def _binary(path: Path, head: bytes) -> Seen | None:
-    """Judge a file that is no text by its first bytes."""
+    """Judge a file that is not text by its first bytes."""
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Seen("pickle", what="a pickle, and these are never loaded", fix=_CONVERT)
     for begins, name, unpack in _COMPRESSED:

@@ -284,7 +284,7 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
 
 
 def _stored(value: Tensor) -> StoredTensor:
-    """Describe a tensor as safetensors does; one that is no plain array has its kind in place of a dtype."""
+    """Describe a tensor as safetensors does; the dtype of one that is not a plain array is its kind."""
     if kind := odd_kind(value):
         return StoredTensor(kind, ())
     names = {dtype: short for short, name in _FLOATS.items() for dtype in [getattr(torch, name)]}

@@ -64,7 +64,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state(root: Path) -> GitState | None:
-    """Commit of the checkout at `root`; None if that is no checkout, has no commit, or git is missing."""
+    """Commit of the checkout at `root`; None if that is not a checkout, has no commit, or git is missing."""
     top = _git(root, "rev-parse", "--show-toplevel")
     # An installed wheel may lie inside somebody else's repository, whose commit says nothing about us.
     if top is None or Path(top).resolve() != root.resolve():
