@@ -269,8 +269,8 @@ def test_a_file_in_the_way_of_records_is_told_first(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--size", "0"), "is no share"),
-        (("--size", "1.5"), "is no share"),
+        (("--size", "0"), "is not a share"),
+        (("--size", "1.5"), "is not a share"),
         (("--signed",), "add --size"),
         (("--tier", "huge"), "has no tier"),
     ],

@@ -240,7 +240,7 @@ def test_nodes_are_pruned_by_their_share_of_influence(
 
 
 def test_a_share_is_a_share_and_needs_influence(tmp_path: Path) -> None:
-    with pytest.raises(InterpretationError, match=r"2\.0 is no share"):
+    with pytest.raises(InterpretationError, match=r"2\.0 is not a share"):
         load(tmp_path, SMALL).pruned(2.0)
     bare = whole([T0, feature(0, 1, 0, influence=None), L], [])
     with pytest.raises(InterpretationError, match="node 0_1_0 has no influence"):

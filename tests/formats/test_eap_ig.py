@@ -443,7 +443,7 @@ def test_damaged_files_and_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("cfg: 1")
     with pytest.raises(InterpretationError, match=r"c\.yaml is text that is no JSON"):
         eap_ig.load(tmp_path / "c.yaml", PLAIN)
-    with pytest.raises(InterpretationError, match=r"ends on neither"):
+    with pytest.raises(InterpretationError, match=r"ends in neither"):
         eap_ig.save(tmp_path / "c.yaml", Circuit.full(PLAIN))
 
 

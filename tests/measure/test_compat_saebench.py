@@ -104,5 +104,5 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="not readable JSON"):
         saebench_result(tmp_path / "cut.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(RecordError, match="no result of SAEBench"):
+    with pytest.raises(RecordError, match="not a result of SAEBench"):
         saebench_result(tmp_path / "list.json")

@@ -350,7 +350,7 @@ def test_scores_are_written_and_read_again(
     }
     assert set(open_submission(tmp_path).files) >= {"scores.safetensors", "sae-0/sae_weights.safetensors"}
     for save, options, what in (
-        ("c.json", (), "is a circuit of features, whose files end on .safetensors"),
+        ("c.json", (), "is a circuit of features, whose files end in .safetensors"),
         ("c.safetensors", ("--size", "0.1"), "only scores of its nodes can be written"),
     ):
         refused = remainder("circuit", place, folder, "--save", tmp_path / save, *options, "--device", "cpu")
