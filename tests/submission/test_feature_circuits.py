@@ -581,9 +581,9 @@ def test_records_of_features_and_of_edges_share_a_task(stored: StoredRecord) -> 
         (
             'kind = "feature-circuit"',
             'kind = "circuit"',
-            "`kind` of format feature-attribution is feature-circuit",
+            "kind: format feature-attribution makes a feature-circuit, and `kind` says circuit",
         ),
-        (SITES, "", "format feature-attribution needs `sites`: one "),
+        (SITES, "", "format feature-attribution needs `sites`: at least one "),
     ],
 )
 def test_a_submission_that_does_not_fit_is_refused(

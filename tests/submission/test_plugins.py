@@ -106,6 +106,7 @@ def submission(tmp_path: Path) -> Path:
     return folder
 
 
+CODE = "format shrink: its code, shrink_format:make (make),"
 SHRINK = {"remainder.formats": {"shrink": "shrink_format:FORMAT"}}
 
 
@@ -139,7 +140,11 @@ def test_its_settings_are_checked_as_any(install: Install, submission: Path) -> 
             "`rank` is not a setting of format shrink; it has `scale`, `offset`",
         ),
         ("scale = 0.5", "scale = -1.0", "method.scale: Input should be greater than 0"),
-        ('"reconstruction"', '"circuit"', "`kind` of format shrink is reconstruction, not circuit"),
+        (
+            '"reconstruction"',
+            '"circuit"',
+            "format shrink makes a reconstruction, and `kind` says circuit",
+        ),
     ):
         (submission / "submission.toml").write_text(TOML.replace(old, new))
         with pytest.raises(InterpretationError, match=words):
@@ -166,6 +171,25 @@ def test_what_is_not_installed_is_no_format(submission: Path) -> None:
             "is registered in remainder.formats as the format other",
         ),
         (SHRINK, FORMAT.replace("shrink_format:make", "shrink_format:gone"), "code as 'shrink_format:gone'"),
+        (SHRINK, "raise SystemExit", "shrink_format:FORMAT, which cannot be imported: SystemExit"),
+        (SHRINK, FORMAT.replace("shrink_format:make", "shrink_format"), 'write "module:function"'),
+        (
+            SHRINK,
+            FORMAT.replace('make="shrink_format:make"', "make=lambda *a: 3"),
+            "which cannot be imported: ",
+        ),
+        (
+            SHRINK,
+            FORMAT.replace("return beside_output(", "return 3 or ("),
+            f"{CODE} gave 3; expected",
+        ),
+        (
+            SHRINK,
+            FORMAT.replace("return beside_output(", "None and ("),
+            f"{CODE} gave None; expected",
+        ),
+        (SHRINK, FORMAT.replace("return beside_output(", "raise KeyError("), f"{CODE} raised KeyError: "),
+        (SHRINK, FORMAT.replace("return beside_output(", "raise SystemExit("), f"{CODE} raised SystemExit: "),
     ],
 )
 def test_a_package_that_cannot_be_used_is_named(
@@ -173,10 +197,28 @@ def test_a_package_that_cannot_be_used_is_named(
     groups: dict[str, dict[str, str]], module: str, words: str,
 ) -> None:  # fmt: skip
     install(groups, module)
-    done = remainder("check", submission, "--task", TASK)
-    assert done.code != 0
-    assert words in " ".join((done.out + done.err).split())
-    assert "Traceback" not in done.err
+    results = submission.parent / "results"
+    for command in (
+        ("check", submission, "--task", TASK),
+        ("run", TASK, "--with", submission, "--out", results),
+    ):
+        sys.modules.pop("shrink_format", None)
+        done = remainder(*command)
+        assert done.code != 0
+        assert words in " ".join((done.out + done.err).split())
+        assert "To mend it: " in done.out + done.err
+        assert "Traceback" not in done.err
+
+
+def test_submit_refuses_a_format_that_nobody_could_verify(
+    install: Install, submission: Path, tmp_path: Path, remainder: Command
+) -> None:
+    install(SHRINK)
+    to = ("--submissions", tmp_path / "baselines", "--out", tmp_path / "results")
+    done = remainder("submit", submission, *to)
+    assert done.code == 5
+    assert "method.format: shrink does not come with the benchmark" in " ".join(done.err.split())
+    assert not (tmp_path / "results").exists()
 
 
 def test_two_packages_of_one_name_are_told_apart_by_nobody(install: Install) -> None:

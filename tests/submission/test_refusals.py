@@ -32,7 +32,7 @@ CASES = {
     "a circuit's format as a reconstruction": Case(
         "reconstruction",
         'format = "full-graph"',
-        "`kind` of format full-graph is circuit, not reconstruction",
+        "kind: format full-graph makes a circuit, and `kind` says reconstruction",
     ),
     "with a rank, as it was once scored": Case(
         "reconstruction",
@@ -40,20 +40,22 @@ CASES = {
         "`rank` is not a setting of format full-graph; it has none",
     ),
     "a reconstruction's format as a circuit": Case(
-        "circuit", 'format = "pca"\nrank = 2', "`kind` of format pca is reconstruction, not circuit"
+        "circuit",
+        'format = "pca"\nrank = 2',
+        "kind: format pca makes a reconstruction, and `kind` says circuit",
     ),
     "a reconstruction's format as a circuit of features": Case(
         "feature-circuit",
         'format = "identity"',
-        "`kind` of format identity is reconstruction, not feature-circuit",
+        "kind: format identity makes a reconstruction, and `kind` says feature-circuit",
     ),
     "a circuit's format as one of features": Case(
-        "feature-circuit", 'format = "edge-attribution"', "`kind` of format edge-attribution is circuit, not"
+        "feature-circuit", 'format = "edge-attribution"', "kind: format edge-attribution makes a circuit, and"
     ),
     "a format of features as a circuit": Case(
         "circuit",
         f'format = "feature-attribution"\n{SITES}',
-        "`kind` of format feature-attribution is feature-circuit",
+        "kind: format feature-attribution makes a feature-circuit, and `kind` says circuit",
     ),
     # a setting that the format does not have
     "rank of identity": Case(
@@ -120,7 +122,7 @@ CASES = {
     "a word that is far": Case(
         "circuit", 'format = "pickle"', "this version has no format 'pickle'; there is"
     ),
-    "a number": Case("reconstruction", "format = 3", "this version has no format 3; there is"),
+    "a number": Case("reconstruction", "format = 3", "`format` must be a string, and is 3; there is"),
     "none": Case("reconstruction", "rank = 3", "`format` is missing; there is"),
     # settings that contradict each other
     "both places": Case(
@@ -189,6 +191,21 @@ CASES = {
         "feature-circuit",
         f'format = "feature-graph"\npath = "g"\nshare = 1.5\n{SITES}',
         "method.share: Input should be",
+    ),
+}
+
+CASES |= {
+    "a list as the format": Case(
+        "reconstruction", 'format = ["pca"]', "`format` must be a string, and is ['pca']; there is pca"
+    ),
+    "a format in capitals": Case(
+        "reconstruction", 'format = "PCA"\nrank = 2', "no format 'PCA'; there is pca"
+    ),
+    "an empty path": Case("reconstruction", 'format = "saelens"\npath = ""', "method.path: it is empty"),
+    "an empty list of sites": Case(
+        "feature-circuit",
+        'format = "feature-attribution"\nsites = []',
+        "needs `sites`: at least one [[method.sites]]",
     ),
 }
 
@@ -273,6 +290,8 @@ def test_review_refuses(
         shutil.rmtree(checkout / "baselines", ignore_errors=True)  # what the review took into the checkout
     assert done.code == 1
     assert case.words.replace("`", "ʼ") in flat(done.out)  # nothing leaves the report's fence
+    assert "To mend it: " in done.out
+    assert str(checkout) not in done.out
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +323,79 @@ def test_verify_refuses(case: Case, board: Path, remainder: Command, monkeypatch
     assert code == 1
     assert f"{NAME}/submission.toml cannot be read: " in text
     assert case.words in text
+
+
+PCA = (
+    f'name = "{NAME}"\nkind = "reconstruction"\ntitle = "T"\nauthors = ["A"]\nlicence = "MIT"\n'
+    f'tasks = ["{TASK}"]\n\n[method]\nformat = "pca"\nrank = 4\n'
+)
+LIST = "expected a list of strings, such as "
+FIELDS = [
+    (f'["{TASK}"]', f'"not-{TASK}-at-all"', f"tasks: it is 'not-{TASK}-at-all'; {LIST}[\"tiny/digits\"]"),
+    (f'["{TASK}"]', "5", f'tasks: it is 5; {LIST}["tiny/digits"]'),
+    (f'["{TASK}"]', "[5]", f'tasks: it is 5; {LIST}["tiny/digits"]'),
+    ('["A"]', '"A"', f"authors: it is 'A'; {LIST}"),
+    ('["A"]', "3", f"authors: it is 3; {LIST}"),
+    ('title = "T"\n', "", "title: it is missing; expected a string"),
+    ('title = "T"', 'title = "T"\ncolour = 1', "colour: there is no such field; there are name, title,"),
+    ('kind = "reconstruction"\n', "", 'kind: it is missing; expected "reconstruction", "circuit" or'),
+    ('kind = "reconstruction"', 'kind = "sae"', "kind: it is 'sae'; expected \"reconstruction\", "),
+    (f'name = "{NAME}"\n', "", "name: it is missing; expected at most 40 of a-z, 0-9,"),
+    (f'name = "{NAME}"', 'name = "My SAE"', "name: it is 'My SAE'; expected at most 40 of a-z, 0-9,"),
+    ("[method]", "[[method]]", "expected one table, [method], which names a `format`"),
+    ('[method]\nformat = "pca"\nrank = 4\n', 'method = "pca"', "method: it is 'pca'; expected one table"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), FIELDS)
+def test_fields_are_held_to_the_same_rules_by_all_commands(
+    old: str, new: str, words: str, tmp_path: Path, board: Path, remainder: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert old in PCA
+    folder = board / "baselines" / NAME
+    folder.mkdir(parents=True)
+    (folder / "submission.toml").write_text(PCA.replace(old, new, 1))
+    try:
+        code, text = verified(board, remainder, monkeypatch)
+        others = [
+            remainder(*command)
+            for command in (
+                ("check", folder),
+                ("submit", folder, "--submissions", tmp_path / "baselines", "--out", tmp_path / "results"),
+            )
+        ]
+        monkeypatch.setattr("remainder.submission.open.project_root", lambda: board)
+        others.append(remainder("show", TASK))
+    finally:
+        shutil.rmtree(folder)
+    assert code == 1
+    assert f"{NAME}/submission.toml cannot be read: " in text
+    assert str(board) not in text.partition("cannot be read: ")[2].partition("To mend")[0]
+    assert words in text
+    for done in others:
+        assert done.code in (1, 5)
+        assert words in flat(done.out, done.err)
+        assert "Traceback" not in done.err
+
+
+def test_a_folder_in_place_of_the_file_is_a_fault(
+    board: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (board / "baselines" / NAME / "submission.toml").mkdir(parents=True)
+    try:
+        code, text = verified(board, remainder, monkeypatch)
+    finally:
+        shutil.rmtree(board / "baselines" / NAME)
+    assert code == 1
+    assert "is a folder; expected a file" in text
+
+
+def test_weights_that_are_missing_are_asked_for(tmp_path: Path, remainder: Command) -> None:
+    folder = described(tmp_path / NAME, Case("reconstruction", 'format = "saelens"', ""))
+    done = remainder("run", TASK, "--with", folder, "--out", tmp_path / "results")
+    assert done.code == 5
+    assert "put the weights beside submission.toml, or give" in flat(done.err)
 
 
 def test_verify_finds_nothing_wrong_with_that_record_and_its_own_submission(

@@ -214,8 +214,12 @@ def test_gigabytes_that_are_no_weights_are_not_hashed(tmp_path: Path) -> None:
         ('path = "weights"', 'hub = "a/b:c"\npath = "w"', "method: .* `path` or `hub`, not both"),
         ('path = "weights"', 'path = "/tmp"', "method.path: it must lie in the submission's folder"),
         ('path = "weights"', 'path = "../weights"', "method.path: it must lie in the submission's folder"),
-        ('title = "My SAE"', 'title = "My SAE"\nfolder = "x"', "folder: this is found, not given"),
-        ('title = "My SAE"', 'title = "My SAE"\nfiles = {}', "files: this is found, not given"),
+        (
+            'title = "My SAE"',
+            'title = "My SAE"\nfolder = "x"',
+            "folder: there is no such field; there are name,",
+        ),
+        ('title = "My SAE"', 'title = "My SAE"\nfiles = {}', "files: there is no such field"),
     ],
 )
 def test_a_malformed_file_is_refused_at_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -31,7 +31,7 @@ def plugin(group: str, name: str, error: type[RemainderError]) -> Any | None:
         return None
     try:
         return matches[0].load()
-    except Exception as problem:  # whatever another package's import brings about
+    except (Exception, SystemExit) as problem:  # whatever another package's import brings about
         raise error(
             f"{name!r} is registered in {group} as {matches[0].value}, which cannot be imported: "
             f"{type(problem).__name__}: {message_of(problem)}",

@@ -20,24 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from remainder.base.cache import sha256_file
-from remainder.base.files import read_toml
-from remainder.base.messages import first_fault
+from remainder.base.files import present
 from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
-from remainder.submission.method import (
-    FORMATS,
-    NAME,
-    Method,
-    SiteSource,
-    kind_fault,
-    read_method,
-    submission_hash,
-)
+from remainder.submission.description import Description, read_description
+from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submission_hash
 from remainder.task.spec import Task, load_task
 
 __all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
@@ -102,9 +92,8 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
         if board:
             yield Remark(f"task.id: {stated.id!r} is not in tasks/lock.json")
         else:
-            yield Remark(
-                f"task: {stated.id} does not come with the benchmark: it was not compared", is_fault=False
-            )
+            what = f"task: {stated.id} does not come with the benchmark: it was not compared"
+            yield Remark(what, is_fault=False)
         return
     major, letter = int(match[1]), match[2]
     locked_major, _, locked_letter = lock["version"].partition("-")
@@ -234,9 +223,8 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
     if fewer is not None:
         yield Remark(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
         if record.documents.documents != fewer.documents:
-            yield Remark(
-                f"documents.documents: {record.documents.documents}, its tier says {fewer.documents}"
-            )
+            found = record.documents.documents
+            yield Remark(f"documents.documents: {found}, its tier says {fewer.documents}")
     tier = task.tiers[name]
     if record.documents.windows > tier.evaluation_windows:
         yield Remark(f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}")
@@ -256,17 +244,17 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         yield Remark(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
         return
     folder = project_root() / "baselines" / stated.name
-    if not (folder / "submission.toml").is_file():
-        yield Remark(
-            f"{part}: {stated.name} does not come with the benchmark: its files were not compared",
-            is_fault=False,
-        )
+    if not present(folder / "submission.toml"):
+        what = f"{part}: {stated.name} does not come with the benchmark: its files were not compared"
+        yield Remark(what, is_fault=False)
         return
     try:
-        content, method = _described(folder)
+        described = read_description(folder, Description)
     except InterpretationError as problem:
-        yield Remark(f"{part}: {stated.name}/submission.toml cannot be read: {problem.what}", is_fault=board)
+        what = problem.what.removeprefix(f"{folder / 'submission.toml'}").removeprefix(": ").strip()
+        yield Remark(f"{part}: {stated.name}/submission.toml cannot be read: {what}", board, problem.fix)
         return
+    method = described.method
     if not board and not _is_content_of(folder, method, stated):
         yield Remark(
             f"{part}: another {stated.name} comes with the benchmark; this one has hash {stated.hash[:12]}…, "
@@ -274,16 +262,15 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
             is_fault=False,
         )
         return
-    tasks = content.get("tasks") or [record.task.id]
     for name, found, expected in (
-        ("name", stated.name, content.get("name")),
-        ("kind", stated.kind, content.get("kind")),
+        ("name", stated.name, described.name),
+        ("kind", stated.kind, described.kind),
     ):
         if found != expected:
             yield Remark(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")
-    if record.task.id not in tasks:
+    if described.tasks and record.task.id not in described.tasks:
         # Its file may say otherwise elsewhere: tasks are no part of the hash.
-        what = f"{part}: {stated.name} is for {', '.join(tasks)}, not for {record.task.id}"
+        what = f"{part}: {stated.name} is for {', '.join(described.tasks)}, not for {record.task.id}"
         yield Remark(what, is_fault=board)
     digest = submission_hash(method, stated.files)
     if digest != stated.hash:
@@ -412,26 +399,9 @@ def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Re
 
 def _is_baseline(folder: Path, stated: SubmissionInfo) -> bool:
     try:
-        return _is_content_of(folder, _described(folder)[1], stated)
+        return _is_content_of(folder, read_description(folder, Description).method, stated)
     except InterpretationError:  # what nobody can open is nobody's content; its own records say so
         return False
-
-
-def _described(folder: Path) -> tuple[dict[str, Any], Method]:
-    """The content of a `submission.toml`, and its method.
-
-    Raises:
-        InterpretationError: it is malformed, or of a format that does not come with the benchmark.
-    """
-    content = read_toml(folder / "submission.toml", error=InterpretationError)
-    try:
-        method = read_method(content.get("method"))
-    except ValidationError as problem:
-        place = ".".join(("method", *map(str, problem.errors()[0]["loc"])))
-        raise InterpretationError(f"{place}: {first_fault(problem)}", fix="correct that field") from None
-    if fault := kind_fault(content.get("kind"), FORMATS[method.format]):
-        raise InterpretationError(fault, fix="correct `kind`, or `format`")
-    return content, method
 
 
 def skeleton(name: str) -> str:

@@ -18,6 +18,7 @@ from remainder.board.origin import skeleton as skeleton
 from remainder.errors import InterpretationError, TaskError
 from remainder.record.recordable import check_words
 from remainder.residual.moments import Moments
+from remainder.submission.method import FORMATS
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Submission
 from remainder.task.spec import Task, list_tasks, load_task
@@ -80,6 +81,9 @@ def check_description(found: Submission) -> None:
     def refuse(field: str, problem: str, fix: str) -> NoReturn:
         raise InterpretationError(f"{where}: {field}: {problem}", fix=fix)
 
+    if found.method.format not in FORMATS:
+        what = f"{found.method.format} does not come with the benchmark, so that nobody could verify a record"
+        refuse("method.format", what, f"choose one of {', '.join(FORMATS)}; `check` and `run` take yours")
     if not found.title.strip():
         refuse("title", "is empty", "say in a line what it is")
     if not found.authors or not all(author.strip() for author in found.authors):

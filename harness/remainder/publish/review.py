@@ -97,12 +97,7 @@ class Review:
 
 
 def review(
-    base: str,
-    head: str,
-    *,
-    nonce: str,
-    documents: int = DOCUMENTS,
-    progress: Progress | None = None,
+    base: str, head: str, *, nonce: str, documents: int = DOCUMENTS, progress: Progress | None = None
 ) -> Review:
     """Review what `head` adds to `base`, as this module's text says; its files are written into the checkout.
 
@@ -138,7 +133,7 @@ def review(
         if submission is not None:
             result.faults += _missing_tasks(submission, results)
     except RemainderError as problem:
-        result.faults.append(problem.what)
+        result.faults.append(_public(problem))
     return result
 
 
@@ -240,8 +235,13 @@ def _submission(root: Path, result: Review, *, is_new: bool) -> Submission | Non
             result.faults.append(f"baselines/{folder.name}: it calls itself {found.name}")
         return found
     except RemainderError as problem:
-        result.faults.append(problem.what)
+        result.faults.append(_public(problem))
         return None
+
+
+def _public(problem: RemainderError) -> str:
+    """A fault with its fix; paths begin in the checkout, since a report is public."""
+    return str(problem).replace(f"{project_root()}/", "")
 
 
 def _measure_again(path: Path, result: Review, documents: int, progress: Progress | None) -> None:
@@ -249,7 +249,7 @@ def _measure_again(path: Path, result: Review, documents: int, progress: Progres
     try:
         found = rerun(path, documents=documents, seed=result.head, nonce=result.nonce, progress=progress)
     except RemainderError as problem:
-        result.faults.append(f"{name}: could not be measured again: {problem.what}")
+        result.faults.append(f"{name}: could not be measured again: {_public(problem)}")
         return
     result.reruns.append(found)
     result.faults += [f"{name}: {fault}" for fault in found.faults]

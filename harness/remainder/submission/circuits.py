@@ -28,16 +28,7 @@ if TYPE_CHECKING:
     from remainder.loading.prompts import PromptTask
     from remainder.submission.submission import Submission
 
-__all__ = [
-    "empty",
-    "full",
-    "patch_edges",
-    "random",
-    "rank_edges",
-    "rank_nodes",
-    "read_file",
-    "read_folder",
-]
+__all__ = ["empty", "full", "patch_edges", "random", "rank_edges", "rank_nodes", "read_file", "read_folder"]
 
 
 def read_file(submission: Submission, loaded: PromptTask, fit_windows: int) -> Found:

@@ -45,13 +45,7 @@ if TYPE_CHECKING:
     from remainder.loading.prompts import PromptTask
     from remainder.submission.submission import Submission
 
-__all__ = [
-    "FoundFeatures",
-    "attribute",
-    "read_graphs",
-    "read_scores",
-    "site_tasks",
-]
+__all__ = ["FoundFeatures", "attribute", "read_graphs", "read_scores", "site_tasks"]
 
 _STEPS = 10
 
@@ -205,11 +199,7 @@ def _attributed(
         )
 
 
-def _cut(
-    method: Method,
-    sites: tuple[FeatureSite, ...],
-    scores: Mapping[str, NodeScores],
-) -> FoundFeatures:
+def _cut(method: Method, sites: tuple[FeatureSite, ...], scores: Mapping[str, NodeScores]) -> FoundFeatures:
     """Cut scores at every threshold: step 3 of this module's text."""
     thresholds = method.get("thresholds") or THRESHOLDS
     names = [f"{BEYOND}{threshold:.3g}" for threshold in thresholds]

@@ -9,7 +9,7 @@ from remainder.base.files import present
 from remainder.base.paths import root_of
 from remainder.errors import InterpretationError
 from remainder.submission.method import Method, SiteSource
-from remainder.submission.registry import format_of, resolve
+from remainder.submission.registry import call, format_of
 
 __all__ = ["own_hashes", "site_hashes"]
 
@@ -23,16 +23,16 @@ def own_hashes(folder: Path, method: Method) -> dict[str, str]:
     row, path = format_of(method.format), method.place
     if row.files is None or path is None:
         return {}
-    paths = resolve(row.files)(folder / path)
+    paths = call(row, "files", folder / path)
     if not paths or not all(map(present, paths)):
         raise InterpretationError(
             f"{folder / 'submission.toml'}: method.path: there is no file of format {row.name} at "
             f"{folder / path}",
-            fix=f"name {row.settings.model_fields['path'].description}",
+            fix="put the weights beside submission.toml, or give what lies elsewhere: `path`, "
+            f"{row.settings.model_fields['path'].description}",
         )
-    require = resolve(row.require)
     for each in paths:
-        require(each)
+        call(row, "require", each)
     # Files that a list names elsewhere have no place in the folder, but one in the list.
     names = [
         each.relative_to(folder).as_posix() if each.is_relative_to(folder) else f"{number}/{each.name}"

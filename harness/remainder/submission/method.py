@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,17 +33,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-__all__ = [
-    "FORMATS",
-    "NAME",
-    "Format",
-    "Kind",
-    "Method",
-    "SiteSource",
-    "kind_fault",
-    "read_method",
-    "submission_hash",
-]
+__all__ = ["FORMATS", "NAME", "Format", "Kind", "Method", "SiteSource", "read_method", "submission_hash"]
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
 """Names of submissions: nothing that a table, a path or an eye could take for something else."""
@@ -56,6 +47,8 @@ a search on the task's own `fit` prompts."""
 
 
 def _in_folder(path: str) -> str:
+    if not path:
+        raise ValueError("it is empty; it names what lies in the submission's folder")
     if Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
         raise ValueError("it must lie in the submission's folder")
     return path
@@ -97,9 +90,8 @@ class SiteSource(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     submission: InFolder = Field(
-        min_length=1,
         description="a folder in that of this submission, with a submission.toml or as its library wrote "
-        "it; or `baselines/NAME`, one that comes with the benchmark",
+        "it; or `baselines/NAME`, one that comes with the benchmark"
     )
     task: str | None = Field(default=None, description="that names the site")
     hook_in: str | None = Field(default=None, description="in place of `task`: what is encoded")
@@ -141,7 +133,7 @@ class Method(BaseModel):
             raise ValueError(f"`{strange[0]}` is not a setting of format {format}; {listed}")
         for name in own:
             field = cls.model_fields[name]
-            if field.is_required() and content.get(name) is None:
+            if field.is_required() and content.get(name) in (None, [], ()):
                 raise ValueError(f"format {format} needs `{name}`: {field.description}")
         return content
 
@@ -245,9 +237,7 @@ class ReleaseMethod(WeightsMethod):
 class SitesMethod(Method):
     """Settings that all circuits of features share: the sites whose latents are nodes."""
 
-    sites: tuple[SiteSource, ...] = Field(
-        min_length=1, description="one [[method.sites]] for each site, in order of a pass"
-    )
+    sites: tuple[SiteSource, ...] = Field(description="at least one [[method.sites]], in order of a pass")
 
 
 class FeatureAttributionMethod(SitesMethod):
@@ -314,6 +304,10 @@ class Format:
     """Number of features at a site of some width, where the format alone fixes it."""
 
     def __post_init__(self) -> None:
+        for name in ("read", "make", "files", "require", "recognise"):
+            place = getattr(self, name)
+            if place is not None and not (isinstance(place, str) and re.fullmatch(r"[\w.]+:\w+", place)):
+                raise ValueError(f'format {self.name}: `{name}` is {place!r:.80}; write "module:function"')
         if (self.read is None) == (self.make is None):
             raise ValueError(f"format {self.name}: give `read` or `make`, and not both")
         # Weights that are not hashed could be exchanged under a record.
@@ -404,16 +398,13 @@ def read_method(content: Any, find: Callable[[str], Format | None] = FORMATS.get
     row = find(name) if isinstance(name, str) else None
     if row is not None:
         return row.settings.model_validate(content)
-    near = difflib.get_close_matches(str(name), FORMATS, n=3, cutoff=0.5) or FORMATS
+    near = difflib.get_close_matches(str(name).lower(), FORMATS, n=3, cutoff=0.5) or FORMATS
     what = "`format` is missing" if name is None else f"this version has no format {name!r:.60}"
+    if name is not None and not isinstance(name, str):
+        what = f"`format` must be a string, and is {name!r:.60}"
     error = PydanticCustomError("format", "{what}; there is {near}", {"what": what, "near": ", ".join(near)})
     where = InitErrorDetails(type=error, loc=("format",), input=name)
     raise ValidationError.from_exception_data("method", [where])
-
-
-def kind_fault(kind: object, row: Format) -> str | None:
-    """The fault of a `kind` that a submission of this format states; None if it is the format's own."""
-    return None if kind == row.kind else f"`kind` of format {row.name} is {row.kind}, not {kind}"
 
 
 # -------------------------------------------------------------------------------------------------- the hash

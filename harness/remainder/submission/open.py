@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from remainder.base.files import explained, present, read_toml, require_file
-from remainder.base.messages import first_fault, placed_fault
+from remainder.base.files import explained, present, require_file
+from remainder.base.messages import first_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
@@ -27,6 +27,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
+from remainder.submission.description import read_description
 from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
 from remainder.submission.registry import format_of, recognised
@@ -136,32 +137,24 @@ def open_site(folder: Path, source: SiteSource) -> Submission:
             f"{where}: method.sites: there is no {source.submission}",
             fix=f"give a folder in {folder}, or {BENCHMARK}NAME, one that comes with the benchmark",
         )
-    described = place / "submission.toml"
-    content = read_toml(described, error=InterpretationError) if described.is_file() else {}
-    # Before it is read: it might have sites of its own.
-    if content.get("kind", "reconstruction") != "reconstruction":
-        raise InterpretationError(
-            f"{where}: method.sites: {source.submission} is a {content['kind']}",
-            fix="name the submission of a reconstruction, such as that of an SAE",
-        )
-    submission = read_folder(place) if content else open_submission(place)
+    described = present(place / "submission.toml")
+    # It is hashed only when its kind is known: it might have sites of its own, even this one.
+    submission = _described(place) if described else open_submission(place)
     if submission.kind != "reconstruction" or submission.is_on_hub:
         what = "submission that lies on a hub" if submission.is_on_hub else submission.kind
         raise InterpretationError(
             f"{where}: method.sites: {source.submission} is a {what}",
-            fix="put the files of the SAE into the folder",
+            fix="name the submission of a reconstruction, such as that of an SAE, with all files in a folder",
         )
-    return submission
+    return _hashed(place, submission) if described else submission
 
 
 def baselines_for(task: Task) -> list[Submission]:
     """All bundled baselines that fit a task, by name; those on a hub are not fetched yet."""
-    fitting = []
-    for path in sorted((project_root() / "baselines").glob("*/submission.toml")):
-        tasks = read_toml(path, error=InterpretationError).get("tasks")
-        if not tasks or task.id in tasks:  # files of the others are not even looked at
-            fitting.append(read_folder(path.parent))
-    return [submission for submission in fitting if submission.fits(task)]
+    folders = [path.parent for path in sorted((project_root() / "baselines").glob("*/submission.toml"))]
+    described = [(folder, _described(folder)) for folder in folders]
+    # Files of the others are not even looked at.
+    return [_hashed(folder, submission) for folder, submission in described if submission.fits(task)]
 
 
 def submissions_for(
@@ -202,14 +195,14 @@ def read_folder(folder: Path) -> Submission:
     Raises:
         InterpretationError: it is malformed, or names files that are not there.
     """
-    where = folder / "submission.toml"
-    content = read_toml(where, error=InterpretationError)
-    if reserved := sorted({"folder", "files", "commit"} & content.keys()):
-        raise InterpretationError(f"{where}: {reserved[0]}: this is found, not given", fix="leave it out")
-    try:
-        submission = Submission(**content, folder=folder)
-    except ValidationError as problem:
-        raise InterpretationError(f"{where}: {placed_fault(problem)}", fix="correct that field") from None
+    return _hashed(folder, _described(folder))
+
+
+def _described(folder: Path) -> Submission:
+    return read_description(folder, Submission, folder=folder)
+
+
+def _hashed(folder: Path, submission: Submission) -> Submission:
     files = own_hashes(folder, submission.method)
     for source in submission.method.get("sites") or ():
         files |= site_hashes(folder, source, open_site(folder, source).files)

@@ -11,14 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from remainder.base.files import brief
+from remainder.base.messages import message_of
 from remainder.base.plugins import plugin
 from remainder.base.resolve import resolve as base_resolve
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, RemainderError
 from remainder.submission.method import FORMATS, Format, Source
 
-__all__ = ["GROUP", "find", "format_of", "recognised", "resolve"]
+__all__ = ["GROUP", "call", "find", "format_of", "recognised", "resolve"]
 
 GROUP = "remainder.formats"
+
+_GIVEN = {
+    "reconstruction": "remainder.formats.places:Loaded",
+    "circuit": "remainder.formats.eap_ig:Found",
+    "feature-circuit": "remainder.submission.feature_circuits:FoundFeatures",
+    "files": "builtins:list",
+    "require": "builtins:object",
+}
+"""What code of a format gives: `read` and `make` by its kind, other functions by their name."""
 
 
 def find(name: str) -> Format | None:
@@ -40,15 +51,9 @@ def find(name: str) -> Format | None:
 
 
 def format_of(name: str) -> Format:
-    """The format of this name.
-
-    Raises:
-        InterpretationError: there is none.
-    """
-    if (row := find(name)) is None:
-        raise InterpretationError(
-            f"this version has no format {name!r}", fix=f"use one of {', '.join(FORMATS)}"
-        )
+    """The format of this name, which the settings of a submission have been checked by."""
+    row = find(name)
+    assert row is not None, name
     return row
 
 
@@ -60,12 +65,40 @@ def resolve(place: str) -> Callable[..., Any]:
     """
     try:
         function: Callable[..., Any] = base_resolve(place)
-    except (ImportError, AttributeError) as problem:
+    except (Exception, SystemExit) as problem:  # whatever another package's import brings about
         raise InterpretationError(
-            f"a format names its code as {place!r}, which cannot be imported: {problem}",
+            f"a format names its code as {place!r}, which cannot be imported: "
+            f"{type(problem).__name__}: {message_of(problem)}",
             fix="correct the line of the format: module:function",
         ) from problem
     return function
+
+
+def call(row: Format, verb: str, *arguments: Any) -> Any:
+    """What the code of a format gives.
+
+    Args:
+        row: the format.
+        verb: `read`, `make`, `files` or `require`: the field that names the function.
+        arguments: of the function.
+
+    Raises:
+        InterpretationError: another package's code raises anything, or gives something else than it must.
+    """
+    place, kind = getattr(row, verb), _GIVEN.get(verb) or _GIVEN[row.kind]
+    function = resolve(place)
+    try:
+        given = function(*arguments)
+    except (Exception, SystemExit) as problem:
+        if row.name in FORMATS or isinstance(problem, RemainderError):
+            raise
+        what = f"raised {type(problem).__name__}: {message_of(problem)}"
+    else:
+        if row.name in FORMATS or isinstance(given, resolve(kind)):  # type: ignore[arg-type]
+            return given
+        what = f"gave {brief(given)}; expected a {kind}"
+    fix = "mend or uninstall the package that registers the format"
+    raise InterpretationError(f"format {row.name}: its code, {place} ({verb}), {what}", fix=fix)
 
 
 def recognised(path: Path, source: Source) -> Format | None:

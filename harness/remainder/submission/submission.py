@@ -12,9 +12,9 @@ How one is opened: `submission.open`. What can be scored without a folder: `subm
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import Field
 
 from remainder.base.files import explained
 from remainder.errors import InterpretationError
@@ -23,8 +23,9 @@ from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded, MisfitError
 from remainder.interpretation.protocol import Adapted, FitMoments
-from remainder.submission.method import NAME, Format, Kind, Method, kind_fault, read_method, submission_hash
-from remainder.submission.registry import find, format_of, resolve
+from remainder.submission.description import Description
+from remainder.submission.method import Format, submission_hash
+from remainder.submission.registry import call, find, format_of
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
@@ -65,32 +66,16 @@ class PromptEntry(Entry, Protocol):
     def circuits(self, loaded: PromptTask, fit_windows: int) -> Found | FoundFeatures: ...
 
 
-def _method(content: Any) -> Method:
-    return read_method(content, find)
-
-
-class Submission(BaseModel):
+class Submission(Description):
     """The content of `submission.toml`, and the files that belong to it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    name: str = Field(pattern=NAME)
-    kind: Kind
-    title: str
-    authors: tuple[str, ...]
-    licence: str
-    paper: str | None = None
-    tasks: tuple[str, ...] = Field(default=(), description="ids of tasks that it was made for; empty: any")
-    method: Annotated[SerializeAsAny[Method], BeforeValidator(_method)]
     folder: Path | None = Field(default=None, exclude=True)
     files: dict[str, str] = Field(default_factory=dict, exclude=True)
     commit: str | None = Field(default=None, exclude=True, description="of what lies on a hub, once fetched")
 
-    @model_validator(mode="after")
-    def _kind_of_format(self) -> Submission:
-        if fault := kind_fault(self.kind, self.format):
-            raise ValueError(fault)
-        return self
+    @staticmethod
+    def _find(name: str) -> Format | None:
+        return find(name)
 
     @property
     def format(self) -> Format:
@@ -165,18 +150,15 @@ class Submission(BaseModel):
             InterpretationError: if it was made for another task or architecture, or a file is not sound.
         """
         self.require_fit(loaded.task)
-        row = self.format
-        assert row.make is not None
-        found: Found | FoundFeatures = resolve(row.make)(self, loaded, fit_windows)
+        found: Found | FoundFeatures = call(self.format, "make", self, loaded, fit_windows)
         return found._replace(notes=tuple(map(self._named_from_folder, found.notes)))
 
     def load(self, task: Task, fit: FitMoments) -> Loaded:
         """Call the reader or maker of its format; its files must be at hand (`fetched`)."""
         row, method = self.format, self.method
         if row.make is not None:
-            made: Loaded = resolve(row.make)(self, task, fit)
+            made: Loaded = call(row, "make", self, task, fit)
             return made
-        assert row.read is not None
         ignore = Ignore(frozenset(method.get("ignore_fields") or ()))
         if self.folder is None:  # a release of sae-lens's list, whose files may lie in several repositories
             address = hub.parse(method.get("hub"), method.get("revision"))
@@ -185,13 +167,12 @@ class Submission(BaseModel):
         path = self.folder / (method.place or ".")
         if self.is_on_hub:
             self._refuse_others(path, row)
-        return ignore.noted(resolve(row.read)(path, task, ignore), self.name)
+        return ignore.noted(call(row, "read", path, task, ignore), self.name)
 
     def _refuse_others(self, folder: Path, row: Format) -> None:
         """A list of files that came from a hub names no others: these were neither fetched nor hashed."""
-        paths = [] if row.files is None else resolve(row.files)(folder)
-        others = [path for path in paths if path.parent != folder]
-        if others:
+        paths = [] if row.files is None else call(row, "files", folder)
+        if others := [path for path in paths if path.parent != folder]:
             raise InterpretationError(
                 f"submission {self.name}: {others[0]} lies outside of the folder that was fetched",
                 fix="if you trust that list, download the repository and give its folder on this machine",

@@ -1,0 +1,88 @@
+"""What a `submission.toml` says, read and checked without torch and without another package's code.
+
+`verify` reads it as it is here. `check`, `run`, `submit` and `review` open submissions
+(`remainder.submission.submission`), which inherit it: there is one set of rules for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+
+from remainder.base.files import brief, read_toml
+from remainder.base.messages import placed_fault
+from remainder.errors import InterpretationError
+from remainder.submission.method import FORMATS, NAME, Format, Kind, Method, read_method
+
+__all__ = ["Description", "read_description"]
+
+_Model = TypeVar("_Model", bound="Description")
+
+
+class Description(BaseModel):
+    """The fields of a `submission.toml`; what each must be is said in its description, which errors quote."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str = Field(pattern=NAME, description="at most 40 of a-z, 0-9, '.', '_' and '-': \"my-sae\"")
+    title: str = Field(description='a string, such as "TopK SAE, 512 latents"')
+    authors: tuple[str, ...] = Field(description='a list of strings, such as ["Ada Lovelace"]')
+    licence: str = Field(description='a string, that of the weights, such as "MIT"')
+    paper: str | None = Field(default=None, description="a string, the address of the paper")
+    tasks: tuple[str, ...] = Field(default=(), description='a list of strings, such as ["tiny/digits"]')
+    method: SerializeAsAny[Method] = Field(description="one table, [method], which names a `format`")
+    # After `method`, since it is checked against the format.
+    kind: Kind = Field(description='"reconstruction", "circuit" or "feature-circuit"')
+
+    @staticmethod
+    def _find(name: str) -> Format | None:
+        return FORMATS.get(name)
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _settings(cls, content: Any) -> Any:
+        return read_method(content, cls._find) if isinstance(content, Mapping) else content
+
+    @field_validator("kind")
+    @classmethod
+    def _kind_of_format(cls, kind: Kind, info: Any) -> Kind:
+        method = info.data.get("method")  # None if that is at fault, which is then what is reported
+        row = None if method is None else cls._find(method.format)
+        if row is not None and kind != row.kind:
+            what = f"format {row.name} makes a {row.kind}, and `kind` says {kind}"
+            fix = f'write kind = "{row.kind}", or choose a format that makes a {kind}'
+            raise PydanticCustomError("kind", "{what}", {"what": what, "fix": fix})
+        return kind
+
+
+def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
+    """The description in the `submission.toml` of a folder.
+
+    Args:
+        place: the folder that holds the file.
+        model: `Description`, or a class that adds to it.
+        more: values of what `model` adds.
+
+    Raises:
+        InterpretationError: the file is missing, no TOML, or a field is missing, wrong or unknown.
+    """
+    where, own = place / "submission.toml", Description.model_fields
+    content = read_toml(where, error=InterpretationError)
+    if strange := sorted(content.keys() - own.keys()):
+        what = f"{where}: {brief(strange[0])[1:-1]}: there is no such field; there are {', '.join(own)}"
+        raise InterpretationError(what, fix="leave it out")
+    try:
+        return model(**content, **more)
+    except ValidationError as problem:
+        fault = problem.errors()[0]
+        what, name = placed_fault(problem), str(fault["loc"][0])
+        # What pydantic says of a field is replaced; our own words, and those on settings, are kept.
+        if fault["type"] not in {"kind", "value_error"} and fault["loc"][:2] in {(name,), (name, 0)}:
+            stated = "it is missing" if fault["type"] == "missing" else f"it is {brief(fault['input'])}"
+            what = f"{name}: {stated}; expected {own[name].description}"
+        fix = fault.get("ctx", {}).get("fix", "correct that field")
+        raise InterpretationError(f"{where}: {what}", fix=fix) from None
