@@ -201,10 +201,10 @@ def test_gigabytes_that_are_no_weights_are_not_hashed(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('title = "My SAE"', "title = ", "not valid TOML"),
-        ('title = "My SAE"\n', "", "title: Field required"),
-        ('title = "My SAE"', 'title = "My SAE"\ncolour = "red"', "colour: Extra inputs"),
-        ('"mine"', '"My own"', "name: String should match pattern"),
-        ('"reconstruction"', '"probe"', "kind: Input should be 'reconstruction'"),
+        ('title = "My SAE"\n', "", "title: it is missing; expected a string"),
+        ('title = "My SAE"', 'title = "My SAE"\ncolour = "red"', "colour: there is no such field"),
+        ('"mine"', '"My own"', "name: it is 'My own.*'; expected at most 40"),
+        ('"reconstruction"', '"probe"', "kind: it is 'probe'; expected .reconstruction., "),
         ('"saelens"', '"pickle"', "method.format: this version has no format 'pickle'; there is "),
         (
             'format = "saelens"\npath = "weights"',
