@@ -17,7 +17,7 @@ from remainder.board import cite as module
 from remainder.board import snapshot
 from remainder.board.cite import Citation, cite
 from remainder.errors import RecordError
-from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.schema import MethodInfo, SubmissionInfo, TaskInfo
 from remainder.record.store import write_record
 
 HOSTILE = r"A{b}c & $100% _#_ \input ~^ Gödel 李 and O'Hara"
@@ -153,7 +153,13 @@ def test_authors_of_a_known_submission_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "../tasks", "/etc", "a/../../b", ""])
 def test_a_name_that_is_a_path_leads_nowhere(name: str) -> None:
     record = synthetic_record(synthetic_values())
-    info = SubmissionInfo(name=name, kind="reconstruction", files={}, hash="0" * 64)
+    info = SubmissionInfo(
+        name=name,
+        kind="reconstruction",
+        files={},
+        hash="0" * 64,
+        method=MethodInfo(format=None),
+    )
     assert module._authors(record.model_copy(update={"submission": info})) == ()
 
 

@@ -29,6 +29,7 @@ from forging import (
     write,
 )
 
+from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.board import consistency
 from remainder.board.verify import Shelf, Verdict, verify_record
@@ -38,6 +39,7 @@ from remainder.measure.checks import CIRCUIT_LIMIT, TRUE_LIMIT
 from remainder.record import recompute as recompute_module
 from remainder.record import store as record_module
 from remainder.record.json import canonical_json, sha256
+from remainder.record.schema import MethodInfo
 from remainder.record.store import make_record, read_record, values_path, write_record
 
 THREATS = project_root() / "docs" / "threats.md"
@@ -230,18 +232,22 @@ def test_values_that_are_edited_contradict_the_summaries(originals: list[Origina
         values_path(path).unlink()
 
 
-def remade(original: Original, root: Path, change: Callable[[pd.DataFrame], None]) -> Path:
+def remade(
+    original: Original, root: Path, change: Callable[[pd.DataFrame], None], format: str | None = None
+) -> Path:
     """A record whose values were edited and whose summaries were all computed from these: it agrees with
     itself."""
     stored = read_record(original.path)
     values = stored.values.copy()
     change(values)
     old = stored.record
+    described = read_toml(project_root() / "baselines" / old.submission.name / "submission.toml")
+    stated = MethodInfo(format=format or described["method"]["format"])
     new = make_record(
         values,
         protocol=old.protocol,
         task=old.task,
-        submission=old.submission,
+        submission=old.submission.model_copy(update={"method": stated}),
         tier=old.tier,
         model=old.model,
         corpus=old.corpus,
@@ -258,6 +264,18 @@ def remade(original: Original, root: Path, change: Callable[[pd.DataFrame], None
     path = root / original.path.relative_to(root_of(original)).parent / f"{new.record_id}.json"
     write_record(new, values, path)
     return path
+
+
+@pytest.mark.parametrize("format", ["identity", "edge-attribution"])
+def test_a_format_that_is_not_the_submissions_is_caught(originals: list[Original], format: str) -> None:
+    original = plain(originals)
+    path = remade(original, root_of(original), lambda values: None, format)
+    try:
+        verdict = verify_record(path, Shelf(root_of(original)))
+    finally:
+        path.unlink()
+        values_path(path).unlink()
+    assert any(fault.startswith(f"submission.method.format: {format!r}") for fault in verdict.faults)
 
 
 def test_a_forger_who_changes_values_and_summaries_alike_gets_through(originals: list[Original]) -> None:

@@ -13,7 +13,7 @@ from terminal import Command
 from remainder.board.which import record_of, records_of
 from remainder.errors import RecordError
 from remainder.record.find import fullest_record
-from remainder.record.schema import Record, SubmissionInfo, TaskInfo
+from remainder.record.schema import MethodInfo, Record, SubmissionInfo, TaskInfo
 from remainder.record.store import values_path, write_record
 
 VALUES = synthetic_values()
@@ -21,7 +21,13 @@ VALUES = synthetic_values()
 
 def stated(name: str, content: str | None = None) -> SubmissionInfo:
     digest = fake_hash(content or name)
-    return SubmissionInfo(name=name, kind="reconstruction", files={"ae.pt": digest}, hash=digest)
+    return SubmissionInfo(
+        name=name,
+        kind="reconstruction",
+        files={"ae.pt": digest},
+        hash=digest,
+        method=MethodInfo(format=None),
+    )
 
 
 def put(root: Path, name: str, content: str | None = None, **changes: object) -> tuple[Path, Record]:

@@ -39,7 +39,7 @@ from remainder.measure.seal import Log
 from remainder.model.graph import CircuitModel
 from remainder.model.sites import BridgeSiteModel, Edits, SiteModel
 from remainder.record.circuit_summary import rung_at
-from remainder.record.schema import Pinned, SubmissionInfo
+from remainder.record.schema import MethodInfo, Pinned, SubmissionInfo
 from remainder.record.store import StoredRecord
 from remainder.residual.noise import NoiseKeys, indices
 from remainder.task.prompts import Prompts
@@ -379,7 +379,13 @@ def measured(
     )
     groups = {"calibration": (calibration,), "evaluation": (evaluation,)}
     loaded = GivenTask(task, torch.device("cpu"), 4, None, groups, model)
-    subject = SubmissionInfo(name="given", kind="feature-circuit", files={}, hash="0" * 64)
+    subject = SubmissionInfo(
+        name="given",
+        kind="feature-circuit",
+        files={},
+        hash="0" * 64,
+        method=MethodInfo(format=None),
+    )
     circuits = FeatureCircuits(tuple(sites), {"given": circuit})
     asked = plan(task, "quick", rungs=rungs)
     return FeatureRun(loaded, subject, asked, Log(), None, circuits).record()

@@ -15,7 +15,7 @@ from synthetic_values import synthetic_values
 
 from remainder.record.json import canonical_json, content_hash
 from remainder.record.number import Number
-from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.schema import MethodInfo, SubmissionInfo, TaskInfo
 from remainder.record.store import _result_id, values_path, write_record
 from remainder.record.values import values_to_csv
 
@@ -23,7 +23,13 @@ from remainder.record.values import values_to_csv
 def submission(name: str, *, files: bool = True) -> SubmissionInfo:
     """Of `name`; without files it is a reference."""
     hashes = {"weights.safetensors": fake_hash(name)} if files else {}
-    return SubmissionInfo(name=name, kind="reconstruction", files=hashes, hash=fake_hash(name))
+    return SubmissionInfo(
+        name=name,
+        kind="reconstruction",
+        files=hashes,
+        hash=fake_hash(name),
+        method=MethodInfo(format=None),
+    )
 
 
 def scaled(values: pd.DataFrame, factor: float) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from remainder.record.schema import (
     Check,
     Complexity,
     Measurement,
+    MethodInfo,
     Pinned,
     Provenance,
     Record,
@@ -34,7 +35,11 @@ def synthetic_record(
         "protocol": "1",
         "task": TaskInfo(id="family/task", version="1-0", hash=fake_hash("task")),
         "submission": SubmissionInfo(
-            name=name, kind="reconstruction", files={"submission.toml": fake_hash(name)}, hash=fake_hash(name)
+            name=name,
+            kind="reconstruction",
+            files={"submission.toml": fake_hash(name)},
+            hash=fake_hash(name),
+            method=MethodInfo(format=None),
         ),
         "tier": "quick",
         "model": Pinned(source="org/model", revision="abc", sha256=fake_hash("model")),

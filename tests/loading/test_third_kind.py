@@ -99,6 +99,7 @@ class Forecast:
     heads: float
     kind: str = "forecast"
     is_pinned: bool = True
+    format_name: None = None
 
     @property
     def files(self) -> dict[str, str]:

@@ -337,7 +337,7 @@ def test_a_record_holds_them_if_asked(text: LanguageTask, tmp_path: Path) -> Non
     recompute(*stored)
     assert stored.record == result.record
     content = stored.record.model_dump(mode="json")
-    assert content["schema_version"] == 4
+    assert content["schema_version"] == 5
 
 
 def test_explain_shows_them_in_a_section_of_their_own(text: LanguageTask) -> None:

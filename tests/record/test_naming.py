@@ -18,7 +18,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import hub
 from remainder.publish.check import Checked, QuickNumbers, render
 from remainder.record.naming import LONGEST, differing_ends, shortened, told_apart
-from remainder.record.schema import Record, SubmissionInfo
+from remainder.record.schema import MethodInfo, Record, SubmissionInfo
 from remainder.record.store import StoredRecord
 from remainder.report.compare import compare_records, render_comparison
 from remainder.report.plot import overview
@@ -212,7 +212,13 @@ def test_folders_of_one_name_are_told_apart_by_what_differs(tmp_path: Path, fold
 
 
 def of(name: str, content: str) -> Record:
-    info = SubmissionInfo(name=name, kind="reconstruction", files={}, hash=fake_hash(content))
+    info = SubmissionInfo(
+        name=name,
+        kind="reconstruction",
+        files={},
+        hash=fake_hash(content),
+        method=MethodInfo(format=None),
+    )
     return synthetic_record(VALUES, submission=info)
 
 

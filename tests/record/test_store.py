@@ -21,7 +21,7 @@ from remainder.record.find import find_record, fullest_record
 from remainder.record.json import canonical_json, content_hash, significant
 from remainder.record.provenance import collect_provenance, git_state
 from remainder.record.recompute import recompute
-from remainder.record.schema import Check, Record, SubmissionInfo
+from remainder.record.schema import Check, MethodInfo, Record, SubmissionInfo
 from remainder.record.store import measurement_key, read_record, values_path, write_record
 
 
@@ -158,7 +158,7 @@ def test_an_edited_number_with_a_fitting_record_id_is_noticed(stored: Path) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.update(schema_version=1), "schema version 1, this package reads 4"),
+        (lambda content: content.update(schema_version=1), "schema version 1, this package reads 4 and 5"),
         (lambda content: content.update(extra=1), "extra: Extra inputs"),
         (lambda content: content.pop("metrics"), "metrics: Field required"),
         (lambda content: content["task"].update(hash="short"), "task.hash"),
@@ -241,7 +241,13 @@ def test_no_path_of_the_machine_is_stored(values: pd.DataFrame, text: str) -> No
     with pytest.raises(RecordError, match="absolute path"):
         synthetic_record(values, warnings=[text])
     files = {text: fake_hash("file")}
-    submission = SubmissionInfo(name="a", kind="reconstruction", files=files, hash=fake_hash("a"))
+    submission = SubmissionInfo(
+        name="a",
+        kind="reconstruction",
+        files=files,
+        hash=fake_hash("a"),
+        method=MethodInfo(format=None),
+    )
     with pytest.raises(RecordError, match="absolute path"):
         synthetic_record(values, submission=submission)
 

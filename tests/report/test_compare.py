@@ -11,7 +11,7 @@ from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import RecordError
-from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.schema import MethodInfo, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord, write_record
 from remainder.record.values import canonical_values
 from remainder.report.compare import Comparison, compare, compare_records, render_comparison
@@ -117,7 +117,13 @@ def test_nothing_in_common_is_an_error(a: StoredRecord) -> None:
 
 
 def test_records_against_different_models_are_refused(a: StoredRecord) -> None:
-    fine = SubmissionInfo(name="fine-one", kind="reconstruction", files={}, hash=fake_hash("fine"))
+    fine = SubmissionInfo(
+        name="fine-one",
+        kind="reconstruction",
+        files={},
+        hash=fake_hash("fine"),
+        method=MethodInfo(format=None),
+    )
     nested = StoredRecord(synthetic_record(a.values, reference=fine), a.values)
     with pytest.raises(RecordError, match="the model stands for itself in one record and fine-one stands"):
         compare_records(a, nested)

@@ -26,7 +26,7 @@ from remainder.errors import RecordError
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
 from remainder.record.number import Number
 from remainder.record.rungs import RUNGS
-from remainder.record.schema import CalibrationInfo, Check, Measurement, Record, SubmissionInfo
+from remainder.record.schema import CalibrationInfo, Check, Measurement, MethodInfo, Record, SubmissionInfo
 from remainder.record.store import write_record
 from remainder.report.explain import explain, rung_frame
 from remainder.report.ladder import ladder
@@ -205,7 +205,13 @@ def with_metrics(record: Record, **changes: Any) -> Record:
 
 
 def nested_record() -> Record:
-    fine = SubmissionInfo(name="fine-one", kind="reconstruction", files={}, hash=fake_hash("fine"))
+    fine = SubmissionInfo(
+        name="fine-one",
+        kind="reconstruction",
+        files={},
+        hash=fake_hash("fine"),
+        method=MethodInfo(format=None),
+    )
     return full_record({**GAPS, "model": -0.21}, reference=fine)
 
 

@@ -13,7 +13,7 @@ from synthetic_values import synthetic_values
 from remainder.errors import RecordError
 from remainder.record.number import Number
 from remainder.record.rungs import RUNGS
-from remainder.record.schema import Check, Complexity, Record, SubmissionInfo
+from remainder.record.schema import Check, Complexity, MethodInfo, Record, SubmissionInfo
 from remainder.record.store import StoredRecord
 from remainder.record.values import canonical_values
 from remainder.report.compare import compare_records
@@ -79,7 +79,13 @@ def test_troubles_are_shown(records: list[Record], format: str) -> None:
 
 
 def test_a_nested_record_says_what_stands_for_the_model(records: list[Record]) -> None:
-    fine = SubmissionInfo(name="fine-one", kind="reconstruction", files={}, hash="0" * 64)
+    fine = SubmissionInfo(
+        name="fine-one",
+        kind="reconstruction",
+        files={},
+        hash="0" * 64,
+        method=MethodInfo(format=None),
+    )
     nested = records[0].model_copy(update={"reference": fine})
     text = " ".join(render([records[0], nested]).split())
     assert text.count("Δ Gaussian") == 2  # two tables: their clean losses are of different things

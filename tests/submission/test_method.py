@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remainder.base.paths import project_root
+from remainder.record.old import format_of
 from remainder.submission.method import FORMATS, Format, Method, read_method, submission_hash
-from remainder.submission.old import is_found
 from remainder.submission.open import read_folder
 from remainder.submission.registry import resolve
 
@@ -201,10 +201,10 @@ def test_a_later_setting_is_hashed_beside_the_others_and_only_if_it_is_given() -
 def test_circuits_that_were_found_are_known_by_their_hash() -> None:
     for name in ("edge-attribution", "node-attribution"):
         for settings in ({}, {"steps": 1}, {"steps": 100}):
-            assert is_found(submission_hash(read_method({"format": name, **settings}), {}))
-    assert is_found(submission_hash(read_method({"format": "edge-patching"}), {}))
+            assert format_of(submission_hash(read_method({"format": name, **settings}), {})) == name
+    assert format_of(submission_hash(read_method({"format": "edge-patching"}), {})) == "edge-patching"
     for name in ("full-graph", "random-edges", "identity"):
-        assert not is_found(submission_hash(read_method({"format": name}), {}))
+        assert format_of(submission_hash(read_method({"format": name}), {})) is None
 
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS.keys())

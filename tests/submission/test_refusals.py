@@ -331,9 +331,9 @@ PCA = (
 )
 LIST = "expected a list of strings, such as "
 FIELDS = [
-    (f'["{TASK}"]', f'"not-{TASK}-at-all"', f"tasks: it is 'not-{TASK}-at-all'; {LIST}[\"tiny/digits\"]"),
-    (f'["{TASK}"]', "5", f'tasks: it is 5; {LIST}["tiny/digits"]'),
-    (f'["{TASK}"]', "[5]", f'tasks: it is 5; {LIST}["tiny/digits"]'),
+    (f'["{TASK}"]', f'"not-{TASK}-at-all"', f"tasks: it is 'not-{TASK}-at-all'; {LIST}[\"SUITE/TASK\"]"),
+    (f'["{TASK}"]', "5", f'tasks: it is 5; {LIST}["SUITE/TASK"]'),
+    (f'["{TASK}"]', "[5]", f'tasks: it is 5; {LIST}["SUITE/TASK"]'),
     ('["A"]', '"A"', f"authors: it is 'A'; {LIST}"),
     ('["A"]', "3", f"authors: it is 3; {LIST}"),
     ('title = "T"\n', "", "title: it is missing; expected a string"),

@@ -41,7 +41,7 @@ from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_summary, values_path
 from remainder.report.quantities import MAIN_RUNGS
-from remainder.submission.old import is_found
+from remainder.submission.method import FORMATS
 
 __all__ = [
     "RUNGS",
@@ -113,7 +113,9 @@ class BoardRow:
     @property
     def is_reference(self) -> bool:
         """Whether its submission holds nothing that was trained or found (step 6)."""
-        return not self.record.submission.files and not is_found(self.record.submission.hash)
+        row = FORMATS.get(self.record.submission.format or "")
+        searched = row is not None and "prompts" in row.sources
+        return not self.record.submission.files and not searched
 
     @property
     def is_nested(self) -> bool:

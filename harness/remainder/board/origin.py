@@ -265,6 +265,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
     for name, found, expected in (
         ("name", stated.name, described.name),
         ("kind", stated.kind, described.kind),
+        ("method.format", stated.format, method.format if stated.method else stated.format),
     ):
         if found != expected:
             yield Remark(f"{part}.{name}: {found!r}, its submission.toml has {expected!r}")

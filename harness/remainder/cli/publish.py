@@ -76,15 +76,15 @@ def verify(
         # A record at fault is left out: the faults are printed above, and it may hold anything.
         sound = [verdict.path for verdict in verdicts if verdict.passed]
         drawn = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
-        settings = {name: value for name, value in drawn.items() if value is not None}
-        again = _measure_again(sound, settings, to_stderr=format != "table")
+        given = {name: value for name, value in drawn.items() if value is not None}
+        again = _measure_again(sound, given, to_stderr=format != "table")
     if write:
         for verdict in verdicts:
             if verdict.record is not None:  # without a record there is no id to keep a verdict under
                 measured = again.get(verdict.path)
                 verifications.write_verification(verdict, None if measured is None else measured.kept())
-    passed = all(verdict.passed for verdict in verdicts) and all(one.passed for one in again.values())
-    raise typer.Exit(0 if passed else 1)
+    passed = [one.passed for one in verdicts] + [one.passed for one in again.values()]
+    raise typer.Exit(0 if all(passed) else 1)
 
 
 def _files(given: str) -> list[Path]:

@@ -105,14 +105,13 @@ def measure_gaussianity(
     covariance = _dense_covariance(calibration, len(rows))
     rows = rows.to(covariance.mean.device)
     w = covariance.whiten(rows)
-    squares = w.square().sum(-1)
     along = {name: _along(covariance, given, w) for name, given in directions.items()}
     along = {name: found for name, found in along.items() if len(found)}
     kurtotic = _most_kurtotic(covariance, calibration, w, seed)
-    groups = [*along.values(), kurtotic]
-    radial, null = _null(calibration, covariance, groups, len(rows), seed, surrogates)
+    radial, null = _null(calibration, covariance, [*along.values(), kurtotic], len(rows), seed, surrogates)
     *shapes, kurtotic_shapes = null
 
+    squares = w.square().sum(-1)
     radii = squares.sqrt().cpu().numpy()
     gains = _Gains(np.asarray(documents), covariance.rank, seed)
     return Gaussianity(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -22,32 +22,21 @@ from remainder.record.schema import (
     Check,
     Complexity,
     Measurement,
+    MethodInfo,
     Record,
     SubmissionInfo,
     TaskInfo,
 )
 from remainder.record.store import make_record
+from remainder.submission.submission import Entry
 
-__all__ = ["Log", "Remeasured", "Subject", "info", "seal"]
-
-
-@runtime_checkable
-class Subject(Protocol):
-    """The identity of an interpretation: files of a submission, or the hash of an object."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def files(self) -> dict[str, str]: ...
-    @property
-    def hash(self) -> str: ...
+__all__ = ["Log", "Remeasured", "info", "seal"]
 
 
-def info(subject: Subject) -> SubmissionInfo:
-    """A subject as records name it."""
-    return SubmissionInfo(name=subject.name, kind=subject.kind, files=subject.files, hash=subject.hash)
+def info(entry: Entry) -> SubmissionInfo:
+    """The identity of an entry, as records state it."""
+    method = MethodInfo(format=entry.format_name)
+    return SubmissionInfo(name=entry.name, kind=entry.kind, files=entry.files, hash=entry.hash, method=method)
 
 
 class Remeasured(NamedTuple):

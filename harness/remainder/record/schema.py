@@ -1,4 +1,4 @@
-"""The schema of a record: every field, its unit, and where it stands. Version 4.
+"""The schema of a record: every field, its unit, and where it stands. Version 5.
 
 Floats have six significant digits; NaN does not exist: a null comes with its reason.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from remainder.record import old
 from remainder.record.compat import Compat
 from remainder.record.metrics import CircuitMetrics, Metrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha256
@@ -22,6 +23,7 @@ __all__ = [
     "Complexity",
     "DocumentsInfo",
     "Measurement",
+    "MethodInfo",
     "Pinned",
     "Provenance",
     "Record",
@@ -29,7 +31,7 @@ __all__ = [
     "TaskInfo",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _NO_CIRCUITS = CircuitMetrics(answer=Number.null("it is no circuit"), points={}, cpr={}, cmd={})
 
@@ -43,14 +45,30 @@ class TaskInfo(FrozenModel):
     hash: Sha256
 
 
-class SubmissionInfo(FrozenModel):
+class MethodInfo(FrozenModel):
+    """The way in which the interpretation is read or made."""
+
+    format: str | None
+    """Name of its format; null for an object in memory, which was not read from a submission."""
+
+
+class SubmissionInfo(GrownModel):
     """The interpretation, identified by its hash."""
+
+    later = ("method",)
 
     name: str
     kind: str
     files: dict[str, Sha256]
     """Path relative to the submission's folder -> SHA-256."""
     hash: Sha256
+    method: MethodInfo | None = None
+    """Absent before schema 5."""
+
+    @property
+    def format(self) -> str | None:
+        """Name of its format, as far as the record tells it."""
+        return old.format_of(self.hash) if self.method is None else self.method.format
 
 
 class Pinned(FrozenModel):
@@ -197,7 +215,7 @@ class Provenance(FrozenModel):
 class Record(FrozenModel):
     """Everything that is kept of one measurement. Make it with `make_record`."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[4, 5]
     protocol: str
     task: TaskInfo
     submission: SubmissionInfo
@@ -243,6 +261,14 @@ class Record(FrozenModel):
     def failed_checks(self) -> list[str]:
         """Names of the checks inside the run that failed."""
         return [name for name, check in self.checks.items() if not check.passed]
+
+    @model_validator(mode="after")
+    def _with_method(self) -> Record:
+        for part in (self.submission, self.reference):
+            if part is not None and (part.method is None) != (self.schema_version in old.VERSIONS):
+                fault = "lacks" if part.method is None else "states"
+                raise ValueError(f"submission {part.name} {fault} its method in schema {self.schema_version}")
+        return self
 
     @field_validator("protocol", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from remainder.base.files import SETTINGS, present, require_file
 from remainder.base.messages import placed_fault
 from remainder.base.paths import machine_paths
 from remainder.errors import RecordError
+from remainder.record import old
 from remainder.record.compat import Compat
 from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
 from remainder.record.metrics import Gaussianity
@@ -324,11 +325,13 @@ def _result_id(content: Mapping[str, Any]) -> str:
     )
     science = {name: content[name] for name in names}
     submission, measurement = content["submission"], content["measurement"]
-    science["submission"] = {name: submission[name] for name in ("kind", "files", "hash")}
+    parts = ("kind", "files", "hash", "method")  # records of schema 4 have no method
+    science["submission"] = {name: submission[name] for name in parts if name in submission}
     settings = ("rungs", "pairs", "annealed_draws", "whole", "compat", "unmeasured", "seed", "dtype")
     science["measurement"] = {name: measurement[name] for name in settings if name in measurement}
     if content.get("reference") is not None:
-        science["reference"] = {name: content["reference"][name] for name in ("kind", "files", "hash")}
+        reference = content["reference"]
+        science["reference"] = {name: reference[name] for name in parts if name in reference}
     science["calibration"] = content["calibration"]
     science["documents"] = content["documents"]
     return content_hash(science)
@@ -350,9 +353,10 @@ def read_summary(path: Path) -> Record:
     except (OSError, ValueError) as error:
         raise RecordError(f"{path}: is not whole JSON ({error})", fix="fetch or measure it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    readable = (*old.VERSIONS, SCHEMA_VERSION)
+    if version not in readable:
         raise RecordError(
-            f"{path}: schema version {version}, this package reads {SCHEMA_VERSION}",
+            f"{path}: schema version {version}, this package reads {' and '.join(map(str, readable))}",
             fix="use the package version that wrote it, or check that this is a record",
         )
     try:

@@ -1,4 +1,4 @@
-"""What a `submission.toml` says, read and checked without torch and without another package's code.
+"""The content of a `submission.toml`, read and checked without torch and without another package's code.
 
 `verify` reads it as it is here. `check`, `run`, `submit` and `review` open submissions
 (`remainder.submission.submission`), which inherit it: there is one set of rules for all.
@@ -33,7 +33,7 @@ class Description(BaseModel):
     authors: tuple[str, ...] = Field(description='a list of strings, such as ["Ada Lovelace"]')
     licence: str = Field(description='a string, that of the weights, such as "MIT"')
     paper: str | None = Field(default=None, description="a string, the address of the paper")
-    tasks: tuple[str, ...] = Field(default=(), description='a list of strings, such as ["tiny/digits"]')
+    tasks: tuple[str, ...] = Field(default=(), description='a list of strings, such as ["SUITE/TASK"]')
     method: SerializeAsAny[Method] = Field(description="one table, [method], which names a `format`")
     # After `method`, since it is checked against the format.
     kind: Kind = Field(description='"reconstruction", "circuit" or "feature-circuit"')

@@ -32,7 +32,7 @@ _DEPTH = 4  # of attributes of attributes that are hashed
 
 @dataclass(frozen=True)
 class _InMemory:
-    """What all submissions that were never files have in common: a name, and a hash of the object."""
+    """The common part of submissions that were never files: a name, and a hash of the object."""
 
     name: str
     hash: str
@@ -53,6 +53,7 @@ class ObjectSubmission(_InMemory):
     """
 
     kind: str = "reconstruction"
+    format_name: None = None
     ignore_fields: tuple[str, ...] = ()
     """Fields of its cfg to be passed over."""
 
@@ -77,6 +78,7 @@ class CircuitSubmission(_InMemory):
 
     obj: Circuits
     kind: str = "circuit"
+    format_name: None = None
 
     def require_fit(self, task: Task) -> None:
         """Whether it is of the task's graph is known only once the model is loaded; see `circuits`."""

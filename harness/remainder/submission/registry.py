@@ -29,7 +29,7 @@ _GIVEN = {
     "files": "builtins:list",
     "require": "builtins:object",
 }
-"""What code of a format gives: `read` and `make` by its kind, other functions by their name."""
+"""Types that the code of a format gives: `read` and `make` by its kind, other functions by their name."""
 
 
 def find(name: str) -> Format | None:
@@ -75,7 +75,7 @@ def resolve(place: str) -> Callable[..., Any]:
 
 
 def call(row: Format, verb: str, *arguments: Any) -> Any:
-    """What the code of a format gives.
+    """The result of the code of a format.
 
     Args:
         row: the format.

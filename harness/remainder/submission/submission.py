@@ -49,6 +49,8 @@ class Entry(Protocol):
     def hash(self) -> str: ...
     @property
     def is_pinned(self) -> bool: ...
+    @property
+    def format_name(self) -> str | None: ...
     def require_fit(self, task: Task) -> None: ...
 
 
@@ -81,6 +83,11 @@ class Submission(Description):
     def format(self) -> Format:
         """The line of its format in the registry."""
         return format_of(self.method.format)
+
+    @property
+    def format_name(self) -> str:
+        """Name of its format, which records state."""
+        return self.method.format
 
     @property
     def hash(self) -> str:

@@ -335,7 +335,7 @@ def load_task(name: str | Path | Task) -> Task:
     if isinstance(name, Task):
         return name
     if not isinstance(name, (str, Path)):
-        raise TaskError(f"the task is {name!r}", fix="give its id (tiny/digits) or the path of its folder")
+        raise TaskError(f"the task is {name!r}", fix="give its id (SUITE/TASK) or the path of its folder")
     folder = project_root() / "tasks" / name
     identifier = str(name)
     if identifier not in list_tasks():
