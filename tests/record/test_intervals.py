@@ -64,6 +64,80 @@ def test_the_interval_of_a_difference_of_ratios_equals_a_slow_loop() -> None:
     assert (estimate.low, estimate.high) == (pytest.approx(low, rel=1e-9), pytest.approx(high, rel=1e-9))
 
 
+def efficiency(means: np.ndarray) -> np.ndarray:
+    """The log ratio of two KL per token, as `[reference, row, tokens]`."""
+    return np.log(means[..., 0] / means[..., 2] + 1e-6) - np.log(means[..., 1] / means[..., 2] + 1e-6)
+
+
+@pytest.mark.parametrize("numeric", [True, False])
+def test_a_ratio_as_a_function_is_the_ratio(numeric: bool) -> None:
+    a, b = skewed(np.random.default_rng(7), 12)
+    bootstrap = Bootstrap(12, seed=3)
+    gradient = None if numeric else lambda m: np.stack([1 / m[..., 1], -m[..., 0] / m[..., 1] ** 2], axis=-1)
+    columns = np.stack([a, b], axis=1)
+    found = bootstrap.of_function(columns, lambda m: m[..., 0] / m[..., 1], gradient=gradient)
+    wanted = bootstrap.estimate(Ratio(a, b))
+    for end in ("value", "low", "high"):
+        assert getattr(found, end) == pytest.approx(getattr(wanted, end), rel=1e-7 if numeric else 1e-12)
+
+
+@pytest.mark.parametrize("scale", ["plain", "positive"])
+def test_the_interval_of_a_function_equals_a_slow_loop(scale: str) -> None:
+    """Standard errors by hand: each document's pull on either logarithm, one document after another."""
+    generator = np.random.default_rng(11)
+    (a, tokens), (c, _) = skewed(generator, 10), skewed(generator, 10)
+    a = 20 * a
+    power = 1 / 3 if scale == "positive" else 1
+
+    def statistic(indices: np.ndarray) -> tuple[float, float]:
+        n, p, q, t = len(indices), a[indices], c[indices], tokens[indices]
+        first, second = p.sum() / t.sum(), q.sum() / t.sum()
+        value = math.log(first + 1e-6) - math.log(second + 1e-6)
+        pulls = (p - first * t) / t.mean() / (first + 1e-6) - (q - second * t) / t.mean() / (second + 1e-6)
+        error = math.sqrt((pulls**2).sum() / (n * (n - 1)))
+        return value**power, error * power * value ** (power - 1)
+
+    bootstrap = Bootstrap(10, seed=3, resamples=400)
+    found = bootstrap.of_function(np.stack([a, c, tokens], axis=1), efficiency, scale)
+    low, high = loop_interval(bootstrap, statistic)
+    assert found.value**power == pytest.approx(statistic(np.arange(10))[0], rel=1e-12)
+    assert (found.low, found.high) == (
+        pytest.approx(low ** (1 / power), rel=1e-6),
+        pytest.approx(high ** (1 / power), rel=1e-6),
+    )
+
+
+def test_the_interval_of_a_function_covers_what_it_should() -> None:
+    """The log ratio of two lognormal means, paired; the truth is the difference of their logarithms."""
+    generator = np.random.default_rng(12)
+    covered, replications, documents = 0, 600, 32
+    bootstrap = Bootstrap(documents, seed=1, resamples=1000)
+    for _ in range(replications):
+        shared = generator.normal(0, 0.6, documents)
+        own = generator.normal(0, 0.5, (2, documents))
+        kl = np.exp(shared + own) * np.array([[2.0], [1.0]])
+        columns = np.column_stack([*kl, np.ones(documents)])
+        found = bootstrap.of_function(columns, efficiency)
+        covered += found.low <= math.log(2) <= found.high
+    assert 0.92 <= covered / replications <= 0.98
+
+
+def test_a_function_of_documents_that_are_all_alike_is_a_point() -> None:
+    tokens = np.array([100.0, 120.0, 90.0, 80.0, 70.0, 110.0])
+    columns = np.stack([0.3 * tokens, 0.1 * tokens, tokens], axis=1)
+    found = Bootstrap(6, seed=0).of_function(columns, efficiency)
+    assert found.low == found.value == found.high == pytest.approx(math.log(3), rel=1e-5)
+
+
+def test_a_function_that_is_not_defined_has_no_value() -> None:
+    found = Bootstrap(6, seed=0).of_function(np.zeros((6, 1)), lambda m: np.log(m[..., 0]))
+    assert found == Estimate(None, None, None, "it is not defined at the means of these documents")
+    with pytest.raises(ValueError, match=r"shape \(5, 1\), expected \(6, m\)"):
+        Bootstrap(6, seed=0).of_function(np.zeros((5, 1)), lambda m: m[..., 0])
+    with pytest.raises(ValueError, match="not finite"):
+        Bootstrap(6, seed=0).of_function(np.full((6, 1), np.nan), lambda m: m[..., 0])
+
+
 def test_large_normal_data_give_the_t_interval() -> None:
     a = np.random.default_rng(2).normal(3.0, 1.0, 400)
     estimate = Bootstrap(400, seed=0).estimate(Ratio(a, np.ones(400)))

@@ -8,20 +8,24 @@ tokens), or a difference of two such ratios. Steps (bootstrap-t; Davison and Hin
 2. Resample documents with replacement; for each resample R* and s* by the same formulas.
 3. Quantiles q of t* = (R* - R) / s*; the interval is [R - q_high s, R - q_low s].
 
-The percentile interval covers too rarely with few, skewed documents; this one does not. All metrics of a
-record share the same resamples, so everything is paired.
+Any other smooth function of means over documents is treated alike (`Bootstrap.of_function`). The percentile
+interval covers too rarely with few, skewed documents; this one does not. All metrics of a record share the
+same resamples, so everything is paired.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+
+from remainder.record.scales import SCALES, ScaleName
 
 __all__ = ["LEVEL", "MINIMUM_DOCUMENTS", "RESAMPLES", "Bootstrap", "Estimate", "Ratio", "other_rounding"]
 
@@ -33,7 +37,10 @@ MINIMUM_DOCUMENTS = 5
 _DEGENERATE = 1e-6
 """A resample's standard error below this share of the sample's is rounding: it stands for zero."""
 
+_EPS = float(np.finfo(np.float64).eps)
+
 Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
 
 _rounding: ContextVar[np.random.Generator | None] = ContextVar("rounding", default=None)
 
@@ -114,6 +121,57 @@ class Bootstrap:
         """second - first, paired document by document."""
         return self._estimate([(1.0, second), (-1.0, first)])
 
+    def of_function(
+        self,
+        columns: Array,
+        f: Function,
+        scale: ScaleName = "plain",
+        *,
+        gradient: Function | None = None,
+    ) -> Estimate:
+        """A smooth function of column means, f(m), with its studentised interval.
+
+        The standard error is that of the delta method, s^2 = g'Cg / (n - 1) with the gradient g of f at m and
+        the covariance C of the columns; for each resample both are those of the resample (Davison and Hinkley
+        1997, section 2.7.2). For f(m) = m[0] / m[1] this is the interval of `estimate`.
+
+        Args:
+            columns: `[documents, m]`, in every column a sum over each document.
+            f: maps means `[..., m]` to `[...]`; it is called with all resamples at once.
+            scale: of the interval, by the kind of quantity; see `record.scales`.
+            gradient: maps means `[..., m]` to `[..., m]`; by central differences where it is not given.
+
+        Raises:
+            ValueError: the columns have a wrong shape or hold a value that is not finite.
+        """
+        if columns.ndim != 2 or len(columns) != self.documents:
+            raise ValueError(f"columns have shape {columns.shape}, expected ({self.documents}, m)")
+        if not np.isfinite(columns).all():
+            raise ValueError("columns hold a value that is not finite")
+        mean = columns.mean(axis=0)
+        centred = columns - mean
+        slopes = gradient or partial(_slopes, f, centred.std(axis=0) / math.sqrt(self.documents))
+        with np.errstate(all="ignore"):
+            value, at_mean = float(f(mean)), slopes(mean)
+        if not (math.isfinite(value) and np.isfinite(at_mean).all()):
+            return Estimate(None, None, None, "it is not defined at the means of these documents")
+        # The influence of a document is a column of its own: of a resample's gradient only what differs from
+        # the sample's is then needed, and nothing cancels.
+        influence = centred @ at_mean
+        rounding = np.abs(columns) @ np.abs(at_mean) * (_EPS if gradient else _EPS ** (2 / 3))
+        if (estimate := self._without_interval(value, influence, rounding)) is not None:
+            return estimate
+        stacked = _shaken(np.column_stack([influence, centred]))
+        means = self.weights @ stacked / self.documents
+        with np.errstate(all="ignore"):
+            moved = f(mean + means[:, 1:]) - value
+            coefficients = np.column_stack([np.ones(len(means)), slopes(mean + means[:, 1:]) - at_mean])
+            # Influences are about the mean of the resample.
+            squares = (
+                self._squares(stacked, coefficients) - self.documents * (means * coefficients).sum(1) ** 2
+            )
+        return self._studentised(value, influence, moved, squares, scale)
+
     def _estimate(self, terms: Sequence[tuple[float, Ratio]]) -> Estimate:
         for _, term in terms:
             self._check(term)
@@ -127,43 +185,67 @@ class Bootstrap:
         a = np.stack([term.numerator / np.mean(term.denominator) for _, term in terms], axis=1)
         values = a.mean(axis=0)
         value = float(signs @ values)
+        influence = (a - values * b) @ signs
+        if (estimate := self._without_interval(value, influence, np.abs(a).sum(axis=1) * _EPS)) is not None:
+            return estimate
+        stacked = _shaken(np.concatenate([a - values * b, b], axis=1))
+        sums = self.weights @ stacked
+        number = len(terms)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = sums[:, :number] / sums[:, number:]
+            scale = signs * self.documents / sums[:, number:]
+            squares = self._squares(stacked, np.concatenate([scale, -scale * shift], axis=1))
+        return self._studentised(value, influence, shift @ signs, squares, "plain")
+
+    def _without_interval(self, value: float, influence: Array, rounding: Array) -> Estimate | None:
+        """The estimate where there are too few documents, or none differs from the others; else None.
+
+        Args:
+            influence: of each document, `[documents]`.
+            rounding: what of it may be rounding, `[documents]`.
+        """
         if self.documents < MINIMUM_DOCUMENTS:
             reason = f"{self.documents} documents; an interval needs at least {MINIMUM_DOCUMENTS}"
             return Estimate(value, None, None, reason)
-        centred = a - values * b
-        error = float(self._standard_error((centred @ signs)[None, :] ** 2)[0])
-        if error <= 8 * np.finfo(np.float64).eps * float(np.abs(a).mean(axis=0).sum()):
-            return Estimate(value, value, value)
-        if (generator := _rounding.get()) is not None:
-            last = 4 * np.finfo(np.float64).eps
-            centred, b = (part * (1 + last * generator.uniform(-1, 1, part.shape)) for part in (centred, b))
-        low, high = self._quantiles(centred, b, signs, error)
+        spread = self._error(influence) > 8 * float(rounding.mean())
+        return None if spread else Estimate(value, value, value)
+
+    def _error(self, influence: Array) -> float:
+        """Linearised standard error of the sample."""
+        return math.sqrt((influence**2).sum() / (self.documents * (self.documents - 1)))
+
+    def _squares(self, columns: Array, coefficients: Array) -> Array:
+        """Sums over each resample of the squares of what is linear in the columns, `[resamples]`.
+
+        Args:
+            columns: `[documents, m]`.
+            coefficients: `[resamples, m]`. The squares sum to a quadratic form in them.
+        """
+        n, m = columns.shape
+        products = (self.weights @ (columns[:, :, None] * columns[:, None, :]).reshape(n, -1)).reshape(
+            -1, m, m
+        )
+        squares: Array = np.einsum("ri,rij,rj->r", coefficients, products, coefficients)
+        return squares
+
+    def _studentised(
+        self, value: float, influence: Array, moved: Array, squares: Array, scale: ScaleName
+    ) -> Estimate:
+        """The interval from all resamples: how far each moved, and its sum of squared influences."""
+        on = SCALES[scale]
+        with np.errstate(all="ignore"):
+            step = self._error(influence) * float(on.slope(np.array([value]))[0])
+            errors = np.sqrt(np.maximum(squares, 0.0) / (self.documents * (self.documents - 1)))
+            errors *= on.slope(value + moved)
+            low, high = self._quantiles(on.moved(value, moved), np.maximum(errors, on.floor * step), step)
         if not (math.isfinite(low) and math.isfinite(high)):
             reason = "unbounded: too many resamples of the documents have no spread"
             return Estimate(value, None, None, reason)
-        return Estimate(value, value - high * error, value - low * error)
+        return Estimate(value, on.back(value, -high * step), on.back(value, -low * step))
 
-    def _standard_error(self, squares: Array) -> Array:
-        """Linearised standard error `[...]` from squared influences `[..., documents]`."""
-        total: Array = squares.sum(axis=-1)
-        return np.sqrt(np.maximum(total, 0.0) / (self.documents * (self.documents - 1)))
-
-    def _quantiles(self, centred: Array, b: Array, signs: Array, error: float) -> tuple[float, float]:
+    def _quantiles(self, moved: Array, errors: Array, error: float) -> tuple[float, float]:
         """Lower and upper quantile of t* = (R* - R) / s* over resamples; infinite where undefined."""
-        n, terms = centred.shape
-        columns = np.concatenate([centred, b], axis=1)
-        sums = self.weights @ columns
-        products = self.weights @ (columns[:, :, None] * columns[:, None, :]).reshape(n, -1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            shift = sums[:, :terms] / sums[:, terms:]
-            scale = signs * n / sums[:, terms:]
-            # The influence e*_i is linear in the columns; its square sums to a quadratic form.
-            coefficients = np.concatenate([scale, -scale * shift], axis=1)
-            squares = np.einsum(
-                "ri,rij,rj->r", coefficients, products.reshape(-1, 2 * terms, 2 * terms), coefficients
-            )
-            errors = self._standard_error(squares[:, None])
-            moved = shift @ signs
             flat = errors <= _DEGENERATE * error
             t = np.where(
                 flat, np.where(np.abs(moved) <= _DEGENERATE * error, 0.0, moved * np.inf), moved / errors
@@ -193,3 +275,27 @@ class Bootstrap:
                 raise ValueError(f"{name} has shape {array.shape}, expected ({self.documents},)")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds a value that is not finite")
+
+
+def _shaken(columns: Array) -> Array:
+    """The columns, in `other_rounding` with other last digits."""
+    if (generator := _rounding.get()) is None:
+        return columns
+    return columns * (1 + 4 * _EPS * generator.uniform(-1, 1, columns.shape))
+
+
+def _slopes(f: Function, spread: Array, means: Array) -> Array:
+    """The gradient of f by central differences, `[..., m]`.
+
+    Steps are a small share of each mean, so that none that is positive leaves its range, or of its standard
+    error `spread` `[m]` where that is larger.
+    """
+    steps = _EPS ** (1 / 3) * np.maximum(np.abs(means), spread)
+    gradient = np.zeros_like(means)
+    for column in range(means.shape[-1]):
+        aside = np.zeros_like(means)
+        aside[..., column] = steps[..., column]
+        apart = f(means + aside) - f(means - aside)
+        # A column of zeros cannot be moved, and nothing depends on it.
+        gradient[..., column] = np.where(aside[..., column] > 0, apart / (2 * aside[..., column]), 0.0)
+    return gradient
