@@ -77,10 +77,10 @@ def test_groups_keep_apart_what_is_not_comparable(tmp_path: Path) -> None:
     entries, faults = all_entries(tmp_path)
     assert not faults
     assert [tuple(group) for group in groups(entries)] == [
-        ("family/task", "1", "quick"),
-        ("family/task", "1", "standard"),
-        ("family/task", "2", "quick"),
-        ("other/task", "2", "quick"),
+        ("family/task", "1", "quick", "float32"),
+        ("family/task", "1", "standard", "float32"),
+        ("family/task", "2", "quick", "float32"),
+        ("other/task", "2", "quick", "float32"),
     ]
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,17 @@ def test_committed_verifications_are_of_committed_records() -> None:
         assert path.stem == found.record_id
         assert found.record_id in ids
         assert found.outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"), [(-9000.0, False), (-1.0, False), (0.5, False), (1.5, True), (40_000.0, True)]
+)
+def test_a_time_in_the_future_is_a_fault(one: Path, hours: float, told: bool) -> None:
+    content, data = read(one)
+    time = datetime.now(timezone.utc) + timedelta(hours=hours)
+    content["provenance"]["timestamp"] = time.isoformat(timespec="seconds")
+    path = write(seal(content), data, one.parents[4])
+    assert ("lies in the future" in faults_of(path)) == told
 
 
 def test_a_record_of_an_older_version_of_its_task_is_noted(

@@ -60,7 +60,7 @@ def test_a_second_record_is_held_against_the_first(tmp_path: Path) -> None:
         tmp_path,
         scaled(synthetic_values(), 0.5),
         task=TASK,
-        submission=submission("mine"),
+        submission=submission("mine").model_copy(update={"hash": fake_hash("other weights")}),
         bits=100.0,
         provenance=synthetic_record(synthetic_values()).provenance.model_copy(
             update={"timestamp": "2026-02-01T00:00:00+00:00"}
@@ -71,7 +71,7 @@ def test_a_second_record_is_held_against_the_first(tmp_path: Path) -> None:
     assert lines[2].startswith(f"Against mine (its previous record {first.stem[:12]}): KL raw -")
     assert lines[2].endswith(", separable.")
     assert told(tmp_path, first) == [
-        "Not the current record of its submission: another one has more rungs, or is newer."
+        "Not the current record of its submission: another one has more rungs, or came later."
     ]
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pandas as pd
@@ -47,6 +47,7 @@ LIMITS = {
 _DTYPES = ("bfloat16", "float32")
 _ALWAYS = ("conformance", "suffix", "zero_splice")
 _NOISES = "noise-"  # how the denominators of the Gaussian ratio are called among rungs
+_SKEW = timedelta(hours=1)  # how far a clock may be ahead of this one
 _SLACK = 1e-7  # nats per token that a check's value may differ, which was taken before values were rounded
 
 
@@ -165,8 +166,11 @@ def check_provenance(record: Record) -> Iterator[str]:
     """Circumstances that cannot be."""
     told = record.provenance
     try:
-        if datetime.fromisoformat(told.timestamp).tzinfo is None:
+        time = datetime.fromisoformat(told.timestamp)
+        if time.tzinfo is None:
             yield f"provenance.timestamp: {told.timestamp} names no time zone"
+        elif time > datetime.now(timezone.utc) + _SKEW:
+            yield f"provenance.timestamp: {told.timestamp} lies in the future"
     except ValueError:
         yield f"provenance.timestamp: {told.timestamp!r} is no ISO 8601 time"
     if told.git_commit is not None and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", told.git_commit):

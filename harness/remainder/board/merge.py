@@ -5,16 +5,19 @@
    elsewhere than it says, is a `Fault` with its path: it is left out, and never silently. Whether its numbers
    follow from its values is `verify`'s business; its verdict, where one was kept, is shown beside it.
 2. Of the values, only what paired comparisons need is kept: KL of two rungs summed over each document.
-3. Records are comparable within a `Group`: one task, one N of its version, one tier, so that all were
-   measured on the same documents.
+3. Records are comparable within a `Group`: one task, one N of its version, one tier, one dtype, so that all
+   were measured on the same documents and round alike.
 4. Of the records of a submission in a group, the current one has the submission's newest content (its hash is
-   that of the record written last), and of those the most rungs; of several such the newest. Measuring again
-   with fewer rungs thus hides nothing, and new weights replace old ones. The others are history.
+   that of the record that came last), and of those the most rungs; of several such the newest. Measuring
+   again with fewer rungs thus hides nothing, and new weights replace old ones. The others are history. Which
+   came last is what `order.jsonl` says (`record.order`), and never a time that a record states of itself.
 5. A record in which a finer interpretation stands for the model (`reference`) is of another question than the
    others: it is in no ranking, and shown apart.
 6. A submission without files holds nothing that was trained: the identity, the mean, principal components,
    random directions, the full and the empty graph, what a task brings itself. It is a reference row: shown
    always, in no place. Circuits that a method found on the task's prompts are none, though without files.
+7. Two records of the same content in a group must agree (`board.agreement`). Where they do not, one of them
+   is wrong and nobody can tell which: both are `disputed`, and in no place, until one is taken out.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +37,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.base.files import present, require_file
+from remainder.board.agreement import content_of, disagreements
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.json import sha256
+from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_summary, values_path
@@ -90,6 +96,13 @@ class Group(NamedTuple):
     major: str
     """N of the task's version N-X."""
     tier: str
+    dtype: str
+    """The dtype of the suffix, which need not be the tier's: another one is another group."""
+
+    @property
+    def label(self) -> str:
+        """The tier, and the dtype behind it if that is not float32."""
+        return self.tier if self.dtype == "float32" else f"{self.tier}, {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -103,12 +116,17 @@ class BoardRow:
     current: bool = True
     verification: Verification | None = None
     """The verdict of the checker, if it was kept."""
+    disputed: tuple[str, ...] = ()
+    """Ids of other records of the same content that say something else (step 7)."""
+    arrival: tuple[int, str, str] = (0, "", "")
+    """Sorts records by when they came, the newest last; see `record.order`."""
 
     @property
     def group(self) -> Group:
         """The group of records that it can be compared with."""
         task = self.record.task
-        return Group(task.id, task.version.partition("-")[0], self.record.tier)
+        major = task.version.partition("-")[0]
+        return Group(task.id, major, self.record.tier, self.record.measurement.dtype)
 
     @property
     def is_reference(self) -> bool:
@@ -123,15 +141,28 @@ class BoardRow:
         return self.record.reference is not None
 
     @property
-    def verified(self) -> bool:
-        """Whether the checker found nothing at fault."""
+    def recomputed(self) -> bool:
+        """Whether the checker found nothing at fault in its files: every summary follows from its values."""
         return self.verification is not None and self.verification.outcome == "passed"
 
     @property
+    def remeasured(self) -> bool:
+        """Whether documents of it were measured again in a fresh process, and came out as recorded."""
+        again = None if self.verification is None else self.verification.remeasured
+        return again is not None and again.passed
+
+    @property
+    def verified(self) -> bool:
+        """Whether the checker found nothing at fault."""
+        return self.recomputed
+
+    @property
     def failed(self) -> list[str]:
-        """Names of the checks inside the run that failed, and whether verification did."""
+        """Names of the checks inside the run that failed, and whether verification did or another record of
+        the same content disagrees."""
         refuted = self.verification is not None and self.verification.outcome == "failed"
-        return [*self.record.failed_checks, *(["verification"] if refuted else [])]
+        told = {"verification": refuted, "another record of the same content disagrees": bool(self.disputed)}
+        return [*self.record.failed_checks, *(name for name, found in told.items() if found)]
 
 
 def strays(results: Path) -> list[Fault]:
@@ -139,7 +170,7 @@ def strays(results: Path) -> list[Fault]:
     return [
         Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
         for path in sorted(results.rglob("*"))
-        if path.is_file() and path.suffix != ".json" and not _is_values(path)
+        if path.is_file() and path.suffix != ".json" and path != results / ORDER and not _is_values(path)
     ]
 
 
@@ -163,7 +194,11 @@ def folders_of_tasks(results: Path) -> dict[str, list[Path]]:
 
 
 def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], list[Fault]]:
-    """Records at `paths`, with the current ones marked; and what could not be read, with the reason."""
+    """Records at `paths`, with the current ones marked; and what could not be read, with the reason.
+
+    Raises:
+        RecordError: the order in which they came is damaged; see `record.order`.
+    """
     entries, faults = [], []
     for path in paths:
         place = path.relative_to(results).as_posix()
@@ -181,15 +216,15 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
         except RecordError as problem:  # the record is none the worse for it
             faults.append(Fault(kept.name, problem.what.replace(f"{kept.parent}/", "")))
             entries.append(entry)
-    return list(_marked(entries)), faults
+    return _with_disputes(list(_marked(entries, read_order(results)))), faults
 
 
 def groups(entries: Iterable[BoardRow]) -> dict[Group, list[BoardRow]]:
-    """Entries by what they can be compared with, in the order of task, version and tier."""
+    """Entries by what they can be compared with, in the order of task, version, tier and dtype."""
     found: dict[Group, list[BoardRow]] = {}
     for entry in entries:
         found.setdefault(entry.group, []).append(entry)
-    return dict(sorted(found.items(), key=lambda item: (item[0].task, int(item[0].major), item[0].tier)))
+    return dict(sorted(found.items(), key=lambda item: (item[0].task, int(item[0].major), *item[0][2:])))
 
 
 def _read(path: Path, place: str) -> BoardRow:
@@ -281,7 +316,7 @@ def _sums(reader: Iterator[list[str]]) -> DocumentSums:
     return found
 
 
-def _marked(entries: list[BoardRow]) -> Iterator[BoardRow]:
+def _marked(entries: list[BoardRow], order: Order) -> Iterator[BoardRow]:
     """Mark entries that were replaced by others as not current (step 4)."""
 
     def subject(entry: BoardRow) -> tuple[str, ...]:
@@ -289,19 +324,30 @@ def _marked(entries: list[BoardRow]) -> Iterator[BoardRow]:
         return (*entry.group, entry.record.submission.name, "" if reference is None else reference.name)
 
     by_subject: dict[tuple[str, ...], list[BoardRow]] = {}
+    entries = [replace(entry, arrival=order.key(entry.record)) for entry in entries]
     for entry in entries:
         by_subject.setdefault(subject(entry), []).append(entry)
     chosen: dict[tuple[str, ...], BoardRow] = {}
     for key, same in by_subject.items():
-        last = max(same, key=_written).record.submission.hash
+        last = max(same, key=lambda entry: entry.arrival).record.submission.hash
         chosen[key] = max(
             (entry for entry in same if entry.record.submission.hash == last),
-            key=lambda entry: (len(entry.record.measurement.rungs), *_written(entry)),
+            key=lambda entry: (len(entry.record.measurement.rungs), *entry.arrival),
         )
     for entry in entries:
         current = chosen[subject(entry)] is entry
         yield replace(entry, current=current)
 
 
-def _written(entry: BoardRow) -> tuple[str, str]:
-    return entry.record.provenance.timestamp, entry.record.record_id
+def _with_disputes(entries: list[BoardRow]) -> list[BoardRow]:
+    """Entries with the ids of those of the same content that say something else (step 7)."""
+    by_content: dict[tuple[object, ...], list[BoardRow]] = {}
+    for entry in entries:
+        by_content.setdefault((*entry.group, *content_of(entry.record)), []).append(entry)
+    found: dict[str, list[str]] = {}
+    for same in by_content.values():
+        for entry, other in combinations(same, 2):
+            if next(disagreements(entry.record, other.record), None) is not None:
+                found.setdefault(entry.record.record_id, []).append(other.record.record_id)
+                found.setdefault(other.record.record_id, []).append(entry.record.record_id)
+    return [replace(entry, disputed=tuple(found.get(entry.record.record_id, ()))) for entry in entries]

@@ -143,9 +143,7 @@ def record_html(
         snapshots: names of those that hold it.
     """
     record, group = entry.record, entry.group
-    newest = sorted(
-        history, key=lambda one: (one.record.provenance.timestamp, one.record.record_id), reverse=True
-    )
+    newest = sorted(history, key=lambda one: one.arrival, reverse=True)
     cells = cells_of(entry)
     return plain_page(
         "record.html",

@@ -20,6 +20,7 @@ from remainder.board import origin
 from remainder.board.origin import Peer
 from remainder.errors import RecordError
 from remainder.record.schema import Record
+from remainder.record.store import read_summary
 
 __all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_folder", "results_root"]
 
@@ -43,7 +44,8 @@ class Shelf:
     def __init__(self, root: Path, *, board: bool = True) -> None:
         self.root = root
         self.board = board
-        self._peers: dict[Path, list[Peer]] = {}
+        self._peers: dict[Path, dict[Path, Peer]] = {}
+        self._read: dict[Path, Record | None] = {}
 
     def place(self, record: Record) -> Path:
         """The place of a record; nested interpretations have a folder `<submission>-to-<finer>`."""
@@ -53,9 +55,26 @@ class Shelf:
     def peers(self, record: Record) -> list[Peer]:
         """All records of the task and major version, those that cannot be read left out: each is at fault
         when it is verified itself."""
+        return list(self._around(record).values())
+
+    def same_content(self, record: Record) -> list[Record]:
+        """Other records of the same content, tier and dtype; those that cannot be read are left out."""
+        around = self._around(record)
+        own = origin.peer_of(record.model_dump(mode="json"))
+        paths = [
+            path
+            for path, peer in around.items()
+            if peer.content == own.content and peer.record_id != own.record_id
+        ]
+        for path in paths:
+            if path not in self._read:
+                self._read[path] = _readable(path)
+        return [found for path in paths if (found := self._read[path]) is not None]
+
+    def _around(self, record: Record) -> dict[Path, Peer]:
         folder = self.root / record.task.id / record.task.version.partition("-")[0]
         if folder not in self._peers:
-            self._peers[folder] = list(_peers(folder))
+            self._peers[folder] = dict(_peers(folder))
         return self._peers[folder]
 
 
@@ -98,11 +117,18 @@ def _content(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def _peers(folder: Path) -> Iterator[Peer]:
+def _readable(path: Path) -> Record | None:
+    try:
+        return read_summary(path)
+    except RecordError:
+        return None
+
+
+def _peers(folder: Path) -> Iterator[tuple[Path, Peer]]:
     for path in sorted(folder.glob("*/*.json")):
         if path.is_symlink():
             continue
         try:
-            yield origin.peer_of(_content(path))
+            yield path, origin.peer_of(_content(path))
         except (RecordError, OSError, ValueError, RecursionError):
             continue

@@ -27,10 +27,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from remainder.board import consistency, origin, plausibility
+from remainder.board.agreement import disagreements
 from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, is_board, results_root
 from remainder.errors import RecordError, RemainderError
 from remainder.record.json import canonical_json
+from remainder.record.order import ORDER, read_order
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
 from remainder.record.store import read_record, values_path
@@ -53,6 +55,9 @@ _CHUNK = 1 << 20
 _VALUES = ".csv.gz"
 _LINK = "is a link; results are plain files"
 _RESTORE = "restore what is at fault as it was written, or measure again; never edit a record"
+_DISPUTED = (
+    "measure both again with `verify --rerun`, and take out the one that does not come out as recorded"
+)
 _STRAY = "take what is no record out of a folder of results"
 _LONGEST = 600  # characters of a finding that are shown
 
@@ -153,6 +158,15 @@ def _shared(subject: _Subject) -> Iterator[Remark]:
     yield from origin.check_peers(subject.record, peers, board=_on_board(subject))
 
 
+def _agreement(subject: _Subject) -> Iterator[Remark]:
+    """Compare with other records of the same content, of which there can be one truth only."""
+    if subject.shelf is None:
+        return
+    for other in subject.shelf.same_content(subject.record):
+        for text in disagreements(subject.record, other):
+            yield Remark(f"{text} ({other.record_id[:12]}…)", fix=_DISPUTED)
+
+
 def _on_board(subject: _Subject) -> bool:
     """Whether names are held to what a leaderboard asks for: there, each stands for one content."""
     return subject.shelf is not None and subject.shelf.board
@@ -165,6 +179,7 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "task": lambda subject: origin.check_task(subject.record, board=_on_board(subject)),
     "submission": lambda subject: origin.check_submission(subject.record, board=_on_board(subject)),
     "peers": _shared,
+    "agreement": _agreement,
     "measurement": _of(consistency.check_measurement),
     "checks": _of(consistency.check_checks),
     "values": _of(consistency.check_values),
@@ -249,6 +264,13 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         return [path], []
     records, strays = [], []
     for folder, names, files in os.walk(path):
+        order = Path(folder) / ORDER
+        if ORDER in files and not order.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
+            files.remove(ORDER)
+            try:
+                read_order(Path(folder))
+            except RecordError as problem:
+                strays.append((order, problem.what))
         strays += [(Path(folder) / name, _LINK) for name in names if (Path(folder) / name).is_symlink()]
         for name in sorted(files):
             file = Path(folder) / name

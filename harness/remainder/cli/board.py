@@ -79,6 +79,22 @@ def build(
 
 
 @board.command()
+def order(results: ResultsOption = None) -> None:
+    """Note the arrival of records that are new, for the job on the main branch; see `order.jsonl`."""
+    from remainder.board.merge import folders_of_tasks, read_entries
+    from remainder.board.shelf import results_folder
+    from remainder.record.order import ORDER, append_order
+
+    where = results or results_folder()
+    paths = [path for some in folders_of_tasks(where).values() for path in some]
+    entries, _ = read_entries(where, paths)  # what cannot be read is told by `verify` and `board build`
+    added = append_order(where, [entry.record for entry in entries])
+    for arrival in added:
+        print(f"{arrival.record[:12]} {arrival.submission} on {arrival.task}")
+    print(f"{where / ORDER}: {len(added)} of {len(entries)} records are new")
+
+
+@board.command()
 def serve(
     site: SiteOption = Path("site"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,

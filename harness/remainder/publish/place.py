@@ -39,7 +39,7 @@ def describe_place(record: Record, results: Path) -> list[str]:
         )
     peers = groups(entries)[own.group]
     if not own.current:
-        return ["Not the current record of its submission: another one has more rungs, or is newer."]
+        return ["Not the current record of its submission: another one has more rungs, or came later."]
     lines = [sentence for by in RUNGS for sentence in _place(own, peers, by)]
     other, why = _compared_with(own, peers)
     if other is not None:
@@ -74,7 +74,7 @@ def _compared_with(own: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow |
         and entry is not own
     ]
     if same:
-        previous = max(same, key=lambda entry: entry.record.provenance.timestamp)
+        previous = max(same, key=lambda entry: entry.arrival)
         return previous, f"its previous record {previous.record.record_id[:12]}"
     bits = own.record.complexity.bits_per_token.value
     others = [

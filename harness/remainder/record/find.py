@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from remainder.errors import RecordError
+from remainder.record.order import order_above
 from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_sealed, read_summary
@@ -45,7 +46,7 @@ def fullest_record(folder: Path) -> Path:
 
 
 def fullest_of(paths: Sequence[Path], where: str) -> Path:
-    """The record with the most rungs; of several such records the newest.
+    """The record with the most rungs; of several such records the newest, as `record.order` tells it.
 
     A record of only some documents of its tier comes after all records of a whole tier.
 
@@ -80,10 +81,10 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
             f"{where}: {len(distinct)} different submissions are called {names[0]}: {listed}",
             fix="give the file of the record that is meant",
         )
-    return max(records, key=lambda path: _fullness(records[path]))
+    return max(records, key=lambda path: _fullness(path, records[path]))
 
 
-def _fullness(record: Record) -> tuple[bool, int, str]:
+def _fullness(path: Path, record: Record) -> tuple[bool, int, int, str, str]:
     """Sort key of records of one submission; records of a few documents come first."""
     rungs = len(record.measurement.rungs)
-    return part_of(record.tier) is None, rungs, record.provenance.timestamp
+    return part_of(record.tier) is None, rungs, *order_above(path).key(record)
