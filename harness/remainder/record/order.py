@@ -46,7 +46,7 @@ class Arrival(FrozenModel):
     after: Sha256
     """Hash of the line before, without its line feed; 64 zeros in the first."""
     record: Sha256
-    """Its `record_id`."""
+    """The `record_id`."""
     submission: str
     task: str
 
