@@ -6,11 +6,13 @@ import hashlib
 from typing import Any
 
 import pandas as pd
+from synthetic_values import CODED_STEPS, REFERENCE_STEPS
 
 from remainder.record.number import Number
 from remainder.record.schema import (
     CalibrationInfo,
     Check,
+    CodingInfo,
     Complexity,
     Measurement,
     MethodInfo,
@@ -30,7 +32,8 @@ def fake_hash(name: str) -> str:
 def synthetic_record(
     values: pd.DataFrame, *, name: str = "pca-32", bits: float = 180.0, **changes: Any
 ) -> Record:
-    """A record of `values`; `changes` replace arguments of `make_record`."""
+    """A record of `values`, coded if they are (`with_coding`); `changes` are arguments of `make_record`."""
+    coded = "bits" in values
     arguments: dict[str, Any] = {
         "protocol": "1",
         "task": TaskInfo(id="family/task", version="1-0", hash=fake_hash("task")),
@@ -48,11 +51,12 @@ def synthetic_record(
             live_features=Number.bare(500, "a count"),
             bits_per_token=Number.bare(bits, "one pass"),
             features=512,
+            coding=synthetic_coding(values) if coded else None,
         ),
         "checks": {"true_equals_clean": Check(passed=True, value=1e-6, limit=1e-4)},
         "calibration": CalibrationInfo(documents=40, tokens=5000, dimension=576, shrinkage=0.04),
         "measurement": Measurement(
-            rungs=("raw", "mean", "full", "permuted"),
+            rungs=("raw", *(["coded"] if coded else []), "mean", "full", "permuted"),
             pairs=1,
             seed=0,
             dtype="float32",
@@ -70,3 +74,15 @@ def synthetic_record(
         ),
     }
     return make_record(values, **(arguments | changes))
+
+
+def synthetic_coding(values: pd.DataFrame) -> CodingInfo:
+    """How the codes of `with_coding` were quantised."""
+    return CodingInfo(
+        unit="contribution",
+        rms=1.0,
+        steps=CODED_STEPS,
+        added={rung: 0.01 * 2.0 ** (CODED_STEPS["coded"] - step) for rung, step in CODED_STEPS.items()},
+        silent=12,
+        reference_steps=REFERENCE_STEPS if "reference-mean" in set(values["rung"]) else (),
+    )

@@ -15,7 +15,7 @@ from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
 from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, NULLS
+from remainder.record.rungs import ALL, CODED, NULLS
 from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import Task, Tier
 
@@ -147,7 +147,8 @@ def _part(tier: str, documents: int | None) -> tuple[str, int | None]:
 
 def _ordered(task: Task, rungs: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:
     """The rungs in the order of tables, and whether all were asked for."""
-    known: Iterable[str] = resolve(task.kind.rungs)
+    # Codes are not paid for yet.
+    known: Iterable[str] = [rung for rung in resolve(task.kind.rungs) if rung != CODED]
     chosen = rungs or task.rungs
     unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:

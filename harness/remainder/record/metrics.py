@@ -12,6 +12,9 @@ __all__ = [
     "CircuitRung",
     "CircuitTelescope",
     "CleanMetrics",
+    "CodedPoint",
+    "CodedStep",
+    "CodingMetrics",
     "CouplingPoint",
     "Couplings",
     "DirectionTests",
@@ -23,6 +26,7 @@ __all__ = [
     "QuenchedMetrics",
     "RadiusHistogram",
     "ReconstructionMetrics",
+    "ReferencePoint",
     "RungMetrics",
     "Telescope",
 ]
@@ -190,10 +194,52 @@ class GaussianRatio(FrozenModel):
 
 
 class ReconstructionMetrics(FrozenModel):
-    """How much of the activation is reconstructed, before any loss."""
+    """How much of the activation is reconstructed by exact codes, before any loss."""
 
     explained_variance: Number
     """1 - residual / centred sum of squares, over spliced tokens of the evaluation set."""
+
+
+class CodedPoint(FrozenModel):
+    """The very codes whose bits are counted, decoded and spliced in."""
+
+    bits: Number
+    """Per spliced token, on evaluation, under tables fixed on calibration."""
+    fvu: Number
+    """Squared residual over centred sum of squares."""
+    gap: Number
+    kl: Number
+    """`gap` and `kl`: nats per scored token."""
+    efficiency: Number
+    """log[(KL_ref + 10⁻⁶)/(KL + 10⁻⁶)], KL_ref that of transform coding at equal bits; null where that was
+    not measured."""
+
+
+class CodedStep(FrozenModel):
+    """Codes quantised with one step, not spliced in."""
+
+    bits: Number
+    fvu: Number
+
+
+class ReferencePoint(FrozenModel):
+    """Transform coding at one step: all principal coefficients, quantised; the first is the mean alone."""
+
+    bits: Number
+    kl: Number
+
+
+class CodingMetrics(FrozenModel):
+    """The rate–distortion curve of an interpretation, and that of the reference."""
+
+    points: dict[str, CodedPoint]
+    """By the name of the rung: `coded`, `coded-10` …; empty where the ladder is of exact codes."""
+    steps: tuple[CodedStep, ...]
+    """For Δ_j = rms · 2^(−j/2), j = 0, 1 …: coarsest first."""
+    reference: tuple[ReferencePoint, ...]
+    """Bits ascending; empty where the task has none."""
+    full_bits: Number
+    """R₀: bits of the reference at 1 % of the KL of its mean."""
 
 
 class CircuitRung(GrownModel):
@@ -248,7 +294,7 @@ class CircuitMetrics(FrozenModel):
 class Metrics(GrownModel):
     """All metrics of a record, each in a field of its own."""
 
-    later = ("circuit",)
+    later = ("circuit", "coding")
 
     clean: CleanMetrics
     rungs: dict[str, RungMetrics]
@@ -262,3 +308,5 @@ class Metrics(GrownModel):
     """Needs activations: alone among the metrics, it cannot be recomputed from the per-document values."""
     circuit: CircuitMetrics | None = None
     """Metrics that circuits alone have."""
+    coding: CodingMetrics | None = None
+    """Codes that are paid for; null where they cannot be."""

@@ -11,7 +11,7 @@ import pandas as pd
 
 from remainder.errors import RecordError
 from remainder.record.intervals import other_rounding
-from remainder.record.schema import Record
+from remainder.record.schema import CodingInfo, Record
 from remainder.record.store import documents_info
 from remainder.record.summary import summaries_of
 from remainder.record.values import canonical_values
@@ -34,14 +34,16 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
     Raises:
         RecordError: a summary differs; the message names the first few.
     """
+    table, seed = canonical_values(values), record.measurement.seed
+    coding = record.complexity.coding
+    recomputed = _summaries(table, seed=seed, coding=coding)
     stated = {
         "metrics": record.metrics.model_dump(mode="json", exclude={"gaussianity"}),
-        "complexity": {"l0": record.complexity.l0.model_dump(mode="json")},
+        "complexity": record.complexity.model_dump(mode="json", include=set(recomputed["complexity"])),
         "documents": record.documents.model_dump(mode="json"),
     }
-    table, seed = canonical_values(values), record.measurement.seed
     found = {
-        **_summaries(table, seed=seed),
+        **recomputed,
         "documents": documents_info(table).model_dump(mode="json"),
     }
     first, second = dict(_leaves(stated, "")), dict(_leaves(found, ""))
@@ -51,7 +53,7 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         if not _same(first.get(place), second.get(place))
     ]
     if places and all(place.endswith((".low", ".high")) for place in places):
-        others = (_summaries(table, seed=seed, rounding=number) for number in range(_SHAKES))
+        others = (_summaries(table, seed=seed, coding=coding, rounding=number) for number in range(_SHAKES))
         shaken = [second, *(dict(_leaves(other, "")) for other in others)]
         places = [
             place
@@ -67,14 +69,16 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         )
 
 
-def _summaries(table: pd.DataFrame, *, seed: int, rounding: int | None = None) -> dict[str, Any]:
+def _summaries(
+    table: pd.DataFrame, *, seed: int, coding: CodingInfo | None, rounding: int | None = None
+) -> dict[str, Any]:
     """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
     round."""
     with nullcontext() if rounding is None else other_rounding(rounding):
-        metrics, l0 = summaries_of(table, seed=seed)
+        metrics, counted = summaries_of(table, seed=seed, coding=coding)
     return {
         "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
-        "complexity": {"l0": l0.model_dump(mode="json")},
+        "complexity": {name: number.model_dump(mode="json") for name, number in counted.items()},
     }
 
 

@@ -14,14 +14,21 @@ __all__ = [
     "ALL",
     "BESIDE",
     "CIRCUIT_RUNGS",
+    "CODED",
     "COUPLED",
+    "CURVE",
     "ERROR_RUNGS",
     "FOLDS",
     "NULLS",
     "PERTURBATIVE",
+    "REFERENCE_MEAN",
     "REFITS",
     "RUNGS",
+    "STEPS",
     "RungSpec",
+    "is_paid",
+    "reference_rung",
+    "reference_step",
 ]
 
 ALL = "all"
@@ -32,6 +39,36 @@ PERTURBATIVE = (2, 4, 8, 32)
 
 FOLDS = 3
 """Parts that calibration documents are dealt into, for held-out likelihoods and the spread of refits."""
+
+
+STEPS = 12
+"""Steps at which codes are counted: Δ_j = rms · 2^(−j/2), j = 0 … 11."""
+
+CODED = "coded"
+"""The rung, and the point of the curve, at which quantising costs next to nothing."""
+
+CURVE = {CODED: 0.01, "coded-10": 0.10, "coded-35": 0.35, "coded-100": 1.00}
+"""Points of a rate–distortion curve, finest first: the relative error that quantising is to add at each."""
+
+REFERENCE_MEAN = "reference-mean"
+"""The mean activation spliced in: transform coding at no bits."""
+_REFERENCE = "reference-"
+
+
+def reference_rung(step: int) -> str:
+    """The rung of transform coding at step Δ_j = rms · 2^(−j/2), j = `step`."""
+    return f"{_REFERENCE}{step}"
+
+
+def reference_step(rung: str) -> int | None:
+    """The j of `reference_rung`; None of any other rung."""
+    number = rung.removeprefix(_REFERENCE)
+    return int(number) if number != rung and number.isdecimal() else None
+
+
+def is_paid(rung: str) -> bool:
+    """Whether the bits of this rung are counted: quantised codes of any kind."""
+    return rung in CURVE or rung == REFERENCE_MEAN or reference_step(rung) is not None
 
 
 class RungSpec(NamedTuple):
@@ -56,6 +93,7 @@ _LADDER = "remainder.residual.ladder"
 
 RUNGS = {
     "raw": RungSpec("nothing: what is left out is zero", f"{_LADDER}:Raw"),
+    CODED: RungSpec("quantised codes: what the bits are of", f"{_LADDER}:Raw"),
     "mean": RungSpec("bias", f"{_LADDER}:Mean"),
     "isotropic": RungSpec("total power", f"{_GAUSSIAN}:Isotropic", "normal"),
     "diagonal": RungSpec("power of each coordinate", f"{_GAUSSIAN}:Diagonal", "normal"),
@@ -78,7 +116,10 @@ RUNGS = {
         "everything: must equal the clean model", f"{_LADDER}:TrueResidual", needs=("residual",)
     ),
 }
-"""The ladder, in its order, by the names that tasks and records use."""
+"""The ladder, in its order, by the names that tasks and records use.
+
+Rungs above `coded` are of what quantised codes leave out; where nothing is quantised, of what `raw` does.
+"""
 
 REFITS = {
     f"full-fold-{fold + 1}": RungSpec(

@@ -20,6 +20,7 @@ __all__ = [
     "CalibrationInfo",
     "Check",
     "CircuitSize",
+    "CodingInfo",
     "Complexity",
     "DocumentsInfo",
     "Measurement",
@@ -98,21 +99,42 @@ class CircuitSize(GrownModel):
         return self.nodes if self.edges is None else self.edges
 
 
+class CodingInfo(FrozenModel):
+    """How codes were quantised: fixed on calibration."""
+
+    unit: Literal["contribution", "sd"]
+    """What the step is a step of: a_j ‖d_j‖ of an affine decoder, or a code over its standard deviation."""
+    rms: Real
+    """The coarsest step: √tr Cov x; in units of standard deviations, the root of how many codes vary."""
+    steps: dict[str, int]
+    """The j of Δ_j = rms · 2^(−j/2) at each point of the curve."""
+    added: dict[str, Real]
+    """What quantising adds there to the median squared error, over max(that error, 10⁻³ tr Cov x)."""
+    silent: int
+    """Latents that were never active on calibration: they share one rate."""
+    reference_steps: tuple[int, ...]
+    """The j at which the reference was measured; empty where there is none."""
+
+
 class Complexity(GrownModel):
     """The cost of the interpretation."""
 
-    later = ("circuits",)
+    later = ("circuits", "coding")
 
     l0: Number = Number.null("codes were not counted")
     """Nonzero codes per spliced token, on evaluation; filled in from the values by `make_record`."""
     live_features: Number
     """Features that were active at all."""
     bits_per_token: Number
+    """Bits of the codes of a spliced token, on evaluation, quantised as at the point `coded`; filled in by
+    `make_record` where there is `coding`."""
     features: int | None
     """Codes per token, active or not, or edges of the graph, or nodes that a circuit of features chooses
     from; null for an interpretation without codes."""
     circuits: dict[str, CircuitSize] | None = None
     """Circuits by size as in `metrics.circuit`; the headline numbers belong to `headline`."""
+    coding: CodingInfo | None = None
+    """Null where codes are not paid for; the reason stands at `bits_per_token`."""
 
 
 class Check(FrozenModel):

@@ -85,7 +85,8 @@ def make_record(
 ) -> Record:
     """Summarise `values` and seal them with their circumstances into a record.
 
-    The metrics (but `gaussianity`) and `complexity.l0` are computed here, with `measurement.seed`.
+    The metrics (but `gaussianity`), `complexity.l0` and, of codes that are paid for, `bits_per_token` are
+    computed here, with `measurement.seed`.
 
     Raises:
         MeasurementError: the values are incomplete or not finite.
@@ -96,7 +97,7 @@ def make_record(
         fix = "measure them or leave them out of the rungs"
         raise RecordError(f"no values for the rungs {sorted(absent)}", fix=fix)
     table = canonical_values(values)
-    metrics, l0 = summaries_of(table, seed=measurement.seed)
+    metrics, counted = summaries_of(table, seed=measurement.seed, coding=complexity.coding)
     parts = {
         "task": task,
         "submission": submission,
@@ -105,7 +106,7 @@ def make_record(
         "corpus": corpus,
         "metrics": metrics.model_copy(update={"gaussianity": gaussianity}),
         "compat": compat,
-        "complexity": complexity.model_copy(update={"l0": l0}),
+        "complexity": complexity.model_copy(update=counted),
         "calibration": calibration,
         "measurement": measurement,
         "documents": documents_info(table),

@@ -15,6 +15,7 @@ import pandas as pd
 
 from remainder.errors import MeasurementError
 from remainder.record.circuit_summary import AT, circuit_metrics
+from remainder.record.coding import coding_metrics, scored_rung, step_bits
 from remainder.record.couplings import fit_couplings, point_of
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.metrics import (
@@ -29,6 +30,8 @@ from remainder.record.metrics import (
     RungMetrics,
 )
 from remainder.record.number import Number
+from remainder.record.rungs import CODED
+from remainder.record.schema import CodingInfo
 from remainder.record.telescope import perturbative_fit, telescope
 from remainder.record.values import (
     Totals,
@@ -73,11 +76,16 @@ class Summaries(NamedTuple):
     """All that a record states of its values."""
 
     metrics: Metrics
-    l0: Number
+    complexity: dict[str, Number]
+    """Fields of `Complexity`, by name: those that the values give."""
 
 
-def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
-    """Summarise a table that is canonical already."""
+def summaries_of(table: pd.DataFrame, *, seed: int, coding: CodingInfo | None = None) -> Summaries:
+    """Summarise a table that is canonical already.
+
+    Args:
+        coding: how codes were quantised, if they are paid for.
+    """
     totals = document_totals(table)
     clean = totals["clean"]
     if column(clean, "tokens").sum() == 0:
@@ -85,7 +93,13 @@ def summaries_of(table: pd.DataFrame, *, seed: int) -> Summaries:
             "no token is scored", fix="give the task longer windows or fewer masked positions"
         )
     bootstrap = Bootstrap(len(clean), seed=seed)
-    return Summaries(_metrics(bootstrap, totals, table, seed=seed), Number.of_ratio(bootstrap, l0(totals)))
+    counted = {"l0": l0(totals)}
+    if coding is not None:
+        counted["bits_per_token"] = step_bits(totals, coding.steps[CODED])
+    return Summaries(
+        _metrics(bootstrap, totals, table, seed=seed),
+        {name: Number.of_ratio(bootstrap, ratio) for name, ratio in counted.items()},
+    )
 
 
 def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
@@ -114,6 +128,7 @@ def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed:
         couplings=couplings(table, seed=seed),
         calibration_spread=calibration_spread(bootstrap, gaps),
         circuit=circuit_metrics(bootstrap, totals),
+        coding=coding_metrics(bootstrap, totals),
     )
 
 
@@ -150,8 +165,8 @@ def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> Calib
 
 
 def gaussian_ratio(totals: Totals, denominator: str) -> Ratio | str:
-    """KL of `raw` over KL of the noise `denominator`, or why there is none."""
-    raw, noise = pooled(totals, "raw", "kl"), pooled(totals, denominator, "kl")
+    """KL of the reconstruction over KL of the noise `denominator`, or why there is none."""
+    raw, noise = pooled(totals, scored_rung(totals), "kl"), pooled(totals, denominator, "kl")
     if isinstance(raw, str) or isinstance(noise, str):
         return raw if isinstance(raw, str) else str(noise)
     return Ratio(raw.numerator, noise.numerator, guarded=True)

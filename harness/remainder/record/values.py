@@ -8,9 +8,14 @@
 | `top1`, `correct` | scored tokens whose most likely class is the clean one, the target; empty for numbers |
 | `annealed` | sum of the annealed loss over all draws up to this one, at the end of an independent unit |
 | `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
-| `residual_ss`, `centred_ss` | rung `raw` only: sums of squares, residual and centred activation |
+| `residual_ss` | rung `raw`, and rungs whose bits are counted: squared residual of spliced tokens |
+| `centred_ss` | rung `raw` only: squared distance of the activation from its mean, of spliced tokens |
 | `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
-| `answer` | circuits only: sum of the log-odds of right against wrong tokens; else there is no such column |
+| `bits` | rungs whose bits are counted (`rungs.is_paid`): bits of the codes of spliced tokens |
+| `bits_0` …, `ss_0` … | rung `raw` only: bits and squared residual if codes were quantised with step j |
+| `answer` | circuits only: sum of the log-odds of right against wrong tokens |
+
+A table has all columns of `bits` and `ss` or none, and `answer` or not; all others are always there.
 
 Split `evaluation` holds every score; split `calibration` the grid that couplings are fitted to, if any.
 Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
@@ -29,9 +34,13 @@ from numpy.typing import NDArray
 from remainder.errors import MeasurementError
 from remainder.record.intervals import Ratio
 from remainder.record.json import significant
+from remainder.record.rungs import STEPS, is_paid
 
 __all__ = [
+    "CODING",
     "RAW_ONLY",
+    "STEP_BITS",
+    "STEP_SQUARES",
     "Totals",
     "annealed_totals",
     "canonical_values",
@@ -58,8 +67,14 @@ _INTEGERS = ["window", "draw", "tokens"]
 _FLOATS = ["loss", "kl"]
 _ANSWERS = ["top1", "correct"]
 _ANNEALED = "annealed"
-RAW_ONLY = ["residual_ss", "centred_ss", "active", "spliced"]
-_ANSWER = "answer"  # the one column that a table may lack
+_RESIDUAL, _BITS = "residual_ss", "bits"
+RAW_ONLY = [_RESIDUAL, "centred_ss", "active", "spliced"]
+STEP_BITS = tuple(f"bits_{step}" for step in range(STEPS))
+STEP_SQUARES = tuple(f"ss_{step}" for step in range(STEPS))
+CODING = [_BITS, *STEP_BITS, *STEP_SQUARES]
+_ANSWER = "answer"
+_OPTIONAL = (CODING, [_ANSWER])
+"""Columns that a table may lack, all of a group together."""
 COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *RAW_ONLY]
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
@@ -71,7 +86,7 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         MeasurementError: a column is missing or foreign, a number is missing or not finite, or a rung does
             not cover the windows and tokens of `clean`, all with the same draws.
     """
-    columns = [*COLUMNS, _ANSWER] if _ANSWER in values.columns else COLUMNS
+    columns = [*COLUMNS, *_there(values)]
     missing, foreign = set(columns) - set(values.columns), set(values.columns) - set(columns)
     if missing or foreign:
         raise MeasurementError(
@@ -116,7 +131,7 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, _ANSWER]},
+        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, *CODING, _ANSWER]},
     )
     return canonical_values(table)
 
@@ -134,8 +149,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
         values: a canonical table.
         split: whose rows.
     """
-    columns = ["tokens", *_FLOATS, *_ANSWERS, *RAW_ONLY]
-    columns += [_ANSWER] if _ANSWER in values.columns else []
+    columns = ["tokens", *_FLOATS, *_ANSWERS, *RAW_ONLY, *_there(values)]
     totals = {}
     for rung, rows in of_split(values, split).groupby("rung", sort=True):
         sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
@@ -175,6 +189,11 @@ def gap(totals: Totals, rung: str, base: str = "clean") -> Ratio | str:
     return Ratio(loss.numerator - of_base.numerator, loss.denominator)
 
 
+def _there(values: pd.DataFrame) -> list[str]:
+    """The optional columns of a table."""
+    return [name for group in _OPTIONAL if any(name in values.columns for name in group) for name in group]
+
+
 def _names(table: pd.DataFrame, name: str) -> pd.Series:
     names = table[name]
     for entry in names.unique():
@@ -205,11 +224,23 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
         given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
         _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
     else:
-        raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
-        _refuse(table, name, ~empty & ~raw, "nothing but for rung raw")
-        if not empty[raw].all():  # a kind of interpretation may have none; half a column is a fault
-            _refuse(table, name, empty & raw, "a number in every row of rung raw")
+        owners = _owners(table, name)
+        _refuse(table, name, ~empty & ~owners, "nothing on this rung")
+        if name == _RESIDUAL:  # rungs that are paid for always have it
+            _refuse(table, name, empty & owners & (table["rung"] != "raw").to_numpy(), "a number")
+            owners = owners & (table["rung"] == "raw").to_numpy()
+        if not empty[owners].all():  # a kind of interpretation may have none; half a column is a fault
+            _refuse(table, name, empty & owners, "a number in every row of its rung, or in none")
     return _rounded(numbers)
+
+
+def _owners(table: pd.DataFrame, name: str) -> NDArray[np.bool_]:
+    """The rows that may have a number in one of the columns that few rungs have."""
+    raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
+    if name not in (_RESIDUAL, _BITS):
+        return raw
+    paid = table["rung"].map({rung: is_paid(rung) for rung in table["rung"].unique()})
+    return paid.to_numpy(dtype=np.bool_) | (raw & (name == _RESIDUAL))
 
 
 def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
