@@ -78,8 +78,8 @@ def spoil(column: str, rung: str, value: object) -> Callable[[pd.DataFrame], pd.
         (spoil("kl", "raw", np.inf), "kl is inf"),
         (spoil("tokens", "raw", 3), "tokens is 3 .* as many as for rung clean"),
         (spoil("top1", "raw", 1.5), "top1 is 1.5 .* a count"),
-        (spoil("residual_ss", "raw", np.nan), "residual_ss is nan .* every row of rung raw"),
-        (spoil("active", "full", 1.0), "active is 1.0 .* nothing but for rung raw"),
+        (spoil("residual_ss", "raw", np.nan), "residual_ss is nan .* every row of this rung"),
+        (spoil("active", "full", 1.0), "active is 1.0 .* nothing on this rung"),
         (spoil("document", "full", "two\nlines"), "not a printable"),
         (
             lambda values: values.drop(index=values.index[values["rung"] == "full"][0]),

@@ -224,23 +224,21 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
         given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
         _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
     else:
-        owners = _owners(table, name)
+        owners, paid = _owners(table, name)
         _refuse(table, name, ~empty & ~owners, "nothing on this rung")
-        if name == _RESIDUAL:  # rungs that are paid for always have it
-            _refuse(table, name, empty & owners & (table["rung"] != "raw").to_numpy(), "a number")
-            owners = owners & (table["rung"] == "raw").to_numpy()
-        if not empty[owners].all():  # a kind of interpretation may have none; half a column is a fault
-            _refuse(table, name, empty & owners, "a number in every row of its rung, or in none")
+        given = pd.Series(~empty).groupby(table["rung"]).transform("any").to_numpy(dtype=np.bool_)
+        # Half a rung is a fault; a kind of interpretation may have none of these, codes that are paid for
+        # have all.
+        needed = given | (name in CODING) | (paid & (_BITS in table))
+        _refuse(table, name, empty & owners & needed, "a number in every row of this rung")
     return _rounded(numbers)
 
 
-def _owners(table: pd.DataFrame, name: str) -> NDArray[np.bool_]:
-    """The rows that may have a number in one of the columns that few rungs have."""
+def _owners(table: pd.DataFrame, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The rows that may have a number in one of the columns that few rungs have, and those paid for."""
     raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
-    if name not in (_RESIDUAL, _BITS):
-        return raw
-    paid = table["rung"].map({rung: is_paid(rung) for rung in table["rung"].unique()})
-    return paid.to_numpy(dtype=np.bool_) | (raw & (name == _RESIDUAL))
+    paid = table["rung"].isin([rung for rung in table["rung"].unique() if is_paid(rung)]).to_numpy()
+    return {_BITS: paid, _RESIDUAL: raw | paid}.get(name, raw), paid
 
 
 def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
