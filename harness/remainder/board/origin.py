@@ -28,9 +28,10 @@ from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.submission.description import Description, read_description
 from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submission_hash
+from remainder.task.lock import read_lock
 from remainder.task.spec import Task, load_task
 
-__all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "locked", "peer_of"]
+__all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "peer_of"]
 
 _OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
@@ -64,19 +65,6 @@ class Peer(NamedTuple):
     """Hashes of task, submission and finer submission, tier and dtype: equal if both measure the same."""
 
 
-def locked(task_id: str) -> dict[str, str] | None:
-    """Version and hash of a task in the lock file; None if it is not locked.
-
-    Raises:
-        TaskError: if there is no lock file.
-    """
-    path = project_root() / "tasks" / "lock.json"
-    if not path.is_file():
-        raise TaskError(f"{path} does not exist", fix="write it with `python -m remainder.task`")
-    found: dict[str, str] | None = json.loads(path.read_text(encoding="utf-8")).get(task_id)
-    return found
-
-
 def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
     """The record against the lock file and the task's own file.
 
@@ -89,7 +77,7 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
     if match is None:
         yield Remark(f"task.version: {stated.version!r} is not of the form N-X")
         return
-    lock = locked(stated.id)
+    lock = read_lock().tasks.get(stated.id)
     if lock is None:
         if board:
             yield Remark(f"task.id: {stated.id!r} is not in tasks/lock.json")
@@ -98,23 +86,23 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
             yield Remark(what, is_fault=False)
         return
     major, letter = int(match[1]), match[2]
-    locked_major, _, locked_letter = lock["version"].partition("-")
+    locked_major, _, locked_letter = lock.version.partition("-")
     if major < int(locked_major):
-        yield Remark(f"task.version: {stated.version}, the task is at {lock['version']} now", is_fault=False)
+        yield Remark(f"task.version: {stated.version}, the task is at {lock.version} now", is_fault=False)
         return
-    if not board and stated.hash != lock["hash"]:
+    if not board and stated.hash != lock.hash:
         yield Remark(
-            f"task: another {stated.id} comes with the benchmark (hash {lock['hash'][:12]}…, this one is "
+            f"task: another {stated.id} comes with the benchmark (hash {lock.hash[:12]}…, this one is "
             f"{stated.hash[:12]}…): it was not compared",
             is_fault=False,
         )
         return
     if major > int(locked_major) or letter > locked_letter:
-        yield Remark(f"task.version: {stated.version}, tasks/lock.json has {lock['version']}")
-    if stated.hash != lock["hash"]:
-        yield Remark(f"task.hash: {stated.hash[:12]}…, tasks/lock.json has {lock['hash'][:12]}…")
+        yield Remark(f"task.version: {stated.version}, tasks/lock.json has {lock.version}")
+    if stated.hash != lock.hash:
+        yield Remark(f"task.hash: {stated.hash[:12]}…, tasks/lock.json has {lock.hash[:12]}…")
     task = load_task(stated.id)
-    if task.hash != lock["hash"]:
+    if task.hash != lock.hash:
         yield Remark(f"task.hash: the task here is not the locked one ({task.hash[:12]}…)")
     yield from _against(record, task, board)
 

@@ -1,5 +1,5 @@
 """`python -m remainder.task` writes the hash of every task into `tasks/lock.json`."""
 
-from remainder.task.spec import write_lock
+from remainder.task.lock import write_lock
 
 print(write_lock())

@@ -3,8 +3,8 @@
 A task is data: `tasks/<family>/<task>/task.toml`, laid over `tasks/<family>/family.toml` where the
 tasks of a family share a model and a corpus. Its version is `N-X`: two results are comparable if and
 only if they share `N`; `X` moves when only words change. `Task.hash` covers everything that can change
-a number, and `tasks/lock.json`, written by `python -m remainder.task`, holds the hash of every task, so
-that no number can change silently.
+a number, and `tasks/lock.json` holds the hash of every task (`task.lock`), so that no number can change
+silently.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from remainder.base.files import present, read_toml
 from remainder.base.messages import placed_fault
-from remainder.base.paths import is_checkout, is_within, machine_paths, project_root
+from remainder.base.paths import is_within, machine_paths, project_root
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.task.kinds import TaskKind, kind_with
 
 __all__ = [
+    "PROTOCOL",
     "SIZES",
     "BuildSpec",
     "CircuitSpec",
@@ -40,9 +41,11 @@ __all__ = [
     "is_task",
     "list_tasks",
     "load_task",
-    "write_lock",
 ]
 
+
+PROTOCOL = "2"
+"""The protocol that this package measures by. Records of others are read and shown, never recomputed."""
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB cuts a ranking."""
@@ -237,7 +240,7 @@ class Task(_Spec):
     seed: int
     rungs: tuple[str, ...]
     tiers: dict[str, Tier]
-    protocol: Literal["1"] = "1"
+    protocol: Literal["2"] = "2"
 
     @property
     def kind(self) -> TaskKind:
@@ -269,18 +272,38 @@ class Task(_Spec):
         """The name of the folder that related tasks share."""
         return self.id.split("/")[0]
 
+    @property
+    def ladder(self) -> Literal["exact", "coded"]:
+        """The reconstruction that the rungs are measured of: of exact codes, or of codes that are paid for.
+
+        Values that are known beforehand (`build.expected`) are of exact codes, and a circuit has none.
+        """
+        known = self.build is not None and self.build.expected is not None
+        return "exact" if known or not self.kind.has_residual else "coded"
+
+    @property
+    def gives_places(self) -> bool:
+        """Whether places are given: the model is a public pretrained one. Other tasks check the measurement."""
+        return self.model.wheel is not None or self.model.hub is not None
+
     @property  # not cached: `model_copy` would take the old one along
     def hash(self) -> str:
-        """SHA-256 over everything that can change a number (titles, names and descriptions cannot)."""
-        content = self.model_dump(mode="json", exclude={"title": True, "description": True, "version": True})
+        """SHA-256 over everything that can change a number (titles, names and descriptions cannot).
+
+        Token ids that are pinned by their own hash are the same however they are fetched, so that neither the
+        reader nor the wheel of their text counts. What is absent is left out: a field that a later version of
+        this package adds moves no hash of a task without it.
+        """
+        words = {"title": True, "description": True, "version": True}
+        content = self.model_dump(mode="json", exclude=words, exclude_none=True)
         for part in ("model", "corpus", "build"):
-            for words in ("name", "licence", "attribution", "data", "data_licence", "expected"):
-                (content[part] or {}).pop(words, None)
-        # Absent fields are left out, since tasks were locked before these fields existed.
-        for place, name in ((content, "build"), (content, "circuit"), (content["model"], "folder")):
-            if place[name] is None:
-                del place[name]
-        text = json.dumps({"major": self.major, **content}, sort_keys=True, separators=(",", ":"))
+            for name in ("name", "licence", "attribution", "data", "data_licence", "expected"):
+                content.get(part, {}).pop(name, None)
+        if self.corpus is not None and self.corpus.tokens_sha256 is not None:
+            for name in ("reader", "wheel"):
+                del content["corpus"][name]
+        content |= {"major": self.major, "ladder": self.ladder}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -410,29 +433,3 @@ def _unknown(name: str) -> TaskError:
         if near
         else "no task is installed",
     )
-
-
-def write_lock() -> Path:
-    """Write `tasks/lock.json`: version and hash of every task.
-
-    Raises:
-        TaskError: if a locked task is gone, or its numbers would change while its `N` stays.
-    """
-    path = project_root() / "tasks" / "lock.json"
-    if not is_checkout():
-        raise TaskError(
-            f"{path} belongs to an installed package", fix="lock tasks in a checkout of the repository"
-        )
-    locked = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    tasks = {name: load_task(name) for name in list_tasks()}
-    for name, entry in locked.items():
-        if name not in tasks:
-            raise TaskError(f"task {name} is locked and gone", fix="bring it back; results refer to it")
-        if tasks[name].major == int(entry["version"].split("-")[0]) and tasks[name].hash != entry["hash"]:
-            raise TaskError(
-                f"task {name} measures something else than when it was locked as {entry['version']}",
-                fix=f'write version = "{tasks[name].major + 1}-A" in its task.toml, or undo the change',
-            )
-    content = {name: {"version": task.version, "hash": task.hash} for name, task in tasks.items()}
-    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return path
