@@ -23,6 +23,7 @@ from remainder.record.schema import (
     TaskInfo,
 )
 from remainder.record.store import make_record
+from remainder.task.spec import PROTOCOL
 
 
 def fake_hash(name: str) -> str:
@@ -35,7 +36,7 @@ def synthetic_record(
     """A record of `values`, coded if they are (`with_coding`); `changes` are arguments of `make_record`."""
     coded = "bits" in values
     arguments: dict[str, Any] = {
-        "protocol": "1",
+        "protocol": PROTOCOL,
         "task": TaskInfo(id="family/task", version="1-0", hash=fake_hash("task")),
         "submission": SubmissionInfo(
             name=name,

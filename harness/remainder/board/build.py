@@ -31,6 +31,7 @@ from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entrie
 from remainder.board.pages import HistoryRow, TaskText, history_row, plain_page, record_html, task_html
 from remainder.board.rank import TiedRank, size_of, unit_of
 from remainder.board.readme import readme, section
+from remainder.board.shelf import archives, in_package
 from remainder.board.text import page_name
 from remainder.board.view import Board, Cell, boards, cell, points, record_page
 from remainder.errors import RecordError
@@ -113,9 +114,10 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
     """
     found = folders_of_tasks(results)
     snapshots, unreadable = frozen(folder_beside(results))
-    paths = {path.stem: path for some in found.values() for path in some}
+    paths = {path.stem: path for root in archives(results) for path in root.rglob("*.json")}
+    paths |= {path.stem: path for some in found.values() for path in some}
     faults = [*strays(results), *unreadable]
-    for one in snapshots:
+    for one in () if in_package(results) else snapshots:
         faults += missing(one, results, paths)
     if site is None:
         return _summary(list(_each(results, found, None, snapshots, processes)), faults)

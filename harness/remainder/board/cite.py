@@ -1,9 +1,11 @@
 """Citations of a snapshot or a record: BibTeX, the Citation File Format 1.2, and APA style.
 
-1. Find what is meant: a snapshot by name, a record by its file or by how its id begins.
+1. Find what is meant: a snapshot by name, a record by its file or by how its id begins, archived ones last.
 2. Who: of a snapshot the benchmark's authors, as CITATION.cff has them; of a record those of the submission,
    if it comes with the benchmark.
-3. Write it down, with the hash that pins every number: the Merkle root of a snapshot, the id of a record.
+3. When: of a record the day that it was written; of a snapshot that of its commit, since its name is a label.
+   Where no history of the repository is at hand, in an installed package say, it has no date ("n.d.").
+4. Write it down, with the hash that pins every number: the Merkle root of a snapshot, the id of a record.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import yaml  # type: ignore[import-untyped]
 from remainder._version import __version__
 from remainder.base.files import read_toml
 from remainder.base.paths import project_root
-from remainder.board.snapshot import Snapshot, read_snapshot, results_folder, snapshots_folder
+from remainder.board.shelf import archives, relative_place, results_folder
+from remainder.board.snapshot import Snapshot, read_snapshot, snapshots_folder
 from remainder.board.which import record_of
 from remainder.errors import InterpretationError, RecordError
+from remainder.record.provenance import added_on
 from remainder.record.schema import Record
 from remainder.record.store import read_record
 from remainder.report.text import require_format
@@ -59,8 +63,8 @@ class Citation(NamedTuple):
     authors: tuple[str, ...]
     """Names of people or groups, as they write themselves."""
     version: str
-    date: str
-    """Year, month and day: of the measurement, or the first of a snapshot's month."""
+    date: str | None
+    """Year, month and day: of the measurement, or of a snapshot's commit; None if that is not known here."""
     hash: str
     hash_name: str
     """A name for what is hashed."""
@@ -90,16 +94,18 @@ def styles(found: Citation) -> dict[str, str]:
 def citation_of(what: str) -> Citation:
     """The citation of a snapshot or record; arguments and errors are those of `cite`."""
     if re.fullmatch(r"20\d\d\.\d\d(\.\d+)?", what):
-        if (snapshots_folder() / f"{what}.json").is_file():
-            return of_snapshot(read_snapshot(what))
+        if (file := snapshots_folder() / f"{what}.json").is_file():
+            return of_snapshot(read_snapshot(what), added_on(file))
         raise _unknown(what)
     path = Path(what)
     if path.suffix == ".json" or path.exists():
         return _of_record(read_record(path if path.suffix == ".json" else record_of(what)).record)
     if not re.fullmatch(rf"[0-9a-f]{{{_SHORTEST},64}}", what):
         raise _unknown(what)
-    matching = [file for file in results_folder().rglob("*.json") if file.stem.startswith(what)]
-    if not matching:
+    for root in _roots():
+        if matching := [file for file in root.rglob("*.json") if file.stem.startswith(what)]:
+            break
+    else:
         raise _unknown(what)
     if len(matching) > 1:
         names = ", ".join(sorted(_named(file) for file in matching)[:5])
@@ -107,10 +113,14 @@ def citation_of(what: str) -> Citation:
     return _of_record(read_record(matching[0]).record)
 
 
-def of_snapshot(snapshot: Snapshot) -> Citation:
-    """The citation of a snapshot."""
+def _roots() -> list[Path]:
+    """Folders of records: the benchmark's, and its archives."""
+    return [results_folder(), *archives(results_folder())]
+
+
+def of_snapshot(snapshot: Snapshot, date: str | None) -> Citation:
+    """The citation of a snapshot that was committed on `date`."""
     name = snapshot.name
-    year, month = name.split(".")[:2]
     tasks = len({task.id for task in snapshot.tasks})
     count = f"{len(snapshot.records)} record{'s' * (len(snapshot.records) != 1)}"
     return Citation(
@@ -118,7 +128,7 @@ def of_snapshot(snapshot: Snapshot) -> Citation:
         title=f"{_TITLE}. Leaderboard {name} ({count} of {tasks} task{'s' * (tasks != 1)})",
         authors=_AUTHORS,
         version=name,
-        date=f"{year}-{month}-01",
+        date=date,
         hash=snapshot.root,
         hash_name="Merkle root",
     )
@@ -152,7 +162,7 @@ def _authors(record: Record) -> tuple[str, ...]:
 def _unknown(what: str) -> RecordError:
     """The error that offers snapshots and records of a near name or id, or of a submission so called."""
     snapshots = sorted(path.stem for path in snapshots_folder().glob("*.json"))
-    paths = sorted(results_folder().rglob("*.json"))
+    paths = [path for root in _roots() for path in sorted(root.rglob("*.json"))]
     of_name = [_named(path) for path in paths if path.parent.name == what]
     ids = {path.stem[: max(len(what), 12)]: _named(path) for path in paths}
     near = difflib.get_close_matches(what, [*snapshots, *ids], n=3, cutoff=0.5)
@@ -168,7 +178,11 @@ def _unknown(what: str) -> RecordError:
 
 def _named(path: Path) -> str:
     """A record by the start of its id and where it lies."""
-    return f"{path.stem[:12]} ({path.parent.relative_to(results_folder()).as_posix()})"
+    return f"{path.stem[:12]} ({relative_place(path.parent, results_folder())})"
+
+
+def _year(found: Citation) -> str:
+    return "n.d." if found.date is None else found.date[:4]
 
 
 def _bibtex(found: Citation) -> str:
@@ -177,8 +191,8 @@ def _bibtex(found: Citation) -> str:
     fields = {
         "author": f"{{{authors}}}",
         "title": f"{{{{{found.title.translate(_TEX)}}}}}",
-        "year": f"{{{found.date[:4]}}}",
-        "month": _MONTHS[int(found.date[5:7]) - 1],
+        "year": f"{{{_year(found)}}}",
+        **({} if found.date is None else {"month": _MONTHS[int(found.date[5:7]) - 1]}),
         "version": f"{{{found.version.translate(_TEX)}}}",
         "note": f"{{{found.hash_name.translate(_TEX)} \\texttt{{{found.hash}}}}}",
     }
@@ -194,7 +208,7 @@ def _cff(found: Citation) -> str:
         "title": found.title,
         "authors": [{"name": author} for author in found.authors],
         "version": found.version,
-        "date-released": found.date,
+        **({} if found.date is None else {"date-released": found.date}),
         "identifiers": [
             {"type": "other", "value": f"sha256:{found.hash}", "description": found.hash_name},
         ],
@@ -207,4 +221,4 @@ def _apa(found: Citation) -> str:
     *others, last = found.authors
     names = f"{', '.join(others)}, & {last}" if others else last
     version = f"Version {found.version}; {found.hash_name} {found.hash}"
-    return f"{names} ({found.date[:4]}). {found.title} ({version}) [Data set]."
+    return f"{names} ({_year(found)}). {found.title} ({version}) [Data set]."

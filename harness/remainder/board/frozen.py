@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 from remainder.board.cite import of_snapshot, styles
 from remainder.board.merge import Fault
+from remainder.board.shelf import relative_place
 from remainder.board.snapshot import Snapshot, leaves_of, merkle_root, read_snapshot
 from remainder.errors import RecordError
 from remainder.record.json import sha256
+from remainder.record.provenance import added_on
 
 __all__ = ["Frozen", "folder_beside", "frozen", "missing"]
 
@@ -22,8 +24,8 @@ class Frozen(NamedTuple):
 
     snapshot: Snapshot
     file: Path
-    month: str
-    """Year and month of its name, as 2026-12."""
+    date: str | None
+    """Day of its commit; None where no history of the repository is at hand."""
     citations: tuple[tuple[str, str], ...]
     """Name of the style, and the text."""
 
@@ -44,7 +46,7 @@ def folder_beside(results: Path) -> Path:
 
 
 def frozen(folder: Path) -> tuple[list[Frozen], list[Fault]]:
-    """Every snapshot of a folder, the newest first; and files that are none, or whose root is not theirs."""
+    """Snapshots of a folder, the last name first; and files that are none, or whose root is not theirs."""
     found, faults = [], []
     for file in sorted(folder.glob("*.json")):
         place = f"snapshots/{file.name}"
@@ -57,10 +59,10 @@ def frozen(folder: Path) -> tuple[list[Frozen], list[Fault]]:
         if root != snapshot.root:
             faults.append(Fault(place, f"states the root {snapshot.root}, its entries give {root}"))
             continue
-        year, month = snapshot.name.split(".")[:2]
-        cited = styles(of_snapshot(snapshot))
+        date = added_on(file)
+        cited = styles(of_snapshot(snapshot, date))
         citations = tuple((_NAMES[style], text) for style, text in cited.items())
-        found.append(Frozen(snapshot, file, f"{year}-{month}", citations))
+        found.append(Frozen(snapshot, file, date, citations))
     found.sort(key=lambda one: [int(part) for part in one.snapshot.name.split(".")], reverse=True)
     return found, faults
 
@@ -69,16 +71,16 @@ def missing(one: Frozen, results: Path, paths: Mapping[str, Path]) -> Sequence[F
     """Records that a snapshot lists and that are gone, moved or changed; the first of them, and how many.
 
     Args:
-        results: the folder that its paths are relative to.
-        paths: of the records that are there, by their id.
+        results: the folder that its paths are relative to; those of its archives are relative to each.
+        paths: of the records that are there, archived ones included, by their id.
     """
     bad = []
     for entry in one.snapshot.records:
         path = paths.get(entry.record_id)
         if path is None:
             bad.append(f"{entry.path} is not among the records")
-        elif path.relative_to(results).as_posix() != entry.path:
-            bad.append(f"{entry.path} lies elsewhere, at {path.relative_to(results).as_posix()}")
+        elif (place := relative_place(path, results)) != entry.path:
+            bad.append(f"{entry.path} lies elsewhere, at {place}")
         elif sha256(path.read_bytes()) != entry.sha256:
             bad.append(f"{entry.path} has changed since it was frozen")
     if not bad:

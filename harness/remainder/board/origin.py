@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from remainder.base.cache import sha256_file
 from remainder.base.files import present
 from remainder.base.paths import project_root, root_of
-from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.errors import InterpretationError, RecordError
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.submission.description import Description, read_description

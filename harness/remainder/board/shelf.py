@@ -4,6 +4,8 @@ A record lies at `<root>/<task>/<N>/<submission>/<record_id>.json`. So the root 
 says of itself, whichever folder was asked for: the results, one task of them, or one submission.
 
 In a leaderboard a name stands for one content for good, and a record elsewhere than it says is at fault.
+Records of a protocol that is over lie in `leaderboard/archive/<protocol>/results`, in the same form, with the
+lock of their tasks and their verdicts beside them. They are proved by their hashes, and never recomputed.
 Anybody else's results may hold copies, tasks of their own, and other content under a name that comes with the
 benchmark: such records are told apart by hash, and what they cannot be compared with is noted.
 """
@@ -15,14 +17,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remainder.base.paths import project_root
+from remainder.base.paths import is_checkout, project_root
 from remainder.board import origin
 from remainder.board.origin import Peer
 from remainder.errors import RecordError
 from remainder.record.schema import Record
 from remainder.record.store import read_summary
 
-__all__ = ["LARGEST_JSON", "Shelf", "is_board", "results_folder", "results_root"]
+__all__ = [
+    "LARGEST_JSON",
+    "Shelf",
+    "archived_protocol",
+    "archives",
+    "in_package",
+    "is_board",
+    "place_in",
+    "relative_place",
+    "results_folder",
+    "results_root",
+]
 
 LARGEST_JSON = 4_000_000
 """Bytes of the largest record that is read; one with every rung has 40,000."""
@@ -31,6 +44,41 @@ LARGEST_JSON = 4_000_000
 def results_folder() -> Path:
     """The folder of the benchmark's own records."""
     return project_root() / "leaderboard" / "results"
+
+
+def archives(results: Path) -> list[Path]:
+    """The folders of archived results beside a leaderboard's, those of the newest protocol first."""
+    found = (results.absolute().parent / "archive").glob("*/results")
+    return sorted(found, key=lambda root: (len(root.parent.name), root.parent.name), reverse=True)
+
+
+def archived_protocol(root: Path) -> str | None:
+    """The protocol whose records an archive's folder of results holds; None of any other folder."""
+    parts = root.absolute().parts
+    return parts[-2] if parts[-4:-2] == ("leaderboard", "archive") and parts[-1] == "results" else None
+
+
+def in_package(results: Path) -> bool:
+    """Whether these results came with an installed package, which holds no archive."""
+    return not is_checkout() and results.resolve() == results_folder().resolve()
+
+
+def place_in(results: Path, relative: str) -> Path:
+    """The file at a place relative to a folder of results: there, or in the archives beside it."""
+    for root in archives(results):
+        if not (results / relative).exists() and (root / relative).exists():
+            return root / relative
+    return results / relative
+
+
+def relative_place(path: Path, results: Path) -> str:
+    """The place of a record's file relative to its folder of results, or to the archive that it lies in.
+
+    Raises:
+        ValueError: it lies in neither.
+    """
+    root = next((root for root in archives(results) if path.absolute().is_relative_to(root)), results)
+    return (path if root is results else path.absolute()).relative_to(root).as_posix()
 
 
 class Shelf:
@@ -79,7 +127,8 @@ class Shelf:
 
 
 def is_board(root: Path) -> bool:
-    """Whether a folder of results is that of a leaderboard: the benchmark's own, or another checkout's."""
+    """Whether a folder of results is that of a leaderboard: the benchmark's own, another checkout's, or an
+    archive."""
     return root.resolve() == results_folder().resolve() or _ends_like_a_board(root.resolve())
 
 
@@ -108,7 +157,7 @@ def results_root(path: Path) -> Path | None:
 
 
 def _ends_like_a_board(folder: Path) -> bool:
-    return folder.parts[-2:] == ("leaderboard", "results")
+    return folder.parts[-2:] == ("leaderboard", "results") or archived_protocol(folder) is not None
 
 
 def _content(path: Path) -> Any:

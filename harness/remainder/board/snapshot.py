@@ -9,7 +9,8 @@ that they are of, and the root of a Merkle tree over the records (RFC 6962, sect
 3. leaves are in the order of their record ids. The tree of no leaf is SHA-256 of nothing.
 
 So a leaf can never pass for a node, and that a record belongs to a snapshot can be shown with log2 n hashes.
-A file that is there is never written again; from the same records it can be rebuilt byte for byte.
+A file that is there is never written again; from the same records it can be rebuilt byte for byte, those that
+moved to an archive since included. A name is a label: the date of a snapshot is that of its commit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from remainder.base.files import LARGEST, present, require_file, require_folder
 from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
-from remainder.board.shelf import results_folder
+from remainder.board.shelf import place_in, relative_place, results_folder
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
@@ -127,7 +128,10 @@ def freeze(name: str, *, results: Path | None = None, folder: Path | None = None
 
 
 def make_snapshot(name: str, results: Path, paths: Sequence[Path]) -> Snapshot:
-    """The snapshot of the records at `paths` below `results`, in any order; nothing is written.
+    """The snapshot of the records at `paths`, in any order; nothing is written.
+
+    Args:
+        results: the folder that they lie below, or whose archives they lie in.
 
     Raises:
         RecordError: if a record is unreadable, or there is none.
@@ -135,11 +139,10 @@ def make_snapshot(name: str, results: Path, paths: Sequence[Path]) -> Snapshot:
     entries, tasks = [], {}
     for path in paths:
         record = read_sealed(path)
-        relative = path.relative_to(results).as_posix()
         entries.append(
             SnapshotEntry(
                 record_id=record.record_id,
-                path=relative,
+                path=relative_place(path, results),
                 sha256=sha256(path.read_bytes()),
                 values_sha256=record.documents.sha256,
             )
@@ -190,7 +193,7 @@ def check_snapshot(name: str, *, results: Path | None = None, folder: Path | Non
         place = PurePosixPath(entry.path)
         if place.is_absolute() or ".." in place.parts:
             raise RecordError(f"{path}: {entry.path!a} lies outside of the results", fix=_RESTORE)
-    rebuilt = make_snapshot(name, root, [root / entry.path for entry in stated.records])
+    rebuilt = make_snapshot(name, root, [place_in(root, entry.path) for entry in stated.records])
     if rebuilt.content != path.read_bytes():
         changed = sorted(set(rebuilt.records) ^ set(stated.records), key=lambda entry: entry.path)
         which = f"; {changed[0].path} differs" if changed else ""

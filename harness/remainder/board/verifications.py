@@ -17,6 +17,7 @@ from remainder._version import __version__
 from remainder.base.files import SETTINGS, require_file, require_folder
 from remainder.base.messages import message_of
 from remainder.base.wrapping import fill
+from remainder.board.shelf import archived_protocol
 from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, write_atomically
@@ -142,6 +143,11 @@ def require_place(verdict: Verdict) -> None:
             fix="put it where `remainder run` does, <task>/<N>/<submission>/<record_id>.json, or leave out "
             "--write",
         )
+    if archived_protocol(verdict.root) is not None:
+        raise RecordError(
+            f"{verdict.path}: lies in an archive, whose verdicts are kept as they were",
+            fix="leave out --write",
+        )
     require_folder(verification_path(verdict.root, "").parent, "--write", RecordError)
 
 
@@ -153,6 +159,7 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
                 "path": verdict.path.as_posix(),
                 "record_id": None if verdict.record is None else verdict.record.record_id,
                 "passed": verdict.passed,
+                "recomputed": verdict.recomputed,
                 "faults": verdict.faults,
                 "notes": verdict.notes,
             }
@@ -172,6 +179,8 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
     failed = sum(not verdict.passed for verdict in verdicts)
     plural = "" if len(verdicts) == 1 else "s"
     lines.append(f"{len(verdicts)} file{plural} verified: {len(verdicts) - failed} passed, {failed} at fault")
+    if by_hash := sum(verdict.record is not None and not verdict.recomputed for verdict in verdicts):
+        lines.append(f"{by_hash} of them of a protocol that is over: verified by hash, not recomputed")
     notes = sum(len(verdict.notes) for verdict in verdicts)
     if notes and len(verdicts) > _FEW:
         lines.append(f"{notes} notes on what could not be looked at: see --format json")

@@ -7,6 +7,9 @@
 3. The record against itself and its values (`board.consistency`, `board.plausibility`).
 4. The record against task, submission and the other records of the task (`board.origin`).
 
+A record of a protocol that is over is proved by its hashes alone, and by the lock of the archive that it lies
+in: nothing of it is recomputed, since there is no second set of rules here. A note says so.
+
 What this cannot see is said in docs/threats.md: a forger who changes values and summaries together is caught
 only by measuring again.
 
@@ -15,6 +18,7 @@ How a verdict is shown and kept: `board.verifications`.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import zlib
@@ -29,13 +33,14 @@ import pandas as pd
 from remainder.board import consistency, origin, plausibility
 from remainder.board.agreement import disagreements
 from remainder.board.origin import Remark
-from remainder.board.shelf import LARGEST_JSON, Shelf, is_board, results_root
+from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_board, results_root
 from remainder.errors import RecordError, RemainderError
 from remainder.record.json import canonical_json
 from remainder.record.order import ORDER, read_order
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
 from remainder.record.store import read_record, values_path
+from remainder.task.spec import PROTOCOL
 
 __all__ = [
     "CHECKS",
@@ -91,6 +96,11 @@ class Verdict(NamedTuple):
     def passed(self) -> bool:
         """Whether there is no fault."""
         return self.record is not None and not self.faults
+
+    @property
+    def recomputed(self) -> bool:
+        """Whether its numbers were recomputed; those of a protocol that is over never are."""
+        return self.record is not None and self.record.protocol == PROTOCOL
 
 
 class _Subject(NamedTuple):
@@ -153,6 +163,33 @@ def _place(subject: _Subject) -> Iterator[Remark]:
     )
 
 
+def _protocol(subject: _Subject) -> Iterator[Remark]:
+    """Whether a record lies among those of its protocol; one that is over is not recomputed."""
+    stated, shelf = subject.record.protocol, subject.shelf
+    if shelf is not None and shelf.board:
+        expected = archived_protocol(shelf.root) or PROTOCOL
+        if stated != expected:
+            yield Remark(
+                f"protocol: {stated!r}, the records of this folder are of protocol {expected}",
+                fix=f"measure it again, by protocol {PROTOCOL}; an archive takes no new records",
+            )
+    if stated != PROTOCOL:
+        yield Remark(f"is of protocol {stated}: verified by hash, not recomputed", is_fault=False)
+
+
+def _locked(subject: _Subject) -> Iterator[Remark]:
+    """An archived record against the lock of its archive."""
+    if subject.shelf is None or archived_protocol(subject.shelf.root) is None:
+        return
+    path = subject.shelf.root.parent / "lock.json"
+    stated = subject.record.task
+    lock = json.loads(path.read_bytes()).get(stated.id) if path.is_file() else None
+    if lock != {"version": stated.version, "hash": stated.hash}:
+        yield Remark(
+            f"task: {stated.id} {stated.version} {stated.hash[:12]}… is not in the archive's lock.json"
+        )
+
+
 def _shared(subject: _Subject) -> Iterator[Remark]:
     peers = [] if subject.shelf is None else subject.shelf.peers(subject.record)
     yield from origin.check_peers(subject.record, peers, board=_on_board(subject))
@@ -175,6 +212,7 @@ def _on_board(subject: _Subject) -> bool:
 CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "form": _form,
     "words": _words,
+    "protocol": _protocol,
     "place": _place,
     "task": lambda subject: origin.check_task(subject.record, board=_on_board(subject)),
     "submission": lambda subject: origin.check_submission(subject.record, board=_on_board(subject)),
@@ -190,6 +228,9 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "provenance": _of_record(consistency.check_provenance),
 }
 """Checks of a record that can be read, by name; before these come files, schema and hashes."""
+
+_CHECKS_OF_ARCHIVED = {"protocol": _protocol, "place": _place, "lock": _locked}
+"""Checks of a record whose protocol is over."""
 
 FIRST_CHECKS = ("files", "schema", "hashes")
 """Checks that are made while a record is read."""
@@ -212,7 +253,8 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
         return Verdict(path, None, (Remark(text.removeprefix(f"{path}: ")),))
     subject = _Subject(path, record, values, shelf)
     findings: list[Remark] = []
-    for name, check in CHECKS.items():
+    checks = CHECKS if record.protocol == PROTOCOL else _CHECKS_OF_ARCHIVED
+    for name, check in checks.items():
         try:
             findings += check(subject)
         except (RemainderError, ValueError, LookupError, ArithmeticError, TypeError) as problem:
@@ -238,7 +280,7 @@ def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool 
     for given in paths:
         if not given.exists():
             raise RecordError(f"{given}: there is no such file or folder", fix="give a record or a folder")
-        records, strays = record_files(given)
+        records, strays = record_files(_within(given))
         root = given if board and given.is_dir() else None
         work += [(path, given.is_dir(), root) for path in records]
         verdicts += [Verdict(path, None, (Remark(why, fix=_STRAY),)) for path, why in strays]
@@ -256,6 +298,12 @@ def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool 
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             found = list(pool.map(_verify_all, groups))
     return sorted([*verdicts, *(verdict for part in found for verdict in part)], key=lambda one: one.path)
+
+
+def _within(given: Path) -> Path:
+    """The results of an archive that is given by its own folder."""
+    inner = given / "results"
+    return inner if archived_protocol(inner) is not None and inner.is_dir() else given
 
 
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -3,9 +3,9 @@
 1. A file: the record's, or the values beside it.
 2. A folder: its record with most rungs, the newest of several, if all are of one submission on one task. One
    of which only some documents were measured is taken where there is no other.
-3. What no path is, is looked for in `results` of this folder, and then in the benchmark's own records: a
-   place below them (`tiny/digits/1/digits-pca-4`, with or without the version), the name of a submission, or
-   how the id of a record begins.
+3. What no path is, is looked for in `results` of this folder, then in the benchmark's own records, and then
+   in its archives: a place below them (`tiny/digits/2/digits-pca-4`, with or without the version), the name
+   of a submission, or how the id of a record begins.
 4. How a path begins, if one record alone begins so.
 
 Where several are meant none is taken: the message names them. Needs no torch.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from remainder.base.files import explained
 from remainder.base.wrapping import quoted
-from remainder.board.snapshot import results_folder
+from remainder.board.shelf import archives, results_folder
 from remainder.errors import RecordError
 from remainder.record.find import fullest_of, fullest_record
 
@@ -83,14 +83,21 @@ def _meant(text: str) -> Iterator[list[Path]]:
     if path.exists() or path.suffix == ".json":
         yield [path]  # what is wrong with it is told when it is read
         return
-    roots = [root for root in (_OWN, results_folder()) if root.is_dir()]
+    roots, old = _roots()
     if not path.is_absolute() and ".." not in path.parts and path.parts:
-        for root in roots:  # one's own before the benchmark's
+        for root in (*roots, *old):  # one's own before the benchmark's
             yield _below(root, path)
     if _ID.fullmatch(text):
-        yield [file for root in roots for file in sorted(root.rglob("*.json")) if _begins(file, text)]
+        for among in (roots, old):
+            yield [file for root in among for file in sorted(root.rglob("*.json")) if _begins(file, text)]
     if path.name and path.parent.is_dir():
         yield sorted(file for file in path.parent.glob("*.json") if file.name.startswith(path.name))
+
+
+def _roots() -> tuple[list[Path], list[Path]]:
+    """Folders of records: one's own and the benchmark's, and its archives."""
+    board = results_folder()
+    return [root for root in (_OWN, board) if root.is_dir()], archives(board)
 
 
 def _below(root: Path, path: Path) -> list[Path]:
@@ -121,8 +128,8 @@ def _unknown(text: str) -> RecordError:
         return RecordError(
             "an empty name is given in place of a record", fix="name a record; . is this folder"
         )
-    roots = [root for root in (_OWN, results_folder()) if root.is_dir()]
-    names = sorted({folder.name for root in roots for folder in root.glob("*/*/*/*")})
+    roots, old = _roots()
+    names = sorted({folder.name for root in (*roots, *old) for folder in root.glob("*/*/*/*")})
     near = difflib.get_close_matches(Path(text).name, names, n=3, cutoff=0.6)
     offers = f"did you mean {', '.join(near)}? Else give" if near else "give"
     return RecordError(

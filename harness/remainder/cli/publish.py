@@ -244,6 +244,13 @@ def cite(
     ] = "all",
 ) -> None:
     """Print how a snapshot or a record is cited, with its hash."""
+    from remainder.board.cite import citation_of
     from remainder.board.cite import cite as cite_text
 
     print(cite_text(what, format))
+    if citation_of(what).date is None:
+        print(
+            "  It has no date here: a snapshot's is that of its commit, which only a checkout with its whole "
+            "history knows.",
+            file=sys.stderr,
+        )

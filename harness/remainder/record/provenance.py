@@ -76,6 +76,17 @@ def git_state(root: Path) -> GitState | None:
     return GitState(commit=commit, dirty=bool(changes))
 
 
+def added_on(path: Path) -> str | None:
+    """Day of the commit that brought a file, as 2026-11-29; None where the whole history is not at hand.
+
+    So it is None in an installed package, in a shallow clone, and before the file is committed.
+    """
+    if _git(path.parent, "rev-parse", "--is-shallow-repository") != "false":
+        return None
+    days = _git(path.parent, "log", "--diff-filter=A", "--format=%cs", "--", path.name)
+    return days.splitlines()[-1] if days else None
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(

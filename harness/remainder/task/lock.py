@@ -1,8 +1,8 @@
 """The lock of the tasks: `tasks/lock.json` holds the hash of every task, so that no number moves silently.
 
-`python -m remainder.task` writes it. While a protocol is in the making the lock is open: hashes move with what
-they cover. It is closed by hand in the file itself, in the commit that brings the first record of a task that
-gives places; from then on a task whose numbers can move needs a new `N`.
+`python -m remainder.task` writes it. While a protocol is in the making the lock is open: hashes move with
+what they cover. It is closed by hand in the file itself, in the commit that brings the first record of a task
+that gives places; from then on a task whose numbers can move needs a new `N`.
 """
 
 from __future__ import annotations

@@ -283,7 +283,7 @@ class Task(_Spec):
 
     @property
     def gives_places(self) -> bool:
-        """Whether places are given: the model is a public pretrained one. Other tasks check the measurement."""
+        """Whether places are given: its model is a public pretrained one. Others check the measurement."""
         return self.model.wheel is not None or self.model.hub is not None
 
     @property  # not cached: `model_copy` would take the old one along
