@@ -273,8 +273,8 @@ def test_a_record_of_an_older_version_of_its_task_is_noted(
     one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = read_record(one).record
-    newer = {"version": "2-A", "hash": "0" * 64}
-    monkeypatch.setattr("remainder.board.origin.locked", lambda _: newer)
+    newer = Lock(tasks={record.task.id: LockEntry(version="3-A", hash="0" * 64)})
+    monkeypatch.setattr("remainder.board.origin.read_lock", lambda: newer)
     verdict = verify_record(one)
     assert verdict.passed
-    assert f"task.version: {record.task.version}, the task is at 2-A now" in verdict.notes
+    assert f"task.version: {record.task.version}, the task is at 3-A now" in verdict.notes

@@ -67,6 +67,9 @@ _STRAY = "take what is no record out of a folder of results"
 _LONGEST = 600  # characters of a finding that are shown
 
 
+_ENDED = ("1",)  # protocols that are over
+
+
 class Verdict(NamedTuple):
     """The verdict on one file."""
 
@@ -173,8 +176,10 @@ def _protocol(subject: _Subject) -> Iterator[Remark]:
                 f"protocol: {stated!r}, the records of this folder are of protocol {expected}",
                 fix=f"measure it again, by protocol {PROTOCOL}; an archive takes no new records",
             )
-    if stated != PROTOCOL:
+    if stated in _ENDED:
         yield Remark(f"is of protocol {stated}: verified by hash, not recomputed", is_fault=False)
+    elif stated != PROTOCOL:
+        yield Remark(f"protocol: {stated!r}, there are {', '.join((*_ENDED, PROTOCOL))}")
 
 
 def _locked(subject: _Subject) -> Iterator[Remark]:
