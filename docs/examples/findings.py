@@ -1,4 +1,4 @@
-"""Fill the tables of docs/findings.md from the records in leaderboard/results, and draw its figures.
+"""Fill the tables of docs/findings.md from the archived records of protocol 1, and draw its figures.
 
     python docs/examples/findings.py
 
@@ -24,7 +24,7 @@ from remainder.record.store import read_record
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "leaderboard" / "results" / "smollm2-135m"
+RESULTS = ROOT / "leaderboard" / "archive" / "1" / "results" / "smollm2-135m"
 PAGE = ROOT / "docs" / "findings.md"
 FIGURES = ROOT / "docs" / "figures"
 SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")

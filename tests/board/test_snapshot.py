@@ -178,7 +178,7 @@ def test_an_edited_snapshot_is_noticed(
     content = copy.deepcopy(frozen)
     place = {"root": content, "version": content["tasks"][0]}.get(field, content["records"][1])
     other = {
-        "version": "2-A",
+        "version": "9-A",
         "record_id": content["records"][0]["record_id"],
         "path": content["records"][0]["path"],
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from generated import made_on_main
 
 from remainder.board.merge import read_entries
 from remainder.board.pages import TaskText, history_row, record_html, task_html
+from remainder.board.shelf import archives
 from remainder.board.snapshot import read_snapshot, results_folder, snapshots_folder
 from remainder.board.verifications import read_verification, verification_path, write_verification
 from remainder.board.verify import verify_paths
@@ -15,6 +18,8 @@ from remainder.record.store import read_summary
 
 FOLDER = verification_path(results_folder(), "x").parent
 RECORDS = sorted(results_folder().rglob("*.json"))
+(ARCHIVE,) = archives(results_folder())
+ARCHIVED = sorted(ARCHIVE.rglob("*.json"))
 
 
 @made_on_main
@@ -24,15 +29,23 @@ def test_every_record_has_one() -> None:
 
 
 def test_every_record_of_a_snapshot_has_one() -> None:
+    folders = (FOLDER, verification_path(ARCHIVE, "x").parent)
     for file in snapshots_folder().glob("*.json"):
         for entry in read_snapshot(file.stem).records:
-            assert (FOLDER / f"{entry.record_id}.json").is_file(), entry.path
+            assert any((folder / f"{entry.record_id}.json").is_file() for folder in folders), entry.path
 
 
-def test_each_is_of_a_record_that_is_there_and_has_passed() -> None:
-    paths = {path.stem: path for path in RECORDS}
-    kept = sorted(FOLDER.glob("*.json"))
-    assert len(kept) > 200
+@pytest.mark.parametrize(
+    ("folder", "records", "least"),
+    [(FOLDER, RECORDS, 162), (verification_path(ARCHIVE, "x").parent, ARCHIVED, 254)],
+    ids=["results", "archive"],
+)
+def test_each_is_of_a_record_that_is_there_and_has_passed(
+    folder: Path, records: list[Path], least: int
+) -> None:
+    paths = {path.stem: path for path in records}
+    kept = sorted(folder.glob("*.json"))
+    assert len(kept) >= least
     for file in kept:
         found = read_verification(file)
         record = read_summary(paths[file.stem])

@@ -250,7 +250,7 @@ def test_values_that_could_not_be_written_beside_a_record_are_told_first(
     assert "x.csv.gz is a folder" in done.err
 
 
-@pytest.mark.parametrize("at", ["tiny", "tiny/digits", "tiny/digits/1", "tiny/digits/1/identity"])
+@pytest.mark.parametrize("at", ["tiny", "tiny/digits", "tiny/digits/2", "tiny/digits/2/identity"])
 def test_a_file_in_the_way_of_records_is_told_first(
     place: Path, at: str, monkeypatch: pytest.MonkeyPatch, remainder: Command
 ) -> None:
@@ -386,9 +386,9 @@ def test_an_installed_package_writes_no_lock_and_no_snapshot_into_itself(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from remainder.board import snapshot
-    from remainder.task.spec import write_lock
+    from remainder.task.lock import write_lock
 
-    for name in ("remainder.task.spec.is_checkout", "remainder.board.snapshot.is_checkout"):
+    for name in ("remainder.task.lock.is_checkout", "remainder.board.snapshot.is_checkout"):
         monkeypatch.setattr(name, lambda: False)
     with pytest.raises(TaskError, match="installed package"):
         write_lock()

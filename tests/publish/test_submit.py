@@ -84,7 +84,7 @@ def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: 
 
     there = tree(to.root)
     (record,) = [name for name in there if name.endswith(".json") and name.startswith("results/")]
-    assert record.startswith("results/tiny/induction/1/my-sae/")
+    assert record.startswith("results/tiny/induction/2/my-sae/")
     assert f"{record.removesuffix('.json')}.csv.gz" in there
     copied = {name.removeprefix("baselines/my-sae/") for name in there if name.startswith("baselines/")}
     assert copied == set(files_of(EXAMPLE))
@@ -200,7 +200,7 @@ def test_a_name_stands_for_one_content(edited: Edit, to: Destinations) -> None:
     with pytest.raises(InterpretationError, match=r"exists already, with another README\.md"):
         submit(str(EXAMPLE), to)
     shutil.rmtree(taken)
-    record = to.results / "tiny/induction/1/my-sae/x.json"
+    record = to.results / "tiny/induction/2/my-sae/x.json"
     record.parent.mkdir(parents=True)
     record.write_text('{"submission": {"hash": "0"}}')
     with pytest.raises(InterpretationError, match="there is a record of another my-sae"):
@@ -315,7 +315,7 @@ def test_open_makes_branch_commit_and_pull_request(
     monkeypatch.setenv("PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
     done = submit(str(EXAMPLE), to, device="cpu")
     (repository / "mine.txt").write_text("not of the submission")
-    assert git_commands(done)[1] == ["git", "add", "baselines/my-sae", "results/tiny/induction/1/my-sae"]
+    assert git_commands(done)[1] == ["git", "add", "baselines/my-sae", "results/tiny/induction/2/my-sae"]
     open_pull_request(done)
     assert (tmp_path / "gh.txt").read_text() == "pr create --fill\n"
     pushed = subprocess.run(

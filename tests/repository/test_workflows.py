@@ -472,7 +472,7 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     made.git("switch", "--quiet", "--create", "submission")
     submitted = made.remainder("submit", "docs/examples/my-sae")
     assert submitted.returncode == 0, submitted.stderr
-    assert "git add baselines/my-sae leaderboard/results/tiny/induction/1/my-sae" in submitted.stdout
+    assert "git add baselines/my-sae leaderboard/results/tiny/induction/2/my-sae" in submitted.stdout
     again = made.remainder("submit", "docs/examples/my-sae")
     assert "nothing was written" in again.stdout, again.stderr
     ran = made.review(7, made.propose(7))
@@ -484,7 +484,7 @@ def test_a_submission_goes_all_the_way(repository: Callable[[], Repository]) -> 
     assert made.git("status", "--porcelain", "harness", "tasks", where=made.runner) == ""
 
     # Half the loss, in all values, summaries and hashes: only measuring again can tell.
-    (path,) = (made.author / "leaderboard" / "results" / "tiny/induction/1/my-sae").glob("*.json")
+    (path,) = (made.author / "leaderboard" / "results" / "tiny/induction/2/my-sae").glob("*.json")
     stored = read_record(path)
     names = "protocol task submission tier model corpus complexity checks calibration measurement provenance"
     values = stored.values.copy()

@@ -524,7 +524,8 @@ def make_like(record: Record, values: Any) -> Record:
 
 
 def test_nodes_are_counted_from_the_weights() -> None:
-    (path,) = (project_root() / "leaderboard/results/smollm2-135m/ioi/1/feature-circuit").glob("*.json")
+    folder = project_root() / "leaderboard/archive/1/results/smollm2-135m/ioi/1/feature-circuit"
+    (path,) = folder.glob("*.json")
     record = read_record(path).record
     assert list(origin.check_submission(record)) == []
     fit = record.calibration.model_copy(update={"dimension": 4611})

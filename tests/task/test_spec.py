@@ -14,8 +14,10 @@ from tiny import make_task
 from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.errors import TaskError
+from remainder.task import lock as lock_module
 from remainder.task import spec as module
-from remainder.task.spec import Task, list_tasks, load_task, write_lock
+from remainder.task.lock import read_lock, write_lock
+from remainder.task.spec import Task, list_tasks, load_task
 
 MODELS = ("gpt2", "qwen2.5-0.5b", "smollm2-135m")
 IDS = {
@@ -46,7 +48,8 @@ EXAMPLE = "smollm2-135m/resid-15"
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the project's tasks that may be changed."""
     shutil.copytree(TASKS, tmp_path / "tasks")
-    monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    for where in (module, lock_module):
+        monkeypatch.setattr(where, "project_root", lambda: tmp_path)
     return tmp_path
 
 
@@ -66,10 +69,10 @@ def test_ids_only_grow() -> None:
 @pytest.mark.parametrize("name", list_tasks())
 def test_every_task_is_locked_as_it_is(name: str) -> None:
     """If this fails: raise N of the version where numbers can move, then `python -m remainder.task`."""
-    lock = json.loads((TASKS / "lock.json").read_text(encoding="utf-8"))
+    locked = read_lock().tasks
     task = load_task(name)
-    assert lock[name] == {"version": task.version, "hash": task.hash}
-    assert set(lock) == set(list_tasks())
+    assert (locked[name].version, locked[name].hash) == (task.version, task.hash)
+    assert set(locked) == set(list_tasks())
 
 
 @pytest.mark.parametrize("name", list_tasks())
@@ -129,10 +132,10 @@ def test_an_unknown_task_is_refused_and_the_nearest_are_offered() -> None:
         ("seed = 15", "seed = 15\nsede = 16", "sede", "Extra inputs are not permitted"),
         ("seed = 15", "seed = 'x'", "seed", "valid integer"),
         ("seed = 15", "seed = 15\nid = 'other'", "id", "place of its folder"),
-        ('version = "1-A"', 'version = "1"', "version", "match pattern"),
-        ('version = "1-A"', 'version = "0-A"', "version", "match pattern"),
+        ('version = "2-A"', 'version = "2"', "version", "match pattern"),
+        ('version = "2-A"', 'version = "0-A"', "version", "match pattern"),
         ("width = 576", "width = -1", "site.width", "greater than 0"),
-        ('dtype = "float32"', 'dtype = "float16"', "tiers.standard.dtype", "'float32' or 'bfloat16'"),
+        ('dtype = "float32"', 'dtype = "float16"', "tiers.quick.dtype", "'float32' or 'bfloat16'"),
     ],
 )
 def test_a_malformed_field_is_named(old: str, new: str, place: str, why: str, root: Path) -> None:
@@ -193,7 +196,6 @@ NUMBERS: list[tuple[str, Any]] = [
     ("corpus.window", 25),
     ("corpus.special_tokens", (0,)),
     ("corpus.tokens_sha256", "1" * 64),
-    ("corpus.wheel.sha256", "1" * 64),
     ("model.weights_sha256", "1" * 64),
     ("model.revision", "main"),
     ("tiers.quick.pairs", 2),
@@ -229,36 +231,123 @@ def test_a_changed_copy_has_its_own_hash() -> None:
     assert task.model_copy(update={"seed": 6}).hash == make_task(seed=6).hash != before
 
 
+@pytest.mark.parametrize("name", ["version", "wheel_sha256", "file", "sha256"])
+def test_ids_that_are_pinned_are_the_same_however_they_are_fetched(name: str) -> None:
+    """A text whose ids have no hash of their own is pinned by its file."""
+    loose = make_task()
+    pinned = changed(loose, "corpus.tokens_sha256", "1" * 64)
+    place, value = f"corpus.wheel.{name}", "2" * 64
+    assert changed(pinned, place, value).hash == pinned.hash
+    assert changed(loose, place, value).hash != loose.hash
+    assert changed(pinned, "corpus.window", 25).hash != pinned.hash
+
+
+def test_values_known_beforehand_move_the_hash_by_their_ladder(root: Path) -> None:
+    """`expected` is no number of a record, but it decides of what the rungs are measured."""
+    before = load_task("controls/parity")
+    edit(root / "tasks/controls/parity/task.toml", 'expected = "expected.py"\n', "")
+    after = load_task("controls/parity")
+    assert (before.ladder, after.ladder) == ("exact", "coded")
+    assert before.hash != after.hash
+
+
+def test_a_field_that_is_absent_moves_no_hash() -> None:
+    """So that a field which a later version adds leaves the tasks without it as they are locked."""
+    task = make_task()
+    content = task.model_dump(mode="json", exclude_none=True)
+    assert Task.model_validate(content | {"circuit": None, "build": None}).hash == task.hash
+
+
+@pytest.mark.parametrize(
+    ("name", "ladder", "places"),
+    [
+        ("controls/alignment", "exact", False),
+        ("tracr/reverse", "exact", False),
+        ("tiny/wiki", "coded", False),
+        ("tiny/induction-circuit", "exact", False),
+        ("smollm2-135m/resid-15", "coded", True),
+        ("smollm2-135m/ioi", "exact", True),
+        ("gpt2/resid-8", "coded", True),
+    ],
+)
+def test_ladders_and_places(name: str, ladder: str, places: bool) -> None:
+    task = load_task(name)
+    assert (task.ladder, task.gives_places) == (ladder, places)
+
+
+@pytest.mark.parametrize("name", list_tasks())
+def test_every_tier_is_of_float32(name: str) -> None:
+    assert {tier.dtype for tier in load_task(name).tiers.values()} == {"float32"}
+
+
 # the lock
 
 
-def test_the_lock_is_written_as_it_is(root: Path) -> None:
-    before = (root / "tasks/lock.json").read_bytes()
+def opened(root: Path, state: bool) -> bytes:
+    """The lock, open or closed by hand."""
+    path = root / "tasks/lock.json"
+    content = json.loads(path.read_bytes()) | {"open": state}
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path.read_bytes()
+
+
+def test_it_is_open_until_a_task_that_gives_places_has_a_record() -> None:
+    """If this fails: write `"open": false` into tasks/lock.json, in the commit that brings that record."""
+    results = project_root() / "leaderboard" / "results"
+    placed = [name for name in list_tasks() if load_task(name).gives_places and (results / name).exists()]
+    assert read_lock().open == (not placed)
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_the_lock_is_written_as_it_is(state: bool, root: Path) -> None:
+    before = opened(root, state)
     assert write_lock().read_bytes() == before
+
+
+def test_a_lock_that_is_not_there_is_begun_open(root: Path) -> None:
+    before = opened(root, state=True)
     (root / "tasks/lock.json").unlink()
     assert write_lock().read_bytes() == before
 
 
-def test_numbers_that_move_need_a_new_n(root: Path) -> None:
-    before = (root / "tasks/lock.json").read_bytes()
+def test_numbers_move_freely_while_it_is_open(root: Path) -> None:
+    opened(root, state=True)
+    edit(root / "tasks" / EXAMPLE / "task.toml", "sink_norm = 1200.0", "sink_norm = 1300.0")
+    content = json.loads(write_lock().read_bytes())
+    assert content["open"] is True
+    assert content["tasks"][EXAMPLE] == {"version": "2-A", "hash": load_task(EXAMPLE).hash}
+
+
+def test_numbers_that_move_need_a_new_n_once_it_is_closed(root: Path) -> None:
+    before = opened(root, state=False)
     file = root / "tasks" / EXAMPLE / "task.toml"
     edit(file, "sink_norm = 1200.0", "sink_norm = 1300.0")
-    with pytest.raises(TaskError, match="measures something else than when it was locked as 1-A") as caught:
+    with pytest.raises(TaskError, match="measures something else than when it was locked as 2-A") as caught:
         write_lock()
-    assert 'version = "2-A"' in str(caught.value)
+    assert 'version = "3-A"' in str(caught.value)
     assert (root / "tasks/lock.json").read_bytes() == before
-    edit(file, 'version = "1-A"', 'version = "2-A"')
-    assert json.loads(write_lock().read_bytes())[EXAMPLE]["version"] == "2-A"
+    edit(file, 'version = "2-A"', 'version = "3-A"')
+    assert json.loads(write_lock().read_bytes())["tasks"][EXAMPLE]["version"] == "3-A"
 
 
 def test_words_that_move_need_none(root: Path) -> None:
+    opened(root, state=False)
     edit(root / "tasks" / EXAMPLE / "task.toml", "half-way", "in the middle")
-    edit(root / "tasks" / EXAMPLE / "task.toml", 'version = "1-A"', 'version = "1-B"')
-    entry = json.loads(write_lock().read_bytes())[EXAMPLE]
-    assert entry == {"version": "1-B", "hash": load_task(EXAMPLE).hash}
+    edit(root / "tasks" / EXAMPLE / "task.toml", 'version = "2-A"', 'version = "2-B"')
+    entry = json.loads(write_lock().read_bytes())["tasks"][EXAMPLE]
+    assert entry == {"version": "2-B", "hash": load_task(EXAMPLE).hash}
 
 
-def test_a_locked_task_cannot_disappear(root: Path) -> None:
+@pytest.mark.parametrize("state", [True, False])
+def test_a_locked_task_cannot_disappear(state: bool, root: Path) -> None:
+    opened(root, state)
     shutil.rmtree(root / "tasks" / EXAMPLE)
     with pytest.raises(TaskError, match=f"task {EXAMPLE} is locked and gone"):
         write_lock()
+
+
+@pytest.mark.parametrize("text", ["{}x", '{"open": 3}', '{"tasks": {"a/b": {}}}', '{"a/b": {}}'])
+def test_a_malformed_lock_is_named(text: str, root: Path) -> None:
+    (root / "tasks/lock.json").write_text(text)
+    with pytest.raises(TaskError, match=r"lock\.json: "):
+        read_lock()

@@ -48,6 +48,7 @@ from remainder.record.values import KEY, of_split
 from remainder.report.text import WIDTH
 from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
+from remainder.task.spec import PROTOCOL
 
 __all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
 
@@ -148,6 +149,11 @@ def rerun(
     """
     stored = read_record(path)
     record = stored.record
+    if record.protocol != PROTOCOL:
+        raise RecordError(
+            f"{path}: is of protocol {record.protocol}, and this package measures by protocol {PROTOCOL}",
+            fix="use the package version that the record names, or measure anew with `remainder run`",
+        )
     if seed is None:
         state = git_state(project_root())
         seed = "" if state is None else state.commit
