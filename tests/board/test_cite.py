@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,36 @@ def test_a_snapshot_is_cited_with_its_root(results: Path, style: str) -> None:
     assert "2 records of 1 task)" in text
 
 
+def test_a_snapshot_has_the_date_of_its_commit_and_none_without_a_history(results: Path) -> None:
+    """The name is a label: 2026.12 was frozen in November."""
+    folder = results.parent.parent / "snapshots"
+
+    def git(*words: str, day: str = "2026-11-29") -> None:
+        when = {"GIT_COMMITTER_DATE": f"{day}T12:00:00+00:00", "GIT_AUTHOR_DATE": "2001-01-01T00:00:00+00:00"}
+        names = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        environment = {**os.environ, **names, **when}
+        subprocess.run(["git", "-C", str(folder), *words], env=environment, check=True, capture_output=True)
+
+    def dates() -> tuple[str, ...]:
+        bibtex = entry_of(cite("2026.12", "bibtex"))
+        cff = check_cff(cite("2026.12", "cff"))
+        apa = re.findall(r"\((.*?)\)\.", cite("2026.12", "apa"))[0]
+        return bibtex["year"], bibtex.get("month", ""), str(cff.get("date-released", "")), apa
+
+    assert dates() == ("{n.d.}", "", "", "n.d.")
+    git("init")
+    assert dates() == ("{n.d.}", "", "", "n.d.")  # not committed yet
+    git("add", ".")
+    git("commit", "--message", "Freeze")
+    (folder / "2026.12.json").touch()
+    git("commit", "--message", "Later", "--allow-empty", day="2027-01-01")
+    assert dates() == ("{2026}", "nov", "2026-11-29", "2026")
+    (folder / ".git" / "shallow").write_text("")
+    head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], check=True, capture_output=True)
+    (folder / ".git" / "shallow").write_bytes(head.stdout)
+    assert dates() == ("{n.d.}", "", "", "n.d.")
+
+
 def test_a_record_is_cited_by_file_or_by_the_start_of_its_id(results: Path) -> None:
     paths = sorted(results.rglob("*.json"))
     for path in paths:
@@ -190,5 +222,6 @@ def test_several_records_are_told_apart(results: Path, tmp_path: Path) -> None:
 def test_the_command_cites(results: Path, remainder: Command) -> None:
     done = remainder("cite", "2026.12", "--format", "apa")
     assert done.code == 0
-    assert done.out.startswith("Remainder contributors (2026). ")
+    assert done.out.startswith("Remainder contributors (n.d.). ")
+    assert "It has no date here" in done.err
     assert remainder("cite", "2026.12", "--format", "mla").code == 7

@@ -44,8 +44,11 @@ def resealed(snapshot: Snapshot, *records: SnapshotEntry) -> bytes:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("board")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("remainder.board.frozen.added_on", lambda file: "2026-11-29")
     shelf(where, "2026.01", "2026.12", "2026.12.2", "2026.12.10")
     assert not build(where / "results", where / "site").faults
+    patch.undo()
     return where
 
 
@@ -59,7 +62,7 @@ def test_all_are_listed_the_newest_first(folder: Path) -> None:
     assert names == ["2026.12.10", "2026.12.2", "2026.12", "2026.01"]
     snapshot = read_snapshot("2026.12", folder=folder / "snapshots")
     assert page.count(snapshot.root) == 4  # the same records, whatever the name
-    row = text_of(folder / "site/snapshots.html").partition("2026.12 2026-12")[2]
+    row = text_of(folder / "site/snapshots.html").partition("2026.12 2026-11-29")[2]
     assert row.split()[:4] == ["2026-01-01", "00:00", "8", "2"]
     for other in ("index.html", "history.html", "about.html", "tasks/family.task.v1.html"):
         assert 'snapshots.html">Snapshots' in (folder / "site" / other).read_text(encoding="utf-8")
@@ -70,10 +73,17 @@ def test_the_page_of_one_names_every_record_and_how_to_cite_it(folder: Path) -> 
     page = (folder / "site/snapshots/2026.12.html").read_text(encoding="utf-8")
     assert set(re.findall(r"records/([0-9a-f]{64})\.html", page)) == {e.record_id for e in snapshot.records}
     shown = [html.unescape(one) for one in re.findall(r'id="cite-\d"><code>(.*?)</code>', page, re.DOTALL)]
-    assert shown == list(styles(of_snapshot(snapshot)).values())
+    assert shown == list(styles(of_snapshot(snapshot, "2026-11-29")).values())
     assert all(snapshot.root in one for one in shown)
     kept = folder / "site/snapshots/2026.12.json"
     assert kept.read_bytes() == snapshot.content
+
+
+def test_without_a_history_a_snapshot_has_no_date(tmp_path: Path) -> None:
+    shelf(tmp_path, "2026.12")
+    build(tmp_path / "results", tmp_path / "site")
+    assert "2026.12 – 2026-01-01" in text_of(tmp_path / "site/snapshots.html")
+    assert "with no date: it is that of its commit" in text_of(tmp_path / "site/snapshots/2026.12.html")
 
 
 def test_a_record_says_where_it_is_held(folder: Path, tmp_path: Path) -> None:

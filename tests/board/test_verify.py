@@ -31,6 +31,7 @@ from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256
 from remainder.record.store import read_record, values_path
 from remainder.record.values import values_to_csv
+from remainder.task.lock import Lock, LockEntry
 
 HARNESS = project_root() / "harness"
 

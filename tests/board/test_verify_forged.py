@@ -23,6 +23,7 @@ from forging import (
     fields,
     plain,
     put,
+    read,
     root_of,
     seal,
     smallest_of_every_sort,
@@ -153,7 +154,9 @@ def of_pattern(originals: list[Original], pattern: str) -> list[tuple[Original, 
 def test_every_field_on_the_page_exists(originals: list[Original]) -> None:
     patterns = listed("Fields that are not caught")
     assert len(patterns) == len(set(patterns)) > 20
-    assert [pattern for pattern in patterns if not of_pattern(originals, pattern)] == []
+    # Some are of tasks that have records in the archive alone.
+    old = [Original(path, read(path)[0], b"") for path in archives(results_folder())[0].rglob("*.json")]
+    assert [pattern for pattern in patterns if not of_pattern([*originals, *old], pattern)] == []
 
 
 @pytest.mark.slow
@@ -162,7 +165,8 @@ def test_no_field_on_the_page_is_caught(originals: list[Original], remembered: N
     shelf, chance = Shelf(root_of(originals[0])), random.Random(1)
     caught = []
     for pattern in listed("Fields that are not caught"):
-        there = of_pattern(originals, pattern)
+        if not (there := of_pattern(originals, pattern)):
+            continue  # of tasks without a record by this protocol
         chance.shuffle(there)
         edits = ((one, place, edited(value, chance)) for one, place, value in there[:10] for _ in range(16))
         if not any(forge(one, place, new, shelf).passed for one, place, new in edits):
@@ -216,10 +220,10 @@ def test_an_end_that_rounding_moves_is_held_to_what_rounding_does() -> None:
 def test_values_that_are_edited_contradict_the_summaries(originals: list[Original], column: str) -> None:
     """With the hash of the values computed anew."""
     original = plain(originals)
-    chance, root = random.Random(column), root_of(original)
+    root = root_of(original)
     table = pd.read_csv(io.BytesIO(original.values), dtype=str, keep_default_na=False)
     rows = table.index[(table["split"] == "evaluation") & (table["rung"] == "raw")]
-    row = chance.choice(list(rows))
+    row = max(rows, key=lambda row: float(table.loc[row, column]))  # a small one moves no digit of a mean
     value = float(table.loc[row, column])
     is_sum = column in ("loss", "kl", "residual_ss")
     table.loc[row, column] = f"{value * 0.9:.9g}" if is_sum else f"{value - 1:g}"
