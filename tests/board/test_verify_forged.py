@@ -288,19 +288,20 @@ def test_a_format_that_is_not_the_submissions_is_caught(originals: list[Original
     assert any(fault.startswith(f"submission.method.format: {format!r}") for fault in verdict.faults)
 
 
-def test_a_forger_who_changes_values_and_summaries_alike_gets_through(originals: list[Original]) -> None:
-    """As docs/threats.md says: losses of one rung, lowered together; only measuring again tells."""
+def test_a_forger_who_changes_values_and_summaries_alike_gets_through(
+    originals: list[Original], tmp_path: Path
+) -> None:
+    """As docs/threats.md says: losses of one rung, lowered together; only measuring again tells.
+
+    Beside an honest record of the same content the two would not agree.
+    """
     original = plain(originals)
 
     def lower(values: pd.DataFrame) -> None:
         values.loc[values["rung"] == "full", "loss"] *= 0.99
 
-    path = remade(original, root_of(original), lower)
-    try:
-        verdict = verify_record(path, Shelf(root_of(original)))
-    finally:
-        path.unlink()
-        values_path(path).unlink()
+    path = remade(original, tmp_path / "results", lower)
+    verdict = verify_record(path, Shelf(tmp_path / "results"))
     assert verdict.passed, verdict.faults
 
 
