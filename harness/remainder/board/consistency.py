@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import RecordError
+from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.recompute import recompute
 from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
@@ -147,6 +148,7 @@ def check_checks(record: Record, values: pd.DataFrame) -> Iterator[str]:
             yield f"{place}.limit: {check.limit}, it is {LIMITS.get(name)}"
         if check.limit is not None and (check.value is None or abs(check.value) > check.limit):
             yield f"{place}.value: {check.value}, the limit is {check.limit}"
+    yield from _memorised(record)
     suffix = record.checks.get("suffix")
     if suffix is not None and suffix.value is not None:
         yield f"checks.suffix.value: {suffix.value}; it has none"
@@ -160,6 +162,18 @@ def check_checks(record: Record, values: pd.DataFrame) -> Iterator[str]:
         gap = float((sums.loss["true"] - sums.loss["clean"]) / sums.tokens["clean"])
         if true.value is None or abs(true.value - gap) > _SLACK:
             yield f"checks.true_equals_clean.value: {true.value}, the values give {gap:.3g}"
+
+
+def _memorised(record: Record) -> Iterator[str]:
+    """Whether the comparison of evaluation with the other splits is what the record's figures give."""
+    shares, stated = record.calibration.unexplained, record.checks.get(CHECK)
+    if not shares:
+        if stated is not None:
+            yield f"checks.{CHECK}: there are no shares in calibration.unexplained that it could be of"
+        return
+    expected = check_memorised(shares, record.metrics.reconstruction.explained_variance)
+    if stated != expected:
+        yield f"checks.{CHECK}: {stated}; the figures give {expected}"
 
 
 def check_provenance(record: Record) -> Iterator[str]:

@@ -37,6 +37,8 @@ __all__ = [
     "load_tokenizer",
     "local_model",
     "pinned_model",
+    "tokenize",
+    "tokenizer_key",
 ]
 
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokenizer, weights
@@ -173,30 +175,34 @@ def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool 
         tokenizer = load_tokenizer(local_model(task.model, progress=progress))
         if progress is not None:
             progress(f"reading and tokenising {spec.name}", 0, None)
-        build_corpus(source, spec, partial(_tokenize, tokenizer), folder)
+        build_corpus(source, spec, partial(tokenize, tokenizer), folder)
 
     folder = build_once("corpora", _corpus_key(task.model, spec), build, progress=progress, force=force)
     verify(folder)
     return folder
 
 
-def _tokenize(tokenizer: Any, text: str) -> list[int]:
+def tokenize(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a document, without special tokens."""
     # Documents are cut into windows afterwards, so their length is of no concern to the model.
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
 def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
-    if model.wheel is not None:
-        tokenizer = model.wheel.sha256
-    elif model.folder is not None:
-        tokenizer = sha256_file(_project_folder(model.folder) / "tokenizer.json")
-    else:
-        # What has no revision is as it was fetched: its folder is named by the commit.
-        tokenizer = f"{model.hub}@{model.revision or local_model(model).name}"
     # The version counts changes of the reader in this package.
-    text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer}"
+    text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer_key(model)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def tokenizer_key(model: ModelSpec) -> str:
+    """A word that is another one for another tokenizer: of the file that a model's tokenizer comes from."""
+    if model.wheel is not None:
+        return model.wheel.sha256
+    if model.folder is not None:
+        return sha256_file(_project_folder(model.folder) / "tokenizer.json")
+    # What has no revision is as it was fetched: its folder is named by the commit.
+    return f"{model.hub}@{model.revision or local_model(model).name}"
 
 
 def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:

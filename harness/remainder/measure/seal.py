@@ -15,6 +15,7 @@ from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import Plan
 from remainder.record.compat import Compat
 from remainder.record.metrics import Gaussianity
+from remainder.record.number import Number
 from remainder.record.provenance import collect_provenance
 from remainder.record.schema import (
     BehaviourInfo,
@@ -28,15 +29,36 @@ from remainder.record.schema import (
     TaskInfo,
 )
 from remainder.record.store import make_record
+from remainder.residual.calibration import Calibration
+from remainder.residual.covariance import covariance_of
 from remainder.submission.submission import Entry
 
-__all__ = ["Log", "Remeasured", "info", "seal"]
+__all__ = ["Log", "Remeasured", "calibration_info", "info", "seal"]
 
 
 def info(entry: Entry) -> SubmissionInfo:
     """The identity of an entry, as records state it."""
     method = MethodInfo(format=entry.format_name)
     return SubmissionInfo(name=entry.name, kind=entry.kind, files=entry.files, hash=entry.hash, method=method)
+
+
+def calibration_info(calibration: Calibration, unexplained: dict[str, Number]) -> CalibrationInfo:
+    """The figures of a fit, as records state them, and what is left unexplained of each split."""
+    covariance = covariance_of(calibration)
+    cells = calibration.already("cells")
+    return CalibrationInfo(
+        documents=len(calibration.documents),
+        tokens=calibration.tokens,
+        dimension=calibration.width,
+        shrinkage=covariance.intensity,
+        oas=covariance.oas,
+        held_out_mahalanobis=covariance.held_out,
+        rank=covariance.rank,
+        bank_rows=len(calibration.bank.rows()),
+        cells=None if cells is None else len(cells.sizes),
+        cells_explained=None if cells is None else cells.explained,
+        unexplained=unexplained,
+    )
 
 
 class Remeasured(NamedTuple):

@@ -43,17 +43,15 @@ from remainder.measure.gaussianity import measure_gaussianity
 from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
-from remainder.measure.seal import Log, Remeasured, info, seal
+from remainder.measure.seal import Log, Remeasured, calibration_info, info, seal
+from remainder.measure.unexplained import Unexplained
 from remainder.model.bridge import Runner
 from remainder.record.compat import Compat
 from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.record.metrics import Gaussianity
 from remainder.record.recordable import require_recordable
 from remainder.record.rungs import COUPLED, NULLS, REFITS, RUNGS
-from remainder.record.schema import (
-    CalibrationInfo,
-    Check,
-)
+from remainder.record.schema import Check
 from remainder.record.store import StoredRecord
 from remainder.record.summary import couplings
 from remainder.record.values import canonical_values
@@ -129,6 +127,7 @@ class _Run:
     documents: frozenset[str] | None = None
     """Documents of the evaluation split that are measured; None: all."""
     log: Log = field(default_factory=Log)
+    left: Unexplained = field(default_factory=Unexplained)
 
     def remeasured(self) -> Remeasured:
         """The documents asked for alone; what is fitted, is fitted to all of the calibration split."""
@@ -144,7 +143,7 @@ class _Run:
             tuple(sorted(self.documents)),
             frozenset(pair for pair in pairs if part is None or pair[0] in part),
             complexity_of(sample, decoder),
-            _calibration_info(calibration),
+            calibration_info(calibration, self.left.shares(self.loaded.task.seed)),
         )
 
     def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[FittedRung]]:
@@ -159,6 +158,7 @@ class _Run:
             require_recordable([info(each) for each in entries], self.log.warnings)
         with self.log.timed("calibration"):
             calibration, sample = self._calibrate(interpretation)
+            self._look_at_fit(interpretation)
             self._phase("fitting residual models")
             return interpretation, calibration, sample, self._fit(calibration)
 
@@ -204,7 +204,7 @@ class _Run:
             submission=info(self.entry),
             reference=None if self.reference is None else info(self.reference),
             complexity=complexity,
-            calibration=_calibration_info(calibration),
+            calibration=calibration_info(calibration, self.left.shares(self.loaded.task.seed)),
             gaussianity=gaussianity,
             compat=compat,
             suffix=self.loaded.runner(self.plan.dtype).mode,
@@ -244,10 +244,18 @@ class _Run:
             estimate = reconstruction.double()
             residual = batch.prefix.x_out.double() - estimate
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
+            self.left.update("calibration", batch, residual)
             coded, left = interpretation.coded(x, read), x - reconstruction
             sample.update(codes[batch.spliced], coded[batch.spliced], left[batch.spliced])
         self.log.warnings += covariance_of(calibration).warnings
         return calibration, sample
+
+    def _look_at_fit(self, interpretation: Adapted) -> None:
+        """What is left unexplained of the split that training is for, and that scores nothing."""
+        for batch, x in self._batches("fit", self.plan.fit_windows, max(self.loaded.batch_size, 2)):
+            read = interpretation.choose(batch.prefix.x_in, x)
+            _, estimate = interpretation.reconstruct(read, batch.spliced)
+            self.left.update("fit", batch, batch.prefix.x_out - estimate)
 
     def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> None:
         found = check_conformance(interpretation, read, batch.spliced, x)
@@ -427,20 +435,3 @@ class _Run:
 
     def _places(self, batch: Batch) -> NoiseKeys:
         return NoiseKeys(self.loaded.task.seed, batch.windows.documents, batch.windows.indices)
-
-
-def _calibration_info(calibration: Calibration) -> CalibrationInfo:
-    covariance = covariance_of(calibration)
-    cells = calibration.already("cells")
-    return CalibrationInfo(
-        documents=len(calibration.documents),
-        tokens=calibration.tokens,
-        dimension=calibration.width,
-        shrinkage=covariance.intensity,
-        oas=covariance.oas,
-        held_out_mahalanobis=covariance.held_out,
-        rank=covariance.rank,
-        bank_rows=len(calibration.bank.rows()),
-        cells=None if cells is None else len(cells.sizes),
-        cells_explained=None if cells is None else cells.explained,
-    )

@@ -50,7 +50,18 @@ from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
 from remainder.task.spec import PROTOCOL
 
-__all__ = ["DOCUMENTS", "TOLERANCES", "Rerun", "Tolerance", "choose_documents", "render_rerun", "rerun"]
+__all__ = [
+    "DOCUMENTS",
+    "TOLERANCES",
+    "Rerun",
+    "Tolerance",
+    "choose_documents",
+    "open_recorded",
+    "plan_of",
+    "render_rerun",
+    "rerun",
+    "subject_of",
+]
 
 DOCUMENTS = 4
 """Documents that are measured again if no other number is asked for."""
@@ -158,11 +169,11 @@ def rerun(
         state = git_state(project_root())
         seed = "" if state is None else state.commit
     nonce = secrets.token_hex(8) if nonce is None else nonce
-    loaded = _open(record, progress)
-    subject = _subject(record.submission, submission, loaded)
-    measured = _plan(record, loaded)
+    loaded = open_recorded(record, progress)
+    subject = subject_of(record.submission, submission, loaded)
+    measured = plan_of(record, loaded)
     chosen = choose_documents(stored, documents, seed, nonce)
-    reference = None if record.reference is None else _subject(record.reference, None, loaded)
+    reference = None if record.reference is None else subject_of(record.reference, None, loaded)
     found = loaded.remeasure(subject, measured, chosen, reference=reference, progress=progress)
     return _compared(stored, found, measured.tier, seed, nonce)
 
@@ -231,7 +242,7 @@ def render_rerun(found: Rerun) -> str:
     return "\n".join(lines)
 
 
-def _open(record: Record, progress: Progress | None) -> LoadedTask:
+def open_recorded(record: Record, progress: Progress | None) -> LoadedTask:
     """The record's task, if it is the same here."""
     loaded = open_task(
         record.task.id, device=_DEVICE, batch_size=record.measurement.batch_size, progress=progress
@@ -254,7 +265,7 @@ def _open(record: Record, progress: Progress | None) -> LoadedTask:
     return loaded
 
 
-def _subject(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask) -> Entry:
+def subject_of(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask) -> Entry:
     """The interpretation that a record names, if it is the same here."""
     found = open_submission(given) if given is not None else submissions_for(loaded, [stated.name])[0]
     if found.hash != stated.hash:
@@ -266,7 +277,8 @@ def _subject(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTas
     return found
 
 
-def _plan(record: Record, loaded: LoadedTask) -> Plan:
+def plan_of(record: Record, loaded: LoadedTask) -> Plan:
+    """The plan that a record was measured by, without the field's own metrics."""
     stated = record.measurement
     rungs = (ALL,) if stated.whole else stated.rungs
     found = plan(

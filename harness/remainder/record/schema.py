@@ -146,8 +146,10 @@ class Check(FrozenModel):
     note: str = ""
 
 
-class CalibrationInfo(FrozenModel):
+class CalibrationInfo(GrownModel):
     """The data that the residual models were fitted on."""
+
+    later = ("unexplained",)
 
     documents: int
     tokens: int
@@ -166,6 +168,8 @@ class CalibrationInfo(FrozenModel):
     """Cells of x̂ that `matched` draws within."""
     cells_explained: Real | None = None
     """Share of the residual's variance between these cells, adjusted for their number."""
+    unexplained: dict[str, Number] | None = None
+    """Share of the activation's variance that is left on the splits `calibration` and `fit`."""
 
 
 class BehaviourInfo(FrozenModel):

@@ -24,7 +24,8 @@ from remainder.errors import RecordError
 from remainder.record import old
 from remainder.record.compat import Compat
 from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
-from remainder.record.metrics import Gaussianity
+from remainder.record.memorised import CHECK, check_memorised
+from remainder.record.metrics import Gaussianity, Metrics
 from remainder.record.schema import (
     SCHEMA_VERSION,
     CalibrationInfo,
@@ -117,7 +118,7 @@ def make_record(
         "schema_version": SCHEMA_VERSION,
         "protocol": str(protocol),
         "tier": tier,
-        "checks": {name: check.model_dump() for name, check in checks.items()},
+        "checks": {name: check.model_dump() for name, check in _checks(checks, calibration, metrics).items()},
         "warnings": list(warnings),
     }
     version = provenance.packages.get("remainder", "unknown")
@@ -131,6 +132,14 @@ def make_record(
         version=version,
     )
     return _sealed(content)
+
+
+def _checks(checks: Mapping[str, Check], calibration: CalibrationInfo, metrics: Metrics) -> dict[str, Check]:
+    """The checks of a run, and the one that needs its summaries."""
+    if not calibration.unexplained:
+        return dict(checks)
+    explained = metrics.reconstruction.explained_variance
+    return {**checks, CHECK: check_memorised(calibration.unexplained, explained)}
 
 
 def _sealed(content: dict[str, Any]) -> Record:

@@ -19,7 +19,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from remainder.errors import AssetError
 from remainder.task.spec import CorpusSpec, SplitSpec
 
-__all__ = ["Corpus", "Document", "Split", "Windows", "build_corpus", "read_mediawiki"]
+__all__ = ["Corpus", "Document", "SealedCorpus", "Split", "Windows", "build_corpus", "read_mediawiki"]
 
 Split = Literal["fit", "calibration", "evaluation"]
 
@@ -147,9 +147,12 @@ class Corpus:
 
     def windows(self, split: Split) -> Windows:
         """All windows of a split: one of each document first, then a second of each, and so on."""
+        return self._windows(self.documents(split))
+
+    def _windows(self, chosen: Sequence[int]) -> Windows:
+        """The windows of some documents, in the order of `windows`."""
         length = self.spec.window - 1
         rounds: list[tuple[int, int, int]] = []  # (round, rank of document, place in document)
-        chosen = self.documents(split)
         for rank, document in enumerate(chosen):
             count = int(self.bounds[document + 1] - self.bounds[document]) // length
             name = self.ids[document]
@@ -166,6 +169,36 @@ class Corpus:
             tuple(self.ids[chosen[rank]] for _, rank, _ in rounds),
             tuple(place for _, _, place in rounds),
         )
+
+
+@dataclass(frozen=True)
+class SealedCorpus(Corpus):
+    """A task's text with other documents in place of those of its evaluation split."""
+
+    sealed: Corpus
+    """These documents, all that are as long as a window."""
+
+    def windows(self, split: Split) -> Windows:
+        """Windows as those of `Corpus`, on the split `evaluation` those of the sealed documents."""
+        if split != "evaluation":
+            return super().windows(split)
+        length, bounds = self.spec.window - 1, self.sealed.bounds
+        return self.sealed._windows([i for i, size in enumerate(np.diff(bounds)) if size >= length])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of both texts' hashes."""
+        return hashlib.sha256(f"{super().hash}|{self.sealed.hash}".encode()).hexdigest()
+
+    @classmethod
+    def of(cls, public: Corpus, documents: Sequence[tuple[str, Sequence[int]]]) -> SealedCorpus:
+        """The text `public` with `documents` (id, token ids) in place of its evaluation split."""
+        bounds = np.cumsum([0, *(len(ids) for _, ids in documents)]).astype(np.int64)
+        tokens = np.concatenate([np.asarray(ids, dtype=np.int32) for _, ids in documents])
+        names = tuple(name for name, _ in documents)
+        sealed = Corpus(public.spec, public.splits, tokens, bounds, names, names)
+        own = {each.name: getattr(public, each.name) for each in fields(Corpus)}
+        return cls(**own, sealed=sealed)
 
 
 def build_corpus(source: Path, spec: CorpusSpec, tokenize: Callable[[str], list[int]], folder: Path) -> None:
