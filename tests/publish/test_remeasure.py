@@ -22,6 +22,7 @@ from remainder.measure.plan import plan
 from remainder.publish import remeasure as module
 from remainder.publish.remeasure import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
 from remainder.record.number import Number
+from remainder.record.schema import CalibrationInfo
 from remainder.record.store import StoredRecord, make_record, read_record, write_record
 from remainder.record.values import canonical_values, of_split
 from remainder.runs.cells import run
@@ -65,6 +66,12 @@ def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: A
     place = folder / forged.task.id / "1" / forged.submission.name / f"{forged.record_id}.json"
     write_record(forged, values, place)
     return place
+
+
+def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, CalibrationInfo]:
+    """Calibration of one record, with what another one leaves unexplained: else the two splits differ."""
+    left = other.record.calibration.unexplained
+    return {"calibration": stored.record.calibration.model_copy(update={"unexplained": left})}
 
 
 # what is honest repeats
@@ -141,7 +148,7 @@ def test_a_record_forged_throughout_passes_every_check_but_this_one(
 ) -> None:
     """A better interpretation's values under another's name: no hash and no summary can tell."""
     mine, better = read_record(honest[NAME]), read_record(honest[BETTER])
-    place = forge(tmp_path, mine, better.values)
+    place = forge(tmp_path, mine, better.values, **shares_of(mine, better))
     assert place.stem != honest[NAME].stem
     assert verify_record(place).faults == ()
     found = rerun(place, documents=1, seed="s", nonce="n")
@@ -259,7 +266,7 @@ def test_the_command_measures_again_and_keeps_what_it_found(
     (kept,) = (tmp_path / "verifications").glob("*.json")
     assert '"remeasured"' in kept.read_text()
     assert '"chosen_by": "s n"' in kept.read_text()
-    forge(tmp_path / "bad", mine, better.values)
+    forge(tmp_path / "bad", mine, better.values, **shares_of(mine, better))
     bad = remainder("verify", tmp_path / "bad", "--rerun", "--documents", 1)
     assert bad.code == 1
     assert "NOT as recorded" in bad.out
