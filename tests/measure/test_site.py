@@ -274,7 +274,7 @@ def test_the_identity_has_no_gap_on_any_rung() -> None:
 
 def test_the_checks_of_a_run_are_all_recorded_and_passed() -> None:
     record, _ = baseline()
-    assert set(record.checks) == {"suffix", "conformance", "zero_splice", "true_equals_clean"}
+    assert set(record.checks) == {"suffix", "conformance", "zero_splice", "true_equals_clean", "memorised"}
     assert all(check.passed for check in record.checks.values())
     assert record.checks["suffix"].note.startswith("blocks after the site only, chunked head")
     assert record.measurement.suffix == "blocks after the site only, chunked head"
