@@ -63,7 +63,8 @@ def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: A
         )
     }
     forged = make_record(values, **{**kept, **changed})
-    place = folder / forged.task.id / "1" / forged.submission.name / f"{forged.record_id}.json"
+    major = forged.task.version.partition("-")[0]
+    place = folder / forged.task.id / major / forged.submission.name / f"{forged.record_id}.json"
     write_record(forged, values, place)
     return place
 
