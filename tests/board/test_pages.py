@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from generated import made_on_main
 from hatchling.builders.wheel import WheelBuilder
-from synthetic_board import put, small_board, submission
+from synthetic_board import coded, let_give_places, put, small_board, submission
 from synthetic_records import fake_hash
 from synthetic_values import synthetic_values
 from terminal import Command
@@ -103,18 +103,50 @@ def test_no_page_of_ours_names_another_machine(site: Path) -> None:
 
 def test_a_task_page_has_every_row_with_its_complexity_before_any_score(site: Path) -> None:
     page = (site / "tasks/family.task.v1.html").read_text(encoding="utf-8")
-    table = page[page.index("<table") : page.index("</table>")]
+    table = page[
+        page.index('<table class="board') : page.index("</table>", page.index('<table class="board'))
+    ]
     heads = re.findall(r"<th [^>]*>([^<]*)</th>", table)
-    assert heads.index("bits") < heads.index("place") < heads.index("nats")
+    assert heads.index("bits") < heads.index("nats")
     body = table[table.index("<tbody>") :]
     names = re.findall(r'records/\w+\.html"><bdi>(\w+)</bdi>', body)
     assert names == ["copy", "good", "equal", "even", "mean"]
     assert body.count('class="reference"') == 2
-    places = re.findall(r'<td class="place[^"]*" data-order="(\d*)"[^>]*>([^<]*)</td>', body)[::2]
-    assert places == [("", "–"), ("1", "1"), ("2", "2–3"), ("2", "2–3"), ("", "–")]
-    assert "not separable from the best of its group" in body
+    assert 'class="place' not in table
+    assert "This task checks the measurement: there are no places." in page
     assert "Nested: a finer interpretation" in page
-    assert "2 paired comparisons at 95 %" in page
+    # Without a script all columns stand there; with one those that follow the default ones are hidden first.
+    assert "more" in re.findall(r'<th scope="colgroup"[^>]* class="over( more)?"', table)[-1]
+
+
+def test_places_stand_within_budgets_beside_the_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_give_places(monkeypatch, "family/task")
+    task = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
+    for number, factor in enumerate((0.4, 1.0, 1.02)):
+        info = submission(f"row-{number}")
+        values = coded(factor, bits=150.0 + number, seed=number)
+        path = put(tmp_path / "results", values, task=task, submission=info)
+    built = build(tmp_path / "results", tmp_path / "site", processes=1)
+    page = (tmp_path / "site/tasks/family.task.v1.html").read_text(encoding="utf-8")
+    places = re.findall(r'<td class="place[^"]*" data-order="(\d*)"[^>]*>([^<]*)</td>', page)
+    assert [text for _, text in places[:5]] == ["–", "–", "–", "1", "1"]
+    assert [text for _, text in places[10:]] == ["–", "–", "–", "2–3", "2–3"]
+    assert "no point of its curve is within 7." in page
+    assert "with its point coded-100, " in page
+    (figure,) = re.findall(
+        r'<svg class="figure pareto"[^>]*aria-labelledby="rate-1-title".*?</svg>', page, re.S
+    )
+    assert figure.count("curve s") == 3
+    assert figure.count("curve transform") == 1
+    assert all(f">{name}</text>" in figure for name in ("1/32", "1/16", "1/8", "1/4", "1/2"))
+    record = Reader((tmp_path / f"site/records/{path.stem}.html").read_text(encoding="utf-8"))
+    text = " ".join(record.text.split())
+    assert "place 2–3 of 3 within 1/2 of R₀" in text
+    assert "+100 %" in text
+    assert "enters budgets" in text
+    assert "| ≤ 1/32 | ≤ 1/16 |" in re.sub(r" +", " ", built.readme)
 
 
 def test_signed_numbers_sort_by_size(results: Path) -> None:
@@ -147,7 +179,7 @@ def test_circuits_are_listed_by_their_own_complexity(results: Path) -> None:
     )
     (board,) = boards([entry])
     (row,) = board.rows
-    assert row.places["raw"] is not None
+    assert row.places == {}
     assert [row.cells[key].value for key in ("bits_per_token", "kept", "cpr", "faithfulness")] == [
         "118.5",
         "21",

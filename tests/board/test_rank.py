@@ -1,4 +1,4 @@
-"""Places and ties of the board, against the comparison of two records and against brute force."""
+"""Places within budgets, against a plain account of the rule; and the front."""
 
 from __future__ import annotations
 
@@ -8,19 +8,30 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_board import put, scaled, small_board, submission
+from synthetic_board import coded, let_give_places, put, small_board, submission
 from synthetic_records import fake_hash
 from synthetic_values import synthetic_values
 
 from remainder.board.merge import BoardRow, folders_of_tasks, read_entries
 from remainder.board.pareto import front, fronts
-from remainder.board.rank import difference, kl_of, rank, unranked_because
+from remainder.board.rank import (
+    BUDGETS,
+    Budget,
+    budgets_of,
+    difference,
+    gives_places,
+    lead_of,
+    rank,
+    unplaced_because,
+)
+from remainder.board.view import boards
 from remainder.record.number import Number
 from remainder.record.schema import Check, Complexity, TaskInfo
 from remainder.record.store import read_record
 from remainder.report.compare import compare_records
 
 TASK = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
+HALF = Budget("1/2", 126.5)
 
 
 def entries_of(results: Path) -> list[BoardRow]:
@@ -30,103 +41,145 @@ def entries_of(results: Path) -> list[BoardRow]:
     return entries
 
 
-def separable(results: Path, a: BoardRow, b: BoardRow, key: str) -> tuple[bool | None, Number]:
-    """What `remainder compare` says of two records."""
-    comparison = compare_records(read_record(results / a.path), read_record(results / b.path))
-    (found,) = (row for row in comparison.differences if row.key == key)
-    return found.separable, found.difference
-
-
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven submissions close to each other, so that there are ties and steps."""
+    """Submissions of several sizes, some close to each other, so that places are open and closed."""
     results = tmp_path_factory.mktemp("crowd")
-    for number in range(7):
-        values = scaled(synthetic_values(documents=14, windows=1, seed=number % 3), 1.0 + 0.02 * number)
-        put(results, values, task=TASK, submission=submission(f"method-{number}"), bits=100.0 + number)
+    for number in range(6):
+        bits = 90.0 + 60 * (number % 3)
+        values = coded(0.5 + 0.25 * (number // 2), bits=bits, seed=number % 2, documents=14)
+        put(results, values, task=TASK, submission=submission(f"method-{number}"))
     return results
 
 
-@pytest.mark.parametrize(("by", "key"), [("raw", "kl_raw"), ("gaussian", "kl_gaussian")])
-def test_places_follow_the_rule_by_what_compare_says(crowd: Path, by: str, key: str) -> None:
+def test_budgets_are_shares_of_the_bits_of_the_reference(crowd: Path) -> None:
     entries = entries_of(crowd)
-    ranking = rank(entries, by)
-    order = sorted(entries, key=lambda entry: kl_of(entry, by).value)  # type: ignore[arg-type, return-value]
-    assert list(ranking.order) == order
+    full = {entry.record.metrics.coding.full_bits.value for entry in entries}  # type: ignore[union-attr]
+    assert len(full) <= 2  # two seeds
+    budgets = budgets_of(entries)
+    assert [budget.name for budget in budgets] == list(BUDGETS) == ["1/32", "1/16", "1/8", "1/4", "1/2"]
+    middle = np.median([e.record.metrics.coding.full_bits.value for e in entries])  # type: ignore[union-attr]
+    assert [budget.bits for budget in budgets] == pytest.approx([middle / n for n in (32, 16, 8, 4, 2)])
+    assert budgets_of([]) == ()
 
-    groups: list[list[BoardRow]] = []
-    for entry in order:
-        verdict = separable(crowd, groups[-1][0], entry, key)[0] if groups else True
-        if verdict:
-            groups.append([entry])
-        else:
-            groups[-1].append(entry)
-    assert 1 < len(groups) < len(order)  # else the rule would not be seen at work
-    first = 1
-    for number, group in enumerate(groups):
-        for entry in group:
-            place = ranking.places[entry.record.record_id]
-            assert (place.first, place.last, place.group) == (first, first + len(group) - 1, number)
-            assert place.leader == group[0].record.record_id
-        first += len(group)
-    assert ranking.comparisons == 6
-    assert ranking.by_chance == pytest.approx(0.3)
+
+def test_a_row_enters_with_the_best_of_what_it_pays_for(crowd: Path) -> None:
+    entries = entries_of(crowd)
+    for budget in budgets_of(entries):
+        ranking = rank(entries, budget)
+        entered = ranking.entered
+        for entry in entries:
+            coding = entry.record.metrics.coding
+            assert coding is not None
+            within = [
+                (point.kl.value, name)
+                for name, point in coding.points.items()
+                if point.bits.value is not None and point.bits.value <= budget.bits
+            ]
+            one = entered.get(entry.record.record_id)
+            assert (one is not None) == bool(within)
+            if one is not None:
+                assert one.point == min(within)[1]
+        kls = [one.at.kl.value for one in ranking.order]
+        assert kls == sorted(kls)  # type: ignore[type-var]
+    assert len(rank(entries, HALF).order) == len(entries)
+    assert len(rank(entries, Budget("1/32", 7.9)).order) == 0
+
+
+def test_places_hold_the_rank_and_part_what_is_clearly_apart(crowd: Path) -> None:
+    ranking = rank(entries_of(crowd), HALF)
+    for number, one in enumerate(ranking.order, 1):
+        place = ranking.places[one.entry.record.record_id]
+        assert 1 <= place.first <= number <= place.last <= place.of == len(ranking.order)
+    first, last = (ranking.places[ranking.order[n].entry.record.record_id] for n in (0, -1))
+    assert first.last < last.first  # half the KL of others on the same documents
+    assert any(place.first < place.last for place in ranking.places.values())
+    assert first.text.startswith("1")
+
+
+def test_other_documents_than_most_have_no_place(tmp_path: Path) -> None:
+    for name, factor in (("one", 1.0), ("two", 1.2)):
+        put(tmp_path, coded(factor, bits=120.0), task=TASK, submission=submission(name))
+    few = coded(0.2, bits=120.0)
+    few = few.loc[few["document"].isin([f"article-{number}" for number in range(8)])]
+    put(tmp_path, few, task=TASK, submission=submission("few"))
+    entries = entries_of(tmp_path)
+    ranking = rank(entries, HALF)
+    assert [one.entry.record.submission.name for one in ranking.order] == ["one", "two"]
+    (why,) = ranking.apart.values()
+    assert "other documents" in why
+
+
+def test_references_nested_replaced_failed_and_unpaid_have_no_place(tmp_path: Path) -> None:
+    def add(name: str, **changes: object) -> None:
+        put(tmp_path, coded(1.0), task=TASK, **({"submission": submission(name)} | changes))  # type: ignore[arg-type]
+
+    add("good")
+    add("bad", checks={"suffix": Check(passed=False)})
+    add("copy", submission=submission("copy", files=False))
+    add("finer", reference=submission("good"))
+    unpaid = Complexity(
+        live_features=Number.null("not counted"), bits_per_token=Number.null("state is kept"), features=None
+    )
+    put(tmp_path, synthetic_values(), task=TASK, submission=submission("free"), complexity=unpaid)
+    put(tmp_path, synthetic_values(), task=TASK, submission=submission("exact"), bits=100.0)
+    entries = entries_of(tmp_path)
+    ranking = rank(entries, Budget("1/1", 1000.0))
+    assert [one.entry.record.submission.name for one in ranking.order] == ["good"]
+    why = {entry.path.split("/")[3]: unplaced_because(entry) for entry in entries}
+    assert why["good"] == ""
+    assert "check failed: suffix" in why["bad"]
+    assert why["free"] == "its bits are not stated: state is kept"
+    assert "no curve" in why["exact"]
+    assert "reference" in why["copy"]
+    assert "finer" in why["finer-to-good"]
+
+
+def test_only_sites_of_public_models_give_places(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gives_places("smollm2-135m/resid-15")
+    for task in ("tiny/wiki", "controls/parity", "tracr/reverse", "smollm2-135m/ioi", "no/task", "../x"):
+        assert not gives_places(task)
+    (board,) = boards(entries_of(crowd))
+    assert (board.places, board.rankings, board.lead) == (False, (), "coded")
+    let_give_places(monkeypatch, TASK.id)
+    (board,) = boards(entries_of(crowd))
+    assert len(board.rankings) == 5
+    assert all(set(row.places) == set(BUDGETS) for row in board.rows)
+
+
+def test_tables_are_ordered_by_the_coded_kl_or_else_the_raw_one(crowd: Path, tmp_path: Path) -> None:
+    small_board(tmp_path)
+    for entries, lead in ((entries_of(crowd), "coded"), (entries_of(tmp_path), "raw")):
+        assert lead_of(entries) == lead
+        (board,) = boards(entries)
+        orders = [float(row.cells[f"kl_{lead}"].order) for row in board.rows]
+        assert orders == sorted(orders)
+        assert board.columns[0].key == "bits_per_token"
 
 
 def test_the_difference_is_that_of_compare(crowd: Path) -> None:
     a, b = entries_of(crowd)[:2]
-    mine = difference(b, a, "gaussian")
-    _, theirs = separable(crowd, a, b, "kl_gaussian")
-    assert (mine.value, mine.low, mine.high) == pytest.approx(
-        (theirs.value, theirs.low, theirs.high), rel=1e-4, abs=1e-7
-    )
+    comparison = compare_records(read_record(crowd / a.path), read_record(crowd / b.path))
+    for by, key in (("gaussian", "kl_gaussian"), ("coded", "kl_coded")):
+        mine = difference(b, a, by)
+        (theirs,) = (row.difference for row in comparison.differences if row.key == key)
+        assert (mine.value, mine.low, mine.high) == pytest.approx(
+            (theirs.value, theirs.low, theirs.high), rel=1e-4, abs=1e-7
+        )
 
 
-def test_only_documents_that_both_measured_count(tmp_path: Path) -> None:
-    values = synthetic_values(documents=12, seed=1)
-    few = values.loc[values["document"].isin([f"article-{number}" for number in range(8)])]
+def test_only_documents_that_both_measured_count_in_a_difference(tmp_path: Path) -> None:
+    values = coded(1.0)
+    few = coded(1.5)
+    few = few.loc[few["document"].isin([f"article-{number}" for number in range(8)])]
     put(tmp_path, values, task=TASK, submission=submission("all"))
-    put(tmp_path, scaled(few, 1.5), task=TASK, submission=submission("some"))
+    put(tmp_path, few, task=TASK, submission=submission("some"))
     a, b = entries_of(tmp_path)
     assert (len(a.sums.documents), len(b.sums.documents)) == (12, 8)
-    tokens = b.sums.tokens.sum()
     shared = np.isin(a.sums.documents, b.sums.documents)
-    wanted = (b.sums.kl["raw"].sum() - a.sums.kl["raw"][shared].sum()) / tokens
+    wanted = (b.sums.kl["raw"].sum() - a.sums.kl["raw"][shared].sum()) / b.sums.tokens.sum()
     assert difference(b, a, "raw").value == pytest.approx(wanted)
-
-
-def test_what_cannot_be_compared_is_not_called_separable(tmp_path: Path) -> None:
-    values = synthetic_values(documents=6, seed=1)
-    other = values.assign(document="other-" + values["document"])
-    put(tmp_path, values, task=TASK, submission=submission("here"))
-    put(tmp_path, scaled(other, 50.0), task=TASK, submission=submission("there"))
-    ranking = rank(entries_of(tmp_path), "raw")
-    assert {place.text for place in ranking.places.values()} == {"1–2"}
-
-
-def test_references_nested_replaced_failed_and_uncosted_have_no_place(tmp_path: Path) -> None:
-    small_board(tmp_path)
-    values = synthetic_values(documents=12, seed=5)
-    put(tmp_path, values, task=TASK, submission=submission("bad"), checks={"suffix": Check(passed=False)})
-    put(
-        tmp_path,
-        values,
-        task=TASK,
-        submission=submission("free"),
-        complexity=Complexity(
-            live_features=Number.null("not counted"), bits_per_token=Number.null("no codes"), features=None
-        ),
-    )
-    entries = entries_of(tmp_path)
-    ranking = rank(entries, "raw")
-    names = [entry.record.submission.name for entry in ranking.order]
-    assert names[0] == "good"
-    assert sorted(names) == ["equal", "even", "good"]
-    assert [ranking.places[entry.record.record_id].text for entry in ranking.order] == ["1", "2–3", "2–3"]
-    why = {entry.record.submission.name: unranked_because(entry, "raw") for entry in entries if entry.current}
-    assert "check failed: suffix" in why["bad"]
-    assert why["free"] == "its complexity is not stated: no codes"
-    assert "reference" in why["copy"]
+    assert difference(b, a, "coded-35").value is not None
 
 
 costs = st.tuples(st.integers(0, 6), st.integers(0, 6))

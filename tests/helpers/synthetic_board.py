@@ -6,12 +6,14 @@ import gzip
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from synthetic_records import fake_hash, synthetic_record
-from synthetic_values import synthetic_values
+from synthetic_values import synthetic_values, with_coding
 
 from remainder.record.json import canonical_json, content_hash
 from remainder.record.number import Number
@@ -41,6 +43,22 @@ def scaled(values: pd.DataFrame, factor: float) -> pd.DataFrame:
     table["kl"] = table["kl"] * factor
     table["loss"] = base + (table["loss"].to_numpy(dtype=np.float64) - base) * factor
     return table
+
+
+def coded(factor: float, *, bits: float = 180.0, seed: int = 0, documents: int = 12) -> pd.DataFrame:
+    """Values of codes that are paid for: every KL but that of the reference is times `factor`."""
+    values = synthetic_values(documents=documents, windows=1, seed=seed)
+    reference = with_coding(values, bits=bits)
+    mine = with_coding(scaled(values, factor), bits=bits)
+    is_reference = [part["rung"].str.startswith("reference").to_numpy() for part in (reference, mine)]
+    return pd.concat([mine.loc[~is_reference[1]], reference.loc[is_reference[0]]], ignore_index=True)
+
+
+def let_give_places(monkeypatch: pytest.MonkeyPatch, *tasks: str) -> None:
+    """Within a test these tasks are of public pretrained models, whether there are any such tasks or not."""
+    known = SimpleNamespace(gives_places=True, kind=SimpleNamespace(has_residual=True))
+    monkeypatch.setattr("remainder.board.rank.list_tasks", lambda: list(tasks))
+    monkeypatch.setattr("remainder.board.rank.load_task", lambda name: known)
 
 
 def put(results: Path, values: pd.DataFrame, **changes: Any) -> Path:

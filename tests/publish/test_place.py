@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from synthetic_board import put, scaled, submission
+from synthetic_board import coded, let_give_places, put, submission
 from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
@@ -19,9 +19,14 @@ from remainder.report.compare import compare_records
 TASK = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
 
 
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_give_places(monkeypatch, TASK.id)
+
+
 def add(results: Path, name: str, factor: float, bits: float, seed: int = 0, files: bool = True) -> Path:
-    values = scaled(synthetic_values(seed=seed), factor)
-    return put(results, values, task=TASK, submission=submission(name, files=files), bits=bits)
+    values = coded(factor, bits=bits, seed=seed)
+    return put(results, values, task=TASK, submission=submission(name, files=files))
 
 
 def told(results: Path, path: Path) -> list[str]:
@@ -35,52 +40,64 @@ def difference(a: Path, b: Path, key: str) -> float:
     return row.difference.value
 
 
-def test_place_ties_and_the_nearest_in_bits(tmp_path: Path) -> None:
-    add(tmp_path, "best", 0.5, 500.0)
+@pytest.mark.usefixtures("places")
+def test_places_within_budgets_and_the_nearest_in_bits(tmp_path: Path) -> None:
+    add(tmp_path, "best", 0.2, 500.0)
     near = add(tmp_path, "near", 1.01, 110.0, seed=1)
     add(tmp_path, "floor", 0.1, 101.0, files=False)  # a reference, which takes no place
     mine = add(tmp_path, "mine", 1.0, 108.0, seed=2)
     lines = told(tmp_path, mine)
-    assert lines[0] == "Place 2–3 of 3 by KL raw, tied with near."
-    assert lines[1].startswith("Place 2–3 of 3 by KL Gaussian")
-    for line, key in zip(lines[2:], ("kl_raw", "kl_gaussian"), strict=True):
+    assert lines[0].startswith("Within 1/32 of R₀ (7.")
+    assert lines[0].endswith("bits): no place, no point of its curve is that cheap.")
+    assert re.fullmatch(
+        r"Within 1/2 of R₀ \(12\d\.\d bits\): place 1–2 of 2, with its point \+1 %: 10[78]\.?\d? bits, "
+        r"KL 0\.\d+; separably worse than 0, better than 0 of 1 others\.",
+        lines[4],
+    ), lines[4]
+    for line, key in zip(lines[5:], ("kl_coded", "kl_gaussian"), strict=True):
         match = re.fullmatch(
-            r"Against near \(nearest in bits: 110, this one 108\): KL \w+ ([+-][\d.e-]+) \[.*\], "
-            r"not separable\.",
+            r"Against near \(nearest in bits: 1[01]\d\.?\d?, this one 10\d\.?\d?\): KL \w+ ([+-][\d.e-]+) "
+            r"\[.*\], not separable\.",
             line,
         )
         assert match, line
         assert float(match[1]) == pytest.approx(difference(near, mine, key), rel=0.01)
 
 
+@pytest.mark.usefixtures("places")
 def test_a_second_record_is_held_against_the_first(tmp_path: Path) -> None:
     first = add(tmp_path, "mine", 1.0, 100.0)
     add(tmp_path, "other", 1.0, 101.0)
     second = put(
         tmp_path,
-        scaled(synthetic_values(), 0.5),
+        coded(0.5, bits=100.0),
         task=TASK,
         submission=submission("mine").model_copy(update={"hash": fake_hash("other weights")}),
-        bits=100.0,
         provenance=synthetic_record(synthetic_values()).provenance.model_copy(
             update={"timestamp": "2026-02-01T00:00:00+00:00"}
         ),
     )
     lines = told(tmp_path, second)
-    assert lines[0] == "Place 1 of 2 by KL raw."
-    assert lines[2].startswith(f"Against mine (its previous record {first.stem[:12]}): KL raw -")
-    assert lines[2].endswith(", separable.")
+    assert "place 1 of 2" in lines[4]
+    assert lines[5].startswith(f"Against mine (its previous record {first.stem[:12]}): KL coded -")
+    assert lines[5].endswith(", separable.")
     assert told(tmp_path, first) == [
         "Not the current record of its submission: another one has more rungs, or came later."
     ]
 
 
-def test_alone_or_as_a_reference_it_has_less_to_be_told(tmp_path: Path) -> None:
+def test_alone_or_as_a_reference_it_has_less_to_be_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = add(tmp_path, "mine", 1.0, 100.0)
-    assert told(tmp_path, alone) == ["Place 1 of 1 by KL raw.", "Place 1 of 1 by KL Gaussian."]
+    assert told(tmp_path, alone) == [
+        "family/task gives no places: they are given at sites of public pretrained models."
+    ]
+    let_give_places(monkeypatch, TASK.id)
+    assert "place 1 of 1" in told(tmp_path, alone)[4]
     floor = add(tmp_path, "floor", 1.0, 50.0, files=False)
     lines = told(tmp_path, floor)
-    assert lines[0].startswith("No place by KL raw: a reference")
-    assert lines[2].startswith("Against mine (nearest in bits")
+    assert lines[0].startswith("No place: a reference")
+    assert lines[1].startswith("Against mine (nearest in bits")
     with pytest.raises(RecordError, match="does not lie below"):
         describe_place(synthetic_record(synthetic_values(seed=5), task=TASK), tmp_path)

@@ -8,7 +8,7 @@ import json
 import pandas as pd
 import pytest
 from synthetic_records import synthetic_record
-from synthetic_values import synthetic_values
+from synthetic_values import synthetic_values, with_coding
 
 from remainder.errors import RecordError
 from remainder.record.number import Number
@@ -17,7 +17,7 @@ from remainder.record.schema import Check, Complexity, MethodInfo, Record, Submi
 from remainder.record.store import StoredRecord
 from remainder.record.values import canonical_values
 from remainder.report.compare import compare_records
-from remainder.report.quantities import QUANTITIES, Quantity, applicable, number_of
+from remainder.report.quantities import QUANTITIES, Quantity, applicable, default_columns, number_of
 from remainder.report.tables import render, rows, troubles
 from remainder.report.text import FORMATS, Notes, format_interval, format_value
 
@@ -55,10 +55,11 @@ def test_the_table_fits_80_columns(records: list[Record]) -> None:
 def test_the_table_says_what_matters(records: list[Record]) -> None:
     text = render(records)
     record = records[1]
-    for key in ("gap_raw", "gap_gaussian", "gaussian_ratio"):
+    for key in ("kl_raw", "kl_gaussian", "gaussian_ratio"):
         number = number_of(record, key)
         assert format_interval(number, short=True) in text
-        assert f"{number.value:.2f}" in text
+        assert format_value(number.value) in text
+        assert f"{QUANTITIES[key].heading}: {QUANTITIES[key].about}." in " ".join(text.split())
     for needed in (
         "family/task, version 1-0, tier quick",
         f"{record.documents.tokens:,} scored tokens of 12 documents",
@@ -66,7 +67,7 @@ def test_the_table_says_what_matters(records: list[Record]) -> None:
         "relu-sae-16k-seed-0-of-5",
         "rung full was not measured",
         "no codes",
-        "nats per token",
+        "nats per scored token",
     ):
         assert needed in " ".join(text.split())
 
@@ -88,7 +89,7 @@ def test_a_nested_record_says_what_stands_for_the_model(records: list[Record]) -
     )
     nested = records[0].model_copy(update={"reference": fine})
     text = " ".join(render([records[0], nested]).split())
-    assert text.count("Δ Gaussian") == 2  # two tables: their clean losses are of different things
+    assert text.count(" KL Gaussian ") == 2  # two tables: their clean losses are of different things
     assert "(of fine-one, which stands for the model)" in text
     assert list(rows([records[0], nested])["reference"]) == ["", "fine-one"]
 
@@ -149,6 +150,38 @@ def test_markdown_is_one_table_with_every_quantity(records: list[Record]) -> Non
     assert f"{format_value(gap.value)} {format_interval(gap)}" in table[2]
 
 
+def test_where_codes_are_paid_for_the_table_is_of_them() -> None:
+    values = with_coding(synthetic_values())
+    record = synthetic_record(values, name="sae")
+    assert [column.key for column in default_columns([record])] == [
+        "bits_per_token",
+        "kl_coded",
+        "efficiency",
+    ]
+    text = render([record, synthetic_record(synthetic_values(), name="exact")])
+    assert max(map(len, text.splitlines())) <= 80
+    (heading,) = (line for line in text.splitlines() if line.startswith("Submission"))
+    assert heading.split() == ["Submission", "Bits", "KL", "coded", "efficiency"]
+    for key in ("kl_coded", "efficiency"):
+        assert format_interval(number_of(record, key), short=True) in text
+    assert "its codes were not spliced in" in text
+
+
+def test_columns_are_there_on_demand(records: list[Record]) -> None:
+    text = render(records, columns=["l0", "gap_raw"])
+    assert "L0" in text
+    assert "Δ raw" in text
+    assert "KL raw" not in text
+    every = render(records, columns=["all"])
+    assert max(map(len, every.splitlines())) <= 80
+    for quantity in applicable(records):
+        assert (quantity.short if quantity.is_cost else quantity.heading).lower() in every.lower()
+    table = [line for line in render(records, "markdown", columns=["l0"]).splitlines() if line[0:1] == "|"]
+    assert table[0].count("|") == 3
+    with pytest.raises(RecordError, match=r"no column 'kl_rav'.*\n.*kl_raw"):
+        render(records, columns=["kl_rav"])
+
+
 def with_rungs(*names: str) -> Record:
     """A record that has further rungs, copies of `full`."""
     values = synthetic_values()
@@ -192,7 +225,7 @@ def test_a_rung_that_could_not_be_measured_is_shown_with_the_reason() -> None:
 
 def test_of_many_rungs_the_table_names_the_command_that_shows_them() -> None:
     there = set(synthetic_values()["rung"])
-    names = [name for name in RUNGS if name not in there][:7]
+    names = [name for name in RUNGS if name not in there | {"coded"}][:7]
     text = render([with_rungs(*names)], rungs=names)
     assert "Δ on 7 further rungs: remainder explain RECORD" in text
     assert names[0] in render([with_rungs(*names)], rungs=names[:6])

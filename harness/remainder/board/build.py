@@ -28,8 +28,16 @@ from remainder.board.bundle import write_assets
 from remainder.board.figures import spark
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
 from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
-from remainder.board.pages import HistoryRow, TaskText, history_row, plain_page, record_html, task_html
-from remainder.board.rank import TiedRank, size_of, unit_of
+from remainder.board.pages import (
+    HistoryRow,
+    PlaceWithin,
+    TaskText,
+    history_row,
+    plain_page,
+    record_html,
+    task_html,
+)
+from remainder.board.rank import size_of, unit_of
 from remainder.board.readme import readme, section
 from remainder.board.shelf import archives, in_package
 from remainder.board.text import page_name
@@ -53,9 +61,10 @@ class Best(NamedTuple):
 
     name: str
     kl: Cell
+    lead: str
+    """The kind of KL: `coded` or `raw`."""
     size: Cell
     unit: str
-    tied: int
 
 
 class TierText(NamedTuple):
@@ -221,11 +230,10 @@ def _task(job: _Job) -> _Done:
 
 def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board]) -> None:
     """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
-    places: dict[str, list[tuple[str, TiedRank]]] = {}
-    for board in found:
-        for by, ranking in board.rankings.items():
-            for record_id, place in ranking.places.items():
-                places.setdefault(record_id, []).append((by, place))
+    places: dict[str, list[PlaceWithin]] = {}
+    for ranking in (ranking for board in found for ranking in board.rankings):
+        for record_id, one in ranking.entered.items():
+            places.setdefault(record_id, []).append(PlaceWithin(ranking, one, ranking.places[record_id]))
     same: dict[str, list[BoardRow]] = {}
     for entry in entries:
         same.setdefault(entry.record.submission.name, []).append(entry)
@@ -301,16 +309,16 @@ def _summary(done: Sequence[_Done], others: Sequence[Fault]) -> BoardBuild:
 
 
 def _tier(board: Board) -> TierText:
-    order = board.rankings["raw"].order
     best = None
-    if order:
-        place = board.rankings["raw"].places[order[0].record.record_id]
-        row = next(row for row in board.rows if row.entry is order[0])
-        name = order[0].record.submission.name
-        size = cell(size_of(row.entry), count=board.of_circuits)
-        best = Best(name, row.cells["kl_raw"], size, unit_of(row.entry), place.last - place.first)
+    for row in board.rows:
+        entry = row.entry
+        if not entry.is_reference and not entry.failed and row.cells[f"kl_{board.lead}"].order:
+            size = cell(size_of(entry), count=board.of_circuits)
+            kl = row.cells[f"kl_{board.lead}"]
+            best = Best(entry.record.submission.name, kl, board.lead, size, unit_of(entry))
+            break
     references = len(board.rows) - board.submissions
-    return TierText(board.group.tier, board.submissions, references, best, spark(points(board, "raw")))
+    return TierText(board.group.tier, board.submissions, references, best, spark(points(board, board.lead)))
 
 
 def _title(task: str) -> str:

@@ -4,7 +4,7 @@
    hashes and the hash of its values are verified. What is missing, edited, of another schema, or stands
    elsewhere than it says, is a `Fault` with its path: it is left out, and never silently. Whether its numbers
    follow from its values is `verify`'s business; its verdict, where one was kept, is shown beside it.
-2. Of the values, only what paired comparisons need is kept: KL of two rungs summed over each document.
+2. Of the values, only what paired comparisons need is kept: KL of some rungs summed over each document.
 3. Records are comparable within a `Group`: one task, one N of its version, one tier, one dtype, so that all
    were measured on the same documents and round alike.
 4. Of the records of a submission in a group, the current one has the submission's newest content (its hash is
@@ -44,6 +44,7 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.json import sha256
 from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
+from remainder.record.rungs import CURVE
 from remainder.record.schema import Record
 from remainder.record.store import read_summary, values_path
 from remainder.report.quantities import MAIN_RUNGS
@@ -61,8 +62,8 @@ __all__ = [
     "strays",
 ]
 
-RUNGS = MAIN_RUNGS
-"""The orders that submissions are ranked in -> the rung whose KL each is by."""
+RUNGS = {**MAIN_RUNGS, **{rung: rung for rung in CURVE}}
+"""Names of KLs that rows are compared by -> their rungs: those of the tables, and points of the curve."""
 
 _SPLIT = "evaluation"
 _MOST = 512 * 2**20  # bytes of unpacked values; what claims more is there to fill the memory

@@ -13,28 +13,50 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from remainder.board.curves import Curve, Named, curves_of, overlay
+from remainder.board.distortion import curve_table, rate_distortion
 from remainder.board.figures import pareto, rungs
-from remainder.board.merge import RUNGS, BoardRow, Fault
-from remainder.board.numbers import in_words
-from remainder.board.rank import BoardRanking, TiedRank, cost_of, kl_of
+from remainder.board.merge import BoardRow, Fault
+from remainder.board.rank import BoardRanking, Entered, Place, cost_of, kl_of, lead_of
 from remainder.board.text import oddities, page_name, visible
 from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
-from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.report.text import MISSING, format_value
 
-__all__ = ["HistoryRow", "TaskText", "history_row", "plain_page", "record_html", "task_html"]
+__all__ = [
+    "HistoryRow",
+    "PlaceWithin",
+    "TaskText",
+    "faults_text",
+    "history_row",
+    "ordered",
+    "plain_page",
+    "record_html",
+    "task_html",
+]
 
 
-_NAMES = {"raw": "raw", "gaussian": "Gaussian"}
-_SAYS = {"raw": "what is left out is zero", "gaussian": "it is noise of equal mean and covariance"}
+_NAMES = {"coded": "coded", "raw": "raw", "gaussian": "Gaussian"}
+_SAYS = {
+    "coded": "of the very codes that the bits write",
+    "raw": "what is left out is zero",
+    "gaussian": "it is noise of equal mean and covariance",
+}
 _SAYS_OF_CIRCUITS = {
     "raw": "what is removed carries its mean",
     "gaussian": "it carries noise of equal mean and covariance",
 }
 """Sentences on what replaces the removed part, by rung."""
+
+
+class PlaceWithin(NamedTuple):
+    """A place of a record, for its page."""
+
+    ranking: BoardRanking
+    entered: Entered
+    place: Place
 
 
 class TaskText(NamedTuple):
@@ -59,7 +81,9 @@ class HistoryRow(NamedTuple):
     written: str
     rungs: int
     bits: Cell
-    kl_raw: Cell
+    lead: str
+    """The kind of KL that comes first: `coded` or `raw`."""
+    kl: Cell
     kl_gaussian: Cell
     hash: str
     state: str
@@ -87,7 +111,8 @@ def history_row(entry: BoardRow, snapshots: Sequence[str] = ()) -> HistoryRow:
         written=record.provenance.timestamp[:16].replace("T", " "),
         rungs=len(record.measurement.rungs),
         bits=cell(cost_of(entry)),
-        kl_raw=cell(kl_of(entry, "raw")),
+        lead=(lead := lead_of([entry])),
+        kl=cell(kl_of(entry, lead)),
         kl_gaussian=cell(kl_of(entry, "gaussian")),
         hash=record.submission.hash,
         state=state,
@@ -103,10 +128,8 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "group": board.group,
             "scope": _scope(board),
             "unit": board.unit,
-            "figures": {
-                by: pareto(points(board, by), by, f"KL {_NAMES[by]} against {board.unit}", board.unit)
-                for by in RUNGS
-            },
+            "figures": _figures(board),
+            "distortion": _distortion(board, f"rate-{number}"),
             "says": _SAYS_OF_CIRCUITS if board.of_circuits else _SAYS,
             "curve": _overlay(board, f"tier-{number}"),
             "explorable": explorable(board),
@@ -115,30 +138,48 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "columns": board.columns,
             "rows": board.rows,
             "nested": board.nested,
-            "multiple": multiple(board.rankings["raw"]),
+            "lead": board.lead,
+            "name": _NAMES[board.lead],
+            "rankings": board.rankings,
+            "places": board.places,
+            "ordered": ordered(board),
         }
         for number, board in enumerate(found, 1)
     ]
     return plain_page("task.html", root="../", here="tasks", task=task, boards=content)
 
 
+def _figures(board: Board) -> dict[str, Markup]:
+    """KL against size, by the leading KL unless that has a curve, and by the Gaussian one."""
+    drawn = ("gaussian",) if board.lead == "coded" else (board.lead, "gaussian")
+    return {
+        by: pareto(points(board, by), by, f"KL {_NAMES[by]} against {board.unit}", board.unit) for by in drawn
+    }
+
+
+def _distortion(board: Board, ident: str) -> Curve | None:
+    return rate_distortion(_named(board), [one.budget for one in board.rankings], ident)
+
+
 def _overlay(board: Board, ident: str) -> Curve | None:
+    return overlay(_named(board), ident)
+
+
+def _named(board: Board) -> list[Named]:
     rows = (row.entry.record for row in board.rows)
-    return overlay(
-        [Named(one.submission.name, one, f"../{record_page(one.record_id)}") for one in rows], ident
-    )
+    return [Named(one.submission.name, one, f"../{record_page(one.record_id)}") for one in rows]
 
 
 def record_html(
     entry: BoardRow,
-    places: Sequence[tuple[str, TiedRank]],
+    places: Sequence[PlaceWithin],
     history: Iterable[BoardRow],
     snapshots: Sequence[str] = (),
 ) -> str:
     """The page of one record.
 
     Args:
-        places: (key of `merge.RUNGS`, place) where it is ranked.
+        places: within every budget where it has one.
         history: every record of the same submission on the same task, itself included.
         snapshots: names of those that hold it.
     """
@@ -154,7 +195,14 @@ def record_html(
         page=page_name(group.task, group.major),
         cells=cells,
         columns=[column for column in COLUMNS if cells[column.key].order],
-        places=[f"place {place.text} by KL {_NAMES[by]}" for by, place in places],
+        places=[
+            f"place {one.place.text} of {one.place.of} within {one.ranking.budget.name} of R₀"
+            for one in places
+        ],
+        distortion=rate_distortion(
+            [Named(record.submission.name, record, "")], [one.ranking.budget for one in places], "rate"
+        ),
+        points=curve_table(record, _entered(places)),
         snapshots=snapshots,
         figure=rungs(record),
         curve=curves_of(record),
@@ -171,16 +219,27 @@ def plain_page(template: str, **content: Any) -> str:
     return _templates().get_template(template).render(**content)
 
 
-def multiple(ranking: BoardRanking) -> str:
-    """The note on multiple comparisons of a table."""
-    many = ranking.comparisons
-    if not many:
-        return "There is nothing to compare in this table."
-    chance = f"{ranking.by_chance:.1f}" if ranking.by_chance >= 0.1 else "fewer than 0.1"
+def _entered(places: Sequence[PlaceWithin]) -> dict[str, list[str]]:
+    """Names of the budgets that each point of a curve was entered with."""
+    found: dict[str, list[str]] = {}
+    for one in places:
+        found.setdefault(one.entered.point, []).append(one.ranking.budget.name)
+    return found
+
+
+def ordered(board: Board) -> str:
+    """Sentences on the order of a table, and on what its places mean."""
+    by = f"Rows are ordered by KL {_NAMES[board.lead]}, smallest first"
+    if not board.places:
+        what = "Sizes of circuits are no bits" if board.of_circuits else "This task checks the measurement"
+        return f"{by}. {what}: there are no places."
+    if not board.rankings:
+        return f"{by}. There are no places yet: no record states R₀, the bits of transform coding."
+    budgets = ", ".join(f"{one.budget.name} ({one.budget.bits:.4g} bits)" for one in board.rankings)
     return (
-        f"Each of the two orders makes {many} paired comparison{'s' if many > 1 else ''} at 95 %, not "
-        f"adjusted for their number: on average {chance} of {many} would separate equals by chance. "
-        "The first of many is in part the luckiest."
+        f"{by}. Places are within budgets, shares of R₀: {budgets}; into each a row enters with the best "
+        "point of its curve. A range such as 2–5 holds the true place: all pairs of a budget are compared "
+        "together, paired by document, so that with probability 95 % all its ranges are right at once."
     )
 
 
@@ -193,17 +252,8 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "oddities": oddities, "brief": _brief, "said": _said}
+    environment.filters |= {"visible": visible, "oddities": oddities, "brief": _brief}
     return environment
-
-
-def _said(place: TiedRank) -> str:
-    """A sentence on the members of a tie."""
-    if place.difference is None:
-        tied = place.last - place.first
-        return f"the best of a group of {tied + 1}" if tied else "separable from its neighbours' groups"
-    shown = in_words(Number.of(place.difference))
-    return f"not separable from the best of its group: KL is {shown} from it"
 
 
 def _brief(value: float | None) -> str:
@@ -224,14 +274,14 @@ def _scope(board: Board) -> str:
     return text + (f", clean loss {' to '.join({shown[0]: 0, shown[-1]: 0})} nats" if shown else "")
 
 
-def _headings(columns: Sequence[Column]) -> list[tuple[str, int, list[Column]]]:
-    """Groups of columns: heading, how many columns it spans (places count), and the columns."""
-    found: list[tuple[str, int, list[Column]]] = []
-    for heading, some in groupby(columns, key=lambda column: column.quantity.group or column.key):
+def _headings(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
+    """Groups of columns that stand side by side, and are shown together or not: heading, and the columns."""
+    found: list[tuple[str, list[Column]]] = []
+    for (heading, _), some in groupby(
+        columns, key=lambda column: (column.quantity.group or column.key, column.default)
+    ):
         part = list(some)
-        found.append(
-            (heading if part[0].quantity.group else "", len(part) + sum(bool(c.place) for c in part), part)
-        )
+        found.append((heading if part[0].quantity.group else "", part))
     return found
 
 

@@ -1,90 +1,122 @@
-"""Places and tie groups of comparable submissions.
+"""Places of comparable submissions, within budgets of bits.
 
-Source: protocol 1, section 2: gaps are signed, so that the order is by KL, raw and Gaussian.
+Source: protocol 2, section 5.
 
-1. Submissions are ordered by KL to the clean model, smallest first. Only those are ranked whose complexity is
-   stated and whose checks passed: no score without its complexity. Reference rows stand beside, in no place.
-2. The first of the order leads a tie group. Each that follows is compared with the leader of the group,
-   paired on the documents that both measured (`intervals.Bootstrap`, studentised, over documents). While the
-   95 % interval of the difference holds 0 it belongs to the group; the first for which it does not leads the
-   next.
-3. All of a group share its places: "2–5".
-
-Why not join all neighbours that cannot be told apart: with many submissions every neighbour is close to the
-next, so that chains would put into one group what is clearly apart. Here whatever shares a group is not
-separable from its best, and the leaders of consecutive groups are separable. The price: the last of a group
-and the first of the next may not be separable from each other, which the page says.
-
-Multiple comparisons: n submissions take n − 1 comparisons in each order, every one at 95 %. They are not
-adjusted: with B resamples no p-value falls below 1 / (B + 1), so that Holm's step would separate nothing in a
-long table. `Ranking.comparisons` is stated instead, with how many of them separate equals by chance.
+1. A row is a rate–distortion curve: up to four points, each with its bits and the KL of the very codes that
+   these bits write down. KL alone lets capacity win, so that places are given within budgets: shares of R₀,
+   the bits that transform coding takes to come down to 1 % of the KL of the mean. R₀ belongs to the task;
+   rows that state another one are at fault (`verify`), and the median of all is taken.
+2. Into each budget a row enters with the point of least KL whose bits it pays for.
+3. Places are by KL, and each is a range: 1 + how many are separably better, to n − how many are separably
+   worse. All pairs of a budget are compared at once (`board.paired`): with probability 95 % every range of
+   the budget holds its row's true place.
+4. No place: references, records in which a finer interpretation stands for the model, failed checks, codes
+   that are not paid for, other documents than most. Tasks without a public pretrained model – controls,
+   compiled and tiny ones – are checks and give no places at all, nor do circuits, whose sizes are no bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
-from remainder.board.merge import RUNGS, BoardRow, DocumentSums
-from remainder.record.intervals import LEVEL, Bootstrap, Estimate, Ratio
+from remainder.board.merge import BoardRow, DocumentSums
+from remainder.board.paired import separate
+from remainder.record.intervals import Bootstrap, Estimate, Ratio
+from remainder.record.metrics import CodedPoint
 from remainder.record.number import Number
 from remainder.report.quantities import number_of
+from remainder.task.spec import list_tasks, load_task
 
 __all__ = [
+    "BUDGETS",
     "BoardRanking",
-    "TiedRank",
+    "Budget",
+    "Entered",
+    "Place",
+    "budgets_of",
     "cost_of",
     "difference",
+    "gives_places",
     "kl_of",
+    "lead_of",
     "rank",
     "size_of",
     "unit_of",
-    "unranked_because",
+    "unplaced_because",
 ]
 
+BUDGETS: Mapping[str, float] = {f"1/{part}": 1 / part for part in (32, 16, 8, 4, 2)}
+"""Names of the budgets -> shares of R₀."""
 
-@dataclass(frozen=True)
-class TiedRank:
-    """The places that the tie group of a submission takes."""
+
+class Budget(NamedTuple):
+    """Bits that a row may take."""
+
+    name: str
+    """A key of `BUDGETS`."""
+    bits: float
+    """Per token."""
+
+
+class Entered(NamedTuple):
+    """The point of its curve with which a row enters a budget."""
+
+    entry: BoardRow
+    point: str
+    """The rung: `coded`, `coded-10` …"""
+    at: CodedPoint
+
+
+class Place(NamedTuple):
+    """The places that a row may truly have."""
 
     first: int
     last: int
-    group: int
-    """Number of the tie group, from 0."""
-    leader: str
-    """`record_id` of the best of the group."""
-    difference: Estimate | None
-    """KL less that of the leader, paired; nats per token. None for the leader itself."""
+    of: int
+    """How many rows have a place within the budget."""
 
     @property
     def text(self) -> str:
-        """The place as it is shown: "3", or "3–5" for a tie."""
+        """The place as it is shown: "3", or "3–5" where it is open."""
         return str(self.first) if self.first == self.last else f"{self.first}–{self.last}"
+
+    @property
+    def told(self) -> str:
+        """How many rows are separably better and worse, in words."""
+        better, worse = self.first - 1, self.of - self.last
+        return f"separably worse than {better}, better than {worse} of {self.of - 1} others"
 
 
 @dataclass(frozen=True)
 class BoardRanking:
-    """The order of comparable entries by one KL."""
+    """The order within one budget."""
 
-    by: str
-    """A key of `merge.RUNGS`."""
-    order: tuple[BoardRow, ...]
-    """Ranked ones, best first."""
-    places: dict[str, TiedRank]
+    budget: Budget
+    order: tuple[Entered, ...]
+    """Rows that have a place, least KL first."""
+    places: Mapping[str, Place]
     """Places by `record_id`."""
+    apart: Mapping[str, str]
+    """Why a row that keeps within the budget has no place all the same, by `record_id`."""
 
     @property
-    def comparisons(self) -> int:
-        """Paired comparisons that were made."""
-        return max(len(self.order) - 1, 0)
+    def entered(self) -> dict[str, Entered]:
+        """Ranked rows by `record_id`."""
+        return {one.entry.record.record_id: one for one in self.order}
 
-    @property
-    def by_chance(self) -> float:
-        """How many of the comparisons would separate equals, on average."""
-        return self.comparisons * (1 - LEVEL)
+
+def gives_places(task: str) -> bool:
+    """Whether a task is of a public pretrained model and scores reconstructions; ids are no paths."""
+    if task not in list_tasks():
+        return False
+    found = load_task(task)
+    return found.gives_places and found.kind.has_residual
 
 
 def cost_of(entry: BoardRow) -> Number:
@@ -108,12 +140,17 @@ def unit_of(entry: BoardRow) -> str:
 
 
 def kl_of(entry: BoardRow, by: str) -> Number:
-    """KL of the rung that a ranking is by, nats per token."""
+    """KL of a rung, nats per token, by what the table of quantities calls it: `coded`, `raw`, `gaussian`."""
     return number_of(entry.record, f"kl_{by}")
 
 
-def unranked_because(entry: BoardRow, by: str) -> str:
-    """Why an entry has no place; empty if it has one."""
+def lead_of(entries: Iterable[BoardRow]) -> str:
+    """The KL that a table is ordered by: `coded` where any row has it, else `raw`."""
+    return "coded" if any(kl_of(entry, "coded").value is not None for entry in entries) else "raw"
+
+
+def unplaced_because(entry: BoardRow) -> str:
+    """Why an entry can have no place within any budget; empty if it can."""
     if entry.is_nested:
         return "a finer interpretation stands for the model"
     if entry.is_reference:
@@ -122,28 +159,48 @@ def unranked_because(entry: BoardRow, by: str) -> str:
         return f"a check failed: {', '.join(entry.failed)}"
     bits = cost_of(entry)
     if bits.value is None:
-        return f"its complexity is not stated: {bits.reason}"
-    kl = kl_of(entry, by)
-    return "" if kl.value is not None else str(kl.reason)
+        return f"its bits are not stated: {bits.reason}"
+    return "" if _points(entry) else "it has no curve: its codes were not spliced in"
 
 
-def rank(entries: Iterable[BoardRow], by: str) -> BoardRanking:
-    """Places of current entries of one group of records.
+def budgets_of(entries: Iterable[BoardRow]) -> tuple[Budget, ...]:
+    """The budgets of a table; none where no row states R₀."""
+    stated = [
+        full
+        for entry in entries
+        if entry.current
+        and not entry.failed
+        and (coding := entry.record.metrics.coding) is not None
+        and (full := coding.full_bits.value) is not None
+    ]
+    if not stated:
+        return ()
+    full = median(stated)
+    return tuple(Budget(name, share * full) for name, share in BUDGETS.items())
+
+
+def rank(entries: Iterable[BoardRow], budget: Budget) -> BoardRanking:
+    """Places of current entries of one group of records within a budget.
 
     Args:
         entries: of one `merge.Group`; those that are not current are passed over.
-        by: a key of `merge.RUNGS`.
+        budget: one of `budgets_of` them.
     """
-    ranked = [entry for entry in entries if entry.current and not unranked_because(entry, by)]
-    order = sorted(ranked, key=lambda entry: (kl_of(entry, by).value, entry.record.submission.name))
-    teams: list[list[tuple[BoardRow, Estimate | None]]] = []
-    for entry in order:
-        apart = difference(entry, teams[-1][0][0], by) if teams else None
-        if apart is None or apart.excludes_zero():
-            teams.append([(entry, None)])
+    within = [
+        one
+        for entry in entries
+        if entry.current and not unplaced_because(entry) and (one := _best(entry, budget)) is not None
+    ]
+    within.sort(key=lambda one: (one.at.kl.value, one.entry.record.submission.name))
+    common = Counter((one.entry.sums.documents, one.entry.sums.tokens.tobytes()) for one in within)
+    most = max(common, key=lambda key: (common[key], len(key[0]), key)) if common else None
+    order, apart = [], {}
+    for one in within:
+        if (one.entry.sums.documents, one.entry.sums.tokens.tobytes()) == most:
+            order.append(one)
         else:
-            teams[-1].append((entry, apart))
-    return BoardRanking(by, tuple(order), _places(teams))
+            apart[one.entry.record.record_id] = "it was measured on other documents than most"
+    return BoardRanking(budget, tuple(order), _places(order), apart)
 
 
 def difference(entry: BoardRow, other: BoardRow, by: str) -> Estimate:
@@ -153,14 +210,52 @@ def difference(entry: BoardRow, other: BoardRow, by: str) -> Estimate:
     """
     first, second = entry.sums, other.sums
     if by not in first.kl or by not in second.kl:
-        return Estimate(None, None, None, f"no per-document KL of rung {RUNGS[by]}")
+        return Estimate(None, None, None, f"no per-document KL, {by}")
     mine, theirs = _common(first, second)
     if not mine.size:
         return Estimate(None, None, None, "no document in common")
     tokens = first.tokens[mine]
-    bootstrap = _bootstrap(len(tokens), other.record.measurement.seed)
+    bootstrap = Bootstrap(len(tokens), seed=other.record.measurement.seed)
     # Both have these tokens below them: the difference of the two ratios is one ratio.
     return bootstrap.estimate(Ratio(first.kl[by][mine] - second.kl[by][theirs], tokens))
+
+
+def _points(entry: BoardRow) -> dict[str, CodedPoint]:
+    """Points of the curve that have bits and KL, in the record and by document."""
+    coding = entry.record.metrics.coding
+    points = {} if coding is None else coding.points
+    return {
+        name: point
+        for name, point in points.items()
+        if point.bits.value is not None and point.kl.value is not None and name in entry.sums.kl
+    }
+
+
+def _best(entry: BoardRow, budget: Budget) -> Entered | None:
+    """The point of least KL whose bits are within the budget; of equals the cheaper one."""
+    found = [
+        (point.kl.value, point.bits.value, name, point)
+        for name, point in _points(entry).items()
+        if point.bits.value is not None and point.bits.value <= budget.bits
+    ]
+    if not found:
+        return None
+    _, _, name, point = min(found, key=lambda one: one[:3])
+    return Entered(entry, name, point)
+
+
+def _places(order: Sequence[Entered]) -> dict[str, Place]:
+    if not order:
+        return {}
+    sums = np.stack([one.entry.sums.kl[one.point] for one in order])
+    first = order[0].entry
+    better = separate(sums, first.sums.tokens, seed=first.record.measurement.seed).better
+    return {
+        one.entry.record.record_id: Place(
+            1 + int(better[:, number].sum()), len(order) - int(better[number].sum()), len(order)
+        )
+        for number, one in enumerate(order)
+    }
 
 
 def _common(first: DocumentSums, second: DocumentSums) -> tuple[np.ndarray, np.ndarray]:
@@ -171,20 +266,3 @@ def _common(first: DocumentSums, second: DocumentSums) -> tuple[np.ndarray, np.n
         _, mine, theirs = np.intersect1d(first.documents, second.documents, return_indices=True)
     same = first.tokens[mine] == second.tokens[theirs]
     return mine[same], theirs[same]
-
-
-@lru_cache(maxsize=8)
-def _bootstrap(documents: int, seed: int) -> Bootstrap:
-    """Resamples, made once for all comparisons of a table."""
-    return Bootstrap(documents, seed=seed)
-
-
-def _places(teams: Sequence[Sequence[tuple[BoardRow, Estimate | None]]]) -> dict[str, TiedRank]:
-    places, first = {}, 1
-    for number, team in enumerate(teams):
-        last = first + len(team) - 1
-        leader = team[0][0].record.record_id
-        for entry, apart in team:
-            places[entry.record.record_id] = TiedRank(first, last, number, leader, apart)
-        first = last + 1
-    return places

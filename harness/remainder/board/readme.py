@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from remainder.board.pages import multiple
+from remainder.board.pages import ordered
 from remainder.board.text import markdown
 from remainder.board.view import Board, Cell
-from remainder.report.quantities import QUANTITIES
-from remainder.report.text import written_table
+from remainder.report.text import MISSING, written_table
 
 __all__ = ["readme", "section"]
 
-_KEYS = ("bits_per_token", "kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian", "gaussian_ratio")
-_HEADINGS = ("Place", "Submission", *(QUANTITIES[key].heading for key in _KEYS))
 _LONGEST = 25
 """Rows of a table; the page of the task has all."""
 
@@ -23,14 +20,16 @@ _TOP = """\
 Made by `remainder board build` from the records below `results/`; not to be edited by hand. The same command
 makes a site with every number and its interval, the figures, and a page for each record.
 
-- **Places** are by KL from the untouched model (nats per token) with what is left out set to zero (raw), and
-  say something only together with the bits per token beside them. A range such as 2–5 is a tie: paired on the
-  same documents, the 95 % interval of the difference to the best of the group holds 0.
-- Rows without a place are **references**: they hold nothing that was trained, nor found on prompts.
-- **Gaussian**: noise of equal mean and covariance stands for what is left out. **Δ** is the signed gap in
-  loss; it orders nothing. **ρ** is the KL of raw over the KL of equally large, equally correlated noise.
-- ● is on the Pareto front of KL raw against bits; of circuits, against the edges that they keep. Brackets:
-  95 % intervals.
+- **KL coded**: from the untouched model's predictions, nats per token, with the very codes in place that the
+  **bits** write, quantised at the point where that adds 1 % to the error. **KL raw**: with exact codes.
+  **Gaussian**: noise of equal mean and covariance stands for what is left out.
+- **efficiency**: log of the KL of transform coding at equal bits, less log KL: above 0, better than that. Of
+  circuits: against the median of 20 random circuits of equal size.
+- **Places** are given on tasks of public pretrained models, within budgets that are shares of R₀, the bits
+  that transform coding takes; a range such as 2–5 holds the true place. All other tasks are checks.
+- Rows without a place are **references**, or have no bits, or a check failed.
+- ● is on the Pareto front of KL against bits; of circuits, against the edges that they keep. Brackets: 95 %
+  intervals.
 """
 
 
@@ -40,18 +39,21 @@ def readme(sections: Sequence[str]) -> str:
 
 
 def section(title: str, board: Board) -> str:
-    """One table with its heading."""
+    """One table with its heading: places, and the default columns."""
     group = board.group
+    columns = [column for column in board.columns if column.default]
     cells = []
     for row in board.rows[:_LONGEST]:
-        place = row.places["raw"]
-        name = markdown(row.entry.record.submission.name, 48) + (" ●" if "raw" in row.fronts else "")
-        shown = [_cell(row.cells[key], interval=key in ("kl_raw", "kl_gaussian")) for key in _KEYS]
-        cells.append(["" if place is None else place.text, name, *shown])
-    table = written_table(_HEADINGS, cells, ["right", "left", *["right"] * len(_KEYS)])
+        name = markdown(row.entry.record.submission.name, 48) + (" ●" if row.front else "")
+        places = [MISSING if place is None else place.text for place in row.places.values()]
+        shown = [_cell(row.cells[one.key], interval=not one.quantity.is_cost) for one in columns]
+        cells.append([*places, name, *shown])
+    budgets = [f"≤ {ranking.budget.name}" for ranking in board.rankings]
+    headings = [*budgets, "Submission", *(column.quantity.heading for column in columns)]
+    table = written_table(headings, cells, [*["right"] * len(budgets), "left", *["right"] * len(columns)])
     heading = f"## {markdown(group.task, 80)}, version {group.major}, tier {markdown(group.tier, 30)}\n"
     said = f"{markdown(title, 200)}\n\n" if title else ""
-    below = [multiple(board.rankings["raw"])] if board.rankings["raw"].comparisons else []
+    below = [ordered(board)] if board.places else []
     if len(board.rows) > _LONGEST:
         below.append(f"{len(board.rows) - _LONGEST} more rows are on the site.")
     if board.nested:

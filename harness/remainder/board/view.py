@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from remainder.board.figures import ParetoPoint
-from remainder.board.merge import RUNGS, BoardRow, Group, groups
+from remainder.board.merge import BoardRow, Group, groups
 from remainder.board.numbers import parted
 from remainder.board.pareto import fronts
 from remainder.board.rank import (
     BoardRanking,
-    TiedRank,
+    Place,
+    budgets_of,
+    gives_places,
     kl_of,
+    lead_of,
     rank,
     size_of,
     unit_of,
-    unranked_because,
+    unplaced_because,
 )
 from remainder.record.number import Number
-from remainder.report.quantities import QUANTITIES, Quantity, number_of
+from remainder.report.quantities import QUANTITIES, Quantity, default_columns, number_of
 
 __all__ = [
     "COLUMNS",
@@ -54,6 +57,8 @@ class Column:
     """A quantity as a column of the main table."""
 
     quantity: Quantity
+    default: bool = True
+    """Whether it is shown unless a reader asks for all."""
 
     @property
     def key(self) -> str:
@@ -65,12 +70,6 @@ class Column:
         """The heading of the column, below that of its group if it has one."""
         return self.quantity.short or self.quantity.heading
 
-    @property
-    def place(self) -> str:
-        """The key of `merge.RUNGS` whose places by this number stand before it; empty if none do."""
-        kind, _, by = self.key.partition("_")
-        return by if kind == "kl" and by in RUNGS else ""
-
 
 class TableRow(NamedTuple):
     """An entry in the main table."""
@@ -80,12 +79,12 @@ class TableRow(NamedTuple):
     """The number that the filter by complexity reads; empty where there is none."""
     cells: dict[str, Cell]
     """A cell for each column, by its key."""
-    places: dict[str, TiedRank | None]
-    """The place by each key of `merge.RUNGS`; None where it is not ranked."""
-    fronts: tuple[str, ...]
-    """Keys of `merge.RUNGS` by which it is on the Pareto front."""
-    unranked: str
-    """Why it has no place; empty if it has one."""
+    places: dict[str, Place | None]
+    """The place within each budget, by its name; None where it has none."""
+    front: bool
+    """Whether it is on the Pareto front of the KL that the table is ordered by."""
+    unplaced: dict[str, str]
+    """Why it has no place within a budget, by its name."""
 
 
 class Board(NamedTuple):
@@ -93,11 +92,16 @@ class Board(NamedTuple):
 
     group: Group
     rows: tuple[TableRow, ...]
-    """Current ones, by KL raw; references among the others."""
+    """Current ones, by the leading KL; references among the others."""
     nested: tuple[TableRow, ...]
     columns: tuple[Column, ...]
-    """The columns in which some row has a value."""
-    rankings: dict[str, BoardRanking]
+    """The columns in which some row has a value: the default ones first."""
+    lead: str
+    """The KL that rows are ordered by: `coded`, or `raw` where codes were not spliced in."""
+    rankings: tuple[BoardRanking, ...]
+    """Places within each budget; none where the task gives no places."""
+    places: bool
+    """Whether the task gives places."""
 
     @property
     def unit(self) -> str:
@@ -164,26 +168,41 @@ def record_page(record_id: str) -> str:
 
 
 def _board(group: Group, entries: Sequence[BoardRow]) -> Board:
-    rankings = {by: rank(entries, by) for by in RUNGS}
-    current = sorted((entry for entry in entries if entry.current), key=_order)
+    current = [entry for entry in entries if entry.current]
     plain = [entry for entry in current if not entry.is_nested]
-    fronts = {by: _front(plain, by) for by in RUNGS}
+    lead = lead_of(plain or current)
+    current.sort(key=lambda entry: _order(entry, lead))
+    plain.sort(key=lambda entry: _order(entry, lead))
+    places = gives_places(group.task)
+    rankings = tuple(rank(plain, budget) for budget in budgets_of(plain)) if places else ()
+    front = _front(plain, lead)
 
     def row(entry: BoardRow) -> TableRow:
         name = entry.record.record_id
-        places = {by: ranking.places.get(name) for by, ranking in rankings.items()}
-        cells = cells_of(entry)
-        best = tuple(by for by, found in fronts.items() if name in found)
-        return TableRow(
-            entry, cell(size_of(entry)).order, cells, places, best, unranked_because(entry, "raw")
-        )
+        given = {ranking.budget.name: ranking.places.get(name) for ranking in rankings}
+        why = {one.budget.name: _unplaced(entry, one) for one in rankings if name not in one.places}
+        return TableRow(entry, cell(size_of(entry)).order, cells_of(entry), given, name in front, why)
 
     rows = tuple(row(entry) for entry in plain)
     nested = tuple(row(entry) for entry in current if entry.is_nested)
-    shown = tuple(
-        column for column in COLUMNS if any(one.cells[column.key].order for one in (*rows, *nested))
+    return Board(group, rows, nested, _columns((*rows, *nested)), lead, rankings, places)
+
+
+def _columns(rows: Sequence[TableRow]) -> tuple[Column, ...]:
+    """Default columns, then all others in which some row has a value."""
+    first = default_columns([row.entry.record for row in rows])
+    keys = {quantity.key for quantity in first}
+    rest = [quantity for key, quantity in QUANTITIES.items() if key not in keys]
+    return (
+        *(Column(quantity) for quantity in first),
+        *(Column(one, default=False) for one in rest if any(row.cells[one.key].order for row in rows)),
     )
-    return Board(group, rows, nested, shown, rankings)
+
+
+def _unplaced(entry: BoardRow, ranking: BoardRanking) -> str:
+    """Why an entry has no place within a budget."""
+    within = f"no point of its curve is within {ranking.budget.bits:.4g} bits"
+    return unplaced_because(entry) or ranking.apart.get(entry.record.record_id, within)
 
 
 def _front(entries: Sequence[BoardRow], by: str) -> set[str]:
@@ -196,8 +215,8 @@ def _front(entries: Sequence[BoardRow], by: str) -> set[str]:
     return {found[number][0] for one in fronts([point for _, point in found]) for number in one}
 
 
-def _order(entry: BoardRow) -> tuple[float, str, str]:
-    kl = kl_of(entry, "raw").value
+def _order(entry: BoardRow, lead: str) -> tuple[float, str, str]:
+    kl = kl_of(entry, lead).value
     name = entry.record.submission.name
     return (math.inf if kl is None or entry.failed else kl, name, entry.record.record_id)
 
@@ -206,11 +225,12 @@ def explorable(board: Board) -> list[dict[str, Any]]:
     """The points of a table for the figure that a reader can zoom, as JSON: numbers, names, links."""
     found: list[dict[str, Any]] = []
     entries = [row.entry for row in board.rows if size_of(row.entry).value is not None]
-    for entry, point in zip(entries, points(board, "raw"), strict=True):
+    for entry, point in zip(entries, points(board, board.lead), strict=True):
         numbers = {}
-        for key in ("kl_raw", "kl_gaussian", "gap_raw", "gap_gaussian"):
-            number = number_of(entry.record, key)
-            numbers[key] = [number.value, number.low, number.high]
+        for what in ("kl", "gap"):
+            for part, by in (("lead", board.lead), ("gaussian", "gaussian")):
+                number = number_of(entry.record, f"{what}_{by}")
+                numbers[f"{what}_{part}"] = [number.value, number.low, number.high]
         named = {name: getattr(point, name) for name in ("name", "cost", "unit", "reference", "href")}
         found.append(named | numbers)
     return found

@@ -9,7 +9,16 @@ import typer
 
 from remainder.report.text import FORMATS
 
-__all__ = ["RECORD_HELP", "FormatOption", "IgnoreOption", "SuiteOption", "one_record", "print_text"]
+__all__ = [
+    "RECORD_HELP",
+    "ColumnsOption",
+    "FormatOption",
+    "IgnoreOption",
+    "SuiteOption",
+    "one_record",
+    "print_text",
+    "require_columns",
+]
 
 SuiteOption = Annotated[
     str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
@@ -26,6 +35,14 @@ IgnoreOption = Annotated[
 FormatOption = Annotated[
     str, typer.Option("--format", metavar="FORMAT", help=f"One of: {', '.join(FORMATS)}.")
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEYS",
+        help="Columns of the table, comma-separated, e.g. bits_per_token,gap_raw,l0; or all. "
+        "Default: what matters most; CSV and JSON always have all.",
+    ),
+]
 RECORD_HELP = (
     "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
     "last), a submission's name, or how a record's id begins."
@@ -35,6 +52,15 @@ RECORD_HELP = (
 def print_text(text: str) -> None:
     """Print a text that may end in a newline already."""
     print(text.rstrip("\n"))
+
+
+def require_columns(columns: str | None) -> tuple[str, ...]:
+    """Keys of the columns that are asked for; unknown ones are refused before anything is measured."""
+    from remainder.report.quantities import chosen
+
+    wanted = tuple(part.strip() for part in (columns or "").split(",") if part.strip())
+    chosen(wanted, ())
+    return wanted
 
 
 def one_record(what: str) -> Path:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remainder.base.files import IMAGES, require_folder, require_target
-from remainder.cli.options import FormatOption, IgnoreOption, SuiteOption, print_text
+from remainder.cli.options import (
+    ColumnsOption,
+    FormatOption,
+    IgnoreOption,
+    SuiteOption,
+    print_text,
+    require_columns,
+)
 from remainder.errors import RecordError, TaskError
 from remainder.record.rungs import ALL, CIRCUIT_RUNGS
 
@@ -105,6 +112,7 @@ def run(
     out: _Out = Path("results"),
     json: _Json = None,
     figure: _Figure = None,
+    columns: ColumnsOption = None,
     format: FormatOption = "table",
     fresh: _Fresh = False,
 ) -> None:
@@ -114,6 +122,7 @@ def run(
     from remainder.task.spec import list_tasks, load_task
 
     require_format(format)
+    shown = require_columns(columns)
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
     _check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
@@ -132,7 +141,7 @@ def run(
     ]
     for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
         errors.print(f"! {note}", soft_wrap=True)
-    session = _Session(with_, ignore_field or [], device, batch_size, out, fresh, format, further)
+    session = _Session(with_, ignore_field or [], device, batch_size, out, fresh, format, further, shown)
     try:
         for task, chosen_plan in zip(chosen, plans, strict=True):
             records = session.measure(task, chosen_plan, json)
@@ -162,6 +171,8 @@ class _Session:
     format: str
     further: tuple[str, ...]
     """Rungs that were asked for, which tables show besides those that they always show."""
+    columns: tuple[str, ...] = ()
+    """Columns that were asked for, in place of those that tables show else."""
     finished: int = 0
     records: list[Record] = field(default_factory=list)
     rungs: dict[str, None] = field(default_factory=dict)
@@ -213,7 +224,7 @@ class _Session:
             if self.records:
                 print()
             color = sys.stdout.isatty()
-            print_text(render(records, "table", rungs=further, color=color, stated=self.stated))
+            print_text(render(records, rungs=further, columns=self.columns, color=color, stated=self.stated))
             sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
         self.records += records
         self.rungs |= dict.fromkeys(further)
@@ -223,7 +234,7 @@ class _Session:
         from remainder.report.tables import render
 
         if self.format != "table":
-            print_text(render(self.records, self.format, rungs=self.rungs))
+            print_text(render(self.records, self.format, rungs=self.rungs, columns=self.columns))
 
 
 def _further(tasks: list[Task], rungs: str | None, backgrounds: list[str] | None) -> tuple[str, ...]:

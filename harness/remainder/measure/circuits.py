@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from remainder.circuit.backgrounds import BACKGROUNDS, Scene, mean_values
+from remainder.circuit.chance import random_circuits
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.constants import fit_constants
 from remainder.circuit.ranking import Circuits, Sized
 from remainder.circuit.run import Values
-from remainder.measure.prompt_run import SWEPT, Agreement, Graphs, PromptRun, Wanted
+from remainder.measure.prompt_run import SWEPT, Agreement, Graphs, PromptRun, Random, Wanted
 from remainder.record.circuit_summary import EMPTY, HEADLINE
 from remainder.record.schema import CircuitSize
 from remainder.task.prompts import Prompts
@@ -45,13 +47,12 @@ class EdgeRun(PromptRun[Circuit, Scene]):
     def wanted(self) -> list[Wanted[Circuit]]:
         chosen, sizes = self.plan.rungs, self._sizes
         swept = tuple(name for name in chosen if name in SWEPT or name not in self.loaded.task.rungs)
-        headline = min(sizes, key=lambda size: (abs(size - self.loaded.spec.headline), size))
         # The noise of ρ is added to clean values: it is no background, and the empty circuit has no answer.
         backgrounds = tuple(name for name in chosen if name not in _NOISES)
         nulls = (_NOISES & set(self.plan.nulls)) - set(chosen)
         runs = [
             Wanted(EMPTY, Circuit.empty(self.circuits.graph), backgrounds),
-            Wanted(HEADLINE, self.circuits.at(headline, absolute=True), (*chosen, *nulls)),
+            Wanted(HEADLINE, self.circuits.at(self._headline, absolute=True), (*chosen, *nulls)),
         ]
         for size in sizes if len(sizes) > 1 else ():
             absolute, signed = (self.circuits.at(size, absolute=absolute) for absolute in (True, False))
@@ -59,6 +60,15 @@ class EdgeRun(PromptRun[Circuit, Scene]):
             if _SIGNED in swept and (absolute.kept != signed.kept).any():
                 runs.append(Wanted(f"+{size:g}", signed, (_SIGNED,)))
         return runs
+
+    def random(self, one: Wanted[Circuit]) -> Random[Circuit]:
+        size = self._headline if one.size == HEADLINE else float(one.size)
+        found = random_circuits(self.circuits, size, seed=self.loaded.task.seed)
+        return Random(found, b"".join(np.packbits(circuit.kept).tobytes() for circuit in found))
+
+    @property
+    def _headline(self) -> float:
+        return min(self._sizes, key=lambda size: (abs(size - self.loaded.spec.headline), size))
 
     @property
     def _sizes(self) -> tuple[float, ...]:

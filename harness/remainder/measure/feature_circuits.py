@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from remainder.circuit.chance import random_nodes
 from remainder.circuit.feature_circuits import FeatureCircuits
 from remainder.circuit.features import FeatureCircuit, FeatureScene
 from remainder.errors import InterpretationError
-from remainder.measure.prompt_run import SWEPT, Agreement, Graphs, PromptRun, Wanted
+from remainder.measure.prompt_run import SWEPT, Agreement, Graphs, PromptRun, Random, Wanted
 from remainder.record.circuit_summary import COMPLEMENT, EMPTY, HEADLINE
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import CircuitSize
@@ -88,6 +89,11 @@ class FeatureRun(PromptRun[_ByTemplate, FeatureScene]):
             runs.append(Wanted(name, circuit, (*swept, *errors)))
             runs.append(Wanted(COMPLEMENT + name, _complement(circuit), swept))
         return runs
+
+    def random(self, one: Wanted[_ByTemplate]) -> Random[_ByTemplate]:
+        found = random_nodes(one.circuit, seed=self.loaded.task.seed)
+        counts = [(template, part.nodes, part.of) for template, part in sorted(one.circuit.items())]
+        return Random(found, f"{self.submission.hash} {counts}".encode())
 
     @property
     def _headline(self) -> str:

@@ -7,7 +7,8 @@
 3. Each circuit, rung and draw is one pass of the evaluation prompts; circuits that keep the same are run
    once.
 4. Losses, KL and answers at the scored positions (`measure.answers`).
-5. Checks: the whole circuit gives the clean logits, the empty one those of the counterfactual; the worst
+5. Random circuits of equal size, of which the lower median is recorded (`measure.chance`).
+6. Checks: the whole circuit gives the clean logits, the empty one those of the counterfactual; the worst
    template is recorded.
 
 Source: protocol 1, sections 2 and 8.
@@ -29,15 +30,16 @@ from remainder.circuit.backgrounds import Scene
 from remainder.circuit.features import FeatureScene
 from remainder.loading.prompts import PromptTask
 from remainder.measure.answers import Scores, behaviour_of, check_kl, compare, groups_of, kl_of, scored, table
+from remainder.measure.chance import RandomScores, key_of
 from remainder.measure.plan import Plan
 from remainder.measure.seal import Log, seal
-from remainder.record.circuit_summary import rung_at
+from remainder.record.circuit_summary import AGAINST_RANDOM, COMPLEMENT, EMPTY, rung_at
 from remainder.record.number import Number
 from remainder.record.schema import CalibrationInfo, CircuitSize, Complexity, SubmissionInfo
 from remainder.record.store import StoredRecord
 from remainder.task.prompts import Prompts
 
-__all__ = ["SWEPT", "Agreement", "Graphs", "PromptRun", "Wanted"]
+__all__ = ["SWEPT", "Agreement", "Graphs", "PromptRun", "Random", "Wanted"]
 
 SWEPT = ("counterfactual", "raw", "full")
 """Rungs that go over circuits of all sizes, even if the task names them."""
@@ -54,6 +56,15 @@ class Wanted(Generic[C]):
     size: str
     circuit: C
     rungs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Random(Generic[C]):
+    """Random circuits of equal size."""
+
+    circuits: tuple[C, ...]
+    identity: bytes
+    """Equal for the same circuits of the same nodes."""
 
 
 class Agreement(NamedTuple):
@@ -115,8 +126,12 @@ class PromptRun(ABC, Generic[C, S]):
         """Whether there is anything to draw on this rung."""
 
     @abstractmethod
+    def random(self, one: Wanted[C]) -> Random[C]:
+        """Random circuits of as many edges or nodes."""
+
+    @abstractmethod
     def agreements(self, scene: S, clean: Tensor) -> Iterator[Agreement]:
-        """Step 5, for one template."""
+        """Step 6, for one template."""
 
     @abstractmethod
     def graphs(self, wanted: list[Wanted[C]]) -> Graphs:
@@ -125,11 +140,13 @@ class PromptRun(ABC, Generic[C, S]):
     def record(self) -> StoredRecord:
         """All steps; gives the record and the per-document values."""
         groups, wanted = groups_of(self.loaded, self.plan), self.wanted()
-        scenes = self.scenes(groups, wanted)
+        scenes, chance = self.scenes(groups, wanted), self._chance(groups, wanted)
         rows: list[dict[str, Any]] = []
         with torch.no_grad(), self.log.timed("evaluation"):
             for scene in scenes:
-                rows += self._rows(scene, wanted, len(groups))
+                rows += self._rows(scene, wanted, chance, len(groups))
+        for scores, _ in chance:
+            rows += scores.rows([evaluation for _, evaluation in groups])
         values = pd.DataFrame(rows)
         graphs = self.graphs(wanted)
         count = sum(len(calibration) for calibration, _ in groups)
@@ -159,8 +176,36 @@ class PromptRun(ABC, Generic[C, S]):
         )
         return StoredRecord(record, values)
 
-    def _rows(self, scene: S, wanted: list[Wanted[C]], templates: int) -> Iterator[dict[str, Any]]:
-        """Steps 3 to 5 for one template."""
+    def _chance(
+        self, groups: Sequence[tuple[Prompts, Prompts]], wanted: list[Wanted[C]]
+    ) -> list[tuple[RandomScores, tuple[C, ...]]]:
+        """Random circuits of every size, and their scores as far as these are on disk."""
+        task, plan = self.loaded.task, self.plan
+        prompts: list[bytes] = [part.tokens.tobytes() for group in groups for part in group]
+        shared: tuple[str | bytes, ...] = (
+            task.hash,
+            self.loaded.model.sha256,
+            plan.dtype,
+            self.loaded.device.type,
+            *prompts,
+        )
+        found = []
+        for one in wanted:
+            if AGAINST_RANDOM in one.rungs and one.size != EMPTY and not one.size.startswith(COMPLEMENT):
+                random = self.random(one)
+                if random.circuits:
+                    scores = RandomScores(one.size, key_of([*shared, random.identity]))
+                    found.append((scores, random.circuits))
+        return found
+
+    def _rows(
+        self,
+        scene: S,
+        wanted: list[Wanted[C]],
+        chance: list[tuple[RandomScores, tuple[C, ...]]],
+        templates: int,
+    ) -> Iterator[dict[str, Any]]:
+        """Steps 3 to 6 for one template."""
         prompts, positions = scene.evaluation, scene.positions
         logits = self.clean(scene)
         clean = scored(logits, prompts, positions)
@@ -169,19 +214,30 @@ class PromptRun(ABC, Generic[C, S]):
             kl = kl_of(scored(first, prompts, positions), scored(second, prompts, positions))
             self.log.checks[name] = check_kl(name, kl, note, self.log.checks.get(name))
         total = templates * sum(self._draws(rung) for one in wanted for rung in one.rungs)
+        unknown = [(scores, circuits) for scores, circuits in chance if not scores.is_kept]
+        total += templates * sum(len(circuits) for _, circuits in unknown)
         # Circuits of several sizes may be one and the same, such as the empty one after pruning.
         known: dict[tuple[bytes, str, int], Scores] = {}
+
+        def score(one: Wanted[C], rung: str, draw: int, doing: str) -> Scores:
+            key = (self.identity(scene, one), rung, draw)
+            if key not in known:
+                other = scored(self.run(scene, one, rung, draw), prompts, positions)
+                known[key] = compare(clean, other, prompts)
+            self._done += 1
+            self.report(doing, self._done, total)
+            return known[key]
+
         for one in wanted:
-            kept = self.identity(scene, one)
             for rung in one.rungs:
                 for draw in range(self._draws(rung)):
-                    key = (kept, rung, draw)
-                    if key not in known:
-                        other = scored(self.run(scene, one, rung, draw), prompts, positions)
-                        known[key] = compare(clean, other, prompts)
-                    yield from table(prompts, rung_at(rung, one.size), draw, known[key])
-                    self._done += 1
-                    self.report(self.submission.name, self._done, total)
+                    found = score(one, rung, draw, self.submission.name)
+                    yield from table(prompts, rung_at(rung, one.size), draw, found)
+        for scores, circuits in unknown:
+            for number, circuit in enumerate(circuits):
+                one = Wanted(scores.size, circuit, (AGAINST_RANDOM,))
+                doing = f"{self.loaded.task.id}: random circuits, once"
+                scores.add(number, prompts.template, score(one, AGAINST_RANDOM, 0, doing))
 
     def _draws(self, rung: str) -> int:
         return self.plan.draws(rung) if self.has_draws(rung) else 1

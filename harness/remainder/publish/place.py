@@ -1,6 +1,7 @@
 """The place of a record among the others of its task: its rank, its ties, and what came before.
 
-1. Its place by KL, raw and Gaussian, among the ranked submissions of the same task and tier (`board.rank`).
+1. Its place within every budget, among the submissions of the same task and tier (`board.rank`); of a task
+   that gives no places, that it gives none.
 2. Against the previous record of the same submission, if there is one; else against the submission that is
    nearest in bits per token. Both paired on the same documents.
 """
@@ -10,8 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from remainder.board.merge import RUNGS, BoardRow, folders_of_tasks, groups, read_entries
-from remainder.board.rank import difference, rank, unranked_because
+from remainder.board.distortion import POINTS
+from remainder.board.merge import BoardRow, folders_of_tasks, groups, read_entries
+from remainder.board.rank import (
+    budgets_of,
+    difference,
+    gives_places,
+    lead_of,
+    rank,
+    unplaced_because,
+)
 from remainder.errors import RecordError
 from remainder.record.intervals import Estimate
 from remainder.record.number import Number
@@ -20,8 +29,7 @@ from remainder.report.text import format_interval
 
 __all__ = ["describe_place"]
 
-_BY = {"raw": "raw", "gaussian": "Gaussian"}
-_NAMED = 4  # submissions that it is tied with, by name
+_NAMES = {"coded": "coded", "raw": "raw", "gaussian": "Gaussian"}
 
 
 def describe_place(record: Record, results: Path) -> list[str]:
@@ -40,28 +48,34 @@ def describe_place(record: Record, results: Path) -> list[str]:
     peers = groups(entries)[own.group]
     if not own.current:
         return ["Not the current record of its submission: another one has more rungs, or came later."]
-    lines = [sentence for by in RUNGS for sentence in _place(own, peers, by)]
+    lines = list(_places(own, peers))
     other, why = _compared_with(own, peers)
     if other is not None:
         start = f"Against {other.record.submission.name} ({why}): KL"
-        lines += [f"{start} {name} {_in_words(difference(own, other, by))}." for by, name in _BY.items()]
+        compared = dict.fromkeys((lead_of([own, other]), "gaussian"))
+        lines += [f"{start} {_NAMES[by]} {_in_words(difference(own, other, by))}." for by in compared]
     return lines
 
 
-def _place(own: BoardRow, peers: Sequence[BoardRow], by: str) -> Iterator[str]:
-    if reason := unranked_because(own, by):
-        yield f"No place by KL {_BY[by]}: {reason}."
+def _places(own: BoardRow, peers: Sequence[BoardRow]) -> Iterator[str]:
+    if not gives_places(own.group.task):
+        yield f"{own.group.task} gives no places: they are given at sites of public pretrained models."
         return
-    ranking = rank(peers, by)
-    place = ranking.places[own.record.record_id]
-    tied = [
-        entry.record.submission.name
-        for entry in ranking.order
-        if ranking.places[entry.record.record_id].group == place.group and entry is not own
-    ]
-    more = f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else ""
-    with_ = f", tied with {', '.join(tied[:_NAMED])}{more}" if tied else ""
-    yield f"Place {place.text} of {len(ranking.order)} by KL {_BY[by]}{with_}."
+    if reason := unplaced_because(own):
+        yield f"No place: {reason}."
+        return
+    budgets = budgets_of(peers)
+    if not budgets:
+        yield "No place: no record of this task states R₀, the bits of transform coding."
+    name = own.record.record_id
+    for budget in budgets:
+        ranking, within = rank(peers, budget), f"Within {budget.name} of R₀ ({budget.bits:.4g} bits)"
+        if (place := ranking.places.get(name)) is None:
+            yield f"{within}: no place, {ranking.apart.get(name, 'no point of its curve is that cheap')}."
+            continue
+        one = ranking.entered[name]
+        point = f"{POINTS[one.point]}: {one.at.bits.value:.4g} bits, KL {one.at.kl.value:.4g}"
+        yield f"{within}: place {place.text} of {place.of}, with its point {point}; {place.told}."
 
 
 def _compared_with(own: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow | None, str]:

@@ -4,7 +4,8 @@ Rows of the table belong to a background and a circuit: `raw@0.01` is the backgr
 that keeps 1 % of all edges, the best by size of their scores; `raw@+0.01` the best with their sign, where
 that is another one; `raw@0` the empty circuit; `raw` alone the circuit that the headline numbers are of. Of
 circuits of features, `raw@>0.01` has all nodes whose score is beyond 0.01 nats, and `raw@~>0.01` all others,
-its complement.
+its complement. `random@0.01` is no background: it is the lower median, by KL, of random circuits of equal
+size, with the background `raw`.
 
 1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
 2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
@@ -12,7 +13,9 @@ its complement.
    of sums, so the interval of CMD is taken with the signs that the f_k found have.
    Thresholds are not sizes, so there is no area over them.
 3. Completeness = (m(M∖C) − m(∅)) / (m(M) − m(∅)), M∖C the complement (Marks et al., 2024).
-4. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
+4. efficiency = log[(KL_random + 10⁻⁶)/(KL + 10⁻⁶)] with the background `raw`, paired by prompt: by how much
+   better a circuit is than chance. Where both lose nothing, it is 0.
+5. Telescope: gap(full) = [full − permuted] + [permuted − counterfactual] + [counterfactual − clean].
 
 Source: Mueller et al., "MIB: A Mechanistic Interpretability Benchmark", 2025; protocol 1, section 8.
 """
@@ -29,7 +32,18 @@ from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung, 
 from remainder.record.number import Number
 from remainder.record.values import Totals, column, gap, pooled
 
-__all__ = ["AT", "BEYOND", "COMPLEMENT", "EMPTY", "HEADLINE", "circuit_metrics", "rung_at"]
+__all__ = [
+    "AGAINST_RANDOM",
+    "AT",
+    "BEYOND",
+    "COMPLEMENT",
+    "EMPTY",
+    "HEADLINE",
+    "RANDOM",
+    "circuit_metrics",
+    "rung_at",
+    "rung_of_random",
+]
 
 AT = "@"
 """Separates background and circuit in the name of a rung."""
@@ -41,11 +55,22 @@ BEYOND = ">"
 """Marks a threshold that stands for the size."""
 COMPLEMENT = "~"
 """Marks the complement: everything that the circuit of that size does not keep."""
+AGAINST_RANDOM = "raw"
+"""The background with which a circuit is held against random ones."""
+RANDOM = "random"
+"""The beginning of the name of their rung."""
+_FLOOR = 1e-6
+"""Nats that are added to KL under a logarithm: far below what any task tells apart."""
 
 
 def rung_at(background: str, size: str) -> str:
     """The rung of a background with the circuit of a size."""
     return background if size == HEADLINE else f"{background}{AT}{size}"
+
+
+def rung_of_random(size: str) -> str:
+    """The rung of random circuits as large as the one of a size."""
+    return f"{RANDOM}{AT}{size}"
 
 
 def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | None:
@@ -56,6 +81,8 @@ def circuit_metrics(bootstrap: Bootstrap, totals: Totals) -> CircuitMetrics | No
     sizes: dict[str, list[str]] = {}
     for rung in sorted(named):
         background, _, size = rung.partition(AT)
+        if background == RANDOM:
+            continue
         sizes.setdefault(size or HEADLINE, []).append(background)
     points = {
         size: _point(bootstrap, totals, size, found)
@@ -112,7 +139,21 @@ def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[st
             dependence=less(permuted, counterfactual),
             rest=less(counterfactual, "clean"),
         )
-    return CircuitPoint(rungs=rungs, telescope=telescope)
+    efficiency = _efficiency(bootstrap, totals, size) if rung_of_random(size) in totals else None
+    return CircuitPoint(rungs=rungs, telescope=telescope, efficiency=efficiency)
+
+
+def _efficiency(bootstrap: Bootstrap, totals: Totals, size: str) -> Number:
+    rungs = (rung_of_random(size), rung_at(AGAINST_RANDOM, size))
+    columns = np.stack(
+        [*(column(totals[rung], "kl") for rung in rungs), column(totals["clean"], "tokens")], axis=-1
+    )
+
+    def log_ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        kl = np.maximum(means[..., :2] / means[..., 2:], 0.0) + _FLOOR
+        return np.asarray(np.log(kl[..., 0] / kl[..., 1]))
+
+    return Number.of(bootstrap.of_function(columns, log_ratio))
 
 
 def _span(totals: Totals, background: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:

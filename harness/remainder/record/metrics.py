@@ -233,9 +233,9 @@ class CodingMetrics(FrozenModel):
     """The rate–distortion curve of an interpretation, and that of the reference."""
 
     points: dict[str, CodedPoint]
-    """By the name of the rung: `coded`, `coded-10` …; empty where the ladder is of exact codes."""
+    """Points by the name of the rung: `coded`, `coded-10` …; empty where the ladder is of exact codes."""
     steps: tuple[CodedStep, ...]
-    """For Δ_j = rms · 2^(−j/2), j = 0, 1 …: coarsest first."""
+    """A step each for Δ_j = rms · 2^(−j/2), j = 0, 1 …: coarsest first."""
     reference: tuple[ReferencePoint, ...]
     """Bits ascending; empty where the task has none."""
     full_bits: Number
@@ -270,11 +270,15 @@ class CircuitTelescope(FrozenModel):
     """counterfactual − clean: what matters."""
 
 
-class CircuitPoint(FrozenModel):
+class CircuitPoint(GrownModel):
     """One circuit."""
+
+    later = ("efficiency",)
 
     rungs: dict[str, CircuitRung]
     telescope: CircuitTelescope | None = None
+    efficiency: Number | None = None
+    """log[(KL + 10⁻⁶)/(KL + 10⁻⁶)] of the median random circuit of equal size over this one, with `raw`."""
 
 
 class CircuitMetrics(FrozenModel):

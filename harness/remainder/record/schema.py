@@ -100,16 +100,16 @@ class CircuitSize(GrownModel):
 
 
 class CodingInfo(FrozenModel):
-    """How codes were quantised: fixed on calibration."""
+    """Steps of the quantised codes, fixed on calibration."""
 
     unit: Literal["contribution", "sd"]
-    """What the step is a step of: a_j ‖d_j‖ of an affine decoder, or a code over its standard deviation."""
+    """The unit of a step: a_j ‖d_j‖ of an affine decoder, or a code over its standard deviation."""
     rms: Real
     """The coarsest step: √tr Cov x; in units of standard deviations, the root of how many codes vary."""
     steps: dict[str, int]
     """The j of Δ_j = rms · 2^(−j/2) at each point of the curve."""
     added: dict[str, Real]
-    """What quantising adds there to the median squared error, over max(that error, 10⁻³ tr Cov x)."""
+    """Increase of the median squared error by quantising there, over max(that error, 10⁻³ tr Cov x)."""
     silent: int
     """Latents that were never active on calibration: they share one rate."""
     reference_steps: tuple[int, ...]

@@ -13,9 +13,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.intervals import Ratio
 from remainder.record.number import Number
+from remainder.record.rungs import ALL, CODED
 from remainder.record.schema import Record
 from remainder.record.summary import explained_variance, gaussian_ratio, l0
 from remainder.record.values import Totals, gap, pooled
@@ -27,6 +29,8 @@ __all__ = [
     "QUANTITIES",
     "Quantity",
     "applicable",
+    "chosen",
+    "default_columns",
     "number_of",
     "on_rungs",
     "quantity",
@@ -38,8 +42,19 @@ OfTotals = Callable[[Totals], "Ratio | str"]
 """The quantity from sums over each document, or why there is none."""
 Better = Literal["small", "large", "near zero"]
 
-MAIN_RUNGS = {"raw": "raw", "gaussian": "full"}
-"""Names of the two rungs of every table -> the rung; `full` adds the Gaussian residual."""
+MAIN_RUNGS = {"coded": CODED, "raw": "raw", "gaussian": "full"}
+"""Names of the rungs of every table -> the rung; `full` adds the Gaussian residual."""
+
+_DEFAULTS = (
+    ("kl_coded", ("bits_per_token", "kl_coded", "efficiency")),
+    (
+        "faithfulness",
+        ("kept", "kl_raw", "kl_gaussian", "efficiency", "faithfulness", "cpr", "cmd", "cmd_gaussian"),
+    ),
+    ("kl_raw", ("bits_per_token", "kl_raw", "kl_gaussian", "gaussian_ratio")),
+)
+"""The columns that a table shows unless it is asked for others: those beside the first key that any of its
+records has a value for. The second score joins the first line when it is measured of every row."""
 _COMPLEXITY, _GAP, _TERMS = "Complexity", "Δ, signed", "Gaussian gap = sum of"
 CIRCUIT = "Circuit"
 """The group of quantities that circuits alone have."""
@@ -75,6 +90,11 @@ class Quantity:
     def signed(self) -> bool:
         """Whether it is sorted by its size: a gap below zero is no better than one above it."""
         return self.group in (_GAP, _TERMS)
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a whole number of edges or nodes."""
+        return self.key == "kept"
 
     @property
     def is_cost(self) -> bool:
@@ -116,6 +136,18 @@ def _on_circuits(get: OfRecord) -> OfRecord:
     return lambda record: get(record) if record.is_of_circuits else Number.null("it is no circuit")
 
 
+def _efficiency(record: Record) -> Number:
+    if record.is_of_circuits:
+        if record.circuit_sizes[HEADLINE].kept == 0:
+            return Number.null("it keeps nothing, and neither would chance")
+        found = record.circuits.points[HEADLINE].efficiency
+        return Number.null("no random circuits were measured beside it") if found is None else found
+    coding = record.metrics.coding
+    if coding is None or CODED not in coding.points:
+        return Number.null("its codes were not spliced in")
+    return coding.points[CODED].efficiency
+
+
 def _kept(record: Record) -> Number:
     return Number.bare(record.circuit_sizes[HEADLINE].kept, "a count of edges, or nodes")
 
@@ -142,7 +174,7 @@ def _no_area(record: Record) -> str:
     return "a single circuit has no area over sizes" if single else "not measured at all sizes"
 
 
-def _loss(what: Literal["gap", "kl"], name: str, about: str) -> Quantity:
+def _loss(what: Literal["gap", "kl"], name: str, about: str, *, always: bool = True) -> Quantity:
     """The gap or the KL on a rung."""
     rung, words = MAIN_RUNGS.get(name, name), "Gaussian" if name == "gaussian" else name
     sign, better, group, short = _LOSSES[what]
@@ -159,7 +191,7 @@ def _loss(what: Literal["gap", "kl"], name: str, about: str) -> Quantity:
         better=better,
         group=group or f"KL, {words}",
         short=short or words,
-        always=True,
+        always=always,
     )
 
 
@@ -202,8 +234,18 @@ _TABLE = (
         "small",
         _on_circuits(_kept),
     ),
+    _loss("kl", "coded", "KL(clean, spliced) per token of the very codes that the bits write", always=False),
+    Quantity(
+        "efficiency",
+        "efficiency",
+        "log KL of transform coding (circuits: of chance) less log KL, at equal size",
+        _efficiency,
+        unit="nats",
+        better="large",
+    ),
     _loss("kl", "raw", "KL(clean, spliced) per token; what is left out is zero"),
     _loss("kl", "gaussian", "KL per token; what is left out is noise of its mean and covariance"),
+    _loss("gap", "coded", "Loss of the codes that the bits write − clean loss", always=False),
     _loss("gap", "raw", "Loss − clean loss, nats per token"),
     _loss("gap", "gaussian", "Loss with Gaussian noise added − clean loss, nats per token"),
     Quantity(
@@ -270,6 +312,33 @@ def on_rungs(rungs: Iterable[str]) -> list[Quantity]:
     """Gap and KL on every rung that does not have a column of its own already."""
     keys = [f"{what}_{rung}" for rung in rungs if rung not in MAIN_RUNGS.values() for what in ("gap", "kl")]
     return [entry for key in keys if (entry := quantity(key)) is not None]
+
+
+def default_columns(records: Collection[Record]) -> list[Quantity]:
+    """The columns that a table of these records shows unless it is asked for others."""
+    fitting = [
+        columns
+        for key, columns in _DEFAULTS
+        if any(number_of(record, key).value is not None for record in records)
+    ]
+    return [QUANTITIES[name] for name in (fitting or [_DEFAULTS[-1][1]])[0]]
+
+
+def chosen(keys: Iterable[str], records: Collection[Record]) -> list[Quantity]:
+    """The quantities of these keys; none: the default columns; `all`: every one that applies.
+
+    Raises:
+        RecordError: there is no such quantity; near names are offered.
+    """
+    wanted = list(dict.fromkeys(keys))
+    if not wanted:
+        return default_columns(records)
+    if ALL in wanted:
+        return applicable(records)
+    for key in wanted:
+        if quantity(key) is None:
+            raise RecordError(f"there is no column {key!r}", fix=suggestion(key))
+    return [found for key in wanted if (found := quantity(key)) is not None]
 
 
 def number_of(record: Record, key: str) -> Number:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from textwrap import wrap
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -22,7 +24,15 @@ from remainder.record.naming import told_apart
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
 from remainder.report.ladder import ladder
-from remainder.report.quantities import CIRCUIT, MAIN_RUNGS, QUANTITIES, applicable, number_of, on_rungs
+from remainder.report.quantities import (
+    MAIN_RUNGS,
+    QUANTITIES,
+    Quantity,
+    applicable,
+    chosen,
+    number_of,
+    on_rungs,
+)
 from remainder.report.text import (
     WIDTH,
     Notes,
@@ -41,19 +51,19 @@ _NAME_WIDTH = 24
 _MOST_RUNGS = 6
 """Further rungs that a table has rows for; of more, `explain` shows the whole ladder."""
 
+_WIDE = 4
+"""Columns of numbers with intervals that 80 columns of a terminal have room for beside a name."""
+
 _LEGEND = (
-    "Δ: loss with the interpretation in place minus clean loss, nats per token.",
-    "Raw: what is left out is zero. Gaussian: it is noise of equal mean, covariance.",
-    "ρ: KL of raw over KL of equally large, equally correlated noise; near 1: noise.",
-    "L0: active codes per token. Bits: per token, to write the codes; fewest first.",
+    "Rows by bits per token, fewest first. Losses, KL: nats per scored token.",
     "Brackets: 95 % intervals, bootstrap over documents.",
 )
 _CIRCUIT_LEGEND = (
-    "Δ: loss of the circuit minus clean loss, nats per scored token.",
+    "KL, Δ: of the circuit, nats per scored token; rows by edges kept, fewest first.",
     "Raw: removed edges carry their mean at each position. Gaussian: noise of equal",
     "mean and covariance, shared by all edges of a writer.",
-    "ρ: KL of raw over KL of such noise around the clean values; near 1: noise.",
-    "Bits: log₂ of the number of circuits with as many edges; fewest first.",
+    "efficiency: log KL raw of the median of 20 random circuits of equal size, less",
+    "log KL raw; above 0: better than chance.",
     "f: share of the answer (log-odds) that is kept, counterfactual background.",
     "CPR: area under f over sizes (MIB); above 1, more than the model's own answer.",
     "CMD: area under |1 − f| over sizes (MIB); 0 is best.",
@@ -61,7 +71,7 @@ _CIRCUIT_LEGEND = (
 )
 _FEATURE_LEGEND = (
     "Kept: edges; or nodes, latents and errors of SAEs at each position, which carry",
-    "the same backgrounds where they are removed. Bits: of as many edges, or nodes.",
+    "the same backgrounds where they are removed.",
     "errors-…: the mean, but all errors are kept, or carry a mean or a Gaussian.",
 )
 
@@ -100,6 +110,7 @@ def render(
     format: str = "table",
     *,
     rungs: Collection[str] = (),
+    columns: Collection[str] = (),
     width: int = WIDTH,
     color: bool = False,
     stated: set[str] | None = None,
@@ -108,14 +119,16 @@ def render(
 
     Args:
         format: one of `text.FORMATS`.
-        rungs: further rungs to show beside raw and Gaussian, such as those that were asked for.
+        rungs: further rungs to show beside those of the columns, such as those that were asked for.
+        columns: keys of `report.quantities`, or `all`. Default: those that matter most, in a table for a
+            terminal; in a document all that apply. CSV and JSON always have every quantity.
         width: columns of the terminal; `table` only.
         color: whether to style for a terminal; `table` only.
         stated: legends and notes under tables above this one. Legends, and notes on reference rows or on
             every row, are left out if they are among them, and are added; `table` only.
 
     Raises:
-        RecordError: there is no record, or no such format.
+        RecordError: there is no record, no such format, or no such column.
     """
     require_format(format)
     records = list(records)
@@ -131,43 +144,56 @@ def render(
     tables = [told_apart(group) for group in groups.values()]
     if format == "table":
         above = set() if stated is None else stated
-        return draw([_glance(group, rungs, above) for group in tables], width=width, color=color)
-    return "\n".join(_written(group, rungs, format) for group in tables)
+        shown = [_glance(group, rungs, columns, above) for group in tables]
+        return draw(shown, width=width, color=color)
+    return "\n".join(_written(group, rungs, columns, format) for group in tables)
 
 
-def _glance(records: Sequence[Record], rungs: Collection[str], stated: set[str]) -> RenderableType:
-    """The table for a terminal: one record in two lines, intervals below the values."""
+def _glance(
+    records: Sequence[Record], rungs: Collection[str], columns: Collection[str], stated: set[str]
+) -> RenderableType:
+    """The table for a terminal: one record in two lines, intervals below the values.
+
+    Columns that one table has no room for follow in further ones.
+    """
     notes = Notes()
-    circuits = records[0].is_of_circuits
-    features = any(record.keeps_nodes for record in records)
-    costs = {"kept": "Kept" if features else "Edges"} if circuits else {"l0": "L0"}
-    write = "{:,.0f}".format if circuits else format_value
-    table = _named_rows(
-        records,
-        [*costs.values(), *(QUANTITIES[key].heading for key in ("bits_per_token", *_MAIN))],
-        lambda record: [
-            *(notes.value(number_of(record, key), write) for key in costs),
-            notes.value(number_of(record, "bits_per_token"), format_value),
-            *(notes.stacked(number_of(record, key)) for key in _MAIN),
-        ],
-    )
-    below: list[RenderableType] = [table, ""]
-    if circuits:
-        shown = [quantity for quantity in QUANTITIES.values() if quantity.group == CIRCUIT]
-        headings = [quantity.heading for quantity in shown]
-        below += [
-            _named_rows(records, headings, lambda r: [notes.stacked(q.of_record(r)) for q in shown]),
-            "",
-        ]
+    shown = chosen(columns, records)
+    below: list[RenderableType] = []
+    for start in range(0, len(shown), _WIDE):
+        part = shown[start : start + _WIDE]
+        headings = [_heading(quantity, records) for quantity in part]
+        below += [_named_rows(records, headings, partial(_row, part, notes)), ""]
     below += _further(records, rungs, notes)
     below += [Text(line, style="red") for line in troubles(records, stated)]
-    legend = (*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())) if circuits else _LEGEND
-    footer = [*notes.lines(), *_once("\n".join(legend), stated).splitlines()]
+    footer = [*notes.lines(), *_once("\n".join(_legend(records, shown)), stated).splitlines()]
     below += [Text(line, style="dim") for line in footer]
     return Group(Text(_title(records), style="bold"), "", *below)
 
 
-_MAIN = ("gap_raw", "gap_gaussian", "gaussian_ratio")
+def _row(columns: Sequence[Quantity], notes: Notes, record: Record) -> list[Text]:
+    """Cells of a record: a cost alone, any other number with its interval below it."""
+    return [
+        notes.value(column.of_record(record), "{:,.0f}".format if column.is_count else format_value)
+        if column.is_cost
+        else notes.stacked(column.of_record(record))
+        for column in columns
+    ]
+
+
+def _heading(column: Quantity, records: Sequence[Record]) -> str:
+    """The heading of a column in a terminal, a cost by its short word."""
+    if column.key == "kept":
+        return "Kept" if any(record.keeps_nodes for record in records) else "Edges"
+    return column.short[:1].upper() + column.short[1:] if column.is_cost else column.heading
+
+
+def _legend(records: Sequence[Record], columns: Sequence[Quantity]) -> list[str]:
+    """Meanings of the columns, in lines of a terminal."""
+    if records[0].is_of_circuits:
+        features = any(record.keeps_nodes for record in records)
+        return [*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())]
+    meant = [f"{_heading(column, records)}: {column.about}." for column in columns]
+    return [*(line for text in meant for line in wrap(text, WIDTH)), *_LEGEND]
 
 
 def _named_rows(
@@ -222,16 +248,15 @@ def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) ->
     return [table, ""]
 
 
-def _written(records: Sequence[Record], rungs: Collection[str], format: str) -> str:
+def _written(records: Sequence[Record], rungs: Collection[str], columns: Collection[str], format: str) -> str:
     """The table for a document: every quantity that applies, its interval beside the value."""
     notes = Notes()
-    shown = applicable(records, rungs)
+    shown = chosen(columns, records) if columns else applicable(records, rungs)
     cells = [
         [record.submission.name, *(notes.cell(quantity.of_record(record)) for quantity in shown)]
         for record in records
     ]
-    legend = _CIRCUIT_LEGEND if records[0].is_of_circuits else _LEGEND
-    below = [*notes.lines(), *troubles(records), *legend]
+    below = [*notes.lines(), *troubles(records), *_legend(records, shown)]
     headings = ["Submission", *(quantity.heading for quantity in shown)]
     return render_cells(headings, cells, format, title=_title(records), notes=below)
 

@@ -85,9 +85,9 @@
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--ink") },
         grid: tall ? { rows: 2, columns: 1, pattern: "independent" } : { rows: 1, columns: 2, pattern: "independent" },
-        xaxis: axis(unit + ", raw"), yaxis: axis(loss), xaxis2: axis(unit + ", Gaussian"), yaxis2: axis(""),
+        xaxis: axis(unit + ", " + plot.dataset.lead), yaxis: axis(loss), xaxis2: axis(unit + ", Gaussian"), yaxis2: axis(""),
       };
-      const data = [...traces(rows, what + "_raw", "", colour("--raw"), logarithmic), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic)];
+      const data = [...traces(rows, what + "_lead", "", colour("--raw"), logarithmic), ...traces(rows, what + "_gaussian", "2", colour("--gaussian"), logarithmic)];
       await Plotly.react(canvas, data, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
     };
 

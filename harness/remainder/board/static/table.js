@@ -1,4 +1,4 @@
-// Tables that sort and filter. Without it they stand there as they are, ordered by KL raw.
+// Tables that sort and filter. Without it they stand there as they are, ordered by KL, with every column.
 (function () {
   "use strict";
   const jQuery = window.jQuery;
@@ -35,6 +35,13 @@
     const tools = board.querySelector(".tools");
     const of = (name) => tools.querySelector("[data-" + name + "]");
     const [search, kind, cost, front, count] = ["search", "kind", "cost", "front", "count"].map(of);
+
+    const every = of("all");
+    if (every && element.querySelector("th.more")) {
+      const show = () => element.classList.toggle("brief", !every.checked);
+      every.addEventListener("change", show);
+      show();
+    } else if (every) every.parentElement.remove();
 
     const wanted = (row) => {
       if (row.classList.contains("reference")) return true; // in view under every filter
