@@ -149,6 +149,7 @@ app.command()(cli_publish.verify)
 app.command()(cli_publish.cite)
 app.command()(cli_publish.submit)
 app.command()(cli_publish.review)
+app.command()(cli_publish.audit)
 app.add_typer(cli_board.board, name="board")
 
 

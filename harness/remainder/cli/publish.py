@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from remainder.publish.remeasure import Rerun
     from remainder.publish.submit import Submitted
 
-__all__ = ["cite", "review", "submit", "verify"]
+__all__ = ["audit", "cite", "review", "submit", "verify"]
 
 SeedOption = Annotated[
     str | None,
@@ -230,6 +230,42 @@ def review(
         write_atomically(out, text.encode())
     print(text, end="")
     raise typer.Exit(0 if outcome.passed else 1)
+
+
+def audit(
+    record: Annotated[
+        str,
+        typer.Argument(metavar="RECORD", help="A record (.json), or how its id begins."),
+    ],
+    text: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="A sealed text, whose hash leaderboard/audit.toml holds."),
+    ],
+    submission: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The interpretation; default: found by its name.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Keep the verdict beside results: it counts as a use of the text.")
+    ] = False,
+) -> None:
+    """Score a record's submission on a sealed text. Fails if its place does not hold there."""
+    from remainder.base.progress import reporting
+    from remainder.board.shelf import results_root
+    from remainder.errors import RecordError
+    from remainder.publish.audit import audit as audit_record
+    from remainder.publish.audit import render_audit
+
+    found = _files(record)
+    root = results_root(found[0]) if len(found) == 1 else None
+    if root is None:
+        raise RecordError(
+            f"{record}: is no record in a folder of results, but {len(found)} files",
+            fix="give one record, as <task>/<N>/<submission>/<record_id>.json or by how its id begins",
+        )
+    with reporting() as progress:
+        done = audit_record(found[0], text, root, submission=submission, keep=write, progress=progress)
+    print(render_audit(done))
+    raise typer.Exit(0 if done.verdict.holds else 1)
 
 
 def cite(

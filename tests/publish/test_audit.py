@@ -1,0 +1,222 @@
+"""Scoring a submission on a sealed text: what is honest holds there, what memorised the public text does not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacks import Known, write
+from terminal import Command
+
+from remainder.board.audits import REGISTER, audit_path, read_audits, uses_of
+from remainder.errors import RecordError, TaskError
+from remainder.loading.fetch import load_tokenizer, tokenizer_key
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
+from remainder.loading.site import LanguageTask
+from remainder.measure.plan import plan
+from remainder.publish import remeasure
+from remainder.publish.audit import audit, read_sealed, render_audit, seal
+from remainder.runs.cells import run
+from remainder.submission.open import open_submission
+
+TASK, HONEST, MEMORISED = "tiny/wiki", "wiki-topk", "memorised-evaluation"
+DOCUMENTS = 12
+
+
+@cache
+def _opened(
+    task: str, *, device: str = "cpu", batch_size: int | None = None, progress: None = None
+) -> LoadedTask:
+    return open_task(task, device=device, batch_size=batch_size, progress=progress)
+
+
+@pytest.fixture(autouse=True)
+def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task stays in memory between the tests."""
+    monkeypatch.setattr(
+        remeasure, "open_task", lambda task, **settings: _opened(task, device=settings["device"])
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LanguageTask:
+    found = _opened(TASK, device="cpu")
+    assert isinstance(found, LanguageTask)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sealed(loaded: LanguageTask) -> bytes:
+    """Documents that score nothing, as a maintainer's own would be."""
+    corpus, tokenizer = loaded.corpus, load_tokenizer(loaded.folder)
+    chosen = corpus.documents("fit")[:DOCUMENTS]
+    texts = [tokenizer.decode(corpus.tokens[corpus.bounds[i] : corpus.bounds[i + 1]]) for i in chosen]
+    return seal([(f"secret-{number}", text) for number, text in enumerate(texts)], loaded)
+
+
+@pytest.fixture(scope="module")
+def measured(loaded: LanguageTask, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """The record and the folder of an honest baseline and of a codebook of the evaluation tokens, by name."""
+    root = tmp_path_factory.mktemp("board") / "results"
+    folder = write(MEMORISED, Known(loaded), root.parent / "folders")
+    submissions = [open_submission(HONEST), open_submission(folder)]
+    rows = run(loaded, submissions, plan(loaded.task, "quick", rungs=("raw",)), root)
+    paths = {row.record.submission.name: row.path for row in rows}
+    return {HONEST: (paths[HONEST], Path(HONEST)), MEMORISED: (paths[MEMORISED], folder)}
+
+
+Prepared = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture
+def prepared(sealed: bytes, tmp_path: Path, loaded: LanguageTask) -> Prepared:
+    """Writes a sealed file and its entry in audit.toml; gives the file and the folder of results."""
+
+    def make(content: bytes = sealed, **changed: Any) -> tuple[Path, Path]:
+        file, root = tmp_path / "text.json", tmp_path / "results"
+        file.write_bytes(content)
+        entry = {
+            "name": "first",
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "tokenizer": tokenizer_key(loaded.task.model),
+            "committed": "2026-11-29",
+            "limit": 2,
+            "state": "sealed",
+            **changed,
+        }
+        lines = [f"{name} = {json.dumps(value)}" for name, value in entry.items()]
+        (tmp_path / REGISTER).write_text("[[text]]\n" + "\n".join(lines) + "\n")
+        return file, root
+
+    return make
+
+
+def test_an_honest_place_holds_on_a_sealed_text(
+    prepared: Prepared, measured: dict[str, tuple[Path, Path]]
+) -> None:
+    file, root = prepared()
+    path, folder = measured[HONEST]
+    found = audit(path, file, root, submission=folder, keep=True)
+    assert found.verdict.holds, found.verdict.faults
+    assert found.verdict.documents == DOCUMENTS
+    assert found.verdict.use == 1
+    public, left = found.verdict.unexplained_public.value, found.verdict.unexplained_audited.value
+    assert public is not None
+    assert left is not None
+    assert 0.8 < left / public < 1.25
+    assert "its place holds" in render_audit(found)
+    kept = read_audits(audit_path(root, path.stem))
+    assert kept.word == "audited"
+    assert kept.verdicts == (found.verdict,)
+
+
+def test_a_place_by_memorising_does_not_hold(
+    prepared: Prepared, measured: dict[str, tuple[Path, Path]]
+) -> None:
+    file, root = prepared()
+    path, folder = measured[MEMORISED]
+    found = audit(path, file, root, submission=folder, keep=True)
+    assert not found.verdict.holds
+    assert any("may have memorised" in fault for fault in found.verdict.faults)
+    assert "does NOT hold" in render_audit(found)
+    assert read_audits(audit_path(root, path.stem)).word == "audit failed"
+
+
+def test_a_verdict_tells_nothing_of_the_text(
+    prepared: Prepared, measured: dict[str, tuple[Path, Path]], sealed: bytes
+) -> None:
+    file, root = prepared()
+    path, folder = measured[HONEST]
+    audit(path, file, root, submission=folder, keep=True)
+    told = audit_path(root, path.stem).read_text()
+    assert "secret-" not in told
+    words = {
+        word for each in json.loads(sealed)["documents"] for word in each["text"].split() if len(word) > 12
+    }
+    assert len(words) > 50
+    assert not any(word in told for word in words)
+
+
+def test_a_text_is_used_as_often_as_its_limit_says_and_once_a_record(
+    prepared: Prepared, measured: dict[str, tuple[Path, Path]]
+) -> None:
+    file, root = prepared(limit=1)
+    path, folder = measured[HONEST]
+    looked = audit(path, file, root, submission=folder)
+    assert looked.path is None
+    assert uses_of(root, hashlib.sha256(file.read_bytes()).hexdigest()) == 0
+    audit(path, file, root, submission=folder, keep=True)
+    with pytest.raises(RecordError, match="was used 1 times, of 1"):
+        audit(path, file, root, submission=folder)
+    prepared(limit=2)
+    with pytest.raises(RecordError, match="was audited with the text first before"):
+        audit(path, file, root, submission=folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"sha256": "0" * 64}, "no text of leaderboard/audit.toml"),
+        ({"state": "published"}, "is published"),
+        ({"tokenizer": "another"}, "is for another tokenizer"),
+        ({"limit": 0}, "audit.toml"),
+        ({"state": "open"}, "audit.toml"),
+    ],
+)
+def test_a_text_that_is_none_of_the_sealed_ones_is_refused(
+    prepared: Prepared, loaded: LanguageTask, changed: dict[str, Any], says: str
+) -> None:
+    file, root = prepared(**changed)
+    with pytest.raises(RecordError, match=says):
+        read_sealed(file, root, loaded)
+
+
+def test_a_sealed_file_says_itself_what_it_is_for(
+    prepared: Prepared, loaded: LanguageTask, sealed: bytes
+) -> None:
+    other = json.dumps({**json.loads(sealed), "tokenizer": "another"}).encode()
+    file, root = prepared(other)
+    with pytest.raises(RecordError, match="says that it is for the tokenizer another"):
+        read_sealed(file, root, loaded)
+    file, root = prepared(b'{"documents": []}')
+    with pytest.raises(RecordError, match=r"text\.json"):
+        read_sealed(file, root, loaded)
+
+
+def test_two_seals_of_one_text_have_other_hashes(loaded: LanguageTask) -> None:
+    """Otherwise a guess of the text could be tried on the hash."""
+    documents = [("a", "one"), ("b", "two")]
+    assert (
+        hashlib.sha256(seal(documents, loaded)).digest() != hashlib.sha256(seal(documents, loaded)).digest()
+    )
+
+
+def test_a_task_without_text_is_refused(prepared: Prepared) -> None:
+    file, root = prepared()
+    with pytest.raises(TaskError, match="has no text"):
+        read_sealed(file, root, open_task("tiny/digits", device="cpu"))
+
+
+def test_the_command_prints_a_verdict_and_fails_where_it_does_not_hold(
+    remainder: Command, measured: dict[str, tuple[Path, Path]], sealed: bytes, loaded: LanguageTask
+) -> None:
+    path, folder = measured[MEMORISED]
+    file = path.parents[5] / "text.json"
+    file.write_bytes(sealed)
+    digest = hashlib.sha256(sealed).hexdigest()
+    (path.parents[5] / REGISTER).write_text(
+        f'[[text]]\nname = "first"\nsha256 = "{digest}"\ntokenizer = "{tokenizer_key(loaded.task.model)}"\n'
+        'committed = "2026-11-29"\nlimit = 3\nstate = "sealed"\n'
+    )
+    found = remainder("audit", path, "--text", file, "--submission", folder)
+    assert found.code == 1, found
+    assert "does NOT hold" in found.out
+    assert "not kept" in found.out
+    assert not audit_path(path.parents[4], path.stem).exists()
+    assert remainder("audit", "no-such-record", "--text", file).code != 0
