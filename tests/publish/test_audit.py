@@ -1,9 +1,10 @@
-"""Scoring a submission on a sealed text: what is honest holds there, what memorised the public text does not."""
+"""Scoring a submission on a sealed text: honest ones hold there, and one that memorised its text does not."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from attacks import Known, write
 from terminal import Command
 
 from remainder.board.audits import REGISTER, audit_path, read_audits, uses_of
+from remainder.board.merge import read_entries
 from remainder.errors import RecordError, TaskError
 from remainder.loading.fetch import load_tokenizer, tokenizer_key
 from remainder.loading.loaded import LoadedTask
@@ -220,3 +222,26 @@ def test_the_command_prints_a_verdict_and_fails_where_it_does_not_hold(
     assert "not kept" in found.out
     assert not audit_path(path.parents[4], path.stem).exists()
     assert remainder("audit", "no-such-record", "--text", file).code != 0
+
+
+def test_a_board_says_whether_a_row_is_audited_and_gives_no_place_to_one_that_fails(
+    measured: dict[str, tuple[Path, Path]], prepared: Prepared
+) -> None:
+    file, _ = prepared()
+    root = measured[HONEST][0].parents[4]
+    shutil.copy(file.with_name(REGISTER), root.parent / REGISTER)
+    paths = [path for path, _ in measured.values()]
+    entries, faults = read_entries(root, paths)
+    assert not faults
+    assert [entry.audit for entry in entries] == ["unaudited", "unaudited"]
+    kept = [audit(path, file, root, submission=folder, keep=True).path for path, folder in measured.values()]
+    entries, faults = read_entries(root, paths)
+    assert not faults
+    assert [entry.audit for entry in entries] == ["audited", "audit failed"]
+    assert ["audit on a sealed text" in entry.failed for entry in entries] == [False, True]
+    assert kept[0] is not None
+    kept[0].write_text("{}")
+    entries, faults = read_entries(root, paths)
+    assert "holds no verdicts of an audit" in faults[0].what
+    assert entries[0].audit == "unaudited"
+    shutil.rmtree(kept[0].parent)

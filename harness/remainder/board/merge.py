@@ -27,7 +27,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from remainder.base.files import present, require_file
 from remainder.board.agreement import content_of, disagreements
+from remainder.board.audits import Audits, audit_path, read_audits
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
@@ -119,6 +120,8 @@ class BoardRow:
     """The verdict of the checker, if it was kept."""
     disputed: tuple[str, ...] = ()
     """Ids of other records of the same content that say something else (step 7)."""
+    audits: Audits | None = None
+    """How its submission did on sealed texts, if it was scored on one."""
     arrival: tuple[int, str, str] = (0, "", "")
     """Sorts records by when they came, the newest last; see `record.order`."""
 
@@ -153,6 +156,11 @@ class BoardRow:
         return again is not None and again.passed
 
     @property
+    def audit(self) -> str:
+        """The word for what sealed texts say: `unaudited`, `audited`, or `audit failed`."""
+        return "unaudited" if self.audits is None else self.audits.word
+
+    @property
     def verified(self) -> bool:
         """Whether the checker found nothing at fault."""
         return self.recomputed
@@ -162,7 +170,11 @@ class BoardRow:
         """Names of the checks inside the run that failed, and whether verification did or another record of
         the same content disagrees."""
         refuted = self.verification is not None and self.verification.outcome == "failed"
-        told = {"verification": refuted, "another record of the same content disagrees": bool(self.disputed)}
+        told = {
+            "verification": refuted,
+            "another record of the same content disagrees": bool(self.disputed),
+            "audit on a sealed text": self.audits is not None and not self.audits.verdicts[-1].holds,
+        }
         return [*self.record.failed_checks, *(name for name, found in told.items() if found)]
 
 
@@ -211,13 +223,19 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
         except RecursionError:
             faults.append(Fault(place, "its JSON is nested deeper than any record's"))
             continue
-        kept = verification_path(results, entry.record.record_id)
-        try:
-            entries.append(replace(entry, verification=read_verification(kept) if kept.is_file() else None))
-        except RecordError as problem:  # the record is none the worse for it
-            faults.append(Fault(kept.name, problem.what.replace(f"{kept.parent}/", "")))
-            entries.append(entry)
+        verdict, told = _kept(read_verification, verification_path(results, entry.record.record_id))
+        audits, more = _kept(read_audits, audit_path(results, entry.record.record_id))
+        faults += told + more
+        entries.append(replace(entry, verification=verdict, audits=audits))
     return _with_disputes(list(_marked(entries, read_order(results)))), faults
+
+
+def _kept[Kept](read: Callable[[Path], Kept], path: Path) -> tuple[Kept | None, list[Fault]]:
+    """What was kept beside the results, if it was; a record is none the worse for a damaged one."""
+    try:
+        return read(path) if path.is_file() else None, []
+    except RecordError as problem:
+        return None, [Fault(path.name, problem.what.replace(f"{path.parent}/", ""))]
 
 
 def groups(entries: Iterable[BoardRow]) -> dict[Group, list[BoardRow]]:
