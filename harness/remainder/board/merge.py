@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,7 @@ RUNGS = {**MAIN_RUNGS, **{rung: rung for rung in CURVE}}
 """Names of KLs that rows are compared by -> their rungs: those of the tables, and points of the curve."""
 
 _SPLIT = "evaluation"
+_Kept = TypeVar("_Kept")
 _MOST = 512 * 2**20  # bytes of unpacked values; what claims more is there to fill the memory
 _VERSION = re.compile(r"[1-9][0-9]{0,5}-[A-Z]")
 
@@ -230,7 +231,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
     return _with_disputes(list(_marked(entries, read_order(results)))), faults
 
 
-def _kept[Kept](read: Callable[[Path], Kept], path: Path) -> tuple[Kept | None, list[Fault]]:
+def _kept(read: Callable[[Path], _Kept], path: Path) -> tuple[_Kept | None, list[Fault]]:
     """What was kept beside the results, if it was; a record is none the worse for a damaged one."""
     try:
         return read(path) if path.is_file() else None, []
