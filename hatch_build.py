@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries the tasks, the baselines and the published results.
+"""Build hook: a wheel carries the tasks, the baselines and the published results, archives left out.
 
 They live outside the package in the checkout. `remainder.base.paths.project_root()` finds them there in an
 editable install, and in `remainder/_bundled/` of an installed wheel.

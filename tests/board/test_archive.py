@@ -13,6 +13,7 @@ from forging import read, seal, write
 from terminal import Command
 
 from remainder.base.paths import project_root
+from remainder.board.archive import archived, section
 from remainder.board.shelf import archived_protocol, archives, place_in, relative_place, results_folder
 from remainder.board.snapshot import read_snapshot
 from remainder.board.verify import verify_paths, verify_record
@@ -169,3 +170,32 @@ def test_commands_that_show_a_record_show_an_archived_one(remainder: Command) ->
     mixed = remainder("compare", old, "tiny/digits/2/digits-pca-4")
     assert mixed.code == 7
     assert "on the same version of one task" in mixed.err
+
+
+def test_it_is_listed_as_history_and_what_does_not_fit_is_told(one: Path) -> None:
+    results = one.parents[7] / "results"
+    found, faults = archived(results, {one.stem: ("2026.12",)})
+    ((protocol, (row,)),) = found
+    assert (faults, protocol) == ([], "1")
+    record = read_record(one).record
+    assert (row.task, row.name, row.version) == ("tiny/digits", "digits-pca-4", "1-A")
+    assert (row.record_id, row.snapshots) == (one.stem, ("2026.12",))
+    assert row.place == (OLD / one.name).as_posix()
+    assert row.verdict == "no verdict was kept"
+    assert float(row.kl_raw.order) == record.metrics.rungs["raw"].quenched.kl.value
+    assert float(row.bits.order) == record.complexity.bits_per_token.value
+    (text,) = section(found)
+    assert text.startswith("## Protocol 1 (archived, verified by hash, not recomputed)\n")
+    assert "[archive/1](archive/README.md) holds 1 record of 1 task, as" in text
+    values_path(one).write_bytes(gzip.compress(b"other"))
+    found, (fault,) = archived(results)
+    assert found[0].rows == ()
+    assert fault.path == f"archive/1/{row.place}"
+    assert "content hash" in fault.what
+
+
+def test_the_benchmarks_own_is_all_history() -> None:
+    (one,), faults = archived(results_folder())
+    assert not faults
+    assert (len(one.rows), one.tasks) == (254, 38)
+    assert {row.verdict.partition(",")[0] for row in one.rows} == {"passed"}

@@ -116,7 +116,9 @@ def test_wheel_carries_tasks_and_baselines_and_finds_them(tmp_path: Path) -> Non
     prefix = "remainder/_bundled/"
     bundled = {name.removeprefix(prefix) for name in _names(wheel) if name.startswith(prefix)}
     assert any(name.startswith("tasks/") and name.endswith("/task.toml") for name in bundled)
-    assert _tracked("tasks") | _tracked("baselines") <= bundled
+    assert _tracked("tasks") | _tracked("baselines") | _tracked("leaderboard/results") <= bundled
+    assert "tasks/lock.json" in bundled
+    assert not any("archive" in Path(name).parts for name in bundled)
     assert "remainder/py.typed" in _names(wheel)
 
     installed = tmp_path / "site"

@@ -88,12 +88,15 @@ def archived(
 
 def section(found: Iterable[Archive]) -> list[str]:
     """A section for each archive of `leaderboard/README.md`."""
-    return [
-        f"## {one.heading}\n\n"
-        f"{len(one.rows)} records of {one.tasks} tasks lie in [archive/{one.protocol}](archive/README.md), as they "
-        "were measured. They are in no table: records of two protocols are not comparable.\n"
-        for one in found
-    ]
+    texts = []
+    for one in found:
+        records = "1 record" if len(one.rows) == 1 else f"{len(one.rows)} records"
+        tasks = "1 task" if one.tasks == 1 else f"{one.tasks} tasks"
+        texts.append(
+            f"## {one.heading}\n\n[archive/{one.protocol}](archive/README.md) holds {records} of {tasks}, as they "
+            "were measured. They are in no table: records of two protocols are not comparable.\n"
+        )
+    return texts
 
 
 def _row(record: Record, path: Path, results: Path, snapshots: tuple[str, ...]) -> ArchivedRow:
