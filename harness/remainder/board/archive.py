@@ -93,8 +93,8 @@ def section(found: Iterable[Archive]) -> list[str]:
         records = "1 record" if len(one.rows) == 1 else f"{len(one.rows)} records"
         tasks = "1 task" if one.tasks == 1 else f"{one.tasks} tasks"
         texts.append(
-            f"## {one.heading}\n\n[archive/{one.protocol}](archive/README.md) holds {records} of {tasks}, as they "
-            "were measured. They are in no table: records of two protocols are not comparable.\n"
+            f"## {one.heading}\n\n[archive/{one.protocol}](archive/README.md) holds {records} of {tasks}, as "
+            "they were measured. They are in no table: records of two protocols are not comparable.\n"
         )
     return texts
 
