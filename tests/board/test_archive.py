@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from forging import read, seal, write
+from synthetic_board import small_board
 from terminal import Command
 
 from remainder.base.paths import project_root
 from remainder.board.archive import archived, section
+from remainder.board.build import build
 from remainder.board.shelf import archived_protocol, archives, place_in, relative_place, results_folder
-from remainder.board.snapshot import read_snapshot
+from remainder.board.snapshot import check_snapshot, make_snapshot, read_snapshot
 from remainder.board.verify import verify_paths, verify_record
 from remainder.board.which import record_of
 from remainder.record.json import sha256
@@ -199,3 +201,38 @@ def test_the_benchmarks_own_is_all_history() -> None:
     assert not faults
     assert (len(one.rows), one.tasks) == (254, 38)
     assert {row.verdict.partition(",")[0] for row in one.rows} == {"passed"}
+
+
+def test_the_site_shows_it_as_history_and_its_snapshots_hold(one: Path, tmp_path: Path) -> None:
+    """As it is with 2026.12: frozen among the results, and archived since."""
+    results = one.parents[7] / "results"
+    made = small_board(results)
+    snapshots = results.parent / "snapshots"
+    snapshots.mkdir()
+    frozen = make_snapshot("2026.12", results, [one, made["good"]])
+    (snapshots / "2026.12.json").write_bytes(frozen.content)
+    built = build(results, tmp_path / "site")
+    assert not built.faults
+    assert "## Protocol 1 (archived, verified by hash, not recomputed)\n" in built.readme
+    assert built.readme == build(results, None).readme
+    page = (tmp_path / "site" / "history.html").read_text(encoding="utf-8")
+    before, _, after = page.partition('id="archive"')
+    assert "Protocol 1 (archived, verified by hash, not recomputed)" in after
+    assert one.stem[:12] in after
+    assert one.stem[:12] not in before
+    assert not (tmp_path / "site" / "records" / f"{one.stem}.html").exists()
+    page = (tmp_path / "site" / "snapshots" / "2026.12.html").read_text(encoding="utf-8")
+    assert page.count("<td>archived</td>") == 1
+    assert "is not among the records" not in page
+    assert check_snapshot("2026.12", results=results, folder=snapshots) == frozen
+    for path in (one, values_path(one)):
+        path.unlink()
+    (fault,) = build(results, None).faults
+    assert "is not among the records" in fault.what
+
+
+def test_without_an_archive_no_page_speaks_of_one(tmp_path: Path) -> None:
+    small_board(tmp_path / "results")
+    built = build(tmp_path / "results", tmp_path / "site")
+    assert "archived" not in built.readme
+    assert "archived" not in (tmp_path / "site" / "history.html").read_text(encoding="utf-8")

@@ -203,8 +203,9 @@ def test_whatever_the_script_is_moves_the_hash(tmp_path: Path) -> None:
         )
     }
     assert len(hashes) >= 3
-    place = write(tmp_path, more='expected = "nothing.py"')
-    assert load_task(place).hash == load_task(write(tmp_path)).hash  # known answers move no number
+    answers = [load_task(write(tmp_path, more=f'expected = "{name}.py"')).hash for name in ("one", "other")]
+    assert answers[0] == answers[1]  # which they are moves no number; that there are some decides the ladder
+    assert answers[0] != load_task(write(tmp_path)).hash
 
 
 def test_windows_of_a_document_are_numbered(loaded: LoadedTask) -> None:

@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from remainder.board.archive import Archive, ArchivedRow, archived
+from remainder.board.archive import section as section_of_archive
 from remainder.board.bundle import write_assets
 from remainder.board.figures import spark
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
@@ -123,22 +125,24 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
     """
     found = folders_of_tasks(results)
     snapshots, unreadable = frozen(folder_beside(results))
+    held = _held(snapshots)
+    old, damaged = archived(results, held)
     paths = {path.stem: path for root in archives(results) for path in root.rglob("*.json")}
     paths |= {path.stem: path for some in found.values() for path in some}
-    faults = [*strays(results), *unreadable]
+    faults = [*strays(results), *unreadable, *damaged]
     for one in () if in_package(results) else snapshots:
         faults += missing(one, results, paths)
     if site is None:
-        return _summary(list(_each(results, found, None, snapshots, processes)), faults)
+        return _summary(list(_each(results, found, None, held, processes)), old, faults)
     _check_replaceable(site, results)
     made = site.absolute().with_name(f".{site.absolute().name}.{uuid.uuid4().hex}.tmp")
     try:
         for folder in ("tasks", "records", "snapshots"):
             (made / folder).mkdir(parents=True)
         write_assets(made / "assets")
-        done = list(_each(results, found, made, snapshots, processes))
-        built = _summary(done, faults)
-        _shared(made, done, built, snapshots)
+        done = list(_each(results, found, made, held, processes))
+        built = _summary(done, old, faults)
+        _shared(made, done, built, snapshots, old)
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)
@@ -175,18 +179,23 @@ class _Job(NamedTuple):
     """Names of snapshots, by each record that is in any."""
 
 
-def _each(
-    results: Path,
-    found: Mapping[str, list[Path]],
-    site: Path | None,
-    snapshots: Sequence[Frozen],
-    processes: int | None,
-) -> Iterator[_Done]:
-    """Every task's work, in the order of their ids, by as many processes as are worth it."""
+def _held(snapshots: Sequence[Frozen]) -> dict[str, tuple[str, ...]]:
+    """Names of snapshots, by the id of each record that is in any."""
     held: dict[str, tuple[str, ...]] = {}
     for one in snapshots:
         for entry in one.snapshot.records:
             held[entry.record_id] = (*held.get(entry.record_id, ()), one.snapshot.name)
+    return held
+
+
+def _each(
+    results: Path,
+    found: Mapping[str, list[Path]],
+    site: Path | None,
+    held: Mapping[str, tuple[str, ...]],
+    processes: int | None,
+) -> Iterator[_Done]:
+    """Every task's work, in the order of their ids, by as many processes as are worth it."""
     jobs = [
         _Job(results, paths, site, {path.stem: held[path.stem] for path in paths if path.stem in held})
         for _, paths in sorted(found.items())
@@ -252,8 +261,10 @@ def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Se
         shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
 
 
-def _shared(site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Sequence[Frozen]) -> None:
-    """Front page, list of all records, snapshots, how to read."""
+def _shared(
+    site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Sequence[Frozen], old: Sequence[Archive]
+) -> None:
+    """Front page, list of all records and of archived ones, snapshots, how to read."""
     lines = [line for one in done for line in one.lines]
     suites = [
         (suite, list(some)) for suite, some in groupby(lines, key=lambda line: line.task.partition("/")[0])
@@ -271,21 +282,23 @@ def _shared(site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Seq
         reverse=True,
     )
     rows = {row.record_id: row for row in history}
+    former = {row.record_id: row for one in old for row in one.rows}
     for one in snapshots:
         listed = sorted(one.snapshot.records, key=lambda entry: (entry.path, entry.record_id))
-        page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, rows=rows)
+        known = {"rows": rows, "former": former}
+        page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, **known)
         (site / one.page).write_text(page, encoding="utf-8")
         shutil.copyfile(one.file, (site / one.page).with_name(one.file.name))
     pages = {
         "index.html": plain_page(
             "index.html", root="", here="tasks", suites=suites, counts=counts, faults=built.faults
         ),
-        "history.html": plain_page("history.html", root="", here="history", records=history),
+        "history.html": plain_page("history.html", root="", here="history", records=history, archives=old),
         "snapshots.html": plain_page(
             "snapshots.html",
             root="",
             here="snapshots",
-            snapshots=[(one, _newest(one, rows)) for one in snapshots],
+            snapshots=[(one, _newest(one, {**former, **rows})) for one in snapshots],
         ),
         "about.html": plain_page("about.html", root="", here="about"),
         _MARK: "made by remainder board build\n",
@@ -294,17 +307,17 @@ def _shared(site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Seq
         (site / name).write_text(text, encoding="utf-8")
 
 
-def _newest(one: Frozen, rows: Mapping[str, HistoryRow]) -> str:
+def _newest(one: Frozen, rows: Mapping[str, HistoryRow | ArchivedRow]) -> str:
     """When the last of its records was written."""
     return max((rows[e.record_id].written for e in one.snapshot.records if e.record_id in rows), default="")
 
 
-def _summary(done: Sequence[_Done], others: Sequence[Fault]) -> BoardBuild:
+def _summary(done: Sequence[_Done], old: Sequence[Archive], others: Sequence[Fault]) -> BoardBuild:
     return BoardBuild(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
         faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),
-        readme=readme([text for one in done for text in one.sections]),
+        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)]),
     )
 
 
