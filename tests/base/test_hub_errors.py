@@ -209,3 +209,49 @@ def test_a_release_or_an_sae_that_is_not_listed(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InterpretationError, match=r"has no SAE 'blocks.8.resid_pre'") as raised:
         open_submission("hub:gpt2-small-res-jb:blocks.8.resid_pre")
     assert "blocks.8.hook_resid_pre" in (raised.value.fix or "")
+
+
+# what somebody else's address may make this machine download
+
+
+def test_more_than_is_allowed_is_refused_before_a_byte_is_fetched(
+    hub: Hub, saes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMAINDER_HUB_GB", "1e-6")
+    release(monkeypatch, SAES, None)
+    for address in (f"{SAES}:{SITE}", f"{SAES}@{saes}:{SITE}"):
+        with pytest.raises(AssetError, match=r"sae_weights.safetensors of .* at most 1e-06 GB") as raised:
+            open_submission(f"hub:{address}")
+        assert "REMAINDER_HUB_GB" in (raised.value.fix or "")
+    assert hub.downloads() == []
+
+
+def test_files_of_a_release_are_added_up(hub: Hub, saes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which sae-lens asks for one by one: the config may pass, the weights come on top of it."""
+    release(monkeypatch, SAES, None)
+    weights = len(hub.repositories[SAES].commits[saes][f"{SITE}/sae_weights.safetensors"])
+    config = len(hub.repositories[SAES].commits[saes][f"{SITE}/cfg.json"])
+    monkeypatch.setenv("REMAINDER_HUB_GB", str((weights + config - 1) / 1e9))
+    with pytest.raises(AssetError, match="submission's files on the hub take"):
+        open_submission(f"hub:tiny-release@{saes}:one")
+    assert all(path.endswith("cfg.json") for path in hub.downloads())
+    monkeypatch.setenv("REMAINDER_HUB_GB", str((weights + config) / 1e9))
+    assert open_submission(f"hub:tiny-release@{saes}:one").commit == saes
+
+
+def test_what_is_allowed_is_fetched_and_only_what_is_asked_for_counts(
+    hub: Hub, saes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository holds another SAE of the same size."""
+    files = hub.repositories[SAES].commits[saes]
+    wanted = sum(len(content) for name, content in files.items() if name.startswith(f"{SITE}/"))
+    assert wanted < sum(map(len, files.values()))
+    monkeypatch.setenv("REMAINDER_HUB_GB", str(wanted / 1e9))
+    assert open_submission(f"hub:{SAES}:{SITE}").commit == saes
+
+
+@pytest.mark.parametrize("text", ["", "much", "0", "-1", "nan"])
+def test_a_limit_that_is_no_number_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMAINDER_HUB_GB", text)
+    with pytest.raises(AssetError, match=r"REMAINDER_HUB_GB is .* not a number above 0"):
+        open_submission(f"hub:{SAES}:{SITE}")

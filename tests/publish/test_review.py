@@ -127,8 +127,8 @@ def test_what_was_moved_is_deleted_and_added(git: Callable[..., str], branch: Br
 
 def test_nothing_and_too_much_are_refused() -> None:
     assert next(faults_of_changes([])) == "nothing is changed"
-    many = [ChangedFile("A", "100644", "0", 1, f"baselines/my-sae/f{number}") for number in range(401)]
-    assert list(faults_of_changes(many)) == ["401 files are changed, at most 400 may be"]
+    many = [ChangedFile("A", "100644", "0", 1, f"baselines/my-sae/f{number}") for number in range(251)]
+    assert list(faults_of_changes(many)) == ["251 files are changed, at most 250 may be"]
     other = [ChangedFile("A", "100644", "0", 1, "docs/x.md")]
     assert "there is no submission and no record in it" in list(faults_of_changes(other))
 
@@ -136,14 +136,14 @@ def test_nothing_and_too_much_are_refused() -> None:
 def test_a_commit_is_no_option_of_git(tmp_path: Path) -> None:
     for name in ("--upload-pack=x", "", "a b", "-x"):
         with pytest.raises(RecordError, match="is no commit"):
-            review("main", name, nonce="n")
+            review("main", name)
     with pytest.raises(RecordError, match="git rev-parse --verify failed"):
-        review("main", "0" * 40, nonce="n")
+        review("main", "0" * 40)
 
 
 def test_a_report_holds_what_others_wrote_in_fences_only() -> None:
     evil = "``` \n# Heading <img src=x> @everyone\n```"
-    text = Review("my-sae", "0" * 40, "nonce", [evil, "x" * 100_000]).markdown()
+    text = Review("my-sae", "0" * 40, [evil, "x" * 100_000]).markdown()
     inside = False
     for line in text.splitlines():
         if line.startswith("```"):

@@ -285,7 +285,7 @@ def test_review_refuses(
     git(checkout, "commit", "--quiet", "--message", "submission")
     git(checkout, "switch", "--quiet", "main")
     try:
-        done = remainder("review", "main", "submission", "--nonce", "n")
+        done = remainder("review", "main", "submission")
     finally:
         shutil.rmtree(checkout / "baselines", ignore_errors=True)  # what the review took into the checkout
     assert done.code == 1

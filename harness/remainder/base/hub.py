@@ -3,6 +3,8 @@
 1. `snapshot` fetches the files of one revision that match some patterns, and says which commit that was.
    Files that the cache holds are not requested again; if the revision is a commit, not even its name.
 2. `explained` turns whatever the hub, the network or the cache raises into one message with a way to mend it.
+3. `Allowance` bounds what an address that somebody else wrote can make this machine download: the sizes that
+   the hub lists are added up before the first byte of a file is asked for.
 
 Source of the protocol: https://huggingface.co/docs/huggingface_hub/guides/download. huggingface-hub reads
 `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` when it is imported.
@@ -10,9 +12,12 @@ Source of the protocol: https://huggingface.co/docs/huggingface_hub/guides/downl
 
 from __future__ import annotations
 
+import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +25,9 @@ from remainder.base.cache import Progress, silent
 from remainder.base.messages import message_of
 from remainder.errors import AssetError, RemainderError
 
-__all__ = ["HubSnapshot", "explained", "repository_files", "snapshot"]
+__all__ = ["Allowance", "HubSnapshot", "explained", "repository_files", "snapshot"]
+
+_LIMIT = "REMAINDER_HUB_GB"
 
 
 class HubSnapshot(NamedTuple):
@@ -31,6 +38,64 @@ class HubSnapshot(NamedTuple):
     folder: Path
 
 
+@dataclass
+class Allowance:
+    """Bytes that the files of one submission may make this machine download."""
+
+    most: float = math.inf
+    taken: int = 0
+
+    @classmethod
+    def of_environment(cls) -> Allowance:
+        """The allowance that `REMAINDER_HUB_GB` states in gigabytes; without it there is no limit.
+
+        Raises:
+            AssetError: if that is not a number above 0.
+        """
+        text = os.environ.get(_LIMIT)
+        if text is None:
+            return cls()
+        try:
+            most = float(text) * 1e9
+        except ValueError:
+            most = math.nan
+        if not most > 0:
+            raise AssetError(f"{_LIMIT} is {text!r}, not a number above 0", fix="give gigabytes")
+        return cls(most)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit at all; without one, the hub is not asked for sizes."""
+        return math.isfinite(self.most)
+
+    def take(self, repo: str, sizes: Mapping[str, int | None]) -> None:
+        """Count files that are about to be fetched.
+
+        Args:
+            sizes: bytes by the name of the file, as the hub lists them; None if it does not say.
+
+        Raises:
+            AssetError: if all files so far take more than is allowed, or a size is not known.
+        """
+        unknown = sorted(name for name, size in sizes.items() if size is None)
+        if self.is_limited and unknown:
+            raise AssetError(
+                f"{repo}: the hub does not say how large {unknown[0]} is, and at most {self.most / 1e9:g} GB "
+                "may be downloaded",
+                fix=f"try again later, or unset {_LIMIT}",
+            )
+        self.taken += sum(size or 0 for size in sizes.values())
+        if self.taken > self.most:
+            largest = max(sizes, key=lambda name: sizes[name] or 0)
+            raise AssetError(
+                f"the submission's files on the hub take {self.taken / 1e9:.3g} GB ({largest} of {repo} "
+                f"alone {(sizes[largest] or 0) / 1e9:.3g} GB), and at most {self.most / 1e9:g} GB may be "
+                "downloaded",
+                fix="put smaller weights there, in safetensors and float16 or bfloat16; on a machine of your "
+                f"own, set {_LIMIT} higher",
+            )
+
+
 def snapshot(
     repo: str,
     revision: str | None,
@@ -38,6 +103,7 @@ def snapshot(
     *,
     ignore: Sequence[str] = (),
     progress: Progress | None = None,
+    allowance: Allowance | None = None,
 ) -> HubSnapshot:
     """Fetch the files of `repo` that match one of `patterns` and none of `ignore`.
 
@@ -46,14 +112,20 @@ def snapshot(
         revision: a commit, a branch or a tag; default: the main branch.
         patterns, ignore: patterns of `fnmatch`, so that `*` matches a slash too.
         progress: receives the bytes fetched so far; default: huggingface-hub's own bars on a terminal.
+        allowance: what may be downloaded; default: any amount, and the hub is not asked for sizes.
 
     Raises:
-        AssetError: if a file cannot be fetched. That nothing matches is not an error.
+        AssetError: if a file cannot be fetched, or all of them are more than is allowed. That nothing matches
+            is not an error.
     """
     from huggingface_hub import snapshot_download
 
     (progress or silent)(f"looking up {repo}", 0, None)
     with explained(repo, revision):
+        if allowance is not None and allowance.is_limited:
+            # From here on at the commit whose sizes were added up, so that nothing moves in between.
+            revision, sizes = _listed(repo, revision, patterns, ignore)
+            allowance.take(repo, sizes)
         folder = snapshot_download(
             repo,
             revision=revision,
@@ -62,6 +134,22 @@ def snapshot(
             tqdm_class=None if progress is None and sys.stderr.isatty() else _bar(repo, progress),
         )
     return HubSnapshot(repo, Path(folder).name, Path(folder))
+
+
+def _listed(
+    repo: str, revision: str | None, patterns: Sequence[str], ignore: Sequence[str]
+) -> tuple[str, dict[str, int | None]]:
+    """The commit of a revision, and the bytes of its files that match, as the hub lists them."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    commit = HfApi().model_info(repo, revision=revision).sha
+    assert commit is not None
+    entries = HfApi().list_repo_tree(repo, recursive=True, revision=commit)
+    files = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    chosen = filter_repo_objects(files, allow_patterns=list(patterns), ignore_patterns=list(ignore) or None)
+    return commit, {name: files[name] for name in chosen}
 
 
 def repository_files(repo: str, revision: str | None) -> list[str]:

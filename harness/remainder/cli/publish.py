@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from remainder.board.verify import Verdict
     from remainder.publish.remeasure import Rerun
     from remainder.publish.submit import Submitted
 
@@ -46,6 +47,13 @@ def verify(
     ] = None,
     seed: SeedOption = None,
     nonce: NonceOption = None,
+    draws: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="With --rerun: measure the records that have a key in this file, and draw documents by it.",
+        ),
+    ] = None,
     submission: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="With --rerun: the interpretation; default: found by its name."),
@@ -56,14 +64,23 @@ def verify(
     from remainder.board import verifications
     from remainder.board.verify import verify_paths
     from remainder.errors import RecordError
+    from remainder.publish.draws import read_draws
     from remainder.report.text import require_format
 
     require_format(format, verifications.FORMATS)
-    if not rerun and (documents, seed, nonce, submission) != (None, None, None, None):
+    settings = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if not rerun and (given or draws is not None):
         raise RecordError(
-            "--documents, --seed, --nonce and --submission say how a record is measured again",
+            "--documents, --seed, --nonce, --draws and --submission say how a record is measured again",
             fix="add --rerun, or leave them out",
         )
+    if draws is not None and given:
+        raise RecordError(
+            f"--draws says which documents of which records are drawn, and so does --{next(iter(given))}",
+            fix="leave out one of them",
+        )
+    keys = None if draws is None else read_draws(draws)
     verdicts = verify_paths([path for given in paths for path in _files(given)], jobs=jobs)
     print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
@@ -74,10 +91,9 @@ def verify(
     again: dict[Path, Rerun] = {}
     if rerun:
         # A record at fault is left out: the faults are printed above, and it may hold anything.
-        sound = [verdict.path for verdict in verdicts if verdict.passed]
-        drawn = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
-        given = {name: value for name, value in drawn.items() if value is not None}
-        again = _measure_again(sound, given, to_stderr=format != "table")
+        sound = [verdict for verdict in verdicts if verdict.passed]
+        plans = {one.path: given for one in sound} if keys is None else dict(_drawn(sound, keys))
+        again = _measure_again(plans, to_stderr=format != "table")
     if write:
         for verdict in verdicts:
             if verdict.record is not None:  # without a record there is no id to keep a verdict under
@@ -96,16 +112,23 @@ def _files(given: str) -> list[Path]:
     return [path] if is_path else records_of(given)
 
 
-def _measure_again(
-    paths: Sequence[Path], settings: Mapping[str, Any], *, to_stderr: bool
-) -> dict[Path, Rerun]:
+def _drawn(verdicts: Sequence[Verdict], keys: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Arguments for measuring again the records that have a key, by path."""
+    from remainder.publish.draws import settings_of
+
+    for verdict in verdicts:
+        if verdict.record is not None and (key := keys.get(verdict.record.record_id)) is not None:
+            yield verdict.path, settings_of(verdict.record, key)
+
+
+def _measure_again(plans: Mapping[Path, Mapping[str, Any]], *, to_stderr: bool) -> dict[Path, Rerun]:
     """Measure some documents of each record again, and print what came of it."""
     from remainder.base.progress import errors, reporting
     from remainder.publish.remeasure import render_rerun
     from remainder.publish.remeasure import rerun as measure_again
 
     outcomes = {}
-    for path in paths:
+    for path, settings in plans.items():
         with reporting() as progress:
             outcomes[path] = measure_again(path, progress=progress, **settings)
         if to_stderr:  # standard output is for programs
@@ -200,30 +223,43 @@ def _print_commands(done: Submitted) -> None:
 def review(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The commit that is merged into.")],
     head: Annotated[str, typer.Argument(metavar="HEAD", help="The last commit of the pull request.")],
-    nonce: Annotated[
-        str | None,
-        typer.Option(metavar="WORD", help="Seeds the draw of documents, with HEAD; default: drawn now."),
+    draws: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="The key of each record's draw of documents; default: drawn now."
+        ),
     ] = None,
     documents: Annotated[
-        int, typer.Option(min=1, help="Number of documents of each record to measure again.")
-    ] = 4,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of documents of each record to measure again; default: so many that a quarter of "
+            "them cannot be altered unseen.",
+        ),
+    ] = None,
+    failed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Reviews of this author that failed before; from 3 on, all is measured again."
+        ),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="Write the report here too, pass or fail.")
     ] = None,
 ) -> None:
     """Review a pull request with a submission, in a checkout of its base. Fails if anything is wrong."""
-    import secrets
-
     from remainder.base.files import require_target
     from remainder.base.progress import reporting
+    from remainder.publish.draws import read_draws
     from remainder.publish.review import review as review_changes
     from remainder.record.json import write_atomically
 
     if out is not None:
         require_target(out, "--out", (".md",))
+    keys = None if draws is None else read_draws(draws)
     with reporting() as progress:
         outcome = review_changes(
-            base, head, nonce=nonce or secrets.token_hex(8), documents=documents, progress=progress
+            base, head, draws=keys, documents=documents, failed=failed, progress=progress
         )
     text = outcome.markdown()
     if out is not None:

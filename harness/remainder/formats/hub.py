@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 
 from remainder.base.cache import sha256_file
-from remainder.base.hub import explained, repository_files, snapshot
+from remainder.base.hub import Allowance, explained, repository_files, snapshot
 from remainder.base.messages import message_of
 from remainder.errors import InterpretationError
 from remainder.formats import saelens
@@ -110,7 +110,7 @@ def fetch(address: Address) -> Fetched:
     """Bring the files of an SAE into the cache, and hash them.
 
     Raises:
-        AssetError: if the hub does not give them.
+        AssetError: if the hub does not give them, or they take more than `REMAINDER_HUB_GB` allows.
         InterpretationError: if there is no such SAE, or only pickles of it.
     """
     if not address.is_repository:
@@ -118,7 +118,13 @@ def fetch(address: Address) -> Fetched:
     prefix = "" if address.sae_id == "." else f"{address.sae_id}/"
     patterns = [glob.escape(prefix) + pattern for pattern in _FILES]
     # A star matches a slash too: without this, `layer_12` would mean every SAE below it.
-    found = snapshot(address.place, address.revision, patterns, ignore=[f"{glob.escape(prefix)}*/*"])
+    found = snapshot(
+        address.place,
+        address.revision,
+        patterns,
+        ignore=[f"{glob.escape(prefix)}*/*"],
+        allowance=Allowance.of_environment(),
+    )
     folder = found.folder / address.sae_id
     paths = sorted(path for path in folder.glob("*") if path.is_file())
     if not any(path.name.endswith(_WEIGHTS) for path in paths):
@@ -217,6 +223,7 @@ class _Downloads:
 
     def __init__(self, revision: str | None) -> None:
         self.revision, self.commit, self.files = revision, dict[str, str](), dict[str, str]()
+        self.allowance = Allowance.of_environment()
 
     def __call__(
         self,
@@ -226,13 +233,18 @@ class _Downloads:
         force_download: bool = False,
         revision: str | None = None,
     ) -> str:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if filename.endswith("sparsity.safetensors"):  # of training: sae-lens does without
             raise LocalEntryNotFoundError(f"{filename} is not wanted")
         # A few releases name a revision of their own; what the address says comes before it.
         wanted = self.commit.get(repo_id) or self.revision or revision
+        if self.allowance.is_limited:
+            about = get_hf_file_metadata(hf_hub_url(repo_id, filename, subfolder=subfolder, revision=wanted))
+            self.allowance.take(repo_id, {filename: about.size})
+            # At the commit whose size was counted, so that nothing moves in between.
+            wanted = about.commit_hash or wanted
         path = hf_hub_download(repo_id, filename, subfolder=subfolder, revision=wanted)
         # …/snapshots/COMMIT/PATH
         commit, inside = path.replace("\\", "/").rpartition("/snapshots/")[2].split("/", 1)

@@ -8,8 +8,8 @@ by file, after their names, kinds and sizes have been looked at.
    verifications, is made on the main branch.
 2. Metadata of the submission; records of every task that it names.
 3. Every record: schema, hashes, all summaries recomputed (`remainder.board.verify`).
-4. Some documents of every record measured again (`remainder.publish.remeasure`), drawn by the head commit
-   and a nonce.
+4. Documents of every record measured again (`remainder.publish.remeasure`): as many as
+   `remainder.publish.draws` says, chosen by the key that was drawn for that record.
 5. A report in Markdown: the table, places and ties, the comparison with the previous record, every fault.
 """
 
@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from remainder.base.cache import Progress
 from remainder.base.paths import project_root
 from remainder.board.verify import verify_paths
 from remainder.errors import RecordError, RemainderError
+from remainder.publish.draws import Draws, new_key, settings_of
 from remainder.publish.place import describe_place
-from remainder.publish.remeasure import DOCUMENTS, Rerun, render_rerun, rerun
+from remainder.publish.remeasure import Rerun, render_rerun, rerun
 from remainder.publish.requirements import LIMIT, read_described, refuse_taken_name, required_tasks
 from remainder.record.json import write_atomically
 from remainder.record.schema import Record
@@ -47,7 +48,8 @@ _MADE = re.compile(r"leaderboard/(README\.md|verifications/.+)")
 """Files that the main branch makes from all records."""
 _PLAIN = "100644"
 _LARGEST = {".json": 4_000_000, ".gz": 50_000_000}  # bytes of a record's file
-_MOST_FILES = 400
+_MOST_FILES = 250  # GitHub lists the first 300 files of a comparison, and says nothing of the others
+_MOST_RECORDS = 20  # each of them costs minutes, and tells its draw
 _LONGEST = 20_000  # characters of the findings
 
 
@@ -70,7 +72,6 @@ class Review:
 
     name: str | None
     head: str
-    nonce: str
     faults: list[str] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     standings: list[str] = field(default_factory=list)
@@ -92,20 +93,27 @@ class Review:
         if self.reruns:
             again = [line for one in self.reruns for line in render_rerun(one).splitlines()]
             lines += ["### Measured again", "", *_fenced(again)]
-        lines.append(f"Commit {self.head}, nonce {self.nonce}.")
+        lines.append(f"Commit {self.head}.")
         return "\n".join(lines) + "\n"
 
 
 def review(
-    base: str, head: str, *, nonce: str, documents: int = DOCUMENTS, progress: Progress | None = None
+    base: str,
+    head: str,
+    *,
+    draws: Draws | None = None,
+    documents: int | None = None,
+    failed: int = 0,
+    progress: Progress | None = None,
 ) -> Review:
     """Review what `head` adds to `base`, as this module's text says; its files are written into the checkout.
 
     Args:
         base: a commit of the checkout: the branch that is merged into.
         head: the last commit of the pull request.
-        nonce: a word that its author could not know.
-        documents: of each record, that are measured again.
+        draws: the key of each record's draw, which its author could not know; default: drawn now.
+        documents: of each record, that are measured again; default: what `number_drawn` says.
+        failed: reviews of the same author that failed before.
         progress: told what is being done.
 
     Raises:
@@ -114,7 +122,7 @@ def review(
     root = project_root()
     head = _commit(root, head)
     found = changes(root, _git(root, "merge-base", _commit(root, base), head).decode().strip(), head)
-    result = Review(_only_name(found), head, nonce, list(faults_of_changes(found)))
+    result = Review(_only_name(found), head, list(faults_of_changes(found)))
     if not result.passed or result.name is None:
         return result
     for change in found:
@@ -124,11 +132,18 @@ def review(
     submission = _submission(root, result, is_new=any(_SUBMISSION.fullmatch(one.path) for one in found))
     for verdict in verify_paths(paths, jobs=1) if paths else []:
         result.faults += [f"{verdict.path.stem[:12]}: {fault}" for fault in verdict.faults]
-        if verdict.record is not None:
-            result.records.append(verdict.record)
-            if verdict.passed:
-                _measure_again(verdict.path, result, documents, progress)
-                result.standings += describe_place(verdict.record, results)
+        if verdict.record is None:
+            continue
+        result.records.append(verdict.record)
+        # What a submission's files would download is known to be little once it could be opened.
+        if verdict.passed and submission is not None:
+            key = new_key() if draws is None else draws.get(verdict.record.record_id)
+            if key is None:
+                result.faults.append(f"{verdict.path.stem[:12]}: no documents were drawn to measure again")
+                continue
+            settings = settings_of(verdict.record, key, documents=documents, failed=failed)
+            _measure_again(verdict.path, result, settings, progress)
+            result.standings += describe_place(verdict.record, results)
     try:
         if submission is not None:
             result.faults += _missing_tasks(submission, results)
@@ -156,6 +171,9 @@ def faults_of_changes(found: Sequence[ChangedFile]) -> Iterator[str]:
     if len(found) > _MOST_FILES:
         yield f"{len(found)} files are changed, at most {_MOST_FILES} may be"
         return
+    records = sum(_is_record(change) and change.path.endswith(".json") for change in found)
+    if records > _MOST_RECORDS:
+        yield f"{records} records are added, at most {_MOST_RECORDS} may be: make several pull requests"
     size = 0
     for change in found:
         shown = ascii(change.path[:200])
@@ -244,10 +262,12 @@ def _public(problem: RemainderError) -> str:
     return str(problem).replace(f"{project_root()}/", "")
 
 
-def _measure_again(path: Path, result: Review, documents: int, progress: Progress | None) -> None:
+def _measure_again(
+    path: Path, result: Review, settings: Mapping[str, Any], progress: Progress | None
+) -> None:
     name = path.stem[:12]
     try:
-        found = rerun(path, documents=documents, seed=result.head, nonce=result.nonce, progress=progress)
+        found = rerun(path, **settings, progress=progress)
     except RemainderError as problem:
         result.faults.append(f"{name}: could not be measured again: {_public(problem)}")
         return
