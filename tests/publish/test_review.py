@@ -83,6 +83,7 @@ def test_nested_records_belong_to_the_coarser_of_both(branch: Branch) -> None:
         ({"harness/code.py": "mine"}, "neither of a submission nor a record"),
         ({"tasks/tiny/induction/task.toml": "mine"}, "neither of a submission nor a record"),
         ({"leaderboard/verifications/x.json": "{}"}, "made on the main branch"),
+        ({"leaderboard/results/order.jsonl": "{}"}, "made on the main branch"),
         ({"leaderboard/snapshots/2026.12.json": "{}"}, "neither of a submission nor a record"),
         ({"baselines/train.py": "mine"}, "neither of a submission nor a record"),
         ({"baselines/my-sae/.git/config": "mine"}, "neither of a submission nor a record"),

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from remainder.board.verify import Verdict
+    from remainder.errors import RemainderError
     from remainder.publish.remeasure import Rerun
     from remainder.publish.submit import Submitted
 
@@ -81,26 +82,33 @@ def verify(
             fix="leave out one of them",
         )
     keys = None if draws is None else read_draws(draws)
-    verdicts = verify_paths([path for given in paths for path in _files(given)], jobs=jobs)
+    verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
     print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
         print(f"  To mend it: {fix}", file=sys.stderr)
+    # Without a record there is no id to keep a verdict under. Where draws are given, all records of a board are
+    # looked at, and one that lies elsewhere than it says, which is a fault, stops no other.
+    kept = [one for one in verdicts if one.record is not None and (keys is None or one.root is not None)]
     if write:
-        for verdict in verdicts:
+        for verdict in kept:
             verifications.require_place(verdict)
     again: dict[Path, Rerun] = {}
+    problems: dict[Path, RemainderError] = {}
     if rerun:
         # A record at fault is left out: the faults are printed above, and it may hold anything.
         sound = [verdict for verdict in verdicts if verdict.passed]
         plans = {one.path: given for one in sound} if keys is None else dict(_drawn(sound, keys))
-        again = _measure_again(plans, to_stderr=format != "table")
+        again, problems = _measure_again(plans, to_stderr=format != "table")
     if write:
-        for verdict in verdicts:
-            if verdict.record is not None:  # without a record there is no id to keep a verdict under
-                measured = again.get(verdict.path)
-                verifications.write_verification(verdict, None if measured is None else measured.kept())
+        for verdict in kept:
+            measured = again.get(verdict.path)
+            verifications.write_verification(verdict, None if measured is None else measured.kept())
+    if problems and keys is None:
+        raise next(iter(problems.values()))
+    for path, problem in problems.items():  # of many records: one that cannot be measured stops no other
+        print(f"{path}: could not be measured again: {problem}", file=sys.stderr)
     passed = [one.passed for one in verdicts] + [one.passed for one in again.values()]
-    raise typer.Exit(0 if all(passed) else 1)
+    raise typer.Exit(0 if all(passed) and not problems else 1)
 
 
 def _files(given: str) -> list[Path]:
@@ -121,21 +129,29 @@ def _drawn(verdicts: Sequence[Verdict], keys: Mapping[str, str]) -> Iterator[tup
             yield verdict.path, settings_of(verdict.record, key)
 
 
-def _measure_again(plans: Mapping[Path, Mapping[str, Any]], *, to_stderr: bool) -> dict[Path, Rerun]:
-    """Measure some documents of each record again, and print what came of it."""
+def _measure_again(
+    plans: Mapping[Path, Mapping[str, Any]], *, to_stderr: bool
+) -> tuple[dict[Path, Rerun], dict[Path, RemainderError]]:
+    """Measure documents of each record again, and print what came of it; gives the errors of some too."""
     from remainder.base.progress import errors, reporting
+    from remainder.errors import RemainderError
     from remainder.publish.remeasure import render_rerun
     from remainder.publish.remeasure import rerun as measure_again
 
-    outcomes = {}
+    outcomes: dict[Path, Rerun] = {}
+    problems: dict[Path, RemainderError] = {}
     for path, settings in plans.items():
-        with reporting() as progress:
-            outcomes[path] = measure_again(path, progress=progress, **settings)
+        try:
+            with reporting() as progress:
+                outcomes[path] = measure_again(path, progress=progress, **settings)
+        except RemainderError as problem:
+            problems[path] = problem
+            continue
         if to_stderr:  # standard output is for programs
             errors.print(render_rerun(outcomes[path]), markup=False, highlight=False, soft_wrap=True)
         else:
             print(render_rerun(outcomes[path]), flush=True)
-    return outcomes
+    return outcomes, problems
 
 
 def submit(

@@ -44,8 +44,9 @@ _RECORD = re.compile(
     rf"leaderboard/results/{_NAME}/{_NAME}/[1-9][0-9]{{0,3}}/(?P<folder>{_FOLDER})/[0-9a-f]{{64}}\.(?:json|csv\.gz)"
 )
 _SUBMISSION = re.compile(rf"baselines/(?P<name>{_NAME})(?:/[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}){{1,6}}")
-_MADE = re.compile(r"leaderboard/(README\.md|verifications/.+)")
+_MADE = re.compile(r"leaderboard/(README\.md|verifications/.+|results/order\.jsonl)")
 """Files that the main branch makes from all records."""
+_MADE_THERE = ("leaderboard/README.md", "leaderboard/verifications", "leaderboard/results/order.jsonl")
 _PLAIN = "100644"
 _LARGEST = {".json": 4_000_000, ".gz": 50_000_000}  # bytes of a record's file
 _MOST_FILES = 250  # GitHub lists the first 300 files of a comparison, and says nothing of the others
@@ -180,7 +181,7 @@ def faults_of_changes(found: Sequence[ChangedFile]) -> Iterator[str]:
         if _MADE.fullmatch(change.path):
             yield (
                 f"{shown} is made on the main branch from all records: leave it out, "
-                "`git checkout origin/main -- leaderboard/README.md leaderboard/verifications`"
+                f"`git checkout origin/main -- {' '.join(_MADE_THERE)}`"
             )
             continue
         record, submission = _is_record(change), _SUBMISSION.fullmatch(change.path)
