@@ -53,6 +53,8 @@ class Hub:
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    claimed: dict[str, int] = field(default_factory=dict)
+    """Bytes that a file of this name is listed with, if not its own."""
     cut: int | None = None
     """Bytes after which a large file ends, whatever length was announced."""
     status: int | None = None
@@ -145,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         commit, files = found
         if what == "tree":
-            body: Any = [_entry(name, content) for name, content in files.items()]
+            body: Any = [self._entry(name, content) for name, content in files.items()]
         else:
             siblings = [{"rfilename": name} for name in files]
             body = {"id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": siblings}
@@ -181,6 +183,14 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Range": f"bytes {start}-{end - 1}/{end}"} if asked else {}
         self._send(206 if asked else 200, headers, content[start : self.served.cut])
 
+    def _entry(self, name: str, content: bytes) -> dict[str, Any]:
+        size = self.served.claimed.get(name, len(content))
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": _blob(content)}
+        if Path(name).suffix in _LARGE:
+            sha256 = hashlib.sha256(content).hexdigest()
+            entry["lfs"] = {"oid": sha256, "size": size, "pointerSize": 134}
+        return entry
+
     def _send(self, status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
@@ -193,11 +203,3 @@ class _Handler(BaseHTTPRequestHandler):
 def _blob(content: bytes) -> str:
     """As git names a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def _entry(name: str, content: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": _blob(content)}
-    if Path(name).suffix in _LARGE:
-        sha256 = hashlib.sha256(content).hexdigest()
-        entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 134}
-    return entry

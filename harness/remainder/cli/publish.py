@@ -86,8 +86,8 @@ def verify(
     print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
         print(f"  To mend it: {fix}", file=sys.stderr)
-    # Without a record there is no id to keep a verdict under. Where draws are given, all records of a board are
-    # looked at, and one that lies elsewhere than it says, which is a fault, stops no other.
+    # Without a record there is no id to keep a verdict under. Where draws are given, all records of a board
+    # are looked at, and one that lies elsewhere than it says, which is a fault, stops no other.
     kept = [one for one in verdicts if one.record is not None and (keys is None or one.root is not None)]
     if write:
         for verdict in kept:
