@@ -1,7 +1,7 @@
-"""The workflows from a pull request to the board, with the very commands of their steps, in a repository of its own.
+"""The workflows from a pull request to the board, by the very commands of their steps, in a small repository.
 
-An honest submission passes, is merged, and stands on the board with its line of `order.jsonl`, its table and its
-verification. Hostile ones are refused, each with its reason.
+An honest submission passes, is merged, and stands on the board with its line of `order.jsonl`, its table and
+its verification. Hostile ones are refused, each with its reason.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class World:
     def propose(self, number: int) -> str:
         """Commit everything as a pull request, and review it; gives its head."""
         self.git("add", "--all", ".")
-        self.git("commit", "--quiet", "--message", f"pull request {number}")
+        self.git("commit", "--quiet", "--allow-empty", "--message", f"pull request {number}")
         self.git("push", "--quiet", "--force", "origin", f"HEAD:refs/pull/{number}/head")
         head = self.git("rev-parse", "HEAD")
         self.hub.open_pull(number, head)
@@ -121,7 +121,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def forge(world: World, change: Callable[[pd.DataFrame], None] | None = None, **fields: Any) -> None:
-    """Put another record in place of the honest one: with all summaries and hashes computed from its values."""
+    """Put another record in place of the honest one, its summaries and hashes computed from its values."""
     world.start()
     path = world.record()
     stored = read_record(path)
@@ -260,7 +260,7 @@ def test_a_submission_that_would_fill_the_runner_is_refused(world: World, weight
 
 
 def test_an_honest_request_passes_and_lands(world: World) -> None:
-    """And a bad record that is merged all the same stops nothing: it is listed, and the run fails at its end."""
+    """And a bad record that is merged all the same stops nothing: it is named, and the run fails at last."""
     world.start()
     first, second = world.reviewed(10), world.reviewed(10)
     assert "Submission my-sae: everything came out as it is recorded" in first
