@@ -6,7 +6,7 @@ import copy
 import io
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from forging import (
     plain,
     put,
     read,
+    remade,
+    resealed,
     root_of,
     seal,
     smallest_of_every_sort,
     write,
 )
 
-from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.board import consistency
 from remainder.board.shelf import archives, results_folder
@@ -41,8 +42,8 @@ from remainder.measure.checks import CIRCUIT_LIMIT, TRUE_LIMIT
 from remainder.record import recompute as recompute_module
 from remainder.record import store as record_module
 from remainder.record.json import canonical_json, sha256
-from remainder.record.schema import MethodInfo, Record
-from remainder.record.store import make_record, read_record, values_path, write_record
+from remainder.record.schema import MethodInfo
+from remainder.record.store import read_record, values_path
 
 THREATS = project_root() / "docs" / "threats.md"
 
@@ -238,48 +239,10 @@ def test_values_that_are_edited_contradict_the_summaries(originals: list[Origina
         values_path(path).unlink()
 
 
-def remade(
-    original: Original, root: Path, change: Callable[[pd.DataFrame], None], format: str | None = None
-) -> Path:
-    """A record whose values were edited and whose summaries were all computed from these: it agrees with
-    itself."""
-    stored = read_record(original.path)
-    values = stored.values.copy()
-    change(values)
-    old = stored.record
-    described = read_toml(project_root() / "baselines" / old.submission.name / "submission.toml")
-    new = resealed(old, values, MethodInfo(format=format or described["method"]["format"]))
-    path = root / original.path.relative_to(root_of(original)).parent / f"{new.record_id}.json"
-    write_record(new, values, path)
-    return path
-
-
-def resealed(old: Record, values: pd.DataFrame, stated: MethodInfo) -> Record:
-    """A record of these values with the circumstances of another."""
-    return make_record(
-        values,
-        protocol=old.protocol,
-        task=old.task,
-        submission=old.submission.model_copy(update={"method": stated}),
-        tier=old.tier,
-        model=old.model,
-        corpus=old.corpus,
-        complexity=old.complexity,
-        checks=old.checks,
-        calibration=old.calibration,
-        measurement=old.measurement,
-        provenance=old.provenance,
-        reference=old.reference,
-        gaussianity=old.metrics.gaussianity,
-        compat=old.compat,
-        warnings=old.warnings,
-    )
-
-
 @pytest.mark.parametrize("format", ["identity", "edge-attribution"])
 def test_a_format_that_is_not_the_submissions_is_caught(originals: list[Original], format: str) -> None:
     original = plain(originals)
-    path = remade(original, root_of(original), lambda values: None, format)
+    path = remade(original, root_of(original), lambda values: values, format)
     try:
         verdict = verify_record(path, Shelf(root_of(original)))
     finally:
@@ -297,8 +260,9 @@ def test_a_forger_who_changes_values_and_summaries_alike_gets_through(
     """
     original = plain(originals)
 
-    def lower(values: pd.DataFrame) -> None:
+    def lower(values: pd.DataFrame) -> pd.DataFrame:
         values.loc[values["rung"] == "full", "loss"] *= 0.99
+        return values
 
     path = remade(original, tmp_path / "results", lower)
     verdict = verify_record(path, Shelf(tmp_path / "results"))
@@ -319,7 +283,7 @@ def test_a_forger_who_changes_values_and_summaries_alike_gets_through(
 def test_values_that_could_not_have_been_measured_are_caught(
     originals: list[Original], change: str, fault: str
 ) -> None:
-    def forgery(values: pd.DataFrame) -> None:
+    def forgery(values: pd.DataFrame) -> pd.DataFrame:
         raw, full = values["rung"] == "raw", values["rung"] == "full"
         if change == "kl":
             values.loc[full, "kl"] *= 0.5
@@ -335,6 +299,7 @@ def test_values_that_could_not_have_been_measured_are_caught(
             values.loc[raw, "top1"] = values.loc[raw, "tokens"] + 1
         else:
             values.loc[raw, "active"] = 1e9
+        return values
 
     original = plain(originals)
     path = remade(original, root_of(original), forgery)

@@ -6,16 +6,27 @@ import gzip
 import json
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import pandas as pd
+
+from remainder.base.files import read_toml
 from remainder.base.paths import project_root
 from remainder.board.snapshot import results_folder
 from remainder.board.verify import record_files
 from remainder.record.json import canonical_json, content_hash, sha256
-from remainder.record.store import _result_id, measurement_key, values_path
+from remainder.record.schema import MethodInfo, Record
+from remainder.record.store import (
+    _result_id,
+    make_record,
+    measurement_key,
+    read_record,
+    values_path,
+    write_record,
+)
 
 Place = tuple[str | int, ...]
 """Keys and indices that lead to a field."""
@@ -168,3 +179,42 @@ def plain(originals: list[Original]) -> Original:
         one for one in originals if one.content["submission"]["files"] and one.content["reference"] is None
     ]
     return min(found, key=lambda one: (one.content["documents"]["rows"], one.path))
+
+
+def remade(
+    original: Original,
+    root: Path,
+    change: Callable[[pd.DataFrame], pd.DataFrame],
+    format: str | None = None,
+    **changed: Any,
+) -> Path:
+    """A record of edited values with all summaries computed from these: it agrees with itself.
+
+    Args:
+        format: of the submission, in place of its own.
+        changed: arguments of `make_record` in place of the record's own.
+    """
+    stored = read_record(original.path)
+    values, old = change(stored.values.copy()), stored.record
+    described = read_toml(project_root() / "baselines" / old.submission.name / "submission.toml")
+    stated = MethodInfo(format=format or described["method"]["format"])
+    new = resealed(old, values, stated, **changed)
+    path = root / original.path.relative_to(root_of(original)).parent / f"{new.record_id}.json"
+    write_record(new, values, path)
+    return path
+
+
+def resealed(old: Record, values: pd.DataFrame, stated: MethodInfo, **changed: Any) -> Record:
+    """A record of these values with the circumstances of another, but for `changed`."""
+    kept = {
+        name: getattr(old, name)
+        for name in (
+            *("protocol", "task", "tier", "model", "corpus", "complexity", "checks", "calibration"),
+            *("measurement", "provenance", "reference", "compat", "warnings"),
+        )
+    }
+    kept |= {
+        "submission": old.submission.model_copy(update={"method": stated}),
+        "gaussianity": old.metrics.gaussianity,
+    }
+    return make_record(values, **{**kept, **changed})

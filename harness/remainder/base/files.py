@@ -70,6 +70,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _LFS = b"version https://git-lfs.github.com/spec/"
 
+_MOST_FIELDS = 1_000_000  # in a file of YAML
 _DIGITS = 300
 """Digits of the largest whole number; a longer one overflows a float, and Python may refuse it as an int."""
 _BRIEF = reprlib.Repr()
@@ -346,11 +347,25 @@ def parse_yaml(text: str, path: Path, *, error: type[RemainderError] = Interpret
 
     def parse(text: str) -> Any:
         try:
-            return yaml.load(text, Loader=Loader)
+            content = yaml.load(text, Loader=Loader)
         except yaml.YAMLError as problem:
             raise ValueError(" ".join(str(problem).split())) from None
+        _require_bounded(content)
+        return content
 
     return _parsed(text, path, "YAML", parse, error)
+
+
+def _require_bounded(content: Any) -> None:
+    """Refuse YAML whose aliases repeat each other: ten lines of them can stand for millions of fields."""
+    left, waiting = _MOST_FIELDS, [content]
+    while waiting:
+        item = waiting.pop()
+        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        left -= len(parts)
+        if left < 0:
+            raise ValueError(f"it has more than {_MOST_FIELDS:,} fields, those of aliases counted each time")
+        waiting += parts
 
 
 def read_toml(path: Path, *, error: type[RemainderError] = TaskError) -> dict[str, Any]:

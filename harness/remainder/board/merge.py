@@ -47,7 +47,7 @@ from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
 from remainder.record.rungs import CURVE
 from remainder.record.schema import Record
-from remainder.record.store import read_summary, values_path
+from remainder.record.store import LARGEST_VALUES, read_summary, values_path
 from remainder.report.quantities import MAIN_RUNGS
 from remainder.submission.method import FORMATS
 
@@ -68,7 +68,6 @@ RUNGS = {**MAIN_RUNGS, **{rung: rung for rung in CURVE}}
 
 _SPLIT = "evaluation"
 _Kept = TypeVar("_Kept")
-_MOST = 512 * 2**20  # bytes of unpacked values; what claims more is there to fill the memory
 _VERSION = re.compile(r"[1-9][0-9]{0,5}-[A-Z]")
 
 
@@ -256,11 +255,11 @@ def _read(path: Path, place: str) -> BoardRow:
     require_file(beside, error=RecordError)  # a pipe would be waited for
     try:
         with gzip.open(beside) as file:
-            data = file.read(_MOST + 1)
+            data = file.read(LARGEST_VALUES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{place}: its values cannot be unpacked ({error})") from error
-    if len(data) > _MOST:
-        raise RecordError(f"{place}: its values unpack to more than {_MOST:,} bytes")
+    if len(data) > LARGEST_VALUES:
+        raise RecordError(f"{place}: its values unpack to more than {LARGEST_VALUES:,} bytes")
     if sha256(data) != record.documents.sha256:
         raise RecordError(f"{place}: the values beside it are not those that it states: they were edited")
     return BoardRow(record, place, document_sums(data.decode(), place))

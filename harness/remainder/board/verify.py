@@ -37,9 +37,12 @@ from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_boa
 from remainder.errors import RecordError, RemainderError
 from remainder.record.json import canonical_json
 from remainder.record.order import ORDER, read_order
+from remainder.record.part import part_of
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
-from remainder.record.store import read_record, values_path
+from remainder.record.store import LARGEST_VALUES, read_record, values_path
+from remainder.record.windows import scored_in, windows_hash, windows_of
+from remainder.task.lock import read_lock
 from remainder.task.spec import PROTOCOL
 
 __all__ = [
@@ -55,7 +58,7 @@ __all__ = [
 
 _LARGEST_JSON = LARGEST_JSON
 _LARGEST_VALUES = 50_000_000  # bytes as they lie on the disk
-_LARGEST_UNPACKED = 500_000_000  # bytes
+_LARGEST_UNPACKED = LARGEST_VALUES
 _CHUNK = 1 << 20
 _VALUES = ".csv.gz"
 _LINK = "is a link; results are plain files"
@@ -209,6 +212,25 @@ def _agreement(subject: _Subject) -> Iterator[Remark]:
             yield Remark(f"{text} ({other.record_id[:12]}…)", fix=_DISPUTED)
 
 
+def _windows(subject: _Subject) -> Iterator[Remark]:
+    """Compare documents, windows and scored tokens with those of the task's tier."""
+    record = subject.record
+    if part_of(record.tier) is not None:
+        yield Remark("windows: only some documents were measured; they were not compared", is_fault=False)
+        return
+    lock = read_lock().tasks.get(record.task.id)
+    same = lock is not None and lock.hash == record.task.hash
+    expected = windows_of(record.task.id, record.tier) if same else None
+    if expected is None:
+        what = f"windows: those of {record.task.id}, tier {record.tier}, are not known here"
+        yield Remark(f"{what}: documents were not compared", is_fault=False)
+    elif (found := windows_hash(scored_in(subject.values))) != expected:
+        yield Remark(
+            f"windows: documents, windows or scored tokens are not those of tier {record.tier} (hash "
+            f"{found[:12]}…, the task has {expected[:12]}…)"
+        )
+
+
 def _on_board(subject: _Subject) -> bool:
     """Whether names are held to what a leaderboard asks for: there, each stands for one content."""
     return subject.shelf is not None and subject.shelf.board
@@ -220,6 +242,7 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "protocol": _protocol,
     "place": _place,
     "task": lambda subject: origin.check_task(subject.record, board=_on_board(subject)),
+    "windows": _windows,
     "submission": lambda subject: origin.check_submission(subject.record, board=_on_board(subject)),
     "peers": _shared,
     "agreement": _agreement,

@@ -30,10 +30,11 @@ from torch import Tensor
 from remainder.base.files import LARGEST, brief, parse_json, read_text, require_file
 from remainder.circuit.circuit import between
 from remainder.errors import InterpretationError
+from remainder.formats.archives import require_saved
 from remainder.formats.eap_ig_fields import AGAIN, ENTRY, JSON, PT, check_fields, graph_of
 from remainder.formats.known import Ignore
 from remainder.formats.recognition import Seen, look
-from remainder.formats.tensors import load_torch, odd_kind, require_torch
+from remainder.formats.tensors import load_torch, odd_kind
 from remainder.model.architecture import INPUTS, Graph
 from remainder.record.json import write_atomically
 
@@ -109,7 +110,7 @@ def require(path: Path) -> None:
     seen = look(path)
     _refuse_others(path, seen)
     if seen.form == "torch":
-        require_torch(path)
+        require_saved(path)
     else:
         require_file(path, most=LARGEST)
 

@@ -31,7 +31,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import saelens
 from remainder.formats.known import Ignore
 from remainder.formats.places import Loaded
-from remainder.formats.tensors import PICKLES, header
+from remainder.formats.tensors import PICKLES, header, load_torch, require_weights
 from remainder.task.spec import Task
 
 __all__ = ["RELEASE_FORMAT", "Address", "Fetched", "fetch", "load_release", "parse"]
@@ -41,6 +41,11 @@ _FILES = ("*.json", "*.yaml", "*.safetensors", "*.npz", "ae.pt")
 _WEIGHTS = (".safetensors", ".npz", "ae.pt")
 RELEASE_FORMAT = "saelens"
 """The format of everything that sae-lens lists; sae-lens reads the files itself."""
+_PLAIN = frozenset({".json", ".yaml", ".yml", ".safetensors", ".npz"})
+_UNPICKLED = (
+    "pickles are never loaded; where you trust the release, convert it once and give the folder: "
+    "safetensors.torch.save_file(tensors, 'sae_weights.safetensors')"
+)
 _UNREADABLE = (
     AssertionError,
     AttributeError,
@@ -249,8 +254,25 @@ class _Downloads:
         # …/snapshots/COMMIT/PATH
         commit, inside = path.replace("\\", "/").rpartition("/snapshots/")[2].split("/", 1)
         self.commit[repo_id] = commit
+        _require_harmless(Path(path))
         self.files[f"{repo_id}@{commit}/{inside}"] = sha256_file(Path(path))
         return path
+
+
+def _require_harmless(path: Path) -> None:
+    """Refuse what sae-lens's reader might unpickle, or what fills the memory, before it is given the file.
+
+    Readers of some releases call `torch.load` on whatever name the release lists; whether that executes what
+    the file says depends on the version of torch and on the environment. A file that loads as tensors and
+    plain values alone holds nothing else that could be executed.
+
+    Raises:
+        InterpretationError: it holds anything else.
+    """
+    if path.suffix in _PLAIN:
+        require_weights(path)
+    else:
+        load_torch(path, "tensors and plain values", _UNPICKLED)
 
 
 @contextmanager

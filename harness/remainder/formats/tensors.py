@@ -38,6 +38,7 @@ from remainder.base.files import (
     size_of,
 )
 from remainder.errors import InterpretationError
+from remainder.formats.archives import require_arrays, require_saved
 from remainder.interpretation.casting import odd_kind
 
 __all__ = [
@@ -53,7 +54,6 @@ __all__ = [
     "read_tensors",
     "read_torch",
     "read_yaml",
-    "require_torch",
     "require_weights",
 ]
 
@@ -61,7 +61,7 @@ PICKLES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 
 _TEXTS = frozenset({".json", ".yaml", ".yml"})
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_LONGEST_HEADER = 100_000_000  # bytes; safetensors itself reads no longer one
+_LONGEST_HEADER = 10_000_000  # bytes; of a hundred thousand tensors. Parsed it takes twenty times as many.
 _STATE = (
     "only tensors are ever loaded; where you trust the file: model = torch.load(FILE, weights_only=False); "
     "torch.save(model.state_dict(), FILE)"
@@ -158,27 +158,10 @@ def require_weights(path: Path) -> None:
             fix="where you trust it, convert it once to what its format asks for: .safetensors, .json or .pt",
         )
     require_file(path, most=LARGEST if path.suffix in _TEXTS else None)
-    if path.suffix in (".pt", ".npz"):
-        _require_zip(path, "torch.save" if path.suffix == ".pt" else "numpy.savez")
-
-
-def require_torch(path: Path) -> None:
-    """Whether torch.save wrote a file, as far as its first and last bytes tell.
-
-    Raises:
-        InterpretationError: it did not, or the file is cut.
-    """
-    require_file(path)
-    _require_zip(path, "torch.save")
-
-
-def _require_zip(path: Path, writer: str) -> None:
-    if not zipfile.is_zipfile(path):
-        raise InterpretationError(
-            f"{path} ({size_of(path)}) is no file that {writer} wrote, or it is truncated",
-            fix="copy it again, or save it again"
-            + (" with a torch of this decade" if writer == "torch.save" else ""),
-        )
+    if path.suffix == ".pt":
+        require_saved(path)
+    elif path.suffix == ".npz":
+        require_arrays(path)
 
 
 def header(path: Path) -> dict[str, StoredTensor]:
@@ -249,6 +232,7 @@ def read_torch(path: Path, layout: Layout) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InterpretationError(f"{path} holds no tensors by name, as a module's state does", fix=_STATE)
     stored = {str(name): _stored(value) for name, value in state.items()}
+    _check_sizes(path, state)
     _check(path, stored, layout)
     return _finite(path, {str(name): value for name, value in state.items()}, layout)
 
@@ -264,7 +248,7 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
     Raises:
         InterpretationError: it is no such file, damaged, or holds objects.
     """
-    require_torch(path)
+    require_saved(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that may change; none of these is taken
@@ -281,6 +265,18 @@ def load_torch(path: Path, what: str, fix: str) -> Any:
             + (f": {brief(named[1])[1:-1]}" if named is not None else ", or is damaged"),
             fix=fix,
         ) from None
+
+
+def _check_sizes(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that repeat what is stored once: a few bytes can stand for gigabytes."""
+    for name, value in state.items():
+        if value.layout == torch.strided and not odd_kind(value):
+            claimed = value.numel() * value.element_size()
+            if claimed > value.untyped_storage().nbytes():
+                raise InterpretationError(
+                    f"{path}: {brief(name)} of shape {tuple(value.shape)} repeats what is stored once",
+                    fix="save it with .contiguous()",
+                )
 
 
 def _stored(value: Tensor) -> StoredTensor:

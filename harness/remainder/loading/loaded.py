@@ -48,6 +48,10 @@ class LoadedTask(ABC):
     def data(self) -> Pinned:
         """The source of the data, and their hash."""
 
+    @abstractmethod
+    def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
+        """Scored tokens of each of the first `count` evaluation windows, by document and number."""
+
     @property
     def interpretations(self) -> Mapping[str, Any]:
         """Interpretations that the task brings itself, by name."""

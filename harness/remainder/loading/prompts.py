@@ -43,7 +43,7 @@ from remainder.model.module import module_hash
 from remainder.model.sites import BridgeSiteModel
 from remainder.record.schema import Pinned
 from remainder.task.behaviour import SPLITS, Candidates, make_candidates, read_behaviour
-from remainder.task.prompts import Prompts
+from remainder.task.prompts import Prompts, first
 from remainder.task.script import BuiltCircuit, run_circuit_script
 from remainder.task.spec import CircuitSpec, Task
 from remainder.task.text import Split
@@ -92,6 +92,13 @@ class PromptTask(LoadedTask):
             with torch.inference_mode(False):
                 self._models[dtype] = self._make_circuit_model(dtype)
         return self._models[dtype]
+
+    def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
+        return {
+            (document, 0): int(tokens)
+            for group in first(self.prompts("evaluation"), count)
+            for document, tokens in zip(group.documents, group.scored.sum(1), strict=True)
+        }
 
     def hooked(self, dtype: str = "float32") -> Any | None:
         model = self.circuit_model(dtype)

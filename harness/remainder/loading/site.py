@@ -61,6 +61,13 @@ class SiteTask(LoadedTask):
                 self._runners[dtype] = self._make_runner(dtype)
         return self._runners[dtype]
 
+    def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
+        found: dict[tuple[str, int], int] = {}
+        for batch in self.activations("evaluation", count).batches(64):
+            keys = zip(batch.windows.documents, batch.windows.indices, strict=True)
+            found |= zip(keys, batch.scored.sum(1).tolist(), strict=True)
+        return found
+
     def rows(self, split: Split, windows: int | None = None) -> Float[Tensor, "rows d"]:
         """Activations at spliced positions as rows of one float32 tensor, for training on."""
         batches = self.activations(split, windows).batches(64)

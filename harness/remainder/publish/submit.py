@@ -38,8 +38,8 @@ from remainder.publish.requirements import (
     refuse_taken_name,
     required_tasks,
 )
-from remainder.record.json import write_atomically
-from remainder.record.store import values_path
+from remainder.record.json import sweep_temporary, write_atomically
+from remainder.record.store import sweep, values_path
 from remainder.runs.cells import FinishedRun
 from remainder.runs.cells import run as run_rows
 from remainder.submission.submission import Submission
@@ -135,6 +135,7 @@ def submit(
     rows: list[FinishedRun] = []
     for task in chosen:
         place = Path(task.id) / str(task.major) / submission.name
+        sweep(to.results / place)
         if (to.results / place).is_dir():  # finished records are found where the engine looks
             shutil.copytree(to.results / place, staging / place, dirs_exist_ok=True)
         loaded = open_task(task, device=device, progress=progress)
@@ -308,6 +309,7 @@ def _publish(
 
 def _copied(files: dict[str, Path], folder: Path) -> list[Path]:
     """Copy a submission's files: the whole folder or nothing; gives the copies."""
+    sweep_temporary(folder.parent, folder.name)
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         for name, path in files.items():

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +16,17 @@ from typing import Any
 from remainder.base.files import refused
 from remainder.errors import RecordError
 
-__all__ = ["canonical_json", "content_hash", "sha256", "significant", "write_atomically"]
+__all__ = [
+    "canonical_json",
+    "content_hash",
+    "is_abandoned",
+    "sha256",
+    "significant",
+    "sweep_temporary",
+    "write_atomically",
+]
 
+_ABANDONED = 600  # seconds after which nobody is writing a file any more; writing takes less than one
 DIGITS = 6
 """Significant digits of every float in a record."""
 
@@ -72,6 +83,26 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file or folder is so old that whoever was writing it has been killed."""
+    try:
+        return time.time() - path.lstat().st_mtime > _ABANDONED
+    except OSError:  # somebody else swept it meanwhile
+        return False
+
+
+def sweep_temporary(folder: Path, name: str = "*") -> list[Path]:
+    """Remove what killed writers left in a folder in place of files called `name`; gives what was removed."""
+    swept = [path for path in sorted(folder.glob(f".{name}.*.tmp")) if is_abandoned(path)]
+    for path in swept:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    return swept
 
 
 def _clean(content: Any, place: str) -> Any:

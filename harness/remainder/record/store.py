@@ -23,7 +23,14 @@ from remainder.base.paths import machine_paths
 from remainder.errors import RecordError
 from remainder.record import old
 from remainder.record.compat import Compat
-from remainder.record.json import canonical_json, content_hash, sha256, write_atomically
+from remainder.record.json import (
+    canonical_json,
+    content_hash,
+    is_abandoned,
+    sha256,
+    sweep_temporary,
+    write_atomically,
+)
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.metrics import Gaussianity, Metrics
 from remainder.record.schema import (
@@ -43,6 +50,7 @@ from remainder.record.summary import summaries_of
 from remainder.record.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
 
 __all__ = [
+    "LARGEST_VALUES",
     "StoredRecord",
     "documents_info",
     "key_of",
@@ -51,11 +59,13 @@ __all__ = [
     "read_record",
     "read_sealed",
     "read_summary",
+    "sweep",
     "values_path",
     "write_record",
 ]
 
-_MOST = 500_000_000  # bytes of unpacked values
+LARGEST_VALUES = 200_000_000
+"""Bytes of unpacked values that are read; all rungs of 1,682 windows have seventy million."""
 
 
 class StoredRecord(NamedTuple):
@@ -265,6 +275,21 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
         raise
 
 
+def sweep(folder: Path) -> list[Path]:
+    """Remove what a killed writer left in a folder of records; gives the removed files.
+
+    These are temporary files, and values whose record was never written. What is young may still be in
+    writing, and stays.
+    """
+    swept = sweep_temporary(folder)
+    for values in sorted(folder.glob("*.csv.gz")):
+        record = values.with_name(values.name.removesuffix(".csv.gz") + ".json")
+        if not present(record) and is_abandoned(values):
+            values.unlink(missing_ok=True)
+            swept.append(values)
+    return swept
+
+
 def read_record(path: str | Path) -> StoredRecord:
     """Read a record and its values, and verify every hash.
 
@@ -295,11 +320,11 @@ def _read(path: Path) -> tuple[Record, bytes]:
     require_file(beside, error=RecordError)
     try:
         with gzip.open(beside) as stream:
-            data = stream.read(_MOST + 1)
+            data = stream.read(LARGEST_VALUES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RecordError(f"{beside}: cannot be unpacked ({error})", fix="fetch it again") from error
-    if len(data) > _MOST:  # a few megabytes can hold gigabytes of zeros
-        raise RecordError(f"{beside}: unpacks to more than {_MOST:,} bytes", fix="fetch it again")
+    if len(data) > LARGEST_VALUES:  # a few megabytes can hold gigabytes of zeros
+        raise RecordError(f"{beside}: unpacks to more than {LARGEST_VALUES:,} bytes", fix="fetch it again")
     found = sha256(data)
     if found != record.documents.sha256:
         raise RecordError(

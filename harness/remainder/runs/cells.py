@@ -18,7 +18,7 @@ from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import Plan
 from remainder.record.find import find_record
 from remainder.record.schema import Record
-from remainder.record.store import read_record, write_record
+from remainder.record.store import read_record, sweep, write_record
 from remainder.submission.submission import Entry
 
 __all__ = ["FinishedRun", "run"]
@@ -53,6 +53,7 @@ def run(
         key = plan.key(loaded.task, submission)
         base = folder / loaded.task.id / str(loaded.task.major) / submission.name
         # What is not pinned may have changed under the same hash.
+        sweep(base)
         again = fresh or not submission.is_pinned or not base.is_dir()
         found = None if again else find_record(base, key)
         if found is not None:
