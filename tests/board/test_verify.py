@@ -207,7 +207,12 @@ def test_verifications_are_written_and_kept(one: Path, tmp_path: Path, remainder
         chosen_by="commit word",
         largest_deviation=0.5,
         tolerance=1e-3,
+        relative=1e-3,
         device="cpu",
+        machine="Linux x86_64",
+        threads=2,
+        batch_size=5,
+        afresh=True,
         passed=False,
     )
     write_verification(verdict, again)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
 from functools import cache
 from pathlib import Path
@@ -14,13 +16,24 @@ import pytest
 from terminal import Command
 from tiny import Shrink, make_loaded
 
+from remainder.base.paths import cache_root
+from remainder.board.tolerance import TOLERANCES
+from remainder.board.verifications import read_verification
 from remainder.board.verify import verify_record
 from remainder.errors import InterpretationError, RecordError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
 from remainder.publish import remeasure as module
-from remainder.publish.remeasure import TOLERANCES, _histogram_move, choose_documents, render_rerun, rerun
+from remainder.publish.afresh import PINNED, _empty_cache, _environment, _other_threads, measure_afresh
+from remainder.publish.remeasure import (
+    Rerun,
+    _histogram_move,
+    _other_batch,
+    choose_documents,
+    render_rerun,
+    rerun,
+)
 from remainder.record.number import Number
 from remainder.record.schema import CalibrationInfo
 from remainder.record.store import StoredRecord, make_record, read_record, write_record
@@ -88,7 +101,7 @@ def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path
     text = render_rerun(found)
     assert "as recorded" in text
     assert [line for line in text.splitlines() if len(line) > 80] == []
-    kept = found.kept()
+    kept = found.kept(afresh=False)
     assert (kept.documents, kept.chosen_by, kept.passed) == (found.documents, "commit word", True)
     again = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
     assert again.documents == found.documents
@@ -265,13 +278,56 @@ def test_the_command_measures_again_and_keeps_what_it_found(
     assert good.code == 0, good
     assert "as recorded" in good.out
     (kept,) = (tmp_path / "verifications").glob("*.json")
-    assert '"remeasured"' in kept.read_text()
-    assert '"chosen_by": "s n"' in kept.read_text()
+    again = read_verification(kept).remeasured
+    assert again is not None
+    assert (again.chosen_by, again.afresh, again.passed) == ("s n", True, True)
+    stated = mine.record
+    assert again.batch_size != stated.measurement.batch_size
+    assert again.threads != stated.provenance.threads
+    assert "Linux" in again.machine or "Darwin" in again.machine
+    assert platform.node() not in again.machine
     forge(tmp_path / "bad", mine, better.values, **shares_of(mine, better))
     bad = remainder("verify", tmp_path / "bad", "--rerun", "--documents", 1)
     assert bad.code == 1
     assert "NOT as recorded" in bad.out
     assert remainder("verify", tmp_path / "bad").code == 0  # what files alone can tell
+
+
+def test_batches_and_threads_are_others_than_the_records() -> None:
+    assert all(_other_batch(size) != size and _other_batch(size) >= 1 for size in (None, *range(1, 200)))
+    assert all(_other_batch(size) <= size for size in range(3, 200))
+    assert all(_other_threads(count) != count for count in (None, *range(1, 64)))
+
+
+def test_its_cache_holds_pinned_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path))
+    for kind in (*PINNED, "activations", "behaviours", "random-circuits"):
+        (tmp_path / kind / "made").mkdir(parents=True)
+    with _empty_cache() as cache, _environment(cache, 3):
+        assert cache_root() == cache
+        assert {path.name for path in cache.iterdir()} == set(PINNED)
+        assert (cache / "files" / "made").is_dir()
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert cache_root() == tmp_path
+    assert not cache.exists()
+    assert (tmp_path / "files" / "made").is_dir()
+
+
+def test_nothing_of_this_process_reaches_the_other(
+    honest: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comparison that is patched here is not there; nor are tasks that are in memory here."""
+    monkeypatch.setattr(module, "_compared", lambda *a: pytest.fail("compared in this process"))
+    ((path, found),) = measure_afresh({honest[NAME]: {"documents": 1, "seed": "s", "nonce": "n"}})
+    assert isinstance(found, Rerun)
+    assert (path, found.passed) == (honest[NAME], True), found.faults
+
+
+def test_an_error_of_the_other_process_is_told(honest: dict[str, Path]) -> None:
+    ((path, problem),) = measure_afresh({honest[NAME]: {"submission": BETTER}})
+    assert path == honest[NAME]
+    assert isinstance(problem, RecordError)
+    assert re.search("with hash .*here has", problem.what)
 
 
 def test_its_options_need_each_other(tmp_path: Path, remainder: Command) -> None:

@@ -48,17 +48,27 @@ class RemeasuredDocuments(FrozenModel):
     chosen_by: str
     """The seed of the choice: a commit, and a word of the maintainers."""
     largest_deviation: Real
-    """Largest deviation of a loss or KL of any document, nats per scored token."""
+    """Largest deviation of a loss or KL of any window, nats per scored token."""
     tolerance: Real
-    """Nats per scored token."""
+    """Nats per scored token, on top of `relative` of the KL."""
+    relative: Real
+    """Share of the recorded KL by which it may deviate."""
     device: str
+    machine: str
+    """System, architecture and processor; no name of a host."""
+    threads: int
+    batch_size: int
+    """Windows in one forward pass; another number than the record's."""
+    afresh: bool
+    """Whether a fresh process with an empty cache measured, as `publish.afresh` says."""
     passed: bool
 
 
 class Verification(FrozenModel):
     """The checks of a record, the version that made them, and the outcome."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
+    """2 since documents that were measured again name machine, threads and batch size."""
     record_id: Sha256
     result_id: Sha256
     task: str
@@ -116,7 +126,7 @@ def write_verification(verdict: Verdict, remeasured: RemeasuredDocuments | None 
         remeasured = read_verification(path).remeasured
     passed = verdict.passed and (remeasured is None or remeasured.passed)
     content = Verification(
-        schema_version=1,
+        schema_version=2,
         record_id=record.record_id,
         result_id=record.result_id,
         task=record.task.id,

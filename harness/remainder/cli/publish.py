@@ -102,7 +102,9 @@ def verify(
     if write:
         for verdict in kept:
             measured = again.get(verdict.path)
-            verifications.write_verification(verdict, None if measured is None else measured.kept())
+            verifications.write_verification(
+                verdict, None if measured is None else measured.kept(afresh=True)
+            )
     if problems and keys is None:
         raise next(iter(problems.values()))
     for path, problem in problems.items():  # of many records: one that cannot be measured stops no other
@@ -133,24 +135,22 @@ def _measure_again(
     plans: Mapping[Path, Mapping[str, Any]], *, to_stderr: bool
 ) -> tuple[dict[Path, Rerun], dict[Path, RemainderError]]:
     """Measure documents of each record again, and print what came of it; gives the errors of some too."""
-    from remainder.base.progress import errors, reporting
+    from remainder.base.progress import errors
     from remainder.errors import RemainderError
+    from remainder.publish.afresh import measure_afresh
     from remainder.publish.remeasure import render_rerun
-    from remainder.publish.remeasure import rerun as measure_again
 
     outcomes: dict[Path, Rerun] = {}
     problems: dict[Path, RemainderError] = {}
-    for path, settings in plans.items():
-        try:
-            with reporting() as progress:
-                outcomes[path] = measure_again(path, progress=progress, **settings)
-        except RemainderError as problem:
-            problems[path] = problem
+    for path, outcome in measure_afresh(plans):
+        if isinstance(outcome, RemainderError):
+            problems[path] = outcome
             continue
+        outcomes[path] = outcome
         if to_stderr:  # standard output is for programs
-            errors.print(render_rerun(outcomes[path]), markup=False, highlight=False, soft_wrap=True)
+            errors.print(render_rerun(outcome), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(render_rerun(outcomes[path]), flush=True)
+            print(render_rerun(outcome), flush=True)
     return outcomes, problems
 
 

@@ -150,6 +150,6 @@ def seal(
             bf16_deviation=None if deviation is None else dict(deviation),
             behaviour=behaviour,
         ),
-        provenance=collect_provenance(log.timings),
+        provenance=collect_provenance(log.timings, threads=torch.get_num_threads()),
         warnings=log.warnings,
     )

@@ -8,9 +8,11 @@ that it is wrong.
 2. Choose documents: those whose SHA-256 of `seed|nonce|record_id|document` is smallest. The seed is the
    commit under review and the nonce a word drawn afterwards, so that nobody knows the choice when a record
    is made.
-3. Fit everything on the calibration split as the record did, on the CPU; measure the chosen documents.
-4. Compare, row by row of the table of values and in the mean over the rows of each rung, within a
-   `Tolerance`; and what the calibration split gives: bits per token, live features, the fit's own figures.
+3. Fit everything on the calibration split as the record did, on the CPU, in batches of another size than the
+   record's; measure the chosen documents. `publish.afresh` does it in a fresh process with an empty cache.
+4. Compare, row by row of the table of values and in the mean over the rows of each rung, within the
+   tolerance of `board.tolerance`; and what the calibration split gives: bits per token, live features, the
+   fit's own figures.
 
 Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a task with
 prompts all are measured again, since a few take as long. Couplings, tests of Gaussianity and the field's own
@@ -23,23 +25,25 @@ import hashlib
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from remainder.base.cache import Progress
 from remainder.base.paths import project_root
 from remainder.base.wrapping import fill
+from remainder.board.tolerance import Tolerance, tolerance_of
 from remainder.board.verifications import RemeasuredDocuments as Remeasurement
 from remainder.errors import RecordError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import Remeasured
-from remainder.record.provenance import git_state
+from remainder.record.provenance import git_state, machine_name
 from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
@@ -52,9 +56,7 @@ from remainder.task.spec import PROTOCOL
 
 __all__ = [
     "DOCUMENTS",
-    "TOLERANCES",
     "Rerun",
-    "Tolerance",
     "choose_documents",
     "open_recorded",
     "plan_of",
@@ -67,37 +69,9 @@ DOCUMENTS = 4
 """Documents that are measured again if no other number is asked for."""
 
 _DEVICE = "cpu"
+_PROMPTS = 5  # at a time; no record has been measured so
+_FLIPPED = 16  # bits of a window by which codes that lie between two steps may move it
 _SHOWN = 12  # faults that are told one by one
-
-
-class Tolerance(NamedTuple):
-    """Deviations from recorded numbers that are allowed: rounding, and nothing wrong."""
-
-    row: float
-    """Loss and KL of one row of values (a window, a rung, a draw), nats per scored token."""
-    mean: float
-    """Signed, mean over all rows of a rung that were measured again; nats per scored token."""
-    relative: float
-    """Share of the recorded KL that is allowed on top of `row` and `mean`: what moves much, rounds much."""
-    answers: float
-    """Share of the scored tokens whose most likely class may change, and one token more."""
-    share: float
-    """Relative deviation of sums of squares, active features and figures of the calibration split."""
-    bins: float
-    """Mean move of a token's KL in bins of its histogram, 20 a decade."""
-    floor: int
-    """The bin below which KL is rounding."""
-
-
-TOLERANCES: Mapping[tuple[str, bool], Tolerance] = {
-    # By the dtype of the suffix, and whether the record was made on the kind of device that measures again.
-    # On one machine float32 repeats to 2e-7 whatever the batches; bfloat16, which rounds to eight bits in an
-    # order that depends on the batch, moves rows by up to 0.013.
-    ("float32", True): Tolerance(2e-5, 1e-5, 1e-3, 0.005, 1e-3, 0.5, -100),
-    ("float32", False): Tolerance(1e-3, 2e-4, 5e-3, 0.02, 5e-3, 1.0, -60),
-    ("bfloat16", True): Tolerance(0.05, 0.015, 0.02, 0.1, 1e-3, 4.0, -40),
-    ("bfloat16", False): Tolerance(0.05, 0.015, 0.02, 0.1, 5e-3, 4.0, -40),
-}
 
 
 @dataclass(frozen=True)
@@ -117,20 +91,30 @@ class Rerun:
     tolerance: Tolerance
     faults: tuple[str, ...]
     notes: tuple[str, ...]
+    batch_size: int = 0
+    """Windows in one forward pass."""
+    threads: int = 0
+    machine: str = ""
+    """System, architecture and processor."""
 
     @property
     def passed(self) -> bool:
         """Whether everything came out as it was recorded."""
         return not self.faults
 
-    def kept(self) -> Remeasurement:
-        """The part that a verification of the record keeps."""
+    def kept(self, *, afresh: bool) -> Remeasurement:
+        """The part that a verification of the record keeps; `afresh` as that says."""
         return Remeasurement(
             documents=self.documents,
             chosen_by=f"{self.seed} {self.nonce}",
             largest_deviation=self.largest,
             tolerance=self.tolerance.row,
+            relative=self.tolerance.relative,
             device=_DEVICE,
+            machine=self.machine,
+            threads=self.threads,
+            batch_size=self.batch_size,
+            afresh=afresh,
             passed=self.passed,
         )
 
@@ -175,13 +159,18 @@ def rerun(
     chosen = choose_documents(stored, documents, seed, nonce)
     reference = None if record.reference is None else subject_of(record.reference, None, loaded)
     found = loaded.remeasure(subject, measured, chosen, reference=reference, progress=progress)
-    return _compared(stored, found, measured.tier, seed, nonce)
+    return replace(
+        _compared(stored, found, measured.tier, seed, nonce),
+        batch_size=loaded.batch_size,
+        threads=torch.get_num_threads(),
+        machine=machine_name(),
+    )
 
 
 def _compared(stored: StoredRecord, found: Remeasured, tier: str, seed: str, nonce: str) -> Rerun:
     """Step 4."""
     record = stored.record
-    tolerance = TOLERANCES[record.measurement.dtype, record.measurement.device == _DEVICE]
+    tolerance = tolerance_of(record, same_device=record.measurement.device == _DEVICE)
     joined = _joined(stored.values, found)
     faults = (
         *_windows(stored, found, tier),
@@ -230,9 +219,14 @@ def render_rerun(found: Rerun) -> str:
         f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}",
         f"  largest deviation: {found.largest:.2g} nats per token",
         f"    at {found.where or 'nothing compared'}",
-        f"  allowed: {found.tolerance.row:g} a row, {found.tolerance.mean:g} in the mean of a rung,",
+        f"  allowed: {found.tolerance.row:.2g} a row, {found.tolerance.mean:.2g} in the mean of a rung,",
         f"    and {found.tolerance.relative:g} of the KL ({record.measurement.dtype}, recorded on "
         f"{record.measurement.device}, measured on {_DEVICE})",
+        fill(
+            f"  with {found.threads} thread(s), {found.batch_size} at a time, on {found.machine}",
+            WIDTH,
+            hanging="    ",
+        ),
         *(f"  note: {note}" for note in found.notes),
         *(f"  fault: {fault}" for fault in faults[:_SHOWN]),
     ]
@@ -244,9 +238,8 @@ def render_rerun(found: Rerun) -> str:
 
 def open_recorded(record: Record, progress: Progress | None) -> LoadedTask:
     """The record's task, if it is the same here."""
-    loaded = open_task(
-        record.task.id, device=_DEVICE, batch_size=record.measurement.batch_size, progress=progress
-    )
+    batch_size = _other_batch(record.measurement.batch_size)
+    loaded = open_task(record.task.id, device=_DEVICE, batch_size=batch_size, progress=progress)
     if loaded.task.hash != record.task.hash:
         raise RecordError(
             f"record {record.record_id[:12]} is of {record.task.id} {record.task.version} (hash "
@@ -263,6 +256,13 @@ def open_recorded(record: Record, progress: Progress | None) -> LoadedTask:
                 fix="a record is measured on the model and text that its task pins",
             )
     return loaded
+
+
+def _other_batch(recorded: int | None) -> int:
+    """Another batch size than a record was made with, and nearly as quick; records of prompts state none."""
+    if recorded is None:
+        return _PROMPTS
+    return recorded // 2 + 1 if recorded > 2 else recorded + 1
 
 
 def subject_of(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask) -> Entry:
@@ -330,6 +330,9 @@ def _rows(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
     allowed |= {name: tolerance.share * both[name].abs() for name in ("residual_ss", "centred_ss")}
     allowed["active"] = tolerance.share * both["active"].abs() + 1
     allowed |= {name: 0.0 * tokens for name in ("tokens", "spliced")}
+    for name in both.columns:
+        if f"{name}_now" in both and name.startswith(("bits", "ss_")):
+            allowed[name] = tolerance.share * both[name].abs() + _FLIPPED * name.startswith("bits")
     for name, limit in allowed.items():
         stated, now = both[name], both[f"{name}_now"]
         # A number that is missing on one side only is as wrong as a wrong one.

@@ -14,7 +14,7 @@ from remainder._version import __version__
 from remainder.base.paths import project_root
 from remainder.record.schema import Provenance
 
-__all__ = ["PACKAGES", "GitState", "collect_provenance", "git_state", "package_versions"]
+__all__ = ["PACKAGES", "GitState", "collect_provenance", "git_state", "machine_name", "package_versions"]
 
 PACKAGES = (
     "numpy",
@@ -37,8 +37,10 @@ class GitState(NamedTuple):
     """Whether tracked files differ from the commit, or untracked ones lie about."""
 
 
-def collect_provenance(timings: Mapping[str, float] | None = None) -> Provenance:
-    """The provenance of a record made now; `timings` in seconds per stage."""
+def collect_provenance(
+    timings: Mapping[str, float] | None = None, *, threads: int | None = None
+) -> Provenance:
+    """The provenance of a record made now; `timings` in seconds per stage, `threads` as torch counts them."""
     state = git_state(project_root())
     return Provenance(
         packages=package_versions(),
@@ -48,7 +50,21 @@ def collect_provenance(timings: Mapping[str, float] | None = None) -> Provenance
         dirty=None if state is None else state.dirty,
         timestamp=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         timings=dict(timings or {}),
+        threads=threads,
     )
+
+
+def machine_name() -> str:
+    """System, architecture and processor of this machine, for the mark of a second measurement."""
+    described = f"{platform.system()} {platform.machine()}"
+    processor = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    words = (named or [processor])[0]
+    return f"{described}, {words}" if words and words != platform.machine() else described
 
 
 def package_versions() -> dict[str, str]:

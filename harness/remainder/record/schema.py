@@ -224,8 +224,10 @@ class DocumentsInfo(FrozenModel):
     """Scored tokens."""
 
 
-class Provenance(FrozenModel):
+class Provenance(GrownModel):
     """Facts that may differ between two runs that find the same numbers."""
+
+    later = ("threads",)
 
     packages: dict[str, str]
     python: str
@@ -236,6 +238,8 @@ class Provenance(FrozenModel):
     """Start of the writing, UTC, ISO 8601."""
     timings: dict[str, Real]
     """Seconds per stage."""
+    threads: int | None = None
+    """Threads that the sums of the model's layers were split over."""
 
 
 class Record(FrozenModel):
