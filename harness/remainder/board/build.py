@@ -313,11 +313,12 @@ def _newest(one: Frozen, rows: Mapping[str, HistoryRow | ArchivedRow]) -> str:
 
 
 def _summary(done: Sequence[_Done], old: Sequence[Archive], others: Sequence[Fault]) -> BoardBuild:
+    faults = tuple(sorted([*others, *(fault for one in done for fault in one.faults)]))
     return BoardBuild(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
-        faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),
-        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)]),
+        faults=faults,
+        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)], faults),
     )
 
 
