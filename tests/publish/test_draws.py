@@ -8,6 +8,7 @@ import json
 import math
 import random
 import shutil
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
@@ -132,12 +133,11 @@ def test_draws_say_which_records_are_measured_again(
     draws.write_text(json.dumps({sources[0].stem: "a" * 64}))
     asked: list[tuple[Path, dict[str, Any]]] = []
 
-    def rerun(path: Path, **settings: Any) -> None:
-        settings.pop("progress")
-        asked.append((path, settings))
-        raise RecordError("no machine")
+    def measure_afresh(plans: dict[Path, dict[str, Any]]) -> Iterator[tuple[Path, RecordError]]:
+        asked.extend(plans.items())
+        yield from ((path, RecordError("no machine")) for path in plans)
 
-    monkeypatch.setattr("remainder.publish.remeasure.rerun", rerun)
+    monkeypatch.setattr("remainder.publish.afresh.measure_afresh", measure_afresh)
     done = remainder("verify", results, "--write", "--rerun", "--draws", draws)
     assert done.code == 1, done.err
     assert "could not be measured again: no machine" in done.err
