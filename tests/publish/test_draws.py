@@ -20,6 +20,7 @@ from synthetic_values import synthetic_values
 from terminal import Command
 
 from remainder.base.paths import project_root
+from remainder.board.verify import Verdict
 from remainder.errors import RecordError
 from remainder.publish.draws import PATIENCE, SHARE, number_drawn, read_draws, settings_of
 from remainder.publish.remeasure import choose_documents
@@ -137,7 +138,12 @@ def test_draws_say_which_records_are_measured_again(
         asked.extend(plans.items())
         yield from ((path, RecordError("no machine")) for path in plans)
 
+    def sound(roots: list[Path], *, jobs: int | None) -> list[Verdict]:
+        (root,) = roots
+        return [Verdict(path, read_record(path).record, (), root) for path in sorted(root.rglob("*.json"))]
+
     monkeypatch.setattr("remainder.publish.afresh.measure_afresh", measure_afresh)
+    monkeypatch.setattr("remainder.board.verify.verify_paths", sound)
     done = remainder("verify", results, "--write", "--rerun", "--draws", draws)
     assert done.code == 1, done.err
     assert "could not be measured again: no machine" in done.err
