@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import remainder
+from remainder.circuit.backgrounds import Scene
+from remainder.circuit.chance import random_circuits
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.constants import fit_constants
 from remainder.circuit.ranking import Ranking
@@ -21,6 +23,7 @@ from remainder.loading.prompts import PromptTask
 from remainder.measure import prompt_run
 from remainder.measure.plan import Plan, plan
 from remainder.model.architecture import Architecture, Graph
+from remainder.record.number import Number
 from remainder.record.recompute import recompute
 from remainder.record.store import read_record
 from remainder.report.explain import explain
@@ -54,6 +57,9 @@ def test_a_ranking_is_measured_at_every_size(task: PromptTask, tmp_path: Path) -
     for rung in circuit.points["1"].rungs.values():
         assert abs(rung.gap.value or 0.0) < 1e-5
         assert rung.faithfulness.value == pytest.approx(1, abs=1e-5)
+    for size, point in circuit.points.items():
+        assert (point.efficiency is None) == (size in ("0",) or size.startswith("+"))
+    assert circuit.points["1"].efficiency == Number(value=0, low=0, high=0)
     path = result.save(tmp_path / "r.json")
     stored = read_record(path)
     recompute(stored.record, stored.values)
@@ -63,6 +69,44 @@ def test_a_ranking_is_measured_at_every_size(task: PromptTask, tmp_path: Path) -
     assert all("random" in table for table in tables)
     assert max(map(len, "\n".join(tables[:2]).splitlines())) <= 80
     assert rows([record])["kept"][0] == costs["headline"].edges
+
+
+def test_random_circuits_are_run_once_a_task_and_the_median_is_kept(
+    task: PromptTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path))
+    graph = task.circuit_model().graph
+    runs: list[Circuit] = []
+    original = Scene.run
+
+    def counted(scene: Scene, circuit: Circuit, *rest: object, **options: object) -> object:
+        runs.append(circuit)
+        return original(scene, circuit, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Scene, "run", counted)
+    first = remainder.evaluate(task, _ranking(graph, 0), name="one")
+    before = len(runs)
+    second = remainder.evaluate(task, _ranking(graph, 1), name="two")
+    assert len(runs) - before < before - 100  # not the twenty of each size again
+    rungs = [f"random@{size:g}" for size in task.spec.sizes]
+    for rung in rungs:
+        one, two = (r.values.loc[r.values["rung"] == rung, "kl"].to_numpy() for r in (first, second))
+        assert len(one) == first.record.documents.windows
+        assert (one == two).all()
+    size = 0.25
+    kls = []
+    for circuit in random_circuits(_ranking(graph, 0), size, seed=task.task.seed):
+        assert circuit.edges == int(size * graph.edges)
+        record = remainder.evaluate(task, circuit, rungs="raw").record
+        kls.append(record.metrics.rungs["raw"].quenched.kl.value)
+    values = first.values
+    found = values.loc[values["rung"] == f"random@{size:g}"]
+    assert len(kls) == 20
+    assert found["kl"].sum() / found["tokens"].sum() == pytest.approx(sorted(kls)[9], rel=1e-5)  # type: ignore[type-var]
+
+
+def _ranking(graph: Graph, seed: int) -> Ranking:
+    return Ranking(graph, np.random.default_rng(seed).normal(size=graph.exists.shape))
 
 
 def test_a_compiled_circuit_is_the_model_and_bits_are_stated(task: PromptTask) -> None:

@@ -116,6 +116,43 @@ def test_interval_of_an_area_covers_what_it_should() -> None:
     assert number.high - number.low < 0.1
 
 
+def with_random(kl: np.ndarray) -> CircuitMetrics:
+    """Of the same table, the median random circuit of size 0.1 with these KLs."""
+    rows = [row(document, "random@0.1", 0.0, float(value)) for document, value in enumerate(kl)]
+    totals = document_totals(canonical_values(pd.concat([table(), pd.DataFrame(rows)])))
+    found = circuit_metrics(Bootstrap(DOCUMENTS, seed=0), totals)
+    assert found is not None
+    return found
+
+
+def test_efficiency_is_the_log_ratio_to_the_median_random_circuit() -> None:
+    kl = np.abs(0.2 * answers()["raw@0.1"])
+    chance = kl * np.random.default_rng(2).uniform(3, 5, DOCUMENTS)
+    found = with_random(chance)
+    assert set(found.points) == {
+        "0",
+        "headline",
+        "+0.1",
+        *(f"{size:g}" for size in SIZES),
+    }  # it is no circuit
+    efficiency = found.points["0.1"].efficiency
+    assert efficiency is not None
+    assert efficiency.value == pytest.approx(math.log((chance.mean() + 1e-6) / (kl.mean() + 1e-6)), rel=1e-5)
+    assert efficiency.low is not None
+    assert efficiency.high is not None
+    assert math.log(3) < efficiency.low < efficiency.value < efficiency.high < math.log(5)
+    assert found.points["0.5"].efficiency is None
+    assert metrics().points["0.1"].efficiency is None
+    assert "efficiency" not in metrics().points["0.1"].model_dump()  # older records keep their bytes
+
+
+def test_what_rounding_parts_is_no_better_than_chance() -> None:
+    kl = np.abs(0.2 * answers()["raw@0.1"])
+    efficiency = with_random(kl * (1 + 1e-7 * np.arange(DOCUMENTS))).points["0.1"].efficiency
+    assert efficiency is not None
+    assert (efficiency.value, efficiency.low, efficiency.high) == (0, 0, 0)
+
+
 def test_telescope_adds_up() -> None:
     point = metrics().points["headline"]
     assert point.telescope is not None

@@ -22,28 +22,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from markupsafe import Markup
-
-from remainder.board.archive import Archive, ArchivedRow, archived
+from remainder.board.archive import Archive, archived
 from remainder.board.archive import section as section_of_archive
 from remainder.board.bundle import write_assets
-from remainder.board.figures import spark
+from remainder.board.by_size import SizeTable, size_tables
+from remainder.board.front import MARK, Shared, TaskLine, tier_text, write_shared
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
 from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
-from remainder.board.pages import (
-    HistoryRow,
-    PlaceWithin,
-    TaskText,
-    history_row,
-    plain_page,
-    record_html,
-    task_html,
-)
-from remainder.board.rank import size_of, unit_of
+from remainder.board.overall import Overall, Scored, overall, scored_of
+from remainder.board.pages import HistoryRow, PlaceWithin, TaskText, history_row, record_html, task_html
 from remainder.board.readme import readme, section
 from remainder.board.shelf import archives, in_package
 from remainder.board.text import page_name
-from remainder.board.view import Board, Cell, boards, cell, points, record_page
+from remainder.board.view import Board, boards, record_page
 from remainder.errors import RecordError
 from remainder.record.json import write_atomically
 from remainder.record.store import values_path
@@ -51,43 +42,8 @@ from remainder.task.spec import list_tasks, load_task
 
 __all__ = ["BoardBuild", "build", "check"]
 
-_MARK = ".remainder-board"
-"""A file that tells a site of ours from a folder that must not be replaced."""
-
 _ALONE = 400
 """Records up to which one process is faster than several."""
-
-
-class Best(NamedTuple):
-    """The first of a table, for the front page."""
-
-    name: str
-    kl: Cell
-    lead: str
-    """The kind of KL: `coded` or `raw`."""
-    size: Cell
-    unit: str
-
-
-class TierText(NamedTuple):
-    """A table in a line of the front page."""
-
-    tier: str
-    submissions: int
-    references: int
-    best: Best | None
-    spark: Markup
-
-
-class TaskLine(NamedTuple):
-    """A task in one major version, as the front page lists it."""
-
-    task: str
-    major: str
-    title: str
-    page: str
-    newest: bool
-    tiers: tuple[TierText, ...]
 
 
 @dataclass(frozen=True)
@@ -97,6 +53,9 @@ class _Done:
     lines: tuple[TaskLine, ...]
     history: tuple[HistoryRow, ...]
     sections: tuple[str, ...]
+    scored: tuple[Scored, ...]
+    """Rows that count over tasks."""
+    circuits: tuple[SizeTable, ...]
     faults: tuple[Fault, ...]
 
 
@@ -133,7 +92,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
     for one in () if in_package(results) else snapshots:
         faults += missing(one, results, paths)
     if site is None:
-        return _summary(list(_each(results, found, None, held, processes)), old, faults)
+        return _summary(list(_each(results, found, None, held, processes)), old, faults)[0]
     _check_replaceable(site, results)
     made = site.absolute().with_name(f".{site.absolute().name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -141,8 +100,11 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
             (made / folder).mkdir(parents=True)
         write_assets(made / "assets")
         done = list(_each(results, found, made, held, processes))
-        built = _summary(done, old, faults)
-        _shared(made, done, built, snapshots, old)
+        built, over = _summary(done, old, faults)
+        lines = [line for one in done for line in one.lines]
+        history = [row for one in done for row in one.history]
+        circuits = [table for one in done for table in one.circuits]
+        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults))
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)
@@ -211,30 +173,31 @@ def _each(
 
 def _task(job: _Job) -> _Done:
     """Read the records of one task, rank them, and write their pages."""
-    results, paths, site, snapshots = job
-    entries, faults = read_entries(results, paths)
+    site, snapshots = job.site, job.snapshots
+    entries, faults = read_entries(job.results, job.paths)
+    history = tuple(history_row(entry, snapshots.get(entry.record.record_id, ())) for entry in entries)
     found = boards(entries)
+    if site is not None:
+        _write_records(job, site, entries, found)
     titles = {board.group.task: _title(board.group.task) for board in found}
     majors = sorted({(int(board.group.major), board.group.task) for board in found})
     pages = [(str(major), page_name(task, str(major))) for major, task in majors]
-    lines = []
+    lines: list[TaskLine] = []
+    scored: list[Scored] = []
+    circuits: list[SizeTable] = []
     for (name, major), some in groupby(found, key=lambda board: (board.group.task, board.group.major)):
-        tables = list(some)
+        tables, page = list(some), page_name(name, major)
         task = TaskText(name, major, titles[name], pages)
         newest = major == pages[-1][0]
-        tiers = tuple(map(_tier, tables))
-        lines.append(TaskLine(name, major, task.title, page_name(name, major), newest, tiers))
+        lines.append(TaskLine(name, major, task.title, page, newest, tuple(map(tier_text, tables))))
+        if newest:
+            scored += [row for board in tables for row in scored_of(board, page)]
+            for number, board in enumerate(tables):
+                circuits += size_tables(board, page, f"{page}-{number}".replace(".", "-"))
         if site is not None:
-            text = task_html(task, tables)
-            (site / "tasks" / page_name(name, major)).write_text(text, encoding="utf-8")
-    if site is not None:
-        _write_records(job, site, entries, found)
-    return _Done(
-        tuple(lines),
-        tuple(history_row(entry, snapshots.get(entry.record.record_id, ())) for entry in entries),
-        tuple(section(titles[board.group.task], board) for board in found if board.rows),
-        tuple(faults),
-    )
+            (site / "tasks" / page).write_text(task_html(task, tables), encoding="utf-8")
+    sections = tuple(section(titles[board.group.task], board) for board in found if board.rows)
+    return _Done(tuple(lines), history, sections, tuple(scored), tuple(circuits), tuple(faults))
 
 
 def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board]) -> None:
@@ -261,78 +224,17 @@ def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Se
         shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
 
 
-def _shared(
-    site: Path, done: Sequence[_Done], built: BoardBuild, snapshots: Sequence[Frozen], old: Sequence[Archive]
-) -> None:
-    """Front page, list of all records and of archived ones, snapshots, how to read."""
-    lines = [line for one in done for line in one.lines]
-    suites = [
-        (suite, list(some)) for suite, some in groupby(lines, key=lambda line: line.task.partition("/")[0])
-    ]
-    tiers = [tier for line in lines for tier in line.tiers]
-    counts = {
-        "submissions": sum(tier.submissions for tier in tiers),
-        "references": sum(tier.references for tier in tiers),
-        "tasks": built.tasks,
-        "records": built.records,
-    }
-    history = sorted(
-        (row for one in done for row in one.history),
-        key=lambda row: (row.written, row.task, row.name, row.record_id),
-        reverse=True,
-    )
-    rows = {row.record_id: row for row in history}
-    former = {row.record_id: row for one in old for row in one.rows}
-    for one in snapshots:
-        listed = sorted(one.snapshot.records, key=lambda entry: (entry.path, entry.record_id))
-        known = {"rows": rows, "former": former}
-        page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, **known)
-        (site / one.page).write_text(page, encoding="utf-8")
-        shutil.copyfile(one.file, (site / one.page).with_name(one.file.name))
-    pages = {
-        "index.html": plain_page(
-            "index.html", root="", here="tasks", suites=suites, counts=counts, faults=built.faults
-        ),
-        "history.html": plain_page("history.html", root="", here="history", records=history, archives=old),
-        "snapshots.html": plain_page(
-            "snapshots.html",
-            root="",
-            here="snapshots",
-            snapshots=[(one, _newest(one, {**former, **rows})) for one in snapshots],
-        ),
-        "about.html": plain_page("about.html", root="", here="about"),
-        _MARK: "made by remainder board build\n",
-    }
-    for name, text in pages.items():
-        (site / name).write_text(text, encoding="utf-8")
-
-
-def _newest(one: Frozen, rows: Mapping[str, HistoryRow | ArchivedRow]) -> str:
-    """When the last of its records was written."""
-    return max((rows[e.record_id].written for e in one.snapshot.records if e.record_id in rows), default="")
-
-
-def _summary(done: Sequence[_Done], old: Sequence[Archive], others: Sequence[Fault]) -> BoardBuild:
-    faults = tuple(sorted([*others, *(fault for one in done for fault in one.faults)]))
-    return BoardBuild(
+def _summary(
+    done: Sequence[_Done], old: Sequence[Archive], others: Sequence[Fault]
+) -> tuple[BoardBuild, Overall]:
+    over = overall(row for one in done for row in one.scored)
+    built = BoardBuild(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
-        faults=faults,
-        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)], faults),
+        faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),
+        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)], over),
     )
-
-
-def _tier(board: Board) -> TierText:
-    best = None
-    for row in board.rows:
-        entry = row.entry
-        if not entry.is_reference and not entry.failed and row.cells[f"kl_{board.lead}"].order:
-            size = cell(size_of(entry), count=board.of_circuits)
-            kl = row.cells[f"kl_{board.lead}"]
-            best = Best(entry.record.submission.name, kl, board.lead, size, unit_of(entry))
-            break
-    references = len(board.rows) - board.submissions
-    return TierText(board.group.tier, board.submissions, references, best, spark(points(board, board.lead)))
+    return built, over
 
 
 def _title(task: str) -> str:
@@ -344,7 +246,7 @@ def _check_replaceable(site: Path, results: Path) -> None:
     where = site.absolute()
     if where.is_symlink() or (where.exists() and not where.is_dir()):
         raise RecordError(f"{site} is no folder", fix="name another folder for the site")
-    if where.is_dir() and any(where.iterdir()) and not (where / _MARK).is_file():
+    if where.is_dir() and any(where.iterdir()) and not (where / MARK).is_file():
         raise RecordError(
             f"{site} holds something else than a site of the board", fix="name an empty or a new folder"
         )

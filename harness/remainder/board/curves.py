@@ -26,7 +26,7 @@ from remainder.record.circuit_summary import EMPTY, HEADLINE
 from remainder.record.number import Number
 from remainder.record.schema import Record
 
-__all__ = ["MIB", "Curve", "CurvePanel", "Key", "Named", "curves_of", "overlay"]
+__all__ = ["MIB", "Curve", "CurvePanel", "Key", "Named", "curves_of", "efficiencies", "overlay"]
 
 MIB = "counterfactual"
 """The background that MIB's faithfulness is defined with."""
@@ -153,7 +153,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
     """f and KL over size of several records of one task; None if none is a ranking.
 
     Args:
-        rows: best first; more than `_MOST` rankings are left to the table of the task.
+        rows: best first, all of edges or all of nodes; more than `_MOST` rankings are left to the table.
         ident: what the ids of the drawings begin with, unique on the page.
     """
     circuits = [row for row in rows if _sizes(row.record)]
@@ -162,7 +162,7 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
         return None
     single = [row for row in circuits if len(_sizes(row.record)) <= 2]
     drawn = rankings[:_MOST]
-    what = " or ".join(sorted({_what(row.record) for row in drawn}))
+    what = _what(drawn[0].record)
 
     def series(of: str, rung: str) -> list[_Series]:
         pick = _of_f if of == "f" else _of_kl
@@ -198,6 +198,42 @@ def overlay(rows: Sequence[Named], ident: str) -> Curve | None:
     if more:
         caption += f" {more} more ranking{'s are' if more > 1 else ' is'} in the table below only."
     return Curve(tuple(panels), "", tuple(keys), caption, _table_of_all([*drawn, *single]))
+
+
+def efficiencies(rows: Sequence[Named], ident: str) -> Curve | None:
+    """Efficiency over size of records of one task, all of edges or all of nodes; None if none has any."""
+
+    def points(record: Record) -> tuple[_At, ...]:
+        return tuple(
+            _At(size.share, found)
+            for size in _sizes(record)
+            if (found := record.circuits.points[size.key].efficiency) is not None and found.value is not None
+        )
+
+    some = [(row, found) for row in rows if (found := points(row.record))][:_MOST]
+    if not some:
+        return None
+    what = _what(some[0][0].record)
+    series = [
+        _Series(row.name, "", f"s{number}", _SHAPES[number], found, joined=len(found) > 1)
+        for number, (row, found) in enumerate(some)
+    ]
+    scale = Scale(within(_numbers(series), [0.0]), _FRAME.bottom, _FRAME.top, knee=0.0)
+    drawing = _figure(
+        series, scale, [], f"Efficiency over the share of {what} kept", "efficiency", ident, what
+    )
+    keys = tuple(
+        Key(_sample(one), one.name, "", row.href) for one, (row, _) in zip(series, some, strict=True)
+    )
+    panel = CurvePanel("Efficiency", "against random circuits of equal size", drawing)
+    caption = f"The best by KL raw first, {_MOST} at most. Bars: 95 % intervals over prompts."
+    headings = ("submission", "size", "efficiency")
+    grid = tuple(
+        (Shown(visible(row.name, 48)), Shown(_percent(at.share)), shown(at.number))
+        for row, found in some
+        for at in found
+    )
+    return Curve((panel,), "", keys, caption, Grid(headings, grid))
 
 
 _MEAN = "what is removed carries its mean"
@@ -353,9 +389,10 @@ def _table(record: Record) -> Grid:
         kls = [None if rung not in at else at[rung].kl for rung in ("raw", "full")]
         counts = ("–", "–") if cost is None else (f"{cost.kept:,}", f"{cost.bits:,.0f}")
         plain = [Shown(visible(key, 20), ""), *(Shown(count, "") for count in counts)]
-        rows.append((*plain, *map(shown, (*fs, *kls))))
+        rows.append((*plain, *map(shown, (*fs, *kls, points[key].efficiency))))
     names = [f"f, {_BACKGROUNDS[rung][0]}" for rung in rungs]
-    return Grid(("size", _what(record), "bits", *names, "KL raw", "KL Gaussian"), tuple(rows))
+    headings = ("size", _what(record), "bits", *names, "KL raw", "KL Gaussian", "efficiency")
+    return Grid(headings, tuple(rows))
 
 
 def _table_of_all(rows: Sequence[Named]) -> Grid:
@@ -368,11 +405,10 @@ def _table_of_all(rows: Sequence[Named]) -> Grid:
             kls = [None if rung not in at else at[rung].kl for rung in ("raw", "full")]
             plain = (visible(row.name, 48), _percent(size.share), f"{costs[size.key].kept:,}")
             found.append((*(Shown(cell, "") for cell in plain), *map(shown, (*fs, *kls))))
-    what = " or ".join(sorted({_what(row.record) for row in rows}))
     names = (
         "submission",
         "size",
-        f"{what} kept",
+        f"{_what(rows[0].record)} kept",
         "f, counterfactual",
         "f, Gaussian",
         "KL raw",

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from remainder.board.curves import Curve, Named, curves_of, overlay
+from remainder.board.curves import Curve, CurvePanel, Named, curves_of, overlay
 from remainder.board.distortion import curve_table, rate_distortion
 from remainder.board.figures import pareto, rungs
 from remainder.board.merge import BoardRow, Fault
@@ -131,8 +131,7 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "figures": _figures(board),
             "distortion": _distortion(board, f"rate-{number}"),
             "says": _SAYS_OF_CIRCUITS if board.of_circuits else _SAYS,
-            "curve": _overlay(board, f"tier-{number}"),
-            "explorable": explorable(board),
+            "curves": _overlays(board, f"tier-{number}"),
             "kinds": sorted({row.entry.record.submission.kind for row in board.rows}),
             "headings": _headings(board.columns),
             "columns": board.columns,
@@ -149,20 +148,46 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
     return plain_page("task.html", root="../", here="tasks", task=task, boards=content)
 
 
-def _figures(board: Board) -> dict[str, Markup]:
-    """KL against size, by the leading KL unless that has a curve, and by the Gaussian one."""
-    drawn = ("gaussian",) if board.lead == "coded" else (board.lead, "gaussian")
-    return {
-        by: pareto(points(board, by), by, f"KL {_NAMES[by]} against {board.unit}", board.unit) for by in drawn
-    }
+class Drawings(NamedTuple):
+    """Figures of KL against size that share an axis."""
+
+    unit: str
+    figures: dict[str, Markup]
+    """Figures by the name of the KL."""
+    explorable: list[dict[str, Any]]
+    """The same points, for a figure that a reader can zoom."""
+
+
+def _figures(board: Board) -> list[Drawings]:
+    """KL against size by the leading KL, unless that has a curve, and by the Gaussian one; units apart."""
+    found = []
+    for unit in board.units:
+        some = {
+            by: [point for point in points(board, by) if point.unit == unit]
+            for by in (board.lead, "gaussian")
+        }
+        figures = {by: pareto(part, by, f"KL {_NAMES[by]} against {unit}", unit) for by, part in some.items()}
+        if any(figures.values()):
+            found.append(Drawings(unit, figures, [one for one in explorable(board) if one["unit"] == unit]))
+    return found
 
 
 def _distortion(board: Board, ident: str) -> Curve | None:
-    return rate_distortion(_named(board), [one.budget for one in board.rankings], ident)
+    """The curves of a table, and beside them KL Gaussian at the point of each that its columns are of."""
+    curve = rate_distortion(_named(board), [one.budget for one in board.rankings], ident)
+    if curve is None:
+        return None
+    drawing = pareto(points(board, "gaussian"), "gaussian", f"KL Gaussian against {board.unit}", board.unit)
+    gaussian = CurvePanel("KL Gaussian", f"at the point +1 %; {_SAYS['gaussian']}", drawing)
+    return curve._replace(panels=(*curve.panels, gaussian))
 
 
-def _overlay(board: Board, ident: str) -> Curve | None:
-    return overlay(_named(board), ident)
+def _overlays(board: Board, ident: str) -> list[Curve]:
+    """Circuits of all sizes: of edges, and of nodes, never on one axis."""
+    rows = _named(board)
+    parts = [[row for row in rows if row.record.keeps_nodes is nodes] for nodes in (False, True)]
+    found = [overlay(part, f"{ident}-{number}") for number, part in enumerate(parts)]
+    return [curve for curve in found if curve is not None]
 
 
 def _named(board: Board) -> list[Named]:
@@ -252,7 +277,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "oddities": oddities, "brief": _brief}
+    environment.filters |= {"visible": visible, "oddities": oddities, "brief": _brief, "celled": cell}
     return environment
 
 

@@ -104,9 +104,14 @@ class Board(NamedTuple):
     """Whether the task gives places."""
 
     @property
+    def units(self) -> list[str]:
+        """Units of the costs that fronts weigh against loss: edges are not nodes."""
+        return sorted({unit_of(row.entry) for row in (*self.rows, *self.nested)})
+
+    @property
     def unit(self) -> str:
-        """The unit of the cost that the front weighs against loss."""
-        return " or ".join(sorted({unit_of(row.entry) for row in (*self.rows, *self.nested)}))
+        """The units in words."""
+        return " or ".join(self.units)
 
     @property
     def of_circuits(self) -> bool:

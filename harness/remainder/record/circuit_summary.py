@@ -59,6 +59,8 @@ AGAINST_RANDOM = "raw"
 """The background with which a circuit is held against random ones."""
 RANDOM = "random"
 """The beginning of the name of their rung."""
+_ROUNDING = 1e-5
+"""Relative difference that two float32 passes of one and the same prediction may have."""
 _FLOOR = 1e-6
 """Nats that are added to KL under a logarithm: far below what any task tells apart."""
 
@@ -144,16 +146,26 @@ def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[st
 
 
 def _efficiency(bootstrap: Bootstrap, totals: Totals, size: str) -> Number:
-    rungs = (rung_of_random(size), rung_at(AGAINST_RANDOM, size))
-    columns = np.stack(
-        [*(column(totals[rung], "kl") for rung in rungs), column(totals["clean"], "tokens")], axis=-1
-    )
+    """Log ratio of the KL of random circuits to that of the one of a size; what rounding parts is equal.
+
+    An interval beyond what any weighting of these prompts could give is none.
+    """
+    tokens, own = column(totals["clean"], "tokens"), column(totals[rung_at(AGAINST_RANDOM, size)], "kl")
+    chance = column(totals[rung_of_random(size)], "kl")
+    chance = np.where(np.isclose(chance, own, rtol=_ROUNDING, atol=_FLOOR * _ROUNDING), own, chance)
 
     def log_ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
         kl = np.maximum(means[..., :2] / means[..., 2:], 0.0) + _FLOOR
         return np.asarray(np.log(kl[..., 0] / kl[..., 1]))
 
-    return Number.of(bootstrap.of_function(columns, log_ratio))
+    found = bootstrap.of_function(np.stack([chance, own, tokens], axis=-1), log_ratio)
+    extremes = np.array([[part.min(), part.max()] for part in (chance / tokens, own / tokens)]) + _FLOOR
+    least, most = np.log(extremes[0, 0] / extremes[1, 1]), np.log(extremes[0, 1] / extremes[1, 0])
+    if found.value is not None and found.low is not None and found.high is not None:
+        room = 1e-9
+        if found.low < least - room or found.high > most + room:
+            return Number.bare(found.value, "too few prompts carry its KL for an interval")
+    return Number.of(found)
 
 
 def _span(totals: Totals, background: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:

@@ -65,7 +65,7 @@
   }
 
   for (const button of document.querySelectorAll("[data-explore]")) {
-    const board = button.closest("[data-board]");
+    const board = button.closest("[data-figures]");
     const rows = JSON.parse(board.querySelector("[data-points]").textContent);
     const plot = board.querySelector("[data-plot]");
     const unit = plot.dataset.unit;

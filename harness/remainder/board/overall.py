@@ -1,0 +1,128 @@
+"""Methods over tasks: mean efficiency at the +1 % point, of those with results on enough real sites.
+
+1. A task counts if it gives places, in the newest N of its version; of several tiers or dtypes the record of
+   most scored tokens. Each task weighs the same. Tasks are shown one by one and are no sample of anything:
+   they are not resampled, and there is no mean rank, which depends on who else took part.
+2. The interval is over documents, put together from those of the tasks (MOVER: Zou and Donner, Statistics in
+   Medicine 27, 2008): with e_t the efficiency and l_t the lower end, the mean's lower end lies
+   √(Σ_c (Σ_{t in c} e_t − l_t)²) / T below it, the upper one alike. Tasks of different texts are independent
+   and their variances add. Tasks that share documents, as sites of one model do, form one cluster c: their
+   errors go together in an unknown measure, and the sum of their lengths is the most that they can make up.
+3. A method is known by the name of its submissions.
+
+Source: protocol 2, section 5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from remainder.board.merge import BoardRow
+from remainder.board.rank import unplaced_because
+from remainder.board.view import Board
+from remainder.record.number import Number
+from remainder.report.quantities import number_of
+
+__all__ = ["LEAST", "Method", "Overall", "Scored", "overall", "scored_of"]
+
+LEAST = 3
+"""Tasks that a method must have results on."""
+
+
+class Scored(NamedTuple):
+    """The efficiency of a row on one task."""
+
+    method: str
+    task: str
+    page: str
+    """The page of the task."""
+    record_id: str
+    tokens: int
+    documents: frozenset[str]
+    efficiency: Number
+
+
+class Method(NamedTuple):
+    """A method over all of its tasks."""
+
+    name: str
+    mean: Number
+    by_task: dict[str, Scored]
+
+
+class Overall(NamedTuple):
+    """Methods with enough results, best first, and what there is besides."""
+
+    tasks: tuple[str, ...]
+    """Ids of the tasks that any of the methods has a result on."""
+    methods: tuple[Method, ...]
+    started: int
+    """Methods with a result on fewer tasks."""
+
+
+def scored_of(board: Board, page: str) -> list[Scored]:
+    """Rows of a table that count, if its task gives places."""
+    if not board.places:
+        return []
+    return [
+        Scored(
+            entry.record.submission.name,
+            board.group.task,
+            page,
+            entry.record.record_id,
+            entry.record.documents.tokens,
+            frozenset(entry.sums.documents),
+            efficiency,
+        )
+        for entry in (row.entry for row in board.rows)
+        if (efficiency := _efficiency(entry)).value is not None
+    ]
+
+
+def _efficiency(entry: BoardRow) -> Number:
+    why = unplaced_because(entry)
+    return Number.null(why) if why else number_of(entry.record, "efficiency")
+
+
+def overall(rows: Iterable[Scored]) -> Overall:
+    """Methods by their mean efficiency."""
+    by_method: dict[str, dict[str, Scored]] = {}
+    for row in rows:
+        found = by_method.setdefault(row.method, {})
+        before = found.get(row.task)
+        if before is None or (row.tokens, row.record_id) > (before.tokens, before.record_id):
+            found[row.task] = row
+    enough = {name: found for name, found in by_method.items() if len(found) >= LEAST}
+    methods = [Method(name, mean_of(list(found.values())), found) for name, found in enough.items()]
+    methods.sort(key=lambda one: (-(one.mean.value or 0.0), one.name))
+    tasks = sorted({task for one in methods for task in one.by_task})
+    return Overall(tuple(tasks), tuple(methods), len(by_method) - len(enough))
+
+
+def mean_of(rows: Sequence[Scored]) -> Number:
+    """The mean over tasks with its interval over documents; step 2."""
+    numbers = [row.efficiency for row in rows]
+    values = [number.value for number in numbers if number.value is not None]
+    mean = sum(values) / len(values)
+    if missing := next((row for row in rows if row.efficiency.low is None), None):
+        return Number.bare(mean, f"on {missing.task} there is no interval: {missing.efficiency.reason}")
+    below = above = 0.0
+    for cluster in _clusters(rows):
+        ends = [row.efficiency for row in cluster]
+        below += sum((one.value or 0.0) - (one.low or 0.0) for one in ends) ** 2
+        above += sum((one.high or 0.0) - (one.value or 0.0) for one in ends) ** 2
+    count = len(values)
+    return Number(value=mean, low=mean - math.sqrt(below) / count, high=mean + math.sqrt(above) / count)
+
+
+def _clusters(rows: Sequence[Scored]) -> list[list[Scored]]:
+    """Rows that share documents, directly or by others."""
+    found: list[tuple[set[str], list[Scored]]] = []
+    for row in rows:
+        meeting = [one for one in found if not one[0].isdisjoint(row.documents)]
+        documents = set(row.documents).union(*(one[0] for one in meeting))
+        members = [row, *(member for one in meeting for member in one[1])]
+        found = [one for one in found if one not in meeting] + [(documents, members)]
+    return [members for _, members in found]
