@@ -20,6 +20,7 @@ from remainder.board.shelf import archived_protocol, archives, place_in, relativ
 from remainder.board.snapshot import check_snapshot, make_snapshot, read_snapshot
 from remainder.board.verify import verify_paths, verify_record
 from remainder.board.which import record_of
+from remainder.errors import RecordError
 from remainder.record.json import sha256
 from remainder.record.store import read_record, values_path
 
@@ -236,3 +237,22 @@ def test_without_an_archive_no_page_speaks_of_one(tmp_path: Path) -> None:
     built = build(tmp_path / "results", tmp_path / "site")
     assert "archived" not in built.readme
     assert "archived" not in (tmp_path / "site" / "history.html").read_text(encoding="utf-8")
+
+
+def test_an_installed_package_holds_no_archive_and_says_so(
+    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = one.parents[7] / "results"
+    made = small_board(results)
+    snapshots = results.parent / "snapshots"
+    snapshots.mkdir()
+    frozen = make_snapshot("2026.12", results, [one, made["good"]])
+    (snapshots / "2026.12.json").write_bytes(frozen.content)
+    shutil.rmtree(results.parent / "archive")
+    monkeypatch.setattr("remainder.board.shelf.is_checkout", lambda: False)
+    monkeypatch.setattr("remainder.board.shelf.project_root", lambda: results.parent.parent)
+    with pytest.raises(RecordError, match="is archived, and an installed package holds no archive"):
+        check_snapshot("2026.12", folder=snapshots)
+    assert not build(results, tmp_path / "site").faults
+    page = (tmp_path / "site" / "snapshots" / "2026.12.html").read_text(encoding="utf-8")
+    assert page.count("archived; an installed package holds no archive") == 1

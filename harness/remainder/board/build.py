@@ -104,7 +104,8 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
         lines = [line for one in done for line in one.lines]
         history = [row for one in done for row in one.history]
         circuits = [table for one in done for table in one.circuits]
-        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults))
+        packaged = in_package(results)
+        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults, packaged))
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)

@@ -69,6 +69,8 @@ class Shared(NamedTuple):
     snapshots: Sequence[Frozen]
     archives: Sequence[Archive]
     faults: Sequence[Fault]
+    packaged: bool
+    """Whether the records came with an installed package, which holds no archive."""
 
 
 def write_shared(site: Path, it: Shared) -> None:
@@ -91,7 +93,7 @@ def write_shared(site: Path, it: Shared) -> None:
     former = {row.record_id: row for one in it.archives for row in one.rows}
     for one in it.snapshots:
         listed = sorted(one.snapshot.records, key=lambda entry: (entry.path, entry.record_id))
-        known = {"rows": rows, "former": former}
+        known = {"rows": rows, "former": former, "packaged": it.packaged}
         page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, **known)
         (site / one.page).write_text(page, encoding="utf-8")
         shutil.copyfile(one.file, (site / one.page).with_name(one.file.name))

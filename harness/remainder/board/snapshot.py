@@ -27,7 +27,7 @@ from remainder.base.files import LARGEST, present, require_file, require_folder
 from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
-from remainder.board.shelf import place_in, relative_place, results_folder
+from remainder.board.shelf import in_package, place_in, relative_place, results_folder
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
@@ -193,6 +193,11 @@ def check_snapshot(name: str, *, results: Path | None = None, folder: Path | Non
         place = PurePosixPath(entry.path)
         if place.is_absolute() or ".." in place.parts:
             raise RecordError(f"{path}: {entry.path!a} lies outside of the results", fix=_RESTORE)
+        if in_package(root) and not place_in(root, entry.path).exists():
+            raise RecordError(
+                f"{path}: {entry.path} is archived, and an installed package holds no archive",
+                fix=f"run `{command(['remainder', 'board', 'freeze', name, '--check'])}` in a checkout",
+            )
     rebuilt = make_snapshot(name, root, [place_in(root, entry.path) for entry in stated.records])
     if rebuilt.content != path.read_bytes():
         changed = sorted(set(rebuilt.records) ^ set(stated.records), key=lambda entry: entry.path)
