@@ -100,6 +100,7 @@ class Forecast:
     kind: str = "forecast"
     is_pinned: bool = True
     format_name: None = None
+    kilobytes: None = None
 
     @property
     def files(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from remainder.base.cache import sha256_file
 from remainder.base.files import present
 from remainder.base.paths import project_root, root_of
 from remainder.errors import InterpretationError, RecordError
+from remainder.record.json import significant
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.submission.description import Description, read_description
@@ -302,6 +303,11 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
             yield Remark(f"{part}.files: {stated.name} has no file {name[:80]!a}")
         elif (found := sha256_file(path)) != digest:
             yield Remark(f"{part}.files.{name}: {digest[:12]}…, the file here is {found[:12]}…")
+    paths = [root_of(folder, name) / name for name in stated.files]
+    if stated.kilobytes is not None and all(map(Path.is_file, paths)):
+        size = significant(sum(path.stat().st_size for path in paths) / 1000)
+        if stated.kilobytes != size:
+            yield Remark(f"{part}.kilobytes: {stated.kilobytes:g}, its files here take {size:g}")
     held = []
     if method.place is not None:
         place = folder / method.place

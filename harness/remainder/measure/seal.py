@@ -39,7 +39,14 @@ __all__ = ["Log", "Remeasured", "calibration_info", "info", "seal"]
 def info(entry: Entry) -> SubmissionInfo:
     """The identity of an entry, as records state it."""
     method = MethodInfo(format=entry.format_name)
-    return SubmissionInfo(name=entry.name, kind=entry.kind, files=entry.files, hash=entry.hash, method=method)
+    return SubmissionInfo(
+        name=entry.name,
+        kind=entry.kind,
+        files=entry.files,
+        hash=entry.hash,
+        method=method,
+        kilobytes=entry.kilobytes,
+    )
 
 
 def calibration_info(calibration: Calibration, unexplained: dict[str, Number]) -> CalibrationInfo:

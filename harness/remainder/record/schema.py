@@ -56,7 +56,7 @@ class MethodInfo(FrozenModel):
 class SubmissionInfo(GrownModel):
     """The interpretation, identified by its hash."""
 
-    later = ("method",)
+    later = ("method", "kilobytes")
 
     name: str
     kind: str
@@ -65,6 +65,8 @@ class SubmissionInfo(GrownModel):
     hash: Sha256
     method: MethodInfo | None = None
     """Absent before schema 5."""
+    kilobytes: Real | None = None
+    """Size of the files, of 1,000 bytes each; absent where they are not in the submission's folder."""
 
     @property
     def format(self) -> str | None:

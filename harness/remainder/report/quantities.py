@@ -218,6 +218,11 @@ def _cost(
     return Quantity(key, heading, about, of_record, of_totals, unit, better, _COMPLEXITY, short, always)
 
 
+def _kilobytes(record: Record) -> Number:
+    size = record.submission.kilobytes
+    return Number.null("it has no files here") if size is None else Number.bare(size, "a size, not a sample")
+
+
 def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better: Better) -> Quantity:
     """A quantity that circuits alone have."""
     return Quantity(key, heading, about, _on_circuits(of_record), None, "as a share", better, CIRCUIT)
@@ -279,6 +284,7 @@ _TABLE = (
         "large",
         short="expl. var.",
     ),
+    _cost("kilobytes", "kB", "Size of the submission's files, weights among them", "small", _kilobytes),
     _of_circuits("faithfulness", "f", "Faithfulness, counterfactual background", _faithfulness, "large"),
     _of_circuits("cpr", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr"), "large"),
     _of_circuits("cmd", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd"), "small"),

@@ -44,6 +44,11 @@ class _InMemory:
         """No files: what is known of an object is the hash of its weights or edges."""
         return {}
 
+    @property
+    def kilobytes(self) -> float | None:
+        """None, since it has no files."""
+        return None
+
 
 @dataclass(frozen=True)
 class ObjectSubmission(_InMemory):

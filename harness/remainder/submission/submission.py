@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from pydantic import Field
 
 from remainder.base.files import explained
+from remainder.base.paths import root_of
 from remainder.errors import InterpretationError
 from remainder.formats import hub
 from remainder.formats.eap_ig import Found
@@ -45,6 +46,8 @@ class Entry(Protocol):
     def kind(self) -> str: ...
     @property
     def files(self) -> dict[str, str]: ...
+    @property
+    def kilobytes(self) -> float | None: ...
     @property
     def hash(self) -> str: ...
     @property
@@ -78,6 +81,14 @@ class Submission(Description):
     @staticmethod
     def _find(name: str) -> Format | None:
         return find(name)
+
+    @property
+    def kilobytes(self) -> float | None:
+        """Size of its files, of 1,000 bytes each; None if it has none in its folder."""
+        if self.folder is None or not self.files:
+            return None
+        paths = [root_of(self.folder, name) / name for name in self.files]
+        return sum(path.stat().st_size for path in paths) / 1000 if all(map(Path.is_file, paths)) else None
 
     @property
     def format(self) -> Format:
