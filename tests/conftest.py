@@ -22,6 +22,14 @@ settings.load_profile("remainder")
 
 
 @pytest.fixture
+def exact_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rungs of exact codes, as on a task whose values are known beforehand."""
+    from remainder.task.spec import Task
+
+    monkeypatch.setattr(Task, "ladder", "exact")
+
+
+@pytest.fixture
 def remainder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """The command, run in this process as from a terminal of 80 columns."""
     from remainder.cli import main as cli  # only now, when the checks of shapes are in place

@@ -38,7 +38,7 @@ from remainder.board.shelf import archives, results_folder
 from remainder.board.verify import Shelf, Verdict, verify_record
 from remainder.errors import RecordError
 from remainder.interpretation.rules import Conformance
-from remainder.measure.checks import CIRCUIT_LIMIT, TRUE_LIMIT
+from remainder.measure.checks import CIRCUIT_LIMIT, DECODED_LIMIT, TRUE_LIMIT
 from remainder.record import recompute as recompute_module
 from remainder.record import store as record_module
 from remainder.record.json import canonical_json, sha256
@@ -315,6 +315,8 @@ def test_limits_are_those_that_are_measured_with() -> None:
     assert {
         "true_equals_clean": TRUE_LIMIT,
         "conformance": Conformance._field_defaults["limit"],
+        "decoded_calibration": DECODED_LIMIT,
+        "decoded_evaluation": DECODED_LIMIT,
         "full_equals_clean": CIRCUIT_LIMIT,
         "empty_equals_counterfactual": CIRCUIT_LIMIT,
     } == consistency.LIMITS

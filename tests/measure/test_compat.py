@@ -20,8 +20,8 @@ from remainder.errors import TaskError
 from remainder.interpretation.protocol import adapt
 from remainder.loading.fetch import load_tokenizer
 from remainder.loading.site import LanguageTask
+from remainder.measure.codes import Codes, CodeSample
 from remainder.measure.compat import measure_compat, special_ids
-from remainder.measure.complexity import CodeSample, entropy_bits
 from remainder.measure.mdl import BIN_COUNTS, description_length
 from remainder.measure.plan import plan
 from remainder.record.compat import Compat
@@ -293,7 +293,7 @@ def test_the_description_length_is_that_of_numpy_s_histograms(bins: int) -> None
         p = (column > 0).mean()
         total += stats.entropy([p, 1 - p], base=2)
         total += p * stats.entropy(counts, base=2) if counts.sum() else 0.0
-    assert description_length(codes, bins) == pytest.approx(total, rel=1e-12)
+    assert description_length(Codes.of(codes), bins) == pytest.approx(total, rel=1e-12)
 
 
 def test_ours_and_theirs_differ_by_whose_bin_it_is() -> None:
@@ -309,8 +309,7 @@ def test_ours_and_theirs_differ_by_whose_bin_it_is() -> None:
         value = stats.entropy(counts, base=2) if counts.size else 0.0
         ours += gate + p * value
         theirs += (1 + p) * gate + p**2 * value
-    assert entropy_bits(bins, codes > 0) == pytest.approx(ours, rel=1e-6)
-    assert description_length(torch.from_numpy(codes), 8) == pytest.approx(theirs, rel=1e-6)
+    assert description_length(Codes.of(torch.from_numpy(codes)), 8) == pytest.approx(theirs, rel=1e-6)
     assert ours != pytest.approx(theirs, rel=1e-3)
 
 

@@ -22,6 +22,8 @@ from remainder.measure import plan as plans
 from remainder.measure import precision
 from remainder.measure.answers import groups_of
 from remainder.measure.plan import plan
+from remainder.measure.reference import REFERENCE_STEPS
+from remainder.record.rungs import CURVE, reference_rung
 from remainder.record.store import read_record, write_record
 from remainder.report.tables import render
 from remainder.residual.ladder import TrueResidual
@@ -160,14 +162,15 @@ def test_the_quick_tier_makes_the_passes_that_its_table_shows() -> None:
 def test_values_hold_those_rungs_and_the_check_is_made_all_the_same() -> None:
     loaded = make_loaded(make_task(tiers=TIERS))
     found = evaluate(loaded, Shrink())
-    assert rungs_of(found.values) == {"clean", "raw", "mean", "full", "permuted", "noise-fitted"}
+    paid = {*CURVE, "reference-mean", *map(reference_rung, REFERENCE_STEPS)}
+    assert rungs_of(found.values) == {"clean", "raw", "mean", "full", "permuted", "noise-fitted"} | paid
     check = found.record.checks["true_equals_clean"]
     assert check.passed
     assert check.value == pytest.approx(0, abs=1e-6)
     assert check.note is not None
     assert "one batch" in check.note
     raw = evaluate(loaded, Shrink(), rungs="raw")
-    assert rungs_of(raw.values) == {"clean", "raw"}
+    assert rungs_of(raw.values) == {"clean", "raw"} | paid
     assert raw.record.metrics.gaussian_ratio.fitted.value is None
     assert raw.record.metrics.gaussian_ratio.fitted.reason == "rung noise-fitted was not measured"
     # What both measure is the same to the last digit.
@@ -234,18 +237,18 @@ def test_the_option_of_the_command(remainder: Command, tmp_path: Path) -> None:
         "--documents",
         "6",
         "--out",
-        tmp_path,
+        tmp_path / "out",
     )
     done = remainder(*arguments)
     assert done.code == 0, done.err
     assert "! Only 6 documents of tier quick were measured" in done.err
     assert "tier quick (6 documents)" in " ".join(done.out.split())
     assert "found finished" in remainder(*arguments).err
-    assert "measured in" in remainder(*arguments[:-4], "--documents", "7", "--out", tmp_path).err
-    refused = remainder(*arguments[:-4], "--documents", "1", "--out", tmp_path)
+    assert "measured in" in remainder(*arguments[:-4], "--documents", "7", "--out", tmp_path / "out").err
+    refused = remainder(*arguments[:-4], "--documents", "1", "--out", tmp_path / "out")
     assert refused.code != 0
     assert "documents is 1" in refused.err
-    for path in tmp_path.rglob("*.json"):  # no board takes it
+    for path in (tmp_path / "out").rglob("*.json"):  # no board takes it
         faults = [one.text for one in check_task(read_record(path).record) if one.is_fault]
         assert any(
             re.search(r"^tier: Only \d documents of tier quick were measured: no board", one)

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import VOCABULARY, WIDTH, Shrink, make_loaded, make_model, make_task, save_model
+from tiny import VOCABULARY, WIDTH, WINDOW, Shrink, make_loaded, make_model, make_task, save_model
 from transformers import AutoModelForCausalLM
 
 from remainder.api import evaluate
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.references import Identity
 from remainder.loading.loaded import LoadedTask
+from remainder.measure import reference
 from remainder.measure.plan import plan
+from remainder.record.rungs import CURVE, RUNGS
 from remainder.record.schema import Record
 from remainder.residual.gaussian import Full
 from remainder.residual.ladder import TrueResidual
@@ -139,20 +141,36 @@ class Brute:
         return loss, kl, len(scored)
 
 
-def test_clean_raw_and_mean_equal_brute_force() -> None:
+class Rounded(Shrink):
+    """`Shrink` with the codes that a record says it paid for."""
+
+    def __init__(self, record: Record, point: str) -> None:
+        super().__init__()
+        coding = record.complexity.coding
+        assert coding is not None
+        self.step = coding.rms * 2.0 ** (-coding.steps[point] / 2) / self.factor
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.double() / self.step).round().mul(self.step).float()
+
+
+def test_clean_raw_coded_and_mean_equal_brute_force() -> None:
     task, subject = task_of(), Shrink()
-    _, values = baseline()
+    record, values = baseline()
     brute = Brute(task)
-    mean = brute.residuals(subject).mean(0)
+    coded = {point: Rounded(record, point) for point in CURVE}
+    mean = brute.residuals(coded["coded"]).mean(0)
+    passes = {
+        "raw": (torch.zeros_like, subject),
+        "mean": (lambda r: mean.expand(r.shape), coded["coded"]),
+        "clean": (lambda r: r, subject),
+        **{point: (torch.zeros_like, rounded) for point, rounded in coded.items()},
+    }
     windows = brute.windows("evaluation", 14)
     for row, document, window in zip(windows.inputs, windows.documents, windows.indices, strict=True):
         ids = torch.from_numpy(row)
-        for rung, epsilon in {
-            "raw": torch.zeros_like,
-            "mean": lambda r: mean.expand(r.shape),
-            "clean": lambda r: r,
-        }.items():
-            loss, kl, tokens = brute.scores(ids, epsilon, subject)
+        for rung, (epsilon, used) in passes.items():
+            loss, kl, tokens = brute.scores(ids, epsilon, used)
             found = values.loc[(document, window, rung, 0)]
             assert found["tokens"] == tokens
             assert found["loss"] == pytest.approx(loss, abs=1e-4), rung
@@ -239,12 +257,12 @@ def test_the_gaussian_ratio_has_brute_forces_denominators() -> None:
         assert abs(theirs.mean() - per_draw.mean()) < 4 * error, name
 
 
-def test_the_gaussian_ratio_is_the_kl_of_raw_over_that_of_the_noise() -> None:
+def test_the_gaussian_ratio_is_the_kl_of_the_paid_codes_over_that_of_the_noise() -> None:
     record, values = baseline()
     pooled = per_rung(values, "kl")
     for name in ("fitted", "directional", "isotropic"):
         ratio = getattr(record.metrics.gaussian_ratio, name)
-        assert ratio.value == pytest.approx(pooled["raw"] / pooled[f"noise-{name}"], rel=1e-4)
+        assert ratio.value == pytest.approx(pooled["coded"] / pooled[f"noise-{name}"], rel=1e-4)
 
 
 # what must hold
@@ -263,7 +281,7 @@ def test_the_true_residual_gives_back_the_clean_model() -> None:
     assert abs(per_rung(values)["raw"] - per_rung(values)["clean"]) > 0.1
 
 
-def test_the_identity_has_no_gap_on_any_rung() -> None:
+def test_the_identity_has_no_gap_on_any_rung_of_exact_codes(exact_ladder: None) -> None:
     record, values = run(Identity())
     losses, divergences = per_rung(values), per_rung(values, "kl")
     for rung in ("raw", "mean", "full", "permuted", "true"):
@@ -274,7 +292,15 @@ def test_the_identity_has_no_gap_on_any_rung() -> None:
 
 def test_the_checks_of_a_run_are_all_recorded_and_passed() -> None:
     record, _ = baseline()
-    assert set(record.checks) == {"suffix", "conformance", "zero_splice", "true_equals_clean", "memorised"}
+    assert set(record.checks) == {
+        "suffix",
+        "conformance",
+        "decoded_calibration",
+        "decoded_evaluation",
+        "zero_splice",
+        "true_equals_clean",
+        "memorised",
+    }
     assert all(check.passed for check in record.checks.values())
     assert record.checks["suffix"].note.startswith("blocks after the site only, chunked head")
     assert record.measurement.suffix == "blocks after the site only, chunked head"
@@ -296,7 +322,9 @@ def test_a_site_that_the_model_does_not_use_is_caught_by_the_zero_splice(tmp_pat
         run(loaded=loaded)
 
 
-def test_draws_of_the_gaussian_rung_are_antithetic_and_those_of_real_residuals_are_not() -> None:
+def test_draws_of_the_gaussian_rung_are_antithetic_and_those_of_real_residuals_are_not(
+    exact_ladder: None,
+) -> None:
     """Where residuals are small the loss is linear, and +z and −z cancel around the rung `mean`."""
     _, values = run(Shrink(0.999, 0.0), pairs=2)
     centre = values.xs("mean", level="rung")["loss"].to_numpy()[:, None]
@@ -347,7 +375,7 @@ def test_another_interpretation_before_moves_nothing() -> None:
 def test_other_rungs_move_nothing(rungs: list[str]) -> None:
     _, expected = baseline()
     record, found = run(rungs=rungs)
-    assert set(record.measurement.rungs) == {"raw", *rungs}
+    assert set(record.measurement.rungs) == {"raw", "coded", *rungs}
     kept = expected.loc[expected.index.get_level_values("rung").isin(found.index.unique("rung"))]
     pd.testing.assert_frame_equal(found, kept)
 
@@ -371,7 +399,7 @@ def test_fewer_windows_are_the_first_ones_with_the_same_values() -> None:
     assert_same(found.assign(centred_ss=0.0), expected.assign(centred_ss=0.0))
 
 
-def test_two_interpretations_see_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_interpretations_see_the_same_noise(monkeypatch: pytest.MonkeyPatch, exact_ladder: None) -> None:
     """With residuals that differ by a constant factor, the fitted noises differ by just that factor."""
     seen: list[torch.Tensor] = []
     real = Full.sample
@@ -500,8 +528,113 @@ def test_a_plan_that_cannot_be_followed_is_refused(options: dict[str, Any], mess
 
 def test_raw_is_always_measured_and_rungs_keep_their_order() -> None:
     task = task_of()
-    assert plan(task, "quick", rungs=("true", "mean")).rungs == ("raw", "mean", "true")
-    assert plan(task, "quick").rungs == tuple(rung for rung in task.rungs if rung != "true")
+    assert plan(task, "quick", rungs=("true", "mean")).rungs == ("raw", "coded", "mean", "true")
+    assert plan(task, "quick").rungs == ("raw", "coded", "mean", "full", "permuted")
+    assert plan(task, "quick", rungs=("all",)).rungs == tuple(RUNGS)
+
+
+def test_the_ladder_of_exact_codes_has_no_coded_rung(exact_ladder: None) -> None:
+    task = task_of()
+    assert plan(task, "quick", rungs=("mean",)).rungs == ("raw", "mean")
+    assert plan(task, "quick", rungs=("all",)).rungs == tuple(rung for rung in RUNGS if rung != "coded")
+    record, values = run(Identity())
+    assert not set(values.index.unique("rung")) & {*CURVE, "reference-mean"}
+    assert record.metrics.coding is not None
+    assert record.metrics.coding.points == {}
+    assert record.metrics.coding.reference == ()
+    assert record.complexity.coding is not None
+    step = record.complexity.coding.steps["coded"]
+    assert record.complexity.bits_per_token == record.metrics.coding.steps[step].bits
+
+
+def test_rows_of_the_reference_are_measured_once_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of principal components rounded with one step; a second interpretation finds them."""
+    seen: list[int] = []
+    real = reference._measure
+    monkeypatch.setattr(reference, "_measure", lambda *args: seen.append(1) or real(*args))
+    first, values = run()
+    second, others = run(Shrink(0.5))
+    assert seen == [1]
+    rungs = [name for name in values.index.unique("rung") if name.startswith("reference-")]
+    assert len(rungs) == 1 + len(reference.REFERENCE_STEPS)
+    for rung in rungs:
+        pd.testing.assert_frame_equal(values.xs(rung, level="rung"), others.xs(rung, level="rung"))
+    for record in (first, second):
+        assert record.metrics.coding is not None
+        bits = [point.bits.value for point in record.metrics.coding.reference]
+        assert bits[0] == 0
+        assert bits == sorted(bits, key=float)
+    assert run(dtype="bfloat16")[0].metrics.coding is not None
+    assert seen == [1, 1]
+
+
+def test_the_reference_equals_brute_force() -> None:
+    _, values = baseline()
+    brute = Brute(task_of())
+    calibration = [brute.clean(torch.from_numpy(row)) for row in brute.windows("calibration", 16).inputs]
+    rows = torch.cat([x[here] for x, here in calibration]).double()
+    mean = rows.mean(0)
+    _, basis = torch.linalg.eigh((rows - mean).T @ (rows - mean))
+    rms = float((rows - mean).square().sum(-1).mean().sqrt())
+    windows = brute.windows("evaluation", 14)
+    row, document, window = windows.inputs[0], windows.documents[0], windows.indices[0]
+    ids = torch.from_numpy(row)
+    x, spliced = brute.clean(ids)
+    for rung, step in (
+        ("reference-mean", math.inf),
+        ("reference-4", rms / 4),
+        ("reference-9", rms * 2**-4.5),
+    ):
+        estimate = mean.expand(x.shape)
+        if step < math.inf:
+            estimate = mean + torch.round((x.double() - mean) @ basis / step) * step @ basis.T
+        found = values.loc[(document, window, rung, 0)]
+        left = (x.double() - estimate)[spliced].square().sum()
+        assert found["residual_ss"] == pytest.approx(float(left), rel=1e-4)
+        new = torch.where(spliced[:, None], estimate.float(), x)
+        clean, log_p = brute.log_p(ids, x), brute.log_p(ids, new)
+        scored = [t for t in range(len(ids) - 1) if bool(spliced[t]) and int(ids[t + 1]) not in SPECIAL]
+        kl = sum(float((clean[t].exp() * (clean[t] - log_p[t])).sum()) for t in scored)
+        assert found["kl"] == pytest.approx(kl, abs=1e-3)
+
+
+def test_bits_and_squares_of_points_are_those_of_their_steps() -> None:
+    record, values = baseline()
+    coding = record.complexity.coding
+    assert coding is not None
+    raw = values.xs("raw", level="rung")
+    for point, step in coding.steps.items():
+        own = values.xs(point, level="rung")
+        np.testing.assert_allclose(own["bits"], raw[f"bits_{step}"], rtol=1e-8)
+        np.testing.assert_allclose(own["residual_ss"], raw[f"ss_{step}"], rtol=1e-4)
+
+
+def test_codes_beside_a_path_past_them_are_not_paid_for() -> None:
+    class Skips(Shrink):
+        def skip(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(-1, keepdim=True).expand_as(x)
+
+    record, values = run(Skips())
+    assert record.complexity.coding is None
+    assert "past the codes" in str(record.complexity.bits_per_token.reason)
+    assert record.metrics.coding is None
+    assert record.measurement.unmeasured["coded"] == record.complexity.bits_per_token.reason
+    assert not set(values.index.unique("rung")) & {*CURVE, "reference-mean"}
+    assert "bits" not in values
+
+
+def test_quantised_codes_that_decode_otherwise_later_are_refused() -> None:
+    class Moody(Shrink):
+        """After enough calls the same codes mean something else."""
+
+        calls = 0
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            self.calls += codes.shape[1] == WINDOW
+            return super().decode(codes) * (1.0 if self.calls < 30 else 1.5)
+
+    with pytest.raises(MeasurementError, match="decode to"):
+        run(Moody())
 
 
 def test_where_no_position_is_spliced_it_is_said() -> None:

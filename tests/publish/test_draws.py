@@ -7,18 +7,24 @@ import hmac
 import json
 import math
 import random
+import shutil
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
+from terminal import Command
 
+from remainder.base.paths import project_root
+from remainder.board.verify import Verdict
 from remainder.errors import RecordError
 from remainder.publish.draws import PATIENCE, SHARE, number_drawn, read_draws, settings_of
 from remainder.publish.remeasure import choose_documents
-from remainder.record.store import StoredRecord
+from remainder.record.store import StoredRecord, read_record, values_path
 
 COUNTS = (1, 2, 3, 4, 5, 8, 15, 25, 30, 32, 33, 40, 44, 60, 64, 128, 1000)
 """Numbers of documents: those of the committed records (30 to 128), of the smallest tiers, and others."""
@@ -111,3 +117,43 @@ def test_draws_are_read(tmp_path: Path) -> None:
     path = tmp_path / "draws.json"
     path.write_text(json.dumps({"a" * 64: "b" * 64}))
     assert read_draws(path) == {"a" * 64: "b" * 64}
+
+
+def test_draws_say_which_records_are_measured_again(
+    remainder: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two has a key; that it cannot be measured stops nothing, and fails the command at its end."""
+    results = tmp_path / "results"
+    sources = sorted((project_root() / "leaderboard/results/tiny/induction").glob("*/*/*.json"))[:2]
+    for path in sources:
+        for file in (path, values_path(path)):
+            target = results / file.relative_to(project_root() / "leaderboard/results")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
+    draws = tmp_path / "draws.json"
+    draws.write_text(json.dumps({sources[0].stem: "a" * 64}))
+    asked: list[tuple[Path, dict[str, Any]]] = []
+
+    def measure_afresh(plans: dict[Path, dict[str, Any]]) -> Iterator[tuple[Path, RecordError]]:
+        asked.extend(plans.items())
+        yield from ((path, RecordError("no machine")) for path in plans)
+
+    def sound(roots: list[Path], *, jobs: int | None) -> list[Verdict]:
+        (root,) = roots
+        return [Verdict(path, read_record(path).record, (), root) for path in sorted(root.rglob("*.json"))]
+
+    monkeypatch.setattr("remainder.publish.afresh.measure_afresh", measure_afresh)
+    monkeypatch.setattr("remainder.board.verify.verify_paths", sound)
+    done = remainder("verify", results, "--write", "--rerun", "--draws", draws)
+    assert done.code == 1, done.err
+    assert "could not be measured again: no machine" in done.err
+    ((path, settings),) = asked
+    assert path.stem == sources[0].stem
+    assert settings == settings_of(read_record(path).record, "a" * 64)
+    assert {path.stem for path in (tmp_path / "verifications").glob("*.json")} == {
+        one.stem for one in sources
+    }
+    for more in (("--nonce", "n"), ("--documents", 3)):
+        refused = remainder("verify", results, "--rerun", "--draws", draws, *more)
+        assert f"and so does {more[0]}" in " ".join(refused.err.split())
+    assert "add --rerun" in " ".join(remainder("verify", results, "--draws", draws).err.split())

@@ -24,6 +24,7 @@ from remainder.errors import InterpretationError, RecordError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
+from remainder.measure.reference import REFERENCE_STEPS
 from remainder.publish import remeasure as module
 from remainder.publish.afresh import PINNED, _empty_cache, _environment, _other_threads, measure_afresh
 from remainder.publish.remeasure import (
@@ -34,8 +35,6 @@ from remainder.publish.remeasure import (
     render_rerun,
     rerun,
 )
-from remainder.record.number import Number
-from remainder.record.schema import CalibrationInfo
 from remainder.record.store import StoredRecord, make_record, read_record, write_record
 from remainder.record.values import canonical_values, of_split
 from remainder.runs.cells import run
@@ -82,10 +81,14 @@ def forge(folder: Path, stored: StoredRecord, values: pd.DataFrame, **changed: A
     return place
 
 
-def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, CalibrationInfo]:
-    """Calibration of one record, with what another one leaves unexplained: else the two splits differ."""
+def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, Any]:
+    """Calibration of one record, with what another one leaves unexplained, and what that one's codes cost.
+
+    Else the two splits differ, and bits are not those of the steps.
+    """
     left = other.record.calibration.unexplained
-    return {"calibration": stored.record.calibration.model_copy(update={"unexplained": left})}
+    calibration = stored.record.calibration.model_copy(update={"unexplained": left})
+    return {"calibration": calibration, "complexity": other.record.complexity}
 
 
 # what is honest repeats
@@ -94,9 +97,8 @@ def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, Calibratio
 def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path]) -> None:
     found = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
     assert found.passed, found.faults
-    assert found.rows == 3 * (
-        1 + 2 + 3 * 2
-    )  # clean; raw, mean; two draws of full, permuted and the null of ρ
+    # clean; raw, coded, mean; three more points; the reference; two draws of full, permuted, the null of ρ
+    assert found.rows == 3 * (1 + 3 + 3 + (1 + len(REFERENCE_STEPS)) + 3 * 2)
     assert found.largest < 1e-6
     text = render_rerun(found)
     assert "as recorded" in text
@@ -136,7 +138,7 @@ def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: 
         rtol=1e-6,
         atol=1e-7,
     )
-    assert found.complexity.bits_per_token == record.complexity.bits_per_token
+    assert found.complexity.coding == record.complexity.coding
     assert found.calibration == record.calibration
 
 
@@ -192,6 +194,10 @@ def test_every_column_is_compared(honest: dict[str, Path], tmp_path: Path) -> No
         ("residual_ss", "raw", 0.95),
         ("centred_ss", "raw", 1.05),
         ("active", "raw", 0.9),
+        ("bits", "coded", 0.95),
+        ("bits_3", "raw", 0.95),
+        ("ss_3", "raw", 0.95),
+        ("kl", "reference-2", 1.05),
         ("top1", "permuted", 1.3),
         ("correct", "permuted", 0.5),
     ]
@@ -210,9 +216,11 @@ def test_every_column_is_compared(honest: dict[str, Path], tmp_path: Path) -> No
 def test_what_no_values_give_is_compared_too(honest: dict[str, Path], tmp_path: Path) -> None:
     """Cost and calibration are no sums of per-document values, so a forger can write what he likes."""
     stored = read_record(honest[NAME])
-    cheap = stored.record.complexity.model_copy(update={"bits_per_token": Number.bare(3.0, "step 1")})
+    assert stored.record.complexity.coding is not None
+    coarse = stored.record.complexity.coding.model_copy(update={"rms": 3.0})
+    cheap = stored.record.complexity.model_copy(update={"coding": coarse})
     found = rerun(forge(tmp_path, stored, stored.values, complexity=cheap), documents=1, seed="s", nonce="n")
-    assert [fault.split(":")[0] for fault in found.faults] == ["complexity.bits_per_token.value"]
+    assert [fault.split(":")[0] for fault in found.faults] == ["complexity.coding.rms"]
     shrunk = stored.record.calibration.model_copy(update={"shrinkage": 0.9})
     found = rerun(
         forge(tmp_path, stored, stored.values, calibration=shrunk), documents=1, seed="s", nonce="n"

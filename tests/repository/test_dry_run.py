@@ -275,7 +275,9 @@ def test_an_honest_request_passes_and_lands(world: World) -> None:
     record = world.record()
     lines = (world.author / "leaderboard/results/order.jsonl").read_text().splitlines()
     assert [json.loads(line)["record"] for line in lines] == [record.stem]
-    assert "my-sae" in (world.author / "leaderboard/README.md").read_text()
+    text = (world.author / "leaderboard/README.md").read_text()
+    assert "my-sae" in text
+    assert "Left out" not in text
     kept = json.loads((world.author / "leaderboard/verifications" / f"{record.stem}.json").read_text())
     assert kept["outcome"] == "passed"
     assert kept["remeasured"]["passed"]
@@ -299,4 +301,6 @@ def test_an_honest_request_passes_and_lands(world: World) -> None:
     assert broken["commit"].result == "success"
     assert broken["tell"].result == "failure"
     world.start(honest=False)
-    assert "my-sae" in (world.author / "leaderboard/README.md").read_text()
+    text = (world.author / "leaderboard/README.md").read_text().replace("\\", "")
+    assert "my-sae |" in text
+    assert f"my-sae/{bad.name}: " in text.partition("## Left out")[2]

@@ -16,12 +16,14 @@ from remainder.api import evaluate
 from remainder.errors import InterpretationError
 from remainder.interpretation.references import Identity, Projection, principal_components, random_projection
 from remainder.measure import kernels
-from remainder.measure.complexity import AffineDecoder, CodeSample
+from remainder.measure.codes import CodeSample
+from remainder.measure.decoders import AffineDecoder
 from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.measure.reference import REFERENCE_STEPS
 from remainder.model.bridge import Prefix
 from remainder.record.couplings import QUICK_GRID, rung_of
 from remainder.record.recompute import recompute
-from remainder.record.rungs import NULLS, REFITS, RUNGS
+from remainder.record.rungs import CURVE, NULLS, REFERENCE_MEAN, REFITS, RUNGS, reference_rung
 from remainder.record.schema import Record
 from remainder.record.store import read_record, write_record
 from remainder.task.spec import Positions, Tier
@@ -77,7 +79,8 @@ def whole() -> tuple[Record, pd.DataFrame, Caught]:
 
 def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
     record, values, _ = whole()
-    assert set(record.metrics.rungs) == {*RUNGS, *REFITS, *NULLS, "coupled"}
+    reference = {REFERENCE_MEAN, *map(reference_rung, REFERENCE_STEPS)}
+    assert set(record.metrics.rungs) == {*RUNGS, *REFITS, *NULLS, *CURVE, *reference, "coupled"}
     assert record.measurement.rungs == tuple(RUNGS)
     assert record.measurement.whole
     assert record.measurement.unmeasured == {}
@@ -108,8 +111,8 @@ def test_the_telescope_of_a_record_closes() -> None:
     assert telescope.total == gap
 
 
-def test_what_is_left_of_a_projection_is_confined_and_says_so() -> None:
-    record, _, _ = whole()
+def test_what_is_left_of_a_projection_is_confined_and_says_so(exact_ladder: None) -> None:
+    record = run(projected(6), rungs=["full"], batch_size=12).record
     assert record.calibration.rank == WIDTH - 6
     assert any("lies in a subspace" in warning for warning in record.warnings)
     assert record.calibration.shrinkage is not None
@@ -169,7 +172,7 @@ class Shifted(Identity):
         return codes - 0.5
 
 
-def test_a_constant_residual_is_measured_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_constant_residual_is_measured_as_far_as_it_goes(exact_ladder: None, tmp_path: Path) -> None:
     result = run(Shifted(), rungs="all", batch_size=12)
     record = result.record
     unmeasured = record.measurement.unmeasured
@@ -198,7 +201,7 @@ def test_few_calibration_tokens_are_said_to_be_few() -> None:
 # nested interpretations
 
 
-def test_a_finer_interpretation_stands_in_for_the_model() -> None:
+def test_a_finer_interpretation_stands_in_for_the_model(exact_ladder: None) -> None:
     fine, coarse = projected(10), projected(4)
     nested = run(fine, coarse=coarse, rungs=WITH_TRUE)
     alone = run(fine).record.metrics
@@ -224,6 +227,17 @@ def test_a_finer_interpretation_stands_in_for_the_model() -> None:
     assert other.result_id != nested.record.result_id
 
 
+def test_a_nested_record_has_a_curve_and_no_reference() -> None:
+    record = run(projected(10), coarse=projected(4)).record
+    coding = record.metrics.coding
+    assert coding is not None
+    assert list(coding.points) == list(CURVE)
+    assert coding.reference == ()
+    assert "transform coding was not measured" in str(coding.points["coded"].efficiency.reason)
+    assert record.complexity.coding is not None
+    assert record.complexity.coding.reference_steps == ()
+
+
 class Ahead(Shrink):
     """A reconstruction that looks at the next position."""
 
@@ -236,7 +250,7 @@ def test_what_stands_in_for_the_model_must_keep_the_rules_too() -> None:
         run(Ahead(), coarse=projected(4))
 
 
-def test_an_interpretation_over_itself_leaves_nothing() -> None:
+def test_an_interpretation_over_itself_leaves_nothing(exact_ladder: None) -> None:
     rungs = run(projected(4), coarse=projected(4), rungs=WITH_TRUE).record.metrics.rungs
     for rung in WITH_TRUE:
         assert rungs[rung].quenched.kl.value == pytest.approx(0, abs=1e-6)
@@ -282,8 +296,8 @@ def test_decoder_directions_are_those_that_carry_most() -> None:
     sample = CodeSample()
     codes = torch.ones(8, 5) * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0])
     sample.update(codes, codes @ rows)
-    found = decoder_directions(sample, AffineDecoder(torch.arange(5), torch.zeros(WIDTH), rows), 3)
+    found = decoder_directions(sample, AffineDecoder(torch.zeros(WIDTH), rows, torch.arange(5)), 3)
     assert found is not None
     torch.testing.assert_close(found, torch.eye(WIDTH).double()[[1, 2, 0]])
-    silent = AffineDecoder(torch.arange(5), torch.zeros(WIDTH), torch.zeros(5, WIDTH))
+    silent = AffineDecoder(torch.zeros(WIDTH), torch.zeros(5, WIDTH), torch.arange(5))
     assert decoder_directions(sample, silent) is None

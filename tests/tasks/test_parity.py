@@ -20,8 +20,8 @@ from remainder.loading.activations import SiteActivations, prefix_pass
 from remainder.loading.fetch import load_bridge, load_tokenizer
 from remainder.loading.open import open_task
 from remainder.loading.site import LanguageTask
+from remainder.measure.codes import CodeSample
 from remainder.measure.compat import SpecialIds, measure_compat, special_ids
-from remainder.measure.complexity import CodeSample
 from remainder.record.compat import Compat
 from remainder.submission.open import open_submission
 from remainder.task.text import Split, Windows

@@ -40,6 +40,8 @@ __all__ = [
 LIMITS = {
     "true_equals_clean": 1e-4,
     "conformance": 1e-4,
+    "decoded_calibration": 1e-4,
+    "decoded_evaluation": 1e-4,
     "full_equals_clean": 1e-4,
     "empty_equals_counterfactual": 1e-4,
 }
@@ -47,6 +49,7 @@ LIMITS = {
 
 _DTYPES = ("bfloat16", "float32")
 _ALWAYS = ("conformance", "suffix", "zero_splice")
+_BESIDE_RUNGS = {"gaussianity", "compat", "reference"}
 _NOISES = "noise-"  # how the denominators of the Gaussian ratio are called among rungs
 _SKEW = timedelta(hours=1)  # how far a clock may be ahead of this one
 _SLACK = 1e-7  # nats per token that a check's value may differ, which was taken before values were rounded
@@ -114,7 +117,7 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
         )
     yield from _flags(record, values)
     excused = {name for name in stated.unmeasured if not name.startswith(_NOISES)}
-    if strangers := excused - set(stated.rungs) - {"gaussianity", "compat"}:
+    if strangers := excused - set(stated.rungs) - _BESIDE_RUNGS:
         yield f"measurement.unmeasured: {_listed(strangers)} was not asked for"
     key = key_of(record)
     if key != record.measurement_key:

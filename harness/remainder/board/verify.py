@@ -4,7 +4,8 @@
    them.
 2. Schema, both hashes and the hash of the values (`record.read_record`); the bytes are those that
    `record.write_record` would write, so that no number hides in another type or a seventh digit.
-3. The record against itself and its values (`board.consistency`, `board.plausibility`).
+3. The record against itself and its values (`board.consistency`, `board.coding_checks`,
+   `board.plausibility`).
 4. The record against task, submission and the other records of the task (`board.origin`).
 
 A record of a protocol that is over is proved by its hashes alone, and by the lock of the archive that it lies
@@ -30,7 +31,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from remainder.board import consistency, origin, plausibility
+from remainder.board import coding_checks, consistency, origin, plausibility
 from remainder.board.agreement import disagreements
 from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_board, results_root
@@ -249,6 +250,7 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "measurement": _of(consistency.check_measurement),
     "checks": _of(consistency.check_checks),
     "values": _of(consistency.check_values),
+    "coding": _of(coding_checks.check_coding),
     "summaries": _of(consistency.check_summaries),
     "cost": _of_record(plausibility.check_cost),
     "gaussianity": _of(plausibility.check_gaussianity),

@@ -13,10 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.errors import MeasurementError
+from remainder.interpretation.protocol import Adapted
+from remainder.loading.activations import Batch
 from remainder.measure.kernels import FittedRung, splice
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
+from remainder.measure.rebuilt import Rebuilt
 from remainder.model.bridge import Runner
-from remainder.record.rungs import RUNGS
+from remainder.record.rungs import CODED, RUNGS
 from remainder.record.schema import Check
 from remainder.record.values import of_split
 from remainder.residual.ladder import Raw, TrueResidual
@@ -24,8 +27,10 @@ from remainder.residual.noise import Draw, NoiseKeys
 
 __all__ = [
     "CIRCUIT_LIMIT",
+    "DECODED_LIMIT",
     "TRUE_LIMIT",
     "Deviation",
+    "check_decoded",
     "check_true",
     "check_true_of_batch",
     "check_zero",
@@ -34,6 +39,9 @@ __all__ = [
 
 TRUE_LIMIT = 1e-4
 """Nats per token by which the true residual may miss the clean model."""
+
+DECODED_LIMIT = 1e-4
+"""Share of the root mean square of x by which codes that are decoded again may differ."""
 
 CIRCUIT_LIMIT = 1e-4
 """Nats by which two ways to the same prediction, one of them a circuit, may differ."""
@@ -65,6 +73,30 @@ def check_zero(runner: Runner, clean: Clean, hook: str) -> Check:
         )
     note = "loss with zeros spliced in, less the clean loss, on one batch"
     return Check(passed=True, value=change, note=note)
+
+
+def check_decoded(interpretation: Adapted, rebuilt: Rebuilt, batch: Batch) -> Check:
+    """Quantised codes must decode to the same again after other codes were made, and in another order.
+
+    Raises:
+        MeasurementError: if they do not: what is spliced in is then not what the counted codes stand for.
+    """
+    coded, here, x = rebuilt.coded, batch.spliced, batch.prefix.x_out
+    assert coded is not None
+    scale = float(x[here].double().square().mean().sqrt()) or 1.0
+    number = coded.coder.points[CODED]
+    interpretation.encode(interpretation.choose(batch.prefix.x_in, x).flip(0, 1))
+    codes = coded.coder.rounded(coded.symbols(number), number).placed(here)
+    again = interpretation.decode(codes.flip(0)).flip(0)
+    change = float((again - rebuilt.scored)[here].abs().max()) / scale
+    if not change <= DECODED_LIMIT:
+        raise MeasurementError(
+            f"{interpretation.name}: quantised codes decode to something else ({change:.2g} of the root mean "
+            "square) after other activations were encoded",
+            fix="make decode a function of the codes alone",
+        )
+    note = "change of what quantised codes decode to, over the root mean square of what is rebuilt"
+    return Check(passed=True, value=change, limit=DECODED_LIMIT, note=note)
 
 
 def check_true(values: pd.DataFrame) -> Check:

@@ -33,7 +33,7 @@ from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
 from remainder.loading.fetch import load_tokenizer
 from remainder.loading.site import LanguageTask
-from remainder.measure.complexity import CodeSample
+from remainder.measure.codes import CodeSample
 from remainder.measure.likelihood import Categorical
 from remainder.measure.losses import CHUNK
 from remainder.measure.mdl import BIN_COUNTS, description_length
@@ -361,10 +361,10 @@ def _dictionary_learning(table: pd.DataFrame, seed: int, offset: float) -> Dicti
 
 
 def _mdl_bits(sample: CodeSample) -> dict[str, Number]:
-    if not sample.codes:
+    if not sample.tokens:
         return {str(bins): Number.null("no calibration token was seen") for bins in BIN_COUNTS}
-    codes = torch.cat(sample.codes)
-    note = f"{len(codes)} calibration tokens, no interval"
+    codes = sample.codes
+    note = f"{codes.tokens} calibration tokens, no interval"
     return {str(bins): Number.bare(description_length(codes, bins), note) for bins in BIN_COUNTS}
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.loading.activations import Batch
-from remainder.measure.complexity import AffineDecoder, CodeSample
+from remainder.measure.codes import CodeSample
+from remainder.measure.decoders import AffineDecoder
 from remainder.measure.likelihood import likelihood_of
 from remainder.model.bridge import Prefix, Runner
 
@@ -61,9 +62,10 @@ def decoder_directions(
     sample: CodeSample, decoder: AffineDecoder, count: int = 32
 ) -> Float[Tensor, "directions d"] | None:
     """Unit decoder rows of the features that contribute most; None if no feature contributes."""
-    codes = torch.cat(sample.codes)[:, decoder.live].double()
-    rows = decoder.directions.double()
-    energy = codes.square().sum(0) * rows.square().sum(-1)
+    codes, rows = sample.codes, decoder.directions.double()
+    squares = torch.zeros(codes.features, dtype=torch.float64)
+    squares.index_add_(0, codes.latent, codes.value.double().square())
+    energy = squares[decoder.live] * rows.square().sum(-1)
     chosen = energy.argsort(descending=True, stable=True)[:count]
     chosen = chosen[energy[chosen] > 0]
     if len(chosen) == 0:

@@ -16,10 +16,9 @@ Source: SAEBench 0.6.0, `evals/mdl/main.py`, after Ayonrinde et al. 2024, "MDL-S
 from __future__ import annotations
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+
+from remainder.measure.codes import Codes
 
 __all__ = ["BIN_COUNTS", "description_length"]
 
@@ -29,12 +28,11 @@ BIN_COUNTS = (8, 16, 32, 64)
 _LEAST_RANGE = 100.0
 
 
-def description_length(codes: Float[Tensor, "tokens features"], bins: int) -> float:
+def description_length(codes: Codes, bins: int) -> float:
     """Bits per token of codes at `bins` bins a feature."""
-    tokens, features = codes.shape
+    tokens, features = codes.tokens, codes.features
     # Only what is not zero is looked at one by one; the rest is counted.
-    rows, columns = (index.numpy() for index in torch.nonzero(codes, as_tuple=True))
-    values = codes.numpy()[rows, columns].astype(np.float64)
+    columns, values = codes.latent.numpy(), codes.value.numpy().astype(np.float64)
     top = np.full(features, _LEAST_RANGE)
     np.maximum.at(top, columns, values)
     # What is below 0 lies outside the bins; the last one holds its upper edge.

@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     """Whether the field's own metrics are measured too."""
     nulls: tuple[str, ...] = ()
     """Kinds of noise around x whose harm the Gaussian ratio divides by."""
+    is_coded: bool = False
+    """Whether the ladder is of quantised codes, those whose bits are counted."""
     documents: int | None = None
     """How many of the tier's evaluation documents are measured; None: all."""
     notes: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ def plan(
         whole=whole,
         compat=compat or (whole and task.corpus is not None),
         nulls=_nulls(tier, ordered, everything=everything),
+        is_coded=task.ladder == "coded",
         documents=documents,
         notes=notes if part is None else (*notes, part.note),
     )
@@ -147,15 +150,16 @@ def _part(tier: str, documents: int | None) -> tuple[str, int | None]:
 
 def _ordered(task: Task, rungs: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:
     """The rungs in the order of tables, and whether all were asked for."""
-    # Codes are not paid for yet.
-    known: Iterable[str] = [rung for rung in resolve(task.kind.rungs) if rung != CODED]
+    known: Iterable[str] = resolve(task.kind.rungs)
+    if task.ladder == "exact":
+        known = [rung for rung in known if rung != CODED]
     chosen = rungs or task.rungs
     unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
     everything = ALL in chosen
-    # Without `raw` nothing is known of the interpretation itself; every other rung is compared with it.
-    ordered = tuple(rung for rung in known if everything or rung in {"raw", *chosen})
+    # Without these two nothing is known of the interpretation itself; every other rung is compared with them.
+    ordered = tuple(rung for rung in known if everything or rung in {"raw", CODED, *chosen})
     if rungs is None:  # one batch tells as much
         ordered = tuple(rung for rung in ordered if rung != _CHECK)
     return ordered, everything
@@ -176,7 +180,7 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
 
 def _nulls(tier: str, rungs: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
     """The nulls whose ratios somebody will read: none beside `raw` alone, in a quick look its table's."""
-    if rungs == ("raw",):
+    if not set(rungs) - {"raw", CODED}:
         return ()
     return (_NULL,) if tier == _QUICK and not everything else tuple(NULLS)
 

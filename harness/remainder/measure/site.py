@@ -1,13 +1,16 @@
 """Measure one interpretation on one task, by the steps of the protocol.
 
 1. Build the interpretation; check that it is deterministic, causal and local.
-2. Calibrate: stream its residuals r = x − x̂ on the `calibration` split into moments and a keyed bank.
-3. Fit every rung, and the denominators of the Gaussian ratio, to these; in a whole run also the couplings.
-4. Evaluate: per batch of windows, one clean suffix pass, then one for each rung and draw, with x̂ + ε put
-   in at all spliced positions at once; for the denominators x + ε.
-5. Count what the interpretation costs: active features, bits per token. If asked, score it by the field's own
-   metrics too.
-6. Check what must hold in every run, and seal everything into a record.
+2. Gather its codes on the `calibration` split: tables of code lengths and the steps of its curve are fitted
+   to them (`measure.coding`).
+3. Calibrate: stream residuals r = x − x̂ of the same split into moments and a keyed bank; x̂ by the quantised
+   codes that are paid for, or on a task whose values are known beforehand, by exact ones.
+4. Fit every rung, and the denominators of the Gaussian ratio, to these; in a whole run also the couplings.
+5. Evaluate: per batch of windows, one clean suffix pass, then one for each rung and draw, with x̂ + ε put
+   in at all spliced positions at once; for the denominators x + ε (`measure.evaluation`). Beside them stand
+   rows of transform coding, measured once a task (`measure.reference`).
+6. If asked, score it by the field's own metrics too.
+7. Check what must hold in every run, and seal everything into a record.
 
 With a second, finer interpretation its reconstruction stands in for the model's activation x throughout.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -25,35 +28,40 @@ from torch import Tensor
 from remainder.base.cache import Progress, silent
 from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation.protocol import Adapted
-from remainder.interpretation.rules import check_conformance
 from remainder.loading.activations import Batch
 from remainder.loading.site import LanguageTask, SiteTask
-from remainder.measure.checks import check_true, check_true_of_batch, check_zero, dtype_deviation
-from remainder.measure.compat import measure_compat
-from remainder.measure.complexity import AffineDecoder, CodeSample, affine_decoder, complexity_of
-from remainder.measure.directions import decoder_directions, gradient_directions
-from remainder.measure.gather import (
-    Residuals,
-    add_reconstruction,
-    evaluation_part,
-    mean_activation,
-    nothing_spliced,
+from remainder.measure.checks import (
+    check_decoded,
+    check_true,
+    check_true_of_batch,
+    check_zero,
+    dtype_deviation,
 )
+from remainder.measure.codes import CodeSample
+from remainder.measure.coding import Coder, fit_coder
+from remainder.measure.compat import measure_compat
+from remainder.measure.complexity import complexity_of
+from remainder.measure.coupling import couple
+from remainder.measure.decoders import AffineDecoder, affine_decoder
+from remainder.measure.directions import decoder_directions, gradient_directions
+from remainder.measure.evaluation import Passes
+from remainder.measure.gather import Residuals, evaluation_part, mean_activation
 from remainder.measure.gaussianity import measure_gaussianity
-from remainder.measure.kernels import FittedRung, fit_kernels, score, table_rows
+from remainder.measure.kernels import FittedRung, fit_kernels, table_rows
 from remainder.measure.losses import Clean, clean_pass, spliced_pass
 from remainder.measure.plan import Plan
+from remainder.measure.rebuilt import Rebuilder, Rebuilt
+from remainder.measure.reference import Reference, reference_rows
+from remainder.measure.sampling import look_at_fit, sample_codes
 from remainder.measure.seal import Log, Remeasured, calibration_info, info, seal
 from remainder.measure.unexplained import Unexplained
 from remainder.model.bridge import Runner
 from remainder.record.compat import Compat
-from remainder.record.couplings import FULL_GRID, QUICK_GRID, rung_of
 from remainder.record.metrics import Gaussianity
 from remainder.record.recordable import require_recordable
-from remainder.record.rungs import COUPLED, NULLS, REFITS, RUNGS
+from remainder.record.rungs import CODED, NULLS, REFITS, RUNGS
 from remainder.record.schema import Check
 from remainder.record.store import StoredRecord
-from remainder.record.summary import couplings
 from remainder.record.values import canonical_values
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import NotMeasurableError, covariance_of
@@ -64,7 +72,6 @@ from remainder.task.text import Split
 
 __all__ = ["measure", "remeasure"]
 
-_COUPLING_WINDOWS, _COUPLING_PAIRS = 32, 2
 _GRADIENT_WINDOWS = 16
 
 
@@ -114,6 +121,17 @@ def remeasure(
         return _Run(loaded, entry, plan, reference, progress or silent, documents=chosen).remeasured()
 
 
+class _Prepared(NamedTuple):
+    """Everything that is fixed on calibration."""
+
+    rebuilder: Rebuilder
+    sample: CodeSample
+    coder: Coder | str
+    """The coder of its codes, or why they are not paid for."""
+    calibration: Calibration
+    kernels: list[FittedRung]
+
+
 @dataclass
 class _Run:
     """One interpretation on one task."""
@@ -131,23 +149,23 @@ class _Run:
 
     def remeasured(self) -> Remeasured:
         """The documents asked for alone; what is fitted, is fitted to all of the calibration split."""
-        interpretation, calibration, sample, kernels = self._prepare()
-        rows, _, _ = self._evaluate(interpretation, kernels)
-        decoder = affine_decoder(sample, interpretation, self.loaded.device)
+        prepared = self._prepare()
+        rows, _, _ = self._evaluate(prepared.rebuilder, prepared.kernels)
+        coded = self._transform_coding(prepared.rebuilder)
         assert self.documents is not None
         count, part = evaluation_part(self.loaded, self.plan)
         windows = self.loaded.windows("evaluation").first(count)
         pairs = zip(windows.documents, windows.indices, strict=True)
         return Remeasured(
-            canonical_values(pd.DataFrame(rows)),
+            canonical_values(pd.DataFrame(rows + coded.rows)),
             tuple(sorted(self.documents)),
             frozenset(pair for pair in pairs if part is None or pair[0] in part),
-            complexity_of(sample, decoder),
-            calibration_info(calibration, self.left.shares(self.loaded.task.seed)),
+            complexity_of(prepared.sample, prepared.coder, coded.steps),
+            calibration_info(prepared.calibration, self.left.shares(self.loaded.task.seed)),
         )
 
-    def _prepare(self) -> tuple[Adapted, Calibration, CodeSample, list[FittedRung]]:
-        """Steps 1 to 3, but for couplings."""
+    def _prepare(self) -> _Prepared:
+        """Steps 1 to 4, but for couplings."""
         self.log.warnings += self.plan.notes
         self._phase("reading it")
         with self.log.timed("build"):
@@ -156,11 +174,17 @@ class _Run:
                 self.finer = self._build(self.reference)
             entries = [self.entry, *([] if self.reference is None else [self.reference])]
             require_recordable([info(each) for each in entries], self.log.warnings)
+        with self.log.timed("codes"):
+            sample = self._sample(interpretation)
+            self._phase("choosing steps")
+            coder = fit_coder(sample, interpretation, self.loaded.device)
+        paid = coder if isinstance(coder, Coder) else None
+        rebuilder = Rebuilder(interpretation, paid, self.plan.is_coded and paid is not None)
         with self.log.timed("calibration"):
-            calibration, sample = self._calibrate(interpretation)
-            self._look_at_fit(interpretation)
+            calibration = self._calibrate(rebuilder)
             self._phase("fitting residual models")
-            return interpretation, calibration, sample, self._fit(calibration)
+            kernels = self._fit(calibration, coder)
+        return _Prepared(rebuilder, sample, coder, calibration, kernels)
 
     def _build(self, entry: SiteEntry) -> Adapted:
         interpretation = entry.build(
@@ -172,27 +196,26 @@ class _Run:
 
     def record(self) -> StoredRecord:
         """All steps."""
-        interpretation, calibration, sample, kernels = self._prepare()
+        prepared = self._prepare()
+        rebuilder, kernels = prepared.rebuilder, prepared.kernels
         rows: list[dict[str, Any]] = []
         if self.plan.whole:
             with self.log.timed("couplings"):
-                coupled, rows = self._couple(interpretation, calibration)
-                kernels += coupled
+                coupled, rows = self._couple(rebuilder, prepared.calibration)
+                kernels = kernels + coupled
+        with self.log.timed("transform coding"):
+            coded = self._transform_coding(rebuilder)
         with self.log.timed("evaluation"):
-            found, deviation, residuals = self._evaluate(interpretation, kernels)
-            values = pd.DataFrame(rows + found)
-        self._phase("counting bits")
-        with self.log.timed("complexity"):
-            decoder = affine_decoder(sample, interpretation, self.loaded.device)
-            complexity = complexity_of(sample, decoder)
+            found, deviation, residuals = self._evaluate(rebuilder, kernels)
+            values = pd.DataFrame(rows + found + coded.rows)
         gaussianity = None
         if self.plan.whole:
             with self.log.timed("gaussianity"):
-                gaussianity = self._gaussianity(calibration, residuals, sample, decoder)
+                gaussianity = self._gaussianity(prepared, residuals)
         compat = None
         if self.plan.compat:
             with self.log.timed("compat"):
-                compat = self._compat(interpretation, sample)
+                compat = self._compat(rebuilder.interpretation, prepared.sample)
         if "true" in self.plan.rungs:
             self.log.checks["true_equals_clean"] = check_true(values)
         self._phase("intervals")
@@ -203,8 +226,8 @@ class _Run:
             values,
             submission=info(self.entry),
             reference=None if self.reference is None else info(self.reference),
-            complexity=complexity,
-            calibration=calibration_info(calibration, self.left.shares(self.loaded.task.seed)),
+            complexity=complexity_of(prepared.sample, prepared.coder, coded.steps),
+            calibration=calibration_info(prepared.calibration, self.left.shares(self.loaded.task.seed)),
             gaussianity=gaussianity,
             compat=compat,
             suffix=self.loaded.runner(self.plan.dtype).mode,
@@ -226,93 +249,80 @@ class _Run:
                 batch = replace(batch, prefix=batch.prefix._replace(x_out=instead))
             yield batch, x
 
-    def _calibrate(self, interpretation: Adapted) -> tuple[Calibration, CodeSample]:
-        """Stream residuals of the calibration split; the first batch also goes through conformance."""
-        calibration, sample = Calibration.empty(self._site.width, device=self.loaded.device), CodeSample()
-        # Two windows at least: whether one changes the reconstruction of another is a rule that is checked.
-        size, windows = max(self.loaded.batch_size, 2), self.plan.calibration_windows
-        for batch, x in self._batches("calibration", windows, size):
+    def _sample(self, interpretation: Adapted) -> CodeSample:
+        """Codes of the calibration split, and what is left unexplained of it and of `fit`."""
+        size = max(self.loaded.batch_size, 2)
+        sample = sample_codes(
+            interpretation,
+            self.finer,
+            self._batches("calibration", self.plan.calibration_windows, size),
+            self.left,
+            self.log,
+            lambda tokens: self.progress(f"{self.entry.name}: codes", tokens, None),
+        )
+        look_at_fit(interpretation, self._batches("fit", self.plan.fit_windows, size), self.left)
+        return sample
+
+    def _calibrate(self, rebuilder: Rebuilder) -> Calibration:
+        """Stream the residuals that the ladder is of."""
+        calibration = Calibration.empty(self._site.width, device=self.loaded.device)
+        windows = self.plan.calibration_windows
+        for number, (batch, x) in enumerate(self._batches("calibration", windows, self.loaded.batch_size)):
             self.progress(f"{self.entry.name}: calibration", calibration.tokens, None)
-            read = interpretation.choose(batch.prefix.x_in, x)
-            if not sample.seen:
-                if not batch.spliced.any():
-                    raise nothing_spliced()
-                self._check_conformance(interpretation, read, batch, x)
-                if self.finer is not None:
-                    check_conformance(self.finer, self.finer.choose(batch.prefix.x_in, x), batch.spliced, x)
-            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
-            estimate = reconstruction.double()
+            rebuilt = rebuilder.rebuild(batch, x)
+            if not number:
+                self._check_decoded(rebuilder, rebuilt, batch, "calibration")
+            estimate = rebuilt.scored.double()
             residual = batch.prefix.x_out.double() - estimate
             calibration.update(self._places(batch), estimate, residual, batch.spliced)
-            self.left.update("calibration", batch, residual)
-            coded, left = interpretation.coded(x, read), x - reconstruction
-            sample.update(codes[batch.spliced], coded[batch.spliced], left[batch.spliced])
         self.log.warnings += covariance_of(calibration).warnings
-        return calibration, sample
+        return calibration
 
-    def _look_at_fit(self, interpretation: Adapted) -> None:
-        """What is left unexplained of the split that training is for, and that scores nothing."""
-        for batch, x in self._batches("fit", self.plan.fit_windows, max(self.loaded.batch_size, 2)):
-            read = interpretation.choose(batch.prefix.x_in, x)
-            _, estimate = interpretation.reconstruct(read, batch.spliced)
-            self.left.update("fit", batch, batch.prefix.x_out - estimate)
+    def _check_decoded(self, rebuilder: Rebuilder, rebuilt: Rebuilt, batch: Batch, split: Split) -> None:
+        """What quantised codes are decoded to must be a function of these codes alone."""
+        if rebuilder.is_coded:
+            assert rebuilt.coded is not None
+            self.log.checks[f"decoded_{split}"] = check_decoded(rebuilder.interpretation, rebuilt, batch)
 
-    def _check_conformance(self, interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> None:
-        found = check_conformance(interpretation, read, batch.spliced, x)
-        self.log.checks["conformance"] = Check(
-            passed=True,
-            value=max(found.repeated, found.later_positions, found.other_windows),
-            limit=found.limit,
-            note="largest change of the reconstruction on repeating, on changing later positions or "
-            "other windows, over the root mean square of what is rebuilt; codes were checked too",
-        )
-
-    def _fit(self, calibration: Calibration) -> list[FittedRung]:
+    def _fit(self, calibration: Calibration, coder: Coder | str) -> list[FittedRung]:
         """Every rung of the plan, refits, and the denominators of the Gaussian ratio."""
         rungs = {name: RUNGS[name] for name in self.plan.rungs}
+        if CODED in rungs and isinstance(coder, str):
+            del rungs[CODED]
+            self.log.unmeasured[CODED] = coder
         refits = REFITS if self.plan.whole else {}
         nulls = {name: NULLS[name] for name in self.plan.nulls}
         kernels, unmeasured = fit_kernels(rungs | refits | nulls, calibration, self.plan.draws)
+        self.log.warnings += [f"{name} was not measured: {why}" for name, why in unmeasured.items()]
         self.log.unmeasured |= unmeasured
-        self.log.warnings += [f"{name} was not measured: {why}" for name, why in self.log.unmeasured.items()]
         return kernels
 
     def _couple(
-        self, interpretation: Adapted, calibration: Calibration
+        self, rebuilder: Rebuilder, calibration: Calibration
     ) -> tuple[list[FittedRung], list[dict[str, Any]]]:
         """Fit amplitudes of source and noise on calibration; gives them as a kernel, and the grid's rows."""
-        grid = QUICK_GRID if self.plan.pairs == 1 else FULL_GRID
-        rungs = {rung_of(point): COUPLED._replace(arguments=point) for point in grid}
-        kernels, _ = fit_kernels(rungs, calibration, lambda _: 2 * _COUPLING_PAIRS)
-        windows = min(_COUPLING_WINDOWS, self.plan.calibration_windows)
-        passes = sum(kernel.draws for kernel in kernels)
-        runner = self.loaded.runner(self.plan.dtype)
-        rows: list[dict[str, Any]] = []
-        done = 0
-        for batch, x in self._batches("calibration", windows, self.loaded.batch_size):
-            clean = clean_pass(runner, batch)
-            rows += table_rows(batch, "clean", 0, clean.scores, split="calibration")
-            read = interpretation.choose(batch.prefix.x_in, x)
-            _, estimate = interpretation.reconstruct(read, batch.spliced)
-            places = self._places(batch)
-            for new in score(runner, clean, kernels, estimate, places, split="calibration"):
-                rows += new
-                done += len(new)
-                self.progress(f"{self.entry.name}: couplings", done, windows * passes)
-        found = couplings(pd.DataFrame(rows), seed=self.loaded.task.seed)
-        assert found is not None
-        if found.edge:
-            self.log.warnings.append(
-                "the best couplings lie on the edge of the grid: they may be farther out"
-            )
-        # An amplitude that changes nothing has no best value; any will do.
-        alpha, beta = (1.0 if best.value is None else best.value for best in (found.alpha, found.beta))
-        rungs = {"coupled": COUPLED._replace(arguments=(alpha, beta))}
-        coupled, _ = fit_kernels(rungs, calibration, self.plan.draws)
-        return coupled, rows
+
+        def batches(windows: int) -> Iterator[tuple[Batch, Tensor]]:
+            for batch, x in self._batches("calibration", windows, self.loaded.batch_size):
+                yield batch, rebuilder.rebuild(batch, x).scored
+
+        return couple(self.loaded, self.plan, calibration, batches, self.log, self.progress, self.entry.name)
+
+    def _transform_coding(self, rebuilder: Rebuilder) -> Reference:
+        """Transform coding on the evaluation windows, where the ladder is of quantised codes."""
+        if not rebuilder.is_coded or self.finer is not None:
+            return Reference([], ())
+        windows, part = evaluation_part(self.loaded, self.plan)
+        asked = part if self.documents is None else self.documents & (part or self.documents)
+
+        def batches() -> Iterator[Batch]:
+            return (batch for batch, _ in self._chosen(windows, asked, self.loaded.batch_size))
+
+        first = self.documents is None
+        return reference_rows(self.loaded, self.plan, batches, asked, self.log, self.progress, cached=first)
 
     def _evaluate(
-        self, interpretation: Adapted, kernels: list[FittedRung]
+        self, rebuilder: Rebuilder, kernels: list[FittedRung]
     ) -> tuple[list[dict[str, Any]], dict[str, float] | None, Residuals]:
         """Per-document values of the clean model and of every kernel and draw, and the residuals met."""
         runner = self.loaded.runner(self.plan.dtype)
@@ -322,35 +332,38 @@ class _Run:
         windows, part = evaluation_part(self.loaded, self.plan)
         mean = mean_activation(batch for batch, _ in self._chosen(windows, part, 32))
         asked = part if self.documents is None else self.documents & (part or self.documents)
-        total, done = windows * sum(kernel.draws for kernel in kernels), 0
+        passes = Passes(rebuilder, kernels, mean)
+        total, done = windows * passes.number, 0
         rows: list[dict[str, Any]] = []
         residuals = Residuals()
         deviation = None
         for number, (batch, x) in enumerate(self._chosen(windows, asked, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
-            read = interpretation.choose(batch.prefix.x_in, x)
-            codes, reconstruction = interpretation.reconstruct(read, batch.spliced)
+            rebuilt = rebuilder.rebuild(batch, x)
             rows += table_rows(batch, "clean", 0, clean.scores)
             if self.finer is not None:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])
             if number == 0:
                 self._phase("checks on one batch")
-                self.log.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
-                deviation = self._deviation(runner, clean, reconstruction)
-                if "true" not in self.plan.rungs:
-                    places = self._places(batch)
-                    self.log.checks["true_equals_clean"] = check_true_of_batch(
-                        runner, clean, reconstruction, places
-                    )
+                deviation = self._check_batch(runner, clean, rebuilder, rebuilt)
             if self.plan.whole:
-                residuals.update(batch, reconstruction)
-            for new in score(runner, clean, kernels, reconstruction, self._places(batch)):
-                if new[0]["rung"] == "raw":
-                    add_reconstruction(new, batch, codes, reconstruction, mean)
+                residuals.update(batch, rebuilt.scored)
+            for new in passes.rows(runner, clean, rebuilt, self._places(batch)):
                 rows += new
                 done += len(new)
                 self.progress(self.entry.name, done, total)
         return rows, deviation, residuals
+
+    def _check_batch(
+        self, runner: Runner, clean: Clean, rebuilder: Rebuilder, rebuilt: Rebuilt
+    ) -> dict[str, float] | None:
+        """Checks on one batch; gives what the suffix's dtype does to it."""
+        self.log.checks["zero_splice"] = check_zero(runner, clean, self._site.hook_out)
+        self._check_decoded(rebuilder, rebuilt, clean.batch, "evaluation")
+        if "true" not in self.plan.rungs:
+            places = self._places(clean.batch)
+            self.log.checks["true_equals_clean"] = check_true_of_batch(runner, clean, rebuilt.scored, places)
+        return self._deviation(runner, clean, rebuilt.exact)
 
     def _chosen(
         self, windows: int, documents: frozenset[str] | None, size: int
@@ -364,18 +377,15 @@ class _Run:
             if rows:
                 yield batch.take(rows), x[rows]
 
-    def _gaussianity(
-        self,
-        calibration: Calibration,
-        residuals: Residuals,
-        sample: CodeSample,
-        decoder: AffineDecoder | str,
-    ) -> Gaussianity | None:
+    def _gaussianity(self, prepared: _Prepared, residuals: Residuals) -> Gaussianity | None:
         """The distance of the residual on evaluation from the Gaussian fitted on calibration."""
         self.progress(f"{self.entry.name}: Gaussianity", 0, None)
+        calibration, sample = prepared.calibration, prepared.sample
         windows = min(_GRADIENT_WINDOWS, self.plan.calibration_windows)
         batches = (batch for batch, _ in self._batches("calibration", windows, self.loaded.batch_size))
         directions = {"gradient": gradient_directions(self.loaded.runner("float32"), batches)}
+        interpretation = prepared.rebuilder.interpretation
+        decoder = affine_decoder(sample, interpretation, self.loaded.device)
         if isinstance(decoder, AffineDecoder):
             found = decoder_directions(sample, decoder)
             if found is not None:

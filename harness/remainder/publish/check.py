@@ -41,7 +41,8 @@ from remainder.interpretation.rules import measure_conformance
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import at_site, on_prompts, open_task
 from remainder.loading.site import SiteTask
-from remainder.measure.complexity import CodeSample, affine_decoder
+from remainder.measure.codes import CodeSample
+from remainder.measure.decoders import affine_decoder
 from remainder.measure.gather import nothing_spliced
 from remainder.record.json import significant
 from remainder.report.text import WIDTH, draw, require_format

@@ -302,8 +302,18 @@ def _windows(stored: StoredRecord, found: Remeasured, tier: str) -> Iterator[str
 def _joined(stated: pd.DataFrame, found: Remeasured) -> pd.DataFrame:
     """Recorded rows of the documents beside those found now (`_now`), by the key of the table."""
     here = of_split(stated)
-    joined: pd.DataFrame = here.loc[here["document"].isin(found.documents)].merge(
-        found.values, on=KEY, how="outer", suffixes=("", "_now"), indicator=True
+    # A column that only one of the two has is as wrong as a wrong number.
+    columns = list(dict.fromkeys([*here.columns, *found.values.columns]))
+    joined: pd.DataFrame = (
+        here.loc[here["document"].isin(found.documents)]
+        .reindex(columns=columns)
+        .merge(
+            found.values.reindex(columns=columns),
+            on=KEY,
+            how="outer",
+            suffixes=("", "_now"),
+            indicator=True,
+        )
     )
     # The rung `coupled` comes from a fit to the grid of couplings, which is not repeated.
     kept: pd.DataFrame = joined.loc[joined["rung"] != "coupled"].reset_index(drop=True)
@@ -371,7 +381,7 @@ def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
     """Compare what the calibration split gives: cost, and the figures of the fit."""
     stated, now = (
         _numbers("calibration", of.calibration.model_dump())
-        | _numbers("complexity", of.complexity.model_dump(exclude={"l0"}))
+        | _numbers("complexity", of.complexity.model_dump(exclude={"l0", "bits_per_token"}))
         for of in (record, found)
     )
     for place in sorted(stated.keys() | now.keys()):
