@@ -42,7 +42,7 @@ def test_the_board_is_built_within_a_minute(benchmark: Any, results: Path, tmp_p
 @pytest.mark.benchmark(group="board: sorting a table of 250 rows")
 def test_a_table_of_250_rows_is_sorted_within_200_ms(benchmark: Any, results: Path, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    shutil.copytree(results / "suite-0/task-0", tmp_path / "few/suite-0/task-0")
+    shutil.copytree(results / "suite-0/task-8", tmp_path / "few/suite-0/task-8")
     build(tmp_path / "few", tmp_path / "site")
     (page_file,) = (tmp_path / "site/tasks").iterdir()
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)

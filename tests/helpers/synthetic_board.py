@@ -15,11 +15,12 @@ import pytest
 from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values, with_coding
 
+from remainder.board.rank import gives_places
 from remainder.record.json import canonical_json, content_hash
-from remainder.record.number import Number
 from remainder.record.schema import MethodInfo, SubmissionInfo, TaskInfo
 from remainder.record.store import _result_id, values_path, write_record
 from remainder.record.values import values_to_csv
+from remainder.task.spec import list_tasks
 
 
 def submission(name: str, *, files: bool = True) -> SubmissionInfo:
@@ -131,25 +132,28 @@ def _bases(count: int) -> list[tuple[dict[str, Any], bytes]]:
     """Contents and packed values of `count` honest records, as large as real ones of the quick tier."""
     found = []
     for number in range(count):
-        values = scaled(synthetic_values(documents=32, seed=number), 0.3 + 0.1 * number)
+        values = coded(0.3 + 0.1 * number, bits=60.0 + 15 * number, seed=number, documents=32)
         content = synthetic_record(values).model_dump(mode="json")
         found.append((content, gzip.compress(values_to_csv(values), mtime=0)))
     return found
 
 
 def large_board(results: Path, *, tasks: int, records: int, bases: int = 24) -> None:
-    """`records` records of each of `tasks` tasks, all verifiable: few sets of values, many names and bits."""
+    """`records` records of each of `tasks` tasks, all verifiable: few sets of values, many names and bits.
+
+    The first tasks have the ids of those that give places, as many as there are of these.
+    """
     contents = _bases(bases)
+    known = [task for task in list_tasks() if gives_places(task)]
     for task in range(tasks):
         for number in range(records):
             content, data = contents[(number + task) % bases]
             name = f"method-{number % 17}-width-{number}"
             content = dict(content)
-            info = TaskInfo(id=f"suite-{task % 4}/task-{task}", version="1-A", hash=fake_hash(str(task)))
-            bits = Number.bare(20.0 + 7 * number, "one pass").model_dump(mode="json")
+            place = known[task] if task < len(known) else f"suite-{task % 4}/task-{task}"
+            info = TaskInfo(id=place, version="1-A", hash=fake_hash(str(task)))
             content["task"] = info.model_dump(mode="json")
             content["submission"] = submission(name, files=number % 12 != 0).model_dump(mode="json")
-            content["complexity"] = content["complexity"] | {"bits_per_token": bits}
             del content["record_id"]
             content["result_id"] = _result_id(content)
             content["record_id"] = content_hash(content)

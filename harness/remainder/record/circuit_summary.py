@@ -148,7 +148,7 @@ def _point(bootstrap: Bootstrap, totals: Totals, size: str, backgrounds: list[st
 def _efficiency(bootstrap: Bootstrap, totals: Totals, size: str) -> Number:
     """Log ratio of the KL of random circuits to that of the one of a size; what rounding parts is equal.
 
-    An interval beyond what any weighting of these prompts could give is none.
+    An interval that no prompts could give, were KL 0 on one side and the largest seen on the other, is none.
     """
     tokens, own = column(totals["clean"], "tokens"), column(totals[rung_at(AGAINST_RANDOM, size)], "kl")
     chance = column(totals[rung_of_random(size)], "kl")
@@ -159,12 +159,9 @@ def _efficiency(bootstrap: Bootstrap, totals: Totals, size: str) -> Number:
         return np.asarray(np.log(kl[..., 0] / kl[..., 1]))
 
     found = bootstrap.of_function(np.stack([chance, own, tokens], axis=-1), log_ratio)
-    extremes = np.array([[part.min(), part.max()] for part in (chance / tokens, own / tokens)]) + _FLOOR
-    least, most = np.log(extremes[0, 0] / extremes[1, 1]), np.log(extremes[0, 1] / extremes[1, 0])
-    if found.value is not None and found.low is not None and found.high is not None:
-        room = 1e-9
-        if found.low < least - room or found.high > most + room:
-            return Number.bare(found.value, "too few prompts carry its KL for an interval")
+    most, least = (np.log1p(float((part / tokens).max()) / _FLOOR) for part in (chance, own))
+    if found.low is not None and found.high is not None and not -least <= found.low <= found.high <= most:
+        return Number(value=found.value, low=None, high=None, reason="too few prompts carry its KL")
     return Number.of(found)
 
 

@@ -42,7 +42,7 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Section]:
         )
     elif len(sizes) > 1:
         yield Section(
-            "Circuits by size (+: edges by signed scores; f: counterfactual background)",
+            "Circuits by size (+: signed scores; f: counterfactual; efficiency: over chance)",
             list(_sizes(record, notes)),
         )
         rows: list[Line] = [("", "CPR", "CMD")]
@@ -78,20 +78,20 @@ def _behaviour(record: Record) -> str:
 
 def _sizes(record: Record, notes: Notes) -> Iterator[Line]:
     circuit, costs = record.circuits, record.circuit_sizes
-    yield ("size", "edges", "bits", "f", "Δ raw", "Δ Gaussian")
+    yield ("size", "edges", "f", "Δ raw", "Δ Gaussian", "efficiency")
     for size in sorted((size for size in circuit.points if size != HEADLINE), key=_order):
         rungs, cost = circuit.points[size].rungs, costs[size]
         cells = []
         for background, name in _SHOWN:
             rung = rungs.get(background)
             cells.append("" if rung is None else _short(getattr(rung, name), notes))
-        yield (size, f"{cost.edges:,}", f"{cost.bits:,.0f}", *cells)
+        yield (size, f"{cost.edges:,}", *cells, _efficiency(circuit.points[size], notes))
 
 
 def _thresholds(record: Record, notes: Notes) -> Iterator[Line]:
     """Circuits of features; completeness has the mean background, as the first of both gaps has."""
     circuit, costs = record.circuits, record.circuit_sizes
-    yield ("beyond", "nodes", "errors", "bits", "f", "complete", "Δ raw", "Δ Gaussian")
+    yield ("beyond", "nodes", "errors", "f", "complete", "Δ raw", "Δ Gaussian", "efficiency")
     for size in sorted(circuit.points, key=lambda size: (-costs[size].nodes, size != HEADLINE)):
         rungs, cost = circuit.points[size].rungs, costs[size]
         raw, full = rungs["raw"], rungs.get("full")
@@ -100,9 +100,14 @@ def _thresholds(record: Record, notes: Notes) -> Iterator[Line]:
             "none" if size == "0" else size.removeprefix(">"),
             f"{cost.nodes:,}",
             f"{cost.errors:,}",
-            f"{cost.bits:,.0f}",
             *("" if number is None else notes.value(number).plain for number in numbers),
+            _efficiency(circuit.points[size], notes),
         )
+
+
+def _efficiency(point: CircuitPoint, notes: Notes) -> str:
+    """The value alone: log KL of the median random circuit of equal size, less log KL, mean background."""
+    return "" if point.efficiency is None else notes.value(point.efficiency).plain
 
 
 def _short(number: Number, notes: Notes) -> str:
