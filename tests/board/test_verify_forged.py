@@ -7,7 +7,6 @@ import io
 import random
 import re
 from collections.abc import Iterator
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,15 @@ from forging import (
     put,
     read,
     remade,
+    remember_values,
     resealed,
     root_of,
     seal,
     smallest_of_every_sort,
     write,
 )
+from threat_lists import fits, is_listed, listed, never, only_measuring
 
-from remainder.base.paths import project_root
 from remainder.board import consistency
 from remainder.board.shelf import archives, results_folder
 from remainder.board.verify import Shelf, Verdict, verify_record
@@ -40,12 +40,9 @@ from remainder.errors import RecordError
 from remainder.interpretation.rules import Conformance
 from remainder.measure.checks import CIRCUIT_LIMIT, DECODED_LIMIT, TRUE_LIMIT
 from remainder.record import recompute as recompute_module
-from remainder.record import store as record_module
 from remainder.record.json import canonical_json, sha256
 from remainder.record.schema import MethodInfo
 from remainder.record.store import read_record, values_path
-
-THREATS = project_root() / "docs" / "threats.md"
 
 
 @pytest.fixture(scope="module")
@@ -57,53 +54,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Original]:
 @pytest.fixture(scope="module")
 def remembered() -> Iterator[None]:
     """What depends on the values alone is computed once: a thousand forgeries share a few tables."""
-    known: dict[Any, Any] = {}
-    patch = pytest.MonkeyPatch()
-
-    def remember(module: Any, name: str) -> None:
-        function = getattr(module, name)
-
-        @wraps(function)
-        def once(subject: Any, **options: Any) -> Any:
-            # Tables are told apart by identity; they are kept, so that none takes the place of another.
-            key = (name, subject if isinstance(subject, bytes) else id(subject), *options.items())
-            if key not in known:
-                found = function(subject, **options)
-                known[key] = (list(found) if isinstance(found, Iterator) else found, subject)
-            return known[key][0]
-
-        patch.setattr(module, name, once)
-
-    for name in ("values_from_csv", "csv_of"):
-        remember(record_module, name)
-    for name in ("canonical_values", "_summaries"):
-        remember(recompute_module, name)
-    remember(consistency, "_histograms")
-    yield
-    patch.undo()
-
-
-def listed(title: str) -> list[str]:
-    """The patterns of fields under a title of the page, one a line in the block that follows it."""
-    page = THREATS.read_text(encoding="utf-8")
-    match = re.search(rf"^#+ {re.escape(title)}\n.*?^```text\n(.*?)^```", page, re.M | re.S)
-    assert match is not None, title
-    return match[1].split()
-
-
-def fits(place: Place, pattern: str) -> bool:
-    """Whether a pattern names a place: `*` stands for one part of it, `**` for all that are left."""
-    parts = pattern.split(".")
-    for number, part in enumerate(parts):
-        if part == "**":
-            return True
-        if number >= len(place) or part not in ("*", str(place[number])):
-            return False
-    return len(parts) == len(place)
-
-
-def is_listed(place: Place, patterns: list[str]) -> bool:
-    return any(fits(place, pattern) for pattern in patterns)
+    with pytest.MonkeyPatch.context() as patch:
+        remember_values(patch)
+        yield
 
 
 def forge(original: Original, place: Place, value: Any, shelf: Shelf) -> Verdict:
@@ -125,7 +78,7 @@ def forge(original: Original, place: Place, value: Any, shelf: Shelf) -> Verdict
 def test_a_random_edit_is_caught_or_its_field_is_on_the_page(
     count: int, originals: list[Original], remembered: None
 ) -> None:
-    patterns, chance = listed("Fields that are not caught"), random.Random(count)
+    patterns, chance = [*only_measuring(), *never()], random.Random(count)
     shelf = Shelf(root_of(originals[0]))
     slipped, numbers, tried = [], 0, count
     while count:
@@ -153,11 +106,12 @@ def of_pattern(originals: list[Original], pattern: str) -> list[tuple[Original, 
 
 
 def test_every_field_on_the_page_exists(originals: list[Original]) -> None:
-    patterns = listed("Fields that are not caught")
+    patterns = [*only_measuring(), *never()]
     assert len(patterns) == len(set(patterns)) > 20
     # Some are of tasks that have records in the archive alone.
     old = [Original(path, read(path)[0], b"") for path in archives(results_folder())[0].rglob("*.json")]
-    assert [pattern for pattern in patterns if not of_pattern([*originals, *old], pattern)] == []
+    missing = {pattern for pattern in patterns if not of_pattern([*originals, *old], pattern)}
+    assert missing <= {"provenance.threads"}  # records that were measured before this field came lack it
 
 
 @pytest.mark.slow
@@ -165,7 +119,7 @@ def test_no_field_on_the_page_is_caught(originals: list[Original], remembered: N
     """Else the page would promise less than is kept."""
     shelf, chance = Shelf(root_of(originals[0])), random.Random(1)
     caught = []
-    for pattern in listed("Fields that are not caught"):
+    for pattern in [*only_measuring(), *never()]:
         if not (there := of_pattern(originals, pattern)):
             continue  # of tasks without a record by this protocol
         chance.shuffle(there)
@@ -185,7 +139,7 @@ def test_fields_of_a_submission_that_is_not_here_are_on_the_page(tmp_path: Path,
         pytest.skip("every record is of a submission that comes with the benchmark")
     (original,) = copies([path], tmp_path / "results")
     shelf, chance = Shelf(tmp_path / "results"), random.Random(2)
-    unknown, always = listed("Fields of a submission that is not here"), listed("Fields that are not caught")
+    unknown, always = listed("Fields of a submission that is not here"), [*only_measuring(), *never()]
     for pattern in unknown:
         places = [(place, value) for place, value in fields(original.content) if fits(place, pattern)]
         assert places, pattern

@@ -7,16 +7,21 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pytest
 
 from remainder.base.files import read_toml
 from remainder.base.paths import project_root
+from remainder.board import consistency
 from remainder.board.snapshot import results_folder
 from remainder.board.verify import record_files
+from remainder.record import recompute as recompute_module
+from remainder.record import store as record_module
 from remainder.record.json import canonical_json, content_hash, sha256
 from remainder.record.schema import MethodInfo, Record
 from remainder.record.store import (
@@ -218,3 +223,28 @@ def resealed(old: Record, values: pd.DataFrame, stated: MethodInfo, **changed: A
         "gaussianity": old.metrics.gaussianity,
     }
     return make_record(values, **{**kept, **changed})
+
+
+def remember_values(patch: pytest.MonkeyPatch) -> None:
+    """What depends on the values alone is computed once: a thousand forgeries share a few tables."""
+    known: dict[Any, Any] = {}
+
+    def remember(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        @wraps(function)
+        def once(subject: Any, **options: Any) -> Any:
+            # Tables are told apart by identity; they are kept, so that none takes the place of another.
+            key = (name, subject if isinstance(subject, bytes) else id(subject), *options.items())
+            if key not in known:
+                found = function(subject, **options)
+                known[key] = (list(found) if isinstance(found, Iterator) else found, subject)
+            return known[key][0]
+
+        patch.setattr(module, name, once)
+
+    for name in ("values_from_csv", "csv_of"):
+        remember(record_module, name)
+    for name in ("canonical_values", "_summaries"):
+        remember(recompute_module, name)
+    remember(consistency, "_histograms")

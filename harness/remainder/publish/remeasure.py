@@ -70,6 +70,7 @@ DOCUMENTS = 4
 
 _DEVICE = "cpu"
 _PROMPTS = 5  # at a time; no record has been measured so
+_SMALL = 1e-3  # size of a figure of the fit from which on its deviation is relative
 _FLIPPED = 16  # bits of a window by which codes that lie between two steps may move it
 _SHOWN = 12  # faults that are told one by one
 
@@ -365,14 +366,17 @@ def _rows(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
 def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
     """Rungs that are shifted as a whole by more than chance would."""
     both = joined.loc[joined["_merge"] == "both"]
-    for name in ("loss", "kl"):
-        for rung, rows in both.groupby("rung", sort=True):
-            tokens = float(rows["tokens"].clip(lower=1).sum())
-            stated, now = float(rows[name].sum()) / tokens, float(rows[f"{name}_now"].sum()) / tokens
-            allowed = tolerance.mean + tolerance.relative * abs(float(rows["kl"].sum())) / tokens
+    for rung, rows in both.groupby("rung", sort=True):
+        tokens = float(rows["tokens"].clip(lower=1).sum())
+        kl = abs(float(rows["kl"].sum())) / tokens
+        spread = tolerance.mean + tolerance.relative * kl
+        counted = tolerance.answers + 1 / tokens  # of all rows; each by itself may have one more
+        limits = {"loss": spread, "kl": spread, "top1": counted, "correct": counted}
+        for name, allowed in limits.items():
+            stated, now = (float(rows[column].sum()) / tokens for column in (name, f"{name}_now"))
             if not abs(stated - now) <= allowed:
                 yield (
-                    f"mean {name} of rung {rung}: {stated:.6g} recorded, {now:.6g} found, nats per token "
+                    f"mean {name} of rung {rung}: {stated:.6g} recorded, {now:.6g} found, per token "
                     f"(allowed: {allowed:.2g})"
                 )
 
@@ -389,7 +393,7 @@ def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
         if first is None or second is None:
             same = first is second
         else:
-            same = math.isclose(first, second, rel_tol=share, abs_tol=share)
+            same = math.isclose(first, second, rel_tol=share, abs_tol=_SMALL * share)
         if not same:
             yield f"{place}: {first} recorded, {second} found"
 
