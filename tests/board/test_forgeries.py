@@ -30,14 +30,7 @@ from remainder.board.shelf import Shelf
 from remainder.board.verify import verify_record
 from remainder.publish import remeasure
 
-NAMES = (
-    "digits-pca-4",
-    "digits-pca-8",
-    "digits-pca-16",
-    "digits-pca-32",
-    "digits-random-16",
-    "digits-topk-sae-8",
-)
+NAMES = ("digits-pca-4", "digits-pca-16", "digits-random-16", "digits-topk-sae-8")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def test_the_honest_records_pass_both_checks(ranked: Ranking) -> None:
     assert len({kl_of(ranked.record(original)) for original in ranked.originals}) == len(NAMES)
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(300, marks=pytest.mark.slow)])
 def test_every_forgery_that_moves_a_place_is_caught(count: int, ranked: Ranking) -> None:
     caught: Counter[tuple[str, str]] = Counter()
     slipped, placed = [], 0
@@ -78,7 +71,7 @@ def test_every_forgery_that_moves_a_place_is_caught(count: int, ranked: Ranking)
     assert 0 < by_files < count
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(700, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(700, marks=pytest.mark.slow)])
 def test_a_forgery_is_caught_or_its_field_is_on_the_page(count: int, ranked: Ranking) -> None:
     known, files_miss = never(), only_measuring()
     caught: Counter[tuple[str, str]] = Counter()

@@ -235,7 +235,7 @@ def remember_values(patch: pytest.MonkeyPatch) -> None:
         @wraps(function)
         def once(subject: Any, **options: Any) -> Any:
             # Tables are told apart by identity; they are kept, so that none takes the place of another.
-            key = (name, subject if isinstance(subject, bytes) else id(subject), *options.items())
+            key = (name, subject if isinstance(subject, bytes) else id(subject), repr(options))
             if key not in known:
                 found = function(subject, **options)
                 known[key] = (list(found) if isinstance(found, Iterator) else found, subject)
