@@ -12,7 +12,7 @@ from synthetic_values import synthetic_values
 
 from remainder.board.agreement import disagreements
 from remainder.board.merge import folders_of_tasks, read_entries
-from remainder.board.rank import rank, unranked_because
+from remainder.board.rank import budgets_of, unplaced_because
 from remainder.board.shelf import Shelf
 from remainder.board.tolerance import FLOOR, SHARE, TOLERANCES, tolerance_of
 from remainder.board.verify import CHECKS, _Subject
@@ -99,8 +99,9 @@ def test_records_of_one_content_that_disagree_have_no_place(tmp_path: Path) -> N
         first.stem: (forged.stem,),
         forged.stem: (first.stem,),
     }
-    assert rank(entries, "raw").order == ()
-    assert all("another record of the same content disagrees" in unranked_because(e, "raw") for e in entries)
+    assert budgets_of(entries) == ()
+    assert all("another record of the same content disagrees" in entry.failed for entry in entries)
+    assert all("another record of the same content disagrees" in unplaced_because(one) for one in entries)
     for path in (first, forged):
         found = list(CHECKS["agreement"](_Subject(path, *read_record(path), Shelf(tmp_path))))
         assert found
