@@ -213,14 +213,19 @@ def test_a_record_page_tells_its_hashes_its_history_and_how_to_recompute(results
 def test_faults_are_on_the_front_page_and_in_the_exit_code(remainder: Command, tmp_path: Path) -> None:
     made = small_board(tmp_path / "results")
     made["good"].write_text("{}", encoding="utf-8")
+    readme = tmp_path / "README.md"
     arguments = ("board", "build", "--results", tmp_path / "results", "--site", tmp_path / "site")
+    arguments = (*arguments, "--readme", readme)
     outcome = remainder(*arguments)
     assert outcome.code == RecordError.exit_code
     assert made["good"].name in outcome.err
+    left_out = readme.read_text(encoding="utf-8").replace("\\", "").partition("## Left out")[2]
+    assert f"{made['good'].name}: " in left_out.partition("\n## ")[0]
     assert "Left out: 1 file" in (tmp_path / "site/index.html").read_text(encoding="utf-8")
     made["good"].unlink()
     made["good"].with_name(made["good"].stem + ".csv.gz").unlink()
     assert remainder(*arguments).code == 0
+    assert "Left out" not in readme.read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_no_site_is_not_replaced(results: Path, tmp_path: Path) -> None:

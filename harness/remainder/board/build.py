@@ -229,11 +229,13 @@ def _summary(
     done: Sequence[_Done], old: Sequence[Archive], others: Sequence[Fault]
 ) -> tuple[BoardBuild, Overall]:
     over = overall(row for one in done for row in one.scored)
+    faults = tuple(sorted([*others, *(fault for one in done for fault in one.faults)]))
+    sections = [*(text for one in done for text in one.sections), *section_of_archive(old)]
     built = BoardBuild(
         records=sum(len(one.history) for one in done),
         tasks=len({line.task for one in done for line in one.lines}),
-        faults=tuple(sorted([*others, *(fault for one in done for fault in one.faults)])),
-        readme=readme([*(text for one in done for text in one.sections), *section_of_archive(old)], over),
+        faults=faults,
+        readme=readme(sections, over, faults),
     )
     return built, over
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from remainder.board.merge import Fault
 from remainder.board.numbers import in_words
 from remainder.board.overall import LEAST, Overall
 from remainder.board.pages import ordered
@@ -13,6 +14,7 @@ from remainder.report.text import MISSING, written_table
 
 __all__ = ["readme", "section"]
 
+_MOST_FAULTS = 20  # that are named
 _LONGEST = 25
 """Rows of a table; the page of the task has all."""
 
@@ -35,9 +37,20 @@ makes a site with every number and its interval, the figures, and a page for eac
 """
 
 
-def readme(sections: Sequence[str], over: Overall) -> str:
-    """The whole file from the sections of its tables, and methods over tasks."""
-    return _TOP + f"\n{_over_tasks(over)}" + "".join(f"\n{text}" for text in sections)
+def readme(sections: Sequence[str], over: Overall, faults: Sequence[Fault]) -> str:
+    """The whole file: files that were left out, methods over tasks, and the sections of its tables."""
+    return _TOP + "".join(f"\n{text}" for text in [*_left_out(faults), _over_tasks(over), *sections])
+
+
+def _left_out(faults: Sequence[Fault]) -> Iterator[str]:
+    """A section that names files at fault, if there are any."""
+    if faults:
+        lines = [f"- {markdown(one.path, 200)}: {markdown(one.what, 300)}" for one in faults[:_MOST_FAULTS]]
+        if len(faults) > _MOST_FAULTS:
+            lines.append(f"- and {len(faults) - _MOST_FAULTS} more")
+        yield (
+            "## Left out\n\nThese files are at fault and in none of the tables.\n\n" + "\n".join(lines) + "\n"
+        )
 
 
 def _over_tasks(over: Overall) -> str:
@@ -71,6 +84,9 @@ def section(title: str, board: Board) -> str:
     heading = f"## {markdown(group.task, 80)}, version {group.major}, tier {markdown(group.tier, 30)}\n"
     said = f"{markdown(title, 200)}\n\n" if title else ""
     below = [ordered(board)] if board.places else []
+    failed = [markdown(row.entry.record.submission.name, 48) for row in board.rows if row.entry.failed]
+    if failed:
+        below.append(f"In no place, since a check failed: {', '.join(failed)}.")
     if len(board.rows) > _LONGEST:
         below.append(f"{len(board.rows) - _LONGEST} more rows are on the site.")
     if board.nested:
