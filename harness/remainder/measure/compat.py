@@ -41,6 +41,8 @@ from remainder.model.bridge import Runner
 from remainder.record.compat import Compat, DictionaryLearningMetrics, PeerMetrics
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.number import Number
+from remainder.record.scales import ScaleName
+from remainder.record.values import without_rounding
 
 __all__ = ["SpecialIds", "measure_compat", "special_ids"]
 
@@ -278,8 +280,11 @@ def _sums(values: Float[Tensor, "docs pos"], mask: Bool[Tensor, "docs pos"]) -> 
 def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
     bootstrap = Bootstrap(len(table), seed=seed)
 
-    def ratio(over: str, below: str, *, guarded: bool = False) -> Number:
-        return Number.of(bootstrap.estimate(Ratio(_column(table, over), _column(table, below), guarded)))
+    def ratio(over: str, below: str, scale: ScaleName = "positive", *, guarded: bool = False) -> Number:
+        above = _column(table, over)
+        if over.startswith("kl_"):
+            above = without_rounding(above, _column(table, below))
+        return Number.of(bootstrap.estimate(Ratio(above, _column(table, below), scale, guarded)))
 
     def score(best: NDArray[np.float64], spliced: str, zero: str) -> Number:
         """The share of the cost of zero ablation that the reconstruction avoids."""
@@ -288,7 +293,7 @@ def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
         return Number.of(bootstrap.estimate(Ratio(gained, worst - best, guarded=True)))
 
     centred, tokens = _column(table, "centred"), _column(table, "tokens")
-    explained = Ratio(centred - _column(table, "residual"), centred)
+    explained = Ratio(centred - _column(table, "residual"), centred, "mirrored")
     undefined = {
         "legacy": "activations equal to their mean, which the legacy formula divides by their distance to it",
         "cosine": "activations or reconstructions of length 0, which have no cosine",
@@ -296,7 +301,7 @@ def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
 
     def unless(column: str, flag: str) -> Number:
         count = int(table[flag].sum())
-        return Number.null(f"{count} {undefined[column]}") if count else ratio(column, "tokens")
+        return Number.null(f"{count} {undefined[column]}") if count else ratio(column, "tokens", "plain")
 
     return PeerMetrics(
         tokens=int(tokens.sum()),
@@ -314,7 +319,7 @@ def _saelens(table: pd.DataFrame, seed: int) -> PeerMetrics:
         l2_norm_in=ratio("norm_in", "tokens"),
         l2_norm_out=ratio("norm_out", "tokens"),
         l2_ratio=ratio("ratio", "tokens"),
-        relative_reconstruction_bias=ratio("square_out", "dot", guarded=True),
+        relative_reconstruction_bias=ratio("square_out", "dot", "plain", guarded=True),
         l0=ratio("active", "tokens"),
     )
 
@@ -348,9 +353,9 @@ def _dictionary_learning(table: pd.DataFrame, seed: int, offset: float) -> Dicti
     )
     sums = table.sum()
     return DictionaryLearningMetrics(
-        loss_original=Number.of(bootstrap.estimate(Ratio(clean, targets))),
-        loss_reconstructed=Number.of(bootstrap.estimate(Ratio(spliced, targets))),
-        loss_zero=Number.of(bootstrap.estimate(Ratio(zero, targets))),
+        loss_original=Number.of(bootstrap.estimate(Ratio(clean, targets, "positive"))),
+        loss_reconstructed=Number.of(bootstrap.estimate(Ratio(spliced, targets, "positive"))),
+        loss_zero=Number.of(bootstrap.estimate(Ratio(zero, targets, "positive"))),
         frac_recovered=Number.of(bootstrap.estimate(Ratio(spliced - zero, clean - zero, guarded=True))),
         frac_variance_explained=(
             Number.null("the activations do not vary")

@@ -268,7 +268,7 @@ def _result(
     return SitesResult(
         tuple(sites),
         {rung: less(rung, "clean") for rung in rungs},
-        {rung: bootstrap.estimate(Ratio(column(rung, "kl"), tokens)) for rung in rungs},
+        {rung: bootstrap.estimate(Ratio(column(rung, "kl"), tokens, "positive")) for rung in rungs},
         {rung: less(rung, "full") for rung in rungs if rung != "full" and "full" in rungs},
         shift,
         len(clean),

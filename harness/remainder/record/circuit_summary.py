@@ -9,9 +9,8 @@ size, with the background `raw`.
 
 1. f_k = (m(C_k) − m(∅)) / (m(M) − m(∅)), m the mean answer, ∅ the empty circuit with the same background.
 2. CPR = ∫ f_k dk over circuits chosen with the sign, CMD = ∫ |1 − f_k| dk over those chosen by size;
-   trapezoids in k from the smallest to the largest size, as MIB takes them. A sum of |1 − f_k| is not a ratio
-   of sums, so the interval of CMD is taken with the signs that the f_k found have.
-   Thresholds are not sizes, so there is no area over them.
+   trapezoids in k from the smallest to the largest size, as MIB takes them. CMD is no ratio of sums but a
+   function of such (`Bootstrap.of_function`). Thresholds are not sizes, so there is no area over them.
 3. Completeness = (m(M∖C) − m(∅)) / (m(M) − m(∅)), M∖C the complement (Marks et al., 2024).
 4. efficiency = log[(KL_random + 10⁻⁶)/(KL + 10⁻⁶)] with the background `raw`, paired by prompt: by how much
    better a circuit is than chance. Where both lose nothing, it is 0.
@@ -194,11 +193,17 @@ def _area(
     weights = np.zeros(len(places))
     weights[:-1] += steps / 2
     weights[1:] += steps / 2
-    numerator = np.zeros_like(floor)
-    for weight, place in zip(weights, places.tolist(), strict=True):
-        parts = column(totals[rung_at(background, sizes[place])], "answer") - floor
-        if distance:
-            parts = whole - parts
-            parts = parts * np.sign(parts.sum() / whole.sum() if whole.sum() else 0.0)
-        numerator += weight * parts
-    return Number.of_ratio(bootstrap, Ratio(numerator, whole, guarded=True))
+    parts = np.stack(
+        [column(totals[rung_at(background, sizes[place])], "answer") - floor for place in places.tolist()],
+        axis=1,
+    )
+    if not distance:
+        return Number.of_ratio(bootstrap, Ratio(parts @ weights, whole, guarded=True))
+    if (refusal := bootstrap.refusal(Ratio(whole, whole, guarded=True))) is not None:
+        return Number.null(refusal)
+
+    def away(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        area: NDArray[np.float64] = np.abs(1 - means[..., 1:] / means[..., :1]) @ weights
+        return area
+
+    return Number.of(bootstrap.of_function(np.column_stack([whole, parts]), away, "positive"))

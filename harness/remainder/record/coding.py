@@ -45,7 +45,7 @@ def scored_rung(totals: Totals) -> str:
 def step_bits(totals: Totals, step: int) -> Ratio | str:
     """Bits per spliced token if codes are quantised with the step of this number, or why there are none."""
     raw = totals["raw"]
-    return Ratio(column(raw, STEP_BITS[step]), column(raw, "spliced"))
+    return Ratio(column(raw, STEP_BITS[step]), column(raw, "spliced"), "positive")
 
 
 def coding_metrics(bootstrap: Bootstrap, totals: Totals) -> CodingMetrics | None:
@@ -59,8 +59,8 @@ def coding_metrics(bootstrap: Bootstrap, totals: Totals) -> CodingMetrics | None
         points={rung: _point(bootstrap, totals, rung, reference) for rung in CURVE if rung in totals},
         steps=tuple(
             CodedStep(
-                bits=Number.of_ratio(bootstrap, Ratio(column(raw, bits), spliced)),
-                fvu=Number.of_ratio(bootstrap, Ratio(column(raw, squares), centred)),
+                bits=Number.of_ratio(bootstrap, Ratio(column(raw, bits), spliced, "positive")),
+                fvu=Number.of_ratio(bootstrap, Ratio(column(raw, squares), centred, "positive")),
             )
             for bits, squares in zip(STEP_BITS, STEP_SQUARES, strict=True)
         ),
@@ -82,11 +82,11 @@ def _reference(totals: Totals) -> list[str]:
 
 
 def _bits(totals: Totals, rung: str) -> Ratio:
-    return Ratio(column(totals[rung], "bits"), column(totals["raw"], "spliced"))
+    return Ratio(column(totals[rung], "bits"), column(totals["raw"], "spliced"), "positive")
 
 
 def _point(bootstrap: Bootstrap, totals: Totals, rung: str, reference: list[str]) -> CodedPoint:
-    squares = Ratio(column(totals[rung], "residual_ss"), column(totals["raw"], "centred_ss"))
+    squares = Ratio(column(totals[rung], "residual_ss"), column(totals["raw"], "centred_ss"), "positive")
     return CodedPoint(
         bits=Number.of_ratio(bootstrap, _bits(totals, rung)),
         fvu=Number.of_ratio(bootstrap, squares),

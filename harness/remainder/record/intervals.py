@@ -24,23 +24,26 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from remainder.record.scales import SCALES, ScaleName
+from remainder.record.scales import SCALES, ScaleName, wilson_ends
 
 __all__ = ["LEVEL", "MINIMUM_DOCUMENTS", "RESAMPLES", "Bootstrap", "Estimate", "Ratio", "other_rounding"]
 
 RESAMPLES = 2000
 LEVEL = 0.95
-MINIMUM_DOCUMENTS = 5
-"""Below this a resample of one document repeated is too frequent for the tails to mean anything."""
+MINIMUM_DOCUMENTS = 4
+"""Of fewer that are not 0 more than 2.5 % of the resamples hold none, and there is no tail to read."""
 
-_DEGENERATE = 1e-6
-"""A resample's standard error below this share of the sample's is rounding: it stands for zero."""
+_NOTHING = 1e-2
+"""A document below this share of the largest counts as 0."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
+Parts = Sequence[tuple[str, Array]]
+"""Parts of a number by name, as much of them as each document holds, `[documents]`."""
 
 _rounding: ContextVar[np.random.Generator | None] = ContextVar("rounding", default=None)
 
@@ -61,7 +64,10 @@ def other_rounding(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; whatever is None is explained by `reason`."""
+    """A number with its interval; whatever is None is explained by `reason`.
+
+    A `reason` beside an interval is a flag: with what care it is to be read.
+    """
 
     value: float | None
     low: float | None
@@ -79,12 +85,13 @@ class Estimate:
 class Ratio:
     """sum(numerator) / sum(denominator); both `[documents]`, in the same order of documents.
 
-    `guarded`: a ratio of two measured quantities, given only if its denominator's interval excludes 0.
-    Counts of tokens need no guard.
+    `scale`: of the interval, by the kind of quantity. `guarded`: the denominator is a measured quantity that
+    may have either sign, and the ratio is given only if the denominator's interval excludes 0.
     """
 
     numerator: Array
     denominator: Array
+    scale: ScaleName = "plain"
     guarded: bool = False
 
 
@@ -114,12 +121,16 @@ class Bootstrap:
         """The number of times that each resample holds each document, `[resamples, documents]`."""
 
     def estimate(self, ratio: Ratio) -> Estimate:
-        """The pooled `ratio`; of a guarded one, value None where the denominator's interval includes 0."""
-        return self._estimate([(1.0, ratio)])
+        """The pooled `ratio`; of a guarded one, value None where the denominator's interval includes 0.
+
+        A ratio that should be positive, and is of a table with numbers below 0, is taken as it is: signed.
+        """
+        negative = ratio.scale == "positive" and min(ratio.numerator.min(), ratio.denominator.min()) < 0
+        return self._estimate([(1.0, ratio)], "plain" if negative else ratio.scale)
 
     def difference(self, second: Ratio, first: Ratio) -> Estimate:
         """second - first, paired document by document."""
-        return self._estimate([(1.0, second), (-1.0, first)])
+        return self._estimate([(1.0, second), (-1.0, first)], "plain")
 
     def of_function(
         self,
@@ -152,14 +163,15 @@ class Bootstrap:
         centred = columns - mean
         slopes = gradient or partial(_slopes, f, centred.std(axis=0) / math.sqrt(self.documents))
         with np.errstate(all="ignore"):
-            value, at_mean = float(f(mean)), slopes(mean)
+            value, at_mean = float(f(mean[None])[0]), slopes(mean[None])[0]
         if not (math.isfinite(value) and np.isfinite(at_mean).all()):
             return Estimate(None, None, None, "it is not defined at the means of these documents")
         # The influence of a document is a column of its own: of a resample's gradient only what differs from
         # the sample's is then needed, and nothing cancels.
         influence = centred @ at_mean
         rounding = np.abs(columns) @ np.abs(at_mean) * (_EPS if gradient else _EPS ** (2 / 3))
-        if (estimate := self._without_interval(value, influence, rounding)) is not None:
+        parts = [(f"column {number}", column) for number, column in enumerate(columns.T)]
+        if (estimate := self._without_interval(value, influence, rounding, parts)) is not None:
             return estimate
         stacked = _shaken(np.column_stack([influence, centred]))
         means = self.weights @ stacked / self.documents
@@ -170,12 +182,12 @@ class Bootstrap:
             squares = (
                 self._squares(stacked, coefficients) - self.documents * (means * coefficients).sum(1) ** 2
             )
-        return self._studentised(value, influence, moved, squares, scale)
+        return self._studentised(value, influence, moved, squares, scale, _flag(parts))
 
-    def _estimate(self, terms: Sequence[tuple[float, Ratio]]) -> Estimate:
+    def _estimate(self, terms: Sequence[tuple[float, Ratio]], on: ScaleName) -> Estimate:
         for _, term in terms:
             self._check(term)
-            refusal = self._refusal(term)
+            refusal = self.refusal(term)
             if refusal is not None:
                 return Estimate(None, None, None, refusal)
         # Scaled so that every denominator has mean 1, and centred so that every numerator sums to 0:
@@ -186,7 +198,11 @@ class Bootstrap:
         values = a.mean(axis=0)
         value = float(signs @ values)
         influence = (a - values * b) @ signs
-        if (estimate := self._without_interval(value, influence, np.abs(a).sum(axis=1) * _EPS)) is not None:
+        rounding = np.abs(a).sum(axis=1) * _EPS
+        parts = _parts(a @ signs, b, on)
+        if (estimate := self._without_interval(value, influence, rounding, parts)) is not None:
+            if on == "share" and estimate.low is None and self.documents >= MINIMUM_DOCUMENTS:
+                return self._wilson(value, influence)
             return estimate
         stacked = _shaken(np.concatenate([a - values * b, b], axis=1))
         sums = self.weights @ stacked
@@ -195,20 +211,35 @@ class Bootstrap:
             shift = sums[:, :number] / sums[:, number:]
             scale = signs * self.documents / sums[:, number:]
             squares = self._squares(stacked, np.concatenate([scale, -scale * shift], axis=1))
-        return self._studentised(value, influence, shift @ signs, squares, "plain")
+        return self._studentised(value, influence, shift @ signs, squares, on, _flag(parts))
 
-    def _without_interval(self, value: float, influence: Array, rounding: Array) -> Estimate | None:
+    def _without_interval(
+        self, value: float, influence: Array, rounding: Array, parts: Parts
+    ) -> Estimate | None:
         """The estimate where there are too few documents, or none differs from the others; else None.
 
         Args:
             influence: of each document, `[documents]`.
             rounding: what of it may be rounding, `[documents]`.
+            parts: of the number; where few documents hold all of one, the others say nothing of it.
         """
         if self.documents < MINIMUM_DOCUMENTS:
             reason = f"{self.documents} documents; an interval needs at least {MINIMUM_DOCUMENTS}"
             return Estimate(value, None, None, reason)
-        spread = self._error(influence) > 8 * float(rounding.mean())
-        return None if spread else Estimate(value, value, value)
+        if self._error(influence) <= 8 * float(rounding.mean()):
+            return Estimate(value, value, value)
+        for name, part in parts:
+            holders = int((np.abs(part) > _NOTHING * np.abs(part).max()).sum())
+            if 0 < holders < MINIMUM_DOCUMENTS:
+                needed = f"an interval needs {MINIMUM_DOCUMENTS}"
+                where = f"all of {name} is in {holders} of {self.documents} documents"
+                return Estimate(value, None, None, f"{where}; {needed}")
+        return None
+
+    def _wilson(self, value: float, influence: Array) -> Estimate:
+        """The interval of a share where too few documents hold all that is right, or wrong."""
+        quantile = float(stdtrit(self.documents - 1, (1 + self.level) / 2))
+        return Estimate(value, *wilson_ends(value, self._error(influence), quantile))
 
     def _error(self, influence: Array) -> float:
         """Linearised standard error of the sample."""
@@ -229,7 +260,13 @@ class Bootstrap:
         return squares
 
     def _studentised(
-        self, value: float, influence: Array, moved: Array, squares: Array, scale: ScaleName
+        self,
+        value: float,
+        influence: Array,
+        moved: Array,
+        squares: Array,
+        scale: ScaleName,
+        flag: str | None,
     ) -> Estimate:
         """The interval from all resamples: how far each moved, and its sum of squared influences."""
         on = SCALES[scale]
@@ -237,19 +274,17 @@ class Bootstrap:
             step = self._error(influence) * float(on.slope(np.array([value]))[0])
             errors = np.sqrt(np.maximum(squares, 0.0) / (self.documents * (self.documents - 1)))
             errors *= on.slope(value + moved)
-            low, high = self._quantiles(on.moved(value, moved), np.maximum(errors, on.floor * step), step)
+            # At an end of the range nothing spreads and the slope is infinite; the floor holds there too.
+            errors = np.fmax(np.where(np.isinf(errors), 0.0, errors), on.floor * step)
+            t = np.where(np.isfinite(moved), on.moved(value, moved) / errors, np.nan)
+        low, high = self._quantiles(t)
         if not (math.isfinite(low) and math.isfinite(high)):
-            reason = "unbounded: too many resamples of the documents have no spread"
+            reason = "unbounded: it is not defined in too many resamples of the documents"
             return Estimate(value, None, None, reason)
-        return Estimate(value, on.back(value, -high * step), on.back(value, -low * step))
+        return Estimate(value, on.back(value, -high * step), on.back(value, -low * step), flag)
 
-    def _quantiles(self, moved: Array, errors: Array, error: float) -> tuple[float, float]:
-        """Lower and upper quantile of t* = (R* - R) / s* over resamples; infinite where undefined."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            flat = errors <= _DEGENERATE * error
-            t = np.where(
-                flat, np.where(np.abs(moved) <= _DEGENERATE * error, 0.0, moved * np.inf), moved / errors
-            )
+    def _quantiles(self, t: Array) -> tuple[float, float]:
+        """Lower and upper quantile of t* over resamples; infinite where too many are undefined (NaN)."""
         # An undefined resample could lie at either end: it counts against both.
         tail = (1 - self.level) / 2
         lower = np.sort(np.where(np.isnan(t), -np.inf, t))
@@ -257,7 +292,7 @@ class Bootstrap:
         first = max(math.floor((self.resamples + 1) * tail), 1) - 1
         return float(lower[first]), float(upper[self.resamples - 1 - first])
 
-    def _refusal(self, term: Ratio) -> str | None:
+    def refusal(self, term: Ratio) -> str | None:
         """Why the ratio has no value, or None if it has one."""
         if float(term.denominator.sum()) == 0:
             return "the denominator is zero"
@@ -275,6 +310,27 @@ class Bootstrap:
                 raise ValueError(f"{name} has shape {array.shape}, expected ({self.documents},)")
             if not np.isfinite(array).all():
                 raise ValueError(f"{name} holds a value that is not finite")
+
+
+def _parts(numerator: Array, denominators: Array, on: ScaleName) -> Parts:
+    """What each document holds of the parts of a ratio.
+
+    Args:
+        numerator: `[documents]`.
+        denominators: `[documents, terms]`.
+    """
+    rest = ("what is missing to 1", denominators[:, 0] - numerator)
+    above = {"mirrored": [rest], "share": [("the numerator", numerator), rest]}
+    return [
+        *above.get(on, [("the numerator", numerator)]),
+        *(("the denominator", denominator) for denominator in denominators.T),
+    ]
+
+
+def _flag(parts: Parts) -> str | None:
+    """What to read an interval with, where one document holds over half of a part of the number."""
+    names = dict.fromkeys(name for name, part in parts if 2 * np.abs(part).max() > np.abs(part).sum())
+    return f"one document holds over half of {' and of '.join(names)}" if names else None
 
 
 def _shaken(columns: Array) -> Array:

@@ -34,6 +34,7 @@ from remainder.record.rungs import CODED
 from remainder.record.schema import CodingInfo
 from remainder.record.telescope import perturbative_fit, telescope
 from remainder.record.values import (
+    KL_ROUNDING,
     Totals,
     annealed_totals,
     canonical_values,
@@ -169,7 +170,10 @@ def gaussian_ratio(totals: Totals, denominator: str) -> Ratio | str:
     raw, noise = pooled(totals, scored_rung(totals), "kl"), pooled(totals, denominator, "kl")
     if isinstance(raw, str) or isinstance(noise, str):
         return raw if isinstance(raw, str) else str(noise)
-    return Ratio(raw.numerator, noise.numerator, guarded=True)
+    for ratio, what in ((raw, "raw"), (noise, denominator)):
+        if not ratio.numerator.any():
+            return f"the KL of {what} is 0: below {KL_ROUNDING:g} nats per token"
+    return Ratio(raw.numerator, noise.numerator, "positive")
 
 
 def explained_variance(totals: Totals) -> Ratio | str:
@@ -178,7 +182,7 @@ def explained_variance(totals: Totals) -> Ratio | str:
     if raw is None or raw[["residual_ss", "centred_ss"]].isna().to_numpy().any():
         return "sums of squares were not kept"
     centred = column(raw, "centred_ss")
-    return Ratio(centred - column(raw, "residual_ss"), centred)
+    return Ratio(centred - column(raw, "residual_ss"), centred, "mirrored")
 
 
 def l0(totals: Totals) -> Ratio | str:
@@ -186,7 +190,7 @@ def l0(totals: Totals) -> Ratio | str:
     raw = totals.get("raw")
     if raw is None or raw[["active", "spliced"]].isna().to_numpy().any():
         return "codes were not counted"
-    return Ratio(column(raw, "active"), column(raw, "spliced"))
+    return Ratio(column(raw, "active"), column(raw, "spliced"), "positive")
 
 
 def histogram_quantile(histograms: Iterable[str], level: float, *, tokens: int) -> Estimate:

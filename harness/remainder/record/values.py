@@ -35,9 +35,11 @@ from remainder.errors import MeasurementError
 from remainder.record.intervals import Ratio
 from remainder.record.json import significant
 from remainder.record.rungs import STEPS, is_paid
+from remainder.record.scales import ScaleName
 
 __all__ = [
     "CODING",
+    "KL_ROUNDING",
     "RAW_ONLY",
     "STEP_BITS",
     "STEP_SQUARES",
@@ -52,10 +54,17 @@ __all__ = [
     "pooled",
     "values_from_csv",
     "values_to_csv",
+    "without_rounding",
 ]
 
 Totals = Mapping[str, pd.DataFrame]
 """Sums over each document, by rung, as `document_totals` gives them."""
+
+KL_ROUNDING = 1e-8
+"""Nats per token below which a KL is 0."""
+
+_NEGATIVE_ROUNDING = 1e-4
+"""Nats per token by which rounding may put a KL below 0. What is farther below stays to be seen."""
 
 DIGITS = 9
 """Significant digits of every float in the table."""
@@ -76,6 +85,12 @@ _ANSWER = "answer"
 _OPTIONAL = (CODING, [_ANSWER])
 """Columns that a table may lack, all of a group together."""
 COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *RAW_ONLY]
+_SCALES: Mapping[str, ScaleName] = {
+    "loss": "positive",
+    "kl": "positive",
+    "top1": "share",
+    "correct": "share",
+}
 _FIX = "this is a fault of the evaluation loop, not of the submission; please report it"
 
 
@@ -153,8 +168,21 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
     totals = {}
     for rung, rows in of_split(values, split).groupby("rung", sort=True):
         sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
-        totals[str(rung)] = sums.astype(np.float64) / rows["draw"].nunique()
+        means = sums.astype(np.float64) / rows["draw"].nunique()
+        means["kl"] = without_rounding(column(means, "kl"), column(means, "tokens"))
+        totals[str(rung)] = means
     return totals
+
+
+def without_rounding(kl: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of KL over documents, `[documents]`, with 0 for what is rounding.
+
+    A document below `KL_ROUNDING` nats per token counts as 0, and so do all where their mean is below it:
+    float32 passes that agree in everything differ by as much, to either side.
+    """
+    rounding = (kl < KL_ROUNDING * tokens) & (kl > -_NEGATIVE_ROUNDING * tokens)
+    kept = np.where(rounding, 0.0, kl)
+    return np.zeros_like(kl) if abs(kept.sum()) < KL_ROUNDING * tokens.sum() else kept
 
 
 def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") -> dict[int, pd.DataFrame]:
@@ -178,7 +206,7 @@ def pooled(totals: Totals, rung: str, name: str) -> Ratio | str:
     values = column(totals[rung], name)
     if np.isnan(values).all():
         return f"targets are numbers, which have no {name}" if name in ("top1", "correct") else f"no {name}"
-    return Ratio(values, column(totals["clean"], "tokens"))
+    return Ratio(values, column(totals["clean"], "tokens"), _SCALES.get(name, "plain"))
 
 
 def gap(totals: Totals, rung: str, base: str = "clean") -> Ratio | str:

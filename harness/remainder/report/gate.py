@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
@@ -246,7 +246,7 @@ def _raised(before: float, after: float, better: str) -> float:
 
 
 def _times(sign: float, ratio: Ratio) -> Ratio:
-    return Ratio(sign * ratio.numerator, ratio.denominator, ratio.guarded)
+    return replace(ratio, numerator=sign * ratio.numerator)
 
 
 def _value(ratio: Ratio) -> float:

@@ -66,12 +66,12 @@ class Notes:
         return [f"{self.mark(reason)} {reason}" for reason in self.reasons]
 
     def cell(self, number: Number) -> str:
-        """`value [low, high]`; what is missing is a dash with its footnote."""
+        """`value [low, high]`; what is missing is a dash. A reason is its footnote, or the interval's."""
         if number.value is None:
             return MISSING + self.mark(number.reason)
         interval = format_interval(number)
         shown = format_value(number.value, half_width(number))
-        return shown + self.mark(number.reason) if interval is None else f"{shown} {interval}"
+        return (shown if interval is None else f"{shown} {interval}") + self.mark(number.reason)
 
     def value(self, number: Number, write: Callable[[float], str] | None = None, *, style: str = "") -> Text:
         """The value alone as `write` gives it (default: to the digits that its interval leaves it).
@@ -88,7 +88,7 @@ class Notes:
         if number.value is None:
             return Text(MISSING + self.mark(number.reason))
         interval = format_interval(number, short=True)
-        below = MISSING + self.mark(number.reason) if interval is None else interval
+        below = (MISSING if interval is None else interval) + self.mark(number.reason)
         return Text.assemble((format_value(number.value, half_width(number)), "bold"), "\n", (below, "dim"))
 
 
