@@ -6,6 +6,7 @@ the model, a baseline. `ATTACKS` names them all; `write` makes the folder of one
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from remainder.base.paths import project_root
 from remainder.loading.site import SiteTask
 from remainder.task.spec import Task
 
-__all__ = ["ATTACKS", "Attack", "Coder", "Known", "write"]
+__all__ = ["ATTACKS", "HONEST", "Attack", "Coder", "Known", "figures", "outcome", "table", "write"]
 
 BASE = "wiki-jumprelu"
 """The honest baseline that some of them start from."""
@@ -442,3 +443,51 @@ def write_coder(coder: Coder, place: Path, task: Task, name: str, says: str) -> 
     (weights / "cfg.json").write_text(json.dumps(config, indent=1))
     save_file(tensors, weights / "sae_weights.safetensors")
     return place
+
+
+HONEST = ("wiki-topk", "wiki-jumprelu", "wiki-l1")
+"""Baselines that the table of attacks begins with."""
+
+
+def figures() -> dict[str, dict[str, float | str | None]]:
+    """What was measured of each attack, before and now: the rows of docs/attacks.csv by name."""
+    path = project_root() / "docs" / "attacks.csv"
+    words = {"memorised", "holds"}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {
+            row.pop("name"): {
+                name: text if name in words else (float(text) if text else None) for name, text in row.items()
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def outcome(name: str, row: dict[str, float | str | None]) -> str:
+    """What becomes of an attack now, in a few words."""
+    if name in HONEST:
+        return "honest; holds on a sealed text"
+    if row["memorised"]:
+        return "no place: check `memorised`"
+    if row["holds"] == "no":
+        return f"no place: efficiency {row['sealed']:.2f} on a sealed text"
+    if row["holds"] == "yes":
+        return f"a codebook at its price: {row['sealed']:.2f} on a sealed text"
+    return "gains nothing"
+
+
+def table() -> str:
+    """The table of attacks in Markdown, from `figures`."""
+    lines = [
+        "| attack | bits | KL raw | KL Gaussian | bits now | KL coded | efficiency | now |",
+        "|---|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for name, row in figures().items():
+        says = f"`{name}`" + (f": {ATTACKS[name].says}" if name in ATTACKS else "")
+        columns = ("bits_before", "raw_before", "gaussian_before", "bits", "coded", "efficiency")
+        cells = [_cell(row[column]) for column in columns]
+        lines.append("| " + " | ".join([says, *cells, outcome(name, row)]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | str | None) -> str:
+    return "–" if value is None else f"{value:.3g}" if isinstance(value, float) else value

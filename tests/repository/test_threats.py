@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from attacks import ATTACKS, HONEST, Known, figures, table, write
 from torch import Tensor
 
 from remainder.base.paths import project_root
@@ -20,8 +21,11 @@ from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import adapt
 from remainder.interpretation.references import Codebook, Identity, principal_components
 from remainder.interpretation.rules import check_conformance
+from remainder.loading.open import at_site, open_task
 from remainder.loading.site import LanguageTask
 from remainder.measure.plan import plan
+from remainder.measure.unexplained import Unexplained
+from remainder.record.memorised import check_memorised, unexplained_by
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.submission.objects import object_submission
@@ -328,6 +332,112 @@ def test_nothing_is_fitted_on_evaluation(loaded: LanguageTask) -> None:
     assert first.calibration == second.calibration
     assert first.complexity.coding == second.complexity.coding
     assert first.metrics.clean.loss != second.metrics.clean.loss
+
+
+PAGE = project_root() / "docs" / "threats.md"
+
+
+def beats_before(row: dict[str, float | str | None], column: str) -> bool:
+    """Whether an attack's figure was below those of all honest rows."""
+    value = row[column]
+    return isinstance(value, float) and all(value < figures()[name][column] for name in HONEST)
+
+
+def test_the_table_of_attacks_is_that_of_its_figures() -> None:
+    assert set(figures()) == {*HONEST, *ATTACKS}
+    assert table() in PAGE.read_text(encoding="utf-8")
+
+
+def test_counts_on_the_page_are_those_of_the_figures() -> None:
+    rows = {name: row for name, row in figures().items() if name in ATTACKS}
+    columns = ("raw_before", "gaussian_before")
+    led = [row for row in rows.values() if any(beats_before(row, column) for column in columns)]
+    honest = max(figures()[name]["bits_before"] for name in HONEST)
+    cheap = [row for row in led if row["bits_before"] is not None and row["bits_before"] < honest]
+    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"{len(led)} of {len(rows)} were first in a column, {len(cheap)} of them" in words
+
+
+def test_no_attack_that_keeps_its_place_beats_an_honest_row() -> None:
+    """At equal bits: by efficiency, unless it does as well on a sealed text, as a codebook does."""
+    best = max(figures()[name]["efficiency"] for name in HONEST)
+    kept = {
+        name: row
+        for name, row in figures().items()
+        if name in ATTACKS and not row["memorised"] and row["holds"] != "no"
+    }
+    assert len(kept) >= 10
+    for name, row in kept.items():
+        if row["holds"] == "yes":
+            assert row["sealed"] > row["efficiency"] - 0.1, name
+        else:
+            assert row["efficiency"] is None or row["efficiency"] < best + 0.01, name
+
+
+@pytest.fixture(scope="module")
+def known() -> Known:
+    return Known(at_site(open_task("tiny/wiki", device="cpu")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memorised-evaluation",
+        "quantised-table",
+        "only-at-evaluation",
+        "stealth-tokens",
+        "padding",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("memorised-both", "memorised-both-noisy", "memorised-all", "one-hot", "trap-tokens")
+        ),
+    ],
+)
+def test_attacks_that_memorise_a_split_fail_the_check(known: Known, name: str) -> None:
+    """And no others do; which ones are caught by it the figures say."""
+    coder, left, task = ATTACKS[name].make(known), Unexplained(), known.loaded.task
+    tier = task.tier(known.tier)
+    for split, windows in (
+        ("calibration", tier.calibration_windows),
+        ("fit", tier.fit_windows),
+        ("evaluation", tier.evaluation_windows),
+    ):
+        for batch in known.loaded.activations(split, windows).batches(8):
+            x = batch.prefix.x_out
+            left.update(split, batch, x - coder(x.flatten(0, 1)).view_as(x))
+    shares = left.shares(task.seed)
+    evaluation = shares.pop("evaluation")
+    found = check_memorised(shares, unexplained_by(evaluation))  # 1 less a share, whichever way
+    assert found.passed is not bool(figures()[name]["memorised"]), found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trap-token",
+        "offset",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("stealth-tokens", "memorised-evaluation")),
+    ],
+)
+def test_figures_of_attacks_are_measured_again(known: Known, name: str, tmp_path: Path) -> None:
+    loaded, row = known.loaded, figures()[name]
+    subject = open_submission(write(name, known, tmp_path))
+    record, _ = loaded.measure(subject, plan(loaded.task, "quick", rungs=("raw",)))
+    coding = record.metrics.coding
+    assert coding is not None
+    point = coding.points["coded"]
+    assert record.complexity.bits_per_token.value == pytest.approx(row["bits"], rel=0.02)
+    assert point.kl.value == pytest.approx(row["coded"], rel=0.02)
+    assert point.efficiency.value == pytest.approx(row["efficiency"], abs=0.03)
+    assert bool(record.failed_checks) is bool(row["memorised"])
+
+
+def test_attacks_on_the_step_gain_nothing() -> None:
+    """A planted token and a constant offset once set the step; now the coarse codes are what is scored."""
+    for name in ("trap-token", "offset", "trap-tokens"):
+        row = figures()[name]
+        assert row["bits_before"] < 40
+        assert row["efficiency"] < 0
 
 
 def test_every_test_that_the_page_names_exists() -> None:

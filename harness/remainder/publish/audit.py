@@ -240,7 +240,7 @@ def _verdict(record: Record, found: Record, entry: SealedText, use: int) -> Audi
 
 def _efficiency(record: Record) -> Number:
     """Efficiency at the coded point; null with the reason where a record has none."""
-    coding = getattr(record.metrics, "coding", None)
+    coding = record.metrics.coding
     point = None if coding is None else coding.points.get("coded")
     return Number.null("its ladder is of exact codes") if point is None else point.efficiency
 
