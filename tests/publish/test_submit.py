@@ -77,7 +77,7 @@ def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: 
     assert first.code == 0, first.err
     paths = ("written: ", "  git add ")  # as long as they are
     assert [line for line in first.out.splitlines() if len(line) > 80 and not line.startswith(paths)] == []
-    assert "Place 1 of 1 by KL raw." in first.out
+    assert "tiny/induction gives no places: they are given at sites" in first.out
     assert "git switch --create submit-my-sae" in first.out
     assert "git commit --message 'Submit my-sae: tiny/induction'" in first.out
     assert "gh pr create" in first.out

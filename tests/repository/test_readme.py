@@ -10,6 +10,8 @@ import pytest
 
 from remainder.base.paths import project_root
 from remainder.record.schema import Record
+from remainder.report.quantities import default_columns
+from remainder.report.text import format_value
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -33,11 +35,13 @@ def run(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 
 
 def gaps_are_shown(record: Record, shown: str) -> tuple[float, float]:
-    """Gaps of raw and full, after a look at the table."""
+    """Gaps of raw and full, after a look at the table, which shows the default columns."""
+    for column in default_columns([record]):
+        value = column.of_record(record).value
+        assert value is None or column.is_cost or format_value(value).lstrip("-0")[:4] in shown
     raw, full = (record.metrics.rungs[rung].quenched.gap.value for rung in ("raw", "full"))
     assert raw is not None
     assert full is not None
-    assert f"{raw:.3f}".lstrip("0") in shown
     assert max(map(len, shown.splitlines())) <= 80
     return raw, full
 

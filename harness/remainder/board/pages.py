@@ -100,8 +100,10 @@ def history_row(entry: BoardRow, snapshots: Sequence[str] = ()) -> HistoryRow:
         state += ", nested"
     if entry.failed:
         state += ", check failed"
-    if entry.verified:
-        state += ", verified"
+    if entry.recomputed:
+        state += ", recomputed"
+    if entry.remeasured:
+        state += ", re-measured"
     return HistoryRow(
         task=group.task,
         page=page_name(group.task, group.major),

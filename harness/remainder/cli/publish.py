@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -188,6 +189,7 @@ def submit(
     from remainder.publish.submit import open_pull_request, places, require_repository
     from remainder.publish.submit import submit as submit_folder
     from remainder.report.tables import render
+    from remainder.report.text import WIDTH
 
     to = places(out, submissions)
     if open_ and (shutil.which("gh") is None or shutil.which("git") is None):
@@ -202,7 +204,8 @@ def submit(
     stated: set[str] = set()
     for row in done.rows:
         print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
-        print("\n".join(describe_place(row.record, to.results)), end="\n\n")
+        told = describe_place(row.record, to.results)
+        print("\n".join(fill(sentence, WIDTH, subsequent_indent="  ") for sentence in told), end="\n\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")
     if not done.written:

@@ -230,7 +230,13 @@ def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better
 
 _NOISE = "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise"
 _TABLE = (
-    _cost("bits_per_token", "bits per token", "To write it down: per token; a circuit, once", "small", _bits),
+    _cost(
+        "bits_per_token",
+        "bits per token",
+        "Per token, to write the codes down; of a circuit, once",
+        "small",
+        _bits,
+    ),
     _cost("l0", "codes per token", "Nonzero codes per token", "small", _l0, l0),
     _cost(
         "kept",
