@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_board import small_board
+from synthetic_board import coded, let_give_places, put, small_board, submission
+from synthetic_records import fake_hash
 
 from remainder.board.build import build
 from remainder.board.serve import server
 from remainder.board.snapshot import make_snapshot
 from remainder.board.verify import record_files
+from remainder.record.schema import TaskInfo
 
 pytestmark = pytest.mark.slow
 
@@ -188,12 +190,30 @@ def test_columns_sort_by_number_and_say_so(tab: Tab) -> None:
     assert head.get_attribute("aria-sort") == "descending"
 
 
-def test_what_is_missing_sorts_last_in_both_directions(tab: Tab) -> None:
+def test_what_is_missing_sorts_last_in_both_directions(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_give_places(monkeypatch, "family/task")
+    info = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
+    for number, name in enumerate(("good", "even", "copy")):
+        mine = submission(name, files=name != "copy")
+        put(tmp_path / "results", coded(0.4 + number), task=info, submission=mine)
+    build(tmp_path / "results", tmp_path / "site", processes=1)
+    tab = Tab(browser, tmp_path / "site")
     page = tab.open(TASK)
     for direction in ("ascending", "descending"):
-        tab.sort("place")
+        tab.sort("1/2")
         page.wait_for_selector(f"th[aria-sort={direction}]")
-        assert set(tab.names()[-2:]) == {"copy", "mean"}
+        assert tab.names()[-1] == "copy"
+    tab.context.close()
+
+
+def test_all_columns_are_there_on_demand(tab: Tab) -> None:
+    page = tab.open(TASK)
+    more = page.locator("table[data-table] thead th.more").first
+    assert more.is_hidden()
+    page.get_by_label("All columns").check()
+    assert more.is_visible()
 
 
 def test_filters_keep_references_in_view(tab: Tab) -> None:
@@ -308,6 +328,7 @@ def test_a_phone_scrolls_tables_not_pages(browser: Any, site: Path) -> None:
         page = tab.open(path.relative_to(site).as_posix())
         assert page.evaluate("document.documentElement.scrollWidth") == 360, path.name
     page = tab.open(TASK)
+    page.get_by_label("All columns").check()
     assert page.evaluate("document.querySelector('.tall').scrollWidth > 700")
     page.locator("[data-explore]").click()
     page.wait_for_selector(".plotly .point")
