@@ -29,6 +29,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -36,7 +37,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from remainder.base.files import present, require_file
+from remainder.base.files import present, read_toml, require_file
+from remainder.base.paths import project_root
 from remainder.board.agreement import content_of, disagreements
 from remainder.board.audits import Audits, audit_path, read_audits
 from remainder.board.verifications import Verification, read_verification, verification_path
@@ -67,6 +69,7 @@ RUNGS = {**MAIN_RUNGS, **{rung: rung for rung in CURVE}}
 """Names of KLs that rows are compared by -> their rungs: those of the tables, and points of the curve."""
 
 _SPLIT = "evaluation"
+_PROJECT = ["Remainder contributors"]  # authors, as submission.toml names them
 _Kept = TypeVar("_Kept")
 _VERSION = re.compile(r"[1-9][0-9]{0,5}-[A-Z]")
 
@@ -166,6 +169,12 @@ class BoardRow:
         return self.recomputed
 
     @property
+    def is_own(self) -> bool:
+        """Whether its submission is the project's: by its authors, or brought by a task."""
+        authors = _authors().get(self.record.submission.name)
+        return authors == _PROJECT if authors is not None else not self.record.submission.files
+
+    @property
     def failed(self) -> list[str]:
         """Names of the checks inside the run that failed, and whether verification did or another record of
         the same content disagrees."""
@@ -176,6 +185,13 @@ class BoardRow:
             "audit on a sealed text": self.audits is not None and not self.audits.verdicts[-1].holds,
         }
         return [*self.record.failed_checks, *(name for name, found in told.items() if found)]
+
+
+@lru_cache(maxsize=1)
+def _authors() -> dict[str, object]:
+    """Authors of the submissions in this checkout, by name."""
+    files = (project_root() / "baselines").glob("*/submission.toml")
+    return {path.parent.name: read_toml(path).get("authors") for path in files}
 
 
 def strays(results: Path) -> list[Fault]:

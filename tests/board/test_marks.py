@@ -1,0 +1,108 @@
+"""The marks of a record, and what the page says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_board import put, submission
+from synthetic_records import fake_hash
+from synthetic_values import synthetic_values
+from threat_lists import never
+
+from remainder.base.paths import project_root
+from remainder.board.merge import BoardRow, read_entries
+from remainder.board.pages import record_html
+from remainder.board.verifications import RemeasuredDocuments, Verification
+from remainder.record.schema import TaskInfo
+
+
+def again(*, passed: bool) -> RemeasuredDocuments:
+    return RemeasuredDocuments(
+        documents=("a", "b", "c", "d"),
+        chosen_by="commit word",
+        largest_deviation=1e-7,
+        tolerance=1e-5,
+        relative=1e-3,
+        device="cpu",
+        machine="Linux x86_64, some processor",
+        threads=2,
+        batch_size=5,
+        afresh=True,
+        passed=passed,
+    )
+
+
+def entry_with(
+    root: Path, name: str, found: RemeasuredDocuments | None, *, outcome: str = "passed"
+) -> BoardRow:
+    task = TaskInfo(id="family/task", version="2-A", hash=fake_hash("task"))
+    path = put(root / "results", synthetic_values(), task=task, submission=submission(name))
+    verdict = Verification(
+        schema_version=2,
+        record_id=path.stem,
+        result_id=fake_hash("result"),
+        task="family/task",
+        submission=name,
+        verifier="0.1.0",
+        checked=("files",),
+        outcome="passed" if outcome == "passed" else "failed",
+        faults=(),
+        notes=(),
+        remeasured=found,
+    )
+    kept = root / "verifications" / path.name
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(verdict.model_dump_json(), encoding="utf-8")
+    ((entry,), _) = read_entries(root / "results", [path])
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("outcome", "found", "marks"),
+    [
+        ("passed", None, (True, False)),
+        ("passed", again(passed=True), (True, True)),
+        ("failed", again(passed=False), (False, False)),
+    ],
+)
+def test_two_marks(
+    outcome: str, found: RemeasuredDocuments | None, marks: tuple[bool, bool], tmp_path: Path
+) -> None:
+    entry = entry_with(tmp_path, "method", found, outcome=outcome)
+    assert (entry.recomputed, entry.remeasured) == marks
+
+
+def test_the_page_says_what_they_mean_and_whose_they_are(tmp_path: Path) -> None:
+    names = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
+    own, foreign = (
+        entry_with(tmp_path / name, name, again(passed=True)) for name in (names[0], "zz-nobodys")
+    )
+    assert (own.is_own, foreign.is_own) == (True, False)
+    for entry in (own, foreign):
+        page = record_html(entry, [], [entry])
+        for words in (
+            "some processor",
+            "2 threads, 5 windows at a time",
+            "on another machine",
+            "none of which",
+        ):
+            assert words in page
+        assert ("project&#39;s own" in page or "project's own" in page) == entry.is_own
+
+
+def test_the_page_names_every_part_that_nothing_catches() -> None:
+    text = (project_root() / "harness/remainder/board/templates/marks.html").read_text(encoding="utf-8")
+    words = {
+        "checks": "values and notes of the checks",
+        "compat": "the field's own metrics",
+        "complexity": "reasons",
+        "measurement": "batch size, the part of the model that ran, why a rung was not measured",
+        "metrics": "tests of Gaussianity",
+        "provenance": "packages, system, times, commit",
+        "reference": "free names",
+        "submission": "free names",
+        "warnings": "warnings",
+    }
+    assert {pattern.partition(".")[0] for pattern in never()} == set(words)
+    assert all(said in text for said in words.values())
