@@ -14,7 +14,7 @@ from synthetic_values import histogram, synthetic_values
 from remainder.errors import MeasurementError
 from remainder.record.number import Number
 from remainder.record.summary import histogram_quantile, summaries_of, summarise
-from remainder.record.values import canonical_values
+from remainder.record.values import canonical_values, values_from_csv, values_to_csv
 
 
 def total(values: pd.DataFrame, rung: str, column: str) -> float:
@@ -179,3 +179,68 @@ def test_summaries_and_records_need_no_torch() -> None:
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False"
+
+
+def with_annealed(log_p: np.ndarray) -> pd.DataFrame:
+    """A table whose rung `full` has, for every token, units with these log-probabilities."""
+    values = synthetic_values(pairs=len(log_p))
+    values["annealed_plain"] = np.nan
+    for units in range(2, len(log_p) + 1):
+        found = annealed_by_hand(np.exp(log_p[:units]))
+        rows = (values["rung"] == "full") & (values["draw"] == 2 * units - 1)
+        for name, loss in zip(("annealed", "annealed_plain"), found, strict=True):
+            values.loc[rows, name] = loss * values.loc[rows, "tokens"]
+    return values
+
+
+def annealed_by_hand(p: np.ndarray) -> tuple[float, float]:
+    """The jackknifed and the plain −log mean p, by the definition."""
+    left_out = [-np.log(np.delete(p, unit).mean()) for unit in range(len(p))]
+    plain = -np.log(p.mean())
+    return len(p) * plain - (len(p) - 1) * float(np.mean(left_out)), float(plain)
+
+
+def test_an_annealed_loss_that_one_draw_decides_is_not_given() -> None:
+    """Eight units, one with p = 1: the jackknife says −21.5 nats, and the truth may be 2.08."""
+    outlying = np.array([0.0, *[-30.0] * 7])
+    assert annealed_by_hand(np.exp(outlying))[0] == pytest.approx(-21.5, abs=0.1)
+    found = summarise(with_annealed(outlying), seed=0).rungs["full"].annealed
+    assert found is not None
+    assert found.loss.value is None
+    assert found.gap.value is None
+    assert "moves by over 10%" in (found.loss.reason or "")
+
+
+def test_an_annealed_loss_is_given_from_eight_units_on() -> None:
+    log_p = -np.linspace(0.9, 1.1, 8)
+    found = summarise(with_annealed(log_p), seed=0).rungs["full"].annealed
+    assert found is not None
+    assert found.loss.value == pytest.approx(annealed_by_hand(np.exp(log_p))[0], rel=1e-5)
+    assert found.draws == 16
+    few = summarise(with_annealed(log_p[:7]), seed=0).rungs["full"].annealed
+    assert few is not None
+    assert few.loss == few.gap == Number.null("7 independent draws; an annealed loss needs 8")
+
+
+def test_an_annealed_loss_is_never_below_0() -> None:
+    values = with_annealed(-np.linspace(0.09, 0.11, 8))
+    last = values["annealed"].notna() & (values["draw"] == 15)
+    below = last & (values["document"].isin(["article-3", "article-4"]))
+    values.loc[below, "annealed"] *= -1
+    values.loc[below, "annealed_plain"] *= -1
+    found = summarise(values, seed=0).rungs["full"].annealed
+    assert found is not None
+    assert found.loss.value is not None
+    assert 0 <= (found.loss.low or 0) <= found.loss.value
+    values.loc[last, ["annealed", "annealed_plain"]] = -0.01
+    found = summarise(values, seed=0).rungs["full"].annealed
+    assert found is not None
+    assert found.loss.value is None
+
+
+def test_the_plain_estimate_survives_the_file_and_is_absent_where_nothing_is_annealed() -> None:
+    values = canonical_values(with_annealed(-np.linspace(0.9, 1.1, 8)))
+    pd.testing.assert_frame_equal(values_from_csv(values_to_csv(values)), values)
+    empty = synthetic_values()
+    empty["annealed_plain"] = np.nan
+    assert "annealed_plain" not in canonical_values(empty)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["annealed_loss", "unit_log_means"]
+__all__ = ["annealed_loss", "plain_loss", "unit_log_means"]
 
 
 def unit_log_means(log_p: Float[Tensor, "draws tokens"], draws_a_unit: int) -> Float[Tensor, "units tokens"]:
@@ -23,6 +23,12 @@ def unit_log_means(log_p: Float[Tensor, "draws tokens"], draws_a_unit: int) -> F
     units = len(log_p) // draws_a_unit
     grouped = log_p[: units * draws_a_unit].double().reshape(units, draws_a_unit, -1)
     return torch.logsumexp(grouped, 1) - math.log(draws_a_unit)
+
+
+def plain_loss(units: Float[Tensor, "units tokens"]) -> Float[Tensor, " tokens"]:
+    """−log mean p over units, nats: too high for few units, and what the jackknife is judged by."""
+    plain: Tensor = math.log(len(units)) - torch.logsumexp(units.double(), 0)
+    return plain
 
 
 def annealed_loss(units: Float[Tensor, "units tokens"]) -> Float[Tensor, " tokens"]:
@@ -35,7 +41,7 @@ def annealed_loss(units: Float[Tensor, "units tokens"]) -> Float[Tensor, " token
     if count < 2:
         raise ValueError(f"the jackknife needs at least 2 units, not {count}")
     units = units.double()
-    plain = math.log(count) - torch.logsumexp(units, 0)
+    plain = plain_loss(units)
     left_out = torch.stack(
         [
             math.log(count - 1) - torch.logsumexp(torch.cat([units[:u], units[u + 1 :]]), 0)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.loading.activations import Batch
-from remainder.measure.annealed import annealed_loss, unit_log_means
+from remainder.measure.annealed import annealed_loss, plain_loss, unit_log_means
 from remainder.measure.losses import Clean, WindowScores, spliced_pass, window_sums
 from remainder.model.bridge import Runner
 from remainder.record.rungs import RungSpec
@@ -83,7 +83,7 @@ def score(
                 continue
             spliced = splice(kernel, Draw(index), clean.batch, reconstruction, places, memo)
             scores, loss = spliced_pass(runner, clean, spliced)
-            annealed = None
+            annealed, plain = None, None
             if kernel.draws > kernel.draws_a_unit:
                 part = unfinished[kernel.name]
                 part.append(-loss)
@@ -93,7 +93,10 @@ def score(
                     part.clear()
                     if len(done) > 1:
                         annealed = window_sums(clean.batch, annealed_loss(torch.stack(done)))
-            yield table_rows(clean.batch, kernel.name, index, scores, split=split, annealed=annealed)
+                        plain = window_sums(clean.batch, plain_loss(torch.stack(done)))
+            yield table_rows(
+                clean.batch, kernel.name, index, scores, split=split, annealed=annealed, plain=plain
+            )
 
 
 def splice(
@@ -123,6 +126,7 @@ def table_rows(
     *,
     split: str = "evaluation",
     annealed: Sequence[float] | None = None,
+    plain: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """One row of the table of values for each window of a batch."""
     windows = zip(batch.windows.documents, batch.windows.indices, strict=True)
@@ -135,6 +139,7 @@ def table_rows(
             "draw": draw,
             **{name: column[i] for name, column in scores._asdict().items()},
             "annealed": math.nan if annealed is None else annealed[i],
+            "annealed_plain": math.nan if plain is None else plain[i],
             **dict.fromkeys(RAW_ONLY, math.nan),
         }
         for i, (document, window) in enumerate(windows)

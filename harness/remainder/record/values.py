@@ -7,6 +7,7 @@
 | `loss`, `kl` | sums over scored tokens, nats; `kl` is KL(clean, spliced) |
 | `top1`, `correct` | scored tokens whose most likely class is the clean one, the target; empty for numbers |
 | `annealed` | sum of the annealed loss over all draws up to this one, at the end of an independent unit |
+| `annealed_plain` | the same before the jackknife; no such column where nothing is annealed |
 | `kl_histogram` | `bin:count;bin:count`, bin = floor(20 log10 kl), no lower than -160 |
 | `residual_ss` | rung `raw`, and rungs whose bits are counted: squared residual of spliced tokens |
 | `centred_ss` | rung `raw` only: squared distance of the activation from its mean, of spliced tokens |
@@ -76,13 +77,14 @@ _INTEGERS = ["window", "draw", "tokens"]
 _FLOATS = ["loss", "kl"]
 _ANSWERS = ["top1", "correct"]
 _ANNEALED = "annealed"
+_PLAIN = "annealed_plain"
 _RESIDUAL, _BITS = "residual_ss", "bits"
 RAW_ONLY = [_RESIDUAL, "centred_ss", "active", "spliced"]
 STEP_BITS = tuple(f"bits_{step}" for step in range(STEPS))
 STEP_SQUARES = tuple(f"ss_{step}" for step in range(STEPS))
 CODING = [_BITS, *STEP_BITS, *STEP_SQUARES]
 _ANSWER = "answer"
-_OPTIONAL = (CODING, [_ANSWER])
+_OPTIONAL = (CODING, [_PLAIN], [_ANSWER])
 """Columns that a table may lack, all of a group together."""
 COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *RAW_ONLY]
 _SCALES: Mapping[str, ScaleName] = {
@@ -101,6 +103,8 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         MeasurementError: a column is missing or foreign, a number is missing or not finite, or a rung does
             not cover the windows and tokens of `clean`, all with the same draws.
     """
+    if _PLAIN in values and values[_PLAIN].isna().all():
+        values = values.drop(columns=_PLAIN)
     columns = [*COLUMNS, *_there(values)]
     missing, foreign = set(columns) - set(values.columns), set(values.columns) - set(columns)
     if missing or foreign:
@@ -146,7 +150,9 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         io.BytesIO(data),
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
-        na_values={name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, *CODING, _ANSWER]},
+        na_values={
+            name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, *CODING, _PLAIN, _ANSWER]
+        },
     )
     return canonical_values(table)
 
@@ -187,9 +193,10 @@ def without_rounding(kl: NDArray[np.float64], tokens: NDArray[np.float64]) -> ND
 
 def annealed_totals(values: pd.DataFrame, rung: str, split: str = "evaluation") -> dict[int, pd.DataFrame]:
     """Sums of the annealed loss of each document, by how many draws they took; empty if there are none."""
+    sums = [name for name in (_ANNEALED, _PLAIN) if name in values]
     rows = values.loc[values[_ANNEALED].notna() & (values["split"] == split) & (values["rung"] == rung)]
     return {
-        int(cast(int, draw)) + 1: part.groupby("document", sort=True)[[_ANNEALED]].sum()
+        int(cast(int, draw)) + 1: part.groupby("document", sort=True)[sums].sum()
         for draw, part in rows.groupby("draw", sort=True)
     }
 
@@ -248,7 +255,7 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
         _refuse(table, name, ~empty & ~((numbers % 1 == 0) & (numbers >= 0)), "a count")
         if not empty.all():  # numbers have no most likely class; half a column is a fault
             _refuse(table, name, empty, "a count in every row")
-    elif name == _ANNEALED:
+    elif name in (_ANNEALED, _PLAIN):
         given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
         _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
     else:
