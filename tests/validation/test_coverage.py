@@ -39,7 +39,9 @@ def test_a_set_is_cut_from_the_pool_window_by_window() -> None:
     held = widths = 0.0
     for i in range(4):
         part = slice(10 * i, 10 * i + 10)
-        estimate = Bootstrap(10, seed=i).estimate(Ratio(found.sums["raw"][part], found.tokens[part]))
+        estimate = Bootstrap(10, seed=i).estimate(
+            Ratio(found.sums["raw"][part], found.tokens[part], "positive")
+        )
         assert estimate.low is not None
         assert estimate.high is not None
         held += (estimate.low <= 2.0 <= estimate.high) / 4
@@ -51,7 +53,7 @@ def test_windows_are_gathered_into_documents() -> None:
     found = pool(60)
     one = cover(found, "raw", 2.0, 10, windows=(3, 3), most=1)
     tokens, totals = (array[:30].reshape(10, 3).sum(1) for array in (found.tokens, found.sums["raw"]))
-    estimate = Bootstrap(10, seed=0).estimate(Ratio(totals, tokens))
+    estimate = Bootstrap(10, seed=0).estimate(Ratio(totals, tokens, "positive"))
     assert estimate.low is not None
     assert estimate.high is not None
     assert (one.sets, one.width) == (1, pytest.approx(estimate.high - estimate.low))

@@ -74,9 +74,12 @@ def _covers(names: list[str] | None, format: str) -> bool:
     """Print how often intervals hold the true value; whether that is often enough."""
     from remainder.base.progress import reporting
     from remainder.validation.coverage import cover_controls, render_coverage
+    from remainder.validation.laws import cover_laws
 
     with reporting() as progress:
         covered = cover_controls(names, progress=progress)
+        if names is None:
+            covered += cover_laws(progress=progress)
     print_text(render_coverage(covered, format, color=sys.stdout.isatty()))
     return all(one.passed for one in covered)
 
