@@ -9,6 +9,8 @@ from scipy import stats
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.validation.coverage import render_coverage
 from remainder.validation.laws import LAWS, cover_laws
+from remainder.validation.page import markdown
+from remainder.validation.run import Validation
 
 
 @pytest.mark.parametrize("name", [name for name in LAWS if not name.startswith("ratio")])
@@ -52,3 +54,12 @@ def test_near_normal_documents_are_covered_and_heavy_ones_are_shown_only() -> No
     assert heavy.passed
     assert not heavy.judged
     assert "FAIL" not in render_coverage([heavy])
+
+
+def test_the_page_has_a_row_for_each_law() -> None:
+    found = cover_laws(documents=(8, 12), replications=10)
+    page = markdown(Validation((), "quick", (1,), (), (), ()), found)
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "documents |" not in line]
+    for one in found:
+        (row,) = (row for row in rows if one.interpretation in row)
+        assert f"{100 * one.held:.1f}" in row

@@ -65,7 +65,11 @@ def validate(
         validation = run_controls(names, seeds, device=device, progress=progress)
     print_text(render(validation, format, everything=everything, color=sys.stdout.isatty()))
     if target is not None:
-        for path in write_page(validation, target):
+        from remainder.validation.laws import cover_laws
+
+        with reporting() as progress:
+            covered = cover_laws(progress=progress) if names is None else []
+        for path in write_page(validation, target, covered):
             errors.print(f"written: {path}", soft_wrap=True)
     raise typer.Exit(0 if validation.passed else 1)
 

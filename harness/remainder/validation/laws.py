@@ -63,7 +63,7 @@ def cover_laws(
 
     Sets with too few documents for an interval do not count.
     """
-    found = []
+    found: list[Coverage] = []
     for number, (name, law) in enumerate(LAWS.items()):
         for count in documents:
             (progress or silent)(name, len(found), len(LAWS) * len(documents))

@@ -12,6 +12,7 @@ from pathlib import Path
 from remainder.record.json import write_atomically
 from remainder.report.text import written_table
 from remainder.task.spec import Task
+from remainder.validation.coverage import Coverage
 from remainder.validation.drawing import save_figures
 from remainder.validation.figures import FigureSpec, file_name
 from remainder.validation.run import Validation, controls
@@ -23,14 +24,17 @@ __all__ = ["markdown", "write_page"]
 _FIGURES = "figures"
 
 
-def write_page(validation: Validation, path: Path) -> list[Path]:
-    """Write the page, and its figures into the folder `figures` beside it; gives all paths."""
+def write_page(validation: Validation, path: Path, covered: Sequence[Coverage] = ()) -> list[Path]:
+    """Write the page, and its figures into the folder `figures` beside it; gives all paths.
+
+    `covered` are laws of documents whose coverage the page shows.
+    """
     figures = save_figures(validation.figures, validation.comparisons, path.parent / _FIGURES)
-    write_atomically(path, markdown(validation).encode())
+    write_atomically(path, markdown(validation, covered).encode())
     return [path, *figures]
 
 
-def markdown(validation: Validation) -> str:
+def markdown(validation: Validation, covered: Sequence[Coverage] = ()) -> str:
     """The text of the page."""
     failed = sum(not one.passed for one in validation.comparisons)
     verdict = "all pass" if not failed else f"**{failed} fail**"
@@ -52,6 +56,8 @@ def markdown(validation: Validation) -> str:
         parts.append(
             "\n".join(f"- {_escape(law_line(law))}: {_word(law.passed)}." for law in validation.laws)
         )
+    if covered:
+        parts += _coverage(covered)
     shown: set[str] = set()
     for task in validation.controls:
         parts += _section(validation, task, shown)
@@ -59,6 +65,26 @@ def markdown(validation: Validation) -> str:
         parts.append("## Not judged")
         parts.append("\n".join(f"- {_escape(line)}" for line in validation.left_out))
     return "\n\n".join(parts) + "\n"
+
+
+def _coverage(covered: Sequence[Coverage]) -> list[str]:
+    """Heading, text and table of how often intervals hold the truth, by law and number of documents."""
+    sizes = list(dict.fromkeys(one.documents for one in covered))
+    shares: dict[str, dict[int, str]] = {}
+    for one in covered:
+        shares.setdefault(one.interpretation, {})[one.documents] = f"{100 * one.held:.1f}"
+    rows = [[_escape(law), *(held[size] for size in sizes)] for law, held in shares.items()]
+    return [
+        "## Coverage of intervals",
+        f"How many of 100 intervals hold the truth, of {max(one.sets for one in covered):,} sets of documents "
+        "drawn from a law. What 95 % promises holds for documents that are nearly normal, nearly for "
+        "lognormal ones, and not for ratios whose denominator is heavy-tailed.",
+        _table(
+            ["Law of the documents", *(f"{size} documents" for size in sizes)],
+            rows,
+            numbers=tuple(range(1, 1 + len(sizes))),
+        ),
+    ]
 
 
 def _command(validation: Validation) -> str:
