@@ -76,8 +76,8 @@ def _coverage(covered: Sequence[Coverage]) -> list[str]:
     rows = [[_escape(law), *(held[size] for size in sizes)] for law, held in shares.items()]
     return [
         "## Coverage of intervals",
-        f"How many of 100 intervals hold the truth, of {max(one.sets for one in covered):,} sets of documents "
-        "drawn from a law. What 95 % promises holds for documents that are nearly normal, nearly for "
+        f"How many of 100 intervals hold the truth, of {max(one.sets for one in covered):,} sets of "
+        "documents drawn from a law. What 95 % promises holds for documents that are nearly normal, nearly for "
         "lognormal ones, and not for ratios whose denominator is heavy-tailed.",
         _table(
             ["Law of the documents", *(f"{size} documents" for size in sizes)],
