@@ -77,8 +77,8 @@ def _coverage(covered: Sequence[Coverage]) -> list[str]:
     return [
         "## Coverage of intervals",
         f"How many of 100 intervals hold the truth, of {max(one.sets for one in covered):,} sets of "
-        "documents drawn from a law. What 95 % promises holds for documents that are nearly normal, nearly for "
-        "lognormal ones, and not for ratios whose denominator is heavy-tailed.",
+        "documents drawn from a law. What 95 % promises holds for documents that are nearly normal, "
+        "nearly for lognormal ones, and not for ratios whose denominator is heavy-tailed.",
         _table(
             ["Law of the documents", *(f"{size} documents" for size in sizes)],
             rows,
