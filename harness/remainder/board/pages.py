@@ -157,7 +157,7 @@ class Drawings(NamedTuple):
     figures: dict[str, Markup]
     """Figures by the name of the KL."""
     explorable: list[dict[str, Any]]
-    """The same points, for a figure that a reader can zoom."""
+    """Points of the figures, for one that a reader can zoom."""
 
 
 def _figures(board: Board) -> list[Drawings]:

@@ -54,10 +54,12 @@ def print_text(text: str) -> None:
     print(text.rstrip("\n"))
 
 
-def require_columns(columns: str | None) -> tuple[str, ...]:
-    """Keys of the columns that are asked for; unknown ones are refused before anything is measured."""
+def require_columns(columns: str | None, format: str) -> tuple[str, ...]:
+    """Keys of the columns that are asked for; unknown ones, and formats, are refused before any measuring."""
     from remainder.report.quantities import chosen
+    from remainder.report.text import require_format
 
+    require_format(format)
     wanted = tuple(part.strip() for part in (columns or "").split(",") if part.strip())
     chosen(wanted, ())
     return wanted

@@ -189,7 +189,6 @@ def submit(
     from remainder.publish.submit import open_pull_request, places, require_repository
     from remainder.publish.submit import submit as submit_folder
     from remainder.report.tables import render
-    from remainder.report.text import WIDTH
 
     to = places(out, submissions)
     if open_ and (shutil.which("gh") is None or shutil.which("git") is None):
@@ -204,8 +203,7 @@ def submit(
     stated: set[str] = set()
     for row in done.rows:
         print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
-        told = describe_place(row.record, to.results)
-        print("\n".join(fill(sentence, WIDTH, subsequent_indent="  ") for sentence in told), end="\n\n")
+        print(*map(_wrapped, describe_place(row.record, to.results)), sep="\n", end="\n\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")
     if not done.written:
@@ -217,6 +215,13 @@ def submit(
         open_pull_request(done)
     else:
         _print_commands(done)
+
+
+def _wrapped(sentence: str) -> str:
+    """A sentence in lines of a terminal."""
+    from remainder.report.text import WIDTH
+
+    return fill(sentence, WIDTH, subsequent_indent="  ")
 
 
 def _print_commands(done: Submitted) -> None:

@@ -118,11 +118,9 @@ def run(
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
     from remainder.base.progress import errors, reporting
-    from remainder.report.text import require_format
     from remainder.task.spec import list_tasks, load_task
 
-    require_format(format)
-    shown = require_columns(columns)
+    shown = require_columns(columns, format)
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
     _check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
