@@ -14,6 +14,7 @@ import pytest
 from forgeries import (
     OTHERS,
     PLACING,
+    Forged,
     Ranking,
     caught_by,
     forgeries,
@@ -23,12 +24,14 @@ from forgeries import (
     patched,
     ranking,
 )
-from forging import remember_values
+from forging import Original, read, remember_values
 from threat_lists import is_listed, never, only_measuring
 
 from remainder.board.shelf import Shelf
+from remainder.board.tolerance import tolerance_of
 from remainder.board.verify import verify_record
 from remainder.publish import remeasure
+from remainder.record.store import read_summary
 
 NAMES = ("digits-pca-4", "digits-pca-16", "digits-random-16", "digits-topk-sae-8")
 
@@ -71,6 +74,18 @@ def test_every_forgery_that_moves_a_place_is_caught(count: int, ranked: Ranking)
     assert 0 < by_files < count
 
 
+def is_small(original: Original, forged: Forged) -> bool:
+    """Whether a figure of the fit or a cost was changed by less than its tolerance."""
+    if forged.place is None or not is_listed(forged.place, only_measuring()):
+        return False
+    before, after = original.content, read(forged.path)[0]
+    for key in forged.place:
+        before, after = before[key], after[key]
+    tolerance = tolerance_of(read_summary(original.path), same_device=True)
+    share = tolerance.relative if forged.place[0] == "complexity" else tolerance.share
+    return bool(abs(after - before) <= share * max(abs(before), abs(after)) * 1.01)
+
+
 @pytest.mark.parametrize("count", [16, pytest.param(700, marks=pytest.mark.slow)])
 def test_a_forgery_is_caught_or_its_field_is_on_the_page(count: int, ranked: Ranking) -> None:
     known, files_miss = never(), only_measuring()
@@ -82,7 +97,7 @@ def test_a_forgery_is_caught_or_its_field_is_on_the_page(count: int, ranked: Ran
         listed = forged.place is not None and (
             is_listed(forged.place, known) or (by == "measuring" and is_listed(forged.place, files_miss))
         )
-        if by is None and not listed:
+        if by is None and not listed and not is_small(original, forged):
             wrong.append(forged)
         if by == "measuring" and forged.place is not None and not listed:
             wrong.append(forged)

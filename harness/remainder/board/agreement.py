@@ -63,7 +63,7 @@ def _agree(one: Number, other: Number, kl: float | None, tolerance: Tolerance) -
     if one.value is None or other.value is None:
         return one.value is other.value
     if kl is None:
-        allowed = tolerance.share * max(abs(one.value), abs(other.value))
+        allowed = tolerance.relative * max(abs(one.value), abs(other.value))
     else:
         allowed = tolerance.mean + tolerance.relative * abs(kl)
     # Six digits are kept.

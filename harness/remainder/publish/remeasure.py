@@ -178,7 +178,7 @@ def _compared(stored: StoredRecord, found: Remeasured, tier: str, seed: str, non
         *_missing(joined),
         *_rows(joined, tolerance),
         *_means(joined, tolerance),
-        *_fitted(record, found, tolerance.share),
+        *_fitted(record, found, tolerance),
     )
     both = joined.loc[joined["_merge"] == "both"]
     deviations = np.maximum(*(_per_token(both, name).abs().to_numpy() for name in ("loss", "kl")))
@@ -343,7 +343,7 @@ def _rows(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
     allowed |= {name: 0.0 * tokens for name in ("tokens", "spliced")}
     for name in both.columns:
         if f"{name}_now" in both and name.startswith(("bits", "ss_")):
-            allowed[name] = tolerance.share * both[name].abs() + _FLIPPED * name.startswith("bits")
+            allowed[name] = tolerance.relative * both[name].abs() + _FLIPPED * name.startswith("bits")
     for name, limit in allowed.items():
         stated, now = both[name], both[f"{name}_now"]
         # A number that is missing on one side only is as wrong as a wrong one.
@@ -381,7 +381,7 @@ def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
                 )
 
 
-def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
+def _fitted(record: Record, found: Remeasured, tolerance: Tolerance) -> Iterator[str]:
     """Compare what the calibration split gives: cost, and the figures of the fit."""
     stated, now = (
         _numbers("calibration", of.calibration.model_dump())
@@ -393,6 +393,8 @@ def _fitted(record: Record, found: Remeasured, share: float) -> Iterator[str]:
         if first is None or second is None:
             same = first is second
         else:
+            # What is ranked is held to what KL is held to.
+            share = tolerance.relative if place.startswith("complexity.") else tolerance.share
             same = math.isclose(first, second, rel_tol=share, abs_tol=_SMALL * share)
         if not same:
             yield f"{place}: {first} recorded, {second} found"
