@@ -171,10 +171,11 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
         split: whose rows.
     """
     columns = ["tokens", *_FLOATS, *_ANSWERS, *RAW_ONLY, *_there(values)]
+    rows = of_split(values, split)
+    sums = rows.groupby(["rung", "document"], sort=True)[columns].sum(min_count=1).astype(np.float64)
     totals = {}
-    for rung, rows in of_split(values, split).groupby("rung", sort=True):
-        sums = rows.groupby("document", sort=True)[columns].sum(min_count=1)
-        means = sums.astype(np.float64) / rows["draw"].nunique()
+    for rung, number in rows.groupby("rung", sort=True)["draw"].nunique().items():
+        means = sums.loc[rung] / number
         means["kl"] = without_rounding(column(means, "kl"), column(means, "tokens"))
         totals[str(rung)] = means
     return totals
