@@ -36,6 +36,7 @@ class AffineDecoder:
     device: torch.device | None = None
     size: float = 1.0
     """Root mean square of active codes: the size at which latents are probed that were never seen."""
+    _norms: Tensor | None = None
 
     @property
     def live(self) -> Int[Tensor, " known"]:
@@ -48,8 +49,10 @@ class AffineDecoder:
     def norms(self, latent: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
         """‖d_j‖, float64."""
         self._learn(latent)
-        norms: Tensor = self.directions.norm(dim=-1)
-        return norms[self.row[latent]].double()
+        # They are asked for at every step of every batch.
+        if self._norms is None or len(self._norms) != len(self.directions):
+            self._norms = self.directions.norm(dim=-1).double()
+        return self._norms[self.row[latent]]
 
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d"]:
         """What the codes of some tokens add to `base`."""

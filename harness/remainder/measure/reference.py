@@ -61,6 +61,7 @@ def reference_rows(
     plan: Plan,
     batches: Callable[[], Iterator[Batch]],
     documents: Iterable[str] | None,
+    total: int,
     log: Log,
     progress: Progress,
     *,
@@ -71,16 +72,17 @@ def reference_rows(
     Args:
         batches: of these windows, anew at every call.
         documents: of these windows; None: those of the plan.
+        total: how many windows they are, at most.
         cached: whether rows that were measured before will do, and are kept.
     """
 
     def build(folder: Path) -> None:
-        rows = _measure(loaded, plan, batches, progress)
+        rows = _measure(loaded, plan, batches, total, progress)
         (folder / _FILE).write_text(json.dumps(rows), encoding="utf-8")
 
     try:
         if not cached:
-            return Reference(_measure(loaded, plan, batches, progress), REFERENCE_STEPS)
+            return Reference(_measure(loaded, plan, batches, total, progress), REFERENCE_STEPS)
         folder = build_once("reference", reference_key(loaded, plan, documents), build)
     except NotMeasurableError as problem:
         log.warnings.append(f"transform coding was not measured: {problem.what}")
@@ -108,7 +110,7 @@ def reference_key(loaded: SiteTask, plan: Plan, documents: Iterable[str] | None)
 
 
 def _measure(
-    loaded: SiteTask, plan: Plan, batches: Callable[[], Iterator[Batch]], progress: Progress
+    loaded: SiteTask, plan: Plan, batches: Callable[[], Iterator[Batch]], total: int, progress: Progress
 ) -> Rows:
     doing = "transform coding (once a task)"
     progress(doing, 0, None)
@@ -127,7 +129,7 @@ def _measure(
             for new in score(runner, clean, [FittedRung(rung, RUNGS["raw"], Raw())], estimate, places):
                 add_paid(new, batch, estimate, bits)
                 rows += new
-        progress(doing, len(rows) // len(passes), None)
+        progress(doing, len(rows) // len(passes), total)
     return rows
 
 

@@ -319,7 +319,9 @@ class _Run:
             return (batch for batch, _ in self._chosen(windows, asked, self.loaded.batch_size))
 
         first = self.documents is None
-        return reference_rows(self.loaded, self.plan, batches, asked, self.log, self.progress, cached=first)
+        return reference_rows(
+            self.loaded, self.plan, batches, asked, windows, self.log, self.progress, cached=first
+        )
 
     def _evaluate(
         self, rebuilder: Rebuilder, kernels: list[FittedRung]
