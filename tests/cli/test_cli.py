@@ -124,7 +124,7 @@ def test_options_reach_the_record(
     )
     assert outcome.code == 0, outcome.err
     measurement = read_record(tmp_path / "x.json").record.measurement
-    assert measurement.rungs == ("raw", "mean", "full")
+    assert measurement.rungs == ("raw", "coded", "mean", "full")
     assert (measurement.pairs, measurement.dtype, measurement.batch_size) == (2, "bfloat16", 3)
     assert measurement.device == "cpu"
     assert len(written(tmp_path / "elsewhere")) == 2
