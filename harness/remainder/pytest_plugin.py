@@ -260,7 +260,9 @@ def _row(score: Score) -> dict[str, str]:
     for key in ("bits_per_token", "gap_raw", "gap_gaussian"):
         heading, number = QUANTITIES[key].heading, number_of(record, key)
         value = MISSING if number.value is None else format_value(number.value)
-        row[heading] = "\n".join(filter(None, (value, format_interval(number, short=True))))
+        # A cost hardly differs between documents, and three intervals would leave no room for names.
+        interval = "" if key == "bits_per_token" else format_interval(number, short=True)
+        row[heading] = "\n".join(filter(None, (value, interval)))
     return row
 
 

@@ -26,7 +26,7 @@ class Again(Kernel):
 
 
 CASES = {
-    "replaces": ({"base": "nothing"}, "raw"),
+    "replaces": ({"base": "nothing"}, "coded"),
     "replaces-seeing": ({"base": "nothing", "needs": ("residual",)}, "clean"),
     "cancels": ({"base": "activation"}, None),
 }
@@ -49,5 +49,5 @@ def test_a_rung_of_the_table_is_measured_and_shown(
         assert not torch.allclose(new, torch.tensor(clean))
     else:
         torch.testing.assert_close(new, torch.tensor(values.xs(like, level="rung").to_numpy()))
-    assert [rung.name for rung in ladder(result.record)] == ["raw", name]
+    assert [rung.name for rung in ladder(result.record)] == ["raw", "coded", name]
     assert f"{name} " in explain(result.record)
