@@ -12,7 +12,7 @@ of the quantity, and resamples are more nearly alike on it.
 
 Cube root and arcsine are defined at 0, where a logarithm is not, and a resample may well be 0 where few
 documents are not. The standard error of a resample is floored at a share of the sample's on the same scale.
-How scales and floors were chosen: docs/design/intervals.md.
+How scales and floors were chosen: docs/intervals.md.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ __all__ = [
 ANNEALED_UNITS = 8
 ANNEALED_SHARE = 0.1
 """An annealed loss needs so many independent draws, and may move by no larger share with the jackknife: its
-bias was below 3 % then, with Gaussian logits and two-point noise (docs/design/intervals.md)."""
+bias was below 3 % then, with Gaussian logits and two-point noise (docs/intervals.md)."""
 
 BINS_PER_DECADE = 20
 LOWEST_BIN = -160
