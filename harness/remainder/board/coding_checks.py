@@ -47,7 +47,7 @@ def check_coding(record: Record, values: pd.DataFrame) -> Iterator[str]:
 
 
 def _steps(record: Record, coding: CodingInfo) -> Iterator[str]:
-    """What is stated of the steps."""
+    """Faults of the stated steps."""
     place, steps = "complexity.coding", list(coding.steps.values())
     expected = list(CURVE)[: len(steps)]
     if not steps or set(coding.steps) != set(expected) or set(coding.added) != set(expected):

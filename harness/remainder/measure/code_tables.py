@@ -45,7 +45,7 @@ class Laws(NamedTuple):
     family: Int[Tensor, " features"]
     centre: Float[Tensor, " features"]
     spread: Float[Tensor, " features"]
-    """Of log |v| for a log-normal law; the scale b of a Laplace law."""
+    """Standard deviation of log |v| for a log-normal law; the scale b of a Laplace law."""
     negative: Float[Tensor, " features"]
     """Share of negative values, for log-normal laws."""
     size: Float[Tensor, " features"]
@@ -62,7 +62,7 @@ class _Sums(NamedTuple):
     number: Tensor
     mean: Tensor
     scatter: Tensor
-    """Of squares about the mean."""
+    """Sums of squares about the mean."""
 
 
 def _sums(values: Tensor, latent: Tensor, features: int) -> _Sums:

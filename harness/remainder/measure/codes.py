@@ -32,16 +32,16 @@ class Codes(NamedTuple):
         return cls(token, latent, codes[token, latent], *codes.shape)
 
     def to(self, device: torch.device | str) -> Codes:
-        """These on a device."""
+        """A copy on a device."""
         return Codes(self.token.to(device), self.latent.to(device), self.value.to(device), *self[3:])
 
     def first(self, tokens: int) -> Codes:
-        """Those of the first tokens."""
+        """The codes of the first tokens."""
         inside = self.token < tokens
         return Codes(self.token[inside], self.latent[inside], self.value[inside], tokens, self.features)
 
     def placed(self, spliced: Bool[Tensor, "docs pos"]) -> Float[Tensor, "docs pos features"]:
-        """These at the spliced positions, and no code elsewhere; dense, on the device of `spliced`."""
+        """The codes at the spliced positions, and none elsewhere; dense, on the device of `spliced`."""
         at, (token, latent, value, *_) = spliced.nonzero(), self.to(spliced.device)
         full = torch.zeros(*spliced.shape, self.features, device=spliced.device)
         full[at[token, 0], at[token, 1], latent] = value.float()
@@ -65,11 +65,11 @@ class CodeSample:
     x: list[Tensor] = field(default_factory=list)
     """The activations that codes rebuild, less what goes past them, [tokens d] together."""
     decoded: list[Tensor] = field(default_factory=list)
-    """What codes were decoded to in the pass, of the first tokens only."""
+    """Rows that codes were decoded to in the pass, of the first tokens only."""
     masks: list[Tensor] = field(default_factory=list)
-    """Where the tokens of each batch stand, [docs pos]."""
+    """Masks of where the tokens of each batch stand, [docs pos]."""
     live: Tensor | None = None
-    """Which features were active at all, of all that was seen."""
+    """Features that were active at all, of all that was seen."""
     past: bool = False
     """Whether anything went past the codes."""
 

@@ -52,15 +52,15 @@ class Coder:
     unit: Unit
     rms: float
     tables: dict[int, StepTable]
-    """By the number of the step."""
+    """Tables by the number of the step."""
     decoder: AffineDecoder | None
-    """None: `decode` is not affine."""
+    """Null where `decode` is not affine."""
     deviations: Float[Tensor, " features"] | None = None
-    """Of codes, for the unit `sd`."""
+    """Standard deviations of codes, for the unit `sd`."""
     points: dict[str, int] = field(default_factory=dict)
     """The number of the step at each point of the curve."""
     added: dict[str, float] = field(default_factory=dict)
-    """What quantising adds there, relative."""
+    """The relative error that quantising adds there."""
     silent: int = 0
     """Latents without a code on calibration."""
 
@@ -69,7 +69,7 @@ class Coder:
         return self.rms * math.pow(2.0, -number / 2)
 
     def scales(self, codes: Codes) -> Float[Tensor, " entries"]:
-        """What each code is multiplied with to be in the unit, float64."""
+        """The factor that brings each code to the unit, float64."""
         if self.decoder is not None:
             return self.decoder.norms(codes.latent)
         assert self.deviations is not None
@@ -93,7 +93,7 @@ class Coder:
         return found.index_add_(0, symbols.token, table.bits(symbols.latent, symbols.value))
 
     def decode(self, codes: Codes, spliced: Bool[Tensor, "docs pos"]) -> Float[Tensor, "docs pos d"]:
-        """What the interpretation makes of codes at the spliced positions, and of no code elsewhere.
+        """The reconstruction by codes at the spliced positions, and by no code elsewhere.
 
         Raises:
             InterpretationError: if it cannot decode them.
@@ -116,7 +116,7 @@ class Coder:
         return x - self.decoder.base - self.decoder.decode(codes)
 
     def info(self, reference_steps: Sequence[int]) -> CodingInfo:
-        """What a record says of it."""
+        """The part that a record states."""
         return CodingInfo(
             unit=self.unit,
             rms=self.rms,

@@ -1,4 +1,4 @@
-"""What codes decode to by themselves: as an affine map where it is one, else by `decode` on whole windows.
+"""Decoders of codes by themselves: an affine map where it is one, else `decode` on whole windows.
 
 An affine decoder is probed: what it gives for no code, and what each latent adds, at the size that the
 latent's codes have. Latents that calibration never saw are probed when they first fire.
@@ -55,7 +55,7 @@ class AffineDecoder:
         return self._norms[self.row[latent]]
 
     def decode(self, codes: Codes) -> Float[Tensor, "tokens d"]:
-        """What the codes of some tokens add to `base`."""
+        """Rows that the codes of some tokens add to `base`."""
         self._learn(codes.latent)
         row, width = self.row[codes.latent], self.directions.shape[1]
         if not len(row):
@@ -130,7 +130,7 @@ def _directions(
     features: int,
     device: torch.device,
 ) -> Float[Tensor, "new d"]:
-    """What a code of each latent adds to `base`, by one of size `sizes`."""
+    """Rows that a unit code of each latent adds to `base`, found by codes of `sizes`."""
     parts = [torch.empty(0, len(base))]
     for start in range(0, len(latent), _PROBE):
         own, size = latent[start : start + _PROBE], sizes[start : start + _PROBE]

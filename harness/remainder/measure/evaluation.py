@@ -39,7 +39,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Passes:
-    """What is measured of every batch."""
+    """The passes that are made of every batch."""
 
     rebuilder: Rebuilder
     kernels: list[FittedRung]

@@ -23,7 +23,7 @@ class Rebuilt(NamedTuple):
     """Exact ones."""
     exact: Float[Tensor, "docs pos d"]
     scored: Float[Tensor, "docs pos d"]
-    """By the quantised codes of the point `coded`; by exact ones where the ladder is of these."""
+    """The reconstruction by quantised codes at the point `coded`; by exact ones where the ladder is exact."""
     coded: CodedBatch | None
     """Null where codes are not paid for."""
 

@@ -62,7 +62,7 @@ def sample_codes(
 
 
 def look_at_fit(interpretation: Adapted, batches: Batches, left: Unexplained) -> None:
-    """What is left unexplained of the split that training is for, and that scores nothing."""
+    """Gather what is left unexplained of the split that training is for, and that scores nothing."""
     for batch, x in batches:
         read = interpretation.choose(batch.prefix.x_in, x)
         _, estimate = interpretation.reconstruct(read, batch.spliced)

@@ -279,7 +279,7 @@ class _Run:
         return calibration
 
     def _check_decoded(self, rebuilder: Rebuilder, rebuilt: Rebuilt, batch: Batch, split: Split) -> None:
-        """What quantised codes are decoded to must be a function of these codes alone."""
+        """Check that quantised codes decode to a function of these codes alone."""
         if rebuilder.is_coded:
             assert rebuilt.coded is not None
             self.log.checks[f"decoded_{split}"] = check_decoded(rebuilder.interpretation, rebuilt, batch)
