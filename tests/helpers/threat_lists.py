@@ -58,6 +58,8 @@ IN_PART = {
     ],
     "checks.**": [
         "checks.conformance.value",
+        "checks.decoded_calibration.value",
+        "checks.decoded_evaluation.value",
         "checks.empty_equals_counterfactual.value",
         "checks.full_equals_clean.value",
         "checks.zero_splice.value",
