@@ -21,7 +21,7 @@ BASELINES = sorted(path.parent.name for path in (project_root() / "baselines").g
 
 
 def cases() -> list[object]:
-    """Each baseline with the tasks that it names; those that need a large model are slow."""
+    """Each baseline with the tiny tasks that it names, whose models are here."""
     found: list[object] = []
     for name in BASELINES:
         submission = open_submission(name) if _is_here(name) else None
