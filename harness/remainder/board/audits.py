@@ -45,18 +45,18 @@ class SealedText(FrozenModel):
 
     name: str
     sha256: Sha256
-    """Of the sealed file."""
+    """SHA-256 of the sealed file."""
     tokenizer: str
     """Key of the tokenizer that its documents are cut by; see `loading.fetch.tokenizer_key`."""
     committed: str
     """The day on which the hash was published, YYYY-MM-DD."""
     limit: int = Field(ge=1)
-    """How often it may be used."""
+    """Number of times that it may be used."""
     state: Literal["sealed", "published"]
 
 
 class AuditVerdict(FrozenModel):
-    """How a submission did on a sealed text."""
+    """The outcome of scoring a submission on a sealed text."""
 
     text: Sha256
     use: int
@@ -64,11 +64,11 @@ class AuditVerdict(FrozenModel):
     documents: int
     """Documents of the sealed text that were scored."""
     quantity: str
-    """What is compared: a name of `report.quantities`, or the reason why there is none."""
+    """The quantity that is compared: a name of `report.quantities`, or the reason why there is none."""
     public: Number
-    """On the record's own text."""
+    """Its value on the record's own text."""
     audited: Number
-    """On the sealed one."""
+    """Its value on the sealed one."""
     unexplained_public: Number
     unexplained_audited: Number
     """Share of the variance that is left."""
@@ -143,7 +143,7 @@ def sealed_texts(root: Path) -> list[SealedText]:
 
 
 def uses_of(root: Path, text: str) -> int:
-    """How often the sealed text with the hash `text` was used, by the verdicts beside the results `root`."""
+    """Number of times that the sealed text with the hash `text` was used, by the verdicts beside the results `root`."""
     folder = audit_path(root, "").parent
     found = [read_audits(path) for path in sorted(folder.glob("*.json"))]
     return sum(verdict.text == text for audits in found for verdict in audits.verdicts)

@@ -124,7 +124,7 @@ class BoardRow:
     disputed: tuple[str, ...] = ()
     """Ids of other records of the same content that say something else (step 7)."""
     audits: Audits | None = None
-    """How its submission did on sealed texts, if it was scored on one."""
+    """Verdicts on its submission from sealed texts, if it was scored on one."""
     arrival: tuple[int, str, str] = (0, "", "")
     """Sorts records by when they came, the newest last; see `record.order`."""
 
@@ -247,7 +247,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
 
 
 def _kept(read: Callable[[Path], _Kept], path: Path) -> tuple[_Kept | None, list[Fault]]:
-    """What was kept beside the results, if it was; a record is none the worse for a damaged one."""
+    """The content of a file beside the results, if there is one; a record is none the worse for a damaged one."""
     try:
         return read(path) if path.is_file() else None, []
     except RecordError as problem:

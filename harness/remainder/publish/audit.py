@@ -86,7 +86,7 @@ class Audited(NamedTuple):
     record: Record
     verdict: AuditVerdict
     path: Path | None
-    """None if it was not asked to be kept."""
+    """Absent if it was not asked to be kept."""
 
 
 def seal(documents: Sequence[tuple[str, str]], loaded: LoadedTask) -> bytes:

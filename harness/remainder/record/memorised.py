@@ -48,12 +48,12 @@ class Comparison(NamedTuple):
 
     @property
     def below(self) -> float:
-        """How far its whole interval lies below the band, on the log scale; 0 if it reaches into it."""
+        """Distance of its whole interval below the band, on the log scale; 0 if it reaches into it."""
         return max(0.0, math.log(BAND[0] / self.high))
 
     @property
     def above(self) -> float:
-        """How far its whole interval lies above the band, on the log scale; 0 if it reaches into it."""
+        """Distance of its whole interval above the band, on the log scale; 0 if it reaches into it."""
         return max(0.0, math.log(self.low / BAND[1]))
 
 

@@ -46,7 +46,7 @@ class _InMemory:
 
     @property
     def kilobytes(self) -> float | None:
-        """None, since it has no files."""
+        """No size, since it has no files."""
         return None
 
 

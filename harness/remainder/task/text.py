@@ -176,7 +176,7 @@ class SealedCorpus(Corpus):
     """A task's text with other documents in place of those of its evaluation split."""
 
     sealed: Corpus
-    """These documents, all that are as long as a window."""
+    """The other documents; those shorter than a window are not used."""
 
     def windows(self, split: Split) -> Windows:
         """Windows as those of `Corpus`, on the split `evaluation` those of the sealed documents."""
