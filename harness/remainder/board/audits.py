@@ -66,9 +66,9 @@ class AuditVerdict(FrozenModel):
     quantity: str
     """The quantity that is compared: a name of `report.quantities`, or the reason why there is none."""
     public: Number
-    """Its value on the record's own text."""
+    """The quantity on the record's own text."""
     audited: Number
-    """Its value on the sealed one."""
+    """The quantity on the sealed one."""
     unexplained_public: Number
     unexplained_audited: Number
     """Share of the variance that is left."""

@@ -247,7 +247,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
 
 
 def _kept(read: Callable[[Path], _Kept], path: Path) -> tuple[_Kept | None, list[Fault]]:
-    """The content of a file beside the results, if there is one; a record is none the worse for a damaged one."""
+    """The content of a file beside the results; a record is none the worse for a damaged one."""
     try:
         return read(path) if path.is_file() else None, []
     except RecordError as problem:
