@@ -143,7 +143,7 @@ def sealed_texts(root: Path) -> list[SealedText]:
 
 
 def uses_of(root: Path, text: str) -> int:
-    """Number of times that the text with the hash `text` was used, by the verdicts beside the results `root`."""
+    """Number of uses of the text with the hash `text`, by the verdicts beside the results `root`."""
     folder = audit_path(root, "").parent
     found = [read_audits(path) for path in sorted(folder.glob("*.json"))]
     return sum(verdict.text == text for audits in found for verdict in audits.verdicts)
