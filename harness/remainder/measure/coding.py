@@ -3,10 +3,10 @@
 1. A code's contribution is v = a ‖d‖ for an affine decoder, else a over its standard deviation. Its symbol at
    step Δ_j = rms · 2^(−j/2) is q = round(v/Δ_j), j = 0 … 11, and rms² = tr Cov x on calibration; in units of
    standard deviations, the number of codes that vary (the trace of their covariance).
-2. With the median over calibration tokens of ‖r − mean r‖² (which neither one planted token nor a constant
-   offset moves), quantising adds to max(that of exact codes, 10⁻³ tr Cov x); a point of the curve is the step
-   at which the relative addition is nearest to 1 %, 10 %, 35 %, 100 %. Every point is coarser than the one
-   before.
+2. With the median over the first 4,096 calibration tokens of ‖r − mean r‖² (which neither one planted token
+   nor a constant offset moves), quantising adds to max(that of exact codes, 10⁻³ tr Cov x); a point of the
+   curve is the step at which the relative addition is nearest to 1 %, 10 %, 35 %, 100 %. Every point is
+   coarser than the one before.
 3. Bits of q: `measure.code_tables`. The same q, back in units of codes, are decoded by the interpretation's
    own `decode`, on whole windows with no code where nothing is spliced: what is put in is a function of the
    symbols that were counted.
@@ -40,6 +40,7 @@ from remainder.record.schema import CodingInfo
 __all__ = ["CodedBatch", "Coder", "fit_coder"]
 
 _FLOOR = 1e-3  # of the variance: errors below it are not asked to be kept
+_MEDIAN_TOKENS = 4096  # calibration tokens whose median error chooses the points: its error is a per cent
 
 Unit = Literal["contribution", "sd"]
 
@@ -75,11 +76,16 @@ class Coder:
         assert self.deviations is not None
         return 1 / self.deviations[codes.latent]
 
-    def symbols(self, codes: Codes, number: int) -> Codes:
-        """q of some codes at a step, those that are not 0; float64."""
-        symbol = torch.round(codes.value.double() * self.scales(codes) / self.step(number))
-        kept = symbol != 0
-        return Codes(codes.token[kept], codes.latent[kept], symbol[kept], *codes[3:])
+    def contributions(self, codes: Codes) -> Codes:
+        """v of some codes, in the unit; float64."""
+        return codes._replace(value=codes.value.double() * self.scales(codes))
+
+    def symbols(self, contributions: Codes, number: int) -> Codes:
+        """q of some contributions at a step, those that are not 0; float64."""
+        symbol = torch.round(contributions.value / self.step(number))
+        kept = symbol.nonzero()[:, 0]
+        token, latent = contributions.token[kept], contributions.latent[kept]
+        return Codes(token, latent, symbol[kept], *contributions[3:])
 
     def rounded(self, symbols: Codes, number: int) -> Codes:
         """The codes that symbols stand for, float32."""
@@ -144,13 +150,18 @@ class CodedBatch:
     ) -> None:
         self.coder, self.spliced = coder, spliced
         self.codes = Codes.of(codes[spliced]).to("cpu")
+        self.contributions = coder.contributions(self.codes)
         self.x = x[spliced].cpu()
         self._sizes: list[int] = spliced.sum(1).tolist()
         self._squares: dict[int, list[float]] = {}
+        self._last: tuple[int, Codes] | None = None
 
     def symbols(self, number: int) -> Codes:
         """Nonzero q at a step: what bits are counted of, and what is decoded."""
-        return self.coder.symbols(self.codes, number)
+        # Bits, squares and the reconstruction of a step are asked for one after another.
+        if self._last is None or self._last[0] != number:
+            self._last = (number, self.coder.symbols(self.contributions, number))
+        return self._last[1]
 
     def bits(self, number: int) -> list[float]:
         """Bits of each window's spliced tokens at a step."""
@@ -192,7 +203,7 @@ def fit_coder(
     variance = float((x - x.mean(0)).double().square().sum(-1).mean())
     coder = _coder(codes, interpretation, decoder, variance)
     numbers = range(STEPS) if steps is None else steps
-    contributions = codes._replace(value=codes.value.double() * coder.scales(codes))
+    contributions = coder.contributions(codes)
     laws = fit_laws(contributions, coder.step(max(numbers)))
     coder.tables = {number: fit_table(contributions, laws, coder.step(number)) for number in numbers}
     coder.silent = codes.features - int((codes.counts() > 0).sum())
@@ -222,13 +233,19 @@ def _coder(codes: Codes, interpretation: Adapted, decoder: AffineDecoder | str, 
 
 def _choose(coder: Coder, sample: CodeSample, variance: float) -> tuple[dict[str, int], dict[str, float]]:
     """Points of the curve, and what quantising adds at each; see step 2 of this module's text."""
+    windows, tokens = [], 0
+    for batch in sample.windows():
+        windows.append(batch)
+        if (tokens := tokens + batch[0].tokens) >= _MEDIAN_TOKENS:
+            break
+    scaled = [coder.contributions(codes) for codes, _, _ in windows]
 
     def error(number: int | None) -> float:
-        rows = []
-        for codes, x, spliced in sample.windows():
-            kept = codes if number is None else coder.rounded(coder.symbols(codes, number), number)
+        rows: list[Tensor] = []
+        for (codes, x, spliced), contributions in zip(windows, scaled, strict=True):
+            kept = codes if number is None else coder.rounded(coder.symbols(contributions, number), number)
             rows.append(coder.residual(kept, x, spliced))
-        left = torch.cat(rows).double()
+        left = torch.cat(rows)[:_MEDIAN_TOKENS].double()
         return float(np.median((left - left.mean(0)).square().sum(-1).numpy()))
 
     exact = error(None)

@@ -73,6 +73,8 @@ class AffineDecoder:
 
     def _learn(self, latent: Int[Tensor, " entries"]) -> None:
         """Probe those latents that were not yet."""
+        if len(self.directions) == len(self.row):
+            return
         new = torch.bincount(latent[self.row[latent] < 0], minlength=1).nonzero()[:, 0]
         if not len(new):
             return
