@@ -50,6 +50,10 @@ def check_cost(record: Record) -> Iterator[str]:
         yield f"complexity.live_features: {live:g} of {features}"
     if bits is not None and bits < 0:
         yield f"complexity.bits_per_token: {bits:g} bits"
+    if (lone := cost.lone_code_sets) is not None:
+        yield from _bare(lone, "complexity.lone_code_sets")
+        if (lone.value is None) != (cost.coding is None) or not 0 <= (lone.value or 0) <= 1:
+            yield f"complexity.lone_code_sets: {lone.value} of the tokens"
     explained = record.metrics.reconstruction.explained_variance.value
     if bits == 0 and explained is not None and explained > _ROUNDING:
         yield (

@@ -17,12 +17,20 @@ from remainder.record.schema import Complexity
 __all__ = ["complexity_of"]
 
 
-def complexity_of(sample: CodeSample, coder: Coder | str, reference_steps: Sequence[int]) -> Complexity:
-    """Everything that is counted on calibration; the rest is counted on evaluation."""
+def complexity_of(
+    sample: CodeSample, coder: Coder | str, reference_steps: Sequence[int], lone: Number | None
+) -> Complexity:
+    """Everything that does not follow from the values.
+
+    Args:
+        lone: the share of evaluation tokens whose set of latents occurs nowhere else; None if only some
+            documents were measured.
+    """
     reason = coder if isinstance(coder, str) else "bits are counted on evaluation"
     return Complexity(
         live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
         bits_per_token=Number.null(reason),
         features=sample.features,
+        lone_code_sets=None if isinstance(coder, str) else lone,
         coding=None if isinstance(coder, str) else coder.info(reference_steps),
     )

@@ -37,6 +37,7 @@ from remainder.measure.checks import (
     check_zero,
     dtype_deviation,
 )
+from remainder.measure.code_sets import CodeSets, keys_of
 from remainder.measure.codes import CodeSample
 from remainder.measure.coding import Coder, fit_coder
 from remainder.measure.compat import measure_compat
@@ -146,6 +147,7 @@ class _Run:
     """Documents of the evaluation split that are measured; None: all."""
     log: Log = field(default_factory=Log)
     left: Unexplained = field(default_factory=Unexplained)
+    sets: CodeSets = field(default_factory=CodeSets)
 
     def remeasured(self) -> Remeasured:
         """The documents asked for alone; what is fitted, is fitted to all of the calibration split."""
@@ -160,7 +162,7 @@ class _Run:
             canonical_values(pd.DataFrame(rows + coded.rows)),
             tuple(sorted(self.documents)),
             frozenset(pair for pair in pairs if part is None or pair[0] in part),
-            complexity_of(prepared.sample, prepared.coder, coded.steps),
+            complexity_of(prepared.sample, prepared.coder, coded.steps, None),
             calibration_info(prepared.calibration, self.left.shares(self.loaded.task.seed)),
         )
 
@@ -179,6 +181,9 @@ class _Run:
             self._phase("choosing steps")
             coder = fit_coder(sample, interpretation, self.loaded.device)
         paid = coder if isinstance(coder, Coder) else None
+        if paid is not None:
+            symbols = paid.symbols(paid.contributions(sample.codes), paid.points[CODED])
+            self.sets.calibration = keys_of(symbols)
         rebuilder = Rebuilder(interpretation, paid, self.plan.is_coded and paid is not None)
         with self.log.timed("calibration"):
             calibration = self._calibrate(rebuilder)
@@ -226,7 +231,7 @@ class _Run:
             values,
             submission=info(self.entry),
             reference=None if self.reference is None else info(self.reference),
-            complexity=complexity_of(prepared.sample, prepared.coder, coded.steps),
+            complexity=complexity_of(prepared.sample, prepared.coder, coded.steps, self.sets.lone()),
             calibration=calibration_info(prepared.calibration, self.left.shares(self.loaded.task.seed)),
             gaussianity=gaussianity,
             compat=compat,
@@ -342,6 +347,8 @@ class _Run:
         for number, (batch, x) in enumerate(self._chosen(windows, asked, self.loaded.batch_size)):
             clean = clean_pass(runner, batch)
             rebuilt = rebuilder.rebuild(batch, x)
+            if (coded := rebuilt.coded) is not None:
+                self.sets.evaluation.append(keys_of(coded.symbols(coded.coder.points[CODED])))
             rows += table_rows(batch, "clean", 0, clean.scores)
             if self.finer is not None:
                 rows += table_rows(batch, "model", 0, spliced_pass(runner, clean, x)[0])

@@ -385,7 +385,7 @@ def _fitted(record: Record, found: Remeasured, tolerance: Tolerance) -> Iterator
     """Compare what the calibration split gives: cost, and the figures of the fit."""
     stated, now = (
         _numbers("calibration", of.calibration.model_dump())
-        | _numbers("complexity", of.complexity.model_dump(exclude={"l0", "bits_per_token"}))
+        | _numbers("complexity", of.complexity.model_dump(exclude={"l0", "bits_per_token", "lone_code_sets"}))
         for of in (record, found)
     )
     for place in sorted(stated.keys() | now.keys()):

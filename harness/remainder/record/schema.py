@@ -121,7 +121,7 @@ class CodingInfo(FrozenModel):
 class Complexity(GrownModel):
     """The cost of the interpretation."""
 
-    later = ("circuits", "coding")
+    later = ("circuits", "coding", "lone_code_sets")
 
     l0: Number = Number.null("codes were not counted")
     """Nonzero codes per spliced token, on evaluation; filled in from the values by `make_record`."""
@@ -137,6 +137,9 @@ class Complexity(GrownModel):
     """Circuits by size as in `metrics.circuit`; the headline numbers belong to `headline`."""
     coding: CodingInfo | None = None
     """Null where codes are not paid for; the reason stands at `bits_per_token`."""
+    lone_code_sets: Number | None = None
+    """The share of evaluation tokens whose set of latents, those on after quantising, occurs at no other
+    evaluation or calibration token. Shown, and no fault: a method that memorises has 1, and others may."""
 
 
 class Check(FrozenModel):

@@ -223,6 +223,10 @@ def _kilobytes(record: Record) -> Number:
     return Number.null("it has no files here") if size is None else Number.bare(size, "a size, not a sample")
 
 
+def _lone_code_sets(record: Record) -> Number:
+    return record.complexity.lone_code_sets or Number.null("codes are not paid for")
+
+
 def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better: Better) -> Quantity:
     """A quantity that circuits alone have."""
     return Quantity(key, heading, about, _on_circuits(of_record), None, "as a share", better, CIRCUIT)
@@ -289,6 +293,17 @@ _TABLE = (
         "as a share",
         "large",
         short="expl. var.",
+    ),
+    Quantity(
+        "lone_code_sets",
+        "Lone sets",
+        "Tokens whose set of latents occurs nowhere else: all, where text is memorised; no fault",
+        _lone_code_sets,
+        None,
+        "share",
+        "small",
+        _COMPLEXITY,
+        "lone sets",
     ),
     _cost("kilobytes", "kB", "Size of the submission's files, weights among them", "small", _kilobytes),
     _of_circuits("faithfulness", "f", "Faithfulness, counterfactual background", _faithfulness, "large"),
