@@ -265,16 +265,18 @@ def _annealed(bootstrap: Bootstrap, totals: Totals, rung: str, rows: pd.DataFram
     tokens, reference = column(clean, "tokens"), column(clean, "loss")
 
     def number(draws: int, subtract: float) -> Number:
+        # The first number is of two units.
+        refusal = _not_annealed(by_draws[draws], 2 * draws // min(by_draws))
+        if refusal is not None:
+            return Number.null(refusal)
         numerator = column(by_draws[draws], "annealed") - subtract * reference
         return Number.of_ratio(bootstrap, Ratio(numerator, tokens))
 
     most = max(by_draws)
-    # The first number is of two units.
-    refusal = _not_annealed(by_draws[most], 2 * most // min(by_draws))
     nested = [draws for draws in by_draws if most % draws == 0 and (most // draws).bit_count() == 1]
     return AnnealedMetrics(
-        loss=_never_below_0(number(most, 0.0)) if refusal is None else Number.null(refusal),
-        gap=number(most, 1.0) if refusal is None else Number.null(refusal),
+        loss=_never_below_0(number(most, 0.0)),
+        gap=number(most, 1.0),
         draws=most,
         nested={str(draws): number(draws, 1.0) for draws in nested},
     )
