@@ -19,6 +19,7 @@ import remainder
 from remainder.base.cache import Progress
 from remainder.errors import InterpretationError, TaskError
 from remainder.loading.loaded import LoadedTask
+from remainder.loading.windows import tier_hashes
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import Log, Remeasured, info, seal
 from remainder.publish import remeasure as publish
@@ -266,3 +267,7 @@ def test_it_scores_nothing_else_and_nothing_else_scores_it(folder: Path) -> None
         loaded.measure(object_submission(object(), "mine"), plan(loaded.task, "quick"))
     found = check_whole("identity", str(folder))
     assert (found.task, found.steps[-1].name, found.passed) == ("games/coins", "fits", False)
+
+
+def test_it_need_not_say_which_windows_it_scores(folder: Path) -> None:
+    assert tier_hashes(str(folder)) == {}

@@ -48,9 +48,10 @@ class LoadedTask(ABC):
     def data(self) -> Pinned:
         """The source of the data, and their hash."""
 
-    @abstractmethod
-    def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
-        """Scored tokens of each of the first `count` evaluation windows, by document and number."""
+    def scored_windows(self, count: int) -> dict[tuple[str, int], int] | None:
+        """Scored tokens of each of the first `count` evaluation windows, by document and number; None, if
+        this kind of task does not say (then nothing compares the documents of its records)."""
+        return None
 
     @property
     def interpretations(self) -> Mapping[str, Any]:

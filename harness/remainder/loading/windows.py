@@ -1,8 +1,7 @@
 """`python -m remainder.loading.windows [TASK|SUITE ...]` writes windows of tasks into `tasks/windows.json`.
 
 See `remainder.record.windows`. Without a task those of all that can be opened here are written; a task that
-cannot
-(its model lies on a hub) keeps what the file has.
+cannot (its model lies on a hub) keeps what the file has.
 """
 
 from __future__ import annotations
@@ -21,16 +20,15 @@ __all__ = ["main", "tier_hashes"]
 
 
 def tier_hashes(name: str) -> dict[str, str]:
-    """The hash of the scored windows of each tier of a task.
+    """The hash of the scored windows of each tier of a task; none, if its kind does not say which those are.
 
     Raises:
         RemainderError: it cannot be opened.
     """
     loaded = open_task(name, device="cpu")
     tiers = loaded.task.tiers
-    return {
-        tier: windows_hash(loaded.scored_windows(tiers[tier].evaluation_windows)) for tier in sorted(tiers)
-    }
+    scored = {tier: loaded.scored_windows(tiers[tier].evaluation_windows) for tier in sorted(tiers)}
+    return {tier: windows_hash(windows) for tier, windows in scored.items() if windows is not None}
 
 
 def main(names: Sequence[str]) -> None:
