@@ -27,6 +27,7 @@ from remainder.submission.method import Method, WeightsMethod
 from remainder.submission.names import distinct
 from remainder.submission.open import _bare, _on_hub, open_submission
 from remainder.submission.submission import Submission
+from remainder.task.spec import load_task
 
 VALUES = synthetic_values()
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -251,7 +252,7 @@ def test_a_comparison_of_one_name_says_which_is_which() -> None:
 def test_a_run_says_that_another_content_of_that_name_lies_there(tmp_path: Path, remainder: Command) -> None:
     out = tmp_path / "results"
     assert remainder("run", "tiny/digits", "--with", "digits-pca-4", "--rungs", "raw", "--out", out).code == 0
-    folder = out / "tiny/digits/1"
+    folder = out / "tiny/digits" / str(load_task("tiny/digits").major)
     (folder / "digits-pca-4").rename(folder / "digits-pca-8")
     again = remainder("run", "tiny/digits", "--with", "digits-pca-8", "--rungs", "raw", "--out", out)
     assert again.code == 0
