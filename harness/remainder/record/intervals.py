@@ -33,7 +33,7 @@ __all__ = ["LEVEL", "MINIMUM_DOCUMENTS", "RESAMPLES", "Bootstrap", "Estimate", "
 RESAMPLES = 2000
 LEVEL = 0.95
 MINIMUM_DOCUMENTS = 4
-"""Of fewer that are not 0 more than 2.5 % of the resamples hold none, and there is no tail to read."""
+"""If fewer are not 0, more than 2.5 % of the resamples hold none of them, and there is no tail to read."""
 
 _NOTHING = 1e-2
 """A document below this share of the largest counts as 0."""
@@ -313,7 +313,7 @@ class Bootstrap:
 
 
 def _parts(numerator: Array, denominators: Array, on: ScaleName) -> Parts:
-    """What each document holds of the parts of a ratio.
+    """The parts of a ratio by name, as much of them as each document holds.
 
     Args:
         numerator: `[documents]`.
@@ -328,7 +328,7 @@ def _parts(numerator: Array, denominators: Array, on: ScaleName) -> Parts:
 
 
 def _flag(parts: Parts) -> str | None:
-    """What to read an interval with, where one document holds over half of a part of the number."""
+    """A caution for the reader of an interval, where one document holds over half of a part of the number."""
     names = dict.fromkeys(name for name, part in parts if 2 * np.abs(part).max() > np.abs(part).sum())
     return f"one document holds over half of {' and of '.join(names)}" if names else None
 

@@ -27,7 +27,7 @@ _NAME = "documents drawn by law"
 
 
 class DocumentLaw(NamedTuple):
-    """How documents are drawn: `draw` gives numerators and denominators, `[documents]` each."""
+    """A law that documents are drawn by: `draw` gives numerators and denominators, `[documents]` each."""
 
     draw: Callable[[np.random.Generator, int], tuple[Array, Array]]
     truth: float
@@ -59,7 +59,7 @@ def cover_laws(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Coverage]:
-    """How often the interval holds the truth, for each law and number of documents.
+    """The share of intervals that hold the truth, for each law and number of documents.
 
     Sets with too few documents for an interval do not count.
     """
