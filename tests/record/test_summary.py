@@ -221,7 +221,8 @@ def test_an_annealed_loss_is_given_from_eight_units_on() -> None:
     assert few is not None
     assert few.loss == few.gap == Number.null("7 independent draws; an annealed loss needs 8")
     # Nor is the same number given among those that show where it stops moving.
-    assert few.nested and all(number.value is None for number in few.nested.values())
+    assert few.nested
+    assert all(number.value is None for number in few.nested.values())
     assert found.nested["16"].value is not None
     assert found.nested["8"].value is None
 
