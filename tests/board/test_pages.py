@@ -18,6 +18,7 @@ from synthetic_values import synthetic_values
 from terminal import Command
 
 from remainder.base.paths import project_root
+from remainder.board.audits import AuditVerdict, keep_verdict
 from remainder.board.build import build, check, write_readme
 from remainder.board.bundle import classic
 from remainder.board.merge import BoardRow, read_entries
@@ -147,6 +148,42 @@ def test_places_stand_within_budgets_beside_the_curve(
     assert "+100 %" in text
     assert "enters budgets" in text
     assert "| ≤ 1/32 | ≤ 1/16 |" in re.sub(r" +", " ", built.readme)
+
+
+def test_rows_with_places_say_what_sealed_texts_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
+    root = tmp_path / "results"
+    paths = {
+        name: put(
+            root, coded(0.4, bits=150.0, seed=number), task=task, submission=submission(name, files=kept)
+        )
+        for number, (name, kept) in enumerate(
+            {"holds": True, "fails": True, "new": True, "mean": False}.items()
+        )
+    }
+    found = Number(value=1.0, low=0.9, high=1.1)
+    verdict = AuditVerdict(
+        text=fake_hash("text"), use=1, documents=12, quantity="kl_coded", public=found, audited=found,
+        unexplained_public=found, unexplained_audited=found, faults=(), verifier="0",
+    )  # fmt: skip
+    for name, faults in (("holds", ()), ("fails", ("KL doubles.",))):
+        made = verdict.model_copy(update={"faults": faults})
+        keep_verdict(root, made, record_id=paths[name].stem, task=task.id, submission=name)
+
+    def marks() -> dict[str, list[str]]:
+        """Words on sealed texts, by the row of the task page that they stand in."""
+        build(root, tmp_path / "site", processes=1)
+        page = (tmp_path / "site/tasks/family.task.v1.html").read_text(encoding="utf-8")
+        body = page[page.index("<tbody>", page.index('<table class="board')) :]
+        rows = body[: body.index("</tbody>")].split("<tr")[1:]
+        named = {re.findall(r'records/\w+\.html"><bdi>(\w+)</bdi>', row)[0]: row for row in rows}
+        return {name: re.findall(r">((?:un)?audited|audit failed)<", row) for name, row in named.items()}
+
+    assert set(map(tuple, marks().values())) == {()}, "a task without places"
+    let_give_places(monkeypatch, "family/task")
+    assert marks() == {"holds": ["audited"], "fails": ["audit failed"], "new": ["unaudited"], "mean": []}
 
 
 def test_signed_numbers_sort_by_size(results: Path) -> None:
