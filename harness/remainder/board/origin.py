@@ -6,7 +6,7 @@
    number of features, from the files themselves.
 3. Peers: what does not depend on the interpretation is the same in every record of a task. A record that
    differs from the others in that is at fault: model and corpus of a task that a script makes, the extent of
-   both splits, the loss of the untouched model.
+   both splits, the loss of the untouched model, transform coding and random circuits (`board.once`).
 
 Needs no torch, and runs nothing of a submission or task.
 """
@@ -18,11 +18,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from statistics import median_low
 from typing import Any, NamedTuple
 
 from remainder.base.cache import sha256_file
 from remainder.base.files import present
 from remainder.base.paths import project_root, root_of
+from remainder.board.once import agree, of_random_circuits, of_reference
 from remainder.errors import InterpretationError, RecordError
 from remainder.record.json import significant
 from remainder.record.part import part_of
@@ -40,6 +42,7 @@ _LARGEST_HEADER = 100_000_000
 _WHOLE = "measure the whole tier, without --documents, and put that record here"
 # Nats per token by which the untouched model's loss may differ between machines, by the dtype of its suffix.
 _CLEAN_MOVES = {"float32": 1e-3, "bfloat16": 1e-2}
+_ONCE = "once"  # marks places of `board.once`
 # What eyes and fonts take for each other, of the characters that names may have.
 _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "5": "s", "_": "-", ".": "-"})
 
@@ -150,12 +153,16 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
         if content["reference"] is None:
             clean = content["metrics"]["clean"]["loss"]["value"]
             shared[f"metrics.clean.loss.value|{tier}|{dtype}"] = clean
+            once = of_reference(content)
+            if content["metrics"].get("circuit") is not None and not features:
+                once |= of_random_circuits(content)
+            shared |= {f"{place}|{tier}|{dtype}|{_ONCE}": value for place, value in once.items()}
         submission = content["submission"]
         own = str(submission["hash"])
         finer = "" if content["reference"] is None else str(content["reference"]["hash"])
         same = (str(content["task"]["hash"]), own, finer, str(tier), str(dtype))
         return Peer(str(content["record_id"]), str(submission["name"]), shared, own, same)
-    except (KeyError, TypeError) as problem:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as problem:
         raise RecordError(f"is no record: {problem!r} is missing or of another kind") from None
 
 
@@ -176,10 +183,16 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
         stated = [peer.shared[place] for peer in same if place in peer.shared]
         if not stated:
             continue
-        common, count = Counter(json.dumps(item, sort_keys=True) for item in stated).most_common(1)[0]
-        usual = json.loads(common)
-        allowed = _CLEAN_MOVES.get(condition.partition("|")[2], 0.0) if name.startswith("metrics.") else 0.0
-        agrees = value == usual if not allowed else abs(value - usual) <= allowed
+        _, dtype, kind = (*condition.split("|"), "", "", "")[:3]
+        if kind == _ONCE:
+            usual = median_low(stated)  # no two may be the same in all digits
+            count = sum(agree(item, usual, dtype) for item in stated)
+            agrees = agree(value, usual, dtype)
+        else:
+            common, count = Counter(json.dumps(item, sort_keys=True) for item in stated).most_common(1)[0]
+            usual = json.loads(common)
+            allowed = _CLEAN_MOVES.get(dtype, 0.0) if name.startswith("metrics.") else 0.0
+            agrees = value == usual if not allowed else abs(value - usual) <= allowed
         if not agrees:
             yield Remark(f"{name}: {value}, and {count} other record(s) of this task have {usual}")
     yield from _mimicry(record, others, board)

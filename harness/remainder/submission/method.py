@@ -302,6 +302,8 @@ class Format:
     sources: tuple[Source, ...] = ()
     features: Callable[[int], int] | None = None
     """Number of features at a site of some width, where the format alone fixes it."""
+    ranks_edges: bool = False
+    """Whether it ranks single edges whatever is in its files, so that a size allows a share of all edges."""
 
     def __post_init__(self) -> None:
         for name in ("read", "make", "files", "require", "recognise"):
@@ -364,10 +366,16 @@ FORMATS: Mapping[str, Format] = {
         ),
         Format("full-graph", "circuit", Method, make=f"{_CIRCUITS}full"),
         Format("empty-graph", "circuit", Method, make=f"{_CIRCUITS}empty"),
-        Format("random-edges", "circuit", SeedMethod, make=f"{_CIRCUITS}random"),
-        Format("edge-attribution", "circuit", StepsMethod, make=f"{_CIRCUITS}rank_edges", sources=_SEARCHED),
+        Format("random-edges", "circuit", SeedMethod, make=f"{_CIRCUITS}random", ranks_edges=True),
+        Format(
+            "edge-attribution", "circuit", StepsMethod, make=f"{_CIRCUITS}rank_edges", sources=_SEARCHED,
+            ranks_edges=True,
+        ),
         Format("node-attribution", "circuit", StepsMethod, make=f"{_CIRCUITS}rank_nodes", sources=_SEARCHED),
-        Format("edge-patching", "circuit", Method, make=f"{_CIRCUITS}patch_edges", sources=_SEARCHED),
+        Format(
+            "edge-patching", "circuit", Method, make=f"{_CIRCUITS}patch_edges", sources=_SEARCHED,
+            ranks_edges=True,
+        ),
         Format(
             "feature-attribution", "feature-circuit", FeatureAttributionMethod,
             make=f"{_FEATURES}attribute", sources=_SEARCHED,
