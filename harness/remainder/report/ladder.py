@@ -8,6 +8,7 @@ from remainder.record.metrics import RungMetrics
 from remainder.record.number import Number
 from remainder.record.rungs import BESIDE, CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
 from remainder.record.schema import Record
+from remainder.record.summary import ANNEALED_UNITS
 
 __all__ = ["RUNG_NAMES", "Rung", "ladder"]
 
@@ -16,7 +17,7 @@ RUNG_NAMES = frozenset([*RUNGS, *BESIDE, *CIRCUIT_RUNGS, *ERROR_RUNGS])
 
 _NO_NOISE = "without noise, annealed is quenched"
 _OF_CIRCUITS = "annealed losses of circuits are not measured"
-_FEW_DRAWS = "annealed needs two independent units of draws: measure with more --pairs"
+_FEW_DRAWS = f"annealed needs {ANNEALED_UNITS} independent units of draws: measure with more --pairs"
 
 
 class Rung(NamedTuple):
