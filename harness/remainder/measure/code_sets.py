@@ -1,4 +1,4 @@
-"""Which latents are on together: the share of evaluation tokens whose set of them occurs nowhere else.
+"""Sets of latents that are on together: the share of evaluation tokens whose set of them occurs nowhere else.
 
 A method that has memorised its text has a set of its own for every token; so has an honest one with many
 latents on, so that this is shown, and is no fault. A set is the sum of one 64-bit number a latent (Zobrist
