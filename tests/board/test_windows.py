@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from forging import Original, committed_records, copies, plain, remade, root_of
 
+from remainder.base.paths import project_root
 from remainder.board.verify import Shelf, verify_record
 from remainder.loading.windows import tier_hashes
 from remainder.record.json import sha256
@@ -28,6 +29,15 @@ def test_every_task_whose_model_can_be_had_has_its_windows() -> None:
         if task.model.hub is None:
             assert set(KNOWN[name]) == set(task.tiers), name
     assert set(KNOWN) <= set(list_tasks())
+
+
+def test_tasks_of_a_hub_are_not_in_the_file_of_windows() -> None:
+    """The counts on the page of threats are those of the tasks."""
+    tasks = list_tasks()
+    absent = {name for name in tasks if name not in KNOWN}
+    assert absent == {name for name in tasks if load_task(name).model.hub is not None}
+    page = (project_root() / "docs" / "threats.md").read_text(encoding="utf-8")
+    assert f"({len(absent)} of {len(tasks)};" in " ".join(page.split())
 
 
 @pytest.mark.parametrize("task", ["tiny/digits", "controls/two-point", "tracr/reverse-circuit", "tiny/wiki"])

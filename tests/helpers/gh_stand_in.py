@@ -55,7 +55,7 @@ def answer(method: str, path: str, fields: dict[str, str]) -> Any:
         ]
     if found := re.fullmatch(r"compare/([0-9a-f]{40})\.\.\.([0-9a-f]{40})", path):
         return compared(found[1], found[2])
-    if path == "issues/comments?per_page=100":
+    if path == "issues/comments?per_page=100":  # of the whole repository
         return known("comments")
     if path == "actions/runs/5/artifacts":
         paths = sorted((STATE / "artifacts").glob("*.zip"))

@@ -150,9 +150,8 @@ def test_draws_say_which_records_are_measured_again(
     ((path, settings),) = asked
     assert path.stem == sources[0].stem
     assert settings == settings_of(read_record(path).record, "a" * 64)
-    assert {path.stem for path in (tmp_path / "verifications").glob("*.json")} == {
-        one.stem for one in sources
-    }
+    # It stays without a verdict, which is what the board's job takes for new, and so is tried again.
+    assert {path.stem for path in (tmp_path / "verifications").glob("*.json")} == {sources[1].stem}
     for more in (("--nonce", "n"), ("--documents", 3)):
         refused = remainder("verify", results, "--rerun", "--draws", draws, *more)
         assert f"and so does {more[0]}" in " ".join(refused.err.split())

@@ -17,7 +17,7 @@ from terminal import Command
 from tiny import Shrink, make_loaded
 
 from remainder.base.paths import cache_root
-from remainder.board.tolerance import TOLERANCES
+from remainder.board.tolerance import TOLERANCES, tolerance_of
 from remainder.board.verifications import read_verification
 from remainder.board.verify import verify_record
 from remainder.errors import InterpretationError, RecordError
@@ -27,9 +27,9 @@ from remainder.measure.plan import plan
 from remainder.measure.reference import REFERENCE_STEPS
 from remainder.publish import remeasure as module
 from remainder.publish.afresh import PINNED, _empty_cache, _environment, _other_threads, measure_afresh
+from remainder.publish.comparison import FLIPPED, _bits, _histogram_move
 from remainder.publish.remeasure import (
     Rerun,
-    _histogram_move,
     _other_batch,
     choose_documents,
     render_rerun,
@@ -235,6 +235,35 @@ def test_documents_that_were_left_out_are_missed(honest: dict[str, Path], tmp_pa
     place = forge(tmp_path, stored, stored.values.loc[~stored.values["document"].isin(worst)])
     found = rerun(place, documents=1, seed="s", nonce="n")
     assert found.faults == ("windows: 0 are none of the tier quick, 10 of its 64 are missing",)
+
+
+def test_bits_that_are_all_shifted_alike_are_noticed(honest: dict[str, Path], tmp_path: Path) -> None:
+    """All that one window is allowed is rounding of one, and not of each of nine; of the reference's rows too."""
+    stored = read_record(honest[NAME])
+    share = 0.98 * tolerance_of(stored.record, same_device=True).relative
+    for column, rung in (("bits", "coded"), ("bits_3", "raw"), ("bits", "reference-2")):
+        values = stored.values.copy()
+        rows = (values["rung"] == rung) & (values["split"] == "evaluation")
+        assert values.loc[rows, column].min() > 2 * FLIPPED
+        values.loc[rows, column] -= share * values.loc[rows, column] + FLIPPED - 1
+        found = rerun(forge(tmp_path, stored, values), documents=9, seed="s", nonce="n")
+        told = [fault for fault in found.faults if " bits" in fault or fault.startswith("bits")]
+        assert [fault.partition(":")[0] for fault in told] == [f"sum of {column} of rung {rung}"]
+
+
+def test_bits_that_flip_to_either_side_are_rounding() -> None:
+    """As many bits a window, half of them up and half down, or √n windows' worth to one side."""
+
+    def faults(shift: list[float], recorded: float = 1000.0) -> list[str]:
+        stated = np.array(shift) + recorded
+        rows = {"rung": "coded", "_merge": "both", "bits": stated, "bits_now": recorded}
+        return list(_bits(pd.DataFrame(rows), TOLERANCES["float32", True]))
+
+    up, down, none = float(FLIPPED), -float(FLIPPED), 0.0
+    assert faults([up, down] * 8) == []
+    assert faults([up] * 4 + [none] * 12) == []  # √16 of them
+    assert len(faults([up] * 6 + [none] * 10)) == 1  # a thousandth of the sum, too, is 16
+    assert len(faults([math.nan, up, up, up])) == 1  # what is missing hides nothing
 
 
 def test_a_histogram_that_was_thinned_is_noticed() -> None:

@@ -244,17 +244,20 @@ def test_nothing_is_drawn_for_a_request_that_is_refused_anyway(
 
 
 def test_failed_reviews_of_an_author_are_counted(hub: GitHub) -> None:
+    """In whatever pull request they failed: a new one starts no new count."""
     head = commit(hub, {f"{RECORD}{'a' * 64}.json": "{}"})
     hub.open_pull(7, head)
 
-    def said(line: str, login: str = "github-actions[bot]") -> dict[str, Any]:
-        return {"user": {"login": login}, "body": f"{line}\n\n**Review of b.** Failed. Author: somebody."}
+    def said(line: str, login: str = "github-actions[bot]", issue: str = "5") -> dict[str, Any]:
+        body = f"{line}\n\n**Review of b.** Failed. Author: somebody."
+        return {"issue": issue, "user": {"login": login}, "body": body}
 
     lines = ("Failed. Author: somebody.", "Passed. Author: somebody.", "Failed. Author: somebody-else.")
     first = [said(f"**Review of {'a' * 40}.** {line}") for line in lines]
     forged = said(f"**Review of {'a' * 40}.** Failed. Author: somebody.", "somebody-else")
-    hub.write("comments", [*first, forged, first[0]])
-    assert ask(hub, head)["failed"] == "2"
+    here = said(f"**Review of {'b' * 40}.** {lines[0]}", issue="7")
+    hub.write("comments", [*first, forged, first[0], here])
+    assert ask(hub, head)["failed"] == "3"
 
 
 def drawn(hub: GitHub, records: str, **values: str) -> tuple[str, dict[str, str]]:
@@ -302,7 +305,7 @@ def test_a_report_becomes_a_comment_and_a_mark(hub: GitHub) -> None:
     comment = post(hub, {"review.md": "## Submission my-sae\n\n| a | Δ |\n".encode()})
     assert comment.startswith(f"**Review of {'a' * 40}.** Passed. Author: somebody.\n")
     assert "```text\n## Submission my-sae\n\n| a | Δ |\n" in comment
-    assert "Failed reviews of this author so far: 0;" in comment
+    assert "Failed reviews of this author so far, in all pull requests: 0;" in comment
     (status,) = hub.read("statuses")
     assert (status["sha"], status["state"], status["context"]) == ("a" * 40, "success", "Review")
 
@@ -320,7 +323,7 @@ def test_a_review_that_does_not_pass_is_counted_and_shown(
 ) -> None:
     comment = post(hub, {}, result, "2")
     assert f".** {word}. Author: somebody." in comment
-    assert f"Failed reviews of this author so far: {failed};" in comment
+    assert f"Failed reviews of this author so far, in all pull requests: {failed};" in comment
     assert "There is no report: the log says why." in comment
     assert [status["state"] for status in hub.read("statuses")] == [state]
 

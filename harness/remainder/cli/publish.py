@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from remainder.board.verify import Verdict
-    from remainder.errors import RemainderError
     from remainder.publish.remeasure import Rerun
     from remainder.publish.submit import Submitted
 
@@ -65,13 +64,35 @@ def verify(
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
     from remainder.board import verifications
     from remainder.board.verify import verify_paths
-    from remainder.errors import RecordError
-    from remainder.publish.draws import read_draws
+    from remainder.publish.verdicts import measure_and_keep, plans_of
     from remainder.report.text import require_format
 
     require_format(format, verifications.FORMATS)
     settings = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
     given = {name: value for name, value in settings.items() if value is not None}
+    keys = _keys(draws, given, rerun)
+    verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
+    print(verifications.render_verdicts(verdicts, format))
+    for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
+        print(f"  To mend it: {fix}", file=sys.stderr)
+    plans = plans_of(verdicts, given, keys) if rerun else {}
+    show = partial(_show_rerun, to_stderr=format != "table")
+    # Where draws are given, all records of a board are looked at: one that lies elsewhere than it says, which
+    # is a fault, or cannot be measured, stops no other.
+    again, problems = measure_and_keep(verdicts, plans, write=write, anywhere=keys is not None, show=show)
+    if problems and keys is None:
+        raise next(iter(problems.values()))
+    for path, problem in problems.items():
+        print(f"{path}: could not be measured again: {problem}", file=sys.stderr)
+    passed = [one.passed for one in verdicts] + [one.passed for one in again.values()]
+    raise typer.Exit(0 if all(passed) and not problems else 1)
+
+
+def _keys(draws: Path | None, given: Mapping[str, object], rerun: bool) -> dict[str, str] | None:
+    """Keys of the file of draws, if there is one and the other options of `verify` admit it."""
+    from remainder.errors import RecordError
+    from remainder.publish.draws import read_draws
+
     if not rerun and (given or draws is not None):
         raise RecordError(
             "--documents, --seed, --nonce, --draws and --submission say how a record is measured again",
@@ -82,36 +103,7 @@ def verify(
             f"--draws says which documents of which records are drawn, and so does --{next(iter(given))}",
             fix="leave out one of them",
         )
-    keys = None if draws is None else read_draws(draws)
-    verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
-    print(verifications.render_verdicts(verdicts, format))
-    for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
-        print(f"  To mend it: {fix}", file=sys.stderr)
-    # Without a record there is no id to keep a verdict under. Where draws are given, all records of a board
-    # are looked at, and one that lies elsewhere than it says, which is a fault, stops no other.
-    kept = [one for one in verdicts if one.record is not None and (keys is None or one.root is not None)]
-    if write:
-        for verdict in kept:
-            verifications.require_place(verdict)
-    again: dict[Path, Rerun] = {}
-    problems: dict[Path, RemainderError] = {}
-    if rerun:
-        # A record at fault is left out: the faults are printed above, and it may hold anything.
-        sound = [verdict for verdict in verdicts if verdict.passed]
-        plans = {one.path: given for one in sound} if keys is None else dict(_drawn(sound, keys))
-        again, problems = _measure_again(plans, to_stderr=format != "table")
-    if write:
-        for verdict in kept:
-            measured = again.get(verdict.path)
-            verifications.write_verification(
-                verdict, None if measured is None else measured.kept(afresh=True)
-            )
-    if problems and keys is None:
-        raise next(iter(problems.values()))
-    for path, problem in problems.items():  # of many records: one that cannot be measured stops no other
-        print(f"{path}: could not be measured again: {problem}", file=sys.stderr)
-    passed = [one.passed for one in verdicts] + [one.passed for one in again.values()]
-    raise typer.Exit(0 if all(passed) and not problems else 1)
+    return None if draws is None else read_draws(draws)
 
 
 def _files(given: str) -> list[Path]:
@@ -123,36 +115,15 @@ def _files(given: str) -> list[Path]:
     return [path] if is_path else records_of(given)
 
 
-def _drawn(verdicts: Sequence[Verdict], keys: Mapping[str, str]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Arguments for measuring again the records that have a key, by path."""
-    from remainder.publish.draws import settings_of
-
-    for verdict in verdicts:
-        if verdict.record is not None and (key := keys.get(verdict.record.record_id)) is not None:
-            yield verdict.path, settings_of(verdict.record, key)
-
-
-def _measure_again(
-    plans: Mapping[Path, Mapping[str, Any]], *, to_stderr: bool
-) -> tuple[dict[Path, Rerun], dict[Path, RemainderError]]:
-    """Measure documents of each record again, and print what came of it; gives the errors of some too."""
+def _show_rerun(found: Rerun, *, to_stderr: bool) -> None:
+    """Print what came of measuring a record again."""
     from remainder.base.progress import errors
-    from remainder.errors import RemainderError
-    from remainder.publish.afresh import measure_afresh
     from remainder.publish.remeasure import render_rerun
 
-    outcomes: dict[Path, Rerun] = {}
-    problems: dict[Path, RemainderError] = {}
-    for path, outcome in measure_afresh(plans):
-        if isinstance(outcome, RemainderError):
-            problems[path] = outcome
-            continue
-        outcomes[path] = outcome
-        if to_stderr:  # standard output is for programs
-            errors.print(render_rerun(outcome), markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(render_rerun(outcome), flush=True)
-    return outcomes, problems
+    if to_stderr:  # standard output is for programs
+        errors.print(render_rerun(found), markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(render_rerun(found), flush=True)
 
 
 def submit(

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.base.cache import Progress, silent
-from remainder.errors import MeasurementError
+from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
 from remainder.loading.fetch import load_tokenizer
@@ -37,6 +37,7 @@ from remainder.measure.codes import CodeSample
 from remainder.measure.likelihood import Categorical
 from remainder.measure.losses import CHUNK
 from remainder.measure.mdl import BIN_COUNTS, description_length
+from remainder.measure.seal import Log
 from remainder.model.bridge import Runner
 from remainder.record.compat import Compat, DictionaryLearningMetrics, PeerMetrics
 from remainder.record.intervals import Bootstrap, Ratio
@@ -44,7 +45,7 @@ from remainder.record.number import Number
 from remainder.record.scales import ScaleName
 from remainder.record.values import without_rounding
 
-__all__ = ["SpecialIds", "measure_compat", "special_ids"]
+__all__ = ["SpecialIds", "compat_or_reason", "measure_compat", "special_ids"]
 
 _CLEAN, _ZERO, _EVERYWHERE, _BUT_SPECIAL = "clean", "zero", "everywhere", "but special"
 _TINY_NORM = 1e-4  # below this SAELens divides by 1 instead of the norm
@@ -102,6 +103,24 @@ def measure_compat(
         dictionary_learning=_dictionary_learning(tables["dictionary_learning"], seed, run.offset()),
         mdl_bits=_mdl_bits(sample),
     )
+
+
+def compat_or_reason(
+    loaded: LanguageTask,
+    interpretation: Adapted,
+    windows: int,
+    sample: CodeSample,
+    log: Log,
+    progress: Progress | None = None,
+) -> Compat | None:
+    """Do what `measure_compat` does; where that fails the log gets the reason, and the run goes on."""
+    try:
+        return measure_compat(loaded, interpretation, windows, sample, progress)
+    # At special positions and sinks, which nothing else in a run reads.
+    except (InterpretationError, MeasurementError) as problem:
+        log.warnings.append(f"the field's metrics were not measured: {problem.what}")
+        log.unmeasured["compat"] = problem.what
+        return None
 
 
 class _Scores(NamedTuple):

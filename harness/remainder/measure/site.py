@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from remainder.base.cache import Progress, silent
-from remainder.errors import InterpretationError, MeasurementError
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
 from remainder.loading.site import LanguageTask, SiteTask
@@ -40,7 +39,7 @@ from remainder.measure.checks import (
 from remainder.measure.code_sets import CodeSets, keys_of
 from remainder.measure.codes import CodeSample
 from remainder.measure.coding import Coder, fit_coder
-from remainder.measure.compat import measure_compat
+from remainder.measure.compat import compat_or_reason
 from remainder.measure.complexity import complexity_of
 from remainder.measure.coupling import couple
 from remainder.measure.decoders import AffineDecoder, affine_decoder
@@ -426,13 +425,7 @@ class _Run:
             self.log.unmeasured["compat"] = "the field has no metrics of an interpretation nested in another"
             return None
         windows = self.plan.evaluation_windows
-        try:
-            return measure_compat(self.loaded, interpretation, windows, sample, self.progress)
-        # At special positions and sinks, which nothing else here reads.
-        except (InterpretationError, MeasurementError) as problem:
-            self.log.warnings.append(f"the field's metrics were not measured: {problem.what}")
-            self.log.unmeasured["compat"] = problem.what
-            return None
+        return compat_or_reason(self.loaded, interpretation, windows, sample, self.log, self.progress)
 
     def _deviation(self, runner: Runner, clean: Clean, reconstruction: Tensor) -> dict[str, float] | None:
         """The difference that the suffix's dtype makes to results, against float32, on one batch."""

@@ -9,8 +9,9 @@
    number need not be bounded, and could not be (a new name, a new account and a new time in the record are
    free). It costs three quarters of what evaluating the record took (for those of SmolLM2 15 to 215 s on two
    cores; four documents would take an eighth of that, and let every third push through).
-2. **After failures.** An author with `PATIENCE` failed reviews has every document measured: somebody who
-   alters fewer than a quarter, and tries again, soon has no chance either.
+2. **After failures.** An author with `PATIENCE` failed reviews, in whatever pull requests, has every document
+   measured: somebody who alters fewer than a quarter, and tries again, soon has no chance either, but for a
+   new account.
 3. **By which key.** HMAC-SHA256 of the record's id under a secret of the repository, computed by a job that
    does nothing else (.github/workflows/review.yml). The same record draws the same documents whenever it is
    pushed; another record draws others, and nobody can compute them beforehand.
@@ -37,7 +38,7 @@ SHARE = Fraction(1, 4)
 """Share of a record's documents that cannot be altered without one of them being drawn."""
 
 PATIENCE = 3
-"""Failed reviews of an author after which every document is measured again."""
+"""Failed reviews of an author, in the whole repository, after which every document is measured again."""
 
 _SEED = "draw"  # stands beside the key, which alone decides
 _RECORD = re.compile(r"[0-9a-f]{64}")

@@ -10,9 +10,7 @@ that it is wrong.
    is made.
 3. Fit everything on the calibration split as the record did, on the CPU, in batches of another size than the
    record's; measure the chosen documents. `publish.afresh` does it in a fresh process with an empty cache.
-4. Compare, row by row of the table of values and in the mean over the rows of each rung, within the
-   tolerance of `board.tolerance`; and what the calibration split gives: bits per token, live features, the
-   fit's own figures.
+4. Compare: `publish.comparison`.
 
 Noise is keyed by document, so the same numbers must come out whatever else is measured. Of a task with
 prompts all are measured again, since a few take as long. Couplings, tests of Gaussianity and the field's own
@@ -22,15 +20,11 @@ metrics are left out, and the notes say so.
 from __future__ import annotations
 
 import hashlib
-import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
 from remainder.base.cache import Progress
@@ -43,12 +37,12 @@ from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import Remeasured
+from remainder.publish.comparison import compare
 from remainder.record.provenance import git_state, machine_name
 from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
-from remainder.record.summary import LOWEST_BIN
-from remainder.record.values import KEY, of_split
+from remainder.record.values import of_split
 from remainder.report.text import WIDTH
 from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
@@ -70,8 +64,6 @@ DOCUMENTS = 4
 
 _DEVICE = "cpu"
 _PROMPTS = 5  # at a time; no record has been measured so
-_SMALL = 1e-3  # size of a figure of the fit from which on its deviation is relative
-_FLIPPED = 16  # bits of a window by which codes that lie between two steps may move it
 _SHOWN = 12  # faults that are told one by one
 
 
@@ -172,27 +164,17 @@ def _compared(stored: StoredRecord, found: Remeasured, tier: str, seed: str, non
     """Step 4."""
     record = stored.record
     tolerance = tolerance_of(record, same_device=record.measurement.device == _DEVICE)
-    joined = _joined(stored.values, found)
-    faults = (
-        *_windows(stored, found, tier),
-        *_missing(joined),
-        *_rows(joined, tolerance),
-        *_means(joined, tolerance),
-        *_fitted(record, found, tolerance),
-    )
-    both = joined.loc[joined["_merge"] == "both"]
-    deviations = np.maximum(*(_per_token(both, name).abs().to_numpy() for name in ("loss", "kl")))
-    worst = int(deviations.argmax()) if len(both) else None
+    compared = compare(stored, found, tier, tolerance)
     return Rerun(
         record=record,
         documents=found.documents,
         seed=seed,
         nonce=nonce,
-        rows=len(both),
-        largest=0.0 if worst is None else float(deviations[worst]),
-        where="" if worst is None else _place(both.iloc[worst]),
+        rows=compared.rows,
+        largest=compared.largest,
+        where=compared.where,
         tolerance=tolerance,
-        faults=faults,
+        faults=compared.faults,
         notes=tuple(_notes(record)),
     )
 
@@ -289,128 +271,6 @@ def plan_of(record: Record, loaded: LoadedTask) -> Plan:
     return found._replace(compat=False, nulls=tuple(name for name in NULLS if name in record.metrics.rungs))
 
 
-def _windows(stored: StoredRecord, found: Remeasured, tier: str) -> Iterator[str]:
-    """Whether the record's windows are those of the task's tier."""
-    clean = of_split(stored.values).query("rung == 'clean'")
-    recorded = set(zip(clean["document"], clean["window"], strict=True))
-    if recorded != found.windows:
-        yield (
-            f"windows: {len(recorded - found.windows)} are none of the tier {tier}, "
-            f"{len(found.windows - recorded)} of its {len(found.windows)} are missing"
-        )
-
-
-def _joined(stated: pd.DataFrame, found: Remeasured) -> pd.DataFrame:
-    """Recorded rows of the documents beside those found now (`_now`), by the key of the table."""
-    here = of_split(stated)
-    # A column that only one of the two has is as wrong as a wrong number.
-    columns = list(dict.fromkeys([*here.columns, *found.values.columns]))
-    joined: pd.DataFrame = (
-        here.loc[here["document"].isin(found.documents)]
-        .reindex(columns=columns)
-        .merge(
-            found.values.reindex(columns=columns),
-            on=KEY,
-            how="outer",
-            suffixes=("", "_now"),
-            indicator=True,
-        )
-    )
-    # The rung `coupled` comes from a fit to the grid of couplings, which is not repeated.
-    kept: pd.DataFrame = joined.loc[joined["rung"] != "coupled"].reset_index(drop=True)
-    return kept
-
-
-def _missing(joined: pd.DataFrame) -> Iterator[str]:
-    for side, what in (("left_only", "recorded, and not found"), ("right_only", "found, and not recorded")):
-        rows = joined.loc[joined["_merge"] == side]
-        if len(rows):
-            yield f"{len(rows)} rows of values are {what}, the first at {_place(rows.iloc[0])}"
-
-
-def _rows(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
-    """Rows, one by one, that came out otherwise."""
-    both = joined.loc[joined["_merge"] == "both"]
-    tokens = both["tokens"].clip(lower=1)
-    allowed: dict[str, pd.Series] = {
-        name: tolerance.row * tokens + tolerance.relative * both["kl"].abs()
-        for name in ("loss", "kl", "annealed", "answer")
-        if name in both
-    }
-    allowed |= {name: tolerance.answers * tokens + 1 for name in ("top1", "correct")}
-    allowed |= {name: tolerance.share * both[name].abs() for name in ("residual_ss", "centred_ss")}
-    allowed["active"] = tolerance.share * both["active"].abs() + 1
-    allowed |= {name: 0.0 * tokens for name in ("tokens", "spliced")}
-    for name in both.columns:
-        if f"{name}_now" in both and name.startswith(("bits", "ss_")):
-            allowed[name] = tolerance.relative * both[name].abs() + _FLIPPED * name.startswith("bits")
-    for name, limit in allowed.items():
-        stated, now = both[name], both[f"{name}_now"]
-        # A number that is missing on one side only is as wrong as a wrong one.
-        bad = ~((stated - now).abs() <= limit) & ~(stated.isna() & now.isna())
-        for index in both.index[bad]:
-            row = both.loc[index]
-            yield (
-                f"{name} at {_place(row)}: {row[name]:g} recorded, {row[f'{name}_now']:g} found "
-                f"(allowed: {limit[index]:.2g})"
-            )
-    for _, row in both.iterrows():
-        moved = _histogram_move(row["kl_histogram"], row["kl_histogram_now"], tolerance.floor)
-        if not moved <= tolerance.bins:
-            yield (
-                f"kl_histogram at {_place(row)}: a token's KL moved by {moved:.2g} bins in the mean "
-                f"(allowed: {tolerance.bins:g})"
-            )
-
-
-def _means(joined: pd.DataFrame, tolerance: Tolerance) -> Iterator[str]:
-    """Rungs that are shifted as a whole by more than chance would."""
-    both = joined.loc[joined["_merge"] == "both"]
-    for rung, rows in both.groupby("rung", sort=True):
-        tokens = float(rows["tokens"].clip(lower=1).sum())
-        kl = abs(float(rows["kl"].sum())) / tokens
-        spread = tolerance.mean + tolerance.relative * kl
-        counted = tolerance.answers + 1 / tokens  # of all rows; each by itself may have one more
-        limits = {"loss": spread, "kl": spread, "top1": counted, "correct": counted}
-        for name, allowed in limits.items():
-            stated, now = (float(rows[column].sum()) / tokens for column in (name, f"{name}_now"))
-            if not abs(stated - now) <= allowed:
-                yield (
-                    f"mean {name} of rung {rung}: {stated:.6g} recorded, {now:.6g} found, per token "
-                    f"(allowed: {allowed:.2g})"
-                )
-
-
-def _fitted(record: Record, found: Remeasured, tolerance: Tolerance) -> Iterator[str]:
-    """Compare what the calibration split gives: cost, and the figures of the fit."""
-    stated, now = (
-        _numbers("calibration", of.calibration.model_dump())
-        | _numbers("complexity", of.complexity.model_dump(exclude={"l0", "bits_per_token", "lone_code_sets"}))
-        for of in (record, found)
-    )
-    for place in sorted(stated.keys() | now.keys()):
-        first, second = stated.get(place), now.get(place)
-        if first is None or second is None:
-            same = first is second
-        else:
-            # What is ranked is held to what KL is held to.
-            share = tolerance.relative if place.startswith("complexity.") else tolerance.share
-            same = math.isclose(first, second, rel_tol=share, abs_tol=_SMALL * share)
-        if not same:
-            yield f"{place}: {first} recorded, {second} found"
-
-
-def _numbers(place: str, content: Mapping[str, Any]) -> dict[str, float | int | None]:
-    """Every number of nested dicts, by its dotted place; words are left out."""
-    found: dict[str, float | int | None] = {}
-    for name, item in content.items():
-        if isinstance(item, Mapping):
-            found |= _numbers(f"{place}.{name}", item)
-        elif item is None or isinstance(item, (int, float)):
-            found[f"{place}.{name}"] = item
-    return {name: item for name, item in found.items() if not name.endswith(".reason")}
-
-
 def _notes(record: Record) -> Iterator[str]:
     left_out = {
         "couplings": record.metrics.couplings,
@@ -422,26 +282,3 @@ def _notes(record: Record) -> Iterator[str]:
         yield f"not measured again: {', '.join(names)}"
     if record.measurement.device != _DEVICE:
         yield f"recorded on {record.measurement.device}: other tolerances than on one kind of device"
-
-
-def _per_token(both: pd.DataFrame, name: str) -> pd.Series:
-    return (both[name] - both[f"{name}_now"]) / both["tokens"].clip(lower=1)
-
-
-def _place(row: pd.Series) -> str:
-    return f"document {row['document']}, window {row['window']}, rung {row['rung']}, draw {row['draw']}"
-
-
-def _histogram_move(stated: str, now: str, floor: int) -> float:
-    """Mean number of bins between the sorted KLs of two histograms; infinite if they count other tokens."""
-    first, second = _sorted_bins(stated, floor), _sorted_bins(now, floor)
-    if len(first) != len(second):
-        return math.inf
-    return float(np.abs(first - second).mean()) if len(first) else 0.0
-
-
-def _sorted_bins(histogram: str, floor: int) -> np.ndarray:
-    pairs: Iterable[list[str]] = (part.split(":") for part in histogram.split(";") if part)
-    counts = {int(number): int(count) for number, count in pairs}
-    bins = np.repeat(list(counts), list(counts.values())) if counts else np.zeros(0)
-    return np.sort(np.maximum(bins, max(floor, LOWEST_BIN)))
