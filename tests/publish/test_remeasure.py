@@ -238,7 +238,7 @@ def test_documents_that_were_left_out_are_missed(honest: dict[str, Path], tmp_pa
 
 
 def test_bits_that_are_all_shifted_alike_are_noticed(honest: dict[str, Path], tmp_path: Path) -> None:
-    """All that one window is allowed is rounding of one, and not of each of nine; of the reference's rows too."""
+    """What one window is allowed is not allowed to each of nine; nor in the reference's rows."""
     stored = read_record(honest[NAME])
     share = 0.98 * tolerance_of(stored.record, same_device=True).relative
     for column, rung in (("bits", "coded"), ("bits_3", "raw"), ("bits", "reference-2")):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from remainder.base.paths import project_root
+from remainder.record.scales import SCALES
 from remainder.record.schema import Record
 from remainder.report.quantities import default_columns
 from remainder.report.text import format_value
@@ -79,3 +80,32 @@ def test_every_command_of_the_readme_exists() -> None:
     named = set(re.findall(r"^remainder (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
     assert named
     assert named <= known
+
+
+def test_shares_that_intervals_hold_are_those_of_the_validation() -> None:
+    """The README and the page on intervals say what was counted, of laws where it is not 95 %, too."""
+    root = project_root()
+    table = (root / "docs/validation.md").read_text(encoding="utf-8")
+    held = {
+        law: re.findall(r"[\d.]+", re.search(rf"^\| {law} +\|(.*)$", table, re.MULTILINE)[1])  # type: ignore[index]
+        for law in ("lognormal", "ratio, heavy below")
+    }
+    few, *more = held["lognormal"]
+    ratios = sorted(held["ratio, heavy below"], key=float)
+    page = " ".join((root / "docs/design/intervals.md").read_text(encoding="utf-8").split())
+    assert f"Of lognormal documents {few} % are held at n = 15" in page
+    assert f"are held in {ratios[0]} to {ratios[-1]} %" in page
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    assert f"{min(more[1:])} to {max(more[1:])} % of lognormal ones ({few} % where there are 15" in readme
+    assert f"heavy denominator ({ratios[0]} % at the least" in readme
+
+
+def test_the_floor_that_the_page_states_is_the_one_in_use() -> None:
+    page = (project_root() / "docs/design/intervals.md").read_text(encoding="utf-8")
+    stated = {
+        "plain": re.search(r"^\| signed: .*\| (\.\d) s \|$", page, re.MULTILINE),
+        "positive": re.search(r"^\| not below 0: .*\| (\.\d) s \|$", page, re.MULTILINE),
+    }
+    assert {name: float(found[1]) for name, found in stated.items() if found} == {
+        name: SCALES[name].floor for name in stated
+    }
