@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from remainder.base.paths import project_root
-from remainder.record.scales import SCALES
+from remainder.record.scales import SCALES, ScaleName
 from remainder.record.schema import Record
 from remainder.report.quantities import QUANTITIES, default_columns
 from remainder.report.text import format_value
@@ -103,13 +103,10 @@ def test_shares_that_intervals_hold_are_those_of_the_validation() -> None:
 
 def test_the_floor_that_the_page_states_is_the_one_in_use() -> None:
     page = (project_root() / "docs/design/intervals.md").read_text(encoding="utf-8")
-    stated = {
-        "plain": re.search(r"^\| signed: .*\| (\.\d) s \|$", page, re.MULTILINE),
-        "positive": re.search(r"^\| not below 0: .*\| (\.\d) s \|$", page, re.MULTILINE),
-    }
-    assert {name: float(found[1]) for name, found in stated.items() if found} == {
-        name: SCALES[name].floor for name in stated
-    }
+    stated: dict[ScaleName, str] = {"plain": "signed", "positive": "not below 0"}
+    for name, kind in stated.items():
+        (floor,) = re.findall(rf"^\| {kind}: .*\| (\.\d) s \|$", page, re.MULTILINE)
+        assert float(floor) == SCALES[name].floor
 
 
 def test_the_table_of_the_default_columns_is_that_of_the_figures() -> None:

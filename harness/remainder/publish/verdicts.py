@@ -23,11 +23,11 @@ __all__ = ["Outcome", "measure_and_keep", "plans_of"]
 
 
 class Outcome(NamedTuple):
-    """What came of measuring records again, by their paths."""
+    """Outcomes of measuring records again, by their paths."""
 
     again: dict[Path, Rerun]
     problems: dict[Path, RemainderError]
-    """Of records that could not be measured."""
+    """Errors of records that could not be measured."""
 
 
 def plans_of(
