@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from forging import committed_records
-from synthetic_board import put, scaled, submission
+from synthetic_board import coded, put, scaled, submission
 from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
@@ -68,6 +68,20 @@ def test_no_tolerance_is_larger_than_a_share_of_the_records_own_kl() -> None:
             assert found.row <= 5 * max(SHARE * kl, FLOOR)
     assert SHARE <= 0.01
     assert all(each.relative <= 0.02 for each in TOLERANCES.values())
+
+
+def test_the_tolerance_is_bounded_by_the_least_kl_that_a_place_can_depend_on() -> None:
+    record = synthetic_record(coded(0.01))
+    metrics = record.metrics
+    assert metrics.coding is not None
+    least = min(point.kl.value for point in metrics.coding.points.values() if point.kl.value is not None)
+    raw = metrics.rungs["raw"]
+    larger = raw.quenched.model_copy(update={"kl": Number.bare(100 * least, "made up")})
+    rungs = {**metrics.rungs, "raw": raw.model_copy(update={"quenched": larger})}
+    record = record.model_copy(update={"metrics": metrics.model_copy(update={"rungs": rungs})})
+    for same in (True, False):
+        assert tolerance_of(record, same_device=same).mean <= max(SHARE * least, FLOOR)
+    assert FLOOR < SHARE * least < TOLERANCES["float32", False].mean
 
 
 def board(results: Path, *others: tuple[float, str]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from synthetic_board import put, submission
 from synthetic_records import fake_hash
@@ -17,9 +18,9 @@ from remainder.board.verifications import RemeasuredDocuments, Verification
 from remainder.record.schema import TaskInfo
 
 
-def again(*, passed: bool) -> RemeasuredDocuments:
+def again(*, passed: bool, documents: str = "abcd", afresh: bool = True) -> RemeasuredDocuments:
     return RemeasuredDocuments(
-        documents=("a", "b", "c", "d"),
+        documents=tuple(documents),
         chosen_by="commit word",
         largest_deviation=1e-7,
         tolerance=1e-5,
@@ -28,16 +29,22 @@ def again(*, passed: bool) -> RemeasuredDocuments:
         machine="Linux x86_64, some processor",
         threads=2,
         batch_size=5,
-        afresh=True,
+        afresh=afresh,
         passed=passed,
     )
 
 
 def entry_with(
-    root: Path, name: str, found: RemeasuredDocuments | None, *, outcome: str = "passed"
+    root: Path,
+    name: str,
+    found: RemeasuredDocuments | None,
+    *,
+    outcome: str = "passed",
+    values: pd.DataFrame | None = None,
 ) -> BoardRow:
     task = TaskInfo(id="family/task", version="2-A", hash=fake_hash("task"))
-    path = put(root / "results", synthetic_values(), task=task, submission=submission(name))
+    table = synthetic_values() if values is None else values
+    path = put(root / "results", table, task=task, submission=submission(name))
     verdict = Verification(
         schema_version=2,
         record_id=path.stem,
@@ -64,6 +71,9 @@ def entry_with(
         ("passed", None, (True, False)),
         ("passed", again(passed=True), (True, True)),
         ("failed", again(passed=False), (False, False)),
+        ("passed", again(passed=True, afresh=False), (True, False)),
+        ("passed", again(passed=True, documents="abc"), (True, False)),
+        ("passed", again(passed=True, documents="abca"), (True, False)),
     ],
 )
 def test_two_marks(
@@ -71,6 +81,14 @@ def test_two_marks(
 ) -> None:
     entry = entry_with(tmp_path, "method", found, outcome=outcome)
     assert (entry.recomputed, entry.remeasured) == marks
+
+
+def test_all_documents_are_enough_where_there_are_few(tmp_path: Path) -> None:
+    few = synthetic_values(documents=3)
+    entry = entry_with(tmp_path, "method", again(passed=True, documents="abc"), values=few)
+    assert entry.remeasured
+    entry = entry_with(tmp_path, "method", again(passed=True, documents="ab"), values=few)
+    assert not entry.remeasured
 
 
 def test_the_page_says_what_they_mean_and_whose_they_are(tmp_path: Path) -> None:

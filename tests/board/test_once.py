@@ -58,15 +58,28 @@ def test_a_reference_that_others_do_not_have_is_at_fault() -> None:
     assert faults(honest[0], honest[1]) == []
     found = faults(paid("three", 0.8, reference=1.5), *honest)
     assert [fault.partition(":")[0] for fault in found] == [
-        f"metrics.coding.reference, kl of reference-{name}" for name in ("mean", "2", "3")
+        "metrics.coding.full_bits",
+        *(f"metrics.coding.reference, kl of reference-{name}" for name in ("mean", "2", "3")),
     ]
     assert all("2 other record(s) of this task have" in fault for fault in found)
+
+
+def test_bits_of_budgets_that_others_do_not_have_are_at_fault() -> None:
+    honest = [paid("one", 0.5), paid("two", 1.2)]
+    forged = paid("three", 0.8)
+    coding = forged.metrics.coding
+    assert coding is not None
+    assert coding.full_bits.value is not None
+    larger = coding.full_bits.model_copy(update={"value": 2 * coding.full_bits.value, "high": None})
+    metrics = forged.metrics.model_copy(update={"coding": coding.model_copy(update={"full_bits": larger})})
+    (fault,) = faults(forged.model_copy(update={"metrics": metrics}), *honest)
+    assert fault.startswith("metrics.coding.full_bits: ")
 
 
 def test_values_of_the_reference_are_those_of_its_rows() -> None:
     values = coded(0.7)
     found = of_reference(synthetic_record(values).model_dump(mode="json"))
-    assert len(found) == 2 * values["rung"].str.startswith("reference").sum() / 12
+    assert len(found) == 1 + 2 * values["rung"].str.startswith("reference").sum() / 12
     rows = values.loc[values["rung"] == "reference-5"]
     assert found["metrics.coding.reference, kl of reference-5"] == pytest.approx(
         rows["kl"].sum() / rows["tokens"].sum(), rel=1e-5

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from synthetic_board import coded, let_give_places, put, submission
-from synthetic_records import fake_hash
+from synthetic_records import fake_hash, synthetic_record
 
 from remainder.board.build import build
-from remainder.board.overall import LEAST, Scored, mean_of, overall
+from remainder.board.merge import read_entries
+from remainder.board.overall import LEAST, Scored, mean_of, overall, scored_of
+from remainder.board.view import boards
 from remainder.record.number import Number
 from remainder.record.schema import TaskInfo
 
@@ -80,6 +82,33 @@ def test_the_page_and_the_readme_show_them(tmp_path: Path, monkeypatch: pytest.M
     assert page.count("<bdi>everywhere</bdi>") == 1
     assert all(f">{name}</th>" in page for name in tasks)
     assert "| everywhere" in built.readme
+
+
+def test_rows_of_another_dtype_or_of_other_documents_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TaskInfo(id="family/task", version="1-A", hash=fake_hash("task"))
+    let_give_places(monkeypatch, task.id)
+    plain = synthetic_record(coded(1.0)).measurement
+    rough = plain.model_copy(update={"dtype": "bfloat16", "bf16_deviation": {"tokens": 1.0}})
+    rows = {
+        "one": (coded(1.0), plain),
+        "two": (coded(1.1), plain),
+        "rough": (coded(0.5), rough),
+        "picked": (coded(0.5, documents=11), plain),
+    }
+    root = tmp_path / "results"
+    paths = [
+        put(root, values, task=task, submission=submission(name), measurement=measurement, bits=150.0)
+        for name, (values, measurement) in rows.items()
+    ]
+    entries, faults = read_entries(root, paths)
+    assert not faults
+    found = {board.group.dtype: scored_of(board, "x.html") for board in boards(entries)}
+    assert {dtype: [row.method for row in rows] for dtype, rows in found.items()} == {
+        "float32": ["one", "two"],
+        "bfloat16": [],
+    }
 
 
 def test_nothing_yet_is_said(tmp_path: Path) -> None:

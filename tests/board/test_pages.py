@@ -31,6 +31,7 @@ from remainder.errors import AssetError, RecordError
 from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung
 from remainder.record.number import Number
 from remainder.record.schema import CircuitSize, TaskInfo
+from remainder.record.store import read_summary
 
 
 class Reader(HTMLParser):
@@ -170,7 +171,7 @@ def test_rows_with_places_say_what_sealed_texts_found(
     )  # fmt: skip
     for name, faults in (("holds", ()), ("fails", ("KL doubles.",))):
         made = verdict.model_copy(update={"faults": faults})
-        keep_verdict(root, made, record_id=paths[name].stem, task=task.id, submission=name)
+        keep_verdict(root, made, read_summary(paths[name]))
 
     def marks() -> dict[str, list[str]]:
         """Words on sealed texts, by the row of the task page that they stand in."""

@@ -57,7 +57,8 @@ def coded(factor: float, *, bits: float = 180.0, seed: int = 0, documents: int =
 
 def let_give_places(monkeypatch: pytest.MonkeyPatch, *tasks: str) -> None:
     """Within a test these tasks are of public pretrained models, whether there are any such tasks or not."""
-    known = SimpleNamespace(gives_places=True, kind=SimpleNamespace(has_residual=True))
+    tiers = dict.fromkeys(("quick", "standard", "full"), SimpleNamespace(dtype="float32"))
+    known = SimpleNamespace(gives_places=True, kind=SimpleNamespace(has_residual=True), tiers=tiers)
     monkeypatch.setattr("remainder.board.rank.list_tasks", lambda: list(tasks))
     monkeypatch.setattr("remainder.board.rank.load_task", lambda name: known)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from attacks import Known, write
+from synthetic_board import coded, put, submission
+from synthetic_records import synthetic_record
 from terminal import Command
 
-from remainder.board.audits import REGISTER, audit_path, read_audits, uses_of
+from remainder.board.audits import REGISTER, SealedText, audit_path, read_audits, uses_of
 from remainder.board.merge import read_entries
 from remainder.errors import RecordError, TaskError
 from remainder.loading.fetch import load_tokenizer, tokenizer_key
@@ -23,7 +25,8 @@ from remainder.loading.open import open_task
 from remainder.loading.site import LanguageTask
 from remainder.measure.plan import plan
 from remainder.publish import remeasure
-from remainder.publish.audit import audit, read_sealed, render_audit, seal
+from remainder.publish.audit import _verdict, audit, read_sealed, render_audit, seal
+from remainder.record.store import read_summary
 from remainder.runs.cells import run
 from remainder.submission.open import open_submission
 
@@ -113,7 +116,7 @@ def test_an_honest_place_holds_on_a_sealed_text(
     assert left is not None
     assert 0.8 < left / public < 1.25
     assert "its place holds" in render_audit(found)
-    kept = read_audits(audit_path(root, path.stem))
+    kept = read_audits(audit_path(root, read_summary(path)))
     assert kept.word == "audited"
     assert kept.verdicts == (found.verdict,)
 
@@ -127,7 +130,7 @@ def test_a_place_by_memorising_does_not_hold(
     assert not found.verdict.holds
     assert any("may have memorised" in fault for fault in found.verdict.faults)
     assert "does NOT hold" in render_audit(found)
-    assert read_audits(audit_path(root, path.stem)).word == "audit failed"
+    assert read_audits(audit_path(root, read_summary(path))).word == "audit failed"
 
 
 def test_a_verdict_tells_nothing_of_the_text(
@@ -136,7 +139,7 @@ def test_a_verdict_tells_nothing_of_the_text(
     file, root = prepared()
     path, folder = measured[HONEST]
     audit(path, file, root, submission=folder, keep=True)
-    told = audit_path(root, path.stem).read_text()
+    told = audit_path(root, read_summary(path)).read_text()
     assert "secret-" not in told
     words = {
         word for each in json.loads(sealed)["documents"] for word in each["text"].split() if len(word) > 12
@@ -145,7 +148,7 @@ def test_a_verdict_tells_nothing_of_the_text(
     assert not any(word in told for word in words)
 
 
-def test_a_text_is_used_as_often_as_its_limit_says_and_once_a_record(
+def test_a_text_is_used_as_often_as_its_limit_says_and_once_a_submission(
     prepared: Prepared, measured: dict[str, tuple[Path, Path]]
 ) -> None:
     file, root = prepared(limit=1)
@@ -191,6 +194,23 @@ def test_a_sealed_file_says_itself_what_it_is_for(
         read_sealed(file, root, loaded)
 
 
+def test_a_verdict_that_compares_nothing_is_refused() -> None:
+    text = SealedText(
+        name="first", sha256="0" * 64, tokenizer="any", committed="2026-11-29", limit=2, state="sealed"
+    )
+    enough, few = (synthetic_record(coded(1.0, documents=documents)) for documents in (12, 3))
+    assert _verdict(enough, enough, text, 1).holds
+    for public, audited in ((enough, few), (few, enough), (few, few)):
+        with pytest.raises(RecordError, match="can be compared on the text first"):
+            _verdict(public, audited, text, 1)
+
+
+def test_a_record_with_a_finer_interpretation_is_refused(tmp_path: Path) -> None:
+    path = put(tmp_path / "results", coded(1.0), reference=submission("finer"))
+    with pytest.raises(RecordError, match="a finer interpretation stands for the model"):
+        audit(path, tmp_path / "text.json", tmp_path / "results")
+
+
 def test_two_seals_of_one_text_have_other_hashes(loaded: LanguageTask) -> None:
     """Otherwise a guess of the text could be tried on the hash."""
     documents = [("a", "one"), ("b", "two")]
@@ -220,7 +240,7 @@ def test_the_command_prints_a_verdict_and_fails_where_it_does_not_hold(
     assert found.code == 1, found
     assert "does NOT hold" in found.out
     assert "not kept" in found.out
-    assert not audit_path(path.parents[4], path.stem).exists()
+    assert not audit_path(path.parents[4], read_summary(path)).exists()
     assert remainder("audit", "no-such-record", "--text", file).code != 0
 
 

@@ -6,9 +6,11 @@ texts that nobody else has: `leaderboard/audit.toml` holds the SHA-256 of each b
 
 1. A sealed text is used at most `limit` times, since each verdict tells a little about it; then it is
    published (`state = "published"`), and another takes its place.
-2. A verdict says how the submission did there, and nothing of the text:
-   `leaderboard/audits/<record_id>.json`, all verdicts on that record, the last of which counts. The uses of a
-   text are those that all verdicts name.
+2. A verdict says how the submission did there, and nothing of the text. It is on a submission's content and
+   a task, whichever record stands for them: `leaderboard/audits/<task>-<submission>.json`, by their hashes.
+   So measuring again, or another name, takes no verdict away.
+3. A place holds if it holds by every verdict: no later one makes up for a failure. The uses of a text are
+   those that all verdicts name.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from remainder.base.messages import message_of
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, write_atomically
 from remainder.record.number import FrozenModel, Number, Sha256
+from remainder.record.schema import Record
 
 __all__ = [
     "REGISTER",
@@ -84,30 +87,38 @@ class AuditVerdict(FrozenModel):
 
 
 class Audits(FrozenModel):
-    """All verdicts on a record, in the order in which they were given."""
+    """All verdicts on a submission in one task, in the order in which they were given."""
 
-    schema_version: Literal[1]
-    record_id: Sha256
+    schema_version: Literal[2]
+    """2 since they are of a submission, and not of one record."""
     task: str
+    task_hash: Sha256
     submission: str
+    """Its name when the first verdict was given."""
+    submission_hash: Sha256
     verdicts: tuple[AuditVerdict, ...] = Field(min_length=1)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the place holds by every verdict."""
+        return all(verdict.holds for verdict in self.verdicts)
 
     @property
     def word(self) -> Literal["audited", "audit failed"]:
         """The word that a board shows."""
-        return "audited" if self.verdicts[-1].holds else "audit failed"
+        return "audited" if self.holds else "audit failed"
 
 
-def audit_path(root: Path, record_id: str) -> Path:
-    """The path of the verdicts on a record in the results `root`: in a folder beside them."""
-    return root.absolute().parent / "audits" / f"{record_id}.json"
+def audit_path(root: Path, record: Record) -> Path:
+    """The path of the verdicts on a record's submission in its task, in a folder beside `root`."""
+    return _folder(root) / _name(record.task.hash, record.submission.hash)
 
 
 def read_audits(path: Path) -> Audits:
     """Verdicts that were kept.
 
     Raises:
-        RecordError: if they are missing, none, or of another record than the file's name says.
+        RecordError: if they are missing, none, or of another task or submission than the file's name says.
     """
     require_file(path, most=SETTINGS, error=RecordError)
     try:
@@ -117,9 +128,10 @@ def read_audits(path: Path) -> Audits:
             f"{path}: holds no verdicts of an audit ({message_of(problem)})",
             fix="restore it from the repository's history; `remainder audit` alone writes it",
         ) from problem
-    if found.record_id != path.stem:
+    if (own := _name(found.task_hash, found.submission_hash)) != path.name:
         raise RecordError(
-            f"{path}: is of record {found.record_id[:12]}", fix="restore it from the repository's history"
+            f"{path}: is of another task or submission, whose file is {own}",
+            fix="restore it from the repository's history",
         )
     return found
 
@@ -144,22 +156,31 @@ def sealed_texts(root: Path) -> list[SealedText]:
 
 def uses_of(root: Path, text: str) -> int:
     """Number of uses of the text with the hash `text`, by the verdicts beside the results `root`."""
-    folder = audit_path(root, "").parent
-    found = [read_audits(path) for path in sorted(folder.glob("*.json"))]
+    found = [read_audits(path) for path in sorted(_folder(root).glob("*.json"))]
     return sum(verdict.text == text for audits in found for verdict in audits.verdicts)
 
 
-def keep_verdict(root: Path, verdict: AuditVerdict, *, record_id: str, task: str, submission: str) -> Path:
-    """Add a verdict to those on a record; gives their file."""
-    path = audit_path(root, record_id)
-    earlier = read_audits(path).verdicts if path.is_file() else ()
+def keep_verdict(root: Path, verdict: AuditVerdict, record: Record) -> Path:
+    """Add a verdict to those on a record's submission in its task; gives their file."""
+    path = audit_path(root, record)
+    earlier = read_audits(path) if path.is_file() else None
     content = Audits(
-        schema_version=1,
-        record_id=record_id,
-        task=task,
-        submission=submission,
-        verdicts=(*earlier, verdict),
+        schema_version=2,
+        task=record.task.id,
+        task_hash=record.task.hash,
+        submission=record.submission.name if earlier is None else earlier.submission,
+        submission_hash=record.submission.hash,
+        verdicts=(verdict,) if earlier is None else (*earlier.verdicts, verdict),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (canonical_json(content.model_dump(mode="json"), indent=1) + "\n").encode())
     return path
+
+
+def _folder(root: Path) -> Path:
+    return root.absolute().parent / "audits"
+
+
+def _name(task: str, submission: str) -> str:
+    """The name of the file of verdicts on a submission in a task, by their hashes."""
+    return f"{task[:16]}-{submission}.json"

@@ -54,6 +54,7 @@ from remainder.report.quantities import MAIN_RUNGS
 from remainder.submission.method import FORMATS
 
 __all__ = [
+    "LEAST_REMEASURED",
     "RUNGS",
     "BoardRow",
     "DocumentSums",
@@ -67,6 +68,9 @@ __all__ = [
 
 RUNGS = {**MAIN_RUNGS, **{rung: rung for rung in CURVE}}
 """Names of KLs that rows are compared by -> their rungs: those of the tables, and points of the curve."""
+
+LEAST_REMEASURED = 4
+"""Documents that must be measured again before a record says so; all of them where there are fewer."""
 
 _SPLIT = "evaluation"
 _PROJECT = ["Remainder contributors"]  # authors, as submission.toml names them
@@ -154,9 +158,13 @@ class BoardRow:
 
     @property
     def remeasured(self) -> bool:
-        """Whether documents of it were measured again in a fresh process, and came out as recorded."""
+        """Whether documents of it were measured again in a fresh process, enough of them, and came out as
+        recorded."""
         again = None if self.verification is None else self.verification.remeasured
-        return again is not None and again.passed
+        if again is None:
+            return False
+        least = min(LEAST_REMEASURED, self.record.documents.documents)
+        return again.passed and again.afresh and len(set(again.documents)) >= least
 
     @property
     def audit(self) -> str:
@@ -182,7 +190,7 @@ class BoardRow:
         told = {
             "verification": refuted,
             "another record of the same content disagrees": bool(self.disputed),
-            "audit on a sealed text": self.audits is not None and not self.audits.verdicts[-1].holds,
+            "audit on a sealed text": self.audits is not None and not self.audits.holds,
         }
         return [*self.record.failed_checks, *(name for name, found in told.items() if found)]
 
@@ -240,7 +248,7 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
             faults.append(Fault(place, "its JSON is nested deeper than any record's"))
             continue
         verdict, told = _kept(read_verification, verification_path(results, entry.record.record_id))
-        audits, more = _kept(read_audits, audit_path(results, entry.record.record_id))
+        audits, more = _kept(read_audits, audit_path(results, entry.record))
         faults += told + more
         entries.append(replace(entry, verification=verdict, audits=audits))
     return _with_disputes(list(_marked(entries, read_order(results)))), faults

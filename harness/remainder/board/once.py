@@ -1,6 +1,7 @@
 """Measurements made once a task, which every record of it states: transform coding, and random circuits.
 
-1. Bits and KL of transform coding, by step. They depend on task, tier and dtype.
+1. Bits and KL of transform coding, by step, and R₀, the bits that budgets are shares of. They depend on
+   task, tier and dtype.
 2. KL of random circuits, by the number of edges that they keep; no record states it, and it follows from what
    is stated, KL_random = (KL + ε) exp(efficiency) − ε, ε = 10⁻⁶ nats. A ranking of edges is held against
    random circuits of all edges that a size allows, and any other circuit against those of the edges that it
@@ -32,7 +33,7 @@ _SIZE = re.compile(r"\+?[01](\.[0-9]+)?(e-[0-9]+)?")
 
 
 def of_reference(content: Mapping[str, Any]) -> dict[str, float]:
-    """Bits per token, and KL in nats per token, of each rung of transform coding, by place.
+    """Bits per token, and KL in nats per token, of each rung of transform coding, and R₀, by place.
 
     Args:
         content: a record as plain JSON; one without the reference gives nothing.
@@ -41,7 +42,9 @@ def of_reference(content: Mapping[str, Any]) -> dict[str, float]:
     if metrics is None or info is None:
         return {}
     rungs = (REFERENCE_MEAN, *map(reference_rung, sorted(info["reference_steps"])))
-    return {
+    full = metrics["full_bits"]["value"]
+    whole = {} if full is None else {"metrics.coding.full_bits": float(full)}
+    return whole | {
         f"metrics.coding.reference, {name} of {rung}": float(point[name]["value"])
         for rung, point in zip(rungs, metrics["reference"], strict=False)
         for name in ("bits", "kl")

@@ -1,7 +1,8 @@
 """Methods over tasks: mean efficiency at the +1 % point, of those with results on enough real sites.
 
-1. A task counts if it gives places, in the newest N of its version; of several tiers or dtypes the record of
-   most scored tokens. Each task weighs the same. Tasks are shown one by one and are no sample of anything:
+1. A task counts if it gives places, in the newest N of its version; of several tiers the record of most
+   scored tokens. A row in another dtype than its tier's, or on other documents than most, does not count.
+   Each task weighs the same. Tasks are shown one by one and are no sample of anything:
    they are not resampled, and there is no mean rank, which depends on who else took part.
 2. The interval is over documents, put together from those of the tasks (MOVER: Zou and Donner, Statistics in
    Medicine 27, 2008): with e_t the efficiency and l_t the lower end, the mean's lower end lies
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from remainder.board.merge import BoardRow
-from remainder.board.rank import unplaced_because
+from remainder.board.rank import dtype_of, unplaced_because
 from remainder.board.view import Board
 from remainder.record.number import Number
 from remainder.report.quantities import number_of
@@ -63,9 +64,10 @@ class Overall(NamedTuple):
 
 
 def scored_of(board: Board, page: str) -> list[Scored]:
-    """Rows of a table that count, if its task gives places."""
-    if not board.places:
+    """Rows of a table that count, if its task gives places and the table is in the dtype of its tier."""
+    if not board.places or board.group.dtype != dtype_of(board.group.task, board.group.tier):
         return []
+    apart = {name for ranking in board.rankings for name in ranking.apart}
     return [
         Scored(
             entry.record.submission.name,
@@ -77,7 +79,7 @@ def scored_of(board: Board, page: str) -> list[Scored]:
             efficiency,
         )
         for entry in (row.entry for row in board.rows)
-        if (efficiency := _efficiency(entry)).value is not None
+        if entry.record.record_id not in apart and (efficiency := _efficiency(entry)).value is not None
     ]
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "budgets_of",
     "cost_of",
     "difference",
+    "dtype_of",
     "gives_places",
     "kl_of",
     "lead_of",
@@ -117,6 +118,12 @@ def gives_places(task: str) -> bool:
         return False
     found = load_task(task)
     return found.gives_places and found.kind.has_residual
+
+
+def dtype_of(task: str, tier: str) -> str | None:
+    """The dtype in which a tier of a task is measured; None if there is no such tier."""
+    found = load_task(task).tiers.get(tier)
+    return None if found is None else found.dtype
 
 
 def cost_of(entry: BoardRow) -> Number:

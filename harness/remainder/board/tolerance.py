@@ -5,8 +5,9 @@ size, by the number of threads, by the machine. What that moves depends on the d
 tolerance that is larger than what is measured buys places, so it has two parts, and both are bounded:
 
 1. A share of the recorded KL (`relative`): what moves much, rounds much.
-2. A constant (`row`, `mean`), but no more than `SHARE` of the KL of the record's own rung `raw`, the smallest
-   KL that a place depends on, and no less than `FLOOR`, below which a KL is rounding itself.
+2. A constant (`row`, `mean`), but no more than `SHARE` of the smallest KL that a place of the record can
+   depend on, and no less than `FLOOR`, below which a KL is rounding itself. That is the KL of `raw` or of a
+   point of the curve: codes that were rounded can do better than exact ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from remainder.record.schema import Record
 __all__ = ["FLOOR", "SHARE", "TOLERANCES", "Tolerance", "tolerance_of"]
 
 SHARE = 0.005
-"""Largest constant tolerance of a mean, as a share of the KL of rung `raw`."""
+"""Largest constant tolerance of a mean, as a share of the smallest KL that a place can depend on."""
 
 FLOOR = 1e-6
 """Smallest constant tolerance of a mean, nats per scored token: float32 repeats to 2e-7 on one machine."""
@@ -79,9 +80,10 @@ def tolerance_of(record: Record, *, same_device: bool) -> Tolerance:
 
 
 def _smallest_kl(record: Record) -> float | None:
-    """KL of the rung that places are given by; of circuits, the smallest of all. Nats per scored token."""
-    raw = record.metrics.rungs.get("raw")
+    """The smallest KL that a place can depend on: of `raw`, points of the curve, circuits; nats per token."""
+    raw, coding = record.metrics.rungs.get("raw"), record.metrics.coding
     found = [] if raw is None else [raw.quenched.kl.value]
+    found += [] if coding is None else [point.kl.value for point in coding.points.values()]
     found += [
         point.rungs["raw"].kl.value for point in record.circuits.points.values() if "raw" in point.rungs
     ]

@@ -6,8 +6,10 @@
    documents in place of the evaluation split.
 3. The place holds if the efficiency at the record's coded point is no worse there than on the public text,
    beyond the two intervals joined, and the share of variance that is left is not larger beyond the band of
-   `record.memorised`. Where a record has no efficiency the second alone is asked.
-4. The verdict says that, and nothing of the text.
+   `record.memorised`. Where a record has no efficiency the second alone is asked; where neither can be
+   compared, there is no verdict.
+4. The verdict says that, and nothing of the text. It is on the submission in this task, whichever record of
+   it was scored (`board.audits`).
 
 A sealed file is JSON: `{"word": …, "tokenizer": …, "documents": [{"id": …, "text": …}]}`; its random word
 keeps anybody from trying guesses on the hash. `seal` makes one.
@@ -168,17 +170,23 @@ def audit(
         keep: whether the verdict is written beside the results, which counts as a use of the text.
 
     Raises:
-        RecordError: as `read_sealed`, or the record was audited with this text before, or task or submission
-            are others here.
+        RecordError: as `read_sealed`, or the submission was audited with this text before, or task or
+            submission are others here, or nothing of the two texts can be compared, or a finer interpretation
+            stands for the model.
         RemainderError: if the interpretation cannot be had or measured.
     """
     record = read_record(path).record
+    if record.reference is not None:
+        raise RecordError(
+            f"in record {record.record_id[:12]} a finer interpretation stands for the model",
+            fix="audit a record of the submission by itself: only that has a place",
+        )
     loaded = open_recorded(record, progress)
     entry, content = read_sealed(file, root, loaded)
-    place = audit_path(root, record.record_id)
+    place = audit_path(root, record)
     if place.is_file() and any(each.text == entry.sha256 for each in read_audits(place).verdicts):
         raise RecordError(
-            f"record {record.record_id[:12]} was audited with the text {entry.name} before",
+            f"{record.submission.name} was audited with the text {entry.name} before",
             fix="audit it with another one: the same text tells nothing new",
         )
     subject = subject_of(record.submission, submission, loaded)
@@ -188,10 +196,7 @@ def audit(
     verdict = _verdict(record, found, entry, uses_of(root, entry.sha256) + 1)
     if not keep:
         return Audited(record, verdict, None)
-    kept = keep_verdict(
-        root, verdict, record_id=record.record_id, task=record.task.id, submission=record.submission.name
-    )
-    return Audited(record, verdict, kept)
+    return Audited(record, verdict, keep_verdict(root, verdict, record))
 
 
 def _with(loaded: LanguageTask, content: SealedFile) -> LanguageTask:
@@ -208,6 +213,7 @@ def _verdict(record: Record, found: Record, entry: SealedText, use: int) -> Audi
         unexplained_by(each.metrics.reconstruction.explained_variance) for each in (record, found)
     )
     faults = []
+    joint = math.inf
     if public.value is not None and audited.value is not None:
         apart = audited.value - public.value
         joint = math.hypot(*(_half_width(each) for each in (public, audited)))
@@ -217,6 +223,12 @@ def _verdict(record: Record, found: Record, entry: SealedText, use: int) -> Audi
                 f"public one, {-apart:.2g} less, where chance accounts for {joint:.2g}"
             )
     ratio = compared(left_audited, left_public)
+    if ratio is None and math.isinf(joint):
+        raise RecordError(
+            f"nothing of record {record.record_id[:12]} can be compared on the text {entry.name}: neither "
+            "efficiency nor unexplained variance has an interval on both texts",
+            fix="audit a record of a larger tier, or with a sealed text of more documents",
+        )
     if ratio is not None and ratio.above:
         faults.append(
             f"it leaves {ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}] times as much of the variance "
