@@ -150,3 +150,12 @@ def test_the_command_of_the_board_job(tmp_path: Path, remainder: Command) -> Non
     assert f"0 of {len(made)} records are new" in again.out
     assert record_files(tmp_path)[1] == []
     assert remainder("board", "build", "--results", tmp_path, "--site", tmp_path / "site").code == 0
+
+
+def test_the_last_line_names_its_record(tmp_path: Path) -> None:
+    put_record(tmp_path, "weights", "2026-01-02")
+    append_order(tmp_path, records(tmp_path))
+    path = tmp_path / ORDER
+    path.write_text(path.read_text().replace('"submission":"method"', '"submission":"other"'))
+    with pytest.raises(RecordError, match=r"has submission 'other'; it is method"):
+        append_order(tmp_path, records(tmp_path))

@@ -242,7 +242,12 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
                 yield Remark(f"{part}.documents: {found}, the split has {most}")
     # Another dtype than the tier's is another group of records on the board, and so no remark.
     if stated.pairs != tier.pairs:
-        yield Remark(f"measurement.pairs: {stated.pairs}, other than the tier's {tier.pairs}", is_fault=False)
+        # A record that says it is of a larger tier, and has fewer draws, would stand beside those that have all.
+        yield Remark(
+            f"measurement.pairs: {stated.pairs}, other than the tier's {tier.pairs}",
+            is_fault=board,
+            fix="measure with the tier's own number of pairs",
+        )
 
 
 def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Remark]:

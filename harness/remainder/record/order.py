@@ -108,6 +108,7 @@ def append_order(results: Path, records: Iterable[Record]) -> list[Arrival]:
     added: list[Arrival] = []
     for record in sorted(records, key=lambda one: one.record_id):
         if record.record_id in places:
+            _require_names(lines[places[record.record_id]], record, path)
             continue
         arrival = Arrival(
             after=last, record=record.record_id, submission=record.submission.name, task=record.task.id
@@ -118,6 +119,20 @@ def append_order(results: Path, records: Iterable[Record]) -> list[Arrival]:
     if added or not path.exists():
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     return added
+
+
+def _require_names(line: str, record: Record, path: Path) -> None:
+    """Raise RecordError unless the line of a record names its submission and task."""
+    arrival = Arrival.model_validate(json.loads(line))
+    for what, stated, own in (
+        ("submission", arrival.submission, record.submission.name),
+        ("task", arrival.task, record.task.id),
+    ):
+        if stated != own:
+            raise RecordError(
+                f"{path}: the line of record {record.record_id[:12]} has {what} {stated[:40]!a}; it is {own}",
+                fix=_RESTORE,
+            )
 
 
 @lru_cache(maxsize=16)
