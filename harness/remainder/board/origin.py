@@ -242,7 +242,7 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
                 yield Remark(f"{part}.documents: {found}, the split has {most}")
     # Another dtype than the tier's is another group of records on the board, and so no remark.
     if stated.pairs != tier.pairs:
-        # A record that says it is of a larger tier, and has fewer draws, would stand beside those that have all.
+        # A record that claims a larger tier with fewer draws would stand beside those that have all.
         yield Remark(
             f"measurement.pairs: {stated.pairs}, other than the tier's {tier.pairs}",
             is_fault=board,
