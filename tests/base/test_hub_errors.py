@@ -165,7 +165,8 @@ def test_a_file_that_is_no_safetensors(hub: Hub, tmp_path: Path, monkeypatch: py
         open_submission(f"hub:{SAES}:{SITE}")
     release(monkeypatch, SAES, None)
     with pytest.raises(
-        InterpretationError, match="is not a readable safetensors file .*does not begin with the length of a header"
+        InterpretationError,
+        match="is not a readable safetensors file .*does not begin with the length of a header",
     ):
         open_submission("hub:tiny-release:one")
 
