@@ -151,7 +151,7 @@ def test_fields_of_a_submission_that_is_not_here_are_on_the_page(tmp_path: Path,
 
 
 def test_an_end_that_rounding_moves_is_held_to_what_rounding_does() -> None:
-    """Platforms once put the lower end of this ratio, 0.8, at −0.939 to −0.912; on its scale it is at 0.22 on all."""
+    """Platforms once put the lower end of this ratio, 0.8, at −0.939 to −0.912; on its scale all agree."""
     (path,) = archives(results_folder())[0].rglob("fde8adc153f6*.json")
     old, values = read_record(path)
     record = resealed(old, values, MethodInfo(format="pca"))  # its summaries are those of today's formulas
