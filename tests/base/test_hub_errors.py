@@ -166,7 +166,7 @@ def test_a_file_that_is_no_safetensors(hub: Hub, tmp_path: Path, monkeypatch: py
     release(monkeypatch, SAES, None)
     with pytest.raises(
         InterpretationError,
-        match="is not a readable safetensors file .*does not begin with the length of a header",
+        match=r"is not a readable safetensors file .*does not begin with the length of a header",
     ):
         open_submission("hub:tiny-release:one")
 
