@@ -94,7 +94,7 @@ class Audits(FrozenModel):
     task: str
     task_hash: Sha256
     submission: str
-    """Its name when the first verdict was given."""
+    """Name of the submission when the first verdict was given."""
     submission_hash: Sha256
     verdicts: tuple[AuditVerdict, ...] = Field(min_length=1)
 
