@@ -383,13 +383,19 @@ def known() -> Known:
     "name",
     [
         "memorised-evaluation",
-        "quantised-table",
-        "only-at-evaluation",
         "stealth-tokens",
-        "padding",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("memorised-both", "memorised-both-noisy", "memorised-all", "one-hot", "trap-tokens")
+            for name in (
+                "quantised-table",
+                "only-at-evaluation",
+                "padding",
+                "memorised-both",
+                "memorised-both-noisy",
+                "memorised-all",
+                "one-hot",
+                "trap-tokens",
+            )
         ),
     ],
 )
