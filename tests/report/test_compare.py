@@ -15,7 +15,7 @@ from remainder.record.schema import MethodInfo, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord, write_record
 from remainder.record.values import canonical_values
 from remainder.report.compare import Comparison, compare, compare_records, render_comparison
-from remainder.report.text import FORMATS
+from remainder.report.layout import FORMATS
 
 
 def stored(values: pd.DataFrame, **changes: object) -> StoredRecord:

@@ -30,7 +30,7 @@ from remainder.record.schema import CalibrationInfo, Check, Measurement, MethodI
 from remainder.record.store import write_record
 from remainder.report.explain import explain, rung_frame
 from remainder.report.ladder import ladder
-from remainder.report.text import FORMATS
+from remainder.report.layout import FORMATS
 
 HARNESS = Path(cli.__file__).parents[2]
 RECORD = 7

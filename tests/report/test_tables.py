@@ -17,9 +17,10 @@ from remainder.record.schema import Check, Complexity, MethodInfo, Record, Submi
 from remainder.record.store import StoredRecord
 from remainder.record.values import canonical_values
 from remainder.report.compare import compare_records
+from remainder.report.layout import FORMATS
 from remainder.report.quantities import QUANTITIES, Quantity, applicable, default_columns, number_of
 from remainder.report.tables import render, rows, troubles
-from remainder.report.text import FORMATS, Notes, format_interval, format_value
+from remainder.report.text import Notes, format_interval, format_value
 
 
 @pytest.fixture(scope="module")

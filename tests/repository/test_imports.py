@@ -45,6 +45,19 @@ LIGHT = [
     "remainder.task.spec",
 ]
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "sklearn"}
+SLOW = HEAVY | {"pandas", "scipy", "numpy", "pyarrow", "matplotlib"}
+"""Packages that take more than a moment to load."""
+RECORD = min((project_root() / "leaderboard/results").glob("controls/*/*/*/*.json"))
+COMMANDS = {
+    ("--help",): SLOW,
+    ("run", "--help"): SLOW,
+    ("tasks",): SLOW,
+    ("show", "smollm2-135m/resid-15"): SLOW,
+    ("show", str(RECORD)): HEAVY | {"scipy", "matplotlib"},
+    ("cite", str(RECORD)): HEAVY | {"scipy", "matplotlib"},
+    ("verify", str(RECORD)): HEAVY | {"matplotlib"},
+}
+"""Packages that a command must do without."""
 
 
 def run_python(code: str) -> str:
@@ -59,6 +72,22 @@ def run_python(code: str) -> str:
 @pytest.mark.parametrize("module", LIGHT)
 def test_reading_results_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    assert run_python(code).split() == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command[0]} {command[-1][:8]}")
+def test_a_command_loads_only_what_it_needs(command: tuple[str, ...]) -> None:
+    code = f"""if True:
+        import contextlib, io, sys
+        from remainder.cli.main import main
+        sys.argv = {["remainder", *command]!r}
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            try:
+                main()
+            except SystemExit as end:
+                assert not end.code
+        assert out.getvalue()
+        print(*sorted({COMMANDS[command]!r} & set(sys.modules)))"""
     assert run_python(code).split() == []
 
 

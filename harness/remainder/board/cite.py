@@ -27,7 +27,7 @@ from remainder.errors import InterpretationError, RecordError
 from remainder.record.provenance import added_on
 from remainder.record.schema import Record
 from remainder.record.store import read_record
-from remainder.report.text import require_format
+from remainder.report.layout import require_format
 
 __all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"]
 

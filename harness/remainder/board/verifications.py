@@ -22,7 +22,7 @@ from remainder.board.verify import CHECKS, FIRST_CHECKS, Verdict
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, write_atomically
 from remainder.record.number import FrozenModel, Real, Sha256
-from remainder.report.text import WIDTH
+from remainder.report.layout import WIDTH
 
 __all__ = [
     "FORMATS",

@@ -69,7 +69,7 @@ def check(
     """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
     from remainder.base.progress import reporting
     from remainder.publish.check import FORMATS, check_whole, render
-    from remainder.report.text import require_format
+    from remainder.report.layout import require_format
 
     require_format(format, FORMATS)
     with reporting() as progress:
@@ -129,7 +129,7 @@ def explain(
     """Show the whole ladder of a record, and where the lost nats live."""
     from remainder.record.store import read_record
     from remainder.report.explain import explain as explain_record
-    from remainder.report.text import require_format
+    from remainder.report.layout import require_format
 
     require_format(format)
     if save is not None:

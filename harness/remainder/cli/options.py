@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from remainder.report.text import FORMATS
+from remainder.report.layout import FORMATS
 
 __all__ = [
     "RECORD_HELP",
@@ -56,8 +56,8 @@ def print_text(text: str) -> None:
 
 def require_columns(columns: str | None, format: str) -> tuple[str, ...]:
     """Keys of the columns that are asked for; unknown ones, and formats, are refused before any measuring."""
+    from remainder.report.layout import require_format
     from remainder.report.quantities import chosen
-    from remainder.report.text import require_format
 
     require_format(format)
     wanted = tuple(part.strip() for part in (columns or "").split(",") if part.strip())

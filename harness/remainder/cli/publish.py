@@ -65,7 +65,7 @@ def verify(
     from remainder.board import verifications
     from remainder.board.verify import verify_paths
     from remainder.publish.verdicts import measure_and_keep, plans_of
-    from remainder.report.text import require_format
+    from remainder.report.layout import require_format
 
     require_format(format, verifications.FORMATS)
     settings = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
@@ -190,7 +190,7 @@ def submit(
 
 def _wrapped(sentence: str) -> str:
     """A sentence in lines of a terminal."""
-    from remainder.report.text import WIDTH
+    from remainder.report.layout import WIDTH
 
     return fill(sentence, WIDTH, subsequent_indent="  ")
 

@@ -12,7 +12,7 @@ import typer
 from remainder.base.wrapping import fill
 from remainder.cli.options import RECORD_HELP, FormatOption, SuiteOption, one_record, print_text
 from remainder.errors import RecordError
-from remainder.report.text import WIDTH
+from remainder.report.layout import WIDTH
 
 if TYPE_CHECKING:
     from remainder.task.spec import Task
@@ -38,13 +38,13 @@ def show(
     format: FormatOption = "table",
 ) -> None:
     """Show what a task measures, or the numbers of a record."""
-    from remainder.report.tables import render
-    from remainder.report.text import require_format
+    from remainder.report.layout import require_format
     from remainder.task.spec import is_task, load_task
 
     require_format(format)
     if not is_task(what) and (path := _record_if_any(what)) is not None:
         from remainder.record.store import read_record
+        from remainder.report.tables import render
 
         record = read_record(path).record
         color = sys.stdout.isatty()
@@ -59,7 +59,7 @@ def show(
 
 def _facts(task: Task) -> Iterator[tuple[str, str]]:
     """Facts about a task, each with the word that its line begins with."""
-    from remainder.submission.open import baselines_for
+    from remainder.submission.description import baselines
 
     yield "model", f"{task.model.name} ({task.model.licence})"
     if build := task.build:
@@ -80,7 +80,7 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
         counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration"
         draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
         yield "tier", f"{name}: {counts} {task.kind.samples}, {draws}, {tier.dtype}"
-    yield "baselines", ", ".join(submission.name for submission in baselines_for(task))
+    yield "baselines", ", ".join(baseline.name for _, baseline in baselines(task))
 
 
 def _record_if_any(what: str) -> Path | None:

@@ -42,7 +42,7 @@ def validate(
 ) -> None:
     """Measure the benchmark itself: controls whose right answer is known. Fails if one is missed."""
     from remainder.base.progress import errors, reporting
-    from remainder.report.text import require_format
+    from remainder.report.layout import require_format
     from remainder.task.spec import list_tasks
     from remainder.validation.tables import FORMATS, render
 

@@ -45,7 +45,8 @@ from remainder.measure.codes import CodeSample
 from remainder.measure.decoders import affine_decoder
 from remainder.measure.gather import nothing_spliced
 from remainder.record.json import significant
-from remainder.report.text import WIDTH, draw, require_format
+from remainder.report.layout import WIDTH, require_format
+from remainder.report.text import draw
 from remainder.residual.moments import Moments
 from remainder.submission.aliases import require_same
 from remainder.submission.open import open_submission

@@ -43,7 +43,7 @@ from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.values import of_split
-from remainder.report.text import WIDTH
+from remainder.report.layout import WIDTH
 from remainder.submission.open import open_submission, submissions_for
 from remainder.submission.submission import Entry
 from remainder.task.spec import PROTOCOL

@@ -24,7 +24,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from remainder.record.scales import SCALES, ScaleName, wilson_ends
 
@@ -238,6 +237,8 @@ class Bootstrap:
 
     def _wilson(self, value: float, influence: Array) -> Estimate:
         """The interval of a share where too few documents hold all that is right, or wrong."""
+        from scipy.special import stdtrit  # slow to load, and few intervals need it
+
         quantile = float(stdtrit(self.documents - 1, (1 + self.level) / 2))
         return Estimate(value, *wilson_ends(value, self._error(influence), quantile))
 

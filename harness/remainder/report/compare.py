@@ -21,18 +21,9 @@ from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.values import Totals, canonical_values, column, document_totals, of_split
+from remainder.report.layout import WIDTH, require_format
 from remainder.report.quantities import Quantity, applicable
-from remainder.report.text import (
-    MISSING,
-    WIDTH,
-    Notes,
-    draw,
-    format_value,
-    plain_table,
-    render_cells,
-    render_frame,
-    require_format,
-)
+from remainder.report.text import MISSING, Notes, draw, format_value, plain_table, render_cells, render_frame
 
 __all__ = [
     "ROUNDING",

@@ -30,11 +30,11 @@ from remainder.record.rungs import ALL
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import Section
 from remainder.report.ladder import Rung, ladder
+from remainder.report.layout import WIDTH, require_format
 from remainder.report.site_sections import sections
 from remainder.report.tables import troubles
 from remainder.report.text import (
     MISSING,
-    WIDTH,
     Notes,
     draw,
     format_interval,
@@ -42,7 +42,6 @@ from remainder.report.text import (
     frame_cells,
     render_cells,
     render_frame,
-    require_format,
     ruled_table,
 )
 

@@ -34,8 +34,9 @@ from remainder.record.number import Number
 from remainder.record.store import StoredRecord
 from remainder.record.values import document_totals
 from remainder.report.compare import ROUNDING, common_rows, compare_records
+from remainder.report.layout import WIDTH
 from remainder.report.quantities import QUANTITIES, Quantity, quantity, suggestion
-from remainder.report.text import WIDTH, Notes, draw, format_interval, format_value, plain_table, render_cells
+from remainder.report.text import Notes, draw, format_interval, format_value, plain_table, render_cells
 
 __all__ = ["KEYS", "Change", "RegressionError", "find_changes", "parse_margins", "refuse", "render_changes"]
 

@@ -24,6 +24,7 @@ from remainder.record.naming import told_apart
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
 from remainder.report.ladder import ladder
+from remainder.report.layout import WIDTH, require_format
 from remainder.report.quantities import (
     MAIN_RUNGS,
     QUANTITIES,
@@ -34,14 +35,12 @@ from remainder.report.quantities import (
     on_rungs,
 )
 from remainder.report.text import (
-    WIDTH,
     Notes,
     draw,
     format_value,
     frame_cells,
     render_cells,
     render_frame,
-    require_format,
     ruled_table,
 )
 

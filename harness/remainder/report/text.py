@@ -15,13 +15,11 @@ from rich.table import Column, Table
 from rich.text import Text
 from tabulate import tabulate
 
-from remainder.errors import RecordError
 from remainder.record.number import Number
+from remainder.report.layout import WIDTH
 
 __all__ = [
-    "FORMATS",
     "MISSING",
-    "WIDTH",
     "Notes",
     "draw",
     "format_interval",
@@ -32,14 +30,11 @@ __all__ = [
     "plain_table",
     "render_cells",
     "render_frame",
-    "require_format",
     "ruled_table",
     "with_decimals",
     "written_table",
 ]
 
-FORMATS = ("table", "markdown", "csv", "json", "latex")
-WIDTH = 80
 MISSING = "–"
 
 _ROUNDING = 1e-9
@@ -117,12 +112,6 @@ def in_words(number: Number, *, bare: str = "") -> str:
         return MISSING
     interval = format_interval(number)
     return format_value(number.value, half_width(number)) + (bare if interval is None else f" {interval}")
-
-
-def require_format(format: str, formats: Sequence[str] = FORMATS) -> None:
-    """Raise RecordError unless `format` is one of `formats`."""
-    if format not in formats:
-        raise RecordError(f"there is no format {format!r}", fix=f"use one of {', '.join(formats)}")
 
 
 def frame_cells(key: str, number: Number) -> dict[str, float]:

@@ -15,10 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from remainder.base.files import brief, read_toml
 from remainder.base.messages import placed_fault
+from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
 from remainder.submission.method import FORMATS, NAME, Format, Kind, Method, read_method
+from remainder.task.spec import Task
 
-__all__ = ["Description", "read_description"]
+__all__ = ["Description", "baselines", "read_description"]
 
 _Model = TypeVar("_Model", bound="Description")
 
@@ -58,6 +60,10 @@ class Description(BaseModel):
             raise PydanticCustomError("kind", "{what}", {"what": what, "fix": fix})
         return kind
 
+    def fits(self, task: Task) -> bool:
+        """Whether it was made for `task`; one that names no tasks was made for all."""
+        return self.kind in task.kind.submissions and (not self.tasks or task.id in self.tasks)
+
 
 def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
     """The description in the `submission.toml` of a folder.
@@ -86,3 +92,10 @@ def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
             what = f"{name}: {stated}; expected {own[name].description}"
         fix = fault.get("ctx", {}).get("fix", "correct that field")
         raise InterpretationError(f"{where}: {what}", fix=fix) from None
+
+
+def baselines(task: Task) -> list[tuple[Path, Description]]:
+    """The folders of all bundled baselines that fit a task, by name, and what the file in each says."""
+    places = [path.parent for path in sorted((project_root() / "baselines").glob("*/submission.toml"))]
+    described = [(place, read_description(place, Description)) for place in places]
+    return [(place, baseline) for place, baseline in described if baseline.fits(task)]

@@ -27,7 +27,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
-from remainder.submission.description import read_description
+from remainder.submission.description import baselines, read_description
 from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
 from remainder.submission.registry import format_of, recognised
@@ -151,10 +151,8 @@ def open_site(folder: Path, source: SiteSource) -> Submission:
 
 def baselines_for(task: Task) -> list[Submission]:
     """All bundled baselines that fit a task, by name; those on a hub are not fetched yet."""
-    folders = [path.parent for path in sorted((project_root() / "baselines").glob("*/submission.toml"))]
-    described = [(folder, _described(folder)) for folder in folders]
-    # Files of the others are not even looked at.
-    return [_hashed(folder, submission) for folder, submission in described if submission.fits(task)]
+    # Files of others are not even looked at.
+    return [read_folder(folder) for folder, _ in baselines(task)]
 
 
 def submissions_for(

@@ -132,10 +132,6 @@ class Submission(Description):
         address = hub.parse(self.method.get("hub"), self.method.get("revision"))
         return self.model_copy(update=hub.fetch(address)._asdict())
 
-    def fits(self, task: Task) -> bool:
-        """Whether it was made for `task`; one that names no tasks was made for all."""
-        return self.kind in task.kind.submissions and (not self.tasks or task.id in self.tasks)
-
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""
         task.kind.require_scored(self.name, self.kind, task.id)

@@ -30,7 +30,8 @@ from scipy import stats
 from remainder.base.cache import Progress
 from remainder.errors import TaskError
 from remainder.record.intervals import Bootstrap, Ratio
-from remainder.report.text import WIDTH, draw, render_frame, require_format, ruled_table
+from remainder.report.layout import WIDTH, require_format
+from remainder.report.text import draw, render_frame, ruled_table
 from remainder.task.spec import Task
 from remainder.validation.pool import Pool, fill_pool
 from remainder.validation.run import Control, controls

@@ -10,7 +10,8 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from remainder.report.text import WIDTH, draw, render_frame, require_format, ruled_table, with_decimals
+from remainder.report.layout import WIDTH, require_format
+from remainder.report.text import draw, render_frame, ruled_table, with_decimals
 from remainder.validation.run import Validation
 from remainder.validation.verdict import FAMILY_WISE, JudgedClaim, LawVerdict
 
