@@ -85,7 +85,7 @@ def evaluate(
             `interpretation` adds to it as its residual: is the finer level just noise over the coarser?
             The clean loss is that of `interpretation`, and rung `model` the untouched model.
         name: what the scored one is called in tables; default: the name of its class or folder.
-        tier: `quick` or `standard`.
+        tier: `quick` or `standard`; of a text also `demo`, a first table, which no board takes.
         rungs: default: those of the task; of circuits these are backgrounds. `all`:
             every rung, annealed losses, the telescope, couplings, and
             tests of Gaussianity; of a text, `compat` too.

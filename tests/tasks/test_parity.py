@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from sae_lens import SAE
-from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
-from sae_lens.evals import EvalConfig, get_recons_loss, run_evals
+from sae_lens.evals import get_recons_loss
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.util import get_special_token_ids
+from saelens_peer import all_numbers, as_saelens
 
 from remainder.loading.activations import SiteActivations, prefix_pass
 from remainder.loading.fetch import load_bridge, load_tokenizer
@@ -27,13 +27,6 @@ from remainder.submission.open import open_submission
 from remainder.task.text import Split, Windows
 
 ROOT = Path(__file__).resolve().parents[2]
-EVERYTHING = EvalConfig(
-    compute_kl=True,
-    compute_ce_loss=True,
-    compute_l2_norms=True,
-    compute_sparsity_metrics=True,
-    compute_variance_metrics=True,
-)
 LOSSES = (
     "ce_loss_without_sae",
     "ce_loss_with_sae",
@@ -58,22 +51,6 @@ CLOSE = 1e-5
 """Nats by which losses of the small model may differ, six digits of a loss of 8 among them."""
 
 
-class Store:
-    """What SAELens reads of an `ActivationsStore`: batches of token ids, from the beginning on."""
-
-    def __init__(self, tokens: torch.Tensor) -> None:
-        self.tokens, self.place = tokens, 0
-        self.store_batch_size_prompts, self.context_size = tokens.shape
-
-    def get_batch_tokens(self, size: int) -> torch.Tensor:
-        self.place += size
-        assert self.place <= len(self.tokens)
-        return self.tokens[self.place - size : self.place]
-
-    def reset_input_dataset(self) -> None:
-        self.place = 0
-
-
 class Both(NamedTuple):
     """One SAE, measured here and made ready for SAELens."""
 
@@ -85,22 +62,7 @@ class Both(NamedTuple):
 
     def saelens(self, batches: int = 1, **options: Any) -> dict[str, float]:
         """All numbers of `run_evals` in one dict."""
-        size = len(self.tokens) // batches
-        changed = {
-            "batch_size_prompts": size,
-            "n_eval_reconstruction_batches": batches,
-            "n_eval_sparsity_variance_batches": batches,
-        }
-        config = EvalConfig(**{**vars(EVERYTHING), **changed})
-        found, _ = run_evals(
-            self.sae,
-            Store(self.tokens),
-            self.model,
-            ActivationScaler(),
-            config,
-            **options,  # type: ignore[arg-type]
-        )
-        return {name: value for group in found.values() for name, value in group.items()}
+        return all_numbers(self.sae, self.model, self.tokens, batches, **options)
 
     def everywhere(self, kept: torch.Tensor) -> dict[str, float]:
         """What SAEBench has: x̂ at special positions too, which are left out of the means only."""
@@ -137,11 +99,7 @@ def measured(task: str, baseline: str, windows: int, hook: str) -> Both:
     with torch.inference_mode():
         ours = measure_compat(loaded, interpretation, windows, CodeSample())
         tokens = torch.from_numpy(loaded.activations("evaluation", windows).windows.inputs)
-    model = load_bridge(loaded.task.model, folder=loaded.folder)
-    model.__class__ = (
-        SAETransformerBridge  # as its own factory makes one, which would ask a hub for the model
-    )
-    model._acts_to_saes, model._transcoder_output_hooks = {}, {}
+    model = as_saelens(load_bridge(loaded.task.model, folder=loaded.folder))
     sae = SAE.load_from_disk(ROOT / "baselines" / baseline / "weights", dtype="float32").eval()
     sae.cfg.metadata.hook_name = hook
     return Both(ours, special_ids(load_tokenizer(loaded.folder)), sae, model, tokens)

@@ -39,7 +39,7 @@ __all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "p
 _OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
 _LARGEST_HEADER = 100_000_000
-_WHOLE = "measure the whole tier, without --documents, and put that record here"
+_WHOLE = "measure tier quick or standard, without --documents, and put that record here"
 # Nats per token by which the untouched model's loss may differ between machines, by the dtype of its suffix.
 _CLEAN_MOVES = {"float32": 1e-3, "bfloat16": 1e-2}
 _ONCE = "once"  # marks places of `board.once`
@@ -224,15 +224,15 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
             yield Remark(f"{place}: {found!r}, the task has {expected!r}")
     fewer = part_of(record.tier)
     name = record.tier if fewer is None else fewer.tier
-    if name not in task.tiers:
-        yield Remark(f"tier: {name!r}, the task has {', '.join(task.tiers)}")
+    if name not in task.every_tier:
+        yield Remark(f"tier: {name!r}, the task has {', '.join(task.every_tier)}")
         return
     if fewer is not None:
         yield Remark(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
         if record.documents.documents != fewer.documents:
             found = record.documents.documents
             yield Remark(f"documents.documents: {found}, its tier says {fewer.documents}")
-    tier = task.tiers[name]
+    tier = task.tier(name)
     if record.documents.windows > tier.evaluation_windows:
         yield Remark(f"documents.windows: {record.documents.windows}, the tier has {tier.evaluation_windows}")
     if task.splits is not None:

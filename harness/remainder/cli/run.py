@@ -44,7 +44,9 @@ _With = Annotated[
         "itself; may be given again. Default: all of the task's.",
     ),
 ]
-_Tier = Annotated[str, typer.Option(help="How much is measured: quick or standard.")]
+_Tier = Annotated[
+    str, typer.Option(help="How much is measured: quick or standard; of a text also demo, a first table.")
+]
 _Rungs = Annotated[
     str | None,
     typer.Option(

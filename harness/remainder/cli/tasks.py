@@ -76,7 +76,7 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     if build and build.expected is not None:
         yield "control", f"its right answers are known beforehand, from {build.expected}"
     yield "rungs", ", ".join(task.rungs)
-    for name, tier in task.tiers.items():
+    for name, tier in task.every_tier.items():
         counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration"
         draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
         yield "tier", f"{name}: {counts} {task.kind.samples}, {draws}, {tier.dtype}"

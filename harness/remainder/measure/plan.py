@@ -17,11 +17,12 @@ from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
 from remainder.record.rungs import ALL, CODED, NULLS
 from remainder.record.store import Hashed, measurement_key
-from remainder.task.spec import Task, Tier
+from remainder.task.spec import DEMO, Task, Tier
 
 __all__ = ["Plan", "plan"]
 
 _QUICK = "quick"
+_DEMO_RUNGS = ("full",)  # beside exact and quantised codes
 _NULL = "noise-fitted"  # of the nulls of the Gaussian ratio the one that every table shows
 _CHECK = "true"  # a rung that must give back the clean model, which one batch can tell
 _LEAST = 2  # documents
@@ -57,6 +58,12 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()
     """Sentences on deviations from the tier, which every record of the plan has among its warnings."""
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether transform coding is measured beside it, which takes 13 passes, once a task."""
+        part = part_of(self.tier)
+        return self.is_coded and (self.whole or part is None or part.tier != DEMO)
+
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""
         return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
@@ -91,7 +98,7 @@ def plan(
         tier: one of the task's, or what `Plan.tier` calls a part of one.
         rungs: names (for circuits, of backgrounds); `all` asks for every rung, and where there is a residual
             for annealed losses, couplings, refits and Gaussianity, on a text for `compat` too. Default: the
-            task's, but `true`, a check, is then run on one batch only.
+            task's (of tier `demo` only `full`), but `true`, a check, is then run on one batch only.
         dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
         compat: the field's own metrics.
         documents: how many of the tier's evaluation documents are measured; default: all.
@@ -101,11 +108,9 @@ def plan(
         TaskError: if there is no such tier, rung, dtype or device, `compat` is asked of a task that is no
             text, or the number of documents is too small.
     """
-    tier, documents = _part(tier, documents)
+    tier, part = _part(task, tier, documents)
     amount = task.tier(tier)
-    if documents is not None:
-        _check_documents(documents, task, tier)
-    ordered, everything = _ordered(task, rungs)
+    ordered, everything = _ordered(task, rungs, _DEMO_RUNGS if tier == DEMO else task.rungs)
     if pairs is not None and (pairs < 1 or pairs % 1):
         raise TaskError(f"pairs is {pairs}", fix="ask for a whole number of antithetic pairs, 1 or more")
     if compat and task.corpus is None:
@@ -114,7 +119,6 @@ def plan(
             fix="leave compat out",
         )
     precision, notes = _dtype(dtype, amount, device)
-    part = None if documents is None else Part(tier, documents)
     # Circuits leave no residual at a site, and couplings, Gaussianity and annealed losses are of one.
     whole = everything and task.kind.has_residual
     return Plan(
@@ -131,29 +135,42 @@ def plan(
         compat=compat or (whole and task.corpus is not None),
         nulls=_nulls(tier, ordered, everything=everything),
         is_coded=task.ladder == "coded",
-        documents=documents,
+        documents=None if part is None or tier == DEMO else part.documents,
         notes=notes if part is None else (*notes, part.note),
     )
 
 
-def _part(tier: str, documents: int | None) -> tuple[str, int | None]:
-    """The tier, and how many of its documents are asked for, by its name or beside it."""
-    if not (stated := part_of(tier)):
-        return tier, documents
-    if documents not in (None, stated.documents):
+def _part(task: Task, tier: str, documents: int | None) -> tuple[str, Part | None]:
+    """The tier, and the part of it that is measured if not all: by its name, or by a number beside it.
+
+    The tier `demo` as a whole is named as a part is, so that whatever refuses a part refuses it.
+    """
+    stated = part_of(tier)
+    name = tier if stated is None else stated.tier
+    task.tier(name)
+    given = task.demo_documents if name == DEMO else None if stated is None else stated.documents
+    asked = documents if stated is None or documents is not None else stated.documents
+    if None not in (given, asked) and given != asked:
         raise TaskError(
-            f"tier {tier!r} is of {stated.documents} documents, and {documents} were asked for",
-            fix=f"name tier {stated.tier}, or leave the number of documents out",
+            f"tier {tier!r} is of {given} documents, and {asked} were asked for",
+            fix="leave the number of documents out, or name tier quick with a number of documents",
         )
-    return stated
+    wanted = asked if given is None else given
+    if wanted is None:
+        return name, None
+    if name != DEMO:
+        _check_documents(wanted, task, name)
+    return name, Part(name, wanted)
 
 
-def _ordered(task: Task, rungs: tuple[str, ...] | None) -> tuple[tuple[str, ...], bool]:
+def _ordered(
+    task: Task, rungs: tuple[str, ...] | None, default: tuple[str, ...]
+) -> tuple[tuple[str, ...], bool]:
     """The rungs in the order of tables, and whether all were asked for."""
     known: Iterable[str] = resolve(task.kind.rungs)
     if task.ladder == "exact":
         known = [rung for rung in known if rung != CODED]
-    chosen = rungs or task.rungs
+    chosen = rungs or default
     unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
@@ -182,7 +199,7 @@ def _nulls(tier: str, rungs: tuple[str, ...], *, everything: bool) -> tuple[str,
     """The nulls whose ratios somebody will read: none beside `raw` alone, in a quick look its table's."""
     if not set(rungs) - {"raw", CODED}:
         return ()
-    return (_NULL,) if tier == _QUICK and not everything else tuple(NULLS)
+    return (_NULL,) if tier in (_QUICK, DEMO) and not everything else tuple(NULLS)
 
 
 def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[str, ...]]:

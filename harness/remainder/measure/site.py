@@ -314,7 +314,7 @@ class _Run:
 
     def _transform_coding(self, rebuilder: Rebuilder) -> Reference:
         """Transform coding on the evaluation windows, where the ladder is of quantised codes."""
-        if not rebuilder.is_coded or self.finer is not None:
+        if not (self.plan.has_reference and rebuilder.is_coded) or self.finer is not None:
             return Reference([], ())
         windows, part = evaluation_part(self.loaded, self.plan)
         asked = part if self.documents is None else self.documents & (part or self.documents)

@@ -26,6 +26,7 @@ from remainder.errors import TaskError
 from remainder.task.kinds import TaskKind, kind_with
 
 __all__ = [
+    "DEMO",
     "PROTOCOL",
     "SIZES",
     "BuildSpec",
@@ -49,6 +50,9 @@ PROTOCOL = "2"
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB cuts a ranking."""
+
+DEMO = "demo"
+"""The tier that every text has without naming it: for a first table, and for no board."""
 
 GROUP = "remainder.tasks"
 """Entry points of other packages' tasks."""
@@ -223,6 +227,9 @@ class Tier(_Spec):
     dtype: Literal["float32", "bfloat16"] = Field(description="precision of the suffix pass")
 
 
+_DEMO_TIER = Tier(evaluation_windows=8, calibration_windows=16, fit_windows=16, pairs=1, dtype="float32")
+
+
 class Task(_Spec):
     """A pinned, versioned measurement. Load one with `load_task`."""
 
@@ -250,6 +257,12 @@ class Task(_Spec):
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         self.kind.require(self)
+        return self
+
+    @model_validator(mode="after")
+    def _without_demo(self) -> Task:
+        if DEMO in self.tiers:
+            raise ValueError(f"tiers: every text has a tier {DEMO} already; choose another name")
         return self
 
     @model_validator(mode="after")
@@ -317,11 +330,22 @@ class Task(_Spec):
         Raises:
             TaskError: if this task has no such tier.
         """
-        if name not in self.tiers:
+        if name not in self.every_tier:
             raise TaskError(
-                f"task {self.id} has no tier {name!r}", fix=f"choose one of: {', '.join(self.tiers)}"
+                f"task {self.id} has no tier {name!r}", fix=f"choose one of: {', '.join(self.every_tier)}"
             )
-        return self.tiers[name]
+        return self.every_tier[name]
+
+    @property
+    def every_tier(self) -> dict[str, Tier]:
+        """The tiers by name: those that its file names, and first that of a demonstration if it is a text."""
+        return self.tiers if self.corpus is None else {DEMO: _DEMO_TIER, **self.tiers}
+
+    @property
+    def demo_documents(self) -> int:
+        """Number of evaluation documents of the tier `demo`: a window of each, or all that there are."""
+        most = _DEMO_TIER.evaluation_windows
+        return most if self.splits is None else min(most, self.splits.evaluation)
 
 
 def list_tasks(suite: str | None = None) -> list[str]:
