@@ -19,6 +19,7 @@ from tiny import write_task
 from remainder import __version__
 from remainder.cli import main as cli
 from remainder.record.store import read_record
+from remainder.record.turns import RUNS
 
 HARNESS = Path(cli.__file__).parents[2]
 USAGE, TASK, ASSET, INTERPRETATION, RECORD = 2, 3, 4, 5, 7
@@ -70,7 +71,7 @@ def assert_fits(text: str) -> None:
 
 
 def written(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and RUNS not in path.parts)
 
 
 # runs that succeed
@@ -250,17 +251,40 @@ def test_what_is_finished_before_a_failure_is_kept_and_nothing_is_half_written(
     good, bad = submission("good"), submission("bad", rank=99)
     outcome = remainder("run", task, "--with", good, "--with", bad, "--figure", "f.png")
     assert outcome.code == INTERPRETATION
-    assert outcome.out == ""
+    table, _, failures = outcome.out.partition("Not measured, 1 of 2:")
+    assert "good " in table
+    assert "bad on tiny/site: " in failures
+    assert "To mend it: " in failures
+    assert "1 row(s) could not be measured; 1 are kept in results" in outcome.err
     assert "Traceback" not in outcome.err
     assert "rank is 99, but the site has width 16" in outcome.err
     names = written(tmp_path / "results")
     assert len(names) == 2
-    assert not (tmp_path / "f.png").exists()
+    assert (tmp_path / "f.png").exists()  # of what could be measured
     assert read_record(next((tmp_path / "results").rglob("*.json"))).record.submission.name == "good"
     outcome = remainder("run", task, "--with", bad, "--json", "x.json")
     assert outcome.code == INTERPRETATION
     assert not (tmp_path / "x.json").exists()
     assert written(tmp_path / "results") == names
+
+
+def test_shards_are_together_the_whole(
+    task: Path, submission: Callable[..., Path], remainder: Command, tmp_path: Path
+) -> None:
+    """Of three rows two commands measure two and one; a third one finds all of them, and measures none."""
+    named = [word for rank in (1, 2, 3) for word in ("--with", submission(f"rank-{rank}", rank))]
+    for shard, rows in (("1/2", 2), ("2/2", 1), ("4/4", 0)):
+        outcome = remainder("run", task, *named, "--shard", shard)
+        assert outcome.code == 0, outcome
+        assert outcome.err.count("measured in") == rows
+        assert bool(outcome.out) == bool(rows)
+    assert "! shard 4/4 holds none of the 3 row(s)" in outcome.err
+    whole = remainder("run", task, *named)
+    assert whole.err.count("found finished") == 3
+    assert_refused(remainder("run", task, *named, "--shard", "3/2"), TASK, "no shard 3 of 2")
+    (journal,) = (tmp_path / "results" / RUNS).glob("*/journal.jsonl")
+    journal.write_text('{"journal": 99}\n')
+    assert_refused(remainder("run", task, *named), RECORD, "journal of version 99")
 
 
 # the cache

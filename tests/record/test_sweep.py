@@ -16,10 +16,13 @@ from tiny import Shrink, make_loaded
 
 from remainder.base.paths import project_root
 from remainder.board.verify import record_files
+from remainder.errors import RecordError
 from remainder.measure.plan import plan
+from remainder.record import turns
 from remainder.record.json import sweep_temporary
 from remainder.record.schema import TaskInfo
-from remainder.record.store import sweep, values_path
+from remainder.record.store import values_path
+from remainder.record.turns import sweep, writing
 from remainder.runs.cells import run
 from remainder.submission.objects import object_submission
 
@@ -51,9 +54,9 @@ def age(folder: Path) -> None:
         os.utime(path, (time.time() - 3600,) * 2)
 
 
-@pytest.mark.parametrize(("at", "left"), [(1, [".tmp"]), (2, [".gz", ".tmp"])])
+@pytest.mark.parametrize(("at", "left"), [(1, [".lock", ".tmp"]), (2, [".gz", ".lock", ".tmp"])])
 def test_a_writer_that_was_killed_is_swept_after(at: int, left: list[str], tmp_path: Path) -> None:
-    """Killed while it writes the values, and while it writes the record after them."""
+    """Killed while it writes the values, and while it writes the record after them: swept at once."""
     source = record(tmp_path / "from")
     folder = tmp_path / "to" / "family" / "task" / "1" / "pca-32"
     environment = {**os.environ, "PYTHONPATH": str(project_root() / "harness")}
@@ -61,15 +64,30 @@ def test_a_writer_that_was_killed_is_swept_after(at: int, left: list[str], tmp_p
     done = subprocess.run(command, env=environment, check=False)
     assert done.returncode == -9
     assert sorted(path.suffix for path in folder.iterdir()) == left
-    # It may be writing still, for all that anybody can tell; and a verdict changes nothing.
-    assert sweep(folder) == []
+    # A verdict changes nothing; and while somebody writes there, it may all be theirs.
     assert len(record_files(tmp_path / "to")[1]) == len(left)
     assert sorted(path.suffix for path in folder.iterdir()) == left
-    age(folder)
-    assert len(record_files(tmp_path / "to")[1]) == len(left)
-    assert sorted(path.suffix for path in sweep(folder)) == left
+    with turns.FileLock(folder / ".writing.lock", is_singleton=False):
+        assert sweep(folder) == []
+    assert sorted(path.suffix for path in folder.iterdir()) == left
+    assert sorted(path.suffix for path in sweep(folder)) == [name for name in left if name != ".lock"]
     assert list(folder.iterdir()) == []
     assert sweep(folder) == []
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "family" / "task"
+    with writing(folder):
+        half = folder / f"{'1' * 64}.csv.gz"
+        half.write_bytes(b"half")
+        assert sweep(folder) == []
+        with (
+            pytest.raises(RecordError, match="another process is writing records there"),
+            writing(folder, seconds=0.0),
+        ):
+            pass
+    assert sweep(folder) == [half]
+    assert list(folder.iterdir()) == []
 
 
 def test_the_next_run_sweeps_where_it_writes(tmp_path: Path) -> None:
@@ -78,14 +96,10 @@ def test_the_next_run_sweeps_where_it_writes(tmp_path: Path) -> None:
     settings = plan(loaded.task, "quick", rungs=("raw",), pairs=1)
     base = tmp_path / loaded.task.id / str(loaded.task.major) / "shrink"
     base.mkdir(parents=True)
-    strays = [base / f".{'0' * 64}.json.abc.tmp", base / f"{'0' * 64}.csv.gz"]
-    young = base / f"{'1' * 64}.csv.gz"
-    for path in strays:
-        path.write_bytes(b"half")
-    age(base)
-    young.write_bytes(b"half")
+    for name in (f".{'0' * 64}.json.abc.tmp", f"{'0' * 64}.csv.gz"):
+        (base / name).write_bytes(b"half")
     (row,) = run(loaded, [subject], settings, tmp_path)
-    assert {path.name for path in base.iterdir()} == {row.path.name, values_path(row.path).name, young.name}
+    assert {path.name for path in base.iterdir()} == {row.path.name, values_path(row.path).name}
 
 
 def test_only_what_a_writer_makes_is_swept(tmp_path: Path) -> None:

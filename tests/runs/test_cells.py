@@ -18,6 +18,7 @@ from remainder.loading.loaded import LoadedTask
 from remainder.measure import checks, kernels
 from remainder.measure import site as evaluate
 from remainder.measure.plan import plan
+from remainder.record.turns import RUNS
 from remainder.record.values import canonical_values
 from remainder.runs import cells as engine
 from remainder.runs.cells import FinishedRun
@@ -71,7 +72,7 @@ def stop_at(name: str) -> Callable[[str, int, int | None], None]:
 
 
 def files(out: Path) -> list[str]:
-    return sorted(path.name for path in out.rglob("*") if path.is_file())
+    return sorted(path.name for path in out.rglob("*") if path.is_file() and RUNS not in path.parts)
 
 
 def test_a_second_run_finds_everything(out: Path) -> None:

@@ -42,6 +42,7 @@ from remainder.record.part import part_of
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
 from remainder.record.store import LARGEST_VALUES, read_record, values_path
+from remainder.record.turns import RUNS
 from remainder.record.windows import scored_in, windows_hash, windows_of
 from remainder.task.lock import read_lock
 from remainder.task.spec import PROTOCOL
@@ -342,6 +343,7 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         return [path], []
     records, strays = [], []
     for folder, names, files in os.walk(path):
+        names[:] = [name for name in names if name != RUNS]
         order = Path(folder) / ORDER
         if ORDER in files and not order.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
             files.remove(ORDER)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,17 +14,13 @@ from remainder.cli.options import (
     FormatOption,
     IgnoreOption,
     SuiteOption,
-    print_text,
     require_columns,
 )
 from remainder.errors import RecordError, TaskError
-from remainder.record.rungs import ALL, CIRCUIT_RUNGS
+from remainder.record.rungs import CIRCUIT_RUNGS
 
 if TYPE_CHECKING:
-    from remainder.loading.loaded import LoadedTask
-    from remainder.measure.plan import Plan
-    from remainder.record.schema import Record
-    from remainder.submission.submission import Entry
+    from remainder.cli.session import Session
     from remainder.task.spec import Task
 
 __all__ = ["run"]
@@ -94,6 +88,14 @@ _Json = Annotated[
     Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
 ]
 _Figure = Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")]
+_Shard = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Measure every N-th row only, beginning with the I-th: one of N commands that together measure "
+        "all, as in an array of jobs.",
+    ),
+]
 _Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")]
 
 
@@ -117,6 +119,7 @@ def run(
     columns: ColumnsOption = None,
     format: FormatOption = "table",
     fresh: _Fresh = False,
+    shard: _Shard = "1/1",
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
     from remainder.base.progress import errors, reporting
@@ -127,8 +130,13 @@ def run(
     _check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
+        from remainder.cli.session import Session, Wanted
         from remainder.measure.plan import plan
+        from remainder.runs.here import Here
+        from remainder.runs.job import Source
+        from remainder.runs.work import Shard
 
+    part = Shard.parse(shard)
     chosen = [load_task(name) for name in names]
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
     further = _further(chosen, rungs, background)
@@ -141,14 +149,16 @@ def run(
     ]
     for note in dict.fromkeys(note for chosen_plan in plans for note in chosen_plan.notes):
         errors.print(f"! {note}", soft_wrap=True)
-    session = _Session(with_, ignore_field or [], device, batch_size, out, fresh, format, further, shown)
+    ignored = tuple(ignore_field or ())
+    sources = [
+        Source(_place(name), chosen_plan, device, batch_size, ignored)
+        for name, chosen_plan in zip(names, plans, strict=True)
+    ]
+    wanted = Wanted(tuple(with_ or ()), out, fresh, part, Here)
+    session = Session(wanted, sources, format, further, shown)
     try:
-        for task, chosen_plan in zip(chosen, plans, strict=True):
-            records = session.measure(task, chosen_plan, json)
-            if figure is not None:
-                from remainder.report.plot import overview, save
-
-                save(overview(records), figure)
+        session.measure()
+        _write(session, json, figure)
         session.show_all()
     except KeyboardInterrupt:
         errors.print(
@@ -158,83 +168,22 @@ def run(
         raise typer.Exit(130) from None
 
 
-@dataclass
-class _Session:
-    """Tasks measured one after another, each shown as it is finished."""
+def _place(task: str) -> str:
+    """The name of a task that holds in another folder too."""
+    return str(Path(task).absolute()) if Path(task).exists() else task
 
-    named: list[str] | None
-    ignored: list[str]
-    device: str
-    batch_size: int | None
-    out: Path
-    fresh: bool
-    format: str
-    further: tuple[str, ...]
-    """Rungs that were asked for, which tables show besides those that they always show."""
-    columns: tuple[str, ...] = ()
-    """Columns that were asked for, in place of those that tables show else."""
-    finished: int = 0
-    records: list[Record] = field(default_factory=list)
-    rungs: dict[str, None] = field(default_factory=dict)
-    stated: set[str] = field(default_factory=set)
-    """Notes that an earlier table has below it."""
 
-    def measure(self, task: Task, plan: Plan, json: Path | None) -> list[Record]:
-        """Measure what there is for a task, and print its table."""
-        from remainder.base.progress import errors, reporting
-        from remainder.loading.open import open_task
+def _write(session: Session, json: Path | None, figure: Path | None) -> None:
+    """Write what one task gave to the files that were asked for."""
+    rows = [row.finished for row in session.rows[0] if row.finished is not None]
+    if rows and json is not None:
         from remainder.record.store import write_record
-        from remainder.runs.cells import run as run_rows
 
-        rows = []
-        with reporting() as progress:
-            loaded = open_task(task, device=self.device, batch_size=self.batch_size, progress=progress)
-            entries = self._entries(loaded)
-            for row in run_rows(loaded, entries, plan, self.out, fresh=self.fresh, progress=progress):
-                rows.append(row)
-                self.finished += 1
-                seconds = sum(row.record.provenance.timings.values())
-                state = "found finished" if row.kept else f"measured in {seconds:.0f} s"
-                place = f"{len(rows)}/{len(entries)} {row.record.submission.name}"
-                errors.print(f"{place}: {state}", soft_wrap=True)
-        if json is not None:
-            write_record(rows[0].record, rows[0].values, json)
-        records = [row.record for row in rows]
-        self._show(records, plan.rungs if ALL in self.further else self.further)
-        return records
+        write_record(rows[0].record, rows[0].values, json)
+    if rows and figure is not None:
+        from remainder.report.plot import overview, save
 
-    def _entries(self, loaded: LoadedTask) -> list[Entry]:
-        """Submissions that are scored on a task; those that are one, or share a folder, are named."""
-        from remainder.base.progress import errors
-        from remainder.submission.names import distinct, folder_of, namesakes
-        from remainder.submission.open import submissions_for
-
-        entries, notes = distinct(submissions_for(loaded, self.named, self.ignored))
-        folders = [folder_of(self.out, loaded.task, entry.name) for entry in entries]
-        for folder in folders:
-            require_folder(folder, "--out", RecordError)
-        for note in (*(() if self.records else notes), *namesakes(entries, folders)):
-            errors.print(f"! {note}", markup=False, soft_wrap=True)
-        return entries
-
-    def _show(self, records: list[Record], further: tuple[str, ...]) -> None:
-        from remainder.report.tables import render
-
-        if self.format == "table":
-            if self.records:
-                print()
-            color = sys.stdout.isatty()
-            print_text(render(records, rungs=further, columns=self.columns, color=color, stated=self.stated))
-            sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
-        self.records += records
-        self.rungs |= dict.fromkeys(further)
-
-    def show_all(self) -> None:
-        """Print what is for programs: all records as one."""
-        from remainder.report.tables import render
-
-        if self.format != "table":
-            print_text(render(self.records, self.format, rungs=self.rungs, columns=self.columns))
+        save(overview(session.records), figure)
 
 
 def _further(tasks: list[Task], rungs: str | None, backgrounds: list[str] | None) -> tuple[str, ...]:

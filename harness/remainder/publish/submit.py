@@ -39,7 +39,8 @@ from remainder.publish.requirements import (
     required_tasks,
 )
 from remainder.record.json import sweep_temporary, write_atomically
-from remainder.record.store import sweep, values_path
+from remainder.record.store import values_path
+from remainder.record.turns import sweep, writing
 from remainder.runs.cells import FinishedRun
 from remainder.runs.cells import run as run_rows
 from remainder.submission.submission import Submission
@@ -294,10 +295,11 @@ def _publish(
         for row in rows:
             target = to.results / row.path.relative_to(staging)
             # The values first: a record is there when its JSON is.
-            for source, file in ((values_path(row.path), values_path(target)), (row.path, target)):
-                if not file.exists():
-                    written.append(file)
-                    write_atomically(file, source.read_bytes())
+            with writing(target.parent):
+                for source, file in ((values_path(row.path), values_path(target)), (row.path, target)):
+                    if not file.exists():
+                        written.append(file)
+                        write_atomically(file, source.read_bytes())
         # Once more where they are now: beside the submission's files and the task's other records.
         published = [to.results / row.path.relative_to(staging) for row in rows]
         _verify(published, published)

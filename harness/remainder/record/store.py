@@ -26,9 +26,7 @@ from remainder.record.compat import Compat
 from remainder.record.json import (
     canonical_json,
     content_hash,
-    is_abandoned,
     sha256,
-    sweep_temporary,
     write_atomically,
 )
 from remainder.record.memorised import CHECK, check_memorised
@@ -47,6 +45,7 @@ from remainder.record.schema import (
     TaskInfo,
 )
 from remainder.record.summary import summaries_of
+from remainder.record.turns import writing
 from remainder.record.values import canonical_values, csv_of, of_split, values_from_csv, values_to_csv
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "read_record",
     "read_sealed",
     "read_summary",
-    "sweep",
     "values_path",
     "write_record",
 ]
@@ -262,32 +260,18 @@ def write_record(record: Record, values: pd.DataFrame, path: Path) -> None:
         )
     text = canonical_json(record.model_dump(mode="json"), indent=1) + "\n"
     beside = values_path(path)
-    before = beside.read_bytes() if beside.is_file() else None
-    write_atomically(beside, gzip.compress(data, mtime=0))
-    try:
-        write_atomically(path, text.encode())
-    except BaseException:
-        # Values without their record, or with another one, are half a record.
-        if before is None:
-            beside.unlink()
-        else:
-            write_atomically(beside, before)
-        raise
-
-
-def sweep(folder: Path) -> list[Path]:
-    """Remove what a killed writer left in a folder of records; gives the removed files.
-
-    These are temporary files, and values whose record was never written. What is young may still be in
-    writing, and stays.
-    """
-    swept = sweep_temporary(folder)
-    for values in sorted(folder.glob("*.csv.gz")):
-        record = values.with_name(values.name.removesuffix(".csv.gz") + ".json")
-        if not present(record) and is_abandoned(values):
-            values.unlink(missing_ok=True)
-            swept.append(values)
-    return swept
+    with writing(path.parent):
+        before = beside.read_bytes() if beside.is_file() else None
+        write_atomically(beside, gzip.compress(data, mtime=0))
+        try:
+            write_atomically(path, text.encode())
+        except BaseException:
+            # Values without their record, or with another one, are half a record.
+            if before is None:
+                beside.unlink()
+            else:
+                write_atomically(beside, before)
+            raise
 
 
 def read_record(path: str | Path) -> StoredRecord:

@@ -1,0 +1,86 @@
+"""The list of a run: every submission on every task, in the order in which they were named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from remainder.base.cache import Progress
+from remainder.base.files import require_folder
+from remainder.errors import RecordError, RemainderError
+from remainder.loading.loaded import LoadedTask
+from remainder.runs.job import Openings, Source
+from remainder.runs.work import cell_of
+from remainder.submission.names import distinct, folder_of, namesakes
+from remainder.submission.open import baselines_for, submissions_for
+from remainder.submission.submission import Entry
+
+__all__ = ["Listing", "list_cells"]
+
+
+class Listing(NamedTuple):
+    """The cells of a run, with the tasks that were opened for it."""
+
+    openings: Openings
+    notes: tuple[str, ...]
+    """Notes for people on what is left out, called otherwise, or lies beside other content."""
+    problems: Mapping[int, RemainderError]
+    """Tasks that have no cells, since they could not be opened, by their place."""
+
+
+def list_cells(
+    sources: Sequence[Source], named: Sequence[str], out: Path, progress: Progress | None = None
+) -> Listing:
+    """Open each task, and list what is scored on it.
+
+    Args:
+        sources: the tasks.
+        named: submissions as `remainder run --with` takes them; default: all of each task's.
+        out: the folder of results.
+        progress: told what is being done.
+
+    Raises:
+        RemainderError: a task cannot be opened, and there is no other; or a submission cannot be scored.
+    """
+    openings = Openings(sources, progress=progress)
+    notes: list[str] = []
+    problems: dict[int, RemainderError] = {}
+    for number, source in enumerate(sources):
+        try:
+            loaded = openings.task(number)
+        except RemainderError as problem:
+            if len(sources) == 1:
+                raise
+            problems[number] = problem
+            continue
+        places, entries = _named(loaded, named, source.ignored)
+        # In the order of `distinct`, which keeps the first of equal ones, and may call others otherwise.
+        first: dict[tuple[str, str], str] = {}
+        for place, entry in zip(places, entries, strict=True):
+            first.setdefault((entry.name, entry.hash), place)
+        different, said = distinct(entries)
+        folders = [folder_of(out, loaded.task, entry.name) for entry in different]
+        for folder in folders:
+            require_folder(folder, "--out", RecordError)
+        notes += [*said, *namesakes(different, folders)]
+        cells = [
+            cell_of(loaded.task, entry, source.plan, source=number, named=place)
+            for place, entry in zip(first.values(), different, strict=True)
+        ]
+        openings.put(number, loaded, cells, different)
+    return Listing(openings, tuple(dict.fromkeys(notes)), problems)
+
+
+def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> tuple[list[str], list[Entry]]:
+    """Entries that are scored on a task, and the name of each for another process."""
+    if named:
+        return [_place(name) for name in named], list(submissions_for(loaded, named, ignored))
+    entries = list(submissions_for(loaded))
+    own = len(entries) - len(baselines_for(loaded.task))
+    return [entry.name if i < own else f"baselines/{entry.name}" for i, entry in enumerate(entries)], entries
+
+
+def _place(name: str) -> str:
+    """A path that means the same in another folder, or a name as it is."""
+    return str(Path(name).absolute()) if not name.startswith("hub:") and Path(name).exists() else name
