@@ -447,6 +447,35 @@ def test_hashing_reports_its_bytes(tmp_path: Path) -> None:
     assert {total for _, _, total in told} == {len(DATA)}
 
 
+def test_a_file_is_hashed_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "_SETTLED", -1.0)
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    before = path.stat()
+    reads: list[str] = []
+
+    def look() -> str:
+        return sha256_file(path, progress=lambda doing, done, total: reads.append(doing))
+
+    first = look()
+    assert look() == first == hashlib.sha256(b"one").hexdigest()
+    assert len(reads) == 1
+    path.write_bytes(b"two")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nothing had happened
+    assert look() == hashlib.sha256(b"two").hexdigest()
+    assert len(reads) == 2
+
+
+def test_a_file_that_changed_just_now_is_read_each_time(tmp_path: Path) -> None:
+    path, reads = tmp_path / "file", []
+    path.write_bytes(b"one")
+    for _ in range(2):
+        sha256_file(path, progress=lambda doing, done, total: reads.append(doing))
+    assert len(reads) == 2
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "key.tmp-1", "key.lock"])
 def test_a_key_that_is_no_plain_name_is_refused(cache: Path, name: str) -> None:
     with pytest.raises(ValueError, match="cannot name"):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 from tiny import BOS, EOS, WIDTH, WINDOW, make_loaded, make_task
 from transformers import AutoModelForCausalLM
 
+from remainder.base.cache import sha256_file
 from remainder.errors import AssetError
 from remainder.loading.activations import SiteActivations, collect_activations, position_masks, site_moments
 from remainder.loading.loaded import LoadedTask
@@ -165,6 +172,59 @@ def test_an_altered_file_is_refused() -> None:
     file.write_bytes(data)
     with pytest.raises(AssetError, match=r"activations\.safetensors has SHA-256"):
         collect(loaded)
+
+
+def forged(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Alter a file of activations, and its manifest so that it fits."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    manifest = path.with_name("manifest.json")
+    content = json.loads(manifest.read_text())
+    content["files"][path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("model_first", [True, False])
+def test_activations_of_another_model_are_refused_though_their_manifest_fits(model_first: bool) -> None:
+    """As soon as model and file are both at hand, whichever comes first."""
+    path = make_loaded().activations("calibration", 4).stored
+    assert isinstance(path, Path)
+    forged(path, lambda tensors: tensors["x_out"].mul_(1.01))
+    loaded = make_loaded()
+    steps = [partial(loaded.activations, "calibration", 4), partial(loaded.runner, "float32")]
+    first, second = reversed(steps) if model_first else steps
+    first()
+    with pytest.raises(AssetError, match="holds other activations") as problem:
+        second()
+    assert f"delete {path.parent}" in str(problem.value)
+
+
+def test_one_window_that_was_altered_is_found_when_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_loaded().activations("calibration", 4).stored
+    assert isinstance(path, Path)
+    forged(path, lambda tensors: tensors["x_out"][2, 3].neg_())
+    draws = iter([1, 2])
+    monkeypatch.setattr(random.SystemRandom, "randrange", lambda self, most: next(draws))
+    for expected in (nullcontext(), pytest.raises(AssetError, match="window 2 holds other")):
+        loaded = make_loaded()
+        loaded.runner("float32")
+        with expected:
+            loaded.activations("calibration", 4)
+
+
+def test_a_file_is_compared_once_and_rounding_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_loaded().activations("calibration", 4).stored
+    assert isinstance(path, Path)
+    forged(path, lambda tensors: tensors["x_out"].mul_(1 + 1e-5))
+    loaded, runner = make_loaded(), make_loaded().runner("float32")
+    loaded._runners["float32"] = runner
+    windows: list[int] = []
+    prefix = runner.prefix
+    monkeypatch.setattr(runner, "prefix", lambda ids: (windows.append(len(ids)), prefix(ids))[1])
+    for _ in range(3):
+        loaded.activations("calibration", 4)
+    assert windows == [1]
 
 
 def test_a_truncated_file_is_refused() -> None:

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 import zipfile
 import zlib
@@ -40,6 +41,10 @@ __all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_fi
 
 Progress = Callable[[str, int, "int | None"], None]
 """Called repeatedly with what is being done, the bytes done, and the bytes in all (None if unknown)."""
+
+_hashes: dict[tuple[int, ...], str] = {}
+"""Hashes of files by what the system says of them."""
+_SETTLED = 2.0  # seconds
 
 _Maker = Callable[[Path], None]  # writes into the empty folder that it is given
 _MANIFEST = "manifest.json"
@@ -176,9 +181,20 @@ def verify(folder: Path, *, hashes: bool = True, progress: Progress | None = Non
 
 
 def sha256_file(path: Path, *, progress: Progress | None = None) -> str:
-    """SHA-256 of a file in hexadecimal; memory use does not grow with the file."""
+    """SHA-256 of a file in hexadecimal; memory use does not grow with the file.
+
+    A process reads a file once: its hash is kept as long as size and times of the file stay as they are. One
+    that changed just now is read again, since the clock of a file system may be too coarse to tell.
+    """
     with path.open("rb") as stream:
-        return _pump(stream.read, len, path.stat().st_size, f"checking {path.name}", progress or silent)[1]
+        found = os.fstat(stream.fileno())
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if state in _hashes:
+            return _hashes[state]
+        digest = _pump(stream.read, len, found.st_size, f"checking {path.name}", progress or silent)[1]
+    if time.time() - max(found.st_mtime, found.st_ctime) > _SETTLED:
+        _hashes[state] = digest
+    return digest
 
 
 def silent(doing: str, done: int, total: int | None) -> None:

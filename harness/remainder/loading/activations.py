@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +31,21 @@ from remainder.residual.moments import Moments
 from remainder.task.spec import Task
 from remainder.task.text import Split, Windows
 
-__all__ = ["Batch", "SiteActivations", "collect_activations", "position_masks", "prefix_pass", "site_moments"]
+__all__ = [
+    "Batch",
+    "SiteActivations",
+    "check_stored",
+    "collect_activations",
+    "position_masks",
+    "prefix_pass",
+    "site_moments",
+]
 
 _FILE = "activations.safetensors"
 _LIMIT = "REMAINDER_ACTIVATIONS_GB"
 _DEFAULT_LIMIT = 8.0  # gigabytes
+_ROUNDING = 1e-3
+"""Share of its norm by which another batch or more threads may move an activation, with room to spare."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +98,22 @@ class SiteActivations:
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Batches of `size` windows in the fixed order."""
+        starts = range(0, len(self.windows), size)
+        return self._read((slice(start, min(start + size, len(self.windows))) for start in starts), device)
+
+    def window(self, place: int) -> Batch:
+        """The window at this place of the fixed order, alone."""
+        (found,) = self._read([slice(place, place + 1)], "cpu")
+        return found
+
+    def _read(self, parts: Iterable[slice], device: torch.device | str) -> Iterator[Batch]:
         with ExitStack() as stack:
             if isinstance(self.stored, Path):
                 file = stack.enter_context(safe_open(self.stored, framework="pt", device="cpu"))
                 slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             else:
                 slices = dict(self.stored)
-            for start in range(0, len(self.windows), size):
-                rows = slice(start, min(start + size, len(self.windows)))
+            for rows in parts:
                 part = {name: tensor[rows].to(device) for name, tensor in slices.items()}
                 prefix = Prefix(
                     part.get("entry", part["x_out"]), part.get("x_in", part["x_out"]), part["x_out"]
@@ -146,6 +165,31 @@ def collect_activations(
     verify(folder)
     os.utime(folder)
     return SiteActivations(task, windows, folder / _FILE)
+
+
+def check_stored(stored: SiteActivations, runner: Runner) -> None:
+    """Compare one window of a file, drawn anew by every process, with what the model gives for it.
+
+    A manifest tells whether a file is the one that was written, this whether it is of this model and text.
+    Values that were altered in a few windows are found only if the draw meets one of them, and a change below
+    a thousandth of an activation's norm is not told from rounding.
+
+    Raises:
+        AssetError: they differ.
+    """
+    row = random.SystemRandom().randrange(len(stored.windows))
+    batch = stored.window(row)
+    with torch.inference_mode():
+        expected = runner.prefix(batch.inputs)
+    for name, found, right in zip(Prefix._fields, batch.prefix, expected, strict=True):
+        right = right.to(found)
+        apart = (found - right).norm(dim=-1)
+        if not (apart <= _ROUNDING * right.norm(dim=-1)).all():
+            assert isinstance(stored.stored, Path)
+            raise AssetError(
+                f"{stored.stored}: window {row} holds other activations ({name}) than the model gives",
+                fix=f"delete {stored.stored.parent} and run again",
+            )
 
 
 def site_moments(activations: SiteActivations, batch_size: int = 32) -> Moments:

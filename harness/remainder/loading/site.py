@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.base.cache import Progress, silent
-from remainder.loading.activations import SiteActivations, collect_activations, prefix_pass, site_moments
+from remainder.loading.activations import (
+    SiteActivations,
+    check_stored,
+    collect_activations,
+    prefix_pass,
+    site_moments,
+)
 from remainder.loading.fetch import load_bridge, load_corpus, local_model, pinned_model
 from remainder.loading.loaded import LoadedTask
 from remainder.model.bridge import BridgeRunner, Runner
@@ -52,6 +58,9 @@ class SiteTask(LoadedTask):
     @abstractmethod
     def _make_runner(self, dtype: str) -> Runner: ...
 
+    def _check_stored(self) -> None:
+        """Compare stored activations with the float32 model, as soon as both are there."""
+
     def runner(self, dtype: str) -> Runner:
         """The model with weights in `dtype`, split at the task's site."""
         if dtype not in self._runners:
@@ -59,6 +68,8 @@ class SiteTask(LoadedTask):
             # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
             with torch.inference_mode(False):
                 self._runners[dtype] = self._make_runner(dtype)
+            if dtype == "float32":
+                self._check_stored()
         return self._runners[dtype]
 
     def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
@@ -84,6 +95,9 @@ class LanguageTask(SiteTask):
 
     corpus: Corpus
     folder: Path
+    _unchecked: dict[Path, SiteActivations] = field(default_factory=dict, init=False)
+    """Files of activations that were not compared with the model yet."""
+    _checked: set[Path] = field(default_factory=set, init=False)
 
     @cached_property
     def model(self) -> Pinned:
@@ -99,7 +113,7 @@ class LanguageTask(SiteTask):
 
     def activations(self, split: Split, windows: int | None = None) -> SiteActivations:
         chosen = self.windows(split)
-        return collect_activations(
+        found = collect_activations(
             self.task,
             lambda: self.runner("float32"),
             chosen if windows is None else chosen.first(windows),
@@ -109,6 +123,19 @@ class LanguageTask(SiteTask):
             batch_size=self.batch_size,
             progress=self.progress,
         )
+        if isinstance(found.stored, Path) and found.stored not in self._checked:
+            self._unchecked[found.stored] = found
+            self._check_stored()
+        return found
+
+    def _check_stored(self) -> None:
+        if "float32" not in self._runners:
+            return  # it is loaded later in every measurement, and then this is called again
+        while self._unchecked:
+            path, stored = self._unchecked.popitem()
+            if path.is_file():  # what needed room may have pushed it out
+                check_stored(stored, self._runners["float32"])
+            self._checked.add(path)
 
     def _make_runner(self, dtype: str) -> Runner:
         bridge = load_bridge(self.task.model, dtype=dtype, device=self.device, folder=self.folder)
