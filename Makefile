@@ -49,8 +49,11 @@ test: $(STAMP)  ## quick tests
 test-all: $(STAMP)  ## slow tests too
 	$(PYTEST) -m ""
 
-bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages=
+bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests; writes docs/performance.md
+	@mkdir -p .benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages= \
+		--benchmark-json=.benchmarks/latest.json
+	$(BIN)/python tests/benchmarks/page.py .benchmarks/latest.json docs/performance.md
 
 lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check

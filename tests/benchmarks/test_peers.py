@@ -1,0 +1,209 @@
+"""The public call against SAELens' evaluator and a plain loop, on the same model, tokens and SAEs.
+
+CPU time of one process with one thread; all are run in turn, several times, and each ratio is the median of
+the ratios within a round. So neither another process nor a slow minute of the machine moves them much.
+What the peers do is done for every SAE anew, as both do it. Activations of the calibration windows and those
+of the evaluation windows lie in the cache; the rows of transform coding, once a task, too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from saelens_peer import all_numbers, as_saelens
+
+from remainder.api import evaluate
+from remainder.base.paths import project_root
+from remainder.loading.fetch import load_bridge
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
+from remainder.task.spec import Tier, load_task
+
+TASK, HOOK, LAYER = "smollm2-135m/resid-15", "blocks.14.hook_out", 14
+WINDOWS, ROUNDS = 8, 1
+NUMBERS = (1, 2)
+TIER = Tier(evaluation_windows=WINDOWS, calibration_windows=16, fit_windows=16, pairs=1, dtype="float32")
+SINK_NORM = 1200.0  # the task's
+CLOSE = 1e-4  # nats
+
+
+class Subject(NamedTuple):
+    """One model three times, as each of the three loads it, and what is measured on it."""
+
+    loaded: LoadedTask
+    tokens: torch.Tensor
+    bridge: Any
+    """SAELens' model."""
+    plain: Any
+    """The model of transformers."""
+
+    def sae(self, k: int = 32, hook: str | None = None) -> Any:
+        """The TopK SAE of the baselines, its `k` largest codes kept."""
+        from sae_lens import SAE
+
+        folder = project_root() / "baselines/topk-sae-32/weights"
+        sae = SAE.load_from_disk(str(folder), dtype="float32").eval()
+        sae.activation_fn.k = k
+        if hook is not None:
+            sae.cfg.metadata.hook_name = hook
+        return sae
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    task = load_task(TASK).model_copy(update={"tiers": {"bench": TIER}})
+    loaded: Any = open_task(task, device="cpu")
+    tokens = torch.from_numpy(loaded.windows("evaluation").first(WINDOWS).inputs)
+    bridge = as_saelens(load_bridge(task.model, folder=loaded.folder))
+    plain = AutoModelForCausalLM.from_pretrained(loaded.folder, dtype=torch.float32).eval()
+    return Subject(loaded, tokens, bridge, plain)
+
+
+def plain_loop(model: Any, sae: Any, tokens: torch.Tensor) -> dict[str, float]:
+    """What one writes in an afternoon: a clean pass and one with a hook, losses and KL, the task's masks."""
+    here = torch.ones_like(tokens, dtype=torch.bool)
+
+    def put(module: Any, given: Any, output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        here.copy_(x.norm(dim=-1) <= SINK_NORM)
+        here[:, 0] = False  # the beginning-of-sequence token
+        estimate = torch.where(here[..., None], sae.decode(sae.encode(x)), x)
+        return (estimate, *output[1:]) if isinstance(output, tuple) else estimate
+
+    with torch.inference_mode():
+        clean = model(tokens).logits.log_softmax(-1)[:, :-1]
+        handle = model.model.layers[LAYER].register_forward_hook(put)
+        try:
+            spliced = model(tokens).logits.log_softmax(-1)[:, :-1]
+        finally:
+            handle.remove()
+        scored, targets = here[:, :-1], tokens[:, 1:, None]
+        kl = (clean.exp() * (clean - spliced)).sum(-1)[scored]
+        losses = [-each.gather(-1, targets)[..., 0][scored] for each in (clean, spliced)]
+    means = (float(each.double().mean()) for each in (*losses, kl))
+    return dict(zip(("clean", "loss", "kl"), means, strict=True))
+
+
+def ours(subject: Subject, number: int, **settings: Any) -> list[Any]:
+    """The public call for several SAEs."""
+    saes = [subject.sae(32 - i) for i in range(number)]
+    return [evaluate(subject.loaded, sae, tier="bench", **settings) for sae in saes]
+
+
+def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of CPU time that something takes, and what it gives."""
+    start = time.process_time()
+    found = work()
+    return time.process_time() - start, found
+
+
+def in_turn(peer: Callable[[], Any], mine: Callable[[int], Any]) -> tuple[dict[str, Any], Any, Any]:
+    """Ratios for some numbers of SAEs, and what both found at last."""
+    mine(1)  # activations, hooks and the reference are at hand from now on
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        theirs, answer = cpu(peer)
+        times = {}
+        for number in NUMBERS:
+            times[number], found = cpu(partial(mine, number))
+        most = max(NUMBERS)
+        row = {f"ratio {number}": number * theirs / seconds for number, seconds in times.items()}
+        row["ratio further"] = theirs * (most - 1) / (times[most] - times[1])
+        row |= {f"seconds {number}": seconds for number, seconds in times.items()}
+        rounds.append(row | {"seconds peer": theirs})
+    medians = {name: statistics.median(row[name] for row in rounds) for name in rounds[0]}
+    tokens = WINDOWS * 128
+    medians["tokens/s"], medians["tokens/s peer"] = (
+        tokens / medians["seconds 1"],
+        tokens / medians["seconds peer"],
+    )
+    return medians, answer, found
+
+
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    'rungs=("raw",), compat=True': ("run_evals", {"rungs": ("raw",), "compat": True}),
+    'rungs=("raw",)': ("plain loop", {"rungs": ("raw",)}),
+}
+
+
+@pytest.mark.benchmark(group="peers")
+@pytest.mark.parametrize("way", WAYS)
+def test_peer(benchmark: Any, subject: Subject, way: str) -> None:
+    name, settings = WAYS[way]
+    if name == "run_evals":
+        peer = partial(all_numbers, subject.sae(32, HOOK), subject.bridge, subject.tokens)
+    else:
+        peer = partial(plain_loop, subject.plain, subject.sae(), subject.tokens)
+    mine = partial(ours, subject, **settings)
+    medians, theirs, results = benchmark.pedantic(in_turn, args=(peer, mine), rounds=1)
+    record = results[0].record
+    if name == "run_evals":
+        found = record.compat.saelens
+        pairs = [
+            (found.ce_loss_with_sae, "ce_loss_with_sae"),
+            (found.ce_loss_without_sae, "ce_loss_without_sae"),
+            (found.kl_div_with_sae, "kl_div_with_sae"),
+        ]
+    else:
+        raw = record.metrics.rungs["raw"].quenched
+        pairs = [(raw.kl, "kl"), (raw.loss, "loss")]
+    apart = max(abs(number.value - theirs[key]) for number, key in pairs)
+    benchmark.extra_info.update(medians, call=way, peer=name, apart=apart, rounds=ROUNDS, windows=WINDOWS)
+    assert apart < CLOSE
+
+
+class Counted:
+    """A runner that counts the windows of each half."""
+
+    def __init__(self, runner: Any) -> None:
+        self.suffix_windows = self.prefix_windows = 0
+        suffix, prefix = runner.suffix, runner.prefix
+
+        def counted_suffix(inputs: torch.Tensor, *rest: Any) -> Any:
+            self.suffix_windows += len(inputs)
+            return suffix(inputs, *rest)
+
+        def counted_prefix(inputs: torch.Tensor) -> Any:
+            self.prefix_windows += len(inputs)
+            return prefix(inputs)
+
+        runner.suffix, runner.prefix = counted_suffix, counted_prefix
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    'rungs=("raw",)': {"rungs": ("raw",)},
+    'rungs=("raw",), compat=True': {"rungs": ("raw",), "compat": True},
+    "tier quick as it is": {},
+}
+
+
+@pytest.mark.benchmark(group="passes")
+@pytest.mark.parametrize("call", COUNTED)
+def test_passes_a_row(benchmark: Any, subject: Subject, call: str) -> None:
+    runner = subject.loaded.runner("float32")  # type: ignore[attr-defined]
+    settings = COUNTED[call]
+    ours(subject, 1, **settings)  # what is made once a task is there from now on
+    most, counted = max(NUMBERS), {}
+
+    def count(number: int) -> None:
+        counter = Counted(runner)
+        try:
+            ours(subject, number, **settings)
+        finally:
+            del runner.suffix, runner.prefix
+        assert counter.prefix_windows == 0
+        counted[number] = counter.suffix_windows / WINDOWS
+
+    count(1)
+    benchmark.pedantic(count, args=(most,), rounds=1)
+    further = (counted[most] - counted[1]) / (most - 1)
+    benchmark.extra_info.update({"call": call, "first": counted[1], "further": further})
