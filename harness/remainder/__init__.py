@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remainder._version import __version__
 
 if TYPE_CHECKING:
-    from remainder.api import Result, evaluate
+    from remainder.api import Result, evaluate, evaluate_all
     from remainder.circuit.circuit import Circuit
     from remainder.circuit.ranking import NodeRanking, Ranking
     from remainder.errors import (
@@ -67,6 +67,7 @@ __all__ = [
     "__version__",
     "compare_records",
     "evaluate",
+    "evaluate_all",
     "evaluate_sites",
     "list_tasks",
     "load_task",
@@ -101,6 +102,7 @@ _HOMES = {
     "TaskError": "remainder.errors",
     "compare_records": "remainder.report.compare",
     "evaluate": "remainder.api",
+    "evaluate_all": "remainder.api",
     "evaluate_sites": "remainder.measure.several_sites",
     "list_tasks": "remainder.task.spec",
     "load_task": "remainder.task.spec",

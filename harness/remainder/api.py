@@ -1,8 +1,8 @@
-"""The library in one call: `evaluate(task, interpretation)`."""
+"""The library in one call: `evaluate(task, interpretation)`, or `evaluate_all` for several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import pandas as pd
 
 from remainder.base.cache import Progress
 from remainder.base.resolve import resolve
-from remainder.errors import InterpretationError, TaskError
+from remainder.errors import InterpretationError, RemainderError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
@@ -25,7 +25,7 @@ from remainder.task.spec import Task, load_task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Result", "evaluate"]
+__all__ = ["Result", "evaluate", "evaluate_all"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def evaluate(
     rungs: tuple[str, ...] | list[str] | str | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
-    compat: bool = False,
+    compat: bool | Sequence[str] = False,
     documents: int | None = None,
     ignore_fields: Sequence[str] = (),
     device: str = "auto",
@@ -92,8 +92,8 @@ def evaluate(
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier, but float32
             on a CPU that has no units for bfloat16.
-        compat: the field's own metrics too, those of SAELens, SAEBench and dictionary_learning, with their
-            masks (texts only).
+        compat: the field's own metrics too, with their masks (texts only): True for those of every peer, or
+            names, such as `("saelens",)`, of `saelens`, `saebench` and `dictionary_learning`.
         documents: how many of the tier's evaluation documents are measured, for a first look; the record
             says so, and no board takes it. Default: all.
         ignore_fields: of the config of what is scored, to be passed over where they would be refused; the
@@ -105,21 +105,99 @@ def evaluate(
     Raises:
         RemainderError: with what is wrong and how to mend it.
     """
-    ready = task if isinstance(task, LoadedTask) else None
-    spec = load_task(task) if not isinstance(task, LoadedTask) else task.task
-    if isinstance(rungs, str):
-        rungs = [part.strip() for part in rungs.split(",")]
-    if rungs is not None and not isinstance(rungs, (tuple, list)):
-        raise TaskError(f"rungs is {rungs!r}", fix='give names of rungs, such as ["raw", "full"], or "all"')
-    wanted, place = tuple(rungs) if rungs else None, device if ready is None else ready.device.type
+    spec = _spec(task)
+    place = task.device.type if isinstance(task, LoadedTask) else device
     chosen = plan(
-        spec, tier, rungs=wanted, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=place
+        spec,
+        tier,
+        rungs=_rungs(rungs),
+        pairs=pairs,
+        dtype=dtype,
+        compat=compat,
+        documents=documents,
+        device=place,
     )
     # Before anything is loaded, whatever can be refused at once.
     scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
     finer = None if coarse is None else _entry(interpretation, spec, None)
-    loaded = ready or open_task(spec, device=device, batch_size=batch_size, progress=progress)
+    loaded = _open(task, spec, device, batch_size, progress)
     return Result(*loaded.measure(scored, chosen, reference=finer, progress=progress))
+
+
+def evaluate_all(
+    task: str | Path | Task | LoadedTask,
+    interpretations: Sequence[Any] | Mapping[str, Any],
+    *,
+    tier: str = "quick",
+    rungs: tuple[str, ...] | list[str] | str | None = None,
+    pairs: int | None = None,
+    dtype: str | None = None,
+    compat: bool | Sequence[str] = False,
+    documents: int | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> list[Result | RemainderError]:
+    """Score several interpretations on a task in one go: a further one costs its own passes alone.
+
+    The clean model, zero ablation and noise are made once for all of a group, which is as many as fit
+    `REMAINDER_GROUP_GB` gigabytes (default: 1).
+
+    Args:
+        interpretations: things that `evaluate` takes; of a mapping, keys are what they are called in tables.
+        compat: as for `evaluate`; all other arguments too.
+
+    Returns:
+        In their order the result of each, or the error in the place of one that could not be scored.
+
+    Raises:
+        RemainderError: if one can be refused before anything is measured, or the task cannot be opened.
+    """
+    spec = _spec(task)
+    place = task.device.type if isinstance(task, LoadedTask) else device
+    chosen = plan(
+        spec,
+        tier,
+        rungs=_rungs(rungs),
+        pairs=pairs,
+        dtype=dtype,
+        compat=compat,
+        documents=documents,
+        device=place,
+    )
+    given: list[tuple[str | None, Any]]
+    if isinstance(interpretations, Mapping):
+        given = list(interpretations.items())
+    else:
+        given = [(None, thing) for thing in interpretations]
+    entries = [_entry(thing, spec, name) for name, thing in given]
+    loaded = _open(task, spec, device, batch_size, progress)
+    found = loaded.measure_group(entries, chosen, progress=progress)
+    return [one.problem or Result(*one.record()) for one in found]
+
+
+def _spec(task: str | Path | Task | LoadedTask) -> Task:
+    return task.task if isinstance(task, LoadedTask) else load_task(task)
+
+
+def _open(
+    task: str | Path | Task | LoadedTask,
+    spec: Task,
+    device: str,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> LoadedTask:
+    if isinstance(task, LoadedTask):
+        return task
+    return open_task(spec, device=device, batch_size=batch_size, progress=progress)
+
+
+def _rungs(rungs: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] | None:
+    if isinstance(rungs, str):
+        rungs = [part.strip() for part in rungs.split(",")]
+    if rungs is not None and not isinstance(rungs, (tuple, list)):
+        raise TaskError(f"rungs is {rungs!r}", fix='give names of rungs, such as ["raw", "full"], or "all"')
+    return tuple(rungs) if rungs else None
 
 
 def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:

@@ -147,7 +147,7 @@ def test_a_warning_with_a_path_of_this_machine_is_refused_before_calibration(
         raise AssertionError("measured")
 
     monkeypatch.setattr(Submission, "build", build)
-    monkeypatch.setattr(measuring._Run, "_calibrate", calibrate)
+    monkeypatch.setattr(measuring._Group, "_calibrate", calibrate)
     with pytest.raises(InterpretationError, match="holds a path of this machine"):
         remainder.evaluate("tiny/digits", "identity", device="cpu")
 
@@ -260,7 +260,7 @@ def test_a_file_in_the_way_of_records_is_told_first(
     def fail(*_: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(measuring._Run, "record", fail)
+    monkeypatch.setattr(measuring._Group, "run", fail)
     done = remainder("run", "tiny/digits", "--with", "identity", "--device", "cpu")
     assert done.code == RECORD
     assert f"{at} is no folder" in done.err

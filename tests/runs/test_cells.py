@@ -15,8 +15,7 @@ from tiny import make_loaded, make_task
 from remainder import __version__
 from remainder.errors import InterpretationError, MeasurementError, RecordError
 from remainder.loading.loaded import LoadedTask
-from remainder.measure import checks, kernels
-from remainder.measure import site as evaluate
+from remainder.measure import losses, splices
 from remainder.measure.plan import plan
 from remainder.record.turns import RUNS
 from remainder.record.values import canonical_values
@@ -232,7 +231,7 @@ def test_a_crash_while_writing_leaves_no_record(out: Path, monkeypatch: pytest.M
 def out_of_memory(monkeypatch: pytest.MonkeyPatch, above: int) -> list[int]:
     """A device that holds `above` windows at most; gives the sizes of batches that were tried."""
     tried: list[int] = []
-    real = evaluate.spliced_pass
+    real = losses.compared_pass
 
     def limited(runner: Any, clean: Any, activations: torch.Tensor) -> Any:
         tried.append(len(activations))
@@ -240,8 +239,8 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, above: int) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(runner, clean, activations)
 
-    for module in (checks, evaluate, kernels):
-        monkeypatch.setattr(module, "spliced_pass", limited)
+    for module in (losses, splices):
+        monkeypatch.setattr(module, "compared_pass", limited)
     return tried
 
 

@@ -359,7 +359,7 @@ def test_a_run_compares_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> N
     def measured(*_: Any, **__: Any) -> None:
         raise AssertionError("something was measured")
 
-    monkeypatch.setattr("remainder.measure.site._Run._calibrate", measured)
+    monkeypatch.setattr("remainder.measure.site._Group._calibrate", measured)
     with pytest.raises(MisfitError, match="two tensors: they differ by"):
         evaluate(task, object_at("blocks.2.mlp.hook_out"), tier="quick")
 

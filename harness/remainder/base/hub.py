@@ -13,7 +13,6 @@ Source of the protocol: https://huggingface.co/docs/huggingface_hub/guides/downl
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 from remainder.base.cache import Progress, silent
 from remainder.base.messages import message_of
+from remainder.base.paths import gigabytes
 from remainder.errors import AssetError, RemainderError
 
 __all__ = ["Allowance", "HubSnapshot", "explained", "repository_files", "snapshot"]
@@ -52,16 +52,7 @@ class Allowance:
         Raises:
             AssetError: if that is not a number above 0.
         """
-        text = os.environ.get(_LIMIT)
-        if text is None:
-            return cls()
-        try:
-            most = float(text) * 1e9
-        except ValueError:
-            most = math.nan
-        if not most > 0:
-            raise AssetError(f"{_LIMIT} is {text!r}, not a number above 0", fix="give gigabytes")
-        return cls(most)
+        return cls(gigabytes(_LIMIT))
 
     @property
     def is_limited(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -11,9 +12,12 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from remainder.errors import AssetError
+
 __all__ = [
     "BENCHMARK",
     "cache_root",
+    "gigabytes",
     "is_checkout",
     "is_within",
     "machine_paths",
@@ -46,6 +50,24 @@ def cache_root() -> Path:
     """The user's cache: `$REMAINDER_CACHE` if set, else the platform's cache folder. Not created here."""
     override = os.environ.get("REMAINDER_CACHE")
     return Path(override).expanduser() if override else user_cache_path("remainder", appauthor=False)
+
+
+def gigabytes(variable: str, default: float = math.inf) -> float:
+    """Bytes that an environment variable states in gigabytes.
+
+    Raises:
+        AssetError: if it is not a number above 0.
+    """
+    text = os.environ.get(variable)
+    if text is None:
+        return default * 1e9
+    try:
+        found = float(text) * 1e9
+    except ValueError:
+        found = math.nan
+    if not found > 0:
+        raise AssetError(f"{variable} is {text!r}, not a number above 0", fix="give gigabytes")
+    return found
 
 
 def root_of(folder: Path, name: str) -> Path:

@@ -139,6 +139,8 @@ def check_compat(record: Record) -> Iterator[str]:
         return
     lens, bench, learning = found.saelens, found.saebench, found.dictionary_learning
     for name, peer in (("saelens", lens), ("saebench", bench)):
+        if peer is None:
+            continue
         place = f"compat.{name}"
         if peer.tokens < 1:
             yield f"{place}.tokens: {peer.tokens}"
@@ -158,26 +160,33 @@ def check_compat(record: Record) -> Iterator[str]:
             zero,
         )
         yield from _all_around(peer, place)
-    if bench.mse.value is not None:
+    if bench is not None and bench.mse.value is not None:
         yield f"compat.saebench.mse: {bench.mse.value:g}; it depends on the batch and is not given"
+    if lens is not None and bench is not None:
+        yield from _same_tokens(lens, bench)
+    if learning is not None:
+        yield from _score(
+            learning.frac_recovered,
+            "compat.dictionary_learning.frac_recovered",
+            learning.loss_zero,
+            learning.loss_reconstructed,
+            learning.loss_original,
+        )
+        yield from _all_around(learning, "compat.dictionary_learning")
+    for bins, number in (found.mdl_bits or {}).items():
+        yield from _bare(number, f"compat.mdl_bits.{bins}")
+        if number.value is not None and number.value < 0:
+            yield f"compat.mdl_bits.{bins}: {number.value:g} bits"
+
+
+def _same_tokens(lens: PeerMetrics, bench: PeerMetrics) -> Iterator[str]:
+    """SAELens and SAEBench, which differ in what they leave out."""
     if lens.tokens == bench.tokens:  # then both count the same tokens
         for name in _SHARED_BY_PEERS:
             if getattr(lens, name) != getattr(bench, name):
                 yield f"compat: saelens.{name} and saebench.{name} differ on the same tokens"
     elif lens.tokens > bench.tokens:
         yield f"compat: saelens.tokens {lens.tokens}, saebench leaves out fewer and has {bench.tokens}"
-    yield from _score(
-        learning.frac_recovered,
-        "compat.dictionary_learning.frac_recovered",
-        learning.loss_zero,
-        learning.loss_reconstructed,
-        learning.loss_original,
-    )
-    yield from _all_around(learning, "compat.dictionary_learning")
-    for bins, number in found.mdl_bits.items():
-        yield from _bare(number, f"compat.mdl_bits.{bins}")
-        if number.value is not None and number.value < 0:
-            yield f"compat.mdl_bits.{bins}: {number.value:g} bits"
 
 
 def _null_tests(found: Gaussianity) -> Iterator[tuple[str, NullTest]]:

@@ -152,6 +152,16 @@ class Adapted:
         passed = self.skip(x)
         if passed is not None:
             reconstruction = reconstruction + passed
+        self.require_finite(codes, reconstruction, mask)
+        return codes, reconstruction
+
+    def require_finite(
+        self,
+        codes: Float[Tensor, "docs pos features"],
+        reconstruction: Float[Tensor, "docs pos d"],
+        mask: Bool[Tensor, "docs pos"] | None = None,
+    ) -> None:
+        """Raise InterpretationError if anything is NaN or infinite where `mask` holds (default: anywhere)."""
         for method, value in (("encode", codes), ("decode", reconstruction)):
             read = value if mask is None else value[mask]
             bad = int((~torch.isfinite(read)).sum())
@@ -160,7 +170,6 @@ class Adapted:
                     f"{self.name}: {method} gave {bad} values that are NaN or infinite",
                     fix="check the weights for NaN, and the dtype for overflow",
                 )
-        return codes, reconstruction
 
 
 def _ways(problem: Exception) -> str:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from remainder.base.cache import Progress, build_once, silent, verify
-from remainder.base.paths import cache_root
+from remainder.base.paths import cache_root, gigabytes
 from remainder.errors import AssetError
 from remainder.model.bridge import Prefix, Runner
 from remainder.residual.moments import Moments
@@ -154,7 +154,7 @@ def collect_activations(
     """
     text = f"v1|{model_hash}|{task.site.hook_in}|{task.site.hook_out}|{device.type}|"
     digest = hashlib.sha256(text.encode() + windows.inputs.tobytes())
-    need, limit = windows.inputs.size * task.site.width * 4, _limit()
+    need, limit = windows.inputs.size * task.site.width * 4, gigabytes(_LIMIT, _DEFAULT_LIMIT)
 
     def build(folder: Path) -> None:
         tensors = prefix_pass(runner(), windows, batch_size, f"activations ({split})", progress)
@@ -230,12 +230,3 @@ def _make_room(need: int, limit: float) -> None:
         total -= path.stat().st_size
         # Renamed first, so that a folder half removed is never taken for a damaged one.
         shutil.rmtree(path.parent.rename(path.parent.with_name(f"{path.parent.name}.tmp-dropped")))
-
-
-def _limit() -> float:
-    """Bytes that activations may take on the disk."""
-    text = os.environ.get(_LIMIT, str(_DEFAULT_LIMIT))
-    try:
-        return float(text) * 1e9
-    except ValueError:
-        raise AssetError(f"{_LIMIT} is {text!r}, not a number", fix="give gigabytes") from None

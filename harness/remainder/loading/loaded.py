@@ -8,25 +8,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from remainder.base.cache import Progress
 from remainder.base.resolve import resolve
-from remainder.errors import MeasurementError
+from remainder.errors import MeasurementError, RemainderError
 from remainder.record.schema import Pinned
 from remainder.record.store import StoredRecord
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
+    from remainder.measure.partial import Finished
     from remainder.measure.plan import Plan
     from remainder.measure.seal import Remeasured
     from remainder.submission.submission import Entry
 
-__all__ = ["LoadedTask"]
+__all__ = ["LoadedTask", "Outcome"]
+
+
+class Outcome(NamedTuple):
+    """What came of one interpretation of several: its record, or the error that ended it."""
+
+    entry: Entry
+    result: StoredRecord | None
+    problem: RemainderError | None
+
+    def record(self) -> StoredRecord:
+        """The record.
+
+        Raises:
+            RemainderError: the error.
+        """
+        if self.result is None:
+            assert self.problem is not None
+            raise self.problem
+        return self.result
 
 
 @dataclass
@@ -84,6 +104,29 @@ class LoadedTask(ABC):
         record: StoredRecord = self._in_memory("measure", entry, (plan,), reference, progress)
         return record
 
+    def measure_group(
+        self,
+        entries: Sequence[Entry],
+        plan: Plan,
+        *,
+        reference: Entry | None = None,
+        progress: Progress | None = None,
+        finished: Finished | None = None,
+    ) -> Iterator[Outcome]:
+        """Score interpretations one after another; an error of one does not stop the others.
+
+        Args:
+            finished: batches that need not be measured again; new ones are put there. A kind of task without
+                batches does not look at it.
+        """
+        for entry in entries:
+            try:
+                record = self.measure(entry, plan, reference=reference, progress=progress)
+            except RemainderError as problem:
+                yield Outcome(entry, None, problem)
+            else:
+                yield Outcome(entry, record, None)
+
     def remeasure(
         self,
         entry: Entry,
@@ -110,14 +153,16 @@ class LoadedTask(ABC):
         reference: Entry | None,
         progress: Progress | None,
     ) -> Any:
-        """Call `measure` or `remeasure` of the kind's module, halving the batch each time memory runs out."""
+        """Call `measure` or `remeasure` of the kind's module."""
         self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
+        return self._halving(verb, entry, *arguments, reference=reference, progress=progress or self.progress)
+
+    def _halving(self, verb: str, *arguments: Any, **settings: Any) -> Any:
+        """Call a function of the kind's module, halving the batch each time memory runs out."""
         function = resolve(f"{self.task.kind.measure}:{verb}")
         while True:
             try:
-                return function(
-                    self, entry, *arguments, reference=reference, progress=progress or self.progress
-                )
+                return function(self, *arguments, **settings)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise MeasurementError(

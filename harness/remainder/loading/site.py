@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from remainder.base.cache import Progress, silent
+from remainder.base.paths import gigabytes
 from remainder.loading.activations import (
     SiteActivations,
     check_stored,
@@ -22,18 +25,28 @@ from remainder.loading.activations import (
     site_moments,
 )
 from remainder.loading.fetch import load_bridge, load_corpus, local_model, pinned_model
-from remainder.loading.loaded import LoadedTask
+from remainder.loading.loaded import LoadedTask, Outcome
 from remainder.model.bridge import BridgeRunner, Runner
 from remainder.model.module import ModuleRunner, module_hash
+from remainder.record.rungs import FOLDS
 from remainder.record.schema import Pinned
+from remainder.residual.calibration import LARGE
 from remainder.residual.moments import Moments
 from remainder.task.script import Built, check_targets, data_hash, run_script, windows_of
 from remainder.task.spec import Task
 from remainder.task.text import Corpus, Split, Windows
 
+if TYPE_CHECKING:
+    from remainder.measure.partial import Finished
+    from remainder.measure.plan import Plan
+    from remainder.submission.submission import Entry
+
 __all__ = ["LanguageTask", "ScriptTask", "SiteTask", "open_site_task"]
 
-_WINDOWS = 8  # of a text in one forward pass
+_WINDOWS = 8  # of a text in one forward pass, at most
+_OUTPUTS = 2**27  # outputs of a batch, 537 MB of them; the losses keep as many
+_GROUP_LIMIT = "REMAINDER_GROUP_GB"
+_GROUP = 1.0  # gigabytes of what belongs to the interpretations of a group
 _WINDOWS_OF_SCRIPT = 64
 
 
@@ -71,6 +84,76 @@ class SiteTask(LoadedTask):
             if dtype == "float32":
                 self._check_stored()
         return self._runners[dtype]
+
+    def measure_group(
+        self,
+        entries: Sequence[Entry],
+        plan: Plan,
+        *,
+        reference: Entry | None = None,
+        progress: Progress | None = None,
+        finished: Finished | None = None,
+    ) -> Iterator[Outcome]:
+        """Score interpretations together, as many at a time as fit `REMAINDER_GROUP_GB` (default: 1).
+
+        Passes that depend on model, text and seed alone are shared by a group, whose rows appear together.
+        """
+        for entry in entries:
+            self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
+        for group in self._groups(entries, plan):
+            yield from self.measure_part(
+                group, plan, reference=reference, progress=progress, finished=finished
+            )
+
+    def measure_part(
+        self,
+        entries: Sequence[Entry],
+        plan: Plan,
+        part: tuple[int, int] | None = None,
+        *,
+        reference: Entry | None = None,
+        progress: Progress | None = None,
+        finished: Finished | None = None,
+    ) -> list[Outcome]:
+        """Score one group; with `part`, measure only a part of its batches, and make no record.
+
+        Args:
+            part: (i, n): every n-th batch of evaluation windows from the i-th on, i from 0, which is put into
+                `finished`. Once all parts are there, a call without `part` makes the record from them.
+        """
+        found: list[Outcome] = self._halving(
+            "measure_group",
+            entries,
+            plan,
+            reference=reference,
+            progress=progress or self.progress,
+            finished=finished,
+            part=part,
+        )
+        return found
+
+    def _groups(self, entries: Sequence[Entry], plan: Plan) -> Iterator[list[Entry]]:
+        """Entries in their order, as many together as memory is meant for."""
+        group: list[Entry] = []
+        room = limit = gigabytes(_GROUP_LIMIT, _GROUP)
+        for entry in entries:
+            need = 1000 * (entry.kilobytes or 0) + self._fitted_bytes(plan)
+            if group and need > room:
+                yield group
+                group, room = [], limit
+            group.append(entry)
+            room -= need
+        if group:
+            yield group
+
+    def _fitted_bytes(self, plan: Plan) -> float:
+        """Memory of what is fitted to one interpretation: moments, covariances, a bank and codes."""
+        width = self.task.site.width
+        if not plan.fits:
+            return 0.0
+        tokens = plan.calibration_windows * math.prod(self.windows("calibration").inputs.shape[1:2])
+        matrices = 0 if width >= LARGE else (4 * FOLDS + 4) * width**2
+        return 8.0 * matrices + 3 * 4.0 * min(tokens, 2**16) * width
 
     def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
         found: dict[tuple[str, int], int] = {}
@@ -201,4 +284,16 @@ def open_site_task(
     folder = local_model(task.model, progress=progress)
     (progress or silent)("reading the text", 0, None)
     corpus = load_corpus(task, progress=progress)
-    return LanguageTask(task, device, batch_size or _WINDOWS, progress, corpus, folder)
+    size = batch_size or _windows_at_a_time(folder, corpus)
+    return LanguageTask(task, device, size, progress, corpus, folder)
+
+
+def _windows_at_a_time(folder: Path, corpus: Corpus) -> int:
+    """As many windows as leave clean outputs that can be kept."""
+    config = json.loads((folder / "config.json").read_bytes())
+    vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    positions = corpus.windows("evaluation").inputs.shape[1]
+    if not isinstance(vocabulary, int):
+        return _WINDOWS
+    fitting: int = _OUTPUTS // (vocabulary * positions)
+    return max(1, min(_WINDOWS, fitting))

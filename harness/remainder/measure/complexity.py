@@ -18,17 +18,27 @@ __all__ = ["complexity_of"]
 
 
 def complexity_of(
-    sample: CodeSample, coder: Coder | str, reference_steps: Sequence[int], lone: Number | None
+    sample: CodeSample,
+    coder: Coder | str,
+    reference_steps: Sequence[int],
+    lone: Number | None,
+    *,
+    seen_all: bool = True,
 ) -> Complexity:
     """Everything that does not follow from the values.
 
     Args:
         lone: the share of evaluation tokens whose set of latents occurs nowhere else; None if only some
             documents were measured.
+        seen_all: whether the sample is of the whole calibration split.
     """
     reason = coder if isinstance(coder, str) else "bits are counted on evaluation"
     return Complexity(
-        live_features=Number.bare(float(sample.live_features), "a count on the calibration split"),
+        live_features=(
+            Number.bare(float(sample.live_features), "a count on the calibration split")
+            if seen_all
+            else Number.null("of the calibration split no more was looked at than a check needs")
+        ),
         bits_per_token=Number.null(reason),
         features=sample.features,
         lone_code_sets=None if isinstance(coder, str) else lone,

@@ -14,17 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from remainder.errors import MeasurementError
 from remainder.loading.activations import Batch
 from remainder.measure.coding import CodedBatch
 from remainder.measure.gather import add_reconstruction
-from remainder.measure.kernels import FittedRung, score
-from remainder.measure.losses import Clean
+from remainder.measure.kernels import FittedRung, score, table_rows
+from remainder.measure.losses import window_scores
 from remainder.measure.rebuilt import Rebuilder, Rebuilt
-from remainder.model.bridge import Runner
-from remainder.record.rungs import CODED, RUNGS
+from remainder.measure.splices import Splices
+from remainder.record.rungs import CODED
 from remainder.record.values import STEP_BITS, STEP_SQUARES
-from remainder.residual.ladder import Raw
 from remainder.residual.noise import NoiseKeys
 
 __all__ = ["Passes", "add_paid"]
@@ -56,30 +59,41 @@ class Passes:
 
     @property
     def number(self) -> int:
-        """Spliced passes a batch."""
+        """Spliced passes a batch, if no two splices are equal."""
         return sum(kernel.draws for kernel in self.kernels) + len(self._curve)
 
-    def rows(self, runner: Runner, clean: Clean, rebuilt: Rebuilt, places: NoiseKeys) -> Iterator[Rows]:
-        """Rows of the table of values for a batch, pass after pass."""
+    def rows(
+        self, splices: Splices, rebuilt: Rebuilt, places: NoiseKeys, memo: dict[int, Tensor]
+    ) -> Iterator[Rows]:
+        """Rows of the table of values for a batch, pass after pass.
+
+        Args:
+            memo: noise of this batch, which all interpretations share.
+        """
+        runner, clean = splices.runner, splices.clean
         batch = clean.batch
-        exact = [kernel for kernel in self.kernels if kernel.name == "raw"]
-        for new in score(runner, clean, exact, rebuilt.exact, places):
-            add_reconstruction(new, batch, rebuilt.codes, rebuilt.exact, self.mean)
-            self._add_steps(new, rebuilt)
-            yield new
-        others = [kernel for kernel in self.kernels if kernel.name != "raw"]
-        for new in score(runner, clean, others, rebuilt.scored, places):
-            if new[0]["rung"] == CODED:
-                assert rebuilt.coded is not None
-                step = rebuilt.coded.coder.points[CODED]
-                self._add_paid(new, batch, rebuilt.coded, rebuilt.scored, step)
-            yield new
-        for name, step in self._curve.items():
-            assert rebuilt.coded is not None
-            estimate = rebuilt.coded.reconstruction(step)
-            for new in score(runner, clean, [FittedRung(name, RUNGS["raw"], Raw())], estimate, places):
-                self._add_paid(new, batch, rebuilt.coded, estimate, step)
+        ladder = []
+        for kernel in self.kernels:
+            if kernel.name == "raw":
+                new = _exactly(splices, "raw", rebuilt.exact)
+                add_reconstruction(new, batch, rebuilt.codes, rebuilt.exact, self.mean)
+                self._add_steps(new, rebuilt)
                 yield new
+            elif kernel.name == CODED:
+                assert rebuilt.coded is not None
+                yield self._paid(splices, CODED, rebuilt.coded, rebuilt.scored)
+            else:
+                ladder.append(kernel)
+        for name in self._curve:
+            assert rebuilt.coded is not None
+            estimate = rebuilt.coded.reconstruction(self._curve[name])
+            yield self._paid(splices, name, rebuilt.coded, estimate)
+        yield from score(runner, clean, ladder, rebuilt.scored, places, memo=memo)
+
+    def _paid(self, splices: Splices, rung: str, coded: CodedBatch, estimate: Tensor) -> Rows:
+        rows = _exactly(splices, rung, estimate)
+        self._add_paid(rows, splices.clean.batch, coded, estimate, coded.coder.points[rung])
+        return rows
 
     def _add_steps(self, rows: Rows, rebuilt: Rebuilt) -> None:
         """Bits and squared residuals at every step, into rows of `raw`."""
@@ -109,6 +123,14 @@ class Passes:
                     f"map it is {squares:.6g}",
                     fix="make decode one function of the codes, the same for every batch",
                 )
+
+
+def _exactly(splices: Splices, rung: str, estimate: Float[Tensor, "docs pos d"]) -> Rows:
+    """Rows of a splice without noise."""
+    batch = splices.clean.batch
+    spliced = torch.where(batch.spliced[..., None], estimate.float(), batch.prefix.x_out)
+    scores, _ = window_scores(splices.clean, splices.compare(spliced))
+    return table_rows(batch, rung, 0, scores)
 
 
 def add_paid(rows: Rows, batch: Batch, estimate: Any, bits: list[float]) -> None:

@@ -72,11 +72,16 @@ def score(
     places: NoiseKeys,
     *,
     split: str = "evaluation",
+    memo: dict[int, Tensor] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of the table of values for a batch, kernel after kernel and draw after draw."""
+    """Rows of the table of values for a batch, kernel after kernel and draw after draw.
+
+    Args:
+        memo: noise of this batch by the number of its pair, which others made or will use.
+    """
     units: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
     unfinished: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
-    memo: dict[int, Tensor] = {}
+    memo = {} if memo is None else memo
     for index in range(max((kernel.draws for kernel in kernels), default=0)):
         for kernel in kernels:
             if index >= kernel.draws:

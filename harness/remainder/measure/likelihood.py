@@ -13,6 +13,7 @@ Source: protocol 1, section 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,26 @@ class Compared(NamedTuple):
     loss: Float[Tensor, " rows"]  # nats
     kl: Float[Tensor, " rows"]  # nats, from the clean outputs
     answers: Int[Tensor, " rows"] | None  # the most likely class
+
+    def take(self, rows: Shaped[Tensor, " some"]) -> Compared:
+        """Some rows, by their numbers or a mask."""
+        answers = None if self.answers is None else self.answers[rows]
+        return Compared(self.loss[rows], self.kl[rows], answers)
+
+    def split(self, sizes: Sequence[int]) -> list[Compared]:
+        """Parts of so many rows each."""
+        rows = torch.split(torch.arange(len(self.loss), device=self.loss.device), list(sizes))
+        return [self.take(part) for part in rows]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Compared]) -> Compared:
+        """The rows of several parts, one after another."""
+        answers = [part.answers for part in parts if part.answers is not None]
+        return cls(
+            torch.cat([part.loss for part in parts]),
+            torch.cat([part.kl for part in parts]),
+            torch.cat(answers) if answers else None,
+        )
 
 
 class Categorical:

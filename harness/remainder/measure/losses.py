@@ -1,8 +1,8 @@
 """Loss, KL to the clean model and answers of spliced passes, from outputs computed in chunks.
 
-Only what the clean pass leaves of one batch is kept (for a language model p, [scored tokens of the batch,
-vocabulary]); of spliced outputs no more than `CHUNK` numbers exist at a time. How outputs are read:
-`measure.likelihood`.
+Of the clean outputs no more than `KEPT` numbers are kept for a batch (of a language model p, [compared
+tokens, vocabulary]); where there are more, each pass makes them again, chunk by chunk. Of spliced outputs no
+more than `CHUNK` numbers exist at a time. How outputs are read: `measure.likelihood`.
 
 Source: protocol 1, section 2.
 """
@@ -10,23 +10,38 @@ Source: protocol 1, section 2.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from remainder.errors import MeasurementError
 from remainder.loading.activations import Batch
-from remainder.measure.likelihood import Kept, likelihood_of
+from remainder.measure.likelihood import Compared, Kept, likelihood_of
 from remainder.model.bridge import Runner
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
 
-__all__ = ["CHUNK", "Clean", "WindowScores", "clean_pass", "kl_histogram", "spliced_pass", "window_sums"]
+__all__ = [
+    "CHUNK",
+    "KEPT",
+    "Clean",
+    "WindowScores",
+    "clean_pass",
+    "compared_pass",
+    "kl_histogram",
+    "spliced_pass",
+    "window_scores",
+    "window_sums",
+]
 
-CHUNK = 128 * 49_152
-"""Outputs that exist at a time: 128 tokens of a large vocabulary, many of a small one."""
+CHUNK = 2**24
+"""Outputs that exist at a time, 67 MB of them: 341 tokens of a vocabulary of 49,152, 65 of one of 256,000."""
+
+KEPT = 2**27
+"""Clean outputs that are kept for a batch, 537 MB of them."""
 
 
 class WindowScores(NamedTuple):
@@ -44,64 +59,105 @@ class Clean(NamedTuple):
     """The untouched model on one batch: what spliced passes are compared with."""
 
     batch: Batch
-    targets: Shaped[Tensor, " scored"]
-    kept: Kept
-    answers: Int[Tensor, " scored"] | None
+    rows: Bool[Tensor, "docs pos"]
+    """Positions whose outputs are compared: the scored ones, or all where peers are to count others too."""
+    targets: Shaped[Tensor, " rows"]
+    hidden: Float[Tensor, "rows hidden"]
+    kept: Kept | None
+    """None, if there would be more than `KEPT` numbers."""
+    compared: Compared
+    """Loss and answers of the clean outputs, and a KL of 0."""
     scores: WindowScores
 
+    def take(self, windows: Sequence[int]) -> Clean:
+        """The same of the windows at these places, in this order."""
+        sizes = self.rows.sum(1).tolist()
+        at = torch.split(torch.arange(len(self.targets), device=self.targets.device), sizes)
+        rows = torch.cat([at[window] for window in windows])
+        columns = self.scores._asdict().items()
+        return Clean(
+            self.batch.take(windows),
+            self.rows[list(windows)],
+            self.targets[rows],
+            self.hidden[rows],
+            None if self.kept is None else tuple(part[rows] for part in self.kept),
+            self.compared.take(rows),
+            WindowScores(**{name: [column[i] for i in windows] for name, column in columns}),
+        )
 
-def clean_pass(runner: Runner, batch: Batch) -> Clean:
-    """Run the suffix on the clean activations of a batch."""
-    hidden = runner.suffix(batch.inputs, batch.prefix, batch.prefix.x_out)[batch.scored]
-    targets = batch.targets[batch.scored]
+
+def clean_pass(runner: Runner, batch: Batch, *, everywhere: bool = False) -> Clean:
+    """Run the suffix on the clean activations of a batch.
+
+    Args:
+        everywhere: whether outputs of every position are compared, or those of scored ones only.
+    """
+    rows = torch.ones_like(batch.scored) if everywhere else batch.scored
+    hidden, targets = runner.suffix(batch.inputs, batch.prefix, batch.prefix.x_out)[rows], batch.targets[rows]
     likelihood = likelihood_of(targets)
-    parts, losses, answers = [], [], []
+    outputs = runner.logits(hidden[:1]).shape[-1]
+    keeps = len(hidden) * outputs <= KEPT
+    parts, found = [], []
+    for part in _chunks(len(hidden), outputs):
+        logits = runner.logits(hidden[part])
+        kept = likelihood.keep(logits)
+        found.append(likelihood.compare(kept, logits, targets[part]))
+        if keeps:
+            parts.append(kept)
+    compared = Compared.joined(found)
+    compared = compared._replace(kl=torch.zeros_like(compared.loss))
+    everything = tuple(torch.cat(same) for same in zip(*parts, strict=True)) if keeps else None
+    scored = _scored(batch, rows, compared)
+    scores = _by_window(batch, scored, scored.answers, batch.targets[batch.scored])
+    return Clean(batch, rows, targets, hidden, everything, compared, scores)
+
+
+def compared_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]) -> Compared:
+    """Run the suffix with `activations` at the site, and compare it with the clean pass, row by row.
+
+    `activations` is used as it is: the caller has left the clean values where nothing is spliced.
+    """
+    hidden = runner.suffix(clean.batch.inputs, clean.batch.prefix, activations)[clean.rows]
+    likelihood = likelihood_of(clean.targets)
+    found = []
     for part in _chunks(len(hidden), runner.logits(hidden[:1]).shape[-1]):
-        outputs = runner.logits(hidden[part])
-        kept = likelihood.keep(outputs)
-        compared = likelihood.compare(kept, outputs, targets[part])
-        parts.append(kept)
-        losses.append(compared.loss)
-        answers.append(compared.answers)
-    loss = torch.cat(losses)
-    most_likely = _joined(answers)
-    scores = _by_window(batch, loss, torch.zeros_like(loss), most_likely, most_likely, targets)
-    return Clean(
-        batch, targets, tuple(torch.cat(same) for same in zip(*parts, strict=True)), most_likely, scores
-    )
+        if clean.kept is None:
+            kept = likelihood.keep(runner.logits(clean.hidden[part]))
+        else:
+            kept = tuple(tensor[part] for tensor in clean.kept)
+        found.append(likelihood.compare(kept, runner.logits(hidden[part]), clean.targets[part]))
+    return Compared.joined(found)
+
+
+def window_scores(clean: Clean, compared: Compared) -> tuple[WindowScores, Float[Tensor, " scored"]]:
+    """Sums by window over the scored tokens, and the loss of each of them.
+
+    Raises:
+        MeasurementError: if a loss or KL is not finite there.
+    """
+    batch = clean.batch
+    scored = _scored(batch, clean.rows, compared)
+    answers = _scored(batch, clean.rows, clean.compared).answers
+    return _by_window(batch, scored, answers, batch.targets[batch.scored]), scored.loss
 
 
 def spliced_pass(
     runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]
 ) -> tuple[WindowScores, Float[Tensor, " scored"]]:
-    """Run the suffix with `activations` at the site, and compare it with the clean pass.
+    """Do what `compared_pass` and `window_scores` do."""
+    return window_scores(clean, compared_pass(runner, clean, activations))
 
-    Gives sums by window, and the loss of each scored token.
 
-    `activations` is used as it is: the caller has left the clean values where nothing is spliced.
-    """
-    batch = clean.batch
-    hidden = runner.suffix(batch.inputs, batch.prefix, activations)[batch.scored]
-    likelihood = likelihood_of(clean.targets)
-    found = []
-    for part in _chunks(len(hidden), clean.kept[0].shape[-1]):
-        kept = tuple(tensor[part] for tensor in clean.kept)
-        found.append(likelihood.compare(kept, runner.logits(hidden[part]), clean.targets[part]))
-    loss = torch.cat([compared.loss for compared in found])
-    kl = torch.cat([compared.kl for compared in found])
-    answers = _joined([compared.answers for compared in found])
-    return _by_window(batch, loss, kl, answers, clean.answers, clean.targets), loss
+def _scored(batch: Batch, rows: Bool[Tensor, "docs pos"], compared: Compared) -> Compared:
+    """What is known of the scored tokens, of all positions that were compared."""
+    chosen = batch.scored[rows]
+    return compared if chosen.all() else compared.take(chosen)
 
 
 def _chunks(rows: int, outputs: int) -> list[slice]:
     """Rows of so many outputs each; one empty chunk if nothing is scored."""
     size = max(CHUNK // outputs, 1)
     return [slice(start, start + size) for start in range(0, max(rows, 1), size)]
-
-
-def _joined(answers: list[Tensor | None]) -> Tensor | None:
-    given = [part for part in answers if part is not None]
-    return torch.cat(given) if given else None
 
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
@@ -112,11 +168,10 @@ def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
     return ";".join(f"{value}:{count}" for value, count in zip(values, counts, strict=True))
 
 
-def _by_window(
-    batch: Batch, loss: Tensor, kl: Tensor, answers: Tensor | None, clean: Tensor | None, targets: Tensor
-) -> WindowScores:
+def _by_window(batch: Batch, compared: Compared, clean: Tensor | None, targets: Tensor) -> WindowScores:
     """Sums in float64 over the scored tokens of each window."""
-    losses, kls = loss.double().cpu(), kl.double().cpu()
+    losses, kls = compared.loss.double().cpu(), compared.kl.double().cpu()
+    answers = compared.answers
     if not (torch.isfinite(losses).all() and torch.isfinite(kls).all()):
         raise MeasurementError(
             "a loss or KL is NaN or infinite",

@@ -5,7 +5,7 @@ Source: protocol 1, sections 1 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from remainder._version import __version__
@@ -13,6 +13,7 @@ from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
 from remainder.model.bridge import DTYPES, pick_device
+from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
 from remainder.record.rungs import ALL, CODED, NULLS
@@ -25,6 +26,7 @@ _QUICK = "quick"
 _DEMO_RUNGS = ("full",)  # beside exact and quantised codes
 _NULL = "noise-fitted"  # of the nulls of the Gaussian ratio the one that every table shows
 _CHECK = "true"  # a rung that must give back the clean model, which one batch can tell
+_BARE = frozenset({"raw", _CHECK})
 _LEAST = 2  # documents
 _ANNEALED_PAIRS = 8
 _ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
@@ -49,6 +51,8 @@ class Plan(NamedTuple):
     """Whether couplings, refits and tests of Gaussianity are measured too."""
     compat: bool = False
     """Whether the field's own metrics are measured too."""
+    peers: tuple[str, ...] | None = None
+    """Whose metrics these are; None: all peers'."""
     nulls: tuple[str, ...] = ()
     """Kinds of noise around x whose harm the Gaussian ratio divides by."""
     is_coded: bool = False
@@ -63,6 +67,21 @@ class Plan(NamedTuple):
         """Whether transform coding is measured beside it, which takes 13 passes, once a task."""
         part = part_of(self.tier)
         return self.is_coded and (self.whole or part is None or part.tier != DEMO)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing but exact codes is spliced in: then nothing is fitted and no bits are counted."""
+        return not self.whole and set(self.rungs) <= _BARE
+
+    @property
+    def needs_codes(self) -> bool:
+        """Whether codes of the whole calibration split are looked at."""
+        return not self.is_bare or (self.compat and "saebench" in (self.peers or PEERS))
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is fitted to the residual."""
+        return self.whole or bool(self.nulls) or not set(self.rungs) <= {*_BARE, CODED}
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""
@@ -88,7 +107,7 @@ def plan(
     rungs: tuple[str, ...] | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
-    compat: bool = False,
+    compat: bool | Sequence[str] = False,
     documents: int | None = None,
     device: str = "auto",
 ) -> Plan:
@@ -100,20 +119,21 @@ def plan(
             for annealed losses, couplings, refits and Gaussianity, on a text for `compat` too. Default: the
             task's (of tier `demo` only `full`), but `true`, a check, is then run on one batch only.
         dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
-        compat: the field's own metrics.
+        compat: the field's own metrics: True for those of every peer, or names of peers (`saelens`, …).
         documents: how many of the tier's evaluation documents are measured; default: all.
         device: what it will run on: `auto`, `cpu` or `cuda`.
 
     Raises:
-        TaskError: if there is no such tier, rung, dtype or device, `compat` is asked of a task that is no
-            text, or the number of documents is too small.
+        TaskError: if there is no such tier, rung, peer, dtype or device, `compat` is asked of a task that is
+            no text, or the number of documents is too small.
     """
     tier, part = _part(task, tier, documents)
     amount = task.tier(tier)
     ordered, everything = _ordered(task, rungs, _DEMO_RUNGS if tier == DEMO else task.rungs)
     if pairs is not None and (pairs < 1 or pairs % 1):
         raise TaskError(f"pairs is {pairs}", fix="ask for a whole number of antithetic pairs, 1 or more")
-    if compat and task.corpus is None:
+    peers = _peers(compat)
+    if peers and task.corpus is None:
         raise TaskError(
             f"{task.id} has no text, and the field's metrics (compat) are defined for language models only",
             fix="leave compat out",
@@ -132,9 +152,10 @@ def plan(
         device=pick_device(device).type,
         annealed_pairs=_ANNEALED_PAIRS if whole else 0,
         whole=whole,
-        compat=compat or (whole and task.corpus is not None),
+        compat=bool(peers) or (whole and task.corpus is not None),
+        peers=None if whole or not peers or peers == PEERS else peers,
         nulls=_nulls(tier, ordered, everything=everything),
-        is_coded=task.ladder == "coded",
+        is_coded=task.ladder == "coded" and not set(ordered) <= _BARE,
         documents=None if part is None or tier == DEMO else part.documents,
         notes=notes if part is None else (*notes, part.note),
     )
@@ -175,11 +196,23 @@ def _ordered(
     if unknown:
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
     everything = ALL in chosen
-    # Without these two nothing is known of the interpretation itself; every other rung is compared with them.
-    ordered = tuple(rung for rung in known if everything or rung in {"raw", CODED, *chosen})
+    # Every other rung is compared with exact and with quantised codes alone; `raw` by itself needs neither.
+    beside = {"raw"} if set(chosen) <= _BARE else {"raw", CODED}
+    ordered = tuple(rung for rung in known if everything or rung in {*beside, *chosen})
     if rungs is None:  # one batch tells as much
         ordered = tuple(rung for rung in ordered if rung != _CHECK)
     return ordered, everything
+
+
+def _peers(compat: bool | Sequence[str]) -> tuple[str, ...]:
+    """Names of the peers that are asked for, in the order of tables."""
+    if isinstance(compat, bool):
+        return PEERS if compat else ()
+    named = (compat,) if isinstance(compat, str) else tuple(compat)
+    for name in named:
+        if name not in PEERS:
+            raise TaskError(f"compat names {name!r}", fix=f"choose from: {', '.join(PEERS)}; True takes all")
+    return tuple(peer for peer in PEERS if peer in named)
 
 
 def _check_documents(documents: int, task: Task, tier: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from torch import Tensor
 
 from remainder.interpretation.protocol import Adapted
@@ -15,58 +13,51 @@ from remainder.measure.seal import Log
 from remainder.measure.unexplained import Unexplained
 from remainder.record.schema import Check
 
-__all__ = ["look_at_fit", "sample_codes"]
-
-Batches = Iterable[tuple[Batch, Tensor]]
-"""Batches of windows, each with the model's own activation."""
+__all__ = ["look", "look_at_fit"]
 
 
-def sample_codes(
+def look(
     interpretation: Adapted,
     finer: Adapted | None,
-    batches: Batches,
+    batch: Batch,
+    x: Tensor,
+    sample: CodeSample,
     left: Unexplained,
     log: Log,
-    tell: Callable[[int], None],
-) -> CodeSample:
-    """Codes of the calibration split; the first batch also goes through conformance.
+) -> None:
+    """Gather codes of a batch of the calibration split; the first one also goes through conformance.
 
     Args:
         finer: the interpretation that stands in for the model, if any; its conformance is checked too.
-        batches: of two windows at least, since whether one changes another is a rule that is checked.
+        batch: the first is of two windows at least: whether one changes another is a rule that is checked.
+        x: the model's own activation.
         left: told what is left unexplained.
         log: receives the check of conformance.
-        tell: told the tokens seen so far.
 
     Raises:
         InterpretationError: if it breaks a rule, or gives values of a wrong shape or not finite.
         MeasurementError: if nothing is spliced.
     """
-    sample = CodeSample()
-    for batch, x in batches:
-        tell(sample.seen)
-        read, here, target = interpretation.choose(batch.prefix.x_in, x), batch.spliced, batch.prefix.x_out
-        if not sample.seen:
-            if not here.any():
-                raise nothing_spliced()
-            log.checks["conformance"] = _conformance(interpretation, read, batch, x)
-            if finer is not None:
-                check_conformance(finer, finer.choose(batch.prefix.x_in, x), here, x)
-        codes, reconstruction = interpretation.reconstruct(read, here)
-        passed = interpretation.skip(read)
-        sample.past = sample.past or (passed is not None and bool(passed[here].any()))
-        rebuilt = target if passed is None else target - passed
-        sample.update(codes[here], rebuilt[here], (target - reconstruction)[here], here)
-        left.update("calibration", batch, target - reconstruction)
-    return sample
+    read, here, target = interpretation.choose(batch.prefix.x_in, x), batch.spliced, batch.prefix.x_out
+    if not sample.seen:
+        if not here.any():
+            raise nothing_spliced()
+        log.checks["conformance"] = _conformance(interpretation, read, batch, x)
+        if finer is not None:
+            check_conformance(finer, finer.choose(batch.prefix.x_in, x), here, x)
+    codes, reconstruction = interpretation.reconstruct(read, here)
+    passed = interpretation.skip(read)
+    sample.past = sample.past or (passed is not None and bool(passed[here].any()))
+    rebuilt = target if passed is None else target - passed
+    sample.update(codes[here], rebuilt[here], (target - reconstruction)[here], here)
+    left.update("calibration", batch, target - reconstruction)
 
 
-def look_at_fit(interpretation: Adapted, batches: Batches, left: Unexplained) -> None:
+def look_at_fit(interpretation: Adapted, batch: Batch, x: Tensor, left: Unexplained) -> None:
     """Gather what is left unexplained of the split that training is for, and that scores nothing."""
-    for batch, x in batches:
-        read = interpretation.choose(batch.prefix.x_in, x)
-        _, estimate = interpretation.reconstruct(read, batch.spliced)
-        left.update("fit", batch, batch.prefix.x_out - estimate)
+    read = interpretation.choose(batch.prefix.x_in, x)
+    _, estimate = interpretation.reconstruct(read, batch.spliced)
+    left.update("fit", batch, batch.prefix.x_out - estimate)
 
 
 def _conformance(interpretation: Adapted, read: Tensor, batch: Batch, x: Tensor) -> Check:

@@ -50,7 +50,15 @@ def info(entry: Entry) -> SubmissionInfo:
 
 
 def calibration_info(calibration: Calibration, unexplained: dict[str, Number]) -> CalibrationInfo:
-    """The figures of a fit, as records state them, and what is left unexplained of each split."""
+    """The figures of a fit, as records state them, and what is left unexplained of each split.
+
+    Args:
+        calibration: has seen nothing where nothing was to be fitted.
+    """
+    if not calibration.tokens:
+        return CalibrationInfo(
+            documents=0, tokens=0, dimension=calibration.width, unexplained=unexplained or None
+        )
     covariance = covariance_of(calibration)
     cells = calibration.already("cells")
     return CalibrationInfo(
@@ -97,7 +105,11 @@ class Log:
         """Take the time of a stage."""
         start = time.perf_counter()
         yield
-        self.timings[stage] = time.perf_counter() - start
+        self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Add to the time of a stage."""
+        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
 
 
 def seal(
@@ -147,6 +159,7 @@ def seal(
             annealed_draws=2 * plan.annealed_pairs,
             whole=plan.whole,
             compat=plan.compat,
+            peers=plan.peers,
             unmeasured=log.unmeasured,
             seed=task.seed,
             dtype=plan.dtype,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from remainder.record.number import FrozenModel, Number
+from remainder.record.number import FrozenModel, GrownModel, Number
 
 __all__ = [
+    "PEERS",
     "Compat",
     "DictionaryLearningMetrics",
     "PeerMetrics",
 ]
+
+
+PEERS = ("saelens", "saebench", "dictionary_learning")
+"""Libraries whose metrics are made."""
 
 
 class PeerMetrics(FrozenModel):
@@ -53,17 +58,20 @@ class DictionaryLearningMetrics(FrozenModel):
     """1 − Σ Var r / Σ Var x, so that a constant offset is free."""
 
 
-class Compat(FrozenModel):
+class Compat(GrownModel):
     """The field's own metrics with its own masks, on the evaluation windows and in float32.
 
     They need activations: like the tests of Gaussianity, they cannot be recomputed from per-document values.
+    A peer that was not asked for is left out.
     """
 
-    saelens: PeerMetrics
+    later = (*PEERS, "mdl_bits")
+
+    saelens: PeerMetrics | None = None
     """SAELens 6.54.12: special tokens keep their activation."""
-    saebench: PeerMetrics
+    saebench: PeerMetrics | None = None
     """SAEBench 0.6.0: special tokens are reconstructed too, though not counted."""
-    dictionary_learning: DictionaryLearningMetrics
+    dictionary_learning: DictionaryLearningMetrics | None = None
     """Every position counts, the beginning of the sequence too."""
-    mdl_bits: dict[str, Number]
+    mdl_bits: dict[str, Number] | None = None
     """Bits per token by the number of bins a feature, as SAEBench counts them; on calibration."""

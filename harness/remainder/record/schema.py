@@ -190,7 +190,7 @@ class BehaviourInfo(FrozenModel):
 class Measurement(GrownModel):
     """The settings of the measurement."""
 
-    later = ("behaviour",)
+    later = ("behaviour", "peers")
 
     rungs: tuple[str, ...]
     pairs: int
@@ -201,6 +201,8 @@ class Measurement(GrownModel):
     """Whether couplings, refits and tests of Gaussianity were asked for (`--rungs all`)."""
     compat: bool = False
     """Whether the field's own metrics were asked for (`--compat`, and `--rungs all` of a text)."""
+    peers: tuple[str, ...] | None = None
+    """Whose metrics were asked for, if not every peer's."""
     unmeasured: dict[str, str] = Field(default_factory=dict)
     """Rungs that this residual does not admit, and why."""
     seed: int

@@ -176,6 +176,8 @@ class MeasurementSettings(Protocol):
     @property
     def compat(self) -> bool: ...
     @property
+    def peers(self) -> tuple[str, ...] | None: ...
+    @property
     def pairs(self) -> int: ...
     @property
     def dtype(self) -> str: ...
@@ -216,7 +218,7 @@ def measurement_key(
             "tier": tier,
             "rungs": sorted(set(settings.rungs)),
             "whole": settings.whole,
-            "compat": settings.compat,
+            "compat": settings.compat if settings.peers is None else sorted(settings.peers),
             "pairs": settings.pairs,
             "dtype": settings.dtype,
             "device": settings.device,
@@ -346,7 +348,7 @@ def _result_id(content: Mapping[str, Any]) -> str:
     submission, measurement = content["submission"], content["measurement"]
     parts = ("kind", "files", "hash", "method")  # records of schema 4 have no method
     science["submission"] = {name: submission[name] for name in parts if name in submission}
-    settings = ("rungs", "pairs", "annealed_draws", "whole", "compat", "unmeasured", "seed", "dtype")
+    settings = ("rungs", "pairs", "annealed_draws", "whole", "compat", "peers", "unmeasured", "seed", "dtype")
     science["measurement"] = {name: measurement[name] for name in settings if name in measurement}
     if content.get("reference") is not None:
         reference = content["reference"]

@@ -209,17 +209,21 @@ def _compat(record: Record, notes: Notes) -> Section | None:
     """The metrics that papers quote most, with each peer's masks."""
     if record.compat is None:
         return None
-    saelens, saebench = record.compat.saelens, record.compat.saebench
-    body: list[str | tuple[str, ...]] = [
-        (name, notes.cell(getattr(saelens, field)), f"SAEBench: {notes.cell(getattr(saebench, field))}")
-        for name, field in (
-            ("ce_loss_score", "ce_loss_score"),
-            ("kl_div_score", "kl_div_score"),
-            ("explained variance", "explained_variance"),
-            ("L0", "l0"),
-        )
-    ]
-    return Section("In the field's own terms (SAELens' masks; beside it SAEBench's)", body)
+    measured = {"SAELens'": record.compat.saelens, "SAEBench's": record.compat.saebench}
+    peers = [(whose, peer) for whose, peer in measured.items() if peer is not None]
+    if not peers:
+        return None
+    body: list[str | tuple[str, ...]] = []
+    for name, field in (
+        ("ce_loss_score", "ce_loss_score"),
+        ("kl_div_score", "kl_div_score"),
+        ("explained variance", "explained_variance"),
+        ("L0", "l0"),
+    ):
+        first, *others = (notes.cell(getattr(peer, field)) for _, peer in peers)
+        body.append((name, first, *(f"SAEBench: {cell}" for cell in others)))
+    beside = "".join(f"; beside it {whose}" for whose, _ in peers[1:])
+    return Section(f"In the field's own terms ({peers[0][0]} masks{beside})", body)
 
 
 def _missing(record: Record) -> Section | None:

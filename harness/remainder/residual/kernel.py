@@ -19,6 +19,9 @@ __all__ = ["Context", "Kernel", "ResidualModel", "Sample", "residual_of"]
 Sample = Float[Tensor, "docs pos d"]
 
 
+_REMEMBERED = 2**24  # numbers in float64, 134 MB, of the noise of one batch
+
+
 @dataclass(frozen=True)
 class Context:
     """The information that a residual model may condition on.
@@ -40,7 +43,8 @@ class Context:
         """Keyed standard normal values in the reconstruction's shape, float64."""
         if draw.pair not in self.memo:
             _, positions, width = self.reconstruction.shape
-            self.memo.clear()
+            if (len(self.memo) + 1) * self.reconstruction.numel() > _REMEMBERED:
+                self.memo.clear()
             z = normal(self.places, Draw(2 * draw.pair), positions, width)
             self.memo[draw.pair] = z.to(self.reconstruction.device)
         return draw.sign * self.memo[draw.pair]
