@@ -31,7 +31,7 @@ __all__ = ["LoadedTask", "Outcome"]
 
 
 class Outcome(NamedTuple):
-    """What came of one interpretation of several: its record, or the error that ended it."""
+    """The outcome of one interpretation of several: its record, or the error that ended it."""
 
     entry: Entry
     result: StoredRecord | None

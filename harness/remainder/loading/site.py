@@ -289,7 +289,7 @@ def open_site_task(
 
 
 def _windows_at_a_time(folder: Path, corpus: Corpus) -> int:
-    """As many windows as leave clean outputs that can be kept."""
+    """The number of windows that leaves clean outputs that can be kept."""
     config = json.loads((folder / "config.json").read_bytes())
     vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     positions = corpus.windows("evaluation").inputs.shape[1]

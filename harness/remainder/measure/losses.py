@@ -64,13 +64,13 @@ class Clean(NamedTuple):
     targets: Shaped[Tensor, " rows"]
     hidden: Float[Tensor, "rows hidden"]
     kept: Kept | None
-    """None, if there would be more than `KEPT` numbers."""
+    """Parts of the clean outputs; None, if there would be more than `KEPT` numbers."""
     compared: Compared
     """Loss and answers of the clean outputs, and a KL of 0."""
     scores: WindowScores
 
     def take(self, windows: Sequence[int]) -> Clean:
-        """The same of the windows at these places, in this order."""
+        """Windows at these places, in this order."""
         sizes = self.rows.sum(1).tolist()
         at = torch.split(torch.arange(len(self.targets), device=self.targets.device), sizes)
         rows = torch.cat([at[window] for window in windows])
@@ -149,7 +149,7 @@ def spliced_pass(
 
 
 def _scored(batch: Batch, rows: Bool[Tensor, "docs pos"], compared: Compared) -> Compared:
-    """What is known of the scored tokens, of all positions that were compared."""
+    """The comparison of scored tokens, out of that of all rows."""
     chosen = batch.scored[rows]
     return compared if chosen.all() else compared.take(chosen)
 

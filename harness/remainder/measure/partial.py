@@ -21,7 +21,7 @@ class Finished(Protocol):
     """A store of finished batches; contents are JSON without NaN."""
 
     def get(self, key: str) -> Mapping[str, Any] | None:
-        """What was put under this key, if anything was."""
+        """The content that was put under this key, if there was any."""
         ...
 
     def put(self, key: str, content: Mapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ class SpecialIds(NamedTuple):
     """Targets that dictionary_learning leaves out."""
 
     def counted(self, tokens: Int[Tensor, "docs pos"], peer: str) -> Bool[Tensor, "docs pos"]:
-        """Where a peer counts."""
+        """The positions that a peer counts."""
         ids = self.padding if peer == "dictionary_learning" else getattr(self, peer)
         return ~torch.isin(tokens, torch.tensor(sorted(ids), device=tokens.device, dtype=tokens.dtype))
 
@@ -77,7 +77,7 @@ class Scores(NamedTuple):
 
 @dataclass
 class PeerText:
-    """What peers need of model and text alone: it is made once for all interpretations.
+    """Facts that peers need of model and text alone: they are made once for all interpretations.
 
     Raises:
         MeasurementError: every token is special to a peer.

@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     compat: bool = False
     """Whether the field's own metrics are measured too."""
     peers: tuple[str, ...] | None = None
-    """Whose metrics these are; None: all peers'."""
+    """Peers whose metrics these are; None: all."""
     nulls: tuple[str, ...] = ()
     """Kinds of noise around x whose harm the Gaussian ratio divides by."""
     is_coded: bool = False

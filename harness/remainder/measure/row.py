@@ -80,11 +80,11 @@ class Row:
     progress: Progress
     reference: SiteEntry | None = None
     finer: Adapted | None = None
-    """What `reference` built: it stands in for the model."""
+    """The interpretation that `reference` built, which stands in for the model."""
     finished: Finished | None = None
     log: Log = field(default_factory=Log)
     problem: RemainderError | None = None
-    """What ended it before its end."""
+    """The error that ended it."""
     left: Unexplained = field(default_factory=Unexplained)
     sets: CodeSets = field(default_factory=CodeSets)
     sample: CodeSample = field(default_factory=CodeSample)

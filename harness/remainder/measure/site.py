@@ -152,7 +152,7 @@ class _Group:
     finer: Adapted | None = None
     rows: list[Row] = field(default_factory=list)
     log: Log = field(default_factory=Log)
-    """Of what all rows share."""
+    """Times, checks and warnings that all rows share."""
 
     def run(self) -> None:
         """All steps."""
@@ -318,7 +318,7 @@ class _Group:
         self._each("evaluation", lambda row: row.check(runner, clean, x))
 
     def _peer_text(self, windows: int, asked: frozenset[str] | None) -> PeerText | None:
-        """What the field's own metrics need of the text, if they are asked for."""
+        """Facts of the text for the field's own metrics, if these are asked for."""
         if not self.plan.compat or self.finer is not None or self.documents is not None:
             return None
         assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
@@ -376,5 +376,5 @@ class _Group:
 
     @property
     def _name(self) -> str:
-        """What is told of whom."""
+        """The name that progress is told under."""
         return self.entries[0].name if len(self.entries) == 1 else f"{len(self.entries)} submissions"

@@ -17,7 +17,7 @@ __all__ = ["Splices"]
 
 @dataclass
 class Splices:
-    """What was put in so far, and what came of it.
+    """Activations that were put in so far, and their comparisons.
 
     Splices differ in few windows where they differ in masks only: peers also put x̂ at attention sinks, which
     hardly any window has. Codes that quantising leaves as they are decode to the same again.

@@ -202,7 +202,7 @@ class Measurement(GrownModel):
     compat: bool = False
     """Whether the field's own metrics were asked for (`--compat`, and `--rungs all` of a text)."""
     peers: tuple[str, ...] | None = None
-    """Whose metrics were asked for, if not every peer's."""
+    """Peers whose metrics were asked for, if not all."""
     unmeasured: dict[str, str] = Field(default_factory=dict)
     """Rungs that this residual does not admit, and why."""
     seed: int
