@@ -79,6 +79,15 @@ _Documents = Annotated[
         "and no board takes it.",
     ),
 ]
+_UntilCi = Annotated[
+    float | None,
+    typer.Option(
+        "--until-ci",
+        metavar="NATS",
+        help="Add documents, up to those of the tier, until the difference of KL of each submission from the "
+        "first (of one alone its KL) is known to ± NATS.",
+    ),
+]
 _Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 _BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
@@ -111,6 +120,7 @@ def run(
     dtype: _Dtype = None,
     compat: _Compat = False,
     documents: _Documents = None,
+    until_ci: _UntilCi = None,
     device: _Device = "auto",
     batch_size: _BatchSize = None,
     out: _Out = Path("results"),
@@ -131,6 +141,7 @@ def run(
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
         from remainder.cli.session import Session, Wanted
+        from remainder.cli.until import measure_until, require_one
         from remainder.measure.plan import plan
         from remainder.runs.here import Here
         from remainder.runs.job import Source
@@ -138,6 +149,8 @@ def run(
 
     part = Shard.parse(shard)
     chosen = [load_task(name) for name in names]
+    if until_ci is not None:
+        require_one(chosen, until_ci, documents, shard)
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
     further = _further(chosen, rungs, background)
     planned = partial(
@@ -157,7 +170,12 @@ def run(
     wanted = Wanted(tuple(with_ or ()), out, fresh, part, Here)
     session = Session(wanted, sources, format, further, shown)
     try:
-        session.measure()
+        if until_ci is None:
+            session.measure()
+        else:
+            session = measure_until(
+                until_ci, chosen[0], sources[0], lambda one: Session(wanted, [one], format, further, shown)
+            )
         _write(session, json, figure)
         session.show_all()
     except KeyboardInterrupt:

@@ -87,6 +87,17 @@ class Plan(NamedTuple):
         """Number of noise draws for a stochastic rung."""
         return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
 
+    def of_documents(self, documents: int | None, *notes: str) -> Plan:
+        """The same of the first documents of the tier (None: of all), with further sentences on it.
+
+        Args:
+            documents: fewer than the tier has.
+        """
+        if documents is None:
+            return self._replace(notes=(*self.notes, *notes))
+        part = Part(self.tier, documents)
+        return self._replace(tier=part.name, documents=documents, notes=(*self.notes, part.note, *notes))
+
     def key(self, task: Task, submission: Hashed, reference: Hashed | None = None) -> str:
         """The measurement key of the record that this plan gives."""
         return measurement_key(
