@@ -67,7 +67,7 @@ def test_more_looks_make_each_interval_wider(pair: list[StoredRecord]) -> None:
 
 
 def test_intervals_at_which_measuring_stops_hold_the_truth() -> None:
-    """Documents with differences of standard deviation 1 around 0; 95 % a look would be too few in the end."""
+    """Documents with differences of standard deviation 1 around 0; 95 % a look would not be enough."""
     generator = np.random.default_rng(5)
     numbers, worlds, wanted = (8, 16, 32, 64), 400, 0.45
 

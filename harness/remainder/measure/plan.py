@@ -88,7 +88,7 @@ class Plan(NamedTuple):
         return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
 
     def of_documents(self, documents: int | None, *notes: str) -> Plan:
-        """The same of the first documents of the tier (None: of all), with further sentences on it.
+        """This plan for the first documents of its tier (None: for all), with further sentences on it.
 
         Args:
             documents: fewer than the tier has.

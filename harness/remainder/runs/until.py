@@ -31,7 +31,7 @@ _FIRST = 8  # documents
 
 
 class Known(NamedTuple):
-    """How well the least known number is known."""
+    """The number that is known least."""
 
     what: str
     half_width: float | None
