@@ -8,6 +8,7 @@ import torch
 from circuit_models import HEADS, VOCABULARY, PlainModel, bridge_model, make_prompts
 from torch import Tensor
 
+from remainder.circuit import backgrounds, kept_sums
 from remainder.circuit.backgrounds import (
     BACKGROUNDS,
     Background,
@@ -20,6 +21,7 @@ from remainder.circuit.circuit import Circuit
 from remainder.circuit.constants import fit_constants
 from remainder.circuit.run import Values, record, rows_within, run_circuit
 from remainder.errors import MeasurementError
+from remainder.model.architecture import Stage
 from remainder.record.rungs import CIRCUIT_RUNGS
 
 MODELS = {
@@ -28,6 +30,16 @@ MODELS = {
     "parallel": PlainModel(parallel=True, seed=2),
     "attention-only": PlainModel(layers=3, mlps=False, seed=3),
 }
+
+
+class PassValues:
+    """A background of given values that does not say that they do not depend on the pass."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def values(self, stage: Stage, now: Tensor) -> Tensor:
+        return self._values[stage.name].to(now.dtype)
 
 
 def random_circuit(model: PlainModel, share: float, seed: int = 0) -> Circuit:
@@ -97,6 +109,34 @@ def test_a_pass_is_the_sum_over_edges(name: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("ahead", [1, 5, 9])
+def test_a_pass_is_the_sum_over_edges_however_many_readers_are_summed_at_once(
+    name: str, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_sums, "_AHEAD", ahead)
+    assert kept_sums.readers_ahead(MODELS[name].graph) < len(MODELS[name].graph.readers)
+    for share in (0.1, 0.5, 0.9):
+        test_a_pass_is_the_sum_over_edges(name, share)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("seed", range(5))
+def test_edges_that_do_not_reach_the_logits_change_nothing(name: str, seed: int) -> None:
+    model, prompts = MODELS[name], make_prompts(5)
+    tokens = torch.from_numpy(prompts.tokens)
+    values, _ = record(model, torch.from_numpy(prompts.counterfactual))
+    circuit = random_circuit(model, 0.1, seed)
+    reaching = circuit.reaching
+    assert not (reaching & ~circuit.kept).any()
+    assert (circuit.pruned().kept & ~reaching).sum() == 0
+    plain = PassValues(values)  # nothing is left out where a background may depend on the pass
+    whole = run_circuit(model, circuit, tokens, plain)
+    cut = run_circuit(model, Circuit(model.graph, reaching), tokens, plain)
+    torch.testing.assert_close(cut, whole, atol=1e-10, rtol=0)
+    torch.testing.assert_close(run_circuit(model, circuit, tokens, values), whole, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_full_circuit_is_the_model_and_empty_one_the_background(name: str) -> None:
     model, prompts = MODELS[name], make_prompts(5)
     tokens, other = torch.from_numpy(prompts.tokens), torch.from_numpy(prompts.counterfactual)
@@ -125,6 +165,48 @@ def test_bridge_models_split_into_edges(architecture: str) -> None:
         )
         last = run_circuit(model, Circuit.full(model.graph), tokens, values, positions=[6])
         torch.testing.assert_close(last[:, 0], model.run(tokens)[:, -1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2", "gpt-neox"])
+def test_stages_that_change_nothing_are_not_computed(architecture: str) -> None:
+    model = bridge_model(architecture)
+    assert model.skips
+    prompts = make_prompts(4, positions=7, vocabulary=50)
+    tokens = torch.from_numpy(prompts.tokens)
+    computed: list[str] = []
+    for stage in model.graph.stages[1:-1]:
+        part = getattr(model.bridge.blocks[int(stage.name[1:])], "attn" if stage.name[0] == "a" else "mlp")
+        part.hook_out.add_hook(lambda value, hook, name=stage.name: computed.append(name))
+    with torch.no_grad():
+        values, _ = record(model, torch.from_numpy(prompts.counterfactual))
+        few = {stage: value.mean((0, 1), keepdim=True) for stage, value in values.items()}
+        for only in ("m0->logits", "a0.h0->logits", "input->logits", "a1.h1->logits"):
+            circuit = Circuit.of_edges(model.graph, [only, "input->m1", "input->a1.h0<q>"])
+            for background in (values, few):
+                computed.clear()
+                found = run_circuit(model, circuit, tokens, background)
+                writer = only.partition(".")[0].partition("-")[0]
+                assert set(computed) == {writer} - {"input"}
+                whole = run_circuit(model, circuit, tokens, PassValues(background))
+                torch.testing.assert_close(found, whole, atol=1e-4, rtol=0)
+    for block in model.bridge.blocks:
+        block.attn.hook_out.remove_hooks()
+        block.mlp.hook_out.remove_hooks()
+
+
+@pytest.mark.parametrize("rung", [rung for rung in BACKGROUNDS if rung != "optimal-constant"])
+def test_the_whole_graph_is_run_once_since_it_sees_no_background(
+    rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = scene(MODELS["plain"])
+    passes: list[int] = []
+    monkeypatch.setattr(backgrounds, "run_circuit", lambda *a, **k: passes.append(1) or run_circuit(*a, **k))
+    whole = Circuit.full(MODELS["plain"].graph)
+    first = made.run(whole, BACKGROUNDS[rung], 1)
+    assert len(passes) == 1
+    assert made.run(whole, BACKGROUNDS["zero"]) is first
+    torch.testing.assert_close(first, made.clean_logits, atol=1e-10, rtol=0)
+    assert len(passes) == 1
 
 
 def scene(model: PlainModel, *, budget: int = 2**28, order: slice = slice(None)) -> Scene:

@@ -121,6 +121,8 @@ class Scene:
         self._bank: dict[str, Tensor] | None = None
         self._streams: dict[str, Tensor] | None = None
         self._recorded: dict[str, tuple[dict[str, Tensor], Tensor]] = {}
+        self._whole: Tensor | None = None
+        """Logits in a pass in which nothing is removed."""
 
     @property
     def counterfactual_logits(self) -> Float[Tensor, "prompts seen vocabulary"]:
@@ -152,7 +154,19 @@ class Scene:
         *,
         constants: Values | None = None,
     ) -> Float[Tensor, "prompts seen vocabulary"]:
-        """Logits of the evaluation prompts at `positions`, in a pass of the circuit."""
+        """Logits of the evaluation prompts at `positions`, in a pass of the circuit.
+
+        Where nothing is removed no background is seen: the first such pass stands for all.
+        """
+        if circuit.edges < circuit.graph.edges:
+            return self._run(circuit, background, draw, constants)
+        if self._whole is None:
+            self._whole = self._run(circuit, background, draw, constants)
+        return self._whole
+
+    def _run(
+        self, circuit: Circuit, background: Background, draw: int, constants: Values | None
+    ) -> Float[Tensor, "prompts seen vocabulary"]:
         beside = background.statistics != "single-shot" or background.baths == "independent"
         ahead = len(self.calibration) if beside else 0
         positions = self.evaluation.tokens.shape[1]
@@ -269,6 +283,7 @@ class _Shared:
 
     def __init__(self, weights: Tensor, bank: Values | None = None) -> None:
         self.weights, self.bank = weights, bank
+        self.reads_pass = bank is None
 
     def values(self, stage: Stage, now: Tensor) -> Tensor:
         bank = now[: self.weights.shape[1]] if self.bank is None else self.bank[stage.name]
@@ -277,6 +292,8 @@ class _Shared:
 
 class _Noisy:
     """Clean values plus the Gaussian's noise."""
+
+    reads_pass = False
 
     def __init__(self, clean: Values, bank: Values, weights: Tensor) -> None:
         self.clean, self.bank, self.weights = clean, bank, weights

@@ -121,6 +121,19 @@ class Circuit:
             kept = after
 
     @property
+    def reaching(self) -> NDArray[np.bool_]:
+        """Mask [writers, readers] of the kept edges that are on a path to the logits: the others, such as
+        those into a head without a kept edge out of it, change no prediction."""
+        feeds = self.graph.fed_by()
+        kept = np.zeros_like(self.kept)
+        kept[:, -1] = self.kept[:, -1]
+        for stage in reversed(self.graph.stages[1:-1]):
+            has_output = np.asarray(kept[stage.writers].any(1))
+            used = np.asarray((feeds[stage.readers, stage.writers] & has_output).any(1))
+            kept[:, stage.readers] = self.kept[:, stage.readers] & used
+        return kept
+
+    @property
     def edges(self) -> int:
         """Number of kept edges."""
         return int(self.kept.sum())

@@ -27,9 +27,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.circuit.circuit import Circuit
+from remainder.circuit.kept_sums import KeptSums, readers_ahead
 from remainder.errors import MeasurementError
 from remainder.model.architecture import Stage
 from remainder.model.graph import CircuitModel
@@ -46,7 +48,11 @@ BUDGET = 256 * 2**20
 
 @runtime_checkable
 class WriterBath(Protocol):
-    """A background of one value per writer, used on all its removed edges."""
+    """A background of one value per writer, used on all its removed edges.
+
+    It may have an attribute `reads_pass`, False if its values do not depend on those of the pass. Then
+    writers whose own values change nothing need not be computed.
+    """
 
     def values(
         self, stage: Stage, now: Float[Tensor, "rows pos writers size"]
@@ -76,6 +82,8 @@ class ReaderBath(Protocol):
 
 class Constant:
     """A background of values known beforehand."""
+
+    reads_pass = False
 
     def __init__(self, values: Values) -> None:
         self._values = values
@@ -121,7 +129,9 @@ def rows_within(circuit: Circuit, positions: int, *, budget: int = BUDGET) -> in
     stored = max(int(np.count_nonzero(circuit.kept.any(1))), 1)
     # The inputs of all readers of a stage take as many bytes again.
     readers = max(stage.readers.stop - stage.readers.start for stage in circuit.graph.stages)
-    each = (stored + 2 * readers) * positions * circuit.graph.architecture.width * 4
+    each = (
+        (stored + readers_ahead(circuit.graph) + readers) * positions * circuit.graph.architecture.width * 4
+    )
     return max(int(budget // each), 1)
 
 
@@ -170,6 +180,9 @@ def _at(positions: Sequence[int] | None, logits: Tensor) -> Tensor:
 class _Pass:
     """The common part of both kinds of pass: sums over writers, and values of writers with a kept edge."""
 
+    factor = 1.0
+    """What the sums over kept edges are multiplied by."""
+
     def __init__(
         self,
         model: CircuitModel,
@@ -178,50 +191,29 @@ class _Pass:
         clean_rows: int,
         positions: Sequence[int] | None,
     ) -> None:
-        self.model, self.circuit, self.bath = model, circuit, bath
+        self.model, self.bath = model, bath
         self.clean_rows, self.positions = clean_rows, positions
-        self._single = np.asarray(circuit.kept.any(1))
-        self._stored: list[Tensor] = []
-        """Values [writers with a kept edge, rows, positions, d] of each stage so far."""
-        self._places: list[np.ndarray] = []
+        self._kept = self._needed(circuit)
+        self._sums = KeptSums(circuit.graph, self._kept, self.factor)
         self._totals: list[tuple[int, Tensor]] = []
         """Sums over writers up to the last two stages, since parallel blocks read the one before last."""
+        self.skipped: frozenset[str] = frozenset()
+
+    def _needed(self, circuit: Circuit) -> NDArray[np.bool_]:
+        return circuit.kept
 
     def _keep(self, stage: Stage, values: Tensor) -> None:
         """Add the outputs of a stage's writers to the sums, and store those with a kept edge."""
         before = self._totals[-1][1] if self._totals else 0
-        single = np.flatnonzero(self._single[stage.writers])
+        single = self._sums.of(stage)
+        outputs = self.model.outputs(stage, values)
         if len(single):
-            outputs = self.model.outputs(stage, values)
-            self._stored.append(outputs[:, :, single].permute(2, 0, 1, 3))
-            self._places.append(single + stage.writers.start)
-            added = outputs.sum(2)
-        else:
-            added = self.model.outputs(stage, values).sum(2)
-        self._totals = [*self._totals[-1:], (stage.writers.stop, before + added)]
+            self._sums.add(outputs[:, :, single].permute(2, 0, 1, 3))
+        self._totals = [*self._totals[-1:], (stage.writers.stop, before + outputs.sum(2))]
 
     def _total(self, stage: Stage) -> Tensor:
         """Sum of the outputs of all writers before a stage, kept or not, [rows, positions, d]."""
         return next(total for stop, total in self._totals if stop == stage.sees)
-
-    def _kept_sum(self, stage: Stage, like: Tensor) -> Tensor:
-        """Sums over the kept edges into each reader, [readers, rows, positions, d]."""
-        readers = stage.readers.stop - stage.readers.start
-        total = like.new_zeros(readers, *like.shape)
-        for places, stored in zip(self._places, self._stored, strict=True):
-            seen = places < stage.sees
-            flags = self.circuit.kept[places, stage.readers] & seen[:, None]
-            if not flags.any():
-                continue
-            rows, columns = np.flatnonzero(flags.any(1)), np.flatnonzero(flags.any(0))
-            weights = torch.from_numpy(flags[np.ix_(rows, columns)].T.copy()).to(like)
-            chosen = stored if len(rows) == len(stored) else stored[rows]
-            part = weights @ chosen.reshape(len(rows), -1)
-            if len(columns) == readers:
-                total += part.view_as(total)
-            else:
-                total[columns] += part.view(len(columns), *like.shape)
-        return total
 
     def _finish(self, stage: Stage, inputs: Tensor, stream: Tensor) -> Tensor:
         """Inputs as a tap returns them; readers with all edges kept, and clean rows, read the stream."""
@@ -234,20 +226,53 @@ class _Pass:
 
     def _whole(self, stage: Stage) -> np.ndarray:
         """Mask of readers into which all edges are kept."""
-        return np.asarray(self.circuit.kept[: stage.sees, stage.readers].all(0))
+        return np.asarray(self._kept[: stage.sees, stage.readers].all(0))
 
 
 class _ByWriter(_Pass):
+    """A pass with one background value per writer.
+
+    Where these do not depend on the pass, stages without a needed writer are skipped: their background alone
+    is added, since their own values are subtracted again wherever they are read.
+    """
+
     bath: WriterBath
+    factor = -1.0
+
+    def __init__(self, model: CircuitModel, circuit: Circuit, *rest: Any) -> None:
+        super().__init__(model, circuit, *rest)
+        self._coming = list(circuit.graph.stages[:-1])
+        if self._is_fixed and not self.clean_rows and getattr(model, "skips", False):
+            needed = np.asarray(self._kept.any(1))
+            self.skipped = frozenset(
+                stage.name for stage in circuit.graph.stages[1:-1] if not needed[stage.writers].any()
+            )
+
+    @property
+    def _is_fixed(self) -> bool:
+        return not getattr(self.bath, "reads_pass", True)
+
+    def _needed(self, circuit: Circuit) -> NDArray[np.bool_]:
+        return circuit.reaching if self._is_fixed else circuit.kept
 
     def write(self, stage: Stage, values: Tensor) -> None:
+        self._catch_up(stage.writers.start, values)
+        self._coming.pop(0)
         self._keep(stage, self.bath.values(stage, values) - values)
 
     def read(self, stage: Stage, stream: Tensor) -> Tensor | None:
+        self._catch_up(stage.sees, stream)
         if self._whole(stage).all():
             return None
-        inputs = (stream + self._total(stage)) - self._kept_sum(stage, stream)
+        inputs = self._sums.into(stage, stream)
+        inputs += stream + self._total(stage)
         return self._finish(stage, inputs, stream)
+
+    def _catch_up(self, writers: int, like: Tensor) -> None:
+        """Add the backgrounds of skipped stages among the first `writers`; their own values are 0."""
+        while self._coming and self._coming[0].writers.stop <= writers:
+            stage = self._coming.pop(0)
+            self._keep(stage, self.bath.values(stage, like))
 
 
 class _ByReader(_Pass):
@@ -259,6 +284,6 @@ class _ByReader(_Pass):
     def read(self, stage: Stage, stream: Tensor) -> Tensor | None:
         if self._whole(stage).all():
             return None
-        kept, written = self._kept_sum(stage, stream), self._total(stage)
+        kept, written = self._sums.into(stage, stream), self._total(stage)
         removed = self.bath.inputs(stage, kept, written, stream)
         return self._finish(stage, (stream - written) + kept + removed, stream)

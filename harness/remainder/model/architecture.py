@@ -136,6 +136,10 @@ class Graph:
 
         A query or an MLP feeds one writer, a key or value all heads of its group, the logits none.
         """
+        return self._fed_by
+
+    @cached_property
+    def _fed_by(self) -> NDArray[np.bool_]:
         size = self.architecture.heads // self.architecture.groups
         inputs: NDArray[np.bool_] = np.zeros((len(self.readers), len(self.writers)), dtype=np.bool_)
         for reader, name in enumerate(self.readers[:-1]):

@@ -9,8 +9,10 @@ order:
 `outputs(stage, values)` maps these values to additions to the stream. Additions that come from no writer (the
 output biases of attention) stay in the stream.
 
-Without a tap the model runs as it is. A tap may have an attribute `positions`, the only ones where it wants
-logits, so that a model may skip the others.
+Without a tap the model runs as it is. A tap may have two attributes:
+- `positions`: the only ones where it wants logits, so that a model may skip the others;
+- `skipped`: names of stages that it is not called at, and whose writers add nothing to the stream. Only a
+  model that says so by `skips` heeds it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +32,7 @@ from remainder.errors import MeasurementError, TaskError
 from remainder.model.architecture import Architecture, Graph, Stage
 from remainder.model.bridge import hooked_pass, require_once
 from remainder.model.bridge_errors import architecture_of, of_the_bridge
+from remainder.model.skipping import Skipping
 
 __all__ = ["BridgeCircuitModel", "CircuitModel", "Tap"]
 
@@ -89,6 +93,8 @@ class BridgeCircuitModel:
     bridge: Any
     probe: Int[Tensor, "rows pos"]
     graph: Graph = field(init=False)
+    skips: bool = field(default=False, init=False)
+    """Whether a tap may have stages skipped."""
 
     def __post_init__(self) -> None:
         self._architecture = architecture_of(self.bridge)
@@ -108,6 +114,7 @@ class BridgeCircuitModel:
         self.bridge.requires_grad_(False)
         try:
             with torch.no_grad():
+                self._skipping = Skipping(self.bridge, lambda: self.run(self.probe.flip(-1)))
                 self._self_check()
         except MeasurementError as problem:  # raised by the model as it is, before anything was measured
             raise TaskError(f"{self._architecture}: {problem.what}", fix=_OTHER) from problem
@@ -124,8 +131,10 @@ class BridgeCircuitModel:
             return self._forward(tokens, [])
         fired: Counter[str] = Counter()
         hooks: list[tuple[str, Callable[..., Tensor | None]]] = []
+        skipped: frozenset[str] = getattr(tap, "skipped", frozenset()) if self.skips else frozenset()
         for stage in self.graph.stages:
-            hooks += self._taps(stage, tap, fired)
+            if stage.name not in skipped:
+                hooks += self._taps(stage, tap, fired)
         positions = getattr(tap, "positions", None)
         if positions is not None:
 
@@ -134,11 +143,11 @@ class BridgeCircuitModel:
                 return value[:, list(positions)]
 
             hooks.append((_UNEMBEDDING, some))
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._split, False)
             self._split(True)
+            stack.enter_context(self._skipping.silent(map(_module_of, skipped)))
             logits = self._forward(tokens, hooks)
-        finally:
-            self._split(False)
         require_once(fired, [name for name, _ in hooks], _NO_GRAPH)
         return logits
 
@@ -239,6 +248,19 @@ class BridgeCircuitModel:
                 "(norms after attention, or another stream beside it)",
                 fix="circuits need an architecture whose residual stream is a sum",
             )
+        self.skips = True
+        nothing = _Nothing(self.graph)
+        self.run(self.probe, nothing)
+        assert nothing.stream is not None
+        assert check.unwritten is not None
+        # Both are the input and the biases: what is left where no head and no MLP writes.
+        away = float((nothing.stream - check.unwritten).abs().max())
+        self.skips = away <= (1e-4 if dtype == torch.float32 else 3e-2) * check.size
+
+
+def _module_of(stage: str) -> str:
+    """Name of the module that computes a stage of heads or of an MLP, such as `blocks.3.attn` of `a3`."""
+    return f"blocks.{stage[1:]}.{'attn' if stage.startswith('a') else 'mlp'}"
 
 
 def _shape_of(config: Any, architecture: str) -> Architecture:
@@ -275,6 +297,10 @@ class _Adding:
         self.offset: Tensor | None = None
         self.missing = 0.0
         """Largest unexplained part, relative to the size of the stream."""
+        self.unwritten: Tensor | None = None
+        """What the logits read, without what heads and MLPs wrote."""
+        self.size = 0.0
+        """Largest entry of what the logits read."""
         self._pending: list[Tensor] = []
 
     def read(self, stage: Stage, stream: Tensor) -> Tensor:
@@ -284,7 +310,23 @@ class _Adding:
         rest = stream - torch.stack(written).sum(0)
         varying = rest - rest.mean((0, 1), keepdim=True)
         self.missing = max(self.missing, float(varying.abs().max() / stream.abs().max()))
+        self.unwritten, self.size = rest + written[0], float(stream.abs().max())
         return stream[:, :, None].expand(-1, -1, stage.readers.stop - stage.readers.start, -1)
 
     def write(self, stage: Stage, values: Tensor) -> None:
         self._pending.append(self.model.outputs(stage, values).sum(2))
+
+
+class _Nothing:
+    """A tap that has all heads and MLPs skipped, and keeps what the logits then read."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.skipped = frozenset(stage.name for stage in graph.stages[1:-1])
+        self.stream: Tensor | None = None
+
+    def read(self, stage: Stage, stream: Tensor) -> None:
+        self.stream = stream
+        return None
+
+    def write(self, stage: Stage, values: Tensor) -> None:
+        pass
