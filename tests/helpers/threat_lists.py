@@ -55,6 +55,8 @@ IN_PART = {
         "provenance.packages.*",
         "provenance.timings.*",
         "provenance.threads",
+        "provenance.cpu.*",
+        "provenance.tokens_per_second",
     ],
     "checks.**": [
         "checks.conformance.value",

@@ -192,9 +192,12 @@ def check_provenance(record: Record) -> Iterator[str]:
         yield f"provenance.timestamp: {told.timestamp!r} is no ISO 8601 time"
     if told.git_commit is not None and not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", told.git_commit):
         yield f"provenance.git_commit: {told.git_commit!r} is no commit"
-    for stage, seconds in told.timings.items():
-        if seconds < 0:
-            yield f"provenance.timings.{stage}: {seconds:g} seconds"
+    for name, times in (("timings", told.timings), ("cpu", told.cpu or {})):
+        for stage, seconds in times.items():
+            if seconds < 0:
+                yield f"provenance.{name}.{stage}: {seconds:g} seconds"
+    if told.tokens_per_second is not None and told.tokens_per_second < 0:
+        yield f"provenance.tokens_per_second: {told.tokens_per_second:g}"
 
 
 def _row(row: pd.Series, what: str, count: int) -> str:

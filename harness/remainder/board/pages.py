@@ -374,6 +374,8 @@ def _made(record: Record) -> list[tuple[str, object]]:
         ("Python", it.python),
         *it.packages.items(),
         *((f"time, {stage}", f"{seconds:.3g} s") for stage, seconds in it.timings.items()),
+        *(() if it.cpu is None else (("CPU time", f"{sum(it.cpu.values()):.3g} s"),)),
+        *(() if it.tokens_per_second is None else (("scored tokens/s", f"{it.tokens_per_second:.3g}"),)),
     ]
 
 

@@ -24,6 +24,7 @@ from remainder.record.schema import (
     Complexity,
     Measurement,
     MethodInfo,
+    Provenance,
     Record,
     SubmissionInfo,
     TaskInfo,
@@ -33,7 +34,7 @@ from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import covariance_of
 from remainder.submission.submission import Entry
 
-__all__ = ["Log", "Remeasured", "calibration_info", "info", "seal"]
+__all__ = ["Log", "Remeasured", "Spent", "calibration_info", "info", "seal"]
 
 
 def info(entry: Entry) -> SubmissionInfo:
@@ -89,13 +90,30 @@ class Remeasured(NamedTuple):
     calibration: CalibrationInfo
 
 
+class Spent(NamedTuple):
+    """Seconds on the clock, and seconds of processors: of all threads of this process together."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> Spent:
+        """What both clocks show; only differences mean something."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self) -> Spent:
+        """What was spent since both clocks showed this."""
+        now = Spent.now()
+        return Spent(now.wall - self.wall, now.cpu - self.cpu)
+
+
 @dataclass
 class Log:
     """Checks, warnings, times, and rungs that the residual does not admit, gathered along a measurement."""
 
     checks: dict[str, Check] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    """Seconds, by stage."""
+    spent: dict[str, Spent] = field(default_factory=dict)
+    """Time by stage."""
     warnings: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
     """The reason why a rung has no values, by its name."""
@@ -103,13 +121,14 @@ class Log:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Take the time of a stage."""
-        start = time.perf_counter()
+        start = Spent.now()
         yield
-        self.add(stage, time.perf_counter() - start)
+        self.add(stage, start.since())
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Add to the time of a stage."""
-        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+    def add(self, stage: str, spent: Spent, share: float = 1.0) -> None:
+        """Add a share of some time to that of a stage."""
+        before = self.spent.get(stage, Spent())
+        self.spent[stage] = Spent(before.wall + share * spent.wall, before.cpu + share * spent.cpu)
 
 
 def seal(
@@ -170,6 +189,18 @@ def seal(
             bf16_deviation=None if deviation is None else dict(deviation),
             behaviour=behaviour,
         ),
-        provenance=collect_provenance(log.timings, threads=torch.get_num_threads()),
+        provenance=_provenance(log, values),
         warnings=log.warnings,
+    )
+
+
+def _provenance(log: Log, values: pd.DataFrame) -> Provenance:
+    """Circumstances, and how fast the evaluation was."""
+    tokens = int(values.loc[(values["rung"] == "clean") & (values["split"] == "evaluation"), "tokens"].sum())
+    evaluation = log.spent.get("evaluation", Spent()).wall
+    return collect_provenance(
+        {stage: spent.wall for stage, spent in log.spent.items()},
+        cpu={stage: spent.cpu for stage, spent in log.spent.items()},
+        tokens_per_second=tokens / evaluation if evaluation > 0 else None,
+        threads=torch.get_num_threads(),
     )

@@ -19,7 +19,6 @@ stands in for the model's activation x throughout.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ from remainder.measure.peers import PeerText, special_ids
 from remainder.measure.plan import Plan
 from remainder.measure.reference import Reference, reference_rows
 from remainder.measure.row import Row, build
-from remainder.measure.seal import Log, Remeasured
+from remainder.measure.seal import Log, Remeasured, Spent
 from remainder.measure.shared import SharedBatch
 from remainder.record.compat import PEERS
 from remainder.record.schema import Check
@@ -172,8 +171,8 @@ class _Group:
             record = None
             if row.problem is None and self.part is None:
                 row.log.checks = self.log.checks | row.log.checks
-                for stage, seconds in self.log.timings.items():
-                    row.log.add(stage, seconds / len(self.rows))
+                for stage, spent in self.log.spent.items():
+                    row.log.add(stage, spent, 1 / len(self.rows))
                 with row.trapped("intervals"):
                     record = row.record()
             found.append(Outcome(row.entry, record, row.problem))
@@ -209,9 +208,9 @@ class _Group:
     @contextmanager
     def _apart(self, stage: str) -> Iterator[None]:
         """Take time that a row is told out of what all share."""
-        start = time.perf_counter()
+        start = Spent.now()
         yield
-        self.log.add(stage, start - time.perf_counter())
+        self.log.add(stage, start.since(), -1.0)
 
     def _build(self) -> None:
         """Make every interpretation."""

@@ -38,9 +38,20 @@ class GitState(NamedTuple):
 
 
 def collect_provenance(
-    timings: Mapping[str, float] | None = None, *, threads: int | None = None
+    timings: Mapping[str, float] | None = None,
+    *,
+    cpu: Mapping[str, float] | None = None,
+    tokens_per_second: float | None = None,
+    threads: int | None = None,
 ) -> Provenance:
-    """The provenance of a record made now; `timings` in seconds per stage, `threads` as torch counts them."""
+    """The provenance of a record made now.
+
+    Args:
+        timings: seconds per stage.
+        cpu: seconds per stage of all threads together.
+        tokens_per_second: scored tokens over the seconds of the evaluation.
+        threads: as torch counts them.
+    """
     state = git_state(project_root())
     return Provenance(
         packages=package_versions(),
@@ -50,6 +61,8 @@ def collect_provenance(
         dirty=None if state is None else state.dirty,
         timestamp=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         timings=dict(timings or {}),
+        cpu=None if cpu is None else dict(cpu),
+        tokens_per_second=tokens_per_second,
         threads=threads,
     )
 

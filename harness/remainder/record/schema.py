@@ -234,7 +234,7 @@ class DocumentsInfo(FrozenModel):
 class Provenance(GrownModel):
     """Facts that may differ between two runs that find the same numbers."""
 
-    later = ("threads",)
+    later = ("threads", "cpu", "tokens_per_second")
 
     packages: dict[str, str]
     python: str
@@ -247,6 +247,10 @@ class Provenance(GrownModel):
     """Seconds per stage."""
     threads: int | None = None
     """Threads that the sums of the model's layers were split over."""
+    cpu: dict[str, Real] | None = None
+    """CPU seconds per stage, of all threads together; a stage that a group shared counts in equal parts."""
+    tokens_per_second: Real | None = None
+    """Scored tokens over the seconds of the stage `evaluation`, all passes of them together."""
 
 
 class Record(FrozenModel):
