@@ -150,7 +150,7 @@ def passes(loaded: SiteTask, count: int, monkeypatch: pytest.MonkeyPatch, **opti
 def checked(loaded: SiteTask) -> int:
     """Windows that splices are checked on."""
     batch = next(loaded.activations("evaluation", WINDOWS).batches(BATCH))
-    return min(1 + int((batch.scored.sum(1).cumsum(0) < 256).sum()), BATCH)
+    return min(1 + int((batch.scored.sum(1).cumsum(0) < 64).sum()), BATCH)
 
 
 def test_raw_alone_takes_two_passes_and_one_for_each_further(monkeypatch: pytest.MonkeyPatch) -> None:

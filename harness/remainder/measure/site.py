@@ -56,7 +56,7 @@ from remainder.task.text import Split
 __all__ = ["measure", "measure_group", "remeasure"]
 
 _GRADIENT_WINDOWS = 16
-_CHECKED_TOKENS = 256
+_CHECKED_TOKENS = 64
 """Scored tokens of the evaluation windows that a splice is checked on."""
 
 
@@ -225,7 +225,8 @@ class _Group:
 
     def _look(self) -> None:
         """Codes of the calibration split, and what is left unexplained of it and of `fit`."""
-        size, seen = max(self.loaded.batch_size, 2), 0
+        # Where codes are not gathered, two windows are enough for the rules.
+        size, seen = max(self.loaded.batch_size, 2) if self.plan.needs_codes else 2, 0
         for batch, x in self._batches("calibration", self.plan.calibration_windows, size):
             self.progress(f"{self._name}: codes", seen, None)
             self._each("codes", methodcaller("look", batch, x))
