@@ -51,7 +51,7 @@ test-all: $(STAMP)  ## slow tests too
 
 bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests; writes docs/performance.md
 	@mkdir -p .benchmarks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only --jaxtyping-packages= \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only --unchecked \
 		--benchmark-json=.benchmarks/latest.json
 	$(BIN)/python tests/benchmarks/page.py .benchmarks/latest.json docs/performance.md
 

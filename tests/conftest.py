@@ -6,6 +6,7 @@ import os
 import sys
 
 import pytest
+import typechecks
 from hypothesis import settings
 from terminal import Command, Outcome
 
@@ -19,6 +20,15 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers that all used all cores
 # The same examples in every run, and no deadline: a busy machine must not fail a test.
 settings.register_profile("remainder", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("remainder")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--unchecked", action="store_true", help="leave the run-time checks of types out")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("unchecked"):
+        typechecks.install("remainder")
 
 
 @pytest.fixture

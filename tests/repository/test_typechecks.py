@@ -1,10 +1,11 @@
-"""The run-time type checks of the tests: what `typechecks.checker` compiles late and once still checks."""
+"""The run-time type checks of the tests: what `typechecks` compiles late and once still checks."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 import typechecks
 from jaxtyping import Float, TypeCheckError, jaxtyped
 from torch import Tensor
-from typechecks import checker
+from typechecks import checked, checker
 
 from remainder.circuit.backgrounds import _missing_factor
 from remainder.record.json import sha256
+from remainder.residual.moments import Moments
 
 HARNESS = Path(__file__).resolve().parents[2] / "harness"
 
@@ -26,6 +28,53 @@ def test_the_package_is_checked() -> None:
         sha256("text")  # type: ignore[arg-type]
     with pytest.raises(TypeCheckError, match="have"):
         _missing_factor(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5))
+    with pytest.raises(TypeCheckError, match="scatter"):  # a dataclass, whose sizes must agree
+        Moments(1, torch.zeros(2), torch.zeros(3, 3))
+
+
+@checked
+def halved(x: Float[Tensor, "rows d"], *, twice: bool = False) -> Float[Tensor, "rows d"]:
+    return x[:, ::2] if twice else x
+
+
+@checked
+def counted(upto: int) -> Iterator[int]:
+    yield from range(upto)
+
+
+@checked
+@dataclass
+class Sizes:
+    """Its shapes are one frame: `d` is one number."""
+
+    left: Float[Tensor, " d"]
+    right: Float[Tensor, " d"]
+
+    @checked
+    def longer(self, than: int) -> bool:
+        return len(self.left) > than
+
+
+def test_parameters_results_methods_and_dataclasses_are_checked() -> None:
+    assert halved(torch.zeros(3, 4)).shape == (3, 4)
+    assert list(counted(3)) == [0, 1, 2]
+    sizes = Sizes(torch.zeros(2), torch.ones(2))
+    assert sizes.longer(1)
+    for wrong in (
+        lambda: halved(torch.zeros(3)),
+        lambda: halved(torch.zeros(3, 4), twice=True),  # what comes back
+        lambda: counted("3"),
+        lambda: Sizes(torch.zeros(2), torch.zeros(3)),
+        lambda: sizes.longer("1"),
+    ):
+        with pytest.raises(TypeCheckError):
+            wrong()
+    assert halved(torch.zeros(5, 6)).shape == (5, 6)  # a frame that was left by an error is gone
+
+
+def test_names_and_texts_stay() -> None:
+    assert (halved.__name__, halved.__module__) == ("halved", __name__)
+    assert Sizes.longer.__qualname__ == "Sizes.longer"
 
 
 def of(kind: Any) -> Callable[[Any], Any]:
@@ -82,7 +131,7 @@ def test_every_signature_of_the_package_can_be_compiled() -> None:
         "names = [one.name for one in pkgutil.walk_packages(remainder.__path__, 'remainder.')]\n"
         "assert len(names) > 80, names\n"
         "for name in names:\n"
-        "    name.startswith('remainder._bundled') or importlib.import_module(name)\n"
+        "    name.startswith(('remainder._bundled', 'remainder.__main__')) or importlib.import_module(name)\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
