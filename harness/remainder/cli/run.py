@@ -88,6 +88,9 @@ _UntilCi = Annotated[
         "first (of one alone its KL) is known to ± NATS.",
     ),
 ]
+_Estimate = Annotated[
+    bool, typer.Option("--estimate", help="Say what it would take, by timing a few passes; measure nothing.")
+]
 _Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 _BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
@@ -121,6 +124,7 @@ def run(
     compat: _Compat = False,
     documents: _Documents = None,
     until_ci: _UntilCi = None,
+    estimate: _Estimate = False,
     device: _Device = "auto",
     batch_size: _BatchSize = None,
     out: _Out = Path("results"),
@@ -140,6 +144,7 @@ def run(
     _check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
+        from remainder.cli.estimate import print_estimates
         from remainder.cli.session import Session, Wanted
         from remainder.cli.until import measure_until, require_one
         from remainder.measure.plan import plan
@@ -168,6 +173,8 @@ def run(
         for name, chosen_plan in zip(names, plans, strict=True)
     ]
     wanted = Wanted(tuple(with_ or ()), out, fresh, part, Here)
+    if estimate:
+        return print_estimates(wanted, sources)
     session = Session(wanted, sources, format, further, shown)
     try:
         if until_ci is None:

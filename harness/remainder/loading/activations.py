@@ -36,6 +36,7 @@ __all__ = [
     "SiteActivations",
     "check_stored",
     "collect_activations",
+    "is_stored",
     "position_masks",
     "prefix_pass",
     "site_moments",
@@ -152,8 +153,7 @@ def collect_activations(
     Raises:
         AssetError: if the cache cannot be written, or a file of it has been altered.
     """
-    text = f"v1|{model_hash}|{task.site.hook_in}|{task.site.hook_out}|{device.type}|"
-    digest = hashlib.sha256(text.encode() + windows.inputs.tobytes())
+    key = _key(task, windows, model_hash, device)
     need, limit = windows.inputs.size * task.site.width * 4, gigabytes(_LIMIT, _DEFAULT_LIMIT)
 
     def build(folder: Path) -> None:
@@ -161,10 +161,21 @@ def collect_activations(
         _make_room(sum(tensor.nbytes for tensor in tensors.values()), limit)
         save_file(tensors, folder / _FILE)
 
-    folder = build_once("activations", digest.hexdigest()[:24], build, need=need)
+    folder = build_once("activations", key, build, need=need)
     verify(folder)
     os.utime(folder)
     return SiteActivations(task, windows, folder / _FILE)
+
+
+def is_stored(task: Task, windows: Windows, *, model_hash: str, device: torch.device) -> bool:
+    """Whether the cache has the activations of these windows, so that `collect_activations` makes no pass."""
+    return (cache_root() / "activations" / _key(task, windows, model_hash, device) / _FILE).is_file()
+
+
+def _key(task: Task, windows: Windows, model_hash: str, device: torch.device) -> str:
+    """The name of activations in the cache: everything that they depend on."""
+    text = f"v1|{model_hash}|{task.site.hook_in}|{task.site.hook_out}|{device.type}|"
+    return hashlib.sha256(text.encode() + windows.inputs.tobytes()).hexdigest()[:24]
 
 
 def check_stored(stored: SiteActivations, runner: Runner) -> None:

@@ -100,7 +100,7 @@ class SiteTask(LoadedTask):
         """
         for entry in entries:
             self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
-        for group in self._groups(entries, plan):
+        for group in self.groups(entries, plan):
             yield from self.measure_part(
                 group, plan, reference=reference, progress=progress, finished=finished
             )
@@ -132,12 +132,12 @@ class SiteTask(LoadedTask):
         )
         return found
 
-    def _groups(self, entries: Sequence[Entry], plan: Plan) -> Iterator[list[Entry]]:
+    def groups(self, entries: Sequence[Entry], plan: Plan) -> Iterator[list[Entry]]:
         """Entries in their order, as many together as memory is meant for."""
         group: list[Entry] = []
         room = limit = gigabytes(_GROUP_LIMIT, _GROUP)
         for entry in entries:
-            need = 1000 * (entry.kilobytes or 0) + self._fitted_bytes(plan)
+            need = self.bytes_of(entry, plan)
             if group and need > room:
                 yield group
                 group, room = [], limit
@@ -146,14 +146,14 @@ class SiteTask(LoadedTask):
         if group:
             yield group
 
-    def _fitted_bytes(self, plan: Plan) -> float:
-        """Memory of what is fitted to one interpretation: moments, covariances, a bank and codes."""
-        width = self.task.site.width
+    def bytes_of(self, entry: Entry, plan: Plan) -> float:
+        """Memory of one interpretation: its weights, and what is fitted to it, moments, a bank and codes."""
+        width, weights = self.task.site.width, 1000.0 * (entry.kilobytes or 0)
         if not plan.fits:
-            return 0.0
+            return weights
         tokens = plan.calibration_windows * math.prod(self.windows("calibration").inputs.shape[1:2])
         matrices = 0 if width >= LARGE else (4 * FOLDS + 4) * width**2
-        return 8.0 * matrices + 3 * 4.0 * min(tokens, 2**16) * width
+        return weights + 8.0 * matrices + 3 * 4.0 * min(tokens, 2**16) * width
 
     def scored_windows(self, count: int) -> dict[tuple[str, int], int]:
         found: dict[tuple[str, int], int] = {}

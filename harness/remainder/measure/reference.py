@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from remainder.base.cache import Progress, build_once, verify
+from remainder.base.paths import cache_root
 from remainder.interpretation.protocol import adapt
 from remainder.interpretation.references import principal_components
 from remainder.loading.activations import Batch
@@ -40,7 +41,7 @@ from remainder.residual.ladder import Raw
 from remainder.residual.moments import Moments
 from remainder.residual.noise import NoiseKeys
 
-__all__ = ["REFERENCE_STEPS", "Reference", "reference_key", "reference_rows"]
+__all__ = ["REFERENCE_STEPS", "Reference", "is_measured", "reference_key", "reference_rows"]
 
 REFERENCE_STEPS = tuple(range(2, 14))
 """The j of the steps that the reference is measured at, coarse to fine."""
@@ -90,6 +91,11 @@ def reference_rows(
         return Reference([], ())
     verify(folder)
     return Reference(json.loads((folder / _FILE).read_text(encoding="utf-8")), REFERENCE_STEPS)
+
+
+def is_measured(loaded: SiteTask, plan: Plan, documents: Iterable[str] | None) -> bool:
+    """Whether the cache has the rows, so that no pass is made."""
+    return (cache_root() / "reference" / reference_key(loaded, plan, documents) / _FILE).is_file()
 
 
 def reference_key(loaded: SiteTask, plan: Plan, documents: Iterable[str] | None) -> str:

@@ -1,0 +1,225 @@
+"""What a run will take, foreseen: passes by arithmetic over its plan, seconds by timing a few of them.
+
+1. Passes a window: the clean model and zero ablation once a group, then those of each row: exact and coded
+   x̂, the curve, every rung and null by its draws, x̂ everywhere if peers ask for it.
+2. Beside them stand transform coding once a task, couplings and gradients on calibration windows.
+3. On one batch of calibration windows the prefix, a clean and a spliced pass and a reconstruction are timed.
+4. Seconds are those of all passes, of the activations that the cache lacks, and of reconstructions; besides
+   what fits take, of which an eigendecomposition of the site's width is timed.
+5. Memory is what this process holds at most after the batch, and what is fitted to the rows of a group; disk,
+   the activations that the cache lacks, and records.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from remainder.errors import TaskError
+from remainder.loading.activations import SiteActivations, is_stored, prefix_pass
+from remainder.loading.loaded import LoadedTask
+from remainder.loading.site import LanguageTask, SiteTask
+from remainder.measure.gather import evaluation_part
+from remainder.measure.losses import clean_pass, spliced_pass
+from remainder.measure.plan import Plan
+from remainder.measure.reference import REFERENCE_STEPS, is_measured
+from remainder.record.compat import PEERS
+from remainder.record.couplings import FULL_GRID, QUICK_GRID
+from remainder.record.rungs import CURVE, NULLS, REFITS, RUNGS
+from remainder.submission.submission import Entry, SiteEntry
+
+__all__ = ["Estimate", "Passes", "estimate", "passes_of"]
+
+_EVERYWHERE = frozenset(PEERS) - {"saelens"}
+"""Peers that put x̂ at every position; the others' splice is that of `raw`, but for attention sinks."""
+_COUPLED_WINDOWS, _COUPLED_DRAWS, _GRADIENT_WINDOWS = 32, 4, 16
+_GRADIENT = 3.0  # passes: forward and back
+_EIGENDECOMPOSITIONS = 4.0  # a row that is fitted
+_ROW = 2.0  # seconds a row for intervals and the rest
+_BYTES = 120  # of a row of values, compressed
+_PROBED = 4  # windows
+
+
+class Passes(NamedTuple):
+    """Passes after the site."""
+
+    shared: int
+    """For each window, once a group."""
+    row: int
+    """For each window and submission, if no two splices are equal."""
+    reference: int
+    """For each window once a task: transform coding."""
+    calibration: float
+    """For each submission in all, on calibration windows."""
+
+
+class Estimate(NamedTuple):
+    """What a run will take."""
+
+    rows: int
+    passes: Passes
+    total: float
+    """Passes of a window in all."""
+    seconds: float
+    memory: float
+    """Bytes at most."""
+    disk: float
+    """Bytes that will be written."""
+
+    def lines(self) -> list[str]:
+        """Sentences for a terminal."""
+        shared, of_row, once, _ = self.passes
+        more = f", {once} once a task" if once else ""
+        return [
+            f"passes: {shared} a window for all of a group, {of_row} for each of {self.rows} submission(s)"
+            f"{more}; {self.total:,.0f} passes of a window in all",
+            f"time: about {_duration(self.seconds)}",
+            f"memory: up to {self.memory / 1e9:.1f} GB",
+            f"disk: {self.disk / 1e6:,.0f} MB",
+        ]
+
+
+class _Probe(NamedTuple):
+    """Seconds of a window, but for the last."""
+
+    prefix: float
+    suffix: float
+    rebuilt: float
+    decomposition: float
+    """Seconds of an eigendecomposition of the site's width."""
+
+
+def passes_of(plan: Plan) -> Passes:
+    """Passes of a plan; see the module's text, steps 1 and 2."""
+    rungs = {name: RUNGS[name] for name in plan.rungs} | {name: NULLS[name] for name in plan.nulls}
+    if plan.whole:
+        rungs |= REFITS | {"coupled": RUNGS["full"]}
+    row = sum(1 if spec.noise == "none" else plan.draws(name) for name, spec in rungs.items())
+    if plan.is_coded:
+        row += len(CURVE) - 1
+    if plan.compat and _EVERYWHERE & set(plan.peers or PEERS):
+        row += 1
+    calibration = 0.0
+    if plan.whole:
+        grid = QUICK_GRID if plan.pairs == 1 else FULL_GRID
+        calibration += min(_COUPLED_WINDOWS, plan.calibration_windows) * (1 + _COUPLED_DRAWS * len(grid))
+        calibration += min(_GRADIENT_WINDOWS, plan.calibration_windows) * _GRADIENT
+    return Passes(
+        shared=2 if plan.compat else 1,
+        row=row,
+        reference=2 + len(REFERENCE_STEPS) if plan.has_reference else 0,
+        calibration=calibration,
+    )
+
+
+def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estimate:
+    """Foresee the measurement of some submissions; the model is loaded, and a few passes are run.
+
+    Raises:
+        TaskError: if the task is not at a site.
+        RemainderError: if the first submission cannot be built.
+    """
+    if not isinstance(loaded, SiteTask):
+        raise TaskError(
+            f"{loaded.task.id} is a task of circuits, whose time is not foreseen",
+            fix="leave --estimate out; docs/performance.md says what circuits took",
+        )
+    count, part = evaluation_part(loaded, plan)
+    names = loaded.windows("evaluation").first(count).documents
+    windows = sum(part is None or name in part for name in names)
+    passes = passes_of(plan)
+    if passes.reference and is_measured(loaded, plan, part):
+        passes = passes._replace(reference=0)
+    with torch.inference_mode():
+        probe = _probe(loaded, entries[0], plan)
+    missing = _missing(loaded, plan)
+    groups, rows = list(loaded.groups(entries, plan)), len(entries)
+    a_window = len(groups) * passes.shared + rows * passes.row + passes.reference
+    spliced = windows * a_window + rows * passes.calibration
+    rebuilt = 2 * plan.calibration_windows + plan.fit_windows + 2 * windows
+    fits = _EIGENDECOMPOSITIONS * probe.decomposition if plan.fits else 0.0
+    seconds = (
+        spliced * probe.suffix
+        + sum(missing.values()) * probe.prefix
+        + rows * (rebuilt * probe.rebuilt + fits + _ROW)
+    )
+    values = rows * windows * (passes.row + 1 + 2 + len(REFERENCE_STEPS)) * _BYTES
+    width = math.prod(loaded.windows("evaluation").inputs.shape[1:2]) * loaded.task.site.width
+    tensors = 1 if loaded.task.site.is_reconstruction else 3
+    fitted = max(sum(loaded.bytes_of(entry, plan) for entry in group) for group in groups)
+    return Estimate(
+        rows=rows,
+        passes=passes,
+        total=spliced,
+        seconds=seconds,
+        memory=_held(loaded.device) + fitted,
+        disk=values + 4.0 * tensors * width * sum(missing.values()),
+    )
+
+
+def _missing(loaded: SiteTask, plan: Plan) -> dict[str, int]:
+    """Windows of each split whose activations the cache lacks."""
+    wanted = {"evaluation": plan.evaluation_windows}
+    if plan.needs_codes or plan.fits:
+        wanted |= {"calibration": plan.calibration_windows, "fit": plan.fit_windows}
+    found = {}
+    for split, number in wanted.items():
+        windows = loaded.windows(split).first(number)  # type: ignore[arg-type]
+        stored = isinstance(loaded, LanguageTask) and is_stored(
+            loaded.task, windows, model_hash=loaded.model.sha256, device=loaded.device
+        )
+        found[split] = 0 if stored else len(windows)
+    return found
+
+
+def _probe(loaded: SiteTask, entry: Entry, plan: Plan) -> _Probe:
+    """Times of one batch, each after a first run that is not counted."""
+    assert isinstance(entry, SiteEntry)  # a task at a site scores no others
+    runner = loaded.runner(plan.dtype)
+    interpretation = entry.build(loaded.task, lambda: loaded.fit_moments(plan.fit_windows)).placed(
+        loaded.device
+    )
+    windows = loaded.windows("calibration").first(min(_PROBED, loaded.batch_size))
+    exact, size = loaded.runner("float32"), len(windows)
+    prefix_pass(exact, windows.first(1), 1, "", None)
+    prefix, tensors = _timed(loaded.device, lambda: prefix_pass(exact, windows, size, "", None))
+    (batch,) = SiteActivations(loaded.task, windows, tensors).batches(size, loaded.device)
+    clean_pass(runner, batch.take([0]))
+    clean_time, clean = _timed(loaded.device, lambda: clean_pass(runner, batch))
+    read = interpretation.choose(batch.prefix.x_in, batch.prefix.x_out)
+    rebuilt, (_, estimate) = _timed(loaded.device, lambda: interpretation.reconstruct(read, batch.spliced))
+    spliced = torch.where(batch.spliced[..., None], estimate, batch.prefix.x_out)
+    suffix, _ = _timed(loaded.device, lambda: spliced_pass(runner, clean, spliced))
+    matrix = torch.eye(loaded.task.site.width, dtype=torch.float64, device=loaded.device)
+    decomposition, _ = _timed(loaded.device, lambda: torch.linalg.eigh(matrix + 0.1 * matrix.roll(1, 0)))
+    return _Probe(prefix / size, min(suffix, clean_time) / size, rebuilt / size, decomposition)
+
+
+def _timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds on the clock, and what the work gives."""
+    start = time.perf_counter()
+    found = work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, found
+
+
+def _held(device: torch.device) -> float:
+    """The most bytes that were held so far: of the device, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, or minutes or hours where there are many."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 100 * 60 else f"{seconds / 3600:.1f} hours"
