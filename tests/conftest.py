@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.util import find_spec
 
 import pytest
 import typechecks
@@ -29,6 +30,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not config.getoption("unchecked"):
         typechecks.install("remainder")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a package that is not there; where slow tests are run too, nothing may be left out."""
+    for mark in item.iter_markers("needs"):
+        (package,) = mark.args
+        if find_spec(package) is None:
+            words = f"{package} is not installed; `make install` does that"
+            (pytest.skip if item.config.option.markexpr == "not slow" else pytest.fail)(words)
 
 
 @pytest.fixture

@@ -108,6 +108,18 @@ _Shard = Annotated[
         "all, as in an array of jobs.",
     ),
 ]
+_Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Processes that measure beside each other, each with the model in its memory and its share of "
+        "the cores or one of the GPUs. Default: 1; of Ray, one for each GPU, or else core.",
+    ),
+]
+_Engine = Annotated[
+    str,
+    typer.Option(help="Where they run: local, or ray (a cluster, or one on this machine); docs/scale.md."),
+]
 _Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")]
 
 
@@ -134,6 +146,8 @@ def run(
     format: FormatOption = "table",
     fresh: _Fresh = False,
     shard: _Shard = "1/1",
+    workers: _Workers = None,
+    engine: _Engine = "local",
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
     from remainder.base.progress import errors, reporting
@@ -148,7 +162,7 @@ def run(
         from remainder.cli.session import Session, Wanted
         from remainder.cli.until import measure_until, require_one
         from remainder.measure.plan import plan
-        from remainder.runs.here import Here
+        from remainder.runs.engines import pool_of
         from remainder.runs.job import Source
         from remainder.runs.work import Shard
 
@@ -172,7 +186,7 @@ def run(
         Source(_place(name), chosen_plan, device, batch_size, ignored)
         for name, chosen_plan in zip(names, plans, strict=True)
     ]
-    wanted = Wanted(tuple(with_ or ()), out, fresh, part, Here)
+    wanted = Wanted(tuple(with_ or ()), out, fresh, part, pool_of(engine, workers))
     if estimate:
         return print_estimates(wanted, sources)
     session = Session(wanted, sources, format, further, shown)

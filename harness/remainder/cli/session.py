@@ -62,6 +62,7 @@ class Session:
     _stated: set[str] = field(default_factory=set)
     """Notes that an earlier table has below it."""
     _report: Progress | None = None
+    _slots: int = 1
 
     @property
     def finished(self) -> int:
@@ -93,9 +94,12 @@ class Session:
             self._say([f"shard {shard} holds none of the {len(cells)} row(s)"])
         journal = open_journal(self.wanted.out, cells)
         self._say(_past(cells, journal.past().failed & set(chosen)))
+        pool = self.wanted.pool(openings)
+        del openings  # and with it the tasks, which the pool may have no use for
+        self._slots = pool.slots
         rows = drive(
             cells,
-            self.wanted.pool(openings),
+            pool,
             self.wanted.out,
             chosen=chosen,
             fresh=self.wanted.fresh,
@@ -118,6 +122,9 @@ class Session:
     def _complete(self, rows: Iterator[Row], source: int) -> None:
         """Take rows until a task has all of its own."""
         while len(self.rows[source]) < self._counts[source]:
+            if self._slots > 1:
+                done, total = sum(map(len, self.rows.values())), sum(self._counts.values())
+                self._progress(f"measuring, {self._slots} rows at a time", done, total)
             row = next(rows)
             of = row.cell.source
             self.rows[of].append(row)

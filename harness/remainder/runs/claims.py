@@ -31,6 +31,9 @@ class Claims:
     def __exit__(self, *_: object) -> None:
         for key in list(self._held):
             self.drop(key)
+        for path in self._folder.glob("*.lock"):  # of processes that were killed, or are at work
+            if self.take(path.stem):
+                self.drop(path.stem)
 
     def take(self, key: str) -> bool:
         """Claim the cell of a measurement key; False if another process, or this one, has claimed it.

@@ -91,6 +91,8 @@ class _Run:
         """Cells that each slot has not told of yet."""
         self.held: deque[Row] = deque()
         """Rows found finished that come after cells in progress."""
+        self.gone: set[int] = set()
+        """Slots that can be given nothing any more."""
         self.lost: Counter[int] = Counter()
         self.size: dict[int, int] = {}
 
@@ -110,7 +112,7 @@ class _Run:
         }
         while self.waiting or self.alone or self.elsewhere or self.busy:
             for slot in range(self.pool.slots):
-                if slot not in self.busy:
+                if slot not in self.busy and slot not in self.gone:
                     self._give(slot)
             yield from self._settled()
             if self.busy:
@@ -205,6 +207,13 @@ class _Run:
                 self.alone.append(number)
             else:
                 yield self._failed(number, event.problem)
+        if event.is_gone:
+            self.gone.add(event.slot)
+        if len(self.gone) == self.pool.slots and (self.alone or self.waiting or self.elsewhere):
+            raise MeasurementError(
+                f"no process is left that could measure ({event.problem.what})",
+                fix="mend that, and run again: finished rows are kept",
+            )
 
     def _made(self, number: int, stored: StoredRecord) -> Row:
         cell = self.cells[number]

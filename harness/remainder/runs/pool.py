@@ -28,6 +28,8 @@ class Lost(NamedTuple):
 
     slot: int
     problem: Problem
+    is_gone: bool = False
+    """Whether no other process can take the slot."""
 
 
 Event: TypeAlias = Said | Idle | Lost
