@@ -161,6 +161,8 @@ def messages(openings: Openings, numbers: Sequence[int]) -> Iterator[Message]:
                 yield Failed(number, problem_of(outcome))
             else:
                 yield Made(number, outcome)
+    except RemainderError as problem:  # of the group; whose it is shows when each is alone
+        yield Broken(problem_of(problem), traceback.format_exc(), False)
     except Exception as problem:
         device = openings.sources[openings.cells[numbers[0]].source].device
         yield Broken(_unforeseen(problem), traceback.format_exc(), not _answers(device))
@@ -179,18 +181,14 @@ def _outcomes(
             yield number, problem
     if not entries:
         return
-    found = _measured(openings.task(source), list(entries.values()), openings.sources[source].plan, openings)
-    yield from zip(entries, found, strict=True)
-
-
-def _measured(
-    loaded: LoadedTask, entries: Sequence[Entry], plan: Plan, openings: Openings
-) -> Iterator[StoredRecord | RemainderError]:
-    for entry in entries:
-        try:
-            yield loaded.measure(entry, plan, progress=openings.progress)
-        except RemainderError as problem:
-            yield problem
+    plan = openings.sources[source].plan
+    found = openings.task(source).measure_group(list(entries.values()), plan, progress=openings.progress)
+    for number, outcome in zip(entries, found, strict=True):
+        if outcome.result is not None:
+            yield number, outcome.result
+        else:
+            assert outcome.problem is not None
+            yield number, outcome.problem
 
 
 def _answers(device: str) -> bool:
