@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from remainder.measure.plan import plan
 from remainder.record.turns import RUNS
 from remainder.record.values import canonical_values
 from remainder.runs import cells as engine
+from remainder.runs.batches import Batches
 from remainder.runs.cells import FinishedRun
 from remainder.submission.method import read_method
 from remainder.submission.submission import Submission
@@ -107,6 +109,53 @@ def test_an_interrupt_loses_the_row_in_progress_and_nothing_else(out: Path) -> N
     assert kept(rows) == [True, False]
     assert [row.record.submission.name for row in rows] == ["first", "second"]
     assert kept(run(out)) == [True, True]
+
+
+def test_an_interrupt_loses_the_batch_in_progress_and_nothing_else(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,) = run(out / "whole", FIRST)
+    batches = out / RUNS / "batches"
+    with pytest.raises(KeyboardInterrupt):
+        run(out, FIRST, progress=stop_at("first"))
+    assert not list(out.glob("tiny/**/*.json"))
+    kept_batches = list(batches.iterdir())
+    assert kept_batches
+    asked: list[bool] = []
+    real = Batches.get
+
+    def get(self: Batches, key: str) -> Any:
+        found = real(self, key)
+        asked.append(found is not None)
+        return found
+
+    monkeypatch.setattr(Batches, "get", get)
+    (row,) = run(out, FIRST)
+    assert sum(asked) == len(kept_batches) < len(asked)
+    assert row.record.result_id == whole.record.result_id
+    assert not batches.exists()
+    # Who wants it fresh gets it fresh.
+    with pytest.raises(KeyboardInterrupt):
+        run(out, FIRST, progress=stop_at("first"), fresh=True)
+    assert not batches.exists()
+
+
+def test_a_batch_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Batches(tmp_path)
+    assert store.get("a") is None
+    store.put("a", {"rows": [1.5, None]})
+    assert store.get("a") == {"rows": [1.5, None]}
+    (path,) = (tmp_path / RUNS / "batches").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert store.get("a") is None
+    monkeypatch.setattr("remainder.record.json.os.fsync", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        store.put("b", {})
+    assert [path.name for path in path.parent.iterdir()] == ["a.json"]
+
+
+def refuse(_: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_error_in_one_submission_keeps_those_before_it(out: Path) -> None:

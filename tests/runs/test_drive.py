@@ -170,7 +170,9 @@ def test_what_nobody_foresaw_is_told_apart_cell_by_cell(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_gone_ends_the_run_with_one_message(tmp_path: Path) -> None:
-    gone = Broken(Problem("MeasurementError", "RuntimeError: CUDA error", None), "", True)
+    gone = Broken(
+        Problem("MeasurementError", "the device does not answer any more (CUDA error)", None), "", True
+    )
     pool = StubPool(say=lambda n: gone if n == 2 else Made(n, stored(n)))
     with pytest.raises(MeasurementError, match=r"the device does not answer any more .*CUDA error"):
         run(tmp_path, pool)

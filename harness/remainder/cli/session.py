@@ -82,7 +82,11 @@ class Session:
 
         with reporting() as self._report:
             openings, notes, problems = list_cells(
-                self.sources, self.wanted.named, self.wanted.out, self._progress
+                self.sources,
+                self.wanted.named,
+                self.wanted.out,
+                fresh=self.wanted.fresh,
+                progress=self._progress,
             )
         self._say(notes)
         self._problems += [(self.sources[number].task, problem) for number, problem in problems.items()]

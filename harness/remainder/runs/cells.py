@@ -35,7 +35,8 @@ def run(
     """
     entries = list(submissions)
     cells = tuple(cell_of(loaded.task, entry, plan) for entry in entries)
-    openings = Openings([Source(loaded.task.id, plan, loaded.device.type, loaded.batch_size)], (), progress)
+    source = Source(loaded.task.id, plan, loaded.device.type, loaded.batch_size)
+    openings = Openings([source], progress=progress, out=None if fresh else folder)
     openings.put(0, loaded, cells, entries)
     here = Here(openings)
     # Claims are dropped at once, whatever ends this.

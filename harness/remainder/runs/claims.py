@@ -51,6 +51,10 @@ class Claims:
         self._held[key] = lock
         return True
 
+    def others(self) -> bool:
+        """Whether other processes have claims on anything there."""
+        return any(path.stem not in self._held for path in self._folder.glob("*.lock"))
+
     def drop(self, key: str) -> None:
         """Give a claim up, if it is held."""
         if (lock := self._held.pop(key, None)) is None:

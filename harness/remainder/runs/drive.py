@@ -22,6 +22,7 @@ from remainder.errors import MeasurementError
 from remainder.record.find import find_record
 from remainder.record.store import StoredRecord, read_record, write_record
 from remainder.record.turns import sweep
+from remainder.runs.batches import Batches
 from remainder.runs.claims import Claims
 from remainder.runs.job import Broken, Failed, Message, Problem, unpack_problem
 from remainder.runs.journal import Journal
@@ -65,6 +66,8 @@ def drive(
         with Claims(out) as claims:
             run = _Run(cells, pool, out, claims, fresh, journal, progress or silent)
             yield from run.rows(range(len(cells)) if chosen is None else chosen)
+        if not claims.others():
+            Batches(out).remove()
     finally:
         pool.close()
 
@@ -178,11 +181,8 @@ class _Run:
 
     def _take(self, slot: int, message: Message) -> Iterator[Row]:
         if isinstance(message, Broken):
-            if message.is_lost:
-                raise MeasurementError(
-                    f"the device does not answer any more ({message.problem.what})",
-                    fix="look after it (nvidia-smi), and run again: finished rows are kept",
-                )
+            if message.is_end:
+                raise unpack_problem(message.problem)
             many = len(self.busy[slot]) > 1
             for number in self.busy[slot]:
                 if many:  # whose fault it was shows when each is alone

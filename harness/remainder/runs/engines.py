@@ -39,12 +39,12 @@ def _local(workers: int | None, openings: Openings) -> Pool:
     if workers in (None, 1):
         return Here(openings)
     assert workers is not None
-    return Workers(openings.sources, openings.cells, workers)
+    return Workers(openings.sources, openings.cells, workers, out=openings.out)
 
 
 def _ray(workers: int | None, openings: Openings) -> Pool:
     """Actors on a Ray cluster."""
-    return RayPool(openings.sources, openings.cells, workers)
+    return RayPool(openings.sources, openings.cells, workers, out=openings.out)
 
 
 ENGINES: dict[str, Callable[[int | None, Openings], Pool]] = {"local": _local, "ray": _ray}

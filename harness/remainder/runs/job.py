@@ -5,17 +5,20 @@ It is the same in the process of the run itself, in worker processes and in thos
 
 from __future__ import annotations
 
+import errno
 import json
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from remainder import errors
 from remainder.base.cache import Progress
+from remainder.base.files import refused
 from remainder.base.messages import message_of
-from remainder.errors import InterpretationError, RemainderError
+from remainder.errors import InterpretationError, RecordError, RemainderError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan
@@ -24,6 +27,7 @@ from remainder.record.json import canonical_json
 from remainder.record.schema import Record
 from remainder.record.store import StoredRecord
 from remainder.record.values import values_from_csv, values_to_csv
+from remainder.runs.batches import Batches
 from remainder.runs.work import Cell
 from remainder.submission.open import submissions_for
 from remainder.submission.submission import Entry, Submission
@@ -85,11 +89,13 @@ class Broken(NamedTuple):
 
     problem: Problem
     trace: str
-    is_lost: bool
-    """Whether the device does not answer any more."""
+    is_end: bool
+    """Whether it is nothing that another cell could do without."""
 
 
 Message: TypeAlias = Made | Failed | Broken
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 Packed: TypeAlias = tuple[Any, ...]
 """A message between processes: the name of its class, then texts, bytes and numbers."""
 
@@ -98,12 +104,24 @@ class Openings:
     """Tasks that are ready to measure, and entries by the place of their cells in the list.
 
     A task is kept until cells of another one are asked for: its model may be large.
+
+    Args:
+        sources: the run's tasks.
+        cells: the run's list, as far as it is known.
+        progress: told what is being done.
+        out: the folder of results where finished batches are kept; None: nowhere.
     """
 
     def __init__(
-        self, sources: Sequence[Source], cells: Sequence[Cell] = (), progress: Progress | None = None
+        self,
+        sources: Sequence[Source],
+        cells: Sequence[Cell] = (),
+        *,
+        progress: Progress | None = None,
+        out: Path | None = None,
     ) -> None:
-        self.sources, self.cells, self.progress = tuple(sources), tuple(cells), progress
+        self.sources, self.cells, self.progress, self.out = tuple(sources), tuple(cells), progress, out
+        self.finished = None if out is None else Batches(out)
         self._loaded: dict[int, LoadedTask] = {}
         self._entries: dict[int, Entry] = {}
         self._last: int | None = None
@@ -165,7 +183,8 @@ def messages(openings: Openings, numbers: Sequence[int]) -> Iterator[Message]:
         yield Broken(problem_of(problem), traceback.format_exc(), False)
     except Exception as problem:
         device = openings.sources[openings.cells[numbers[0]].source].device
-        yield Broken(_unforeseen(problem), traceback.format_exc(), not _answers(device))
+        found = _unforeseen(problem, device)
+        yield Broken(found[0], traceback.format_exc(), found[1])
 
 
 def _outcomes(
@@ -182,7 +201,13 @@ def _outcomes(
     if not entries:
         return
     plan = openings.sources[source].plan
-    found = openings.task(source).measure_group(list(entries.values()), plan, progress=openings.progress)
+    pinned = all(openings.cells[number].is_pinned for number in entries)
+    found = openings.task(source).measure_group(
+        list(entries.values()),
+        plan,
+        progress=openings.progress,
+        finished=openings.finished if pinned else None,
+    )
     for number, outcome in zip(entries, found, strict=True):
         if outcome.result is not None:
             yield number, outcome.result
@@ -200,9 +225,16 @@ def _answers(device: str) -> bool:
     return True
 
 
-def _unforeseen(problem: Exception) -> Problem:
+def _unforeseen(problem: Exception, device: str) -> tuple[Problem, bool]:
+    """The problem that somebody can act on, and whether no cell can be measured any more."""
+    if isinstance(problem, OSError) and problem.errno in _UNWRITABLE:
+        return problem_of(refused(problem, None, RecordError)), True
     what = f"{type(problem).__name__}: {message_of(problem)}"
-    return Problem("MeasurementError", what, "the journal of the run has the traceback; report it with that")
+    if not _answers(device):
+        fix = "look after it (nvidia-smi), and run again: finished rows are kept"
+        return Problem("MeasurementError", f"the device does not answer any more ({what})", fix), True
+    fix = "the journal of the run has the traceback; report it with that"
+    return Problem("MeasurementError", what, fix), False
 
 
 def pack(message: Message) -> Packed:
@@ -212,7 +244,7 @@ def pack(message: Message) -> Packed:
         return "Made", message.number, canonical_json(record.model_dump(mode="json")), values_to_csv(values)
     if isinstance(message, Failed):
         return "Failed", message.number, *message.problem
-    return "Broken", *message.problem, message.trace, message.is_lost
+    return "Broken", *message.problem, message.trace, message.is_end
 
 
 def unpack(packed: Packed) -> Message:

@@ -30,7 +30,12 @@ class Listing(NamedTuple):
 
 
 def list_cells(
-    sources: Sequence[Source], named: Sequence[str], out: Path, progress: Progress | None = None
+    sources: Sequence[Source],
+    named: Sequence[str],
+    out: Path,
+    *,
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> Listing:
     """Open each task, and list what is scored on it.
 
@@ -38,12 +43,13 @@ def list_cells(
         sources: the tasks.
         named: submissions as `remainder run --with` takes them; default: all of each task's.
         out: the folder of results.
+        fresh: whether what is finished, rows and batches, is measured again.
         progress: told what is being done.
 
     Raises:
         RemainderError: a task cannot be opened, and there is no other; or a submission cannot be scored.
     """
-    openings = Openings(sources, progress=progress)
+    openings = Openings(sources, progress=progress, out=None if fresh else out.absolute())
     notes: list[str] = []
     problems: dict[int, RemainderError] = {}
     for number, source in enumerate(sources):

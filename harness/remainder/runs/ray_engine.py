@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -91,18 +92,26 @@ class RayPool:
     Args:
         sources: the run's tasks.
         cells: the run's list.
+        out: the folder of results where finished batches are kept; None: nowhere.
         workers: how many actors; None: as many as the cluster has room for.
 
     Raises:
         RemainderError: there is no cluster, or it has no room for them.
     """
 
-    def __init__(self, sources: Sequence[Source], cells: Sequence[Cell], workers: int | None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        cells: Sequence[Cell],
+        workers: int | None,
+        *,
+        out: Path | None = None,
+    ) -> None:
         require_ray()
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_relay, args=(theirs, tuple(sources), tuple(cells), workers), daemon=False
+            target=_relay, args=(theirs, tuple(sources), tuple(cells), out, workers), daemon=False
         )
         with inherited({}):
             self._process.start()
@@ -166,25 +175,40 @@ class _Actor:
     """The process that measures, on a node of the cluster."""
 
     def __init__(
-        self, sources: Sequence[Source], cells: Sequence[Cell], threads: int, variables: Mapping[str, str]
+        self,
+        sources: Sequence[Source],
+        cells: Sequence[Cell],
+        out: Path | None,
+        threads: int,
+        variables: Mapping[str, str],
     ) -> None:
         os.environ.update(variables)
         torch.set_num_threads(threads)
-        self._openings = Openings(sources, cells)
+        self._openings = Openings(sources, cells, out=out)
 
     def measure(self, numbers: Sequence[int]) -> Iterator[Packed]:
         """Measure cells of one task; gives messages."""
         yield from map(pack, messages(self._openings, numbers))
 
 
-def _relay(pipe: Connection, sources: Sequence[Source], cells: Sequence[Cell], workers: int | None) -> None:
+_Given: TypeAlias = tuple[tuple[Source, ...], tuple[Cell, ...], "Path | None"]
+"""Tasks, cells and folder of results of the run."""
+
+
+def _relay(
+    pipe: Connection,
+    sources: tuple[Source, ...],
+    cells: tuple[Cell, ...],
+    out: Path | None,
+    workers: int | None,
+) -> None:
     """Run in a process of its own, between the run and Ray."""
     follow()
     quiet = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # Ray writes about itself what nobody who waits for rows can use
         os.dup2(quiet, stream)
     try:
-        relay = _Relay(pipe, sources, cells, workers)
+        relay = _Relay(pipe, (sources, cells, out), workers)
     except (AssetError, TaskError) as problem:
         pipe.send(("problem", Problem(type(problem).__name__, problem.what, problem.fix)))
         return
@@ -195,12 +219,11 @@ def _relay(pipe: Connection, sources: Sequence[Source], cells: Sequence[Cell], w
 
 
 class _Relay:
-    def __init__(
-        self, pipe: Connection, sources: Sequence[Source], cells: Sequence[Cell], workers: int | None
-    ) -> None:
+    def __init__(self, pipe: Connection, given: _Given, workers: int | None) -> None:
         import ray
 
-        self._ray, self._pipe, self._given = ray, pipe, (tuple(sources), tuple(cells))
+        self._ray, self._pipe, self._given = ray, pipe, given
+        sources, cells, _ = given
         address = os.environ.get(ADDRESS)
         options = {} if address else {"include_dashboard": False}
         try:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 import torch
 
@@ -64,11 +65,14 @@ class Workers:
     Args:
         sources: the run's tasks.
         cells: the run's list.
+        out: the folder of results where finished batches are kept; None: nowhere.
         workers: how many at most.
     """
 
-    def __init__(self, sources: Sequence[Source], cells: Sequence[Cell], workers: int) -> None:
-        self._given = tuple(sources), tuple(cells)
+    def __init__(
+        self, sources: Sequence[Source], cells: Sequence[Cell], workers: int, *, out: Path | None = None
+    ) -> None:
+        self._given = tuple(sources), tuple(cells), out
         self._threads = threads_for(workers)
         self._slots = workers
         self._workers: dict[int, _Worker] = {}
@@ -146,12 +150,14 @@ def _death(code: int) -> Problem:
     )
 
 
-def _work(pipe: Connection, sources: Sequence[Source], cells: Sequence[Cell], threads: int) -> None:
+def _work(
+    pipe: Connection, sources: Sequence[Source], cells: Sequence[Cell], out: Path | None, threads: int
+) -> None:
     """Run in the worker: measure what is given, until the process of the run ends."""
     follow()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
-    openings = Openings(sources, cells)
+    openings = Openings(sources, cells, out=out)
     with suppress(EOFError, BrokenPipeError):  # the process of the run has ended
         while True:
             for message in messages(openings, pipe.recv()):
