@@ -16,7 +16,7 @@ __all__ = ["ENGINES", "pool_of"]
 
 
 def pool_of(engine: str, workers: int | None) -> Callable[[Openings], Pool]:
-    """What makes the pool of a run, when its list is known.
+    """The maker of the pool of a run, to be called when its list is known.
 
     Args:
         engine: one of `ENGINES`.

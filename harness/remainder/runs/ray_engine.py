@@ -49,7 +49,7 @@ class Room(NamedTuple):
     cpus: int
     """Cores, and so threads, of each."""
     gpus: int
-    """Of each, 0 or 1."""
+    """GPUs of each, 0 or 1."""
 
 
 def room_for(nodes: Sequence[Mapping[str, float]], workers: int | None, *, gpus: bool, cells: int) -> Room:
