@@ -14,7 +14,7 @@ from tiny import Shrink, make_loaded, make_task
 from remainder.api import Result, evaluate, evaluate_all
 from remainder.errors import AssetError, InterpretationError, RemainderError, TaskError
 from remainder.loading.site import SiteTask
-from remainder.measure import losses
+from remainder.measure import losses, site
 from remainder.measure.plan import Plan, plan
 from remainder.record.compat import PEERS
 from remainder.submission.method import read_method
@@ -103,6 +103,27 @@ def test_an_error_ends_its_own_row() -> None:
     assert isinstance(second, InterpretationError)
     assert second.what.startswith("b: encode gave")
     assert values(first).equals(values(third))
+
+
+def test_a_group_that_cannot_be_measured_as_a_whole_is_measured_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that holds one interpretation at a time, and something that is no reconstruction."""
+    loaded = loaded_task()
+    real = site.measure_group
+
+    def limited(task: SiteTask, entries: Any, *rest: Any, **more: Any) -> Any:
+        if len(entries) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(task, entries, *rest, **more)
+
+    monkeypatch.setattr(site, "measure_group", limited)
+    wrong = projection(3).model_copy(update={"kind": "circuit"})
+    chosen = plan(loaded.task, "quick", rungs=("raw",))
+    first, refused, last = loaded.measure_group([projection(1), wrong, projection(2)], chosen)
+    assert isinstance(refused.problem, RemainderError)
+    assert "projection-3" in str(refused.problem)
+    assert [one.record().record.submission.name for one in (first, last)] == ["projection-1", "projection-2"]
 
 
 def test_what_fails_alone_is_raised() -> None:

@@ -98,12 +98,28 @@ class SiteTask(LoadedTask):
 
         Passes that depend on model, text and seed alone are shared by a group, whose rows appear together.
         """
-        for entry in entries:
-            self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
         for group in self.groups(entries, plan):
-            yield from self.measure_part(
-                group, plan, reference=reference, progress=progress, finished=finished
-            )
+            yield from self._measured(group, plan, reference, progress, finished)
+
+    def _measured(
+        self,
+        group: Sequence[Entry],
+        plan: Plan,
+        reference: Entry | None,
+        progress: Progress | None,
+        finished: Finished | None,
+    ) -> Iterator[Outcome]:
+        """Measure a group; where it cannot be as a whole, each of its entries by itself."""
+        try:
+            found = self.measure_part(group, plan, reference=reference, progress=progress, finished=finished)
+        except RemainderError as problem:
+            if len(group) == 1:
+                yield Outcome(group[0], None, problem)
+                return
+            for entry in group:
+                yield from self._measured([entry], plan, reference, progress, finished)
+        else:
+            yield from found
 
     def measure_part(
         self,
@@ -121,6 +137,8 @@ class SiteTask(LoadedTask):
             part: (i, n): every n-th batch of evaluation windows from the i-th on, i from 0, which is put into
                 `finished`. Once all parts are there, a call without `part` makes the record from them.
         """
+        for entry in entries:
+            self.task.kind.require_scored(entry.name, entry.kind, self.task.id)
         found: list[Outcome] = self._halving(
             "measure_group",
             entries,
