@@ -17,6 +17,7 @@ from torch import Tensor
 
 from remainder.base.cache import Progress, silent
 from remainder.base.paths import gigabytes
+from remainder.errors import RemainderError
 from remainder.loading.activations import (
     SiteActivations,
     check_stored,
