@@ -57,6 +57,7 @@ IN_PART = {
         "provenance.threads",
         "provenance.cpu.*",
         "provenance.tokens_per_second",
+        "provenance.tf32",
     ],
     "checks.**": [
         "checks.conformance.value",

@@ -27,6 +27,7 @@ from remainder.base.cache import Progress, build_once, silent, verify
 from remainder.base.paths import cache_root, gigabytes
 from remainder.errors import AssetError
 from remainder.model.bridge import Prefix, Runner
+from remainder.model.device import moved
 from remainder.residual.moments import Moments
 from remainder.task.spec import Task
 from remainder.task.text import Split, Windows
@@ -115,7 +116,7 @@ class SiteActivations:
             else:
                 slices = dict(self.stored)
             for rows in parts:
-                part = {name: tensor[rows].to(device) for name, tensor in slices.items()}
+                part = {name: moved(tensor[rows], device) for name, tensor in slices.items()}
                 prefix = Prefix(
                     part.get("entry", part["x_out"]), part.get("x_in", part["x_out"]), part["x_out"]
                 )

@@ -11,6 +11,7 @@ from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
 from remainder.model.bridge import pick_device
+from remainder.model.device import steady
 from remainder.task.spec import Task, load_task
 
 __all__ = ["at_site", "on_prompts", "open_task"]
@@ -37,7 +38,9 @@ def open_task(
         AssetError: if something cannot be fetched, or is not what the task pins.
     """
     content = load_task(task)
-    loaded: LoadedTask = resolve(content.kind.open)(content, pick_device(device), batch_size, progress)
+    place = pick_device(device)
+    steady(place)
+    loaded: LoadedTask = resolve(content.kind.open)(content, place, batch_size, progress)
     return loaded
 
 

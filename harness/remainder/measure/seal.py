@@ -13,6 +13,7 @@ import torch
 
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import Plan
+from remainder.model.device import may_round_to_tf32
 from remainder.record.compat import Compat
 from remainder.record.metrics import Gaussianity
 from remainder.record.number import Number
@@ -189,12 +190,12 @@ def seal(
             bf16_deviation=None if deviation is None else dict(deviation),
             behaviour=behaviour,
         ),
-        provenance=_provenance(log, values),
+        provenance=_provenance(log, values, device),
         warnings=log.warnings,
     )
 
 
-def _provenance(log: Log, values: pd.DataFrame) -> Provenance:
+def _provenance(log: Log, values: pd.DataFrame, device: torch.device) -> Provenance:
     """Circumstances, and how fast the evaluation was."""
     tokens = int(values.loc[(values["rung"] == "clean") & (values["split"] == "evaluation"), "tokens"].sum())
     evaluation = log.spent.get("evaluation", Spent()).wall
@@ -203,4 +204,5 @@ def _provenance(log: Log, values: pd.DataFrame) -> Provenance:
         cpu={stage: spent.cpu for stage, spent in log.spent.items()},
         tokens_per_second=tokens / evaluation if evaluation > 0 else None,
         threads=torch.get_num_threads(),
+        tf32=may_round_to_tf32(device),
     )

@@ -43,6 +43,7 @@ def collect_provenance(
     cpu: Mapping[str, float] | None = None,
     tokens_per_second: float | None = None,
     threads: int | None = None,
+    tf32: bool | None = None,
 ) -> Provenance:
     """The provenance of a record made now.
 
@@ -51,6 +52,7 @@ def collect_provenance(
         cpu: seconds per stage of all threads together.
         tokens_per_second: scored tokens over the seconds of the evaluation.
         threads: as torch counts them.
+        tf32: on a CUDA device, whether products of float32 may be rounded to TF32.
     """
     state = git_state(project_root())
     return Provenance(
@@ -64,6 +66,7 @@ def collect_provenance(
         cpu=None if cpu is None else dict(cpu),
         tokens_per_second=tokens_per_second,
         threads=threads,
+        tf32=tf32,
     )
 
 

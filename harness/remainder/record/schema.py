@@ -234,7 +234,7 @@ class DocumentsInfo(FrozenModel):
 class Provenance(GrownModel):
     """Facts that may differ between two runs that find the same numbers."""
 
-    later = ("threads", "cpu", "tokens_per_second")
+    later = ("threads", "cpu", "tokens_per_second", "tf32")
 
     packages: dict[str, str]
     python: str
@@ -251,6 +251,8 @@ class Provenance(GrownModel):
     """CPU seconds per stage, of all threads together; a stage that a group shared counts in equal parts."""
     tokens_per_second: Real | None = None
     """Scored tokens over the seconds of the stage `evaluation`, all passes of them together."""
+    tf32: bool | None = None
+    """On a CUDA device: whether products of float32 may be rounded to TF32."""
 
 
 class Record(FrozenModel):

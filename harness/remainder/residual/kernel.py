@@ -45,8 +45,9 @@ class Context:
             _, positions, width = self.reconstruction.shape
             if (len(self.memo) + 1) * self.reconstruction.numel() > _REMEMBERED:
                 self.memo.clear()
-            z = normal(self.places, Draw(2 * draw.pair), positions, width)
-            self.memo[draw.pair] = z.to(self.reconstruction.device)
+            self.memo[draw.pair] = normal(
+                self.places, Draw(2 * draw.pair), positions, width, device=self.reconstruction.device
+            )
         return draw.sign * self.memo[draw.pair]
 
     def coloured(self, covariance: Covariance, draw: Draw) -> Sample:

@@ -25,6 +25,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from remainder.residual.philox import raw, upper_bits
+
 __all__ = ["Draw", "NoiseKeys", "folds", "indices", "normal", "priorities"]
 
 
@@ -52,14 +54,24 @@ class Draw:
 
 
 def normal(
-    places: NoiseKeys, draw: Draw, positions: int, width: int, stream: str = "normal"
+    places: NoiseKeys,
+    draw: Draw,
+    positions: int,
+    width: int,
+    stream: str = "normal",
+    device: torch.device | str = "cpu",
 ) -> Float[Tensor, "docs pos width"]:
     """Standard normal values, float64; the second of an antithetic pair is the first one negated.
 
-    Streams of different names are independent.
+    Streams of different names are independent. On another device than the CPU the same counters are computed
+    there, and values differ by the rounding of Φ⁻¹ alone.
     """
-    raw = _raw(places, f"{stream}|{draw.pair}", positions * width)
-    uniform = (torch.from_numpy((raw >> np.uint64(12)).astype(np.float64)) + 0.5) * 2.0**-52
+    name, count = f"{stream}|{draw.pair}", positions * width
+    if torch.device(device).type == "cpu":
+        upper = torch.from_numpy((_raw(places, name, count) >> np.uint64(12)).astype(np.float64))
+    else:
+        upper = upper_bits(raw([_key(text) for text in _texts(places, name)], count, device), 52).double()
+    uniform = (upper + 0.5) * 2.0**-52
     z: Tensor = torch.special.ndtri(uniform)
     return draw.sign * z.reshape(len(places.documents), positions, width)
 
@@ -75,10 +87,10 @@ def indices(
 
     `index` is the number of the draw, or of its pair where both halves should agree.
     """
-    raw = _raw(places, f"{stream}|{index}", positions)
+    numbers = _raw(places, f"{stream}|{index}", positions)
     below = size.cpu().numpy().astype(np.uint64) if isinstance(size, Tensor) else np.uint64(size)
     # The modulo's bias is below size / 2⁶⁴.
-    return torch.from_numpy((raw % below).astype(np.int64))
+    return torch.from_numpy((numbers % below).astype(np.int64))
 
 
 def priorities(places: NoiseKeys) -> NDArray[np.uint64]:
@@ -95,15 +107,15 @@ def folds(places: NoiseKeys, count: int) -> list[int]:
 
 
 def _raw(places: NoiseKeys, stream: str, count: int) -> NDArray[np.uint64]:
-    rows = [
-        _philox(f"{places.seed}|{stream}|{document}|{window}", count)
-        for document, window in zip(places.documents, places.windows, strict=True)
-    ]
+    rows = [np.random.Philox(key=_key(text)).random_raw(count) for text in _texts(places, stream)]
     return np.stack(rows)
 
 
-def _philox(key: str, count: int) -> NDArray[np.uint64]:
-    digest = hashlib.sha256(key.encode()).digest()
-    generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
-    raw: NDArray[np.uint64] = generator.random_raw(count)
-    return raw
+def _texts(places: NoiseKeys, stream: str) -> list[str]:
+    """The text of the key of each window."""
+    pairs = zip(places.documents, places.windows, strict=True)
+    return [f"{places.seed}|{stream}|{document}|{window}" for document, window in pairs]
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
