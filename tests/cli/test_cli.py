@@ -268,6 +268,23 @@ def test_what_is_finished_before_a_failure_is_kept_and_nothing_is_half_written(
     assert written(tmp_path / "results") == names
 
 
+def test_what_cannot_be_opened_does_not_stop_the_others(
+    task: Path, submission: Callable[..., Path], remainder: Command, tmp_path: Path
+) -> None:
+    """Said at once, and at the end; alone it is refused before anything is loaded."""
+    good, torn = submission("good"), submission("torn")
+    (torn / "submission.toml").write_text('name = "torn')
+    outcome = remainder("run", task, "--with", torn, "--with", good)
+    assert outcome.code == INTERPRETATION
+    assert outcome.err.index("torn on tiny/site: not measured: ") < outcome.err.index("measured in")
+    table, _, failures = outcome.out.partition("Not measured, 1 of 2:")
+    assert "good " in table
+    assert "torn" in failures
+    assert len(written(tmp_path / "results")) == 2
+    assert_refused(remainder("run", task, "--with", torn), INTERPRETATION, "torn")
+    assert_refused(remainder("run", task, "--with", torn, "--with", torn), INTERPRETATION, "torn")
+
+
 def test_shards_are_together_the_whole(
     task: Path, submission: Callable[..., Path], remainder: Command, tmp_path: Path
 ) -> None:

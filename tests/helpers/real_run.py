@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "COLUMNS": "80",
+    "RAY_worker_niceness": "0",  # else whatever the machine does besides would go first
 }
 
 

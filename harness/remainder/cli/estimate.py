@@ -25,7 +25,7 @@ def print_estimates(wanted: Wanted, sources: Sequence[Source]) -> None:
         RemainderError: a task cannot be opened, or its time not be foreseen.
     """
     with reporting() as progress:
-        openings, notes, problems = list_cells(sources, wanted.named, wanted.out, progress=progress)
+        openings, notes, problems, _ = list_cells(sources, wanted.named, wanted.out, progress=progress)
     for note in notes:
         errors.print(f"! {note}", markup=False, soft_wrap=True)
     for number, source in enumerate(sources):

@@ -16,7 +16,7 @@ from remainder.cli.options import (
     SuiteOption,
     require_columns,
 )
-from remainder.errors import RecordError, TaskError
+from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.record.rungs import CIRCUIT_RUNGS
 
 if TYPE_CHECKING:
@@ -256,10 +256,19 @@ def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], 
         require_folder(folder_of(out, task), "--out", RecordError)
     if ignored and not named:
         raise TaskError("--ignore-field is of files that --with names", fix="add --with SUBMISSION")
-    if all(task.build is None for task in tasks):
-        for submission in (open_submission(name, ignored) for name in named):
-            for task in tasks:
-                submission.require_fit(task)
+    if any(task.build is not None for task in tasks):
+        return
+    problems = []
+    for name in named:
+        try:
+            submission = open_submission(name, ignored)
+        except RemainderError as problem:  # of one among others: it is a row that says so
+            problems.append(problem)
+            continue
+        for task in tasks:
+            submission.require_fit(task)
+    if problems and len(problems) == len(named):
+        raise problems[0]
 
 
 def _check_outputs(

@@ -63,6 +63,8 @@ class Session:
     """Notes that an earlier table has below it."""
     _report: Progress | None = None
     _slots: int = 1
+    _unlisted: int = 0
+    """Tasks and submissions that could not be opened, and so have no cells."""
 
     @property
     def finished(self) -> int:
@@ -81,15 +83,17 @@ class Session:
         from remainder.runs.work import take_shard
 
         with reporting() as self._report:
-            openings, notes, problems = list_cells(
+            openings, notes, problems, unread = list_cells(
                 self.sources,
                 self.wanted.named,
                 self.wanted.out,
                 fresh=self.wanted.fresh,
                 progress=self._progress,
             )
-        self._say(notes)
         self._problems += [(self.sources[number].task, problem) for number, problem in problems.items()]
+        self._problems += unread
+        self._unlisted = len(self._problems)
+        self._say([*notes, *(f"{title}: not measured: {problem.what}" for title, problem in self._problems)])
         cells = openings.cells
         chosen = take_shard(cells, self.wanted.shard)
         self._counts.update(cells[number].source for number in chosen)
@@ -172,11 +176,11 @@ class Session:
             print_text(render(self.records, self.format, rungs=self._rungs, columns=self.columns))
         if not self._problems:
             return
-        total = sum(self._counts.values())
-        if total + len(self.sources) == 2:
+        total = sum(self._counts.values()) + self._unlisted
+        if total == len(self.sources) == len(self._problems) == 1:
             raise self._problems[0][1]
         shown = sys.stdout if self.format == "table" else sys.stderr
-        print(f"\nNot measured, {len(self._problems)} of {max(total, len(self._problems))}:", file=shown)
+        print(f"\nNot measured, {len(self._problems)} of {total}:", file=shown)
         for title, problem in self._problems:
             text = f"  {title}: {problem.what}" + (f"\n    To mend it: {problem.fix}" if problem.fix else "")
             print(fill(text, _WIDTH, hanging="    "), file=shown)

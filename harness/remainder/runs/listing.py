@@ -27,6 +27,8 @@ class Listing(NamedTuple):
     """Notes for people on what is left out, called otherwise, or lies beside other content."""
     problems: Mapping[int, RemainderError]
     """Tasks that have no cells, since they could not be opened, by their place."""
+    unread: tuple[tuple[str, RemainderError], ...]
+    """Submissions that have no cell, since they could not be opened: the name and its task, and why."""
 
 
 def list_cells(
@@ -47,11 +49,12 @@ def list_cells(
         progress: told what is being done.
 
     Raises:
-        RemainderError: a task cannot be opened, and there is no other; or a submission cannot be scored.
+        RemainderError: a task or a submission cannot be opened, and there is no other.
     """
     openings = Openings(sources, progress=progress, out=None if fresh else out.absolute())
     notes: list[str] = []
     problems: dict[int, RemainderError] = {}
+    unread: list[tuple[str, RemainderError]] = []
     for number, source in enumerate(sources):
         try:
             loaded = openings.task(number)
@@ -60,7 +63,8 @@ def list_cells(
                 raise
             problems[number] = problem
             continue
-        places, entries = _named(loaded, named, source.ignored)
+        places, entries, faults = _named(loaded, named, source.ignored)
+        unread += [(f"{name} on {loaded.task.id}", problem) for name, problem in faults]
         # In the order of `distinct`, which keeps the first of equal ones, and may call others otherwise.
         first: dict[tuple[str, str], str] = {}
         for place, entry in zip(places, entries, strict=True):
@@ -75,16 +79,34 @@ def list_cells(
             for place, entry in zip(first.values(), different, strict=True)
         ]
         openings.put(number, loaded, cells, different)
-    return Listing(openings, tuple(dict.fromkeys(notes)), problems)
+    return Listing(openings, tuple(dict.fromkeys(notes)), problems, tuple(unread))
 
 
-def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> tuple[list[str], list[Entry]]:
-    """Entries that are scored on a task, and the name of each for another process."""
-    if named:
-        return [_place(name) for name in named], list(submissions_for(loaded, named, ignored))
-    entries = list(submissions_for(loaded))
-    own = len(entries) - len(baselines_for(loaded.task))
-    return [entry.name if i < own else f"baselines/{entry.name}" for i, entry in enumerate(entries)], entries
+class _Named(NamedTuple):
+    places: list[str]
+    """The name of each for another process."""
+    entries: list[Entry]
+    faults: list[tuple[str, RemainderError]]
+    """What could not be opened."""
+
+
+def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> _Named:
+    """Entries that are scored on a task."""
+    if not named:
+        entries = list(submissions_for(loaded))
+        own = len(entries) - len(baselines_for(loaded.task))
+        places = [entry.name if i < own else f"baselines/{entry.name}" for i, entry in enumerate(entries)]
+        return _Named(places, entries, [])
+    found = _Named([], [], [])
+    for name in named:
+        try:
+            found.entries.extend(submissions_for(loaded, [name], ignored))
+            found.places.append(_place(name))
+        except RemainderError as problem:
+            found.faults.append((name, problem))
+    if not found.entries:
+        raise found.faults[0][1]
+    return found
 
 
 def _place(name: str) -> str:
