@@ -1,0 +1,64 @@
+"""The page on performance is what `make bench` writes: by hand nothing gets into it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES: dict[str, dict[str, Any]] = {
+    "start-up": {"command": "tasks", "seconds": 0.25},
+    "passes": {"call": "all", "first": 3.0, "further": 1.0},
+    "memory": {"case": "some", "model": 1e9, "more": 2e8},
+    "rates": {"what": "blocks", "GFLOP/s": 50.0, "of the machine": 0.7},
+}
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_page", ROOT / "tests/benchmarks/page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def content(*groups: str) -> dict[str, Any]:
+    return {
+        "datetime": "2026-11-29T21:00:00",
+        "machine_info": {
+            "system": "Linux",
+            "machine": "x86_64",
+            "node": "somewhere",
+            "cpu": {"count": 2, "flags": ["avx2"]},
+        },
+        "benchmarks": [{"group": group, "extra_info": FIGURES[group]} for group in groups],
+    }
+
+
+def test_a_group_that_ran_has_a_table_and_no_other(writer: ModuleType) -> None:
+    found = writer.page(content("start-up", "rates"))
+    assert re.findall(r"^## (.*)$", found, re.MULTILINE) == ["Arithmetic", "Start-up"]
+    assert "| `remainder tasks` | 0.25 |" in found
+    assert "| blocks | 50 | 70% |" in found
+    assert "somewhere" not in found
+
+
+def test_rows_of_a_table_have_as_many_cells_as_its_head(writer: ModuleType) -> None:
+    found = writer.page(content(*FIGURES))
+    tables = re.findall(r"(?:^\|.*\n)+", found, re.MULTILINE)
+    assert len(tables) == len(FIGURES)
+    for table in tables:
+        assert len({line.count(" | ") for line in table.splitlines()}) == 1
+
+
+def test_the_committed_page_is_of_this_writer(writer: ModuleType) -> None:
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert page.startswith(writer.HEAD)
+    assert page.count("\n## ") >= 4
