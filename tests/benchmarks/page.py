@@ -97,7 +97,7 @@ def passes(rows: list[dict[str, Any]]) -> str:
     body = [[row["call"], f"{row['first']:.1f}", f"{row['further']:.1f}"] for row in rows]
     return (
         "## Passes a window\n\nHow often a window goes through the model after the site, counted in the "
-        "runner, for few windows: among them are checks on the first two or three windows, which weigh less in "
+        "runner, for few windows: checks on the first two or three windows are among them, and weigh less in "
         "larger tiers.\n\n" + table(["Call", "first SAE", "each further"], body)
     )
 
