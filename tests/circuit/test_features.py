@@ -37,7 +37,7 @@ from remainder.measure.feature_circuits import FeatureRun
 from remainder.measure.plan import plan
 from remainder.measure.seal import Log
 from remainder.model.graph import CircuitModel
-from remainder.model.sites import BridgeSiteModel, Edits, SiteModel
+from remainder.model.sites import BridgeSiteModel, Edits, SiteModel, run_from
 from remainder.record.circuit_summary import rung_at
 from remainder.record.schema import MethodInfo, Pinned, SubmissionInfo
 from remainder.record.store import StoredRecord
@@ -507,6 +507,52 @@ def test_a_real_architecture_behind_the_bridge(architecture: str) -> None:
     assert torch.allclose(scores.sum(1).float(), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(TaskError, match=r"no hook 'blocks.1.hook_ou'.*"):
         model.run(tokens, [("blocks.1.hook_ou", lambda value: None)])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt-neox"])
+def test_passes_start_at_the_block_of_the_first_edit(architecture: str) -> None:
+    model = BridgeSiteModel(circuit_models.bridge_model(architecture).bridge)
+    tokens = torch.from_numpy(make_prompts(4, positions=7, vocabulary=90, seed=3).tokens)
+    hooks = ("blocks.2.hook_mlp_out", "blocks.1.hook_out")
+    entry = model.entry(tokens, hooks)
+    assert entry is not None
+    assert entry.block == 1
+
+    def half(value: Tensor) -> Tensor:
+        return value / 2
+
+    called: list[int] = []
+    points = [model.bridge.hook_dict[f"blocks.{block}.hook_out"] for block in (0, 1)]
+    for block, point in enumerate(points):
+        point.add_hook(lambda value, hook, block=block: called.append(block))
+    with torch.no_grad():
+        whole = model.run(tokens, [(hook, half) for hook in hooks], [2, 6])
+        assert called == [0, 1]
+        started = run_from(model, entry, tokens, [(hook, half) for hook in hooks], [2, 6])
+        assert called == [0, 1, 1]
+        some = run_from(model, entry.rows(slice(1, 3)), tokens[1:3], [(hooks[1], half)])
+        again = model.run(tokens[1:3], [(hooks[1], half)])
+    for point in points:
+        point.remove_hooks()
+    torch.testing.assert_close(started, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(some, again, atol=1e-5, rtol=0)
+    assert model.entry(tokens, ("blocks.0.hook_out", *hooks)) is None
+    assert model.entry(tokens, ("embed.hook_out",)) is None
+
+
+def test_passes_are_whole_where_starting_at_a_block_gives_other_logits() -> None:
+    model = BridgeSiteModel(circuit_models.bridge_model("llama").bridge)
+    tokens = torch.from_numpy(make_prompts(2, positions=7, vocabulary=90).tokens)
+    first, second = (model.bridge.hook_dict[f"blocks.{block}.hook_out"] for block in (0, 1))
+    beside: list[int] = []  # what one block leaves to another besides the stream
+    first.add_hook(lambda value, hook: beside.__setitem__(slice(None), [1]))
+    second.add_hook(lambda value, hook: value + torch.arange(16) if beside and beside.pop() else None)
+    assert model.entry(tokens, ("blocks.1.hook_out",)) is None
+    for point in (first, second):
+        point.remove_hooks()
+    assert model.entry(tokens, ("blocks.1.hook_out",)) is None  # it stays so for this model
+    again = BridgeSiteModel(model.bridge)
+    assert again.entry(tokens, ("blocks.1.hook_out",)) is not None
 
 
 def graph(tokens: int = POSITIONS) -> FeatureGraph:

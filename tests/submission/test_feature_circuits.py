@@ -358,6 +358,18 @@ def test_scores_are_written_and_read_again(
         assert what in " ".join(refused.err.split())
 
 
+def test_complements_are_of_the_headline_unless_more_rungs_are_asked_for(
+    task: PromptTask, folder: Path, found: FoundFeatures
+) -> None:
+    circuit = remainder.evaluate(task, folder).record.metrics.circuit
+    assert circuit is not None
+    headline = found.circuits.nearest(task.spec.headline)
+    for size, point in circuit.points.items():
+        for name, rung in point.rungs.items():
+            swept = name in ("raw", "full", "counterfactual")
+            assert (rung.completeness is not None) == (swept and size in ("headline", headline)), (size, name)
+
+
 def test_a_graph_of_each_template_is_a_circuit(task: PromptTask, tmp_path: Path) -> None:
     method = 'format = "feature-graph"\npath = "graphs"\n'
     submission(tmp_path, method)

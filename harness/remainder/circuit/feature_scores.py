@@ -45,7 +45,7 @@ from remainder.circuit.features import (
     record_nodes,
 )
 from remainder.errors import InterpretationError, MeasurementError, TaskError
-from remainder.model.sites import SiteModel
+from remainder.model.sites import SiteModel, entry_of, run_from
 from remainder.task.prompts import Prompts
 
 __all__ = [
@@ -137,6 +137,8 @@ def _score_site(
 ) -> Float[Tensor, "pos nodes"]:
     """Scores of one site's nodes, summed over the prompts."""
     total = torch.zeros(clean.latents.shape[1], clean.latents.shape[2] + 1, dtype=torch.float64)
+    # Everything before the site is clean, in every step.
+    entry = entry_of(model, tokens, (site.hook_in, site.hook_out))
     for step in range(steps):
         with torch.enable_grad():
             share = step / steps
@@ -145,7 +147,7 @@ def _score_site(
             edits = site.edits(
                 lambda read, x_out, latents=latents, error=error: site.rebuild(latents, read) + error
             )
-            logits = model.run(tokens, edits, places)
+            logits = run_from(model, entry, tokens, edits, places)
             try:
                 of_latents, of_error = torch.autograd.grad(
                     answer(logits, logits.detach(), seen).sum(), (latents, error)

@@ -42,7 +42,7 @@ from torch import Tensor
 from remainder.circuit.circuit import bits_of
 from remainder.errors import InterpretationError, MeasurementError, TaskError
 from remainder.interpretation.protocol import Reconstruction
-from remainder.model.sites import Edit, Edits, SiteModel
+from remainder.model.sites import Edit, Edits, Entry, SiteModel, entry_of, run_from
 from remainder.residual.noise import Draw, NoiseKeys, indices, normal
 from remainder.task.prompts import Prompts
 
@@ -193,6 +193,7 @@ class FeatureScene:
 
     def __post_init__(self) -> None:
         self._recorded: dict[str, dict[str, NodeValues]] = {}
+        self._entries: dict[int, Entry | None] = {}
         names = [site.name for site in self.sites]
         if not names or len(set(names)) < len(names):
             raise TaskError(f"sites are {', '.join(names) or 'none'}", fix="name each hook once")
@@ -235,7 +236,8 @@ class FeatureScene:
                 for site in self.sites
                 for edit in site.edits(_mix(site, circuit, errors, values[site.name]))
             ]
-            parts.append(self.model.run(self._tokens(self.evaluation.tokens[rows]), edits, self.positions))
+            tokens = self._tokens(self.evaluation.tokens[rows])
+            parts.append(run_from(self.model, self._entry(rows), tokens, edits, self.positions))
         return torch.cat(parts)
 
     @property
@@ -249,6 +251,14 @@ class FeatureScene:
         return torch.cat(
             [self.model.run(self._tokens(tokens[rows]), [], self.positions) for rows in self._portions()]
         )
+
+    def _entry(self, rows: slice) -> Entry | None:
+        """Where passes over some of the evaluation prompts start: before the first site all are the same."""
+        if rows.start not in self._entries:
+            hooks = [hook for site in self.sites for hook in (site.hook_in, site.hook_out)]
+            tokens = self._tokens(self.evaluation.tokens[rows])
+            self._entries[rows.start] = entry_of(self.model, tokens, hooks)
+        return self._entries[rows.start]
 
     def _portions(self) -> list[slice]:
         count = len(self.evaluation)

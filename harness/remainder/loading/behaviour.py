@@ -17,7 +17,7 @@ Wild", 2023.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from remainder.base.cache import Progress, silent
-from remainder.circuit.attribution_metric import answer
-from remainder.model.graph import CircuitModel
+from remainder.circuit.attribution_metric import answer, seen_prompts
 from remainder.task.behaviour import Candidates
 from remainder.task.prompts import PADDING, Prompts
 from remainder.task.text import Split
@@ -48,6 +47,9 @@ Groups = Mapping[Split, tuple[Prompts, ...]]
 Answers = dict[str, NDArray[Any]]
 """Arrays by split, template and name (see `key`): `answer` and `counterfactual` in nats [prompts], and
 `solved` [prompts]."""
+
+Run = Callable[[torch.Tensor, list[int]], torch.Tensor]
+"""Logits [prompts, seen, vocabulary] of tokens [prompts, positions], at some of the positions."""
 
 _TRIED = 32  # candidates in one forward pass
 _LEAST = 0.55
@@ -126,21 +128,27 @@ def key(split: Split, group: Prompts, name: str) -> str:
 
 @torch.inference_mode()
 def try_prompts(
-    model: CircuitModel, groups: Groups, device: torch.device, name: str, progress: Progress | None
+    run: Run, groups: Groups, device: torch.device, name: str, progress: Progress | None
 ) -> Answers:
-    """Answers of a model to prompts and their counterfactuals."""
+    """Answers of a model to prompts and their counterfactuals.
+
+    Args:
+        run: gives the logits of tokens [prompts, positions] at the positions that it is asked for.
+    """
     total = sum(len(group) for split in groups.values() for group in split)
     done = 0
     found: dict[str, list[NDArray[Any]]] = {}
     for split, all_of_split in groups.items():
         for group in all_of_split:
+            places = np.flatnonzero(group.scored.any(0)).tolist()
             for start in range(0, len(group), _TRIED):
                 part = group.take(slice(start, start + _TRIED))
-                logits = model.run(torch.from_numpy(part.tokens).to(device))
-                other = model.run(torch.from_numpy(part.counterfactual).to(device))
-                answers = answer(logits, logits, part)
-                solved = (answers > 0) & _most_likely(logits, part)
-                values = {"answer": answers, "counterfactual": answer(other, other, part), "solved": solved}
+                logits = run(torch.from_numpy(part.tokens).to(device), places)
+                other = run(torch.from_numpy(part.counterfactual).to(device), places)
+                seen = seen_prompts(part, places)
+                answers = answer(logits, logits, seen)
+                solved = (answers > 0) & _most_likely(logits, seen)
+                values = {"answer": answers, "counterfactual": answer(other, other, seen), "solved": solved}
                 for kind, value in values.items():
                     found.setdefault(key(split, group, kind), []).append(value.cpu().numpy())
                 done += len(part)

@@ -148,8 +148,13 @@ class BehaviourTask(PromptTask):
         key = hashlib.sha256(text.encode()).hexdigest()[:24]
 
         def build(folder: Path) -> None:
+            model = self.site_model()
             found = try_prompts(
-                self.circuit_model(), self.candidates.prompts, self.device, self.task.id, self.progress
+                lambda tokens, places: model.run(tokens, [], places),
+                self.candidates.prompts,
+                self.device,
+                self.task.id,
+                self.progress,
             )
             save_file(found, folder / "answers.safetensors")
 
@@ -226,7 +231,14 @@ class ScriptBehaviourTask(PromptTask):
     @cached_property
     def facts(self) -> BehaviourFacts:
         groups = self.built.prompts
-        results = try_prompts(self.circuit_model(), groups, self.device, self.task.id, self.progress)
+        model = self.circuit_model()
+        results = try_prompts(
+            lambda tokens, places: model.run(tokens)[:, places],
+            groups,
+            self.device,
+            self.task.id,
+            self.progress,
+        )
         return facts_of(groups, results, None)
 
     def prompts(self, split: Split) -> tuple[Prompts, ...]:

@@ -4,8 +4,9 @@ edges.
 The headline is the circuit whose share of all nodes is nearest to the task's; complements give completeness.
 `raw` is the mean, `full` the Gaussian, `permuted` and `counterfactual` real values of another prompt, all
 with errors that follow the circuit. `ERROR_RUNGS` are the mean with errors all kept, all replaced by their
-mean, or by a Gaussian. Rungs of `SWEPT`, and those that were asked for, go over all circuits and their
-complements, those of errors over all circuits; the others are for the headline and the empty circuit only.
+mean, or by a Gaussian. Rungs of `SWEPT`, and those that were asked for, go over all circuits and over the
+complement of the headline, those of errors over all circuits; the others are for the headline and the empty
+circuit only. Complements of the other circuits are measured where more rungs are asked for than the task has.
 
 Source: protocol 1, sections 2 and 8; Marks et al., "Sparse feature circuits", 2024.
 """
@@ -87,7 +88,8 @@ class FeatureRun(PromptRun[_ByTemplate, FeatureScene]):
         ]
         for name, circuit in by_name.items() if len(by_name) > 1 else ():
             runs.append(Wanted(name, circuit, (*swept, *errors)))
-            runs.append(Wanted(COMPLEMENT + name, _complement(circuit), swept))
+            if asked or circuit is headline:
+                runs.append(Wanted(COMPLEMENT + name, _complement(circuit), swept))
         return runs
 
     def random(self, one: Wanted[_ByTemplate]) -> Random[_ByTemplate]:

@@ -2,13 +2,17 @@
 
 An *edit* is a function at a hook: it receives the activation there, in this pass, and returns the one to take
 its place, or None to leave it. Later edits therefore see the effects of earlier ones.
+
+What comes before the first edit is the same in every pass over the same tokens. So a model may have a method
+`entry`, which gives what comes into the block of the first edit, and passes that are given it start there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -17,8 +21,9 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.model.bridge import Reached, hooked_pass, require_hook
 from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge
+from remainder.model.skipping import Skipping, block_of
 
-__all__ = ["BridgeSiteModel", "Edit", "Edits", "SiteModel"]
+__all__ = ["BridgeSiteModel", "Edit", "Edits", "Entry", "SiteModel", "entry_of", "run_from"]
 
 Edit = Callable[[Tensor], Tensor | None]
 """Activation [rows, positions, d] → its replacement of the same shape, or None to leave it."""
@@ -26,6 +31,20 @@ Edits = Sequence[tuple[str, Edit]]
 """A hook and an edit; edits of one hook are called in their order."""
 
 _UNEMBEDDING = "unembed.hook_in"
+_TOLERANCE = {torch.float32: 1e-4}
+"""Largest difference of logits of a pass that starts at a block, relative to the largest of them."""
+_OTHERWISE = 2e-2
+
+
+class Entry(NamedTuple):
+    """What comes into a block in a clean pass, from which passes over the same tokens can start."""
+
+    block: int
+    values: Float[Tensor, "rows pos d"]
+
+    def rows(self, rows: slice) -> Entry:
+        """That of some rows."""
+        return self._replace(values=self.values[rows])
 
 
 @runtime_checkable
@@ -43,19 +62,90 @@ class SiteModel(Protocol):
         """The activation at `hook` in a pass with these edits, before any edit at `hook` itself."""
 
 
+def entry_of(
+    model: SiteModel, inputs: Shaped[Tensor, "rows pos *item"], hooks: Iterable[str]
+) -> Entry | None:
+    """Where passes over these inputs with edits at `hooks` can start; None: at the inputs."""
+    entry = getattr(model, "entry", None)
+    found: Entry | None = None if entry is None else entry(inputs, hooks)
+    return found
+
+
+def run_from(
+    model: SiteModel,
+    entry: Entry | None,
+    inputs: Shaped[Tensor, "rows pos *item"],
+    edits: Edits,
+    positions: Sequence[int] | None = None,
+) -> Float[Tensor, "rows seen outputs"]:
+    """Outputs of a pass that starts where `entry_of` these inputs says."""
+    if entry is None:
+        return model.run(inputs, edits, positions)
+    assert isinstance(model, BridgeSiteModel)
+    return model.run(inputs, edits, positions, entry=entry)
+
+
 @dataclass
 class BridgeSiteModel:
     """A language model held by TransformerLens' bridge; activations are float32."""
 
     bridge: Any
+    _skipping: Skipping | None = field(default=None, init=False)
+    _starts: dict[int, bool] = field(default_factory=dict, init=False)
+    """Whether a pass that starts at a block gives the logits of a whole one, as far as that was tried."""
 
     def __post_init__(self) -> None:
         self._points: dict[str, Any] = self.bridge.hook_dict
 
+    @torch.no_grad()
+    def entry(self, inputs: Shaped[Tensor, "rows pos"], hooks: Iterable[str]) -> Entry | None:
+        """What comes into the first block that holds one of `hooks`; None, if passes cannot start there.
+
+        Raises:
+            TaskError: if the model has no such hook.
+        """
+        block = min(map(block_of, hooks), default=0)
+        if block < 1 or not self._starts.get(block, True):
+            return None
+        name = f"blocks.{block}.hook_in"
+        require_hook(self.bridge, self._points, name)
+        seen: list[Tensor] = []
+
+        def keep(value: Tensor, hook: Any) -> None:
+            seen.append(value.detach().clone())
+            raise Reached
+
+        try:
+            self._forward(inputs, [(name, keep)])
+        except Reached:
+            entry = Entry(block, seen[0])
+        else:
+            return None
+        if block not in self._starts:
+            self._starts[block] = self._starts_at(inputs, entry)
+        return entry if self._starts[block] else None
+
+    def _starts_at(self, inputs: Tensor, entry: Entry) -> bool:
+        """Whether a pass that starts there gives the logits of a whole one."""
+        some = inputs[:2]
+        if self._skipping is None:  # on other tokens, since values of these must not be found by chance
+            self._skipping = Skipping(self.bridge, lambda: self._forward(some.flip(1), []))
+        whole, started = self.run(some, []), self.run(some, [], entry=entry.rows(slice(2)))
+        tolerance = _TOLERANCE.get(next(self.bridge.parameters()).dtype, _OTHERWISE)
+        return float((whole - started).abs().max()) <= tolerance * float(whole.abs().max())
+
     def run(
-        self, inputs: Shaped[Tensor, "rows pos"], edits: Edits, positions: Sequence[int] | None = None
+        self,
+        inputs: Shaped[Tensor, "rows pos"],
+        edits: Edits,
+        positions: Sequence[int] | None = None,
+        *,
+        entry: Entry | None = None,
     ) -> Float[Tensor, "rows seen vocabulary"]:
         """Logits in float32.
+
+        Args:
+            entry: what comes into a block before all edits; the pass starts there.
 
         Raises:
             TaskError: if the model has no such hook.
@@ -70,7 +160,7 @@ class BridgeSiteModel:
             require_hook(self.bridge, self._points, name)
         if positions is not None:
             hooks.append((_UNEMBEDDING, lambda value, hook: value[:, list(positions)]))
-        logits: Tensor = self._forward(inputs, hooks).float()
+        logits: Tensor = self._forward(inputs, hooks, entry).float()
         for (name, _), times in zip(edits, fired, strict=True):
             if times != 1:
                 raise MeasurementError(
@@ -120,10 +210,19 @@ class BridgeSiteModel:
             f"hook {hook} exists but did not fire in a pass", fix="choose a hook that the model really calls"
         )
 
-    def _forward(self, inputs: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Any:
+    def _forward(
+        self, inputs: Tensor, hooks: list[tuple[str, Callable[..., Any]]], entry: Entry | None = None
+    ) -> Any:
         places = ", ".join(dict.fromkeys(name for name, _ in hooks)) or "no place"
         fix = "choose other hooks, or a model of another architecture"
-        with of_the_bridge(f"a pass with hooks at {places}", architecture_of(self.bridge), fix):
+        with ExitStack() as stack:
+            stack.enter_context(
+                of_the_bridge(f"a pass with hooks at {places}", architecture_of(self.bridge), fix)
+            )
+            if entry is not None:
+                assert self._skipping is not None  # made before there was an entry
+                stack.enter_context(self._skipping.past(entry.block))
+                hooks = [(f"blocks.{entry.block}.hook_in", lambda value, hook: entry.values), *hooks]
             return hooked_pass(self.bridge, self._points, inputs, hooks)
 
     def _rows(self, name: str, inputs: Tensor) -> Callable[[Tensor], Tensor]:
