@@ -84,6 +84,32 @@ def test_the_page_and_the_readme_show_them(tmp_path: Path, monkeypatch: pytest.M
     assert "| everywhere" in built.readme
 
 
+def test_a_method_of_several_names_is_one_by_its_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [f"family/site-{number}" for number in range(3)]
+    let_give_places(monkeypatch, *tasks)
+    for number, name in enumerate(tasks):
+        task = TaskInfo(id=name, version="1-A", hash=fake_hash(name))
+        trained = submission(f"sae-{number}").model_copy(update={"family": "trained"})
+        put(tmp_path / "results", coded(1.0 + number), task=task, submission=trained)
+        put(tmp_path / "results", coded(2.0), task=task, submission=submission(f"alone-{number}"))
+    build(tmp_path / "results", tmp_path / "site", processes=1)
+    page = (tmp_path / "site/overall.html").read_text(encoding="utf-8")
+    assert page.count("<bdi>trained</bdi>") == 1
+    assert "<bdi>sae-0</bdi>" not in page
+    assert "alone" not in page
+    assert "3 more have results on fewer tasks" in page
+
+
+def test_of_a_family_on_one_task_the_least_efficient_counts() -> None:
+    rows = [scored(f"t/{number}", value) for number, value in enumerate((1.0, 2.0, 6.0))]
+    better, worse = (scored("t/2", value)._replace(record_id=fake_hash(str(value))) for value in (7.0, 3.0))
+    for order in ([*rows, better, worse], [worse, better, *rows]):
+        (method,) = overall(order).methods
+        assert method.mean.value == pytest.approx(2.0)
+
+
 def test_rows_of_another_dtype_or_of_other_documents_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,46 @@ def one(original: Original, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("content", [b"not json", b"\xff\xfe", b'{"a": 1}', b"[]"])
+def test_what_may_never_have_been_a_record_is_to_be_taken_out(content: bytes, one: Path) -> None:
+    stray = one.with_name("notes.json")
+    stray.write_bytes(content)
+    whole, found = sorted(verify_paths([one.parents[4]], jobs=1), key=lambda verdict: verdict.path == stray)
+    assert whole.passed, whole.faults
+    (fix,) = found.fixes
+    assert fix.startswith("take what is no record out")
+    stray.rename(one)
+    (damaged,) = verify_paths([one], jobs=1)
+    (fix,) = damaged.fixes
+    assert fix.startswith("restore what is at fault")
+
+
+def test_a_family_is_that_of_the_submission(one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records without one stand for themselves; one that claims another is at fault."""
+    from remainder.board import origin
+
+    content = json.loads(one.read_bytes())
+    assert "family" not in content["submission"]
+    original = origin.read_description
+    for own, stated, told in (
+        ("method", None, ""),
+        ("method", "method", ""),
+        ("method", "other", "submission.family: 'other', its submission.toml has 'method'"),
+        (None, "other", "submission.family: 'other', its submission.toml has None"),
+        (None, "Bad Name", "is no name"),
+    ):
+        record = read_record(one).record
+        info = record.submission.model_copy(update={"family": stated})
+        monkeypatch.setattr(
+            origin,
+            "read_description",
+            lambda *arguments, own=own: original(*arguments).model_copy(update={"family": own}),
+        )
+        remarks = origin.check_submission(record.model_copy(update={"submission": info}))
+        faults = [remark.text for remark in remarks if remark.is_fault]
+        assert (told in "".join(faults)) if told else not faults
+
+
 def faults_of(path: Path) -> str:
     return "\n".join(fault for verdict in verify_paths([path], jobs=1) for fault in verdict.faults)
 

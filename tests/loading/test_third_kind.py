@@ -102,6 +102,7 @@ class Forecast:
     is_pinned: bool = True
     format_name: None = None
     kilobytes: None = None
+    family: None = None
 
     @property
     def files(self) -> dict[str, str]:

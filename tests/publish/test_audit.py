@@ -244,6 +244,23 @@ def test_the_command_prints_a_verdict_and_fails_where_it_does_not_hold(
     assert remainder("audit", "no-such-record", "--text", file).code != 0
 
 
+@pytest.mark.parametrize(
+    ("count", "what"), [(2, "holds 2 records, and one is audited"), (0, "holds 0 records")]
+)
+def test_a_folder_is_audited_if_it_holds_one_record(
+    count: int, what: str, remainder: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "some").mkdir()
+    for number in range(count):
+        (tmp_path / "some" / f"{number}.json").write_text("{}")
+    refused = remainder("audit", tmp_path / "some", "--text", tmp_path / "text.json")
+    assert refused.code == 7
+    assert what in " ".join(refused.err.split())
+    (tmp_path / "one.json").write_text("{}")
+    alone = remainder("audit", tmp_path / "one.json", "--text", tmp_path / "text.json")
+    assert "lies in no folder of results" in " ".join(alone.err.split())
+
+
 def test_a_board_says_whether_a_row_is_audited_and_gives_no_place_to_one_that_fails(
     measured: dict[str, tuple[Path, Path]], prepared: Prepared
 ) -> None:

@@ -166,6 +166,27 @@ def test_a_folder_without_a_description_is_told_what_to_write(to: Destinations) 
     assert "authors = " in caught.value.fix
 
 
+def test_a_family_is_written_into_the_description_and_changes_no_hash(
+    edited: Edit, to: Destinations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = edited("licence", "licence")
+    before = read_described(folder)
+    assert before.family is None
+    named = module._of_family(before, "my-method")
+    assert (named.family, named.hash) == ("my-method", before.hash)
+    assert read_described(folder) == named
+    text = (folder / "submission.toml").read_text()
+    assert module._of_family(named, "my-method") == named
+    assert (folder / "submission.toml").read_text() == text
+    with pytest.raises(InterpretationError, match="names the family my-method, and --family other"):
+        submit(str(folder), to, device="cpu", family="other")
+    with pytest.raises(InterpretationError, match="it is no name"):
+        module._of_family(before, "My Method")
+    (folder / "submission.toml").write_text(text.replace('"my-method"', "7"))
+    with pytest.raises(InterpretationError, match="family: it is 7; expected a name"):
+        read_described(folder)
+
+
 def test_a_description_without_tasks_takes_the_one_that_fits(edited: Edit) -> None:
     found = read_described(edited('tasks = ["tiny/induction"]\n', ""))
     assert [task.id for task in required_tasks(found)] == [TASK]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+from synthetic_records import synthetic_record
+from synthetic_values import synthetic_values
 
-from remainder.record.memorised import BAND, FLOOR, check_memorised, compared, unexplained_by
+from remainder.board.consistency import check_checks
+from remainder.record.memorised import BAND, CHECK, FLOOR, check_memorised, compared, unexplained_by
 from remainder.record.number import Number
+from remainder.record.schema import Check
 
 
 def share(value: float, half: float = 0.0) -> Number:
@@ -78,3 +82,17 @@ def test_what_is_explained_is_turned_round() -> None:
         pytest.approx(0.15),
     ]
     assert unexplained_by(Number.null("none")).reason == "none"
+
+
+def test_a_fault_is_told_in_words() -> None:
+    record = synthetic_record(synthetic_values())
+    calibration = record.calibration.model_copy(update={"unexplained": {"fit": share(0.2)}})
+    found = list(check_checks(record.model_copy(update={"calibration": calibration}), synthetic_values()))
+    told = next(fault for fault in found if "memorised" in fault)
+    assert "is missing; the figures give " in told
+    assert "Check(" not in told
+    assert "passed=" not in told
+    forged = record.checks | {CHECK: Check(passed=True, value=0.0, limit=0.0, note="x")}
+    record = record.model_copy(update={"calibration": calibration, "checks": forged})
+    told = next(fault for fault in check_checks(record, synthetic_values()) if "memorised" in fault)
+    assert "passed (0, limit 0; x); the figures give" in told

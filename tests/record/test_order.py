@@ -102,6 +102,7 @@ def test_lines_are_only_added_and_twice_adds_nothing(tmp_path: Path) -> None:
         ("cut", "its last line is cut short"),
         ("words", "is no line of it"),
         ("spaces", "not in the one form"),
+        ("emptied", "is empty"),
     ],
 )
 def test_a_line_that_was_touched_shows(damage: str, told: str, tmp_path: Path) -> None:
@@ -117,17 +118,24 @@ def test_a_line_that_was_touched_shows(damage: str, told: str, tmp_path: Path) -
         lines[1] = lines[1].replace('"task":"', '"task":"x')
     elif damage == "cut":
         lines[-1] = lines[-1].rstrip()
+    elif damage == "emptied":
+        lines.clear()
     elif damage == "words":
         lines[1] = "hello\n"
     else:
         lines[1] = lines[1].replace(":", ": ", 1)
     path.write_text("".join(lines))
-    for call in (read_order, lambda results: append_order(results, [])):
+    for call in (read_order, lambda results: append_order(results, records(results))):
         with pytest.raises(RecordError, match=told):
             call(tmp_path)
     (stray,) = record_files(tmp_path)[1]
     assert told in stray[1]
     assert any(told in fault for one in verify_paths([tmp_path], jobs=1) for fault in one.faults)
+
+
+def test_without_a_record_there_is_no_file(tmp_path: Path) -> None:
+    assert append_order(tmp_path, []) == []
+    assert not (tmp_path / ORDER).exists()
 
 
 def test_a_record_has_one_line(tmp_path: Path) -> None:

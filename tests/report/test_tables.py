@@ -181,6 +181,11 @@ def test_columns_are_there_on_demand(records: list[Record]) -> None:
     assert table[0].count("|") == 3
     with pytest.raises(RecordError, match=r"no column 'kl_rav'.*\n.*kl_raw"):
         render(records, columns=["kl_rav"])
+    # What is like nothing is not taken for what it is farthest from: all names there are are told.
+    for word in ("nonsense", "zzz"):
+        with pytest.raises(RecordError, match=r"choose from: ") as caught:
+            render(records, columns=[word])
+        assert all(key in str(caught.value) for key in QUANTITIES)
 
 
 def with_rungs(*names: str) -> Record:

@@ -23,7 +23,7 @@ from remainder.errors import RecordError
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.recompute import recompute
 from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
-from remainder.record.schema import Record
+from remainder.record.schema import Check, Record
 from remainder.record.store import key_of
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
 from remainder.record.values import of_split
@@ -176,7 +176,16 @@ def _memorised(record: Record) -> Iterator[str]:
         return
     expected = check_memorised(shares, record.metrics.reconstruction.explained_variance)
     if stated != expected:
-        yield f"checks.{CHECK}: {stated}; the figures give {expected}"
+        yield f"checks.{CHECK}: {_verdict(stated)}; the figures give {_verdict(expected)}"
+
+
+def _verdict(check: Check | None) -> str:
+    """A check in words."""
+    if check is None:
+        return "is missing"
+    value = "no value" if check.value is None else f"{check.value:.6g}"
+    limit = "no limit" if check.limit is None else f"limit {check.limit:.6g}"
+    return f"{'passed' if check.passed else 'failed'} ({value}, {limit}; {check.note or 'no note'})"
 
 
 def check_provenance(record: Record) -> Iterator[str]:

@@ -254,6 +254,8 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
     if not re.fullmatch(NAME.removesuffix("$"), stated.name):
         yield Remark(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
         return
+    if stated.family is not None and not re.fullmatch(NAME.removesuffix("$"), stated.family):
+        yield Remark(f"{part}.family: {stated.family[:60]!a} is no name ({NAME})")
     folder = project_root() / "baselines" / stated.name
     if not present(folder / "submission.toml"):
         what = f"{part}: {stated.name} does not come with the benchmark: its files were not compared"
@@ -276,6 +278,8 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
     for name, found, expected in (
         ("name", stated.name, described.name),
         ("kind", stated.kind, described.kind),
+        # Records that were measured before their submission named one have none, and stand for themselves.
+        ("family", stated.family, stated.family and described.family),
         ("method.format", stated.format, method.format if stated.method else stated.format),
     ):
         if found != expected:

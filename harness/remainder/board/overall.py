@@ -9,7 +9,9 @@
    √(Σ_c (Σ_{t in c} e_t − l_t)²) / T below it, the upper one alike. Tasks of different texts are independent
    and their variances add. Tasks that share documents, as sites of one model do, form one cluster c: their
    errors go together in an unknown measure, and the sum of their lengths is the most that they can make up.
-3. A method is known by the name of its submissions.
+3. A method is known by the `family` that its submissions state, and else by their name: one name stands for
+   one content, so that what is trained for a site has a name of its own at each. Of several of one family on
+   a task the least efficient counts, so that nothing is gained by trying more of them.
 
 Source: protocol 2, section 5.
 """
@@ -70,7 +72,7 @@ def scored_of(board: Board, page: str) -> list[Scored]:
     apart = {name for ranking in board.rankings for name in ranking.apart}
     return [
         Scored(
-            entry.record.submission.name,
+            entry.record.submission.method_name,
             board.group.task,
             page,
             entry.record.record_id,
@@ -94,13 +96,18 @@ def overall(rows: Iterable[Scored]) -> Overall:
     for row in rows:
         found = by_method.setdefault(row.method, {})
         before = found.get(row.task)
-        if before is None or (row.tokens, row.record_id) > (before.tokens, before.record_id):
+        if before is None or _weight(row) > _weight(before):
             found[row.task] = row
     enough = {name: found for name, found in by_method.items() if len(found) >= LEAST}
     methods = [Method(name, mean_of(list(found.values())), found) for name, found in enough.items()]
     methods.sort(key=lambda one: (-(one.mean.value or 0.0), one.name))
     tasks = sorted({task for one in methods for task in one.by_task})
     return Overall(tuple(tasks), tuple(methods), len(by_method) - len(enough))
+
+
+def _weight(row: Scored) -> tuple[int, float, str]:
+    """The larger, the more a row counts among those of one method on one task."""
+    return row.tokens, -(row.efficiency.value or 0.0), row.record_id
 
 
 def mean_of(rows: Sequence[Scored]) -> Number:

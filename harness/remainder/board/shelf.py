@@ -163,7 +163,10 @@ def _ends_like_a_board(folder: Path) -> bool:
 def _content(path: Path) -> Any:
     if not path.is_file() or path.stat().st_size > LARGEST_JSON:
         raise ValueError(f"{path} is no record")
-    return json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no record")
+    return content
 
 
 def _readable(path: Path) -> Record | None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -69,6 +70,8 @@ _DISPUTED = (
     "measure both again with `verify --rerun`, and take out the one that does not come out as recorded"
 )
 _STRAY = "take what is no record out of a folder of results"
+_UNREAD = f"{_STRAY}; if it was one, restore it as it was written"
+_RECORD = re.compile(r"[0-9a-f]{64}\.json")  # how records are called in folders of results
 _LONGEST = 600  # characters of a finding that are shown
 
 
@@ -274,14 +277,16 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
         shelf: the folder of results that it belongs to; None leaves its place and its peers unchecked, and
             compares it with a task or submission of the benchmark only if it has that one's hash.
     """
-    faults = tuple(Remark(text) for text in _file_faults(path))
+    # What is not called as a record is may never have been one.
+    unread = None if _RECORD.fullmatch(path.name) else _UNREAD
+    faults = tuple(Remark(text, fix=unread) for text in _file_faults(path))
     if faults:
         return Verdict(path, None, faults)
     try:
         record, values = read_record(path)
     except (RemainderError, ValueError, RecursionError) as problem:  # whatever foreign bytes bring about
         text = problem.what if isinstance(problem, RemainderError) else f"cannot be read: {problem}"
-        return Verdict(path, None, (Remark(text.removeprefix(f"{path}: ")),))
+        return Verdict(path, None, (Remark(text.removeprefix(f"{path}: "), fix=unread),))
     subject = _Subject(path, record, values, shelf)
     findings: list[Remark] = []
     checks = CHECKS if record.protocol == PROTOCOL else _CHECKS_OF_ARCHIVED

@@ -146,6 +146,14 @@ def submit(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the submission goes; default: baselines of the checkout."),
     ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The method that it is of, one name for its submissions to several sites; written into its "
+            "submission.toml.",
+        ),
+    ] = None,
     open_: Annotated[
         bool, typer.Option("--open", help="Commit, push, and open a pull request, with git and gh.")
     ] = False,
@@ -170,7 +178,9 @@ def submit(
     if open_:  # before anything is measured
         require_repository(to, read_described(path).name)
     with reporting() as progress:
-        done = submit_folder(path, to, tasks=task or (), tier=tier, device=device, progress=progress)
+        done = submit_folder(
+            path, to, tasks=task or (), tier=tier, device=device, family=family, progress=progress
+        )
     stated: set[str] = set()
     for row in done.rows:
         print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
@@ -286,13 +296,12 @@ def audit(
     from remainder.publish.audit import audit as audit_record
     from remainder.publish.audit import render_audit
 
-    found = _files(record)
-    root = results_root(found[0]) if len(found) == 1 else None
-    if root is None:
-        raise RecordError(
-            f"{record}: is no record in a folder of results, but {len(found)} files",
-            fix="give one record, as <task>/<N>/<submission>/<record_id>.json or by how its id begins",
-        )
+    found = [file for path in _files(record) for file in (path.rglob("*.json") if path.is_dir() else [path])]
+    fix = "give one record, as <task>/<N>/<submission>/<record_id>.json or by how its id begins"
+    if len(found) != 1:
+        raise RecordError(f"{record} holds {len(found)} records, and one is audited at a time", fix=fix)
+    if (root := results_root(found[0])) is None:
+        raise RecordError(f"{found[0]} lies in no folder of results", fix=fix)
     with reporting() as progress:
         done = audit_record(found[0], text, root, submission=submission, keep=write, progress=progress)
     print(render_audit(done))

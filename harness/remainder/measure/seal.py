@@ -48,6 +48,7 @@ def info(entry: Entry) -> SubmissionInfo:
         hash=entry.hash,
         method=method,
         kilobytes=entry.kilobytes,
+        family=entry.family,
     )
 
 

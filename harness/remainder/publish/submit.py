@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ from remainder.record.store import values_path
 from remainder.record.turns import sweep, writing
 from remainder.runs.cells import FinishedRun
 from remainder.runs.cells import run as run_rows
+from remainder.submission.method import NAME
 from remainder.submission.submission import Submission
 from remainder.task.spec import Task
 
@@ -104,6 +106,7 @@ def submit(
     tasks: Sequence[str] = (),
     tier: str = "quick",
     device: str = "auto",
+    family: str | None = None,
     progress: Progress | None = None,
 ) -> Submitted:
     """Take `where` through the steps of this module's text.
@@ -113,14 +116,18 @@ def submit(
         tasks: ids; default: all that are required.
         tier: how much is measured: `quick` or `standard`.
         device: `auto`, `cpu` or `cuda`.
+        family: the method that it is of, which is written into its `submission.toml` first.
         progress: told what is being done.
 
     Raises:
-        InterpretationError: if the submission is incomplete, its name is taken, or it breaks a rule.
+        InterpretationError: if the submission is incomplete or of another family, its name is taken, or it
+            breaks a rule.
         TaskError: if it says nowhere which task it is for, or there is no such task.
         RecordError: if a record does not verify.
     """
     submission = read_described(where)
+    if family is not None:
+        submission = _of_family(submission, family)
     assert submission.folder is not None
     required = required_tasks(submission)
     chosen = [_named(task, submission) for task in tasks] or required
@@ -177,6 +184,23 @@ def _asked(root: Path, *arguments: str) -> int:
     """Exit code of git for a question about a repository: 0 is yes."""
     words = ["git", "-C", str(root), *arguments]
     return subprocess.run(words, capture_output=True, check=False).returncode
+
+
+def _of_family(submission: Submission, family: str) -> Submission:
+    """The submission with a family in its `submission.toml`; its hash stays as it is."""
+    assert submission.folder is not None
+    file = submission.folder / "submission.toml"
+    if submission.family == family:
+        return submission
+    if submission.family is not None:
+        raise InterpretationError(
+            f"{file} names the family {submission.family}, and --family {family}", fix="leave --family out"
+        )
+    if not re.fullmatch(NAME.removesuffix("$"), family):
+        raise InterpretationError(f"--family {family}: it is no name ({NAME})", fix="choose another one")
+    # At the top, where no table has begun.
+    write_atomically(file, f'family = "{family}"\n'.encode() + file.read_bytes())
+    return read_described(submission.folder)
 
 
 def _require_ready(tasks: Sequence[Task], tier: str, to: Destinations) -> None:

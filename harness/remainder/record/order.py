@@ -95,7 +95,7 @@ def append_order(results: Path, records: Iterable[Record]) -> list[Arrival]:
     """Add a line for each of the `records` that has none; gives the new lines. Doing it twice adds nothing.
 
     Args:
-        results: the folder of results; the file is made if it is not there.
+        results: the folder of results; the file is made with its first line.
         records: all that lie there, in any order.
 
     Raises:
@@ -116,7 +116,7 @@ def append_order(results: Path, records: Iterable[Record]) -> list[Arrival]:
         added.append(arrival)
         lines.append(_line(arrival))
         last = sha256(lines[-1].encode())
-    if added or not path.exists():
+    if added:
         write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     return added
 
@@ -146,7 +146,9 @@ def _lines(path: Path) -> list[str]:
         text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as problem:
         raise RecordError(f"{path}: cannot be read ({problem})", fix=_RESTORE) from problem
-    if text and not text.endswith("\n"):
+    if not text:  # where no record came there is no file
+        raise RecordError(f"{path}: is empty", fix=_RESTORE)
+    if not text.endswith("\n"):
         raise RecordError(f"{path}: its last line is cut short", fix=_RESTORE)
     return text.split("\n")[:-1]
 

@@ -56,7 +56,7 @@ class MethodInfo(FrozenModel):
 class SubmissionInfo(GrownModel):
     """The interpretation, identified by its hash."""
 
-    later = ("method", "kilobytes")
+    later = ("method", "kilobytes", "family")
 
     name: str
     kind: str
@@ -67,6 +67,13 @@ class SubmissionInfo(GrownModel):
     """Absent before schema 5."""
     kilobytes: Real | None = None
     """Size of the files, of 1,000 bytes each; absent where they are not in the submission's folder."""
+    family: str | None = None
+    """The method that it is of, beside submissions to other sites; absent where it stands for itself."""
+
+    @property
+    def method_name(self) -> str:
+        """What the method is called over tasks."""
+        return self.family or self.name
 
     @property
     def format(self) -> str | None:

@@ -316,6 +316,9 @@ _TABLE = (
 QUANTITIES: Mapping[str, Quantity] = {entry.key: entry for entry in _TABLE}
 
 
+_NEAR = 0.6
+"""Likeness of two names, 0 to 1, from which one may be meant where the other is written."""
+
 _FORMER = {
     "gap": "gap_raw",
     "gaussian": "gap_gaussian",
@@ -384,7 +387,9 @@ def suggestion(key: str, keys: Collection[str] = QUANTITIES) -> str:
     """A sentence with the names nearest to one that no quantity has."""
     if key in _FORMER:
         return f"use {_FORMER[key]}; it was called {key} before"
-    return f"use {', '.join(difflib.get_close_matches(key, keys, cutoff=0.4) or keys)}"
+    if near := difflib.get_close_matches(key, keys, cutoff=_NEAR):
+        return f"use {', '.join(near)}"
+    return f"choose from: {', '.join(keys)}"
 
 
 def applicable(records: Collection[Record], rungs: Iterable[str] = ()) -> list[Quantity]:

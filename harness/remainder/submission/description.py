@@ -36,6 +36,11 @@ class Description(BaseModel):
     licence: str = Field(description='a string, that of the weights, such as "MIT"')
     paper: str | None = Field(default=None, description="a string, the address of the paper")
     tasks: tuple[str, ...] = Field(default=(), description='a list of strings, such as ["SUITE/TASK"]')
+    family: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="a name as `name` is one, of the method: the same for its submissions to several sites",
+    )
     method: SerializeAsAny[Method] = Field(description="one table, [method], which names a `format`")
     # After `method`, since it is checked against the format.
     kind: Kind = Field(description='"reconstruction", "circuit" or "feature-circuit"')

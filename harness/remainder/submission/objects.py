@@ -49,6 +49,11 @@ class _InMemory:
         """No size, since it has no files."""
         return None
 
+    @property
+    def family(self) -> str | None:
+        """No family: what has no description stands for itself."""
+        return None
+
 
 @dataclass(frozen=True)
 class ObjectSubmission(_InMemory):
