@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from remainder.measure.code_tables import StepTable, fit_laws, fit_table
+from remainder.measure.code_tables import StepTable, fit_tables
 from remainder.measure.codes import Codes
 
 TOKENS = 20_000
@@ -35,8 +35,7 @@ def laplace(tokens: int, features: int, seed: int) -> torch.Tensor:
 
 
 def table_of(contributions: torch.Tensor, step: float = STEP) -> StepTable:
-    codes = Codes.of(contributions)
-    return fit_table(codes, fit_laws(codes, step), step)
+    return fit_tables(lambda: [Codes.of(contributions)], [step])[0]
 
 
 def bits(table: StepTable, contributions: torch.Tensor) -> float:
@@ -92,10 +91,8 @@ def test_a_bell_is_coded_at_any_step_about_as_well_as_by_its_variance() -> None:
     """Principal components: h = ½ log₂(2πe σ²) − log₂ step where the step is fine."""
     scales = torch.tensor([0.3, 1.0, 5.0])
     draw = normal(TOKENS, 3, 1) * scales
-    codes = Codes.of(draw)
-    laws = fit_laws(codes, 0.01)
-    for step in (0.01, 0.03, 0.1):
-        found = bits(fit_table(codes, laws, step), normal(TOKENS, 3, 2) * scales)
+    for table in fit_tables(lambda: [Codes.of(draw)], (0.01, 0.03, 0.1)):
+        found, step = bits(table, normal(TOKENS, 3, 2) * scales), table.step
         expected = sum(0.5 * math.log2(2 * math.pi * math.e * float(s) ** 2 / step**2) for s in scales)
         assert found == pytest.approx(expected, abs=0.1)
 
@@ -117,8 +114,7 @@ ODD: dict[str, torch.Tensor] = {
 @pytest.mark.parametrize("step", [0.02, 0.3, 4.0])
 @pytest.mark.parametrize("name", ODD)
 def test_symbols_other_than_zero_have_probability_one_together(name: str, step: float) -> None:
-    codes = Codes.of(ODD[name])
-    table = fit_table(codes, fit_laws(codes, 0.02), step)
+    table, _ = fit_tables(lambda: [Codes.of(ODD[name])], (step, 0.02))
     most = 300_000
     symbols = torch.arange(1, most + 1).double()
     symbols = torch.cat([-symbols.flip(0), symbols])
@@ -158,7 +154,7 @@ def test_a_million_silent_latents_cost_next_to_nothing() -> None:
     few = normal(2000, 5, 1) * gates(2000, 5, 1, 0.1)
     codes = Codes.of(few)
     padded = codes._replace(features=1_000_000)
-    without, padding = (fit_table(c, fit_laws(c, STEP), STEP).off for c in (codes, padded))
+    without, padding = (fit_tables(lambda c=c: [c], [STEP])[0].off for c in (codes, padded))
     assert 0 < padding - without < 1e-3
 
 
@@ -195,5 +191,24 @@ def test_outliers_cost_the_logarithm_of_their_size_and_move_no_other_bits() -> N
 
 def test_law_s_choice_needs_firings() -> None:
     codes = Codes.of(normal(TOKENS, 1, 1))
-    assert int(fit_laws(codes, STEP).family) == 1
-    assert int(fit_laws(codes.first(10), STEP).family) == 0
+    assert [int(fit_tables(lambda c=c: [c], [STEP])[0].laws.family) for c in (codes, codes.first(10))] == [
+        1,
+        0,
+    ]
+
+
+def test_parts_of_the_tokens_make_the_tables_of_all() -> None:
+    """Sums are merged part by part, and firings are counted at all steps at once."""
+    draw = torch.cat([normal(500, 20, 1), laplace(500, 20, 2), normal(500, 20, 3).exp()], 1)
+    draw *= gates(500, 60, 4, 0.3) * torch.logspace(-2, 1, 60)
+    steps = (1.0, 0.1, 0.35)
+    whole, parts = (
+        fit_tables(lambda split=split: split, steps)
+        for split in ([Codes.of(draw)], [Codes.of(part) for part in draw.split((1, 17, 400, 82))])
+    )
+    for one, other in zip(whole, parts, strict=True):
+        assert len(set(one.laws.family.tolist())) > 1
+        for mine, theirs in zip((*one.laws, one.rate), (*other.laws, other.rate), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+        n = (torch.round(draw.double() / one.step) != 0).sum(0)
+        torch.testing.assert_close(one.rate[n > 0], ((n + 0.5) / 501)[n > 0].double())

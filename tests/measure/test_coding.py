@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 
 from remainder.interpretation.protocol import adapt
 from remainder.interpretation.references import Codebook, Identity, mean_only, principal_components
-from remainder.measure.codes import Codes, CodeSample
+from remainder.measure.code_tables import fit_tables
+from remainder.measure.codes import Codes, CodeSample, Look
 from remainder.measure.coding import CodedBatch, Coder, fit_coder
 from remainder.measure.decoders import affine_decoder
 from remainder.record.rungs import CODED, CURVE, STEPS
@@ -205,12 +207,81 @@ def test_kept_tokens_do_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("remainder.measure.codes._MOST_ENTRIES", 500)
     samples = [sample_of(Linear(), x, spliced, size) for size in (1, 7, WINDOWS)]
     assert len({sample.tokens for sample in samples}) == 1
-    first = samples[0].codes
+    first = Codes.joined(list(samples[0].everything()))
     assert 450 < len(first.value) <= 500
     for sample in samples:
-        torch.testing.assert_close(sample.codes.value, first.value)
-        assert sum(int(here.sum()) for _, _, here in sample.windows()) == sample.tokens
+        torch.testing.assert_close(Codes.joined(list(sample.everything())).value, first.value)
+        assert sum(int(look.spliced.sum()) for look in sample.windows()) == sample.tokens == sample.kept
         assert sample.seen == int(spliced.sum())
+
+
+@pytest.mark.parametrize("thing", [Linear(), Bent()])
+def test_codes_that_do_not_fit_are_made_anew_and_change_nothing(
+    thing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables, steps and sets of codes that were never together in memory, against those that were."""
+    x, spliced = data()
+    interpretation = adapt(thing, WIDTH)
+    whole = coder_of(thing, x, spliced)
+    kept = whole.sets_of(sample_of(thing, x, spliced), CODED)
+    monkeypatch.setattr("remainder.measure.codes._MOST_ENTRIES", 500)
+    monkeypatch.setattr("remainder.measure.codes._PART", 200)
+    monkeypatch.setattr("remainder.measure.coding.FIRST", 10_000)
+    monkeypatch.setattr("remainder.measure.codes.FIRST", 10_000)
+
+    def looks() -> Iterator[Look]:
+        for part, here in zip(x.split(7), spliced.split(7), strict=True):
+            yield Look(Codes.of(interpretation.encode(part)[here]), part[here], here)
+
+    sample = sample_of(thing, x, spliced)
+    sample.again = looks
+    assert sample.kept < sample.tokens == sample.seen
+    found = fit_coder(sample, interpretation, CPU)
+    assert isinstance(found, Coder)
+    assert (found.unit, found.points) == (whole.unit, whole.points)
+    assert found.added == pytest.approx(whole.added, rel=1e-9)
+    assert (found.sets_of(sample, CODED) == kept).all()
+    for number, table in whole.tables.items():
+        other = found.tables[number]
+        torch.testing.assert_close(other.rate, table.rate, rtol=1e-12, atol=0)
+        for mine, theirs in zip(other.laws, table.laws, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_matrix_of_a_decoder_is_believed_only_where_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One factor may stand before it; a wrong row is found, and all latents are probed instead."""
+    x, spliced = data()
+    thing = Linear(features=40, offset=2.0)
+    probed = affine_decoder(sample_of(thing, x, spliced), adapt(thing, WIDTH), CPU)
+    assert not isinstance(probed, str)
+    rows = []
+    kept = thing.decode
+    thing.decode = lambda codes: (rows.append(codes.shape[1]), kept(codes))[1]  # type: ignore[method-assign]
+    for wrong in (False, True):
+        thing.W_dec = thing.rows.clone()  # type: ignore[attr-defined]
+        if wrong:
+            thing.W_dec[3] *= 1.01  # type: ignore[attr-defined]
+        rows.clear()
+        found = affine_decoder(sample_of(thing, x, spliced), adapt(thing, WIDTH), CPU)
+        assert not isinstance(found, str)
+        assert (len(found.directions) in rows) == wrong
+        torch.testing.assert_close(found.directions, probed.directions, rtol=1e-4, atol=1e-5)
+
+
+def test_a_million_latents_take_memory_for_a_few_numbers_each() -> None:
+    """Sparse codes of 2²⁰ latents: as many bits as of the few that are ever on, and no table of tokens."""
+    tokens, on, features = 3000, 16, 2**20
+    places = torch.randint(2000, (tokens, on), generator=torch.Generator().manual_seed(0))
+    values = normal(tokens * on).exp()
+    few = Codes(torch.arange(tokens).repeat_interleave(on), places.flatten(), values, tokens, 2000)
+    many = few._replace(latent=few.latent * 500, features=features)
+    steps = [1.0, 0.3]
+    for one, other in zip(fit_tables(lambda: [few], steps), fit_tables(lambda: [many], steps), strict=True):
+        symbol = torch.round(few.value.double() / one.step)
+        kept = symbol != 0
+        mine = one.bits(few.latent[kept], symbol[kept])
+        torch.testing.assert_close(other.bits(many.latent[kept], symbol[kept]), mine, rtol=1e-9, atol=1e-9)
+        assert 0 <= other.off - one.off < 1e-3
 
 
 def test_a_latent_that_calibration_never_saw_is_probed_when_it_fires() -> None:

@@ -293,7 +293,9 @@ def test_the_description_length_is_that_of_numpy_s_histograms(bins: int) -> None
         p = (column > 0).mean()
         total += stats.entropy([p, 1 - p], base=2)
         total += p * stats.entropy(counts, base=2) if counts.sum() else 0.0
-    assert description_length(Codes.of(codes), bins) == pytest.approx(total, rel=1e-12)
+    for size in (len(codes), 70):
+        found = description_length(lambda size=size: map(Codes.of, codes.split(size)), codes.shape[1], bins)
+        assert found == pytest.approx(total, rel=1e-12)
 
 
 def test_ours_and_theirs_differ_by_whose_bin_it_is() -> None:
@@ -309,7 +311,8 @@ def test_ours_and_theirs_differ_by_whose_bin_it_is() -> None:
         value = stats.entropy(counts, base=2) if counts.size else 0.0
         ours += gate + p * value
         theirs += (1 + p) * gate + p**2 * value
-    assert description_length(Codes.of(torch.from_numpy(codes)), 8) == pytest.approx(theirs, rel=1e-6)
+    whole = Codes.of(torch.from_numpy(codes))
+    assert description_length(lambda: [whole], whole.features, 8) == pytest.approx(theirs, rel=1e-6)
     assert ours != pytest.approx(theirs, rel=1e-3)
 
 

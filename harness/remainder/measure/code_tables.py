@@ -21,7 +21,9 @@ Source: protocol 2, section 5; the empirical rate of unseen species: Good 1953.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -30,7 +32,7 @@ from torch import Tensor
 
 from remainder.measure.codes import Codes
 
-__all__ = ["Laws", "StepTable", "fit_laws", "fit_table"]
+__all__ = ["Laws", "StepTable", "fit_tables"]
 
 _OUTLIERS = 0.01
 _CHOICE = 16  # firings below which a law is not chosen
@@ -64,49 +66,123 @@ class _Sums(NamedTuple):
     scatter: Tensor
     """Sums of squares about the mean."""
 
+    @classmethod
+    def of(cls, values: Tensor, latent: Tensor, number: Tensor) -> _Sums:
+        """The sums of some values, and how many of them each latent has."""
+        mean = _added(values, latent, len(number)) / number.clamp(min=1)
+        return cls(number, mean, _added((values - mean[latent]).square(), latent, len(number)))
 
-def _sums(values: Tensor, latent: Tensor, features: int) -> _Sums:
-    def add(part: Tensor) -> Tensor:
-        return torch.zeros(features, dtype=torch.float64).index_add_(0, latent, part)
+    def merged(self, other: _Sums) -> _Sums:
+        """The sums of both; by the pairwise formula of `residual.moments`."""
+        number = self.number + other.number
+        share, delta = other.number / number.clamp(min=1), other.mean - self.mean
+        scatter = self.scatter + other.scatter + delta.square() * (self.number * share)
+        return _Sums(number, self.mean + delta * share, scatter)
 
-    count = add(torch.ones_like(values))
-    mean = add(values) / count.clamp(min=1)
-    return _Sums(count, mean, add((values - mean[latent]).square()))
+
+def _added(values: Tensor, latent: Tensor, features: int) -> Tensor:
+    return torch.zeros(features, dtype=torch.float64, device=values.device).index_add_(0, latent, values)
 
 
-def fit_laws(contributions: Codes, finest: float) -> Laws:
-    """Laws of active contributions.
+@dataclass
+class _Looks:
+    """What laws and rates follow from, of all tokens, however many: a few numbers a latent."""
+
+    plain: _Sums
+    logs: _Sums
+    """Of log |v|."""
+    below: Float[Tensor, " features"]
+    """Values below 0."""
+    around: Float[Tensor, " features"]
+    """Sums of distances from the mean."""
+    finer: Int[Tensor, "features cells"]
+    """Tokens by how many of the steps are so fine that the symbol is not 0; the first cell is not filled."""
+    tokens: int
+
+    @classmethod
+    def at(cls, parts: Callable[[], Iterable[Codes]], steps: Sequence[float]) -> _Looks | None:
+        """All parts looked at twice: distances can only be taken from a mean that is known."""
+        found: _Looks | None = None
+        for part in parts():
+            look = cls._first(part, len(steps))
+            found = look if found is None else found._merged(look)
+        if found is not None:
+            for part in parts():
+                found._look_again(part, steps)
+        return found
+
+    @classmethod
+    def _first(cls, part: Codes, steps: int) -> _Looks:
+        v, latent = _active(part)
+        number = torch.bincount(latent, minlength=part.features).double()
+        below = _added((v < 0).double(), latent, part.features)
+        plain, logs = _Sums.of(v, latent, number), _Sums.of(v.abs().log(), latent, number)
+        finer = latent.new_zeros(part.features, steps + 1)
+        return cls(plain, logs, below, torch.zeros_like(number), finer, part.tokens)
+
+    def _merged(self, other: _Looks) -> _Looks:
+        plain, logs = self.plain.merged(other.plain), self.logs.merged(other.logs)
+        below, tokens = self.below + other.below, self.tokens + other.tokens
+        return _Looks(plain, logs, below, self.around, self.finer, tokens)
+
+    def _look_again(self, part: Codes, steps: Sequence[float]) -> None:
+        v, latent = _active(part)
+        self.around += _added((v - self.plain.mean[latent]).abs(), latent, part.features)
+        # round(v/step) is 0 up to half a step, so a symbol that is not 0 at one step is 0 at no finer one.
+        halves = torch.tensor(sorted(step / 2 for step in steps), dtype=torch.float64, device=v.device)
+        cell = latent * self.finer.shape[1] + torch.bucketize(v.abs(), halves)
+        self.finer += torch.bincount(cell, minlength=self.finer.numel()).view_as(self.finer)
+
+    def firings(self, rank: int) -> Float[Tensor, " features"]:
+        """Tokens at which the symbol is not 0, at the step that so many others are finer than."""
+        return self.finer[:, rank + 1 :].sum(1).double()
+
+
+def _active(part: Codes) -> tuple[Tensor, Tensor]:
+    """Contributions that are not 0, float64, and their latents."""
+    v = part.value.double()
+    if bool((v != 0).all()):
+        return v, part.latent
+    active = v != 0
+    return v[active], part.latent[active]
+
+
+def fit_tables(parts: Callable[[], Iterable[Codes]], steps: Sequence[float]) -> list[StepTable]:
+    """The tables of some steps, from the contributions of all calibration tokens.
 
     Args:
-        contributions: v of every entry; entries of value 0 are passed over.
-        finest: the finest step. No law is narrower than an eighth of it.
+        parts: gives those of some tokens after another; called twice. Entries of value 0 are passed over.
+        steps: no law is narrower than an eighth of the finest.
     """
-    active = contributions.value != 0
-    v, latent = contributions.value[active].double().cpu(), contributions.latent[active].cpu()
-    features, floor = contributions.features, finest / 8
-    plain = _sums(v, latent, features)
+    looks = _Looks.at(parts, steps)
+    if looks is None:
+        return []
+    laws, order = _fit_laws(looks, min(steps)), sorted(steps)
+    return [StepTable(step, laws, _rates(looks.firings(order.index(step)), looks.tokens)) for step in steps]
+
+
+def _fit_laws(looks: _Looks, finest: float) -> Laws:
+    plain, logs, below, floor = looks.plain, looks.logs, looks.below, finest / 8
     n = plain.number
-    size = ((plain.scatter + n * plain.mean.square()) / n.clamp(min=1)).sqrt()
-    overall = float(v.square().mean().sqrt()) if len(v) else finest
-    size = torch.where(n > 0, size, overall)
-    below = torch.zeros(features, dtype=torch.float64).index_add_(0, latent, (v < 0).double())
-    share = (float((v < 0).sum()) + 0.5) / (len(v) + 1)
+    squares = plain.scatter + n * plain.mean.square()
+    seen = float(n.sum())
+    overall = math.sqrt(float(squares.sum()) / seen) if seen else finest
+    size = torch.where(n > 0, (squares / n.clamp(min=1)).sqrt(), overall)
+    share = (float(below.sum()) + 0.5) / (seen + 1)
     negative = (below + share) / (n + 1)
-    logs = _sums(v.abs().log(), latent, features)
     centre, spread = _shrunk(logs)
     spread = torch.maximum(spread, torch.log1p(floor / centre.exp()).clamp(max=1))
-    deviation = torch.maximum((plain.scatter / n.clamp(min=1)).sqrt(), torch.full_like(size, floor))
-    around = torch.zeros(features, dtype=torch.float64)
-    around.index_add_(0, latent, (v - plain.mean[latent]).abs())
-    width = torch.maximum(around / n.clamp(min=1), torch.full_like(size, floor))
+    least = torch.full_like(size, floor)
+    deviation = torch.maximum((plain.scatter / n.clamp(min=1)).sqrt(), least)
+    width = torch.maximum(looks.around / n.clamp(min=1), least)
     # Log-likelihoods of all active values; the second term of a log-normal is of the signs.
     signs = below * negative.log() + (n - below) * (1 - negative).log()
-    squares = logs.scatter + n * (logs.mean - centre).square()
+    about = logs.scatter + n * (logs.mean - centre).square()
     gain = torch.stack(
         [
-            signs - n * (logs.mean + spread.log() + 0.5 * math.log(2 * math.pi)) - squares / (2 * spread**2),
+            signs - n * (logs.mean + spread.log() + 0.5 * math.log(2 * math.pi)) - about / (2 * spread**2),
             -n * (deviation.log() + 0.5 * math.log(2 * math.pi)) - plain.scatter / (2 * deviation**2),
-            -n * (2 * width).log() - around / width,
+            -n * (2 * width).log() - looks.around / width,
         ]
     )
     family = torch.where(n >= _CHOICE, gain.argmax(0), _LOG_NORMAL)
@@ -118,6 +194,16 @@ def fit_laws(contributions: Codes, finest: float) -> Laws:
         negative,
         size.clamp(min=finest / 2),
     )
+
+
+def _rates(n: Float[Tensor, " features"], tokens: int) -> Float[Tensor, " features"]:
+    """The probability that a latent fires, of each that fired at `n` tokens."""
+    silent = n == 0
+    rate = (n + 0.5) / (tokens + 1)
+    if bool(silent.any()):
+        unseen = (float((n == 1).sum()) + 0.5) / (max(tokens, 1) * float(silent.sum()))
+        rate[silent] = min(unseen, 0.5 / (tokens + 1))
+    return rate
 
 
 def _shrunk(logs: _Sums) -> tuple[Tensor, Tensor]:
@@ -145,62 +231,86 @@ class StepTable:
     rate: Float[Tensor, " features"]
     """p: the probability that a latent's symbol is not 0."""
 
-    @property
+    @cached_property
     def off(self) -> float:
         """Bits of a token all of whose symbols are 0."""
         return float(-torch.log1p(-self.rate).sum() / _LOG2)
+
+    @cached_property
+    def _gate(self) -> Float[Tensor, " features"]:
+        """log (1 − p)/p."""
+        gate: Tensor = torch.log1p(-self.rate) - self.rate.log()
+        return gate
+
+    @cached_property
+    def _shares(self) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+        """The factors of a law's mass and of the outliers' mass, both of active symbols alone."""
+        rest, half = _outside(self.laws, self.step / 2), self.step / 2
+        # A law that has next to nothing outside of 0 says nothing about what lies there.
+        weight = torch.where(rest > _TIGHT, 1 - _OUTLIERS, 0.0)
+        beyond = (1 - weight) * math.pi / (2 * torch.atan(self.laws.size / half))
+        return weight / rest.clamp(min=_TIGHT), beyond
 
     def bits(
         self, latent: Int[Tensor, " entries"], symbol: Float[Tensor, " entries"]
     ) -> Float[Tensor, " entries"]:
         """Bits of symbols other than 0, less those of 0 in their place: to be added to `off`."""
-        rate = self.rate[latent]
-        return (torch.log1p(-rate) - rate.log() - self.active(latent, symbol).log()) / _LOG2
+        return (self._gate[latent] - self.active(latent, symbol).log()) / _LOG2
 
     def active(
         self, latent: Int[Tensor, " entries"], symbol: Float[Tensor, " entries"]
     ) -> Float[Tensor, " entries"]:
         """Probability of symbols among those that are not 0."""
-        laws, half = self.laws.of(latent), self.step / 2
+        half = self.step / 2
         low, high = symbol * self.step - half, symbol * self.step + half
-        mass, rest = _masses(laws, low, high, half)
-        outlier = _outlier(laws.size, low, high) * math.pi / (2 * torch.atan(laws.size / half))
-        # A law that has next to nothing outside of 0 says nothing about what lies there.
-        weight = torch.where(rest > _TIGHT, 1 - _OUTLIERS, 0.0)
-        return weight * mass / rest.clamp(min=_TIGHT) + (1 - weight) * outlier
+        own, beyond = (share[latent] for share in self._shares)
+        outlier = _outlier(self.laws.size[latent], low, high)
+        return own * self._masses(latent, low, high) + beyond * outlier
+
+    @cached_property
+    def _families(self) -> list[int]:
+        found: list[int] = torch.bincount(self.laws.family).nonzero()[:, 0].tolist()
+        return found
+
+    def _masses(self, latent: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """F(q) of intervals [low, high] that leave out 0."""
+        if len(self._families) == 1:
+            return _MASSES[self._families[0]](self.laws.of(latent), low, high)
+        family, mass = self.laws.family[latent], torch.empty_like(low)
+        for own in self._families:
+            (at,) = (family == own).nonzero(as_tuple=True)
+            mass[at] = _MASSES[own](self.laws.of(latent[at]), low[at], high[at])
+        return mass
 
 
-def fit_table(contributions: Codes, laws: Laws, step: float) -> StepTable:
-    """The table of one step, from the contributions of the calibration tokens."""
-    symbols = torch.round(contributions.value.double() / step)
-    latent = contributions.latent[symbols != 0].cpu()
-    n = torch.bincount(latent, minlength=contributions.features).double()
-    tokens, silent = contributions.tokens, n == 0
-    rate = (n + 0.5) / (tokens + 1)
-    if bool(silent.any()):
-        unseen = (float((n == 1).sum()) + 0.5) / (max(tokens, 1) * float(silent.sum()))
-        rate[silent] = min(unseen, 0.5 / (tokens + 1))
-    return StepTable(step, laws, rate)
+def _outside(laws: Laws, half: float) -> Float[Tensor, " features"]:
+    """1 − F(0) of each latent: the mass of its law outside of [−half, half]."""
+    log_half = (math.log(half) - laws.centre) / laws.spread
+    inner = [(edge - laws.centre) / laws.spread for edge in (-half, half)]
+    rest = torch.special.ndtr(-log_half)
+    gaussian = torch.special.ndtr(inner[0]) + torch.special.ndtr(-inner[1])
+    laplace = _laplace_below(inner[0]) + _laplace_below(-inner[1])
+    rest = torch.where(laws.family == _GAUSSIAN, gaussian, rest)
+    outside: Tensor = torch.where(laws.family == _LAPLACE, laplace, rest)
+    return outside
 
 
-def _masses(laws: Laws, low: Tensor, high: Tensor, half: float) -> tuple[Tensor, Tensor]:
-    """F(q) for intervals [low, high] that leave out 0, and 1 − F(0)."""
+def _log_normal_mass(laws: Laws, low: Tensor, high: Tensor) -> Tensor:
     near, far = torch.minimum(low.abs(), high.abs()), torch.maximum(low.abs(), high.abs())
     sign_share = torch.where(low < 0, laws.negative, 1 - laws.negative)
     z = [(edge.log() - laws.centre) / laws.spread for edge in (near, far)]
-    log_half = (math.log(half) - laws.centre) / laws.spread
-    z_low, z_high = ((edge - laws.centre) / laws.spread for edge in (low, high))
-    inner = [(edge - laws.centre) / laws.spread for edge in (-half, half)]
-    families = [
-        (sign_share * _normal(z[0], z[1]), torch.special.ndtr(-log_half)),
-        (_normal(z_low, z_high), torch.special.ndtr(inner[0]) + torch.special.ndtr(-inner[1])),
-        (_laplace(z_low, z_high), _laplace_below(inner[0]) + _laplace_below(-inner[1])),
-    ]
-    mass, rest = families[0]
-    for family, (own, outside) in enumerate(families[1:], 1):
-        chosen = laws.family == family
-        mass, rest = torch.where(chosen, own, mass), torch.where(chosen, outside, rest)
-    return mass, rest
+    return sign_share * _normal(z[0], z[1])
+
+
+def _gaussian_mass(laws: Laws, low: Tensor, high: Tensor) -> Tensor:
+    return _normal((low - laws.centre) / laws.spread, (high - laws.centre) / laws.spread)
+
+
+def _laplace_mass(laws: Laws, low: Tensor, high: Tensor) -> Tensor:
+    return _laplace((low - laws.centre) / laws.spread, (high - laws.centre) / laws.spread)
+
+
+_MASSES = {_LOG_NORMAL: _log_normal_mass, _GAUSSIAN: _gaussian_mass, _LAPLACE: _laplace_mass}
 
 
 def _normal(low: Tensor, high: Tensor) -> Tensor:

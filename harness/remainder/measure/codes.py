@@ -1,8 +1,12 @@
-"""Codes of calibration tokens, kept sparsely: what tables of code lengths and steps are fitted to."""
+"""Codes of calibration tokens, sparse: what tables of code lengths and steps are fitted to.
+
+As many are kept as memory allows. Where they are more, they are made anew whenever they are looked at, so
+that everything is fitted to all tokens whatever the width, and memory does not grow with their number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,9 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["CodeSample", "Codes"]
+__all__ = ["FIRST", "CodeSample", "Codes", "Look"]
 
-_MOST_ENTRIES = 24_000_000  # codes that are not zero, of all tokens together
+FIRST = 4096
+"""Tokens of which activations are kept too; whatever is a median is of these."""
+
+_MOST_ENTRIES = 12_000_000  # codes that are not zero, of all tokens together
+_PART = 1_000_000  # entries that are looked at together
 _CHECKED = 2048  # tokens whose pass is compared with what codes decode to by themselves
 
 
@@ -37,8 +45,8 @@ class Codes(NamedTuple):
 
     def first(self, tokens: int) -> Codes:
         """The codes of the first tokens."""
-        inside = self.token < tokens
-        return Codes(self.token[inside], self.latent[inside], self.value[inside], tokens, self.features)
+        end = int((self.token < tokens).sum())
+        return Codes(self.token[:end], self.latent[:end], self.value[:end], tokens, self.features)
 
     def placed(self, spliced: Bool[Tensor, "docs pos"]) -> Float[Tensor, "docs pos features"]:
         """The codes at the spliced positions, and none elsewhere; dense, on the device of `spliced`."""
@@ -47,31 +55,58 @@ class Codes(NamedTuple):
         full[at[token, 0], at[token, 1], latent] = value.float()
         return full
 
+    @classmethod
+    def joined(cls, parts: list[Codes]) -> Codes:
+        """The codes of the tokens of several parts, one part after another; at least one."""
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.tokens)
+        return cls(
+            torch.cat([part.token + start for part, start in zip(parts, starts, strict=False)]),
+            torch.cat([part.latent for part in parts]),
+            torch.cat([part.value for part in parts]),
+            starts[-1],
+            parts[0].features,
+        )
+
     def counts(self) -> Int[Tensor, " features"]:
         """How many tokens each latent is active on."""
         return torch.bincount(self.latent, minlength=self.features)
 
 
+class Look(NamedTuple):
+    """A batch of windows."""
+
+    codes: Codes
+    """Of the spliced tokens."""
+    x: Float[Tensor, "tokens d"]
+    """The activations that codes rebuild, less what goes past them."""
+    spliced: Bool[Tensor, "docs pos"]
+
+
 @dataclass
 class CodeSample:
-    """Codes and activations of the first calibration tokens, as many as memory allows."""
+    """Codes of the calibration tokens, and activations of the first of them."""
 
+    again: Callable[[], Iterator[Look]] | None = None
+    """All batches anew, for codes that do not fit. Without it only the first tokens are looked at."""
     features: int | None = None
     seen: int = 0
     """Tokens that were given, kept or not."""
-    tokens: int = 0
+    kept: int = 0
     """Tokens that are kept: as many as have `_MOST_ENTRIES` codes, whatever the batches."""
-    parts: list[Codes] = field(default_factory=list)
-    x: list[Tensor] = field(default_factory=list)
-    """The activations that codes rebuild, less what goes past them, [tokens d] together."""
+    counts: Tensor | None = None
+    """Tokens at which each feature was active, of all that was seen."""
+    squares: Tensor | None = None
+    """Sums of the squares of each feature's codes, of all that was seen."""
     decoded: list[Tensor] = field(default_factory=list)
     """Rows that codes were decoded to in the pass, of the first tokens only."""
-    masks: list[Tensor] = field(default_factory=list)
-    """Masks of where the tokens of each batch stand, [docs pos]."""
-    live: Tensor | None = None
-    """Features that were active at all, of all that was seen."""
     past: bool = False
     """Whether anything went past the codes."""
+    _parts: list[Codes] = field(default_factory=list)
+    _first: list[Look] = field(default_factory=list)
+    _mean: Tensor | None = None
+    _scatter: float = 0.0
 
     def update(
         self,
@@ -88,52 +123,104 @@ class CodeSample:
             left: x less what these codes were decoded to in the pass.
             spliced: where the tokens stand; `windows` needs it.
         """
-        found = Codes.of(codes).to("cpu")
-        self.features = found.features
-        active = found.counts() > 0
-        self.live = active if self.live is None else self.live | active
+        found = Codes.of(codes)
+        self._count(found)
+        self._spread(x.double())
         self.seen += len(codes)
         # Once a token did not fit, none that comes later is kept either.
-        room = _MOST_ENTRIES - sum(len(part.value) for part in self.parts)
+        room = _MOST_ENTRIES - sum(len(part.value) for part in self._parts)
         sizes = torch.bincount(found.token, minlength=len(codes)).cumsum(0)
-        kept = int((sizes <= room).sum()) if self.tokens == self.seen - len(codes) else 0
+        kept = int((sizes <= room).sum()) if self.kept == self.seen - len(codes) else 0
+        if left is not None and (wanted := _CHECKED - sum(map(len, self.decoded))) > 0:
+            self.decoded.append((x - left)[: min(kept, wanted)].float())
         if not kept:
             return
-        inside = found.token < kept
-        token, latent, value = found.token[inside], found.latent[inside], found.value[inside]
-        self.parts.append(Codes(token + self.tokens, latent, value.float(), kept, found.features))
-        self.x.append(x[:kept].float().cpu())
-        if left is not None and self.tokens < _CHECKED:
-            self.decoded.append((x - left)[: min(kept, _CHECKED - self.tokens)].float().cpu())
-        if spliced is not None:
-            self.masks.append(_first(spliced, kept))
-        self.tokens += kept
+        part = found if kept == len(codes) else found.first(kept)
+        part = part.to("cpu")
+        if spliced is not None and sum(look.codes.tokens for look in self._first) < FIRST:
+            self._first.append(Look(part, x[:kept].float(), _first(spliced, kept)))
+        self._parts.append(part)
+        self.kept += kept
 
-    def windows(self) -> Iterator[tuple[Codes, Float[Tensor, "tokens d"], Bool[Tensor, "docs pos"]]]:
-        """Batch by batch what is kept: codes, the activations that they rebuild, and where they stand."""
-        start = 0
-        for part, x, spliced in zip(self.parts, self.x, self.masks, strict=True):
-            yield part._replace(token=part.token - start), x, spliced
-            start += part.tokens
+    def _count(self, found: Codes) -> None:
+        self.features = found.features
+        squares = torch.zeros(found.features, dtype=torch.float64, device=found.value.device)
+        squares.index_add_(0, found.latent, found.value.double().square())
+        counts = found.counts()
+        self.counts = counts if self.counts is None else self.counts + counts
+        self.squares = squares if self.squares is None else self.squares + squares
+
+    def _spread(self, x: Tensor) -> None:
+        if not len(x):
+            return
+        mean = x.mean(0)
+        if self._mean is None:
+            self._mean = torch.zeros_like(mean)
+        share, delta = len(x) / (self.seen + len(x)), mean - self._mean
+        self._scatter += float((x - mean).square().sum()) + float(delta.square().sum()) * self.seen * share
+        self._mean = self._mean + delta * share
 
     @property
-    def codes(self) -> Codes:
-        """All that is kept."""
-        if not self.parts:
+    def variance(self) -> float:
+        """The trace of the covariance of the activations that codes rebuild."""
+        return self._scatter / max(self.seen, 1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all tokens that were seen are kept."""
+        return self.kept == self.seen
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that `everything` gives."""
+        return self.kept if self.again is None else self.seen
+
+    def everything(self) -> Iterator[Codes]:
+        """The codes of all tokens, part by part; of the first ones only, if others cannot be made anew."""
+        if not self.is_whole and self.again is not None:
+            yield from (look.codes for look in self.again())
+            return
+        joined: list[Codes] = []
+        while self._parts:
+            size = 0
+            together: list[Codes] = []
+            while self._parts and (not together or size + len(self._parts[0].value) <= _PART):
+                together.append(self._parts.pop(0))
+                size += len(together[-1].value)
+            joined.append(Codes.joined(together) if len(together) > 1 else together[0])
+        self._parts = joined
+        yield from joined
+
+    def windows(self) -> Iterator[Look]:
+        """Batches of windows that hold the first `FIRST` tokens, or as many as there are."""
+        held = sum(look.codes.tokens for look in self._first)
+        if held >= FIRST or self.is_whole or self.again is None:
+            yield from self._first
+            return
+        tokens = 0
+        for look in self.again():
+            yield look
+            tokens += look.codes.tokens
+            if tokens >= FIRST:
+                return
+
+    def head(self, tokens: int) -> Codes:
+        """The codes of the first tokens that are kept, so many at most."""
+        if not self._parts:
             nothing = torch.empty(0, dtype=torch.int64)
-            return Codes(nothing, nothing, torch.empty(0), self.tokens, self.features or 0)
-        return Codes(
-            torch.cat([part.token for part in self.parts]),
-            torch.cat([part.latent for part in self.parts]),
-            torch.cat([part.value for part in self.parts]),
-            self.tokens,
-            self.features or 0,
-        )
+            return Codes(nothing, nothing, torch.empty(0), 0, self.features or 0)
+        parts, held = [], 0
+        for part in self._parts:
+            parts.append(part.first(tokens - held) if part.tokens > tokens - held else part)
+            held += parts[-1].tokens
+            if held >= tokens:
+                break
+        return Codes.joined(parts)
 
     @property
     def live_features(self) -> int:
         """Features that were active at least once."""
-        return 0 if self.live is None else int(self.live.sum())
+        return 0 if self.counts is None else int((self.counts > 0).sum())
 
 
 def _first(spliced: Bool[Tensor, "docs pos"], tokens: int) -> Bool[Tensor, "docs pos"]:

@@ -20,7 +20,7 @@ Source: protocol 2, section 5.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -31,8 +31,9 @@ from torch import Tensor
 
 from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import Adapted
-from remainder.measure.code_tables import StepTable, fit_laws, fit_table
-from remainder.measure.codes import Codes, CodeSample
+from remainder.measure.code_sets import Keys, keys_of
+from remainder.measure.code_tables import StepTable, fit_tables
+from remainder.measure.codes import FIRST, Codes, CodeSample
 from remainder.measure.decoders import AffineDecoder, affine_decoder
 from remainder.record.rungs import CURVE, STEPS
 from remainder.record.schema import CodingInfo
@@ -40,7 +41,6 @@ from remainder.record.schema import CodingInfo
 __all__ = ["CodedBatch", "Coder", "fit_coder"]
 
 _FLOOR = 1e-3  # of the variance: errors below it are not asked to be kept
-_MEDIAN_TOKENS = 4096  # calibration tokens whose median error chooses the points: its error is a per cent
 
 Unit = Literal["contribution", "sd"]
 
@@ -64,6 +64,8 @@ class Coder:
     """The relative error that quantising adds there."""
     silent: int = 0
     """Latents without a code on calibration."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where codes are counted."""
 
     def step(self, number: int) -> float:
         """Δ_j, in the unit."""
@@ -84,6 +86,8 @@ class Coder:
         """q of some contributions at a step, those that are not 0; float64."""
         symbol = torch.round(contributions.value / self.step(number))
         kept = symbol.nonzero()[:, 0]
+        if len(kept) == len(symbol):
+            return contributions._replace(value=symbol)
         token, latent = contributions.token[kept], contributions.latent[kept]
         return Codes(token, latent, symbol[kept], *contributions[3:])
 
@@ -95,8 +99,10 @@ class Coder:
     def bits(self, symbols: Codes, number: int) -> Float[Tensor, " tokens"]:
         """Bits of each token's symbols, float64."""
         table = self.tables[number]
-        found = torch.full((symbols.tokens,), table.off, dtype=torch.float64)
-        return found.index_add_(0, symbols.token, table.bits(symbols.latent, symbols.value))
+        entries = torch.bincount(symbols.token, minlength=symbols.tokens)
+        more = torch.segment_reduce(table.bits(symbols.latent, symbols.value), "sum", lengths=entries)
+        found: Tensor = table.off + more
+        return found
 
     def decode(self, codes: Codes, spliced: Bool[Tensor, "docs pos"]) -> Float[Tensor, "docs pos d"]:
         """The reconstruction by codes at the spliced positions, and by no code elsewhere.
@@ -118,8 +124,17 @@ class Coder:
     ) -> Float[Tensor, "tokens d"]:
         """x less what codes stand for: by arithmetic, or by `decode` where it is not affine."""
         if self.decoder is None:
-            return x - self.decode(codes, spliced)[spliced].cpu()
+            return x - self.decode(codes, spliced)[spliced]
         return x - self.decoder.base - self.decoder.decode(codes)
+
+    def sets_of(self, sample: CodeSample, name: str) -> Keys:
+        """The key of each calibration token's set of latents, at a point of the curve."""
+        parts = (self.symbols(self.contributions(part), self.points[name]) for part in self._parts(sample))
+        return np.concatenate([np.empty(0, dtype=np.uint64), *map(keys_of, parts)])
+
+    def _parts(self, sample: CodeSample) -> Iterator[Codes]:
+        """The codes of calibration, where tables are."""
+        return (part.to(self.device) for part in sample.everything())
 
     def info(self, reference_steps: Sequence[int]) -> CodingInfo:
         """The part that a record states."""
@@ -149,10 +164,10 @@ class CodedBatch:
         spliced: Bool[Tensor, "docs pos"],
     ) -> None:
         self.coder, self.spliced = coder, spliced
-        self.codes = Codes.of(codes[spliced]).to("cpu")
+        self.codes = Codes.of(codes[spliced])
         self.contributions = coder.contributions(self.codes)
-        self.x = x[spliced].cpu()
-        self._sizes: list[int] = spliced.sum(1).tolist()
+        self.x = x[spliced]
+        self._sizes = spliced.sum(1)
         self._squares: dict[int, list[float]] = {}
         self._last: tuple[int, Codes] | None = None
 
@@ -180,7 +195,8 @@ class CodedBatch:
         return self.coder.decode(self.coder.rounded(self.symbols(number), number), self.spliced)
 
     def _by_window(self, values: Float[Tensor, " tokens"]) -> list[float]:
-        return [float(part.sum()) for part in torch.split(values, self._sizes)]
+        found: list[float] = torch.segment_reduce(values, "sum", lengths=self._sizes).tolist()
+        return found
 
 
 def fit_coder(
@@ -199,58 +215,59 @@ def fit_coder(
     decoder = affine_decoder(sample, interpretation, device)
     if isinstance(decoder, str) and not decoder.startswith("decode is not affine"):
         return decoder
-    codes, x = sample.codes, torch.cat(sample.x)
-    variance = float((x - x.mean(0)).double().square().sum(-1).mean())
-    coder = _coder(codes, interpretation, decoder, variance)
+    coder = _coder(sample, interpretation, decoder, device)
     numbers = range(STEPS) if steps is None else steps
-    contributions = coder.contributions(codes)
-    laws = fit_laws(contributions, coder.step(max(numbers)))
-    coder.tables = {number: fit_table(contributions, laws, coder.step(number)) for number in numbers}
-    coder.silent = codes.features - int((codes.counts() > 0).sum())
+    tables = fit_tables(
+        lambda: (coder.contributions(part) for part in coder._parts(sample)),
+        [coder.step(number) for number in numbers],
+    )
+    coder.tables = dict(zip(numbers, tables, strict=True))
+    coder.silent = (sample.features or 0) - sample.live_features
     if steps is None:
         try:
-            coder.points, coder.added = _choose(coder, sample, variance)
+            coder.points, coder.added = _choose(coder, sample)
         except InterpretationError as problem:
             return f"quantised codes cannot be decoded: {problem.what}"
     return coder
 
 
-def _coder(codes: Codes, interpretation: Adapted, decoder: AffineDecoder | str, variance: float) -> Coder:
+def _coder(
+    sample: CodeSample, interpretation: Adapted, decoder: AffineDecoder | str, device: torch.device
+) -> Coder:
     """A coder without tables, its unit and coarsest step chosen."""
     if isinstance(decoder, AffineDecoder):
-        return Coder(interpretation, "contribution", math.sqrt(variance), {}, decoder)
-    sums = [torch.zeros(codes.features, dtype=torch.float64) for _ in range(2)]
-    value = codes.value.double()
-    for power, total in enumerate(sums, 1):
-        total.index_add_(0, codes.latent, value**power / codes.tokens)
-    spread = (sums[1] - sums[0].square()).clamp(min=0)
+        rms = math.sqrt(sample.variance)
+        return Coder(interpretation, "contribution", rms, {}, decoder, device=device)
+    assert sample.squares is not None
+    sums = torch.zeros(len(sample.squares), dtype=torch.float64, device=device)
+    for part in sample.everything():
+        sums.index_add_(0, part.latent.to(device), part.value.double().to(device))
+    square = sample.squares.to(device) / max(sample.seen, 1)
+    spread = (square - (sums / max(sample.tokens, 1)).square()).clamp(min=0)
     # A code that does not vary beyond its rounding has no scale of its own; nor has one that never fires.
-    varies = spread > 1e-12 * sums[1]
+    varies = spread > 1e-12 * square
     typical = float(spread[varies].median().sqrt()) if bool(varies.any()) else 1.0
     deviations = torch.where(varies, spread.sqrt(), typical)
-    return Coder(interpretation, "sd", math.sqrt(max(int(varies.sum()), 1)), {}, None, deviations)
+    rms = math.sqrt(max(int(varies.sum()), 1))
+    return Coder(interpretation, "sd", rms, {}, None, deviations, device=device)
 
 
-def _choose(coder: Coder, sample: CodeSample, variance: float) -> tuple[dict[str, int], dict[str, float]]:
+def _choose(coder: Coder, sample: CodeSample) -> tuple[dict[str, int], dict[str, float]]:
     """Points of the curve, and what quantising adds at each; see step 2 of this module's text."""
-    windows, tokens = [], 0
-    for batch in sample.windows():
-        windows.append(batch)
-        if (tokens := tokens + batch[0].tokens) >= _MEDIAN_TOKENS:
-            break
-    scaled = [coder.contributions(codes) for codes, _, _ in windows]
 
     def error(number: int | None) -> float:
         rows: list[Tensor] = []
-        for (codes, x, spliced), contributions in zip(windows, scaled, strict=True):
-            kept = codes if number is None else coder.rounded(coder.symbols(contributions, number), number)
-            rows.append(coder.residual(kept, x, spliced))
-        left = torch.cat(rows)[:_MEDIAN_TOKENS].double()
-        return float(np.median((left - left.mean(0)).square().sum(-1).numpy()))
+        for look in sample.windows():
+            kept = look.codes.to(coder.device)
+            if number is not None:
+                kept = coder.rounded(coder.symbols(coder.contributions(kept), number), number)
+            rows.append(coder.residual(kept, look.x.to(coder.device), look.spliced.to(coder.device)))
+        left = torch.cat(rows)[:FIRST].double()
+        return float(np.median((left - left.mean(0)).square().sum(-1).cpu().numpy()))
 
     exact = error(None)
     # Where nothing varies there is nothing to add to.
-    scale = max(exact, _FLOOR * variance) or 1.0
+    scale = max(exact, _FLOOR * sample.variance) or 1.0
     added = [(error(number) - exact) / scale for number in range(STEPS)]
     points: dict[str, int] = {}
     coarser = STEPS

@@ -178,9 +178,11 @@ def _dictionary_learning(table: pd.DataFrame, seed: int, offset: float) -> Dicti
 def _mdl_bits(sample: CodeSample) -> dict[str, Number]:
     if not sample.tokens:
         return {str(bins): Number.null("no calibration token was seen") for bins in BIN_COUNTS}
-    codes = sample.codes
-    note = f"{codes.tokens} calibration tokens, no interval"
-    return {str(bins): Number.bare(description_length(codes, bins), note) for bins in BIN_COUNTS}
+    note, features = f"{sample.tokens} calibration tokens, no interval", sample.features or 0
+    return {
+        str(bins): Number.bare(description_length(sample.everything, features, bins), note)
+        for bins in BIN_COUNTS
+    }
 
 
 def _column(table: pd.DataFrame, name: str) -> NDArray[np.float64]:

@@ -1,11 +1,16 @@
 """Decoders of codes by themselves: an affine map where it is one, else `decode` on whole windows.
 
-An affine decoder is probed: what it gives for no code, and what each latent adds, at the size that the
-latent's codes have. Latents that calibration never saw are probed when they first fire.
+1. What a decoder gives for no code is read off, and so is what each latent adds. If it has a matrix `W_dec`
+   of the right shape, that times one factor is tried: a few rows in which all latents are on at random have
+   to decode to what the matrix says.
+2. Else each latent is probed, at the size that its codes have. That takes as many rows as there are latents,
+   each through the whole decoder.
+3. Latents that calibration never saw are probed when they first fire.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +24,8 @@ from remainder.measure.codes import Codes, CodeSample
 __all__ = ["AffineDecoder", "affine_decoder"]
 
 _PROBE = 512  # latents probed at a time
+_TRIED = 8  # rows in which all latents are on, by which a matrix is tried
+_ROUNDING = 3e-5  # of the largest number in such a row, that float32 rounds sums of many latents by
 _SAME = 1e-6  # of the variance of what is rebuilt, by which two ways of decoding may differ
 _DENSE = 0.02  # share of codes that are not zero, above which products of dense matrices are faster
 
@@ -41,7 +48,7 @@ class AffineDecoder:
     @property
     def live(self) -> Int[Tensor, " known"]:
         """The latents of `directions`, in its order."""
-        order: Tensor = torch.empty(len(self.directions), dtype=torch.int64)
+        order: Tensor = torch.empty(len(self.directions), dtype=torch.int64, device=self.row.device)
         known = (self.row >= 0).nonzero()[:, 0]
         order[self.row[known]] = known
         return order
@@ -59,9 +66,9 @@ class AffineDecoder:
         self._learn(codes.latent)
         row, width = self.row[codes.latent], self.directions.shape[1]
         if not len(row):
-            return torch.zeros(codes.tokens, width)
+            return self.directions.new_zeros(codes.tokens, width)
         if len(row) > _DENSE * codes.tokens * len(self.directions):
-            dense = torch.zeros(codes.tokens, len(self.directions))
+            dense = self.directions.new_zeros(codes.tokens, len(self.directions))
             dense[codes.token, row] = codes.value.float()
             return dense @ self.directions
         ends = torch.bincount(codes.token, minlength=codes.tokens).cumsum(0)
@@ -80,44 +87,72 @@ class AffineDecoder:
             return
         assert self.interpretation is not None
         assert self.device is not None
-        sizes = torch.full((len(new),), self.size)
+        sizes = self.directions.new_full((len(new),), self.size)
         rows = _directions(self.interpretation, self.base, new, sizes, len(self.row), self.device)
-        self.row[new] = torch.arange(len(self.directions), len(self.directions) + len(new))
+        first = len(self.directions)
+        self.row[new] = torch.arange(first, first + len(new), device=new.device)
         self.directions = torch.cat([self.directions, rows])
 
 
 def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.device) -> AffineDecoder | str:
-    """The decoder as an affine map of the codes, or why it is none."""
-    if sample.live is None or not sample.tokens:
+    """The decoder as an affine map of the codes, on a device, or why it is none."""
+    if sample.counts is None or sample.squares is None or not sample.kept:
         return "no calibration token was seen"
-    codes, x = sample.codes, torch.cat(sample.x)
-    features = codes.features
-    live = codes.counts().nonzero()[:, 0]
-    row = torch.full((features,), -1, dtype=torch.int64)
-    row[live] = torch.arange(len(live))
+    counts, features = sample.counts.to(device), len(sample.counts)
+    live = counts.nonzero()[:, 0]
+    row = torch.full((features,), -1, dtype=torch.int64, device=device)
+    row[live] = torch.arange(len(live), device=device)
+    checked = torch.cat(sample.decoded).to(device) if sample.decoded else None
+    part = sample.head(_PROBE if checked is None else len(checked)).to(device)
     try:
-        base = _decode_rows(interpretation, torch.zeros(1, 0), live[:0], features, device)[0]
-        squares = torch.zeros(features).index_add_(0, codes.latent, codes.value.square())
-        sizes = (squares[live] / codes.counts()[live]).sqrt().clamp(min=1e-30)
-        directions = _directions(interpretation, base, live, sizes, features, device)
-        size = float(codes.value.square().mean().sqrt()) if len(codes.value) else 1.0
+        base = _decode_rows(interpretation, torch.zeros(1, 0, device=device), live[:0], features, device)[0]
+        sizes = (sample.squares.to(device)[live] / counts[live]).sqrt().clamp(min=1e-30).float()
+        directions = _matrix(interpretation, base, live, sizes, features, device)
+        if directions is None:
+            directions = _directions(interpretation, base, live, sizes, features, device)
+        size = math.sqrt(float(sample.squares.sum()) / float(counts.sum())) if len(live) else 1.0
         found = AffineDecoder(base, directions, row, interpretation, device, size)
-        checked = torch.cat(sample.decoded) if sample.decoded else x[:0]
-        part = codes.first(len(checked) or min(sample.tokens, _PROBE))
-        dense = torch.zeros(part.tokens, len(live))
-        dense[part.token, row[part.latent]] = part.value
+        dense = torch.zeros(part.tokens, len(live), device=device)
+        dense[part.token, row[part.latent]] = part.value.float()
         decoded = _decode_rows(interpretation, dense, live, features, device)
     except InterpretationError as problem:
         # A decoder may lean on what `encode` left behind, as that of a layer-normalised SAE does.
         return f"codes cannot be decoded by themselves: {problem.what}"
-    scale = float((x - x.mean(0)).square().sum(-1).mean())
     linear = base + found.decode(part)
     # Written so that a NaN is refused as well.
-    if not float((decoded - linear).square().sum(-1).mean()) <= _SAME * scale:
+    if not float((decoded - linear).square().sum(-1).mean()) <= _SAME * sample.variance:
         return "decode is not affine in the codes, so contributions of features are not defined"
-    if not _error(linear[: len(checked)], checked) <= _SAME * scale:
+    if checked is not None and not _error(linear, checked) <= _SAME * sample.variance:
         return "what codes are decoded to by themselves is not what they stood for in a pass"
     return found
+
+
+def _matrix(
+    interpretation: Adapted,
+    base: Float[Tensor, " d"],
+    latent: Int[Tensor, " known"],
+    sizes: Float[Tensor, " known"],
+    features: int,
+    device: torch.device,
+) -> Float[Tensor, "known d"] | None:
+    """The rows of these latents in a decoder that has a matrix for them, or None."""
+    matrix = getattr(interpretation.inner, "W_dec", None)
+    if not isinstance(matrix, Tensor) or matrix.shape != (features, len(base)) or not len(latent):
+        return None
+    rows = matrix.detach().to(device)[latent].float()
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(_TRIED, len(latent), generator=generator).to(device).abs() * sizes
+    decoded = _decode_rows(interpretation, codes, latent, features, device) - base
+    expected = codes @ rows
+    power = float(expected.double().square().sum())
+    if not power > 0:
+        return None
+    factor = float((decoded.double() * expected.double()).sum()) / power
+    # The offset is taken off what was decoded, and leaves its rounding behind.
+    room = _ROUNDING * float((factor * expected).abs().max()) + 1e-6 * float(base.abs().max())
+    if not float((decoded - factor * expected).abs().max()) <= room:
+        return None
+    return rows * (1.0 if abs(factor - 1) <= _ROUNDING else factor)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
@@ -133,7 +168,7 @@ def _directions(
     device: torch.device,
 ) -> Float[Tensor, "new d"]:
     """Rows that a unit code of each latent adds to `base`, found by codes of `sizes`."""
-    parts = [torch.empty(0, len(base))]
+    parts = [base.new_empty(0, len(base))]
     for start in range(0, len(latent), _PROBE):
         own, size = latent[start : start + _PROBE], sizes[start : start + _PROBE]
         rows = _decode_rows(interpretation, torch.diag(size), own, features, device)
@@ -149,6 +184,6 @@ def _decode_rows(
     device: torch.device,
 ) -> Float[Tensor, "rows d"]:
     """Rows decoded as positions of one window, with codes of some latents."""
-    full = torch.zeros(1, len(codes), features)
+    full = torch.zeros(1, len(codes), features, device=device)
     full[0][:, latent] = codes
-    return interpretation.decode(full.to(device))[0].cpu()
+    return interpretation.decode(full)[0]

@@ -62,10 +62,10 @@ def decoder_directions(
     sample: CodeSample, decoder: AffineDecoder, count: int = 32
 ) -> Float[Tensor, "directions d"] | None:
     """Unit decoder rows of the features that contribute most; None if no feature contributes."""
-    codes, rows = sample.codes, decoder.directions.double()
-    squares = torch.zeros(codes.features, dtype=torch.float64)
-    squares.index_add_(0, codes.latent, codes.value.double().square())
-    energy = squares[decoder.live] * rows.square().sum(-1)
+    rows = decoder.directions.double()
+    if sample.squares is None:
+        return None
+    energy = sample.squares.to(rows.device)[decoder.live] * rows.square().sum(-1)
     chosen = energy.argsort(descending=True, stable=True)[:count]
     chosen = chosen[energy[chosen] > 0]
     if len(chosen) == 0:

@@ -162,10 +162,21 @@ def _chunks(rows: int, outputs: int) -> list[slice]:
 
 def kl_histogram(kl: Float[np.ndarray, " tokens"]) -> str:
     """Counts of KL in bins of log10, 20 a decade, as `bin:count;…`; the lowest takes all up to 1e-8."""
+    return _histograms(kl, [len(kl)])[0]
+
+
+def _histograms(kl: Float[np.ndarray, " tokens"], counts: list[int]) -> list[str]:
+    """The histogram of each window, of so many tokens one after another."""
     floor = 10.0 ** (LOWEST_BIN / BINS_PER_DECADE)
     bins = np.floor(BINS_PER_DECADE * np.log10(np.maximum(kl, floor))).astype(int)
-    values, counts = np.unique(np.maximum(bins, LOWEST_BIN), return_counts=True)
-    return ";".join(f"{value}:{count}" for value, count in zip(values, counts, strict=True))
+    above = np.maximum(bins, LOWEST_BIN) - LOWEST_BIN
+    # All windows at once: each has a range of numbers of its own.
+    size = int(above.max(initial=0)) + 1
+    found, times = np.unique(np.repeat(np.arange(len(counts)), counts) * size + above, return_counts=True)
+    values = (found % size + LOWEST_BIN).tolist()
+    texts = [f"{value}:{count}" for value, count in zip(values, times.tolist(), strict=True)]
+    ends = np.searchsorted(found // size, np.arange(len(counts)), side="right").tolist()
+    return [";".join(texts[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _by_window(batch: Batch, compared: Compared, clean: Tensor | None, targets: Tensor) -> WindowScores:
@@ -190,7 +201,7 @@ def _by_window(batch: Batch, compared: Compared, clean: Tensor | None, targets: 
         window_sums(batch, kls),
         equal(clean),
         equal(targets),
-        [kl_histogram(kls[part].numpy()) for part in _parts(counts)],
+        _histograms(kls.numpy(), counts),
     )
 
 
@@ -198,9 +209,5 @@ def window_sums(batch: Batch, values: Float[Tensor, " scored"]) -> list[float]:
     """Sums in float64 of values at scored tokens, window by window."""
     numbers = values.double().cpu()
     counts: list[int] = batch.scored.sum(1).tolist()
-    return [float(numbers[part].sum()) for part in _parts(counts)]
-
-
-def _parts(counts: list[int]) -> list[slice]:
-    ends = np.cumsum(counts).tolist()
-    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    found: list[float] = torch.segment_reduce(numbers, "sum", lengths=torch.tensor(counts)).tolist()
+    return found

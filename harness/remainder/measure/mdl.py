@@ -15,6 +15,8 @@ Source: SAEBench 0.6.0, `evals/mdl/main.py`, after Ayonrinde et al. 2024, "MDL-S
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,19 +30,28 @@ BIN_COUNTS = (8, 16, 32, 64)
 _LEAST_RANGE = 100.0
 
 
-def description_length(codes: Codes, bins: int) -> float:
-    """Bits per token of codes at `bins` bins a feature."""
-    tokens, features = codes.tokens, codes.features
-    # Only what is not zero is looked at one by one; the rest is counted.
-    columns, values = codes.latent.numpy(), codes.value.numpy().astype(np.float64)
+def description_length(parts: Callable[[], Iterable[Codes]], features: int, bins: int) -> float:
+    """Bits per token of codes at `bins` bins a feature.
+
+    Args:
+        parts: gives the codes of some tokens after another; called twice.
+    """
     top = np.full(features, _LEAST_RANGE)
-    np.maximum.at(top, columns, values)
-    # What is below 0 lies outside the bins; the last one holds its upper edge.
-    inside = values >= 0
-    at = np.minimum((values[inside] / top[columns[inside]] * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(columns[inside] * bins + at, minlength=features * bins).reshape(features, bins)
-    counts[:, 0] += tokens - np.bincount(columns, minlength=features)
-    active = np.bincount(columns[values > 0], minlength=features) / tokens
+    for codes in parts():
+        np.maximum.at(top, codes.latent.cpu().numpy(), codes.value.cpu().numpy().astype(np.float64))
+    counts = np.zeros((features, bins), dtype=np.int64)
+    active, tokens = np.zeros(features), 0
+    for codes in parts():
+        # Only what is not zero is looked at one by one; the rest is counted.
+        columns, values = codes.latent.cpu().numpy(), codes.value.cpu().numpy().astype(np.float64)
+        # What is below 0 lies outside the bins; the last one holds its upper edge.
+        inside = values >= 0
+        at = np.minimum((values[inside] / top[columns[inside]] * bins).astype(np.int64), bins - 1)
+        counts += np.bincount(columns[inside] * bins + at, minlength=counts.size).reshape(counts.shape)
+        counts[:, 0] += codes.tokens - np.bincount(columns, minlength=features)
+        active += np.bincount(columns[values > 0], minlength=features)
+        tokens += codes.tokens
+    active = active / tokens
     gates = _entropy(np.stack([active, 1 - active], axis=1))
     # A feature below 0 at every token has no bin at all, and H(bin) counts for nothing there.
     binned = _entropy(counts / np.maximum(counts.sum(1, keepdims=True), 1))

@@ -26,7 +26,7 @@ from remainder.interpretation.protocol import adapt
 from remainder.interpretation.references import principal_components
 from remainder.loading.activations import Batch
 from remainder.loading.site import SiteTask
-from remainder.measure.codes import CodeSample
+from remainder.measure.codes import Codes, CodeSample, Look
 from remainder.measure.coding import CodedBatch, Coder, fit_coder
 from remainder.measure.evaluation import add_paid
 from remainder.measure.kernels import FittedRung, score
@@ -157,7 +157,13 @@ def _fit(loaded: SiteTask, plan: Plan) -> tuple[Coder, Tensor]:
             fix="calibrate on more windows",
         )
     basis = adapt(principal_components(moments, width), width, "transform coding").placed(loaded.device)
-    sample = CodeSample()
+
+    def looks() -> Iterator[Look]:
+        for batch in activations.batches(loaded.batch_size, loaded.device):
+            x, here = batch.prefix.x_out, batch.spliced
+            yield Look(Codes.of(basis.encode(x)[here]), x[here], here)
+
+    sample = CodeSample(looks)
     for batch in activations.batches(loaded.batch_size, loaded.device):
         x, here = batch.prefix.x_out, batch.spliced
         sample.update(basis.encode(x)[here], x[here], spliced=here)

@@ -18,7 +18,7 @@ from remainder.loading.activations import Batch
 from remainder.loading.site import SiteTask
 from remainder.measure.checks import check_decoded, check_true, check_true_of_batch, dtype_deviation
 from remainder.measure.code_sets import CodeSets, keys_of
-from remainder.measure.codes import CodeSample
+from remainder.measure.codes import CodeSample, Look
 from remainder.measure.coding import Coder, fit_coder
 from remainder.measure.compat import compat_of
 from remainder.measure.complexity import complexity_of
@@ -35,7 +35,7 @@ from remainder.measure.peers import PeerSums, PeerText
 from remainder.measure.plan import Plan
 from remainder.measure.rebuilt import Rebuilder, Rebuilt
 from remainder.measure.reference import Reference
-from remainder.measure.sampling import look, look_at_fit
+from remainder.measure.sampling import look, look_again, look_at_fit
 from remainder.measure.seal import Log, calibration_info, info, seal
 from remainder.measure.shared import SharedBatch
 from remainder.measure.splices import Splices
@@ -129,15 +129,20 @@ class Row:
         """Gather what is left of a batch of `fit`."""
         look_at_fit(self.interpretation, batch, x, self.left)
 
-    def choose_steps(self) -> None:
+    def choose_steps(self, batches: Batches) -> None:
         """Fit tables of code lengths, and choose the points of the curve."""
+
+        def again() -> Iterator[Look]:
+            for batch, x in batches(self.plan.calibration_windows):
+                yield look_again(self.interpretation, batch, x)
+
         if not self.plan.is_bare:
             self.phase("choosing steps")
+            self.sample.again = again
             self.coder = fit_coder(self.sample, self.interpretation, self.loaded.device)
         paid = self.coder if isinstance(self.coder, Coder) else None
         if paid is not None:
-            symbols = paid.symbols(paid.contributions(self.sample.codes), paid.points[CODED])
-            self.sets.calibration = keys_of(symbols)
+            self.sets.calibration = paid.sets_of(self.sample, CODED)
         self.rebuilder = Rebuilder(self.interpretation, paid, self.plan.is_coded and paid is not None)
 
     def calibrate(self, batch: Batch, x: Tensor) -> None:

@@ -7,13 +7,13 @@ from torch import Tensor
 from remainder.interpretation.protocol import Adapted
 from remainder.interpretation.rules import check_conformance
 from remainder.loading.activations import Batch
-from remainder.measure.codes import CodeSample
+from remainder.measure.codes import Codes, CodeSample, Look
 from remainder.measure.gather import nothing_spliced
 from remainder.measure.seal import Log
 from remainder.measure.unexplained import Unexplained
 from remainder.record.schema import Check
 
-__all__ = ["look", "look_at_fit"]
+__all__ = ["look", "look_again", "look_at_fit"]
 
 
 def look(
@@ -51,6 +51,13 @@ def look(
     rebuilt = target if passed is None else target - passed
     sample.update(codes[here], rebuilt[here], (target - reconstruction)[here], here)
     left.update("calibration", batch, target - reconstruction)
+
+
+def look_again(interpretation: Adapted, batch: Batch, x: Tensor) -> Look:
+    """The codes of a batch that was looked at, for those that could not be kept."""
+    read, here = interpretation.choose(batch.prefix.x_in, x), batch.spliced
+    rebuilt = interpretation.coded(batch.prefix.x_out, read)
+    return Look(Codes.of(interpretation.encode(read)[here]), rebuilt[here], here)
 
 
 def look_at_fit(interpretation: Adapted, batch: Batch, x: Tensor, left: Unexplained) -> None:

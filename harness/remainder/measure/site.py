@@ -236,7 +236,7 @@ class _Group:
         if not self.plan.is_bare and self._alive:
             for batch, x in self._batches("fit", self.plan.fit_windows, size):
                 self._each("codes", methodcaller("look_at_fit", batch, x))
-        self._each("codes", Row.choose_steps)
+        self._each("codes", lambda row: row.choose_steps(self._calibration))
 
     def _calibrate(self) -> None:
         """Stream residuals, and fit what is fitted to them."""

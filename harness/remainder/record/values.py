@@ -70,6 +70,9 @@ _NEGATIVE_ROUNDING = 1e-4
 DIGITS = 9
 """Significant digits of every float in the table."""
 
+_EXACT_POWER = 22
+"""Powers of ten up to this one are exact in float64."""
+
 KEY = ["split", "document", "window", "rung", "draw"]
 SPLITS = ("calibration", "evaluation")
 _NAMES = ["split", "document", "rung"]
@@ -116,9 +119,10 @@ def canonical_values(values: pd.DataFrame) -> pd.DataFrame:
         table[name] = _names(table, name)
     for name in _INTEGERS:
         table[name] = _integers(table, name)
+    owners = _Owners(table)
     for name in columns[columns.index("tokens") + 1 :]:
         if name != "kl_histogram":
-            table[name] = _floats(table, name)
+            table[name] = _floats(table, name, owners)
     table["kl_histogram"] = table["kl_histogram"].astype(object).fillna("").astype(str)
     ordered: pd.DataFrame = table.sort_values(KEY, ignore_index=True)
     for split, rows in ordered.groupby("split"):
@@ -246,7 +250,27 @@ def _integers(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
-def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+class _Owners:
+    """Which rows may have a number in a column that few rungs have; found once a table."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.rung, rungs = pd.factorize(table["rung"])
+        self.raw = np.array([rung == "raw" for rung in rungs], dtype=np.bool_)[self.rung]
+        self.paid = np.array([is_paid(rung) for rung in rungs], dtype=np.bool_)[self.rung]
+        self.draw, _ = pd.factorize(pd.MultiIndex.from_frame(table[["split", "rung", "draw"]]))
+
+    def of(self, name: str) -> NDArray[np.bool_]:
+        """The rows that may have a number in a column."""
+        return {_BITS: self.paid, _RESIDUAL: self.raw | self.paid}.get(name, self.raw)
+
+
+def _any(flags: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether any row of a row's group has the flag."""
+    found: NDArray[np.bool_] = (np.bincount(group, weights=flags) > 0)[group]
+    return found
+
+
+def _floats(table: pd.DataFrame, name: str, owners: _Owners) -> NDArray[np.float64]:
     numbers = pd.to_numeric(table[name]).to_numpy(dtype=np.float64)
     empty = np.isnan(numbers)
     _refuse(table, name, np.isinf(numbers), "a finite number")
@@ -257,31 +281,33 @@ def _floats(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
         if not empty.all():  # numbers have no most likely class; half a column is a fault
             _refuse(table, name, empty, "a count in every row")
     elif name in (_ANNEALED, _PLAIN):
-        given = pd.Series(~empty).groupby([table["split"], table["rung"], table["draw"]]).transform("any")
-        _refuse(table, name, empty & given.to_numpy(dtype=np.bool_), "a number in every window")
+        _refuse(table, name, empty & _any(~empty, owners.draw), "a number in every window")
     else:
-        owners, paid = _owners(table, name)
-        _refuse(table, name, ~empty & ~owners, "nothing on this rung")
-        given = pd.Series(~empty).groupby(table["rung"]).transform("any").to_numpy(dtype=np.bool_)
+        own = owners.of(name)
+        _refuse(table, name, ~empty & ~own, "nothing on this rung")
         # Half a rung is a fault; a kind of interpretation may have none of these, codes that are paid for
         # have all.
-        needed = given | (name in CODING) | (paid & (_BITS in table))
-        _refuse(table, name, empty & owners & needed, "a number in every row of this rung")
+        needed = _any(~empty, owners.rung) | (name in CODING) | (owners.paid & (_BITS in table))
+        _refuse(table, name, empty & own & needed, "a number in every row of this rung")
     return _rounded(numbers)
 
 
-def _owners(table: pd.DataFrame, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The rows that may have a number in one of the columns that few rungs have, and those paid for."""
-    raw = (table["rung"] == "raw").to_numpy(dtype=np.bool_)
-    paid = table["rung"].isin([rung for rung in table["rung"].unique() if is_paid(rung)]).to_numpy()
-    return {_BITS: paid, _RESIDUAL: raw | paid}.get(name, raw), paid
-
-
 def _rounded(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each to nine significant digits; counts and gaps, which that leaves as they are, are passed over."""
+    """Each to nine significant digits, as `significant` rounds; counts and gaps stay as they are."""
     rounded = numbers + 0.0
     changes = np.flatnonzero(~np.isnan(numbers) & ~((np.abs(numbers) < 10**DIGITS) & (numbers % 1 == 0)))
-    rounded[changes] = [significant(number, DIGITS) for number in numbers[changes].tolist()]
+    given = numbers[changes]
+    # By a power of ten that is exact in float64 to an integer and back: both steps round as decimals do,
+    # but for numbers of other sizes, and those that lie next to the middle of two decimals.
+    power = DIGITS - 1 - np.floor(np.log10(np.abs(given))).astype(np.int64)
+    up, down = (10.0 ** np.clip(sign * power, 0, _EXACT_POWER) for sign in (1, -1))
+    scaled = given * up / down
+    whole = np.rint(scaled)
+    sure = (np.abs(power) <= _EXACT_POWER) & (np.abs(scaled - whole) < 0.4999)
+    sure &= (np.abs(whole) >= 10 ** (DIGITS - 1)) & (np.abs(whole) < 10**DIGITS)
+    found = whole / up * down
+    found[~sure] = [significant(number, DIGITS) for number in given[~sure].tolist()]
+    rounded[changes] = found
     return rounded
 
 
