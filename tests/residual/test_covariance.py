@@ -16,6 +16,7 @@ from remainder.residual.covariance import (
     DenseCovariance,
     MemoryFreeCovariance,
     NotMeasurableError,
+    _largest,
     bank_covariance,
     covariance_of,
     fit_covariance,
@@ -71,7 +72,9 @@ def test_oas_is_that_of_scikit_learn(count: int, width: int) -> None:
     expected = OAS().fit(standardised(rows)).shrinkage_
     assert fitted(dealt(rows)).oas == pytest.approx(expected, rel=1e-8)
     values = torch.from_numpy(np.linalg.eigvalsh(np.corrcoef(rows.numpy(), rowvar=False)))
-    assert oas_intensity(values, width, count) == pytest.approx(expected, rel=1e-8)
+    assert oas_intensity(float(values.square().sum()), float(values.sum()), width, count) == pytest.approx(
+        expected, rel=1e-8
+    )
 
 
 def held_out_by_rows(parts: list[torch.Tensor], intensity: float) -> tuple[float, float]:
@@ -370,3 +373,24 @@ def test_memory_free_edge_cases() -> None:
     assert covariance.oas == pytest.approx(OAS().fit(alone).shrinkage_, rel=1e-4)
     with pytest.raises(NotMeasurableError, match="at least 2 rows, 1"):
         covariance_of(calibrated(torch.ones(1, 6), 1))
+
+
+@pytest.mark.parametrize("width", [5, 200])
+def test_the_largest_eigenvalue_is_found_alone(width: int) -> None:
+    rows = torch.randn(3 * width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for scale in (1.0, 1e-30, 1e20):
+        matrix = scale * rows.T @ rows
+        assert _largest(matrix) == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-10)
+    assert _largest(torch.zeros(width, width, dtype=torch.float64)) == 0
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 1e-8])
+def test_a_rank_is_told_without_eigenvalues_as_with_them(smallest: float) -> None:
+    """One direction lies well above, or well below, what counts as rounding."""
+    rows = torch.randn(4000, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    rows[:, 0] = rows[:, 1] + smallest**0.5 * rows[:, 0]
+    moments = [Moments.of(part) for part in rows.split(1000)]
+    found = fit_covariance(moments, shrink=False)
+    assert found.rank == (70 if smallest == 1e-6 else 69)
+    if smallest == 1e-6:
+        torch.testing.assert_close(found.matrix, Moments.of(rows).covariance, rtol=1e-9, atol=1e-9)

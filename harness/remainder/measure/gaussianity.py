@@ -59,6 +59,7 @@ _SEARCH_ROWS = 4096
 _STARTS = 8  # from rows of largest norm, and as many in random directions
 _STEPS = 100
 _CONVERGED = 1e-8
+_POINTS = 64  # whose distances to all known ones are in memory at a time
 _WORKERS = 8  # each holds the rows of its surrogate in memory
 _CONSTANT = 1e-12
 """A variance below this, in units of the calibration's, is rounding."""
@@ -339,8 +340,23 @@ def _radial_gain(calibration: Calibration, radii: Array, gains: _Gains) -> Numbe
     logs = np.log(known)
     if float(logs.std()) <= _CONSTANT:
         return Number.null("all whitened residuals have one length on calibration: it has no density")
-    law = stats.gaussian_kde(logs).logpdf(np.log(radii)) - np.log(radii)
+    law = _kernel_density(logs, np.log(radii)) - np.log(radii)
     return gains.number(law - stats.chi.logpdf(radii, gains.rank))
+
+
+def _kernel_density(known: Array, at: Array) -> Array:
+    """Log density at some points of the Gaussian kernel estimate with Scott's bandwidth.
+
+    SciPy's `gaussian_kde` gives the same in three times the time.
+    """
+    bandwidth = float(known.std(ddof=1)) * len(known) ** -0.2
+    rows = torch.from_numpy(known / bandwidth)
+    parts = [
+        torch.logsumexp((part[:, None] - rows).square_().mul_(-0.5), 1)
+        for part in torch.split(torch.from_numpy(at / bandwidth), _POINTS)
+    ]
+    density: Array = torch.cat(parts).numpy() - np.log(len(known) * bandwidth * np.sqrt(2 * np.pi))
+    return density
 
 
 def _linear_gain(

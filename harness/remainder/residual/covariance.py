@@ -2,7 +2,8 @@
 
 1. Scale every coordinate by its standard deviation; constant coordinates drop out.
 2. If the correlation matrix has a lower rank than the data allow, the residual lives in a subspace (as that
-   of a projection does): stay inside it. No jitter is added.
+   of a projection does): stay inside it. No jitter is added. Where it is not lower, which a Cholesky
+   factorisation tells, no eigenvalue of it is needed.
 3. Shrink, Ĉ = (1 − λ) C + λ t I inside the subspace, with t keeping the trace. λ maximises the Gaussian
    likelihood of documents left out, fold by fold: for a fold with mean outer product M of its scaled rows
    about the mean of the others, whose correlation is Σ eᵢ qᵢqᵢᵀ,
@@ -51,6 +52,7 @@ __all__ = [
 _RANK = 1e-7
 """Eigenvalues of the correlation matrix below this share of the largest are rounding of float32 values."""
 
+_SMALL = 64  # dimensions below which all eigenvalues are found as fast as the largest
 _ENOUGH_ROWS = 5  # rows per dimension, below which a covariance is doubtful
 _CHUNK = 4096
 _CONSTANT = "the residual is constant on calibration: Gaussian rungs add no noise"
@@ -191,23 +193,19 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     varying = varies(variances, total.mean)
     scale = torch.where(varying, variances, 1.0).sqrt()
     correlation = torch.where(torch.outer(varying, varying), sample / torch.outer(scale, scale), 0.0)
-    values, vectors = torch.linalg.eigh(correlation)
-    rank = int((values > _RANK * values[-1].clamp(min=torch.finfo(values.dtype).tiny)).sum())
-    visible = min(int(varying.sum()), total.count - 1)
-    if rank == 0:
+    dimensions = int(varying.sum())
+    if not dimensions:
         none = torch.zeros(width, 0, dtype=sample.dtype, device=sample.device)
-        return DenseCovariance(total.mean, variances, values[:0], none, 0.0, None, None, (_CONSTANT,))
-    confined = rank < visible
-    basis = (
-        vectors[:, -rank:]
-        if confined
-        else torch.eye(width, dtype=sample.dtype, device=sample.device)[:, varying]
-    )
-    target = float(varying.sum()) / basis.shape[1]
+        return DenseCovariance(total.mean, variances, none[0], none, 0.0, None, None, (_CONSTANT,))
+    support, rank = _support(correlation, scale, varying, total.count - 1)
+    confined = support.vectors is not None
+    target = dimensions / support.rank
     intensity, held_out = 0.0, None
     if shrink:
-        left_out = _left_out(folds, basis / scale[:, None])
-        oas = oas_intensity(values, int(varying.sum()), total.count)
+        left_out = _left_out(folds, support)
+        oas = oas_intensity(
+            float(correlation.square().sum()), float(correlation.trace()), dimensions, total.count
+        )
         if left_out:
             intensity = _most_likely(left_out, target)
             held_out = _mahalanobis(left_out, target, intensity)
@@ -218,12 +216,10 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     warnings = _warnings(
         total.count, width, varying, rank if confined else None, sample, folds if shrink else ()
     )
-    inside = basis.T @ correlation @ basis
-    shrunk = (1 - intensity) * inside
+    shrunk = (1 - intensity) * support.inside(sample)
     shrunk.diagonal().add_(intensity * target)
-    outer = scale[:, None] * basis
-    final_values, final_vectors = torch.linalg.eigh(outer @ shrunk @ outer.T)
-    count = basis.shape[1] if intensity > 0 else rank
+    final_values, final_vectors = torch.linalg.eigh(support.outside(shrunk))
+    count = support.rank if intensity > 0 else rank
     return DenseCovariance(
         total.mean,
         variances,
@@ -236,20 +232,99 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     )
 
 
+@dataclass(frozen=True)
+class _Support:
+    """The space that a residual lives in, in coordinates scaled by its standard deviations."""
+
+    scale: Float[Tensor, " d"]
+    varying: Bool[Tensor, " d"]
+    vectors: Float[Tensor, "d rank"] | None
+    """A basis, orthonormal in scaled coordinates; None for all coordinates that vary."""
+
+    @property
+    def rank(self) -> int:
+        return int(self.varying.sum()) if self.vectors is None else self.vectors.shape[1]
+
+    def inside(self, matrix: Float[Tensor, "d d"]) -> Float[Tensor, "rank rank"]:
+        """A covariance in this space."""
+        scaled = matrix / torch.outer(self.scale, self.scale)
+        if self.vectors is not None:
+            within: Tensor = self.vectors.T @ scaled @ self.vectors
+            return within
+        return scaled if bool(self.varying.all()) else scaled[self.varying][:, self.varying]
+
+    def outside(self, matrix: Float[Tensor, "rank rank"]) -> Float[Tensor, "d d"]:
+        """The covariance that a matrix in this space stands for."""
+        if self.vectors is not None:
+            outer = self.scale[:, None] * self.vectors
+            return outer @ matrix @ outer.T
+        found = matrix
+        if not bool(self.varying.all()):
+            found = matrix.new_zeros(len(self.scale), len(self.scale))
+            (at,) = self.varying.nonzero(as_tuple=True)
+            found[at[:, None], at] = matrix
+        return found * torch.outer(self.scale, self.scale)
+
+
+def _support(
+    correlation: Float[Tensor, "d d"],
+    scale: Float[Tensor, " d"],
+    varying: Bool[Tensor, " d"],
+    freedom: int,
+) -> tuple[_Support, int]:
+    """The space that the residual lives in, and the rank of the correlation matrix.
+
+    Args:
+        freedom: the largest rank that the data allow.
+    """
+    whole = _Support(scale, varying, None)
+    if whole.rank <= freedom:
+        # All eigenvalues lie above a bound if and only if what is above it has a Cholesky factor: that takes
+        # a tenth of the time of finding them.
+        above = correlation[varying][:, varying]
+        above.diagonal().sub_(_RANK * _largest(above))
+        if int(torch.linalg.cholesky_ex(above).info) == 0:
+            return whole, whole.rank
+    values, vectors = torch.linalg.eigh(correlation)
+    rank = int((values > _RANK * values[-1]).sum())
+    confined = rank < min(whole.rank, freedom)
+    return (_Support(scale, varying, vectors[:, -rank:]) if confined else whole), rank
+
+
+def _largest(matrix: Float[Tensor, "d d"]) -> float:
+    """The largest eigenvalue of a positive semidefinite matrix, by Lanczos iteration."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    width = len(matrix)
+    if width < _SMALL:
+        return float(torch.linalg.eigvalsh(matrix)[-1])
+    trace = float(matrix.trace())
+    if trace == 0:
+        return 0.0
+    rows = (matrix / trace).cpu().numpy()
+    # Start and operator are fixed, so that the same matrix gives the same number.
+    operator = LinearOperator(rows.shape, matvec=rows.__matmul__, dtype=rows.dtype)
+    start = np.random.default_rng(0).standard_normal(width)
+    (found,) = eigsh(operator, k=1, which="LA", v0=start, tol=1e-12, return_eigenvectors=False)
+    return trace * float(found)
+
+
 def varies(variances: Float[Tensor, " d"], mean: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
     """Mask of coordinates whose spread exceeds the rounding of float32 activations of that size."""
     return variances > 1e-10 * mean.square()
 
 
-def oas_intensity(eigenvalues: Float[Tensor, " d"], width: int, count: int) -> float:
-    """Oracle-approximating shrinkage of a matrix with these eigenvalues toward its mean one, 0 to 1.
+def oas_intensity(squares: float, trace: float, width: int, count: int) -> float:
+    """Oracle-approximating shrinkage of a matrix toward its mean eigenvalue, 0 to 1.
 
     Formula of scikit-learn's `OAS` (Chen et al. 2010, eq. 23, with its published correction).
+
+    Args:
+        squares: sum of the squares of all entries, or of all eigenvalues.
+        trace: sum of all eigenvalues.
+        width: how many there are.
+        count: of rows that it was fitted to.
     """
-    return _oas(float(eigenvalues.square().sum()), float(eigenvalues.sum()), width, count)
-
-
-def _oas(squares: float, trace: float, width: int, count: int) -> float:
     mean = trace / width
     alpha = squares / width**2
     denominator = (count + 1) * (alpha - mean**2 / width)
@@ -265,13 +340,13 @@ class _LeftOut:
     squares: NDArray[np.float64]
 
 
-def _left_out(folds: Sequence[Moments], basis: Tensor) -> list[_LeftOut]:
-    """Every fold against all others, in the coordinates of `basis` [d rank]."""
+def _left_out(folds: Sequence[Moments], support: _Support) -> list[_LeftOut]:
+    """Every fold against all others, in the coordinates of the support."""
     parts = []
     for fold, others in Moments.held_out(folds):
-        values, vectors = torch.linalg.eigh(basis.T @ others.covariance @ basis)
-        along = basis @ vectors
-        squares = (along * (fold.about(others.mean) @ along)).sum(0) / fold.count
+        values, vectors = torch.linalg.eigh(support.inside(others.covariance))
+        held = support.inside(fold.about(others.mean))
+        squares = (vectors * (held @ vectors)).sum(0) / fold.count
         parts.append(_LeftOut(fold.count, values.clamp(min=0).cpu().numpy(), squares.cpu().numpy()))
     return parts
 
@@ -337,8 +412,7 @@ def _warnings(
         )
     if confined_to is not None:
         found.append("the residual lies in a subspace (calibration.rank): Gaussian rungs stay inside it")
-    largest = float(torch.linalg.eigvalsh(sample)[-1])
-    share = largest / float(sample.diagonal().sum())
+    share = _largest(sample) / float(sample.diagonal().sum())
     if share > 0.5 and dimensions > 1:
         found.append(f"one direction holds {share:.0%} of the residual's variance")
     if folds and sum(fold.count > 0 for fold in folds) < 2:
@@ -360,7 +434,9 @@ def _memory_free(bank: Bank) -> MemoryFreeCovariance:
     dimensions = int(varying.sum())
     if dimensions == 0:
         return MemoryFreeCovariance(mean, variances, rows, 0.0, None, None, (_CONSTANT,))
-    oas = _oas(_squared_correlations(rows, mean, variances), float(dimensions), dimensions, len(rows))
+    oas = oas_intensity(
+        _squared_correlations(rows, mean, variances), float(dimensions), dimensions, len(rows)
+    )
     return MemoryFreeCovariance(mean, variances, rows, oas, oas, None, tuple(_too_few(len(rows), dimensions)))
 
 
