@@ -40,6 +40,7 @@ from remainder.record.scales import ScaleName
 
 __all__ = [
     "CODING",
+    "KEY",
     "KL_ROUNDING",
     "RAW_ONLY",
     "STEP_BITS",
