@@ -57,14 +57,16 @@ def machine(content: dict[str, Any]) -> str:
 
 def peers(rows: list[dict[str, Any]]) -> str:
     """The public call against the two peers."""
-    numbers = [int(key.split()[1]) for key in rows[0] if key.startswith("ratio ") and key[6:].isdigit()]
-    headings = ["Call", "against", *(f"{n} SAE{'s' * (n > 1)}" for n in numbers), "each further"]
+    found = {key for row in rows for key in row if key.startswith("ratio ")}
+    numbers = sorted(int(key[6:]) for key in found if key[6:].isdigit())
+    headings = ["Call", "against", *(f"{n} SAE{'s' * (n > 1)}" for n in numbers), "each further", "windows"]
     body = [
         [
             f"`{row['call']}`",
             f"`{row['peer']}`" if "_" in row["peer"] else row["peer"],
-            *(f"{row[f'ratio {n}']:.2f}×" for n in numbers),
+            *(f"{row[f'ratio {n}']:.2f}×" if f"ratio {n}" in row else "–" for n in numbers),
             f"{row['ratio further']:.2f}×",
+            f"{row['windows']}",
         ]
         for row in rows
     ]
@@ -80,11 +82,10 @@ def peers(rows: list[dict[str, Any]]) -> str:
             for row in rows
         ],
     )
-    one = rows[0]
     return (
         "## Against SAELens' evaluator and a plain loop\n\n"
         "The time of the peer over ours; above 1 ours is faster. SmolLM2-135M after block 14, float32, one "
-        f"thread, {one['windows']} windows of 128 tokens and 16 for calibration, {one['rounds']} round(s); "
+        "thread, some windows of 128 tokens and 16 for calibration, two or three rounds; "
         "TopK SAEs of 2,304 latents. The activations of these windows lie in the cache. Peers are run anew "
         "for every SAE: `sae_lens.evals.run_evals` with reconstruction, sparsity and variance metrics (three "
         "full passes and half of one), and a loop by hand over the model of transformers (a clean pass and "

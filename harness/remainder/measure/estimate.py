@@ -4,8 +4,8 @@
    x̂, the curve, every rung and null by its draws, x̂ everywhere if peers ask for it.
 2. Beside them stand transform coding once a task, couplings and gradients on calibration windows.
 3. On one batch of calibration windows the prefix, a clean and a spliced pass and a reconstruction are timed.
-4. Seconds are those of all passes, of the activations that the cache lacks, and of reconstructions; besides
-   what fits take, of which an eigendecomposition of the site's width is timed.
+4. Seconds are those of loading the model, of all passes, of the activations that the cache lacks, and of
+   reconstructions; besides what fits take, of which an eigendecomposition of the site's width is timed.
 5. Memory is what this process holds at most after the batch, and what is fitted to the rows of a group; disk,
    the activations that the cache lacks, and records.
 """
@@ -136,6 +136,7 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
     passes = passes_of(plan)
     if passes.reference and is_measured(loaded, plan, part):
         passes = passes._replace(reference=0)
+    loading, _ = _timed(loaded.device, lambda: (loaded.runner("float32"), loaded.runner(plan.dtype)))
     with torch.inference_mode():
         probe = _probe(loaded, entries[0], plan)
     missing = _missing(loaded, plan)
@@ -145,7 +146,8 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
     rebuilt = 2 * plan.calibration_windows + plan.fit_windows + 2 * windows
     fits = _EIGENDECOMPOSITIONS * probe.decomposition if plan.fits else 0.0
     seconds = (
-        spliced * probe.suffix
+        loading
+        + spliced * probe.suffix
         + sum(missing.values()) * probe.prefix
         + rows * (rebuilt * probe.rebuilt + fits + _ROW)
     )
