@@ -287,6 +287,16 @@ def test_changes_are_told_relative_to_the_activations() -> None:
     assert again.later_positions == pytest.approx(found.later_positions, rel=0.05)
 
 
+@pytest.mark.parametrize("size", [2e6, 1e18, 1e30])
+def test_a_reconstruction_that_x_is_lost_in_is_refused(size: float) -> None:
+    x, mask = activations()
+    with pytest.raises(
+        InterpretationError, match=r"its reconstruction is .* times as large as what it rebuilds"
+    ):
+        check_conformance(adapt(Method(lambda codes: size * codes), WIDTH), x, mask)
+    check_conformance(adapt(Method(lambda codes: 5e5 * codes), WIDTH), 1e-5 * x, mask)
+
+
 def test_one_window_is_too_few() -> None:
     x, mask = activations()
     with pytest.raises(ValueError, match="at least 2 windows, 1"):

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from terminal import Command, Outcome
 from tiny import SITE, WIDTH, write_task
 
+from remainder.api import evaluate
+from remainder.errors import InterpretationError
 from remainder.interpretation.protocol import adapt
 from remainder.loading.open import open_task
 from remainder.publish import check as checking
@@ -295,6 +297,26 @@ class Silent:
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         return 100 + codes[..., :WIDTH]
+
+
+class Huge:
+    """Codes are the activations, which come out far too large."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return 1e18 * codes
+
+
+def test_check_and_run_refuse_the_same_size(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checked_with(task, monkeypatch, Huge())
+    (failed,) = [step for step in found.steps if step.passed is False]
+    assert failed.name == "encode, decode"
+    with pytest.raises(InterpretationError, match=r"its reconstruction is .* times as large") as caught:
+        evaluate(task, Huge())
+    assert caught.value.what.partition(":")[2] == failed.detail.partition(":")[2]
+    assert caught.value.fix == failed.fix
 
 
 def test_what_looks_wrong_is_said(task: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@
 5. Where an interpretation rebuilds the activations that it reads, `skip` passes at most two numbers per token
    past the codes: a scale and a mean, as with normalised activations. A linear map there could be the
    identity, for no bits at all.
+6. The reconstruction is at most `_LARGEST` times as large as the activations: x is lost in the rounding of
+   anything larger, and so is its residual.
 
 Source: protocol 1, section 10; 4 and 5 for section 9.
 """
@@ -29,6 +31,8 @@ from remainder.interpretation.protocol import Adapted
 __all__ = ["Conformance", "Rule", "check_conformance", "measure_conformance"]
 
 _TOLERANCE = 1e-4  # share of a root mean square, well above the rounding of reordered sums in float32
+_LARGEST = 1e6
+"""Largest root mean square of a reconstruction, in those of the activations; float32 has seven digits."""
 _PAST = 2
 """Numbers per token that may bypass the codes where an interpretation rebuilds its own input."""
 
@@ -132,7 +136,7 @@ def measure_conformance(
 
     Raises:
         InterpretationError: if its results are not a reconstruction, the activations that it rebuilds are all
-            zero, or too much bypasses its codes.
+            zero, too much bypasses its codes, or the reconstruction is too large.
     """
     if len(x) < 2:
         raise ValueError(f"conformance needs at least 2 windows, {len(x)} given")
@@ -144,6 +148,7 @@ def measure_conformance(
         )
     _check_past(interpretation, x, mask, rebuilt, scale)
     codes, reference = interpretation.reconstruct(x, mask)
+    _check_size(interpretation.name, reference[mask], scale)
     active = codes[mask][codes[mask] != 0]
     unit = float(active.square().mean().sqrt()) if len(active) else 1.0
     # A window of other real activations, shuffled: as far from these as the model's activations ever are.
@@ -242,6 +247,17 @@ def _moved(values: Tensor, expected: Tensor, kept: Tensor) -> float:
     if not values.shape[-1]:  # an interpretation without features
         return 0.0
     return float(torch.where(kept, (values - expected).abs().amax(-1), 0.0).max())
+
+
+def _check_size(name: str, reconstruction: Float[Tensor, "rows e"], scale: float) -> None:
+    """Check rule 6."""
+    size = float(reconstruction.double().square().mean().sqrt()) / scale
+    if size > _LARGEST:
+        raise InterpretationError(
+            f"{name}: its reconstruction is {size:.2g} times as large as what it rebuilds (root mean "
+            f"squares), and more than {_LARGEST:g} times is lost in rounding",
+            fix="check the scale of its weights: activations are given as they are, not normalised",
+        )
 
 
 def _check_past(
