@@ -177,6 +177,9 @@ def test_two_actors_find_what_one_process_does(place: Place, expected: dict[str,
     assert code == 0, said
     assert results(out) == expected
     assert said.count("measured in") == ROWS
+    assert numbers(events(out), "begun") == list(range(ROWS))
+    assert numbers(events(out), "lost") == []
+    assert all(line["event"] != "lost" for line in events(out))
     _, alone, _ = place.run(place.folder / "one")
     assert shown == alone
 

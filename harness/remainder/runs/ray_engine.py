@@ -32,6 +32,11 @@ ADDRESS = "RAY_ADDRESS"
 _PASSED = ("REMAINDER_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
 """Variables of the run that its actors are given, whatever the nodes were started with."""
 
+_NO_ROOM = Problem(
+    "MeasurementError",
+    "the Ray cluster has lost a node, and no room for the actor that was to measure it",
+    "see `ray status`; run again with fewer --workers",
+)
 _END = 20.0  # seconds for a cluster of this machine to end
 _TICK = 0.2  # seconds between two looks for cells that are given
 
@@ -188,7 +193,8 @@ class _Actor:
 
     def measure(self, numbers: Sequence[int]) -> Iterator[Packed]:
         """Measure cells of one task; gives messages."""
-        yield from map(pack, messages(self._openings, numbers))
+        for message in messages(self._openings, numbers):  # a generator of its own: Ray sends to it
+            yield pack(message)
 
 
 _Given: TypeAlias = tuple[tuple[Source, ...], tuple[Cell, ...], "Path | None"]
@@ -231,7 +237,7 @@ class _Relay:
         except Exception as problem:  # of many classes
             where = f"at {ADDRESS}={address}" if address else "that could be started on this machine"
             raise AssetError(
-                f"there is no Ray cluster {where}: {type(problem).__name__}: {_first_line(problem)}",
+                f"there is no Ray cluster {where}: {type(problem).__name__}: {_last_line(problem)}",
                 fix=f"start one (`ray start --head`), or unset {ADDRESS} to have one made for the run",
             ) from problem
         gpus = any(source.plan.device == "cuda" for source in sources)
@@ -256,8 +262,15 @@ class _Relay:
     def _nodes(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
+    def _has_room(self) -> bool:
+        """Whether one more actor finds a place on the nodes that are left."""
+        return fitting(self._nodes(), self._room) > len(self._actors)
+
     def _begin(self, slot: int, numbers: tuple[int, ...]) -> None:
         if slot not in self._actors:
+            if not self._has_room():  # a node went away meanwhile: the actor would wait for it for ever
+                self._pipe.send(("lost", slot, _NO_ROOM, True))
+                return
             made = self._ray.remote(num_cpus=self._room.cpus, num_gpus=self._room.gpus)(_Actor)
             variables = {name: os.environ[name] for name in _PASSED if name in os.environ}
             self._actors[slot] = made.remote(*self._given, self._room.cpus, variables)
@@ -274,21 +287,21 @@ class _Relay:
         except self._ray.exceptions.RayError as problem:
             del self._streams[stream]
             self._ray.kill(self._actors.pop(slot))
-            is_gone = fitting(self._nodes(), self._room) <= len(self._actors)
-            self._pipe.send(("lost", slot, _death(problem), is_gone))
+            self._pipe.send(("lost", slot, _death(problem), not self._has_room()))
         else:
             self._pipe.send(("said", slot, packed))
 
 
-def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or ["no reason is given"])[0]
+def _last_line(problem: BaseException) -> str:
+    """The line that says what it is: before it Ray puts where it was."""
+    return (str(problem).strip().splitlines() or ["no reason is given"])[-1].strip()
 
 
 def _death(problem: BaseException) -> Problem:
     """The problem of cells whose actor died."""
     return Problem(
         "MeasurementError",
-        f"the Ray actor that measured it died ({type(problem).__name__}: {_first_line(problem)}), and so did "
+        f"the Ray actor that measured it died ({type(problem).__name__}: {_last_line(problem)}), and so did "
         "the one that tried again",
         "see `ray status` and the logs of its node; nodes short of memory need fewer --workers",
     )
