@@ -116,7 +116,7 @@ class RayPool:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_relay, args=(theirs, tuple(sources), tuple(cells), out, workers), daemon=False
+            target=_relay, args=(theirs, tuple(sources), tuple(cells), out, workers), daemon=True
         )
         with inherited({}):
             self._process.start()
