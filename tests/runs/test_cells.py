@@ -101,7 +101,8 @@ def test_what_is_found_needs_no_model(out: Path) -> None:
     assert loaded._runners == {}
 
 
-def test_an_interrupt_loses_the_row_in_progress_and_nothing_else(out: Path) -> None:
+def test_an_interrupt_loses_the_rows_in_progress_and_nothing_else(out: Path) -> None:
+    run(out, FIRST)
     with pytest.raises(KeyboardInterrupt):
         run(out, progress=stop_at("second"))
     assert len(files(out)) == 2  # the first row's
