@@ -399,7 +399,12 @@ def test_an_interrupt_keeps_finished_rows_and_says_so(
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(HARNESS), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(HARNESS),
+            "OMP_NUM_THREADS": "1",
+            "REMAINDER_GROUP_GB": "1e-9",  # rows one by one
+        },
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
