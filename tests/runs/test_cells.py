@@ -152,7 +152,7 @@ def test_a_batch_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("remainder.record.json.os.fsync", refuse)
     with pytest.raises(OSError, match="No space left"):
         store.put("b", {})
-    assert [path.name for path in path.parent.iterdir()] == ["a.json"]
+    assert [path.name for path in path.parent.iterdir()] == ["a.batch"]
 
 
 def refuse(_: int) -> None:

@@ -1,7 +1,8 @@
 """Finished batches of rows in progress, so that a run that is killed loses the batch in progress only.
 
 They lie in `.runs/batches` of the folder of results, each whole or not at all, under the hash of what it
-depends on. When nothing is being measured there any more they are removed: the records hold all.
+depends on; their names do not end as those of records do. When nothing is being measured there any more they
+are removed: the records hold all.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Batches:
     def get(self, key: str) -> Mapping[str, Any] | None:
         """The content that was put under this key, if there was any; what cannot be read is not there."""
         try:
-            content: Mapping[str, Any] = json.loads((self._folder / f"{key}.json").read_bytes())
+            content: Mapping[str, Any] = json.loads((self._folder / f"{key}.batch").read_bytes())
         except (OSError, ValueError):
             return None
         return content
@@ -40,7 +41,7 @@ class Batches:
             OSError: it cannot be written, which is nothing that the row in progress could help.
         """
         try:
-            write_atomically(self._folder / f"{key}.json", json.dumps(content, allow_nan=False).encode())
+            write_atomically(self._folder / f"{key}.batch", json.dumps(content, allow_nan=False).encode())
         except RecordError as problem:
             raise problem.__cause__ or problem from None
 
