@@ -9,11 +9,21 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from forging import Original, comes_with_the_benchmark, committed_records, plain, read, seal, write
+from forging import (
+    Original,
+    comes_with_the_benchmark,
+    committed_records,
+    plain,
+    read,
+    remember_values,
+    seal,
+    write,
+)
 from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 from terminal import Command
@@ -34,6 +44,14 @@ from remainder.record.values import values_to_csv
 from remainder.task.lock import Lock, LockEntry
 
 HARNESS = project_root() / "harness"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered() -> Iterator[None]:
+    """What follows from the values of a record is computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        remember_values(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

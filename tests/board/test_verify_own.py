@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forging import Original, comes_with_the_benchmark, committed_records, plain, put, read, seal, write
+from forging import (
+    Original,
+    comes_with_the_benchmark,
+    committed_records,
+    plain,
+    put,
+    read,
+    remember_values,
+    seal,
+    write,
+)
 from terminal import Command
 
 from remainder.board.shelf import Shelf, is_board, results_root
@@ -17,6 +28,14 @@ from remainder.board.verify import Verdict, verify_paths, verify_record
 from remainder.record.store import values_path
 
 OTHER = "5" * 64  # a hash of another content
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembered() -> Iterator[None]:
+    """All is about places; what follows from the values of the one record is computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        remember_values(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

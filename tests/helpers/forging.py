@@ -23,7 +23,7 @@ from remainder.board.verify import record_files
 from remainder.record import recompute as recompute_module
 from remainder.record import store as record_module
 from remainder.record.json import canonical_json, content_hash, sha256
-from remainder.record.schema import MethodInfo, Record
+from remainder.record.schema import Measurement, MethodInfo, Record
 from remainder.record.store import (
     _result_id,
     make_record,
@@ -87,7 +87,8 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
     reference = content["reference"]
     content = {name: item for name, item in content.items() if name not in HASHES}
     content["measurement_key"] = measurement_key(
-        SimpleNamespace(**content["measurement"]),
+        # Records that are older than a field lack it.
+        SimpleNamespace(**{**dict.fromkeys(Measurement.later), **content["measurement"]}),
         protocol=content["protocol"],
         tier=content["tier"],
         task=SimpleNamespace(**content["task"]),

@@ -339,7 +339,7 @@ def test_draws_of_the_gaussian_rung_are_antithetic_and_those_of_real_residuals_a
 # what must move nothing
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 32])
 def test_the_batch_size_moves_nothing(batch_size: int) -> None:
     _, expected = baseline()  # batches of 4
     _, found = run(batch_size=batch_size)
