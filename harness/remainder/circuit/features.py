@@ -253,7 +253,7 @@ class FeatureScene:
         )
 
     def _entry(self, rows: slice) -> Entry | None:
-        """Where passes over some of the evaluation prompts start: before the first site all are the same."""
+        """The place where passes over some evaluation prompts start: before the first site all are alike."""
         if rows.start not in self._entries:
             hooks = [hook for site in self.sites for hook in (site.hook_in, site.hook_out)]
             tokens = self._tokens(self.evaluation.tokens[rows])

@@ -43,7 +43,7 @@ class KeptSums:
         """First stage of a group, the number of writers in its sums, and the sums [readers, values]."""
 
     def of(self, stage: Stage) -> NDArray[np.int64]:
-        """Those of the stage's writers that have a kept edge."""
+        """The stage's writers that have a kept edge."""
         return np.flatnonzero(self._single[stage.writers])
 
     def add(self, outputs: Float[Tensor, "writers rows pos d"]) -> None:

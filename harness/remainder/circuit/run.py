@@ -181,7 +181,7 @@ class _Pass:
     """The common part of both kinds of pass: sums over writers, and values of writers with a kept edge."""
 
     factor = 1.0
-    """What the sums over kept edges are multiplied by."""
+    """The factor that sums over kept edges are multiplied by."""
 
     def __init__(
         self,

@@ -86,11 +86,11 @@ def _added(values: Tensor, latent: Tensor, features: int) -> Tensor:
 
 @dataclass
 class _Looks:
-    """What laws and rates follow from, of all tokens, however many: a few numbers a latent."""
+    """The sums over all tokens that laws and rates follow from: a few numbers a latent."""
 
     plain: _Sums
     logs: _Sums
-    """Of log |v|."""
+    """Sums of log |v|."""
     below: Float[Tensor, " features"]
     """Values below 0."""
     around: Float[Tensor, " features"]

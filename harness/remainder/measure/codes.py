@@ -78,7 +78,7 @@ class Look(NamedTuple):
     """A batch of windows."""
 
     codes: Codes
-    """Of the spliced tokens."""
+    """Codes of the spliced tokens."""
     x: Float[Tensor, "tokens d"]
     """The activations that codes rebuild, less what goes past them."""
     spliced: Bool[Tensor, "docs pos"]

@@ -65,7 +65,7 @@ class Coder:
     silent: int = 0
     """Latents without a code on calibration."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    """Where codes are counted."""
+    """The place where codes are counted."""
 
     def step(self, number: int) -> float:
         """Δ_j, in the unit."""

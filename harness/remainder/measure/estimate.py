@@ -1,4 +1,4 @@
-"""What a run will take, foreseen: passes by arithmetic over its plan, seconds by timing a few of them.
+"""The cost of a run, foreseen: passes by arithmetic over its plan, seconds by timing a few of them.
 
 1. Passes a window: the clean model and zero ablation once a group, then those of each row: exact and coded
    x̂, the curve, every rung and null by its draws, x̂ everywhere if peers ask for it.
@@ -50,17 +50,17 @@ class Passes(NamedTuple):
     """Passes after the site."""
 
     shared: int
-    """For each window, once a group."""
+    """Passes of each window, once a group."""
     row: int
-    """For each window and submission, if no two splices are equal."""
+    """Passes of each window and submission, if no two splices are equal."""
     reference: int
-    """For each window once a task: transform coding."""
+    """Passes of each window once a task: transform coding."""
     calibration: float
-    """For each submission in all, on calibration windows."""
+    """Passes of each submission in all, on calibration windows."""
 
 
 class Estimate(NamedTuple):
-    """What a run will take."""
+    """The cost of a run."""
 
     rows: int
     passes: Passes

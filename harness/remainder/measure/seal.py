@@ -100,11 +100,11 @@ class Spent(NamedTuple):
 
     @classmethod
     def now(cls) -> Spent:
-        """What both clocks show; only differences mean something."""
+        """The reading of both clocks; only differences mean something."""
         return cls(time.perf_counter(), time.process_time())
 
     def since(self) -> Spent:
-        """What was spent since both clocks showed this."""
+        """The time that was spent since both clocks showed this."""
         now = Spent.now()
         return Spent(now.wall - self.wall, now.cpu - self.cpu)
 

@@ -298,7 +298,7 @@ class _Adding:
         self.missing = 0.0
         """Largest unexplained part, relative to the size of the stream."""
         self.unwritten: Tensor | None = None
-        """What the logits read, without what heads and MLPs wrote."""
+        """The part of what the logits read that no head or MLP wrote."""
         self.size = 0.0
         """Largest entry of what the logits read."""
         self._pending: list[Tensor] = []

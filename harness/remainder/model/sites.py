@@ -37,13 +37,13 @@ _OTHERWISE = 2e-2
 
 
 class Entry(NamedTuple):
-    """What comes into a block in a clean pass, from which passes over the same tokens can start."""
+    """The values that come into a block in a clean pass, from which passes over the same tokens can start."""
 
     block: int
     values: Float[Tensor, "rows pos d"]
 
     def rows(self, rows: slice) -> Entry:
-        """That of some rows."""
+        """A part of the rows."""
         return self._replace(values=self.values[rows])
 
 
@@ -65,7 +65,7 @@ class SiteModel(Protocol):
 def entry_of(
     model: SiteModel, inputs: Shaped[Tensor, "rows pos *item"], hooks: Iterable[str]
 ) -> Entry | None:
-    """Where passes over these inputs with edits at `hooks` can start; None: at the inputs."""
+    """The block at which passes over these inputs with edits at `hooks` can start; None: at the inputs."""
     entry = getattr(model, "entry", None)
     found: Entry | None = None if entry is None else entry(inputs, hooks)
     return found
@@ -99,7 +99,7 @@ class BridgeSiteModel:
 
     @torch.no_grad()
     def entry(self, inputs: Shaped[Tensor, "rows pos"], hooks: Iterable[str]) -> Entry | None:
-        """What comes into the first block that holds one of `hooks`; None, if passes cannot start there.
+        """The values that come into the first block that holds one of `hooks`; None where passes cannot start.
 
         Raises:
             TaskError: if the model has no such hook.

@@ -72,7 +72,7 @@ class SubmissionInfo(GrownModel):
 
     @property
     def method_name(self) -> str:
-        """What the method is called over tasks."""
+        """The name of the method over tasks."""
         return self.family or self.name
 
     @property
@@ -259,7 +259,7 @@ class Provenance(GrownModel):
     tokens_per_second: Real | None = None
     """Scored tokens over the seconds of the stage `evaluation`, all passes of them together."""
     tf32: bool | None = None
-    """On a CUDA device: whether products of float32 may be rounded to TF32."""
+    """Whether products of float32 may be rounded to TF32 on its CUDA device."""
 
 
 class Record(FrozenModel):

@@ -252,7 +252,7 @@ def _integers(table: pd.DataFrame, name: str) -> NDArray[np.int64]:
 
 
 class _Owners:
-    """Which rows may have a number in a column that few rungs have; found once a table."""
+    """The rows that may have a number in a column that few rungs have; found once a table."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.rung, rungs = pd.factorize(table["rung"])

@@ -87,7 +87,7 @@ class _Named(NamedTuple):
     """The name of each for another process."""
     entries: list[Entry]
     faults: list[tuple[str, RemainderError]]
-    """What could not be opened."""
+    """The submissions that could not be opened."""
 
 
 def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> _Named:
