@@ -99,7 +99,7 @@ class BridgeSiteModel:
 
     @torch.no_grad()
     def entry(self, inputs: Shaped[Tensor, "rows pos"], hooks: Iterable[str]) -> Entry | None:
-        """The values that come into the first block that holds one of `hooks`; None where passes cannot start.
+        """The values that come into the first block that has one of `hooks`; None where passes cannot start.
 
         Raises:
             TaskError: if the model has no such hook.
