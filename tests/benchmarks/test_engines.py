@@ -18,7 +18,7 @@ import pytest
 from real_run import Place
 
 from remainder.measure.plan import plan
-from remainder.runs.drive import GROUP, drive
+from remainder.runs.drive import drive
 from remainder.runs.job import Source
 from remainder.runs.listing import list_cells
 from remainder.runs.pool import Event
@@ -26,7 +26,7 @@ from remainder.runs.ray_engine import RayPool
 from remainder.runs.workers import Workers
 from remainder.task.spec import load_task
 
-ROWS, ROUNDS = 2 * GROUP, 3
+ROWS, ROUNDS = 32, 3
 ENGINES: dict[str, Any] = {"local": Workers, "ray": RayPool}
 TICKS = os.sysconf("SC_CLK_TCK")
 

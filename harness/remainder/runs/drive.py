@@ -97,7 +97,8 @@ class _Run:
         self.gone: set[int] = set()
         """Slots that can be given nothing any more."""
         self.lost: Counter[int] = Counter()
-        self.size: dict[int, int] = {}
+        self.size = GROUP
+        """Cells of a group, at most."""
 
     def rows(self, numbers: Sequence[int]) -> Iterator[Row]:
         """Rows of the cells at these places, as they are ready."""
@@ -109,10 +110,7 @@ class _Run:
                 yield self._kept(number, found)
             else:
                 self.waiting.append(number)
-        counts = Counter(self.cells[number].source for number in self.waiting)
-        self.size = {
-            source: min(GROUP, math.ceil(count / self.pool.slots)) for source, count in counts.items()
-        }
+        self.size = min(GROUP, math.ceil(len(self.waiting) / self.pool.slots))
         while self.waiting or self.alone or self.elsewhere or self.busy:
             for slot in range(self.pool.slots):
                 if slot not in self.busy and slot not in self.gone:
@@ -145,7 +143,7 @@ class _Run:
         for _ in range(len(among)):
             number = among[0]
             cell = self.cells[number]
-            if group and (cell.source != self.cells[group[0]].source or len(group) == self.size[cell.source]):
+            if group and (cell.source != self.cells[group[0]].source or len(group) == self.size):
                 break
             among.popleft()
             found = self._found(cell)

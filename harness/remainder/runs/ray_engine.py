@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -38,6 +39,7 @@ _NO_ROOM = Problem(
     "see `ray status`; run again with fewer --workers",
 )
 _END = 20.0  # seconds for a cluster of this machine to end
+_ANSWER = 20.0  # seconds for a cluster to answer
 _TICK = 0.2  # seconds between two looks for cells that are given
 
 
@@ -233,6 +235,7 @@ class _Relay:
         address = os.environ.get(ADDRESS)
         options = {} if address else {"include_dashboard": False}
         try:
+            _require_answer(address or "")
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
         except Exception as problem:  # of many classes
             where = f"at {ADDRESS}={address}" if address else "that could be started on this machine"
@@ -290,6 +293,13 @@ class _Relay:
             self._pipe.send(("lost", slot, _death(problem), not self._has_room()))
         else:
             self._pipe.send(("said", slot, packed))
+
+
+def _require_answer(address: str) -> None:
+    """Raise OSError if nothing listens at an address, for which Ray would wait many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
 
 
 def _last_line(problem: BaseException) -> str:
