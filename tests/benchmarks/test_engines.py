@@ -27,7 +27,7 @@ from remainder.runs.workers import Workers
 from remainder.task.spec import load_task
 
 ROWS, ROUNDS = 32, 3
-ENGINES: dict[str, Any] = {"local": Workers, "ray": RayPool}
+ENGINES: dict[str, Any] = {"--workers": Workers, "--engine ray": RayPool}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
