@@ -156,8 +156,8 @@ def engines(rows: list[dict[str, Any]]) -> str:
     body = [[row["engine"], f"{row['clock']:.2f}", f"{row['cpu']:.2f}"] for row in rows]
     return (
         "## Two workers\n\nThe time that one worker takes for 32 rows over that of two, with one thread "
-        "each and the task loaded: by the clock, which needs two quiet cores, and in CPU seconds, those of the one "
-        "over those of the busier of the two. docs/scale.md has more.\n\n"
+        "each and the task loaded: by the clock, which needs two quiet cores, and in CPU seconds, those of "
+        "the one over those of the busier of the two. docs/scale.md has more.\n\n"
         + table(["Engine", "by the clock", "in CPU seconds"], body)
     )
 
