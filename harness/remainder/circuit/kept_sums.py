@@ -62,15 +62,16 @@ class KeptSums:
         if self._ahead is None or self._ahead[0] != first:
             done = self._count(first.sees)
             readers = slice(first.readers.start, last.readers.stop)
-            self._ahead = first, done, self._sum(0, done, readers, like)
+            self._ahead = first, done, self._sum(self._weights(0, done, readers), 0, done, like)
         done = self._ahead[1]
         start = first.readers.start
         sums = self._ahead[2][stage.readers.start - start : stage.readers.stop - start]
         since = self._count(stage.sees)
-        if since > done and self._weights(done, since, stage.readers).any():
-            sums = sums + self._sum(done, since, stage.readers, like)
-        elif torch.is_grad_enabled():  # else what changes these would change those of the next stages
-            sums = sums.clone()
+        weights = self._weights(done, since, stage.readers)
+        if torch.is_grad_enabled():  # what changed these in place would change those of the next stages
+            sums = sums + self._sum(weights, done, since, like)
+        elif weights.any():
+            sums.addmm_(self._matrix(weights, like), self._rows(done, since))
         return sums.view(-1, *like.shape)
 
     def _count(self, sees: int) -> int:
@@ -80,20 +81,24 @@ class KeptSums:
     def _weights(self, start: int, stop: int, readers: slice) -> NDArray[np.bool_]:
         return np.asarray(self._kept[self._places[start:stop], readers])
 
-    def _sum(self, start: int, stop: int, readers: slice, like: Tensor) -> Float[Tensor, "readers values"]:
-        weights = self._weights(start, stop, readers)
+    def _matrix(self, weights: NDArray[np.bool_], like: Tensor) -> Float[Tensor, "readers writers"]:
+        return torch.from_numpy(weights.T * self._factor).to(like)
+
+    def _sum(
+        self, weights: NDArray[np.bool_], start: int, stop: int, like: Tensor
+    ) -> Float[Tensor, "readers values"]:
         if not weights.any():
             return like.new_zeros(weights.shape[1], like.numel())
-        matrix = torch.from_numpy(weights.T * self._factor).to(like)
-        return matrix @ self._slice(start, stop).reshape(stop - start, -1)
+        return self._matrix(weights, like) @ self._rows(start, stop)
 
-    def _slice(self, start: int, stop: int) -> Tensor:
+    def _rows(self, start: int, stop: int) -> Float[Tensor, "writers values"]:
+        """Outputs of stored writers, each as one row."""
         if self._parts:  # they end where stages do, and so do start and stop
             ends = np.cumsum([len(part) for part in self._parts])
             first, last = np.searchsorted(ends, [start, stop - 1], side="right")
-            return torch.cat(self._parts[first : last + 1])
+            return torch.cat(self._parts[first : last + 1]).flatten(1)
         assert self._stored is not None
-        return self._stored[start:stop]
+        return self._stored[start:stop].flatten(1)
 
 
 def readers_ahead(graph: Graph) -> int:
