@@ -24,12 +24,8 @@ MOST = 1.5e9
 
 def measure(case: tuple[Any, ...], cache: Path) -> tuple[float, float]:
     """Bytes of a process with the model loaded, and at most."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HELPERS), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    environment["REMAINDER_CACHE"] = str(cache)
+    path = os.pathsep.join([str(HELPERS), *sys.path])
+    changed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "REMAINDER_CACHE": str(cache)}
     command = [sys.executable, str(HELPERS / "memory_use.py"), *map(str, case)]
     done = subprocess.run(command, env={**os.environ, **changed}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@
    each interval is at the level 1 − 0.05 / K: all K together hold the truth with 95 % (Bonferroni), and with
    them the one of the look at which measuring stopped.
 
+A look measures anew what it shares with the one before, which at most doubles the time of the last.
+
 The intervals that a record states are ordinary ones at 95 % and do not know of this; its warnings say so.
 """
 
