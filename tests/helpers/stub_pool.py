@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from synthetic_records import fake_hash, synthetic_record
@@ -20,6 +21,7 @@ VALUES = synthetic_values(documents=6, windows=1)
 KILLED = Problem("MeasurementError", "a worker was killed", "give it more memory")
 
 
+@cache
 def stored(number: int) -> StoredRecord:
     """A record; each number's is another one."""
     return StoredRecord(synthetic_record(VALUES, name=f"sae-{number}"), VALUES)
