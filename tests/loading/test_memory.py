@@ -49,9 +49,10 @@ def out_of_memory(monkeypatch: pytest.MonkeyPatch, above: int) -> list[int]:
 
         return call
 
-    for module in (site, prompts):
-        for name in ("measure", "remeasure"):
-            monkeypatch.setattr(module, name, limited(getattr(module, name)))
+    # `measure` of a site is a group of one.
+    for module, name in ((site, "measure_group"), (prompts, "measure")):
+        monkeypatch.setattr(module, name, limited(getattr(module, name)))
+        monkeypatch.setattr(module, "remeasure", limited(module.remeasure))
     return tried
 
 

@@ -227,7 +227,7 @@ def test_backgrounds_are_added_to_the_rungs_of_each_task(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("remainder.measure.plan.plan", caught)
-    monkeypatch.setattr("remainder.cli.run._Session.measure", stop)
+    monkeypatch.setattr("remainder.cli.session.Session.measure", stop)
     call = ["run", *own, "--background", "permuted", "--background", "mean", "--out", str(tmp_path)]
     assert CliRunner().invoke(app, call).exit_code == 130
     assert asked == {name: (*rungs, "permuted", "mean") for name, rungs in own.items()}

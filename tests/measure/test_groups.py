@@ -18,6 +18,7 @@ from remainder.measure import losses, site
 from remainder.measure.plan import Plan, plan
 from remainder.record.compat import PEERS
 from remainder.submission.method import read_method
+from remainder.submission.objects import object_submission
 from remainder.submission.submission import Submission
 from remainder.task.spec import Positions, Tier
 
@@ -142,7 +143,8 @@ def test_groups_are_as_large_as_memory_is_meant_for(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(SiteTask, "measure_part", noted)
     chosen = plan(loaded.task, "quick", rungs=RUNGS)
-    need = loaded._fitted_bytes(chosen)
+    wrapped = object_submission(Shrink())
+    need = loaded.bytes_of(wrapped, chosen)
     assert need > 4 * 8 * loaded.task.site.width**2  # the moments of x̂ and r alone
     monkeypatch.setenv("REMAINDER_GROUP_GB", str(2.5 * need / 1e9))
     evaluate_all(loaded, [Shrink()] * 5, rungs=RUNGS)

@@ -457,13 +457,13 @@ def test_bfloat16_records_how_far_it_is_off() -> None:
 @pytest.mark.parametrize(("windows", "warned"), [(2, True), (16, False)])
 def test_too_few_calibration_tokens_are_warned_of_in_the_record(windows: int, warned: bool) -> None:
     tier = {"quick": TIER["quick"].model_copy(update={"calibration_windows": windows})}
-    record, _ = run(loaded=make_loaded(task_of(tiers=tier)), rungs=["raw"])
+    record, _ = run(loaded=make_loaded(task_of(tiers=tier)), rungs=["mean"])
     assert (record.calibration.tokens < 5 * WIDTH) == warned
     assert any("fewer than 5 a dimension" in warning for warning in record.warnings) == warned
 
 
 def test_the_record_counts_what_was_calibrated_on() -> None:
-    record, _ = run(rungs=["raw"])
+    record, _ = run(rungs=["mean"])
     brute = Brute(task_of())
     assert record.calibration.tokens == len(brute.residuals(Shrink()))
     assert record.calibration.documents == 8

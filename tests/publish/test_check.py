@@ -363,7 +363,7 @@ def checked_with(task: Path, monkeypatch: pytest.MonkeyPatch, thing: Any) -> Che
 def scored(remainder: Command, task: Path, *folders: Path) -> list[dict[str, Any]]:
     """The rows of one run."""
     named = [part for folder in folders for part in ("--with", folder)]
-    outcome = remainder("run", task, *named, "--rungs", "raw", "--format", "json")
+    outcome = remainder("run", task, *named, "--rungs", "coded", "--format", "json")
     assert outcome.code == 0, outcome.err
     rows: list[dict[str, Any]] = json.loads(outcome.out)
     return rows

@@ -94,6 +94,7 @@ def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> No
         "rungs": ("raw", "full"),
         "whole": False,
         "compat": False,
+        "peers": None,
         "pairs": 1,
         "dtype": "float32",
         "device": "cpu",
@@ -109,7 +110,7 @@ def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> No
 
     key = key_of()
     assert key_of(rungs=("full", "raw"), protocol="1") == key
-    changes = {**dict.fromkeys(arguments, "other"), "rungs": ("raw",), "pairs": 2}
+    changes = {**dict.fromkeys(arguments, "other"), "rungs": ("raw",), "pairs": 2, "peers": ("saelens",)}
     keys = {key_of(**{name: value}) for name, value in changes.items()}
     assert len(keys | {key}) == len(arguments) + 1
 

@@ -260,9 +260,9 @@ def test_margins_are_read() -> None:
     [
         ("gaussian_gap=1", "no quantity 'gaussian_gap'", "gap_gaussian"),
         ("kl_rav=1", "no quantity 'kl_rav'", "use kl_raw"),
-        ("0.01", "no quantity '0.01'", "use bits_per_token, l0, kept, kl_coded"),
+        ("0.01", "no quantity '0.01'", "choose from: bits_per_token, l0, kept, kl_coded"),
         ("gaussian_ratio=1", "no quantity 'gaussian_ratio'", "use "),
-        ("gap_nothing=1", "no quantity 'gap_nothing'", "use gap_"),
+        ("gap_nothing=1", "no quantity 'gap_nothing'", "choose from: bits"),
         ("gap=0.01", "no quantity 'gap'", "use gap_raw; it was called gap before"),
         ("gaussian=0.01", "no quantity 'gaussian'", "use gap_gaussian; it was called"),
         ("kl=0.01", "no quantity 'kl'", "use kl_raw; it was called"),

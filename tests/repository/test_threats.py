@@ -428,7 +428,7 @@ def test_attacks_that_memorise_a_split_fail_the_check(known: Known, name: str) -
 def test_figures_of_attacks_are_measured_again(known: Known, name: str, tmp_path: Path) -> None:
     loaded, row = known.loaded, figures()[name]
     subject = open_submission(write(name, known, tmp_path))
-    record, _ = loaded.measure(subject, plan(loaded.task, "quick", rungs=("raw",)))
+    record, _ = loaded.measure(subject, plan(loaded.task, "quick", rungs=("coded",)))
     coding = record.metrics.coding
     assert coding is not None
     point = coding.points["coded"]

@@ -365,7 +365,8 @@ def test_fields_are_held_to_the_same_rules_by_all_commands(
                 ("submit", folder, "--submissions", tmp_path / "baselines", "--out", tmp_path / "results"),
             )
         ]
-        monkeypatch.setattr("remainder.submission.open.project_root", lambda: board)
+        for room in ("open", "description"):
+            monkeypatch.setattr(f"remainder.submission.{room}.project_root", lambda: board)
         others.append(remainder("show", TASK))
     finally:
         shutil.rmtree(folder)
