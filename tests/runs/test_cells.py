@@ -299,7 +299,7 @@ def test_out_of_memory_halves_the_batch_and_moves_nothing(out: Path, monkeypatch
     tried = out_of_memory(monkeypatch, above=3)
     loaded = make_loaded(batch_size=8)
     (found,) = run(out / "b", FIRST, loaded=loaded)
-    assert tried[:3] == [8, 4, 2]
+    assert [size for size in tried if size > 3] == [8, 4]
     assert loaded.batch_size == found.record.measurement.batch_size == 2
     key = ["document", "window", "rung", "draw"]
     one, other = (row.values.set_index(key).sort_index() for row in (expected, found))
@@ -311,5 +311,5 @@ def test_a_device_too_small_for_one_window_is_said_so(out: Path, monkeypatch: py
     tried = out_of_memory(monkeypatch, above=0)
     with pytest.raises(MeasurementError, match="too little memory for windows one at a time"):
         run(out, FIRST)
-    assert tried == [4, 2, 1]
+    assert tried == [3, 2, 1]  # the windows that are checked first
     assert files(out) == []
