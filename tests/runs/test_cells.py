@@ -311,5 +311,5 @@ def test_a_device_too_small_for_one_window_is_said_so(out: Path, monkeypatch: py
     tried = out_of_memory(monkeypatch, above=0)
     with pytest.raises(MeasurementError, match="too little memory for windows one at a time"):
         run(out, FIRST)
-    assert tried == [3, 2, 1]  # the windows that are checked first
+    assert tried == [4, 2, 1]
     assert files(out) == []
