@@ -99,7 +99,8 @@ def evaluate(
         ignore_fields: of the config of what is scored, to be passed over where they would be refused; the
             record's warnings name them.
         device: `auto`, `cpu` or `cuda`.
-        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples.
+        batch_size: windows in one forward pass; default: of a text up to 8 (on a GPU 32), of a script's
+            examples 64.
         progress: told what is being done, and how much of it is done.
 
     Raises:

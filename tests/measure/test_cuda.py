@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import Shrink, make_loaded
+from tiny import VOCABULARY, WINDOW, Shrink, make_loaded
 
 from remainder.api import Result, evaluate, evaluate_all
 from remainder.board.tolerance import TOLERANCES
+from remainder.loading.site import _windows_at_a_time
 from remainder.model.device import steady
+from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, NoiseKeys, normal
 
 NEEDED = pytest.mark.skipif(
@@ -55,6 +57,7 @@ def test_noise_is_the_same(device: str) -> None:
     assert float(((there.cpu() - here).abs() / here.abs()).max()) <= 1e-12
 
 
+@pytest.mark.usefixtures("exact_ladder")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("settings", [{"rungs": RUNGS}, {"rungs": ("raw",), "compat": True}], ids=str)
 def test_records_are_the_same(device: str, settings: dict[str, Any]) -> None:
@@ -74,6 +77,17 @@ def test_records_are_the_same(device: str, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_codes_that_lie_between_two_steps_move_few_rows(device: str) -> None:
+    """Rounding decides to which of two steps such a code goes, and its token moves by the whole step."""
+    here, there = evaluate(make_loaded(batch_size=4), Shrink()), evaluate(on(device), Shrink())
+    allowed = TOLERANCES["float32", device == "cpu"]
+    moved = np.abs(sums(there) - sums(here)).max(1)
+    assert (moved > allowed.row).mean() <= 0.01
+    assert moved.max() <= 0.05
+    assert abs((sums(there) - sums(here)).mean()) <= allowed.mean
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_second_run_gives_the_same_bits(device: str) -> None:
     first, second = (evaluate(on(device), Shrink(), rungs=RUNGS) for _ in range(2))
     assert first.record.documents.sha256 == second.record.documents.sha256
@@ -88,3 +102,28 @@ def test_memory_is_that_of_the_model_and_a_group() -> None:
     found = evaluate_all(loaded, [Shrink(0.9 - 0.02 * i) for i in range(16)], rungs=RUNGS)
     assert all(isinstance(each, Result) for each in found)
     assert torch.cuda.max_memory_allocated() - before <= 1.5e9
+
+
+def test_a_gpu_takes_as_many_windows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a quarter of its free memory; the smallest batch is that of the CPU."""
+    loaded = make_loaded()
+    outputs = VOCABULARY * WINDOW
+    place = torch.device("cuda")
+    monkeypatch.setattr("remainder.loading.site._OUTPUTS", outputs)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4 * 24 * 5 * outputs, 2**40))
+    assert _windows_at_a_time(loaded.folder, loaded.corpus, place) == 5
+    assert _windows_at_a_time(loaded.folder, loaded.corpus) == 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
+    assert _windows_at_a_time(loaded.folder, loaded.corpus, place) == 32
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_scatter_of_no_rows_takes_no_memory(device: str) -> None:
+    """Three of twice the width stand in every row, also where nothing is fitted: at 2,304 they would be
+    510 MB."""
+    none = Moments.empty(4608, device)
+    assert none.scatter.untyped_storage().nbytes() == 8
+    rows = torch.randn(5, 3, dtype=torch.float64, device=device)
+    few = Moments.of(rows)
+    expected = (rows - rows.mean(0)).T @ (rows - rows.mean(0))
+    assert float((few.scatter - expected).abs().max()) <= 1e-12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,7 @@ def content(*groups: str) -> dict[str, Any]:
 
 def test_a_group_that_ran_has_a_table_and_no_other(writer: ModuleType) -> None:
     found = writer.page(content("start-up", "rates"))
-    assert re.findall(r"^## (.*)$", found, re.MULTILINE) == ["Arithmetic", "Start-up"]
+    assert re.findall(r"^## (.*)$", found, re.MULTILINE) == ["Arithmetic", "Start-up", "On a GPU"]
     assert "| `remainder tasks` | 0.25 |" in found
     assert "| blocks | 50 | 70% |" in found
     assert "somewhere" not in found
@@ -53,7 +54,7 @@ def test_a_group_that_ran_has_a_table_and_no_other(writer: ModuleType) -> None:
 def test_rows_of_a_table_have_as_many_cells_as_its_head(writer: ModuleType) -> None:
     found = writer.page(content(*FIGURES))
     tables = re.findall(r"(?:^\|.*\n)+", found, re.MULTILINE)
-    assert len(tables) == len(FIGURES)
+    assert len(tables) == len(FIGURES) + 2  # of a GPU
     for table in tables:
         assert len({line.count(" | ") for line in table.splitlines()}) == 1
 
@@ -62,3 +63,10 @@ def test_the_committed_page_is_of_this_writer(writer: ModuleType) -> None:
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     assert page.startswith(writer.HEAD)
     assert page.count("\n## ") >= 4
+
+
+def test_figures_of_a_gpu_are_those_that_are_committed(writer: ModuleType) -> None:
+    found = json.loads(writer.GPU.read_text(encoding="utf-8"))
+    assert writer.gpu(found) in (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    assert all(("seconds a row" in call) == ("busy" in call) for call in found["calls"])
+    assert all("busy" in call or "peak GB" in call for call in found["calls"])

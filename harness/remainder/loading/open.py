@@ -29,7 +29,8 @@ def open_task(
     Args:
         task: an id such as `smollm2-135m/resid-15`, or the folder of a task.
         device: `auto` (CUDA if there is any), `cpu` or `cuda`.
-        batch_size: windows in one forward pass; default: 8 of a text, 64 of a script's examples, 16 prompts.
+        batch_size: windows in one forward pass; default: of a text up to 8 (on a GPU 32), of a script's
+            examples 64, and 16 prompts.
         progress: told what is being done.
 
     Raises:

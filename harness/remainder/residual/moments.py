@@ -35,11 +35,9 @@ class Moments:
     @classmethod
     def empty(cls, width: int, device: torch.device | str = "cpu") -> Moments:
         """Statistics of no rows."""
-        return cls(
-            0,
-            torch.zeros(width, dtype=torch.float64, device=device),
-            torch.zeros(width, width, dtype=torch.float64, device=device),
-        )
+        # One zero seen as a matrix: until rows come, a scatter takes no memory.
+        none = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(0, torch.zeros(width, dtype=torch.float64, device=device), none.expand(width, width))
 
     @classmethod
     def merged(cls, parts: Iterable[Moments]) -> Moments:
