@@ -51,7 +51,7 @@ test-all: $(STAMP)  ## slow tests too
 	$(PYTEST) -m ""
 
 # Two processes of one thread each: what is held against peers takes as long as all others together.
-BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-only --jaxtyping-packages= -q
+BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-only --unchecked -q
 PEERS := tests/benchmarks/test_peers.py
 bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests; writes docs/performance.md
 	@mkdir -p .benchmarks
