@@ -140,7 +140,7 @@ WAYS: dict[str, tuple[str, dict[str, Any], Any]] = {
         ROUNDS,
     ),
     'rungs=("raw",), compat=True': ("run_evals", {"rungs": ("raw",), "compat": True}, FEW),
-    'rungs=("raw",)': ("plain loop", {"rungs": ("raw",)}, ROUNDS),
+    'rungs=("raw",)': ("plain loop", {"rungs": ("raw",)}, FEW),
 }
 """Calls: what each is held against, its arguments, and its rounds."""
 
