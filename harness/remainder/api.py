@@ -107,7 +107,6 @@ def evaluate(
         RemainderError: with what is wrong and how to mend it.
     """
     spec = _spec(task)
-    place = task.device.type if isinstance(task, LoadedTask) else device
     chosen = plan(
         spec,
         tier,
@@ -116,7 +115,7 @@ def evaluate(
         dtype=dtype,
         compat=compat,
         documents=documents,
-        device=place,
+        device=_place(task, device),
     )
     # Before anything is loaded, whatever can be refused at once.
     scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
@@ -155,7 +154,6 @@ def evaluate_all(
         RemainderError: if one can be refused before anything is measured, or the task cannot be opened.
     """
     spec = _spec(task)
-    place = task.device.type if isinstance(task, LoadedTask) else device
     chosen = plan(
         spec,
         tier,
@@ -164,7 +162,7 @@ def evaluate_all(
         dtype=dtype,
         compat=compat,
         documents=documents,
-        device=place,
+        device=_place(task, device),
     )
     given: list[tuple[str | None, Any]]
     if isinstance(interpretations, Mapping):
@@ -179,6 +177,11 @@ def evaluate_all(
 
 def _spec(task: str | Path | Task | LoadedTask) -> Task:
     return task.task if isinstance(task, LoadedTask) else load_task(task)
+
+
+def _place(task: str | Path | Task | LoadedTask, device: str) -> str:
+    """The device that is measured on: that of a task which is ready."""
+    return task.device.type if isinstance(task, LoadedTask) else device
 
 
 def _open(
