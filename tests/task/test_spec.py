@@ -24,6 +24,7 @@ IDS = {
     *(f"controls/{name}" for name in ("alignment", "gaussian-equivalence", "gaussian-equivalence-relu")),
     *(f"controls/impurities-{kind}" for kind in ("equal", "geometric", "per-sample", "strict")),
     *(f"controls/{name}" for name in ("linear-gaussian", "parity", "two-point")),
+    *(f"controls/{name}" for name in ("quadratic-chaos", "shell-chain-1", "shell-chain-2")),
     *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
     "gemma-2-2b/resid-13",
     "gpt2/resid-8",
