@@ -87,8 +87,8 @@ def peers(rows: list[dict[str, Any]]) -> str:
     return (
         "## Against SAELens' evaluator and a plain loop\n\n"
         "The time of the peer over ours; above 1 ours is faster. SmolLM2-135M after block 14, float32, one "
-        "thread, some windows of 128 tokens and 16 for calibration, two or three rounds; "
-        "TopK SAEs of 2,304 latents. The activations of these windows lie in the cache. Peers are run anew "
+        "thread, windows of 128 tokens, 16 more for calibration, two or three rounds; TopK "
+        "SAEs of 2,304 latents. The activations of these windows lie in the cache. Peers are run anew "
         "for every SAE: `sae_lens.evals.run_evals` with reconstruction, sparsity and variance metrics (three "
         "full passes and half of one), and a loop by hand over the model of transformers (a clean pass and "
         "one with a hook, losses and KL).\n\n" + table(headings, body) + "\n" + speeds

@@ -41,8 +41,8 @@ class Lasting:
     def slots(self) -> int:
         return self._slots
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
-        self.pool.start(slot, numbers)
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
+        self.pool.start(slot, numbers, part)
 
     def event(self) -> Event:
         event: Event = self.pool.event()

@@ -61,6 +61,10 @@ class StubPool:
         self._slots = slots
         self.say = say or (lambda number: Made(number, stored(number)))
         self.started: list[tuple[int, ...]] = []
+        self.helped: list[tuple[int, tuple[int, ...], tuple[int, int]]] = []
+        """Slots that help, with which cells, and with which part of their batches."""
+        self.help: Callable[[int], Event] | None = None
+        """What becomes of a slot that helps; None: that it is done."""
         self.closed = 0
         self._events: deque[Event] = deque()
 
@@ -68,7 +72,14 @@ class StubPool:
     def slots(self) -> int:
         return self._slots
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
+        if part is not None:
+            self.helped.append((slot, tuple(numbers), part))
+            # Whoever helps is heard before those that are helped.
+            self._events.extendleft(reversed([self.help(slot)] if self.help else []))
+            if not (self.help and isinstance(self._events[0], Lost)):
+                self._events.append(Idle(slot))
+            return
         self.started.append(tuple(numbers))
         for number in numbers:
             if (message := self.say(number)) is None:

@@ -30,6 +30,7 @@ from remainder.runs.claims import Claims
 from remainder.runs.drive import GROUP, drive
 from remainder.runs.job import Broken, Failed, Made, Message, Problem, pack, unpack
 from remainder.runs.journal import VERSION, Journal, open_journal
+from remainder.runs.pool import Lost, Said
 from remainder.runs.work import Row, Shard, identity_of, take_shard
 
 CELLS = make_cells(6)
@@ -121,6 +122,48 @@ def test_fresh_and_chosen(tmp_path: Path) -> None:
     run(tmp_path, StubPool())
     assert kept(run(tmp_path, StubPool(), fresh=True)) == dict.fromkeys(range(6), False)
     assert kept(run(tmp_path, StubPool(), chosen=[1, 4])) == {1: True, 4: True}
+
+
+# help
+
+
+def test_free_slots_help_each_once_with_different_parts(tmp_path: Path) -> None:
+    pool = StubPool(slots=4)
+    rows = run(tmp_path, pool, chosen=[2])
+    assert kept(rows) == {2: False}
+    assert pool.started == [(2,)]
+    assert sorted(pool.helped) == [(slot, (2,), (slot, 4)) for slot in (1, 2, 3)]
+
+
+def test_nobody_helps_where_finished_batches_are_not_kept(tmp_path: Path) -> None:
+    pool = StubPool(slots=2)
+    run(tmp_path, pool, chosen=[2], fresh=True)
+    loose = [CELLS[1]._replace(is_pinned=False)]
+    assert [row.number for row in drive(loose, pool, tmp_path)] == [0]
+    assert pool.helped == []
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_help_that_dies_costs_nothing(gone: bool, tmp_path: Path) -> None:
+    pool = StubPool(slots=2)
+    pool.help = lambda slot: Lost(slot, KILLED, gone)
+    journal = open_journal(tmp_path, CELLS)
+    rows = run(tmp_path, pool, chosen=[0], journal=journal)
+    assert kept(rows) == {0: False}
+    assert len(pool.helped) == 1
+
+
+@pytest.mark.parametrize("is_end", [False, True])
+def test_of_what_help_says_the_end_of_the_run_alone_counts(is_end: bool, tmp_path: Path) -> None:
+    pool = StubPool(slots=2)
+    problem = Problem("MeasurementError", "the device does not answer any more", None)
+    pool.help = lambda slot: Said(slot, Broken(problem, "", is_end))
+    if not is_end:
+        assert kept(run(tmp_path, pool, chosen=[0])) == {0: False}
+        return
+    with pytest.raises(MeasurementError, match="does not answer"):
+        run(tmp_path, pool, chosen=[0])
+    assert pool.closed == 1
 
 
 # errors

@@ -83,6 +83,20 @@ def test_two_workers_find_what_one_process_does(place: Place, expected: dict[str
     assert len({line["process"] for line in events(out)}) == 1
 
 
+@pytest.mark.slow
+def test_two_workers_share_the_documents_of_one_row(place: Place, expected: dict[str, str]) -> None:
+    """The other worker has not built the model yet when this one begins, so that not all is shared."""
+    out = place.folder / "shared"
+    first, *others = place.submissions
+    place.submissions = [first]
+    try:
+        code, _, said = place.run(out, "--workers", "2")
+    finally:
+        place.submissions = [first, *others]
+    assert code == 0, said
+    assert results(out) == {"rank-1": expected["rank-1"]}
+
+
 class Killing(Workers):
     """Workers of which one is killed when it is given a certain cell, so many times."""
 
@@ -90,9 +104,9 @@ class Killing(Workers):
         super().__init__(sources, cells, 2)  # type: ignore[arg-type]
         self._cell, self._times = cell, times
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
-        super().start(slot, numbers)
-        if self._cell in numbers and self._times:
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
+        super().start(slot, numbers, part)
+        if part is None and self._cell in numbers and self._times:
             self._times -= 1
             pid = self._workers[slot].process.pid
             assert pid is not None

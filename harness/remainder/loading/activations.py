@@ -98,9 +98,18 @@ class SiteActivations:
     windows: Windows
     stored: Path | Mapping[str, Tensor]
 
-    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """Batches of `size` windows in the fixed order."""
-        starts = range(0, len(self.windows), size)
+    def batches(
+        self, size: int, device: torch.device | str = "cpu", part: tuple[int, int] | None = None
+    ) -> Iterator[Batch]:
+        """Batches of `size` windows in the fixed order.
+
+        Args:
+            part: (i, n): only the i-th of n equal parts of them, i from 0, the last one first.
+        """
+        starts: Sequence[int] = range(0, len(self.windows), size)
+        if part is not None:
+            number, of = part
+            starts = starts[number * len(starts) // of : (number + 1) * len(starts) // of][::-1]
         return self._read((slice(start, min(start + size, len(self.windows))) for start in starts), device)
 
     def window(self, place: int) -> Batch:

@@ -112,14 +112,17 @@ class LoadedTask(ABC):
         reference: Entry | None = None,
         progress: Progress | None = None,
         finished: Finished | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Iterator[Outcome]:
         """Score interpretations one after another; an error of one does not stop the others.
 
         Args:
             finished: batches that need not be measured again; new ones are put there. A kind of task without
                 batches does not look at it.
+            part: (i, n), i from 0: only the i-th of n parts of the batches is measured, for another process
+                that measures the whole. A kind of task without batches has no parts to measure.
         """
-        for entry in entries:
+        for entry in entries if part is None else ():
             try:
                 record = self.measure(entry, plan, reference=reference, progress=progress)
             except RemainderError as problem:

@@ -97,31 +97,35 @@ class SiteTask(LoadedTask):
         reference: Entry | None = None,
         progress: Progress | None = None,
         finished: Finished | None = None,
+        part: tuple[int, int] | None = None,
     ) -> Iterator[Outcome]:
         """Score interpretations together, as many at a time as fit `REMAINDER_GROUP_GB` (default: 1).
 
         Passes that depend on model, text and seed alone are shared by a group, whose rows appear together.
         """
         for group in self.groups(entries, plan):
-            yield from self._measured(group, plan, reference, progress, finished)
+            yield from self._measured(group, plan, part, reference, progress, finished)
 
     def _measured(
         self,
         group: Sequence[Entry],
         plan: Plan,
+        part: tuple[int, int] | None,
         reference: Entry | None,
         progress: Progress | None,
         finished: Finished | None,
     ) -> Iterator[Outcome]:
         """Measure a group; where it cannot be as a whole, each of its entries by itself."""
         try:
-            found = self.measure_part(group, plan, reference=reference, progress=progress, finished=finished)
+            found = self.measure_part(
+                group, plan, part, reference=reference, progress=progress, finished=finished
+            )
         except RemainderError as problem:
             if len(group) == 1:
                 yield Outcome(group[0], None, problem)
                 return
             for entry in group:
-                yield from self._measured([entry], plan, reference, progress, finished)
+                yield from self._measured([entry], plan, part, reference, progress, finished)
         else:
             yield from found
 
@@ -138,8 +142,8 @@ class SiteTask(LoadedTask):
         """Score one group; with `part`, measure only a part of its batches, and make no record.
 
         Args:
-            part: (i, n): every n-th batch of evaluation windows from the i-th on, i from 0, which is put into
-                `finished`. Once all parts are there, a call without `part` makes the record from them.
+            part: (i, n): the i-th of n equal parts of the batches of evaluation windows, i from 0, which are
+                put into `finished`. A call without `part` makes the record, and finds them there.
         """
         for entry in entries:
             self.task.kind.require_scored(entry.name, entry.kind, self.task.id)

@@ -226,6 +226,7 @@ class Row:
         store = self.finished if self.entry.is_pinned else None
         kept = None if store is None else store.get(key)
         if kept is not None:
+            self.log.found += 1
             self.values += unpacked(kept["rows"])
             if self.sums is not None:
                 self.sums.add(kept["peers"])

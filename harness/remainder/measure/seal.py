@@ -119,6 +119,8 @@ class Log:
     warnings: list[str] = field(default_factory=list)
     unmeasured: dict[str, str] = field(default_factory=dict)
     """The reason why a rung has no values, by its name."""
+    found: int = 0
+    """Batches that were found finished, and took no time of this run."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -203,7 +205,7 @@ def _provenance(log: Log, values: pd.DataFrame, device: torch.device) -> Provena
     return collect_provenance(
         {stage: spent.wall for stage, spent in log.spent.items()},
         cpu={stage: spent.cpu for stage, spent in log.spent.items()},
-        tokens_per_second=tokens / evaluation if evaluation > 0 else None,
+        tokens_per_second=tokens / evaluation if evaluation > 0 and not log.found else None,
         threads=torch.get_num_threads(),
         tf32=may_round_to_tf32(device),
     )

@@ -96,8 +96,9 @@ def measure_group(
     Args:
         reference: a finer interpretation that stands in for the model.
         finished: batches that need not be measured again; new ones are put there as they are finished.
-        part: (i, n) of document shards, i from 0: only every n-th batch of evaluation windows from the i-th
-            on is measured and put into `finished`, and no record is made.
+        part: (i, n): only the i-th of n equal parts of the evaluation batches, i from 0, is measured and put
+            into `finished`, and no record is made. Its last batch comes first: who measures the whole comes
+            from the other end, and the two meet.
 
     Raises:
         RemainderError: if the reference cannot be built, or nothing can be measured on this task.
@@ -295,9 +296,7 @@ class _Group:
             done += scored
             self.progress(self._name, done, total)
 
-        for number, (batch, x) in enumerate(self._chosen(windows, asked, self.loaded.batch_size)):
-            if self.part is not None and number % self.part[1] != self.part[0]:
-                continue
+        for batch, x in self._chosen(windows, asked, self.loaded.batch_size, self.part):
             shared = SharedBatch(runner, exact, batch, x, self.finer is not None, text is not None)
             for row, one in passes:
                 if row.problem is None:
@@ -349,12 +348,14 @@ class _Group:
     def _calibration(self, windows: int) -> Iterator[tuple[Batch, Tensor]]:
         return self._batches("calibration", windows, self.loaded.batch_size)
 
-    def _batches(self, split: Split, windows: int, size: int) -> Iterator[tuple[Batch, Tensor]]:
+    def _batches(
+        self, split: Split, windows: int, size: int, part: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of a split, their activation that of the finer interpretation if there is one.
 
         With each comes the model's own activation.
         """
-        for batch in self.loaded.activations(split, windows).batches(size, self.loaded.device):
+        for batch in self.loaded.activations(split, windows).batches(size, self.loaded.device, part):
             x = batch.prefix.x_out
             if self.finer is not None:
                 _, finer = self.finer.reconstruct(self.finer.choose(batch.prefix.x_in, x), batch.spliced)
@@ -363,10 +364,14 @@ class _Group:
             yield batch, x
 
     def _chosen(
-        self, windows: int, documents: frozenset[str] | None, size: int
+        self,
+        windows: int,
+        documents: frozenset[str] | None,
+        size: int,
+        part: tuple[int, int] | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batches of the first evaluation windows, of some documents only (None: of all)."""
-        for batch, x in self._batches("evaluation", windows, size):
+        for batch, x in self._batches("evaluation", windows, size, part):
             if documents is None:
                 yield batch, x
                 continue

@@ -50,7 +50,8 @@ def collect_provenance(
     Args:
         timings: seconds per stage.
         cpu: seconds per stage of all threads together.
-        tokens_per_second: scored tokens over the seconds of the evaluation.
+        tokens_per_second: scored tokens over the seconds of the evaluation; None where a part of it was found
+            finished.
         threads: as torch counts them.
         tf32: on a CUDA device, whether products of float32 may be rounded to TF32.
     """

@@ -257,7 +257,8 @@ class Provenance(GrownModel):
     cpu: dict[str, Real] | None = None
     """CPU seconds per stage, of all threads together; a stage that a group shared counts in equal parts."""
     tokens_per_second: Real | None = None
-    """Scored tokens over the seconds of the stage `evaluation`, all passes of them together."""
+    """Scored tokens over the seconds of the stage `evaluation`, all passes of them together; absent where an
+    earlier run or another process had finished a part of them."""
     tf32: bool | None = None
     """Whether products of float32 may be rounded to TF32 on its CUDA device."""
 

@@ -3,10 +3,13 @@
 1. A cell with a finished record is not measured. Any other is claimed first (`runs.claims`), then looked up
    once more; a cell that another process has claimed is put off until that process is done with it, or dead.
 2. A slot is given several cells of one task at once, since they share passes of the model.
-3. This process alone writes records, each whole or not at all, as soon as it is told of them.
-4. An error of a cell becomes its row, and the others go on. A process that dies costs each cell that it had
+3. A slot for which nothing is left helps another one with its cells: it measures a part of their batches, from
+   the last one back, and keeps them where the other one finds them. What it says of them counts for nothing,
+   since the other one finds the same; only the end of the run is one.
+4. This process alone writes records, each whole or not at all, as soon as it is told of them.
+5. An error of a cell becomes its row, and the others go on. A process that dies costs each cell that it had
    not told of once more, now alone; a cell that is lost twice has that as its row.
-5. What concerns all cells ends the run: results that cannot be written, a device or a cluster that is gone.
+6. What concerns all cells ends the run: results that cannot be written, a device or a cluster that is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from remainder.runs.batches import Batches
 from remainder.runs.claims import Claims
 from remainder.runs.job import Broken, Failed, Message, Problem, unpack_problem
 from remainder.runs.journal import Journal
-from remainder.runs.pool import Idle, Lost, Pool, Said
+from remainder.runs.pool import Event, Idle, Lost, Pool, Said
 from remainder.runs.work import Cell, FinishedRun, Row
 
 __all__ = ["GROUP", "drive"]
@@ -92,6 +95,10 @@ class _Run:
         """Cells that another process has claimed."""
         self.busy: dict[int, list[int]] = {}
         """Cells that each slot has not told of yet."""
+        self.helping: dict[int, int] = {}
+        """Slots that help, and the slot that each helps."""
+        self.helped: set[tuple[int, int]] = set()
+        """Slots with the last of the cells that each has helped with: once is all that it can do."""
         self.held: deque[Row] = deque()
         """Rows found finished that come after cells in progress."""
         self.gone: set[int] = set()
@@ -112,11 +119,11 @@ class _Run:
                 self.waiting.append(number)
         self.size = min(GROUP, math.ceil(len(self.waiting) / self.pool.slots))
         while self.waiting or self.alone or self.elsewhere or self.busy:
-            for slot in range(self.pool.slots):
-                if slot not in self.busy and slot not in self.gone:
-                    self._give(slot)
+            for slot in self._free():
+                self._give(slot)
+            self._help()
             yield from self._settled()
-            if self.busy:
+            if self.busy or self.helping:
                 yield from self._hear()
             elif self.elsewhere:
                 self.progress(f"waiting for {len(self.elsewhere)} row(s) of another process", 0, None)
@@ -136,6 +143,33 @@ class _Run:
             self._note("begun", group)
             self.busy[slot] = group
             self.pool.start(slot, tuple(group))
+
+    def _free(self) -> list[int]:
+        """Slots that have nothing to do."""
+        return [
+            slot for slot in range(self.pool.slots) if not {slot} & {*self.busy, *self.helping, *self.gone}
+        ]
+
+    def _help(self) -> None:
+        """Let free slots help those that have cells whose finished batches are kept, each in equal number."""
+        able = [
+            (slot, group[-1])
+            for slot, group in self.busy.items()
+            if group and all(self.cells[number].is_pinned for number in group)
+        ]
+        if self.fresh or not able:
+            return
+        asked = [
+            (slot, able[place % len(able)])
+            for place, slot in enumerate(self._free())
+            if (slot, able[place % len(able)][1]) not in self.helped
+        ]
+        shares = Counter(owner for _, (owner, _) in asked)
+        for slot, (owner, last) in asked:
+            number = sum(other == owner for other in self.helping.values()) + 1
+            self.helping[slot] = owner
+            self.helped.add((slot, last))
+            self.pool.start(slot, tuple(self.busy[owner]), (number, max(shares[owner], number) + 1))
 
     def _claim(self, among: deque[int]) -> list[int]:
         """Claim the next cells of one task; those that are finished become rows."""
@@ -170,12 +204,23 @@ class _Run:
 
     def _hear(self) -> Iterator[Row]:
         event = self.pool.event()
-        if isinstance(event, Said):
+        if event.slot in self.helping:
+            self._hear_helper(event)
+        elif isinstance(event, Said):
             yield from self._take(event.slot, event.message)
         elif isinstance(event, Idle):
             assert not self.busy.pop(event.slot), "a slot is done, and has not told of all its cells"
         else:
             yield from self._again(event)
+
+    def _hear_helper(self, event: Event) -> None:
+        if not isinstance(event, Said):
+            del self.helping[event.slot]
+            if isinstance(event, Lost):
+                self._note("lost", [], reason=event.problem.what)
+                self.gone |= {event.slot} if event.is_gone else set()
+        elif isinstance(event.message, Broken) and event.message.is_end:
+            raise unpack_problem(event.message.problem)
 
     def _take(self, slot: int, message: Message) -> Iterator[Row]:
         if isinstance(message, Broken):

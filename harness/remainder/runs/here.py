@@ -19,9 +19,9 @@ class Here:
         self._openings = openings
         self._messages: Iterator[Message] = iter(())
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
         """Measure these cells next."""
-        self._messages = messages(self._openings, numbers)
+        self._messages = messages(self._openings, numbers, part)
 
     def event(self) -> Said | Idle:
         """Measure the next one."""

@@ -170,11 +170,19 @@ class Openings:
         return self._entries[number]
 
 
-def messages(openings: Openings, numbers: Sequence[int]) -> Iterator[Message]:
+def messages(
+    openings: Openings, numbers: Sequence[int], part: tuple[int, int] | None = None
+) -> Iterator[Message]:
     """Measure cells of one task, which share what they can; gives what became of each, and last of all
-    `Broken`, if something that nobody foresaw ended the work."""
+    `Broken`, if something that nobody foresaw ended the work.
+
+    Args:
+        part: (i, n), i from 0: measure only this part of their batches, for another process that measures
+            them whole, and that finds the batches in the folder of results. Of a cell that cannot be measured
+            it tells what the other one will.
+    """
     try:
-        for number, outcome in _outcomes(openings, numbers):
+        for number, outcome in _outcomes(openings, numbers, part):
             if isinstance(outcome, RemainderError):
                 yield Failed(number, problem_of(outcome))
             else:
@@ -188,7 +196,7 @@ def messages(openings: Openings, numbers: Sequence[int]) -> Iterator[Message]:
 
 
 def _outcomes(
-    openings: Openings, numbers: Sequence[int]
+    openings: Openings, numbers: Sequence[int], part: tuple[int, int] | None
 ) -> Iterator[tuple[int, StoredRecord | RemainderError]]:
     source = openings.cells[numbers[0]].source
     entries: dict[int, Entry] = {}
@@ -207,13 +215,15 @@ def _outcomes(
         plan,
         progress=openings.progress,
         finished=openings.finished if pinned else None,
+        part=part,
     )
-    for number, outcome in zip(entries, found, strict=True):
+    for number, outcome in zip(entries, found, strict=part is None):
         if outcome.result is not None:
             yield number, outcome.result
-        else:
-            assert outcome.problem is not None
+        elif outcome.problem is not None:
             yield number, outcome.problem
+        else:
+            assert part is not None
 
 
 def _answers(device: str) -> bool:

@@ -59,10 +59,7 @@ class Journal:
 
     def begin(self, cells: Sequence[Cell]) -> None:
         """Write the list, if it is not there."""
-        listed = [
-            {"task": cell.task, "submission": cell.name, "identity": cell.identity, "part": list(cell.part)}
-            for cell in cells
-        ]
+        listed = [{"task": cell.task, "submission": cell.name, "identity": cell.identity} for cell in cells]
         head = {"journal": VERSION, "run": identity_of(cells), "cells": listed}
         self._append(head, only_first=True)
 

@@ -43,8 +43,8 @@ class Pool(Protocol):
     def slots(self) -> int:
         """How many there are."""
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
-        """Give cells of one task to a slot that has none.
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
+        """Give cells of one task to a slot that has none, or a part of their batches (`job.messages`).
 
         Raises:
             RemainderError: nothing can be measured any more, by any slot.

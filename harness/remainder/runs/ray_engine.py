@@ -136,10 +136,10 @@ class RayPool:
         """How many actors there are."""
         return self._slots
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
         """Give cells of one task to an actor, which is made if there is none."""
         try:
-            self._pipe.send((slot, tuple(numbers)))
+            self._pipe.send((slot, tuple(numbers), part))
         except OSError:
             raise self._gone() from None
 
@@ -193,9 +193,9 @@ class _Actor:
         torch.set_num_threads(threads)
         self._openings = Openings(sources, cells, out=out)
 
-    def measure(self, numbers: Sequence[int]) -> Iterator[Packed]:
-        """Measure cells of one task; gives messages."""
-        for message in messages(self._openings, numbers):  # a generator of its own: Ray sends to it
+    def measure(self, numbers: Sequence[int], part: tuple[int, int] | None) -> Iterator[Packed]:
+        """Measure cells of one task, or a part of their batches; gives messages."""
+        for message in messages(self._openings, numbers, part):  # a generator of its own: Ray sends to it
             yield pack(message)
 
 
@@ -269,7 +269,7 @@ class _Relay:
         """Whether one more actor finds a place on the nodes that are left."""
         return fitting(self._nodes(), self._room) > len(self._actors)
 
-    def _begin(self, slot: int, numbers: tuple[int, ...]) -> None:
+    def _begin(self, slot: int, numbers: tuple[int, ...], part: tuple[int, int] | None) -> None:
         if slot not in self._actors:
             if not self._has_room():  # a node went away meanwhile: the actor would wait for it for ever
                 self._pipe.send(("lost", slot, _NO_ROOM, True))
@@ -277,7 +277,7 @@ class _Relay:
             made = self._ray.remote(num_cpus=self._room.cpus, num_gpus=self._room.gpus)(_Actor)
             variables = {name: os.environ[name] for name in _PASSED if name in os.environ}
             self._actors[slot] = made.remote(*self._given, self._room.cpus, variables)
-        stream = self._actors[slot].measure.options(num_returns="streaming").remote(numbers)
+        stream = self._actors[slot].measure.options(num_returns="streaming").remote(numbers, part)
         self._streams[stream] = slot
 
     def _pass(self, stream: Any) -> None:

@@ -1,6 +1,7 @@
 """Cells: what a run consists of, an immutable list, and the rows that they become.
 
-A cell is one submission on one task, with all settings of its measurement. The records are what is kept: a
+A cell is one submission on one task, with all settings of its measurement; parts of its documents are dealt out
+while it is measured (`runs.drive`). The records are what is kept: a
 row is written when it is finished, and a later run with the same measurement key (task, submission, tier,
 rungs, draws, dtype, device, package version) takes it from there. How cells are handed out: `runs.drive`.
 """
@@ -71,8 +72,6 @@ class Cell(NamedTuple):
     """The place of its task among the run's."""
     named: str
     """The name of the submission for another process."""
-    part: Shard = Shard(1, 1)
-    """The part of the evaluation documents."""
 
     @property
     def title(self) -> str:
@@ -131,4 +130,4 @@ def take_shard(cells: Sequence[Cell], shard: Shard) -> list[int]:
 
 def identity_of(cells: Sequence[Cell]) -> str:
     """The run's name: 16 hexadecimal digits, equal for equal lists."""
-    return content_hash([[cell.task, cell.name, cell.identity, *cell.part] for cell in cells])[:16]
+    return content_hash([[cell.task, cell.name, cell.identity] for cell in cells])[:16]

@@ -83,12 +83,12 @@ class Workers:
         """How many there are."""
         return self._slots
 
-    def start(self, slot: int, numbers: Sequence[int]) -> None:
+    def start(self, slot: int, numbers: Sequence[int], part: tuple[int, int] | None = None) -> None:
         """Give cells of one task to the worker of a slot, which is started if there is none."""
         if slot not in self._workers:
             self._workers[slot] = self._begin(slot)
         try:
-            self._workers[slot].pipe.send(tuple(numbers))
+            self._workers[slot].pipe.send((tuple(numbers), part))
         except OSError:  # it died while it had nothing to do
             self._lose(slot)
 
@@ -160,6 +160,6 @@ def _work(
     openings = Openings(sources, cells, out=out)
     with suppress(EOFError, BrokenPipeError):  # the process of the run has ended
         while True:
-            for message in messages(openings, pipe.recv()):
+            for message in messages(openings, *pipe.recv()):
                 pipe.send(pack(message))
             pipe.send(None)
