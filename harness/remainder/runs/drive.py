@@ -3,9 +3,9 @@
 1. A cell with a finished record is not measured. Any other is claimed first (`runs.claims`), then looked up
    once more; a cell that another process has claimed is put off until that process is done with it, or dead.
 2. A slot is given several cells of one task at once, since they share passes of the model.
-3. A slot for which nothing is left helps another one with its cells: it measures a part of their batches, from
-   the last one back, and keeps them where the other one finds them. What it says of them counts for nothing,
-   since the other one finds the same; only the end of the run is one.
+3. A slot for which nothing is left helps another one with its cells: it measures a part of their batches,
+   from the last one back, and keeps them where the other one finds them. An error of theirs is not its to
+   tell, since the other one meets it too; that nothing can be measured any more ends the run all the same.
 4. This process alone writes records, each whole or not at all, as soon as it is told of them.
 5. An error of a cell becomes its row, and the others go on. A process that dies costs each cell that it had
    not told of once more, now alone; a cell that is lost twice has that as its row.

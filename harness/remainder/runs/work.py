@@ -1,9 +1,9 @@
 """Cells: what a run consists of, an immutable list, and the rows that they become.
 
-A cell is one submission on one task, with all settings of its measurement; parts of its documents are dealt out
-while it is measured (`runs.drive`). The records are what is kept: a
-row is written when it is finished, and a later run with the same measurement key (task, submission, tier,
-rungs, draws, dtype, device, package version) takes it from there. How cells are handed out: `runs.drive`.
+A cell is one submission on one task, with all settings of its measurement; parts of its documents are dealt
+out while it is measured. The records are what is kept: a row is written when it is finished, and a later run
+with the same measurement key (task, submission, tier, rungs, draws, dtype, device, package version) takes it
+from there. How cells are handed out: `runs.drive`.
 """
 
 from __future__ import annotations
