@@ -86,8 +86,8 @@ def evaluate(
             The clean loss is that of `interpretation`, and rung `model` the untouched model.
         name: what the scored one is called in tables; default: the name of its class or folder.
         tier: `quick` or `standard`; of a text also `demo`, a first table, which no board takes.
-        rungs: default: those of the task; of circuits these are backgrounds. `all`:
-            every rung, annealed losses, the telescope, couplings, and
+        rungs: default: those of the task; of circuits these are backgrounds. `board`: what every row of the
+            board has. `all`: every rung, annealed losses, the telescope, couplings, and
             tests of Gaussianity; of a text, `compat` too.
         pairs: antithetic pairs of draws; default: those of the tier.
         dtype: `float32` or `bfloat16`, of the model after the site; default: that of the tier, but float32

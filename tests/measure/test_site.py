@@ -21,7 +21,7 @@ from remainder.interpretation.references import Identity
 from remainder.loading.loaded import LoadedTask
 from remainder.measure import reference
 from remainder.measure.plan import plan
-from remainder.record.rungs import CURVE, RUNGS
+from remainder.record.rungs import AROUND, BOARD_RUNGS, CURVE, RUNGS
 from remainder.record.schema import Record
 from remainder.residual.gaussian import Full
 from remainder.residual.ladder import TrueResidual
@@ -530,13 +530,20 @@ def test_raw_is_always_measured_and_rungs_keep_their_order() -> None:
     task = task_of()
     assert plan(task, "quick", rungs=("true", "mean")).rungs == ("raw", "coded", "mean", "true")
     assert plan(task, "quick").rungs == ("raw", "coded", "mean", "full", "permuted")
-    assert plan(task, "quick", rungs=("all",)).rungs == tuple(RUNGS)
+    assert plan(task, "quick", rungs=("all",)).rungs == (*RUNGS, *AROUND)
+    board = plan(task, "quick", rungs=("board",))
+    assert set(board.rungs) == set(BOARD_RUNGS)
+    assert board.nulls == ("noise-fitted",)
+    assert plan(task, "standard", rungs=board.rungs).nulls == board.nulls
+    assert set(plan(task, "quick", rungs=("board", "matched")).rungs) == {*BOARD_RUNGS, "matched"}
 
 
 def test_the_ladder_of_exact_codes_has_no_coded_rung(exact_ladder: None) -> None:
     task = task_of()
     assert plan(task, "quick", rungs=("mean",)).rungs == ("raw", "mean")
-    assert plan(task, "quick", rungs=("all",)).rungs == tuple(rung for rung in RUNGS if rung != "coded")
+    assert plan(task, "quick", rungs=("all",)).rungs == tuple(
+        rung for rung in (*RUNGS, *AROUND) if rung != "coded"
+    )
     record, values = run(Identity())
     assert not set(values.index.unique("rung")) & {*CURVE, "reference-mean"}
     assert record.metrics.coding is not None

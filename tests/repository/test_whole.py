@@ -13,6 +13,7 @@ import torch
 from tiny import WIDTH, Shrink, make_loaded, make_task
 
 from remainder.api import evaluate
+from remainder.board.consistency import check_measurement
 from remainder.errors import InterpretationError
 from remainder.interpretation.references import Identity, Projection, principal_components, random_projection
 from remainder.measure import kernels
@@ -23,7 +24,16 @@ from remainder.measure.reference import REFERENCE_STEPS
 from remainder.model.bridge import Prefix
 from remainder.record.couplings import QUICK_GRID, rung_of
 from remainder.record.recompute import recompute
-from remainder.record.rungs import CURVE, NULLS, REFERENCE_MEAN, REFITS, RUNGS, reference_rung
+from remainder.record.rungs import (
+    AROUND,
+    BOARD_RUNGS,
+    CURVE,
+    NULLS,
+    REFERENCE_MEAN,
+    REFITS,
+    RUNGS,
+    reference_rung,
+)
 from remainder.record.schema import Record
 from remainder.record.store import read_record, write_record
 from remainder.record.summary import ANNEALED_UNITS
@@ -81,8 +91,8 @@ def whole() -> tuple[Record, pd.DataFrame, Caught]:
 def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
     record, values, _ = whole()
     reference = {REFERENCE_MEAN, *map(reference_rung, REFERENCE_STEPS)}
-    assert set(record.metrics.rungs) == {*RUNGS, *REFITS, *NULLS, *CURVE, *reference, "coupled"}
-    assert record.measurement.rungs == tuple(RUNGS)
+    assert set(record.metrics.rungs) == {*RUNGS, *AROUND, *REFITS, *NULLS, *CURVE, *reference, "coupled"}
+    assert record.measurement.rungs == (*RUNGS, *AROUND)
     assert record.measurement.whole
     assert record.measurement.unmeasured == {}
     for part in ("telescope", "perturbative", "couplings", "calibration_spread", "gaussianity"):
@@ -100,6 +110,20 @@ def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
     recompute(record, values)
     write_record(record, values, tmp_path / "record.json")
     recompute(*read_record(tmp_path / "record.json"))
+
+
+def test_the_board_plan_measures_its_rungs_with_enough_draws() -> None:
+    result = run(projected(6), rungs="board", batch_size=12)
+    record, values = result.record, result.values
+    assert set(record.measurement.rungs) == set(BOARD_RUNGS)
+    assert not record.measurement.whole
+    draws = values[values["rung"].isin(BOARD_RUNGS)].groupby("rung")["draw"].nunique()
+    noisy = {"full": 8, "full-0.6": 8, "full-0.3": 4, "permuted": 2, "noise-fitted": 2, "noise-centred": 2}
+    assert draws.to_dict() == dict.fromkeys(BOARD_RUNGS, 1) | noisy
+    assert 30 <= draws.sum() + len(CURVE) - 1 <= 42
+    assert record.metrics.orders is not None
+    assert list(check_measurement(record, values)) == []
+    recompute(record, values)
 
 
 def test_the_telescope_of_a_record_closes() -> None:

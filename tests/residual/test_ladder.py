@@ -11,7 +11,7 @@ import torch
 from scipy import linalg, stats
 
 from remainder.errors import MeasurementError
-from remainder.record.rungs import COUPLED, FOLDS, NULLS, PERTURBATIVE, REFITS, RUNGS
+from remainder.record.rungs import AROUND, COUPLED, FOLDS, NULLS, PERTURBATIVE, REFITS, RUNGS
 from remainder.residual import calibration as calibration_module
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, covariance_of
@@ -21,7 +21,7 @@ from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys, folds
 from remainder.residual.real import Permuted, Perturbative
 
-KERNELS = {**RUNGS, **NULLS, **REFITS, "coupled": COUPLED._replace(arguments=(0.75, 1.1))}
+KERNELS = {**RUNGS, **NULLS, **AROUND, **REFITS, "coupled": COUPLED._replace(arguments=(0.75, 1.1))}
 LADDER = [
     *("raw", "mean", "isotropic", "diagonal", "full", "full-unshrunk", "linear-mean", "linear", "temporal"),
     *("radial", "perturbative-32", "perturbative-8", "perturbative-4", "perturbative-2", "permuted"),
@@ -103,8 +103,9 @@ def test_the_names_are_those_of_the_ladder_in_order() -> None:
 
 def test_only_a_check_and_denominators_may_see_x() -> None:
     sees_x = {name for name, rung in KERNELS.items() if "residual" in rung.needs}
-    assert sees_x == {"true", "noise-directional", "noise-isotropic"}
-    assert {name for name, rung in KERNELS.items() if rung.base == "activation"} == set(NULLS)
+    around = {"mirror", "residual-0.3", "mirror-0.3", "cov-random", "real-mixture"}
+    assert sees_x == {"true", "noise-directional", "noise-isotropic", "activation-difference", *around}
+    assert {name for name, rung in KERNELS.items() if rung.base == "activation"} == {*NULLS, *AROUND}
 
 
 def test_raw_mean_and_true_are_exact() -> None:
@@ -169,6 +170,9 @@ def test_drivers_say_what_the_draws_do_and_pairs_are_mirror_images() -> None:
         "noise-fitted": -mean,
         "noise-directional": torch.zeros(3, 5, 4).double(),
         "noise-isotropic": torch.zeros(3, 5, 4).double(),
+        **dict.fromkeys(("full-0.3", "full-0.6"), mean),
+        "noise-0.3": -mean,
+        **dict.fromkeys(("noise-centred", "cov-random"), torch.zeros(3, 5, 4).double()),
         "coupled": mean + 0.1 * (context.reconstruction - calibration.reconstruction_mean),
     }
     for fold in range(FOLDS):
@@ -193,6 +197,7 @@ def test_drivers_say_what_the_draws_do_and_pairs_are_mirror_images() -> None:
             assert float((first + second - 2 * mean)[spliced].abs().amax(-1).max()) > 1e-3
     assert {KERNELS[name].noise for name in drawn_to} == {"normal"}
     of_bank = [*(f"perturbative-{m}" for m in PERTURBATIVE), "permuted", "permuted-block", "matched"]
+    of_bank += ["noise-run", "real-mixture", "activation-difference"]
     assert {KERNELS[name].noise for name in of_bank} == {"bank"}
     assert {KERNELS[name].noise for name in ("raw", "mean", "linear-mean", "true")} == {"none"}
 

@@ -22,7 +22,7 @@ import pandas as pd
 from remainder.errors import RecordError
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.recompute import recompute
-from remainder.record.rungs import CIRCUIT_RUNGS, ERROR_RUNGS, RUNGS
+from remainder.record.rungs import AROUND, CIRCUIT_RUNGS, ERROR_RUNGS, NULLS, RUNGS, draws_of
 from remainder.record.schema import Check, Record
 from remainder.record.store import key_of
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
@@ -90,7 +90,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Settings that the values contradict."""
     stated = record.measurement
     rows = of_split(values)
-    known = set(CIRCUIT_RUNGS) if record.is_of_circuits else set(RUNGS)
+    nulls = set(stated.rungs) & NULLS.keys()
+    known = set(CIRCUIT_RUNGS) if record.is_of_circuits else {*RUNGS, *AROUND, *nulls}
     there = set(rows["rung"]) & known
     expected = set(stated.rungs) - set(stated.unmeasured)
     if there != expected:
@@ -101,7 +102,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     if record.submission.kind == "feature-circuit" and (lacking := set(ERROR_RUNGS) - set(rows["rung"])):
         yield f"values: a circuit of features lacks {_listed(lacking)}"
     draws = {int(count) for count in rows.groupby("rung")["draw"].nunique()} - {1}
-    allowed = {2 * stated.pairs, stated.annealed_draws}
+    allowed = {draws_of(rung, stated.rungs, stated.pairs) for rung in ("", *stated.rungs)}
+    allowed.add(stated.annealed_draws)
     if draws - allowed or (draws and 2 * stated.pairs not in draws):
         yield (
             f"measurement.pairs: {stated.pairs} pairs and annealed_draws {stated.annealed_draws} are stated, "

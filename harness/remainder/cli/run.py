@@ -44,8 +44,8 @@ _Tier = Annotated[
 _Rungs = Annotated[
     str | None,
     typer.Option(
-        help="Rungs, comma-separated; or all: every residual model, annealed losses, couplings, "
-        "Gaussianity (minutes a row). Default: the task's."
+        help="Rungs, comma-separated; board: what every row of the board has (about 40 passes); all: every "
+        "residual model, annealed losses, couplings, Gaussianity (minutes a row). Default: the task's."
     ),
 ]
 _Background = Annotated[

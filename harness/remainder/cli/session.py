@@ -16,7 +16,7 @@ from remainder.base.progress import errors, reporting
 from remainder.base.wrapping import fill
 from remainder.cli.options import print_text
 from remainder.errors import RemainderError
-from remainder.record.rungs import ALL
+from remainder.record.rungs import ALL, BOARD
 
 if TYPE_CHECKING:
     from remainder.base.cache import Progress
@@ -153,7 +153,7 @@ class Session:
         if not records:
             return
         plan = self.sources[source].plan
-        further = plan.rungs if ALL in self.further else self.further
+        further = plan.rungs if {ALL, BOARD} & set(self.further) else self.further
         if self.format == "table":
             if self.records:
                 print()

@@ -31,7 +31,7 @@ from remainder.measure.plan import Plan
 from remainder.measure.reference import REFERENCE_STEPS, is_measured
 from remainder.record.compat import PEERS
 from remainder.record.couplings import FULL_GRID, QUICK_GRID
-from remainder.record.rungs import CURVE, NULLS, REFITS, RUNGS
+from remainder.record.rungs import CURVE, KERNELS, REFITS
 from remainder.submission.submission import Entry, SiteEntry
 
 __all__ = ["Estimate", "Passes", "estimate", "passes_of"]
@@ -97,9 +97,9 @@ class _Probe(NamedTuple):
 
 def passes_of(plan: Plan) -> Passes:
     """Passes of a plan; see the module's text, steps 1 and 2."""
-    rungs = {name: RUNGS[name] for name in plan.rungs} | {name: NULLS[name] for name in plan.nulls}
+    rungs = {name: KERNELS[name] for name in (*plan.rungs, *plan.nulls)}
     if plan.whole:
-        rungs |= REFITS | {"coupled": RUNGS["full"]}
+        rungs |= REFITS | {"coupled": KERNELS["full"]}
     row = sum(1 if spec.noise == "none" else plan.draws(name) for name, spec in rungs.items())
     if plan.is_coded:
         row += len(CURVE) - 1

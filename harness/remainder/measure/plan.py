@@ -16,7 +16,7 @@ from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, CODED, NULLS
+from remainder.record.rungs import ALL, BOARD, BOARD_RUNGS, CODED, NULLS, draws_of
 from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import DEMO, Task, Tier
 
@@ -85,7 +85,8 @@ class Plan(NamedTuple):
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""
-        return 2 * (max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs)
+        pairs = max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs
+        return draws_of(rung, self.rungs, pairs)
 
     def of_documents(self, documents: int | None, *notes: str) -> Plan:
         """This plan for the first documents of its tier (None: for all), with further sentences on it.
@@ -126,9 +127,10 @@ def plan(
 
     Args:
         tier: one of the task's, or what `Plan.tier` calls a part of one.
-        rungs: names (for circuits, of backgrounds); `all` asks for every rung, and where there is a residual
-            for annealed losses, couplings, refits and Gaussianity, on a text for `compat` too. Default: the
-            task's (of tier `demo` only `full`), but `true`, a check, is then run on one batch only.
+        rungs: names (for circuits, of backgrounds); `board` asks for what every row of the board has, `all`
+            for every rung, and where there is a residual for annealed losses, couplings, refits and
+            Gaussianity, on a text for `compat` too. Default: the task's (of tier `demo` only `full`), but
+            `true`, a check, is then run on one batch only.
         dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
         compat: the field's own metrics: True for those of every peer, or names of peers (`saelens`, …).
         documents: how many of the tier's evaluation documents are measured; default: all.
@@ -203,16 +205,29 @@ def _ordered(
     if task.ladder == "exact":
         known = [rung for rung in known if rung != CODED]
     chosen = rungs or default
+    several = (BOARD, ALL) if task.kind.has_residual else (ALL,)
+    if BOARD in chosen and BOARD in several:
+        board = (rung for rung in BOARD_RUNGS if rung in known)
+        chosen = (*(rung for rung in chosen if rung != BOARD), *board)
     unknown = [rung for rung in chosen if rung not in known and rung != ALL]
     if unknown:
-        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {', '.join([ALL, *known])}")
+        names = ", ".join([*several, *known])
+        raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {names}")
     everything = ALL in chosen
     # Every other rung is compared with exact and with quantised codes alone; `raw` by itself needs neither.
     beside = {"raw"} if set(chosen) <= _BARE else {"raw", CODED}
-    ordered = tuple(rung for rung in known if everything or rung in {*beside, *chosen})
+    # With everything come all nulls, whichever the ladder's rungs are.
+    ordered = tuple(
+        rung for rung in known if (everything and rung not in NULLS) or rung in {*beside, *chosen}
+    )
     if rungs is None:  # one batch tells as much
         ordered = tuple(rung for rung in ordered if rung != _CHECK)
     return ordered, everything
+
+
+def _asks(task: Task) -> tuple[str, ...]:
+    """Names that ask for several rungs."""
+    return (BOARD, ALL) if task.kind.has_residual else (ALL,)
 
 
 def _peers(compat: bool | Sequence[str]) -> tuple[str, ...]:
@@ -240,7 +255,12 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
 
 
 def _nulls(tier: str, rungs: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
-    """The nulls whose ratios somebody will read: none beside `raw` alone, in a quick look its table's."""
+    """The nulls whose ratios somebody will read: those asked for, in a quick look its table's, else all.
+
+    None beside `raw` alone.
+    """
+    if named := tuple(name for name in NULLS if name in rungs):
+        return named
     if not set(rungs) - {"raw", CODED}:
         return ()
     return (_NULL,) if tier in (_QUICK, DEMO) and not everything else tuple(NULLS)

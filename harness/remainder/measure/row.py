@@ -44,7 +44,7 @@ from remainder.model.bridge import Runner
 from remainder.record.compat import Compat
 from remainder.record.metrics import Gaussianity
 from remainder.record.recordable import require_recordable
-from remainder.record.rungs import CODED, NULLS, REFITS, RUNGS
+from remainder.record.rungs import CODED, KERNELS, REFITS
 from remainder.record.schema import CalibrationInfo, Complexity
 from remainder.record.store import StoredRecord
 from remainder.residual.calibration import Calibration
@@ -159,13 +159,12 @@ class Row:
         if self.plan.fits:
             self.log.warnings += covariance_of(self.calibration).warnings
         self.phase("fitting residual models")
-        rungs = {name: RUNGS[name] for name in self.plan.rungs}
+        rungs = {name: KERNELS[name] for name in dict.fromkeys([*self.plan.rungs, *self.plan.nulls])}
         if CODED in rungs and isinstance(self.coder, str):
             del rungs[CODED]
             self.log.unmeasured[CODED] = self.coder
         refits = REFITS if self.plan.whole else {}
-        nulls = {name: NULLS[name] for name in self.plan.nulls}
-        self.kernels, unmeasured = fit_kernels(rungs | refits | nulls, self.calibration, self.plan.draws)
+        self.kernels, unmeasured = fit_kernels(rungs | refits, self.calibration, self.plan.draws)
         self.log.warnings += [f"{name} was not measured: {why}" for name, why in unmeasured.items()]
         self.log.unmeasured |= unmeasured
 

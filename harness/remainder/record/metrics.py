@@ -22,6 +22,8 @@ __all__ = [
     "Gaussianity",
     "Metrics",
     "NullTest",
+    "OrderTerms",
+    "Orders",
     "PerturbativeFit",
     "QuenchedMetrics",
     "RadiusHistogram",
@@ -101,6 +103,55 @@ class PerturbativeFit(FrozenModel):
     """The cost of third cumulants."""
     c2: Number
     """The cost of fourth cumulants and of squares of third ones."""
+
+
+class OrderTerms(FrozenModel):
+    """A mean over scored tokens with the Gaussian residual at amplitude α: Γ(α) = Γ(0) + a₂α² + a₄α⁴ + …
+
+    Nats per scored token, less that of the clean model; all of the same draws.
+    """
+
+    zero: Number
+    """Γ(0): the mean residual alone."""
+    one: Number
+    """Γ(0) + a₂."""
+    two: Number
+    """Γ(0) + a₂ + a₄, the two-term extrapolation. Of a strong bath a₂ and a₄ are no Taylor coefficients."""
+    sampled: Number
+    """Γ(1)."""
+    a2: Number
+    a4: Number
+    """`a2` and `a4`: solved from the two amplitudes below 1."""
+    remainder: Number
+    """two − sampled."""
+    missing: Number
+    """sampled − one: what the first order does not tell."""
+    perturbativity: Number
+    """π = (sampled − one)/(one − zero), signed; null where the interval of a₂ holds 0."""
+
+    @property
+    def converges(self) -> bool | None:
+        """Whether the extrapolation holds: `remainder` has 0 in its interval and is under half of `missing`.
+
+        None where there is no interval.
+        """
+        left, missing = self.remainder, self.missing
+        if left.value is None or left.low is None or left.high is None or missing.value is None:
+            return None
+        return left.low <= 0 <= left.high and abs(left.value) < abs(missing.value) / 2
+
+
+class Orders(FrozenModel):
+    """The Gaussian residual order by order, and what that makes of two other numbers."""
+
+    loss: OrderTerms
+    kl: OrderTerms
+    interaction: Number
+    """(KL of `full` − KL of `mean`)/KL of `noise-centred` − 1: near 0 the quenched score is arithmetic."""
+    shape: Number
+    """full − permuted, nats per scored token; with `full-unshrunk` where that was measured."""
+    smallest_kurtosis: Number
+    """The smallest elliptical κ̂ that could have shown in `shape`: 2.8 standard errors of it over |a₄|."""
 
 
 class CouplingPoint(FrozenModel):
@@ -298,7 +349,7 @@ class CircuitMetrics(FrozenModel):
 class Metrics(GrownModel):
     """All metrics of a record, each in a field of its own."""
 
-    later = ("circuit", "coding")
+    later = ("circuit", "coding", "orders")
 
     clean: CleanMetrics
     rungs: dict[str, RungMetrics]
@@ -314,3 +365,5 @@ class Metrics(GrownModel):
     """Metrics that circuits alone have."""
     coding: CodingMetrics | None = None
     """Codes that are paid for; null where they cannot be."""
+    orders: Orders | None = None
+    """Absent where not all amplitudes were measured."""

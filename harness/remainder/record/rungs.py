@@ -3,29 +3,38 @@
 A rung is one class and one line here; everything else (plans, measurement, tables, figures, tests) reads this
 table. Classes are named by strings, so that tables of finished records are made without torch.
 
-Source: protocol 1, sections 3 and 5.
+Source: protocol 1, sections 3 and 5; protocol 2, sections 1 and 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 __all__ = [
     "ALL",
+    "AMPLITUDES",
+    "AROUND",
+    "BATH_PAIRS",
     "BESIDE",
+    "BOARD",
+    "BOARD_RUNGS",
     "CIRCUIT_RUNGS",
     "CODED",
     "COUPLED",
     "CURVE",
     "ERROR_RUNGS",
     "FOLDS",
+    "KERNELS",
     "NULLS",
     "PERTURBATIVE",
     "REFERENCE_MEAN",
     "REFITS",
     "RUNGS",
+    "SMALL",
     "STEPS",
     "RungSpec",
+    "draws_of",
     "is_paid",
     "reference_rung",
     "reference_step",
@@ -34,8 +43,20 @@ __all__ = [
 ALL = "all"
 """Asks for every rung, and for what is only worth its time together with them."""
 
+BOARD = "board"
+"""Asks for `BOARD_RUNGS`: what every row of the board has."""
+
 PERTURBATIVE = (2, 4, 8, 32)
 """How many residuals the rungs `perturbative-m` average; m = 1 is `permuted`."""
+
+SMALL = 0.3
+"""The amplitude at which a loss is nearly quadratic in what is added."""
+
+AMPLITUDES = {f"full-{SMALL:g}": SMALL, "full-0.6": 0.6, "full": 1.0}
+"""Amplitudes of the Gaussian residual by their rungs, ascending; common noise."""
+
+BATH_PAIRS = {f"full-{SMALL:g}": 2, "full-0.6": 4, "full": 4}
+"""Fewest antithetic pairs of these rungs wherever all amplitudes are measured."""
 
 FOLDS = 3
 """Parts that calibration documents are dealt into, for held-out likelihoods and the spread of refits."""
@@ -90,6 +111,7 @@ class RungSpec(NamedTuple):
 _GAUSSIAN = "remainder.residual.gaussian"
 _REAL = "remainder.residual.real"
 _LADDER = "remainder.residual.ladder"
+_AROUND = "remainder.residual.around"
 
 RUNGS = {
     "raw": RungSpec("nothing: what is left out is zero", f"{_LADDER}:Raw"),
@@ -97,6 +119,13 @@ RUNGS = {
     "mean": RungSpec("bias", f"{_LADDER}:Mean"),
     "isotropic": RungSpec("total power", f"{_GAUSSIAN}:Isotropic", "normal"),
     "diagonal": RungSpec("power of each coordinate", f"{_GAUSSIAN}:Diagonal", "normal"),
+    **{
+        rung: RungSpec(
+            f"the same, noise × {amplitude:g}", f"{_GAUSSIAN}:Coupled", "normal", arguments=(amplitude, 1.0)
+        )
+        for rung, amplitude in AMPLITUDES.items()
+        if amplitude != 1
+    },
     "full": RungSpec("correlations: the Gaussian residual", f"{_GAUSSIAN}:Full", "normal"),
     "full-unshrunk": RungSpec("the same, covariance not shrunk", f"{_GAUSSIAN}:FullUnshrunk", "normal"),
     "linear-mean": RungSpec("what x̂ tells linearly, no noise", f"{_GAUSSIAN}:LinearMean"),
@@ -145,6 +174,59 @@ NULLS = {
     ),
 }
 """Noise around the clean activation: the denominators of the Gaussian ratio."""
+
+
+def _around(
+    says: str,
+    model: str,
+    noise: Literal["none", "normal", "bank"] = "none",
+    needs: tuple[str, ...] = (),
+    arguments: tuple[float, ...] = (),
+) -> RungSpec:
+    return RungSpec(says, f"{_AROUND}:{model}", noise, "activation", needs, arguments)
+
+
+AROUND = {
+    "mirror": _around("x + r − 2μ, x̂ mirrored", "AboutMean", needs=("residual",), arguments=(1.0,)),
+    "minus-mean": _around("x − μ", "MinusMean"),
+    f"residual-{SMALL:g}": _around(
+        f"x − μ − {SMALL:g} (r − μ)", "AboutMean", needs=("residual",), arguments=(-SMALL,)
+    ),
+    f"mirror-{SMALL:g}": _around(
+        f"x − μ + {SMALL:g} (r − μ)", "AboutMean", needs=("residual",), arguments=(SMALL,)
+    ),
+    f"noise-{SMALL:g}": _around(
+        f"the Gaussian of −r, × {SMALL:g} about its mean", "ScaledNoise", "normal", arguments=(SMALL,)
+    ),
+    "noise-centred": _around("the Gaussian of r less its mean", "CentredNoise", "normal"),
+    "noise-run": _around("−r of other tokens, as they follow each other", "Run", "bank"),
+    "cov-random": _around(
+        "directions of the covariance of x, the length of r", "CovRandom", "normal", ("residual",)
+    ),
+    "real-mixture": _around(
+        "the difference of two other activations, the length of r", "RealMixture", "bank", ("residual",)
+    ),
+    "activation-difference": _around(
+        "towards another activation, the length of r", "ActivationDifference", "bank", ("residual",)
+    ),
+}
+"""Other splices around the clean activation, which take the Gaussian ratio apart; see `record.ratio`."""
+
+KERNELS = {**RUNGS, **AROUND, **NULLS}
+"""All that may be asked for by name."""
+
+BOARD_RUNGS = (
+    *("raw", CODED, "mean", *AMPLITUDES, "permuted"),
+    *("mirror", "minus-mean", "noise-fitted", "noise-centred"),
+)
+"""Rungs of every row of the board, beside the further points of its curve: about forty passes."""
+
+
+def draws_of(rung: str, rungs: Collection[str], pairs: int) -> int:
+    """Number of draws of a noisy rung, measured among `rungs` with so many antithetic pairs."""
+    together = set(rungs) >= BATH_PAIRS.keys()
+    return 2 * max(pairs, BATH_PAIRS.get(rung, 0) if together else 0)
+
 
 COUPLED = RungSpec("noise × α*, source × β*", f"{_GAUSSIAN}:Coupled", "normal")
 """`full` with fitted amplitudes; its `arguments` are α and β."""

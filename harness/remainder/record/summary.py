@@ -30,6 +30,7 @@ from remainder.record.metrics import (
     RungMetrics,
 )
 from remainder.record.number import Number
+from remainder.record.orders import orders_of
 from remainder.record.rungs import CODED
 from remainder.record.schema import CodingInfo
 from remainder.record.telescope import perturbative_fit, telescope
@@ -141,6 +142,7 @@ def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed:
         calibration_spread=calibration_spread(bootstrap, gaps),
         circuit=circuit_metrics(bootstrap, totals),
         coding=coding_metrics(bootstrap, totals),
+        orders=orders_of(bootstrap, table, totals),
     )
 
 

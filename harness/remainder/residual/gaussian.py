@@ -17,7 +17,7 @@ from remainder.residual.covariance import (
     fit_covariance,
     varies,
 )
-from remainder.residual.kernel import Context, Kernel, Sample, residual_of
+from remainder.residual.kernel import Context, Kernel, Sample, of_length
 from remainder.residual.linear import LinearCoupling, fit_linear
 from remainder.residual.noise import Draw, indices
 
@@ -238,14 +238,14 @@ class DirectionalNoise(Full):
             )
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        return _of_length(context, context.coloured(self.covariance, draw))
+        return of_length(context, context.coloured(self.covariance, draw))
 
 
 class IsotropicNoise(Kernel):
     """ε_t = ‖r_t‖ g/‖g‖: the residual's own length at each token, any direction (Gurnee 2024's ε-random)."""
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        return _of_length(context, context.normal(draw))
+        return of_length(context, context.normal(draw))
 
 
 def whitening(
@@ -273,15 +273,3 @@ def _root(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     values, vectors = torch.linalg.eigh(matrix)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
-
-
-def _of_length(context: Context, direction: Sample) -> Sample:
-    """`direction` scaled, position by position, to the length of the residual."""
-    length = residual_of(context).norm(dim=-1, keepdim=True)
-    norm = direction.norm(dim=-1, keepdim=True)
-    if bool(((norm == 0) & (length > 0))[context.mask].any()):
-        raise MeasurementError(
-            "the fitted covariance is zero, but residuals on evaluation are not: no direction to follow",
-            fix="look at the calibration residual: it is constant",
-        )
-    return torch.where(length > 0, direction * (length / norm.clamp(min=torch.finfo(norm.dtype).tiny)), 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import Covariance
 from remainder.residual.noise import Draw, NoiseKeys, normal
 
-__all__ = ["Context", "Kernel", "ResidualModel", "Sample", "residual_of"]
+__all__ = ["Context", "Kernel", "ResidualModel", "Sample", "of_length", "residual_of"]
 
 Sample = Float[Tensor, "docs pos d"]
 
@@ -88,3 +89,19 @@ def residual_of(context: Context) -> Sample:
             "this kernel needs the residual, which it was not given", fix="report this bug"
         )
     return context.residual.double()
+
+
+def of_length(context: Context, direction: Sample) -> Sample:
+    """`direction` scaled, position by position, to the length of the residual.
+
+    Raises:
+        MeasurementError: where the direction is 0 and the residual is not.
+    """
+    length = residual_of(context).norm(dim=-1, keepdim=True)
+    norm = direction.norm(dim=-1, keepdim=True)
+    if bool(((norm == 0) & (length > 0))[context.mask].any()):
+        raise MeasurementError(
+            "the fitted covariance is zero, but residuals on evaluation are not: no direction to follow",
+            fix="look at the calibration residual: it is constant",
+        )
+    return torch.where(length > 0, direction * (length / norm.clamp(min=torch.finfo(norm.dtype).tiny)), 0.0)

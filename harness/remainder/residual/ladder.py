@@ -4,7 +4,8 @@ A rung is prepared and then sampled: its class is called with a `Calibration`, o
 and `sample(context, draw)` gives ε, which is added to the reconstruction at every spliced position (or to
 the activation, or takes the reconstruction's place: `RungSpec.base`). It sees the reconstruction and the
 positions, never the activation itself; a rung that needs more of the `Context` declares it in the table
-`remainder.record.rungs`, and only then is it given (the residual, for the check `true` and for two noises).
+`remainder.record.rungs`, and only then is it given (the residual, for the check `true` and for
+splices around x).
 With μ and Σ the mean and covariance of the calibration residual r, and m the mean of x̂:
 
 | rung | kernel |
@@ -13,6 +14,7 @@ With μ and Σ the mean and covariance of the calibration residual r, and m the 
 | `mean` | μ |
 | `isotropic` | N(μ, (tr Σ/d) I) |
 | `diagonal` | N(μ, diag Σ) |
+| `full-0.3`, `full-0.6` | μ + 0.3 ε, μ + 0.6 ε with ε ~ N(0, Σ̂), the noise of `full` |
 | `full` | N(μ, Σ̂), Σ̂ shrunk; `full-unshrunk` with the bank's own μ and Σ |
 | `linear-mean` | μ + A(x̂ − m) |
 | `linear` | the same plus Gaussian noise with the covariance of what A leaves |
@@ -24,7 +26,8 @@ With μ and Σ the mean and covariance of the calibration residual r, and m the 
 | `matched` | a real residual whose x̂ lay in the same cell |
 | `true` | r itself |
 
-The denominators of the Gaussian ratio are kernels too, but are added to the clean activation.
+The denominators of the Gaussian ratio are kernels too, but are added to the clean activation; so are those of
+`residual.around`.
 
 Source: protocol 1, section 3.
 """

@@ -1,0 +1,48 @@
+"""A table of per-document values made of losses that a test has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from remainder.record.values import RAW_ONLY
+
+Losses = Mapping[str, np.ndarray]
+"""Per rung `[documents, draws]` or `[documents]`, means over the tokens of a document; `clean` among them."""
+
+
+def table_of(losses: Losses, kl: Losses | None = None, annealed: Losses | None = None) -> pd.DataFrame:
+    """A table with 100 tokens a document.
+
+    Args:
+        kl: as `losses`; default: loss less clean loss.
+        annealed: as `losses`, NaN where no unit ends; default: none.
+    """
+    tokens, clean = 100, np.asarray(losses["clean"])
+    rows = []
+    for rung, given in losses.items():
+        given = np.asarray(given).reshape(len(clean), -1)
+        apart = given - clean[:, None] if kl is None else np.asarray(kl[rung]).reshape(given.shape)
+        drawn = None if annealed is None else annealed.get(rung)
+        for document, draw in np.ndindex(given.shape):
+            rows.append(
+                {
+                    "split": "evaluation",
+                    "document": f"page-{document:05d}",
+                    "window": 0,
+                    "rung": rung,
+                    "draw": draw,
+                    "tokens": tokens,
+                    "loss": given[document, draw] * tokens,
+                    "kl": apart[document, draw] * tokens,
+                    "top1": tokens,
+                    "correct": tokens,
+                    "kl_histogram": "",
+                    "annealed": np.nan if drawn is None else drawn[document, draw] * tokens,
+                    "annealed_plain": np.nan if drawn is None else drawn[document, draw] * tokens,
+                    **dict.fromkeys(RAW_ONLY, np.nan),
+                }
+            )
+    return pd.DataFrame(rows)
