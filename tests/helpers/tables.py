@@ -13,19 +13,25 @@ Losses = Mapping[str, np.ndarray]
 """Per rung `[documents, draws]` or `[documents]`, means over the tokens of a document; `clean` among them."""
 
 
-def table_of(losses: Losses, kl: Losses | None = None, annealed: Losses | None = None) -> pd.DataFrame:
+def table_of(
+    losses: Losses,
+    kl: Losses | None = None,
+    annealed: Losses | None = None,
+    plain: Losses | None = None,
+) -> pd.DataFrame:
     """A table with 100 tokens a document.
 
     Args:
         kl: as `losses`; default: loss less clean loss.
-        annealed: as `losses`, NaN where no unit ends; default: none.
+        annealed: of some rungs, as `losses`, NaN where no unit ends; default: none.
+        plain: the same before the jackknife.
     """
     tokens, clean = 100, np.asarray(losses["clean"])
     rows = []
     for rung, given in losses.items():
         given = np.asarray(given).reshape(len(clean), -1)
         apart = given - clean[:, None] if kl is None else np.asarray(kl[rung]).reshape(given.shape)
-        drawn = None if annealed is None else annealed.get(rung)
+        ends = {"annealed": annealed or {}, "annealed_plain": plain or {}}
         for document, draw in np.ndindex(given.shape):
             rows.append(
                 {
@@ -40,8 +46,10 @@ def table_of(losses: Losses, kl: Losses | None = None, annealed: Losses | None =
                     "top1": tokens,
                     "correct": tokens,
                     "kl_histogram": "",
-                    "annealed": np.nan if drawn is None else drawn[document, draw] * tokens,
-                    "annealed_plain": np.nan if drawn is None else drawn[document, draw] * tokens,
+                    **{
+                        name: of[rung][document, draw] * tokens if rung in of else np.nan
+                        for name, of in ends.items()
+                    },
                     **dict.fromkeys(RAW_ONLY, np.nan),
                 }
             )

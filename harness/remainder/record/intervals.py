@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -118,6 +119,12 @@ class Bootstrap:
         counts = np.bincount((chosen + offsets).ravel(), minlength=resamples * documents)
         self.weights: Array = counts.reshape(resamples, documents).astype(np.float64)
         """The number of times that each resample holds each document, `[resamples, documents]`."""
+
+    def at_level(self, level: float) -> Bootstrap:
+        """The same resamples, with intervals of another nominal coverage."""
+        other = copy(self)
+        other.level = level
+        return other
 
     def estimate(self, ratio: Ratio) -> Estimate:
         """The pooled `ratio`; of a guarded one, value None where the denominator's interval includes 0.

@@ -6,6 +6,7 @@ from remainder.record.number import FrozenModel, GrownModel, Number, Real
 
 __all__ = [
     "AnnealedMetrics",
+    "BathPoint",
     "CalibrationSpread",
     "CircuitMetrics",
     "CircuitPoint",
@@ -27,6 +28,7 @@ __all__ = [
     "PerturbativeFit",
     "QuenchedMetrics",
     "RadiusHistogram",
+    "RatioParts",
     "ReconstructionMetrics",
     "ReferencePoint",
     "RungMetrics",
@@ -154,6 +156,18 @@ class Orders(FrozenModel):
     """The smallest elliptical κ̂ that could have shown in `shape`: 2.8 standard errors of it over |a₄|."""
 
 
+class BathPoint(FrozenModel):
+    """The Gaussian residual at one amplitude as a bath: −log E_ε p(y) of four antithetic pairs."""
+
+    amplitude: Real
+    loss: Number
+    """Nats per scored token."""
+    difference: Number
+    """`loss` less the loss of `mean`, paired; below 0 the noise, integrated out, helps to predict."""
+    pays: bool | None
+    """Whether `difference` is below 0 at the joint level of all points (Holm); null without an interval."""
+
+
 class CouplingPoint(FrozenModel):
     """Gaps on the calibration split with noise times `alpha` and source times `beta`. Nats."""
 
@@ -242,6 +256,24 @@ class GaussianRatio(FrozenModel):
     fitted: Number
     directional: Number
     isotropic: Number
+
+
+class RatioParts(FrozenModel):
+    """The fitted Gaussian ratio ρ taken apart; x − r = x − μ − c is the reconstruction."""
+
+    even: Number
+    """½ [KL(x − μ − c) + KL(x − μ + c)] over KL of the noise."""
+    odd: Number
+    """½ [KL(x − μ − c) − KL(x − μ + c)] over KL of the noise, signed; ρ = even + odd."""
+    small: Number
+    """ρ₀: `even` with residual and noise at amplitude 0.3."""
+    mean_kl: Number
+    """KL(x − μ), nats per scored token."""
+    factors: dict[str, Number]
+    """log of the KL of each nested null over that of the one before, by its name; `residual` comes last.
+    They add up to the log of the isotropic ratio. Empty where a null was not measured."""
+    others: dict[str, Number]
+    """ρ with other denominators, by their names."""
 
 
 class ReconstructionMetrics(FrozenModel):
@@ -349,7 +381,7 @@ class CircuitMetrics(FrozenModel):
 class Metrics(GrownModel):
     """All metrics of a record, each in a field of its own."""
 
-    later = ("circuit", "coding", "orders")
+    later = ("circuit", "coding", "orders", "bath", "ratio_parts")
 
     clean: CleanMetrics
     rungs: dict[str, RungMetrics]
@@ -367,3 +399,7 @@ class Metrics(GrownModel):
     """Codes that are paid for; null where they cannot be."""
     orders: Orders | None = None
     """Absent where not all amplitudes were measured."""
+    bath: tuple[BathPoint, ...] | None = None
+    """Annealed losses by amplitude; absent where an amplitude was not measured."""
+    ratio_parts: RatioParts | None = None
+    """Absent where nothing but the ratio's own noise was spliced in around x."""

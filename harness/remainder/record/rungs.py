@@ -15,6 +15,7 @@ __all__ = [
     "ALL",
     "AMPLITUDES",
     "AROUND",
+    "BATH",
     "BATH_PAIRS",
     "BESIDE",
     "BOARD",
@@ -57,6 +58,9 @@ AMPLITUDES = {f"full-{SMALL:g}": SMALL, "full-0.6": 0.6, "full": 1.0}
 
 BATH_PAIRS = {f"full-{SMALL:g}": 2, "full-0.6": 4, "full": 4}
 """Fewest antithetic pairs of these rungs wherever all amplitudes are measured."""
+
+BATH = ("full-0.6", "full")
+"""Amplitudes whose annealed loss every row of the board has: two tests, fixed beforehand."""
 
 FOLDS = 3
 """Parts that calibration documents are dealt into, for held-out likelihoods and the spread of refits."""

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import MeasurementError
+from remainder.record.bath import bath_of
 from remainder.record.circuit_summary import AT, circuit_metrics
-from remainder.record.coding import coding_metrics, scored_rung, step_bits
+from remainder.record.coding import coding_metrics, step_bits
 from remainder.record.couplings import fit_couplings, point_of
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.metrics import (
@@ -31,12 +32,12 @@ from remainder.record.metrics import (
 )
 from remainder.record.number import Number
 from remainder.record.orders import orders_of
+from remainder.record.ratio import gaussian_ratio, ratio_parts
 from remainder.record.rungs import CODED
 from remainder.record.schema import CodingInfo
 from remainder.record.telescope import perturbative_fit, telescope
 from remainder.record.values import (
     KEY,
-    KL_ROUNDING,
     Totals,
     annealed_totals,
     canonical_values,
@@ -50,7 +51,6 @@ from remainder.record.values import (
 __all__ = [
     "Summaries",
     "explained_variance",
-    "gaussian_ratio",
     "histogram_quantile",
     "l0",
     "summaries_of",
@@ -143,6 +143,8 @@ def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed:
         circuit=circuit_metrics(bootstrap, totals),
         coding=coding_metrics(bootstrap, totals),
         orders=orders_of(bootstrap, table, totals),
+        bath=bath_of(bootstrap, table, totals),
+        ratio_parts=ratio_parts(bootstrap, totals),
     )
 
 
@@ -176,17 +178,6 @@ def calibration_spread(bootstrap: Bootstrap, gaps: Mapping[str, Ratio]) -> Calib
         gaps=numbers,
         spread=Number.bare(max(found) - min(found), f"the range of {len(found)} refits, no interval"),
     )
-
-
-def gaussian_ratio(totals: Totals, denominator: str) -> Ratio | str:
-    """KL of the reconstruction over KL of the noise `denominator`, or why there is none."""
-    raw, noise = pooled(totals, scored_rung(totals), "kl"), pooled(totals, denominator, "kl")
-    if isinstance(raw, str) or isinstance(noise, str):
-        return raw if isinstance(raw, str) else str(noise)
-    for ratio, what in ((raw, "raw"), (noise, denominator)):
-        if not ratio.numerator.any():
-            return f"the KL of {what} is 0: below {KL_ROUNDING:g} nats per token"
-    return Ratio(raw.numerator, noise.numerator, "positive")
 
 
 def explained_variance(totals: Totals) -> Ratio | str:

@@ -17,9 +17,10 @@ from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.intervals import Ratio
 from remainder.record.number import Number
+from remainder.record.ratio import gaussian_ratio
 from remainder.record.rungs import ALL, CODED
 from remainder.record.schema import Record
-from remainder.record.summary import explained_variance, gaussian_ratio, l0
+from remainder.record.summary import explained_variance, l0
 from remainder.record.values import Totals, gap, pooled
 from remainder.report.ladder import RUNG_NAMES
 
