@@ -1,4 +1,4 @@
-"""What the Gaussian residual is worth as a bath: its noise integrated out of the prediction.
+"""The worth of the Gaussian residual as a bath: its noise integrated out of the prediction.
 
 1. The annealed loss −log E_ε p(y) at amplitudes α = 0.6 and 1, of four antithetic pairs (`measure.annealed`),
    and its difference to the loss with the mean residual alone, paired document by document.

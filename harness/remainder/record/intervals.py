@@ -121,7 +121,7 @@ class Bootstrap:
         """The number of times that each resample holds each document, `[resamples, documents]`."""
 
     def at_level(self, level: float) -> Bootstrap:
-        """The same resamples, with intervals of another nominal coverage."""
+        """A copy with these resamples, whose intervals have another nominal coverage."""
         other = copy(self)
         other.level = level
         return other
