@@ -88,7 +88,7 @@ class Passes:
             assert rebuilt.coded is not None
             estimate = rebuilt.coded.reconstruction(self._curve[name])
             yield self._paid(splices, name, rebuilt.coded, estimate)
-        yield from score(runner, clean, ladder, rebuilt.scored, places, memo=memo)
+        yield from score(runner, clean, ladder, rebuilt.scored, places, memo=memo, codes=rebuilt.kept)
 
     def _paid(self, splices: Splices, rung: str, coded: CodedBatch, estimate: Tensor) -> Rows:
         rows = _exactly(splices, rung, estimate)

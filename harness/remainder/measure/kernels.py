@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from remainder.loading.activations import Batch
@@ -23,12 +23,13 @@ from remainder.model.bridge import Runner
 from remainder.record.rungs import RungSpec
 from remainder.record.values import RAW_ONLY
 from remainder.residual.calibration import Calibration
+from remainder.residual.codes import Codes
 from remainder.residual.covariance import NotMeasurableError
 from remainder.residual.kernel import Context, ResidualModel
 from remainder.residual.ladder import prepare
 from remainder.residual.noise import Draw, NoiseKeys
 
-__all__ = ["FittedRung", "fit_kernels", "score", "splice", "table_rows"]
+__all__ = ["FittedRung", "fit_kernels", "input_ids", "score", "splice", "table_rows"]
 
 
 class FittedRung(NamedTuple):
@@ -73,11 +74,13 @@ def score(
     *,
     split: str = "evaluation",
     memo: dict[int, Tensor] | None = None,
+    codes: Codes | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """Rows of the table of values for a batch, kernel after kernel and draw after draw.
 
     Args:
         memo: noise of this batch by the number of its pair, which others made or will use.
+        codes: those that the reconstruction stands on.
     """
     units: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
     unfinished: dict[str, list[Tensor]] = {kernel.name: [] for kernel in kernels}
@@ -86,7 +89,7 @@ def score(
         for kernel in kernels:
             if index >= kernel.draws:
                 continue
-            spliced = splice(kernel, Draw(index), clean.batch, reconstruction, places, memo)
+            spliced = splice(kernel, Draw(index), clean.batch, reconstruction, places, memo, codes)
             scores, loss = spliced_pass(runner, clean, spliced)
             annealed, plain = None, None
             if kernel.draws > kernel.draws_a_unit:
@@ -111,16 +114,24 @@ def splice(
     reconstruction: Float[Tensor, "docs pos d"],
     places: NoiseKeys,
     memo: dict[int, Tensor] | None = None,
+    codes: Codes | None = None,
 ) -> Float[Tensor, "docs pos d"]:
     """x̂ + ε (or x + ε, or the sample alone) where something is spliced, x elsewhere.
 
     Sums are made in float64, so that x̂ + (x − x̂) is x to the bit whatever the suffix's dtype.
     """
     x, estimate = batch.prefix.x_out.double(), reconstruction.double()
-    context = Context(places, estimate, batch.spliced, x - estimate, {} if memo is None else memo)
+    known = {} if memo is None else memo
+    context = Context(places, estimate, batch.spliced, x - estimate, known, codes, input_ids(batch))
     base = {"reconstruction": estimate, "activation": x, "nothing": torch.zeros_like(x)}[kernel.rung.base]
     spliced = base + kernel.model.sample(context.limited_to(kernel.rung.needs), draw)
     return torch.where(batch.spliced[..., None], spliced, x).float()
+
+
+def input_ids(batch: Batch) -> Int[Tensor, "docs pos"] | None:
+    """The ids that a model reads, or None where it reads numbers."""
+    ids = batch.inputs
+    return ids if ids.shape == batch.spliced.shape and not ids.is_floating_point() else None
 
 
 def table_rows(

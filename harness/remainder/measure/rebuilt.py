@@ -12,6 +12,7 @@ from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
 from remainder.measure.coding import CodedBatch, Coder
 from remainder.record.rungs import CODED
+from remainder.residual.codes import Codes
 
 __all__ = ["Rebuilder", "Rebuilt"]
 
@@ -26,6 +27,8 @@ class Rebuilt(NamedTuple):
     """The reconstruction by quantised codes at the point `coded`; by exact ones where the ladder is exact."""
     coded: CodedBatch | None
     """Null where codes are not paid for."""
+    kept: Codes
+    """The codes of spliced tokens that `scored` stands on."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class Rebuilder:
         read = self.interpretation.choose(batch.prefix.x_in, x)
         codes, exact = self.interpretation.reconstruct(read, batch.spliced)
         if self.coder is None:
-            return Rebuilt(codes, exact, exact, None)
+            return Rebuilt(codes, exact, exact, None, Codes.of(codes[batch.spliced]))
         coded = CodedBatch(self.coder, codes, batch.prefix.x_out, batch.spliced)
-        scored = coded.reconstruction(self.coder.points[CODED]) if self.is_coded else exact
-        return Rebuilt(codes, exact, scored, coded)
+        if not self.is_coded:
+            return Rebuilt(codes, exact, exact, coded, coded.codes)
+        step = self.coder.points[CODED]
+        kept = self.coder.rounded(coded.symbols(step), step)
+        return Rebuilt(codes, exact, coded.reconstruction(step), coded, kept)

@@ -28,7 +28,7 @@ from remainder.measure.directions import decoder_directions
 from remainder.measure.evaluation import Passes
 from remainder.measure.gather import Residuals
 from remainder.measure.gaussianity import measure_gaussianity
-from remainder.measure.kernels import FittedRung, fit_kernels
+from remainder.measure.kernels import FittedRung, fit_kernels, input_ids
 from remainder.measure.losses import Clean
 from remainder.measure.partial import Finished, batch_key, packed, unpacked
 from remainder.measure.peers import PeerSums, PeerText
@@ -117,7 +117,11 @@ class Row:
         self.log.warnings[:0] = self.plan.notes
         self.phase("reading it")
         self.interpretation = build(self.loaded, self.entry, self.plan, self.log)
-        self.calibration = Calibration.empty(self.loaded.task.site.width, device=self.loaded.device)
+        self.calibration = Calibration.empty(
+            self.loaded.task.site.width,
+            device=self.loaded.device,
+            keep=any(RUNGS[rung].keeps for rung in self.plan.rungs),
+        )
         entries = [self.entry, *([] if self.reference is None else [self.reference])]
         require_recordable([info(each) for each in entries], self.log.warnings)
 
@@ -152,7 +156,9 @@ class Row:
             self._check_decoded(rebuilt, batch, "calibration")
         estimate = rebuilt.scored.double()
         residual = batch.prefix.x_out.double() - estimate
-        self.calibration.update(self.places(batch), estimate, residual, batch.spliced)
+        self.calibration.update(
+            self.places(batch), estimate, residual, batch.spliced, rebuilt.kept, input_ids(batch)
+        )
 
     def fit(self) -> None:
         """Fit every rung of the plan, refits, and the denominators of the Gaussian ratio."""

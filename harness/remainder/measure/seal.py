@@ -33,6 +33,7 @@ from remainder.record.schema import (
 from remainder.record.store import make_record
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import covariance_of
+from remainder.residual.held_out import conditional_figures
 from remainder.submission.submission import Entry
 
 __all__ = ["Log", "Remeasured", "Spent", "calibration_info", "info", "seal"]
@@ -76,6 +77,7 @@ def calibration_info(calibration: Calibration, unexplained: dict[str, Number]) -
         cells=None if cells is None else len(cells.sizes),
         cells_explained=None if cells is None else cells.explained,
         unexplained=unexplained,
+        **conditional_figures(calibration),
     )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "REFERENCE_MEAN",
     "REFITS",
     "RUNGS",
+    "SAMPLERS",
     "SMALL",
     "STEPS",
     "RungSpec",
@@ -110,12 +111,17 @@ class RungSpec(NamedTuple):
     needs: tuple[str, ...] = ()
     """Optional fields of `Context` that it may see; all others are withheld."""
     arguments: tuple[float, ...] = ()
+    keeps: bool = False
+    """Whether it is fitted to all calibration rows (`residual.rows`)."""
 
 
 _GAUSSIAN = "remainder.residual.gaussian"
 _REAL = "remainder.residual.real"
 _LADDER = "remainder.residual.ladder"
 _AROUND = "remainder.residual.around"
+_CONDITIONAL = "remainder.residual.conditional"
+_CLUSTER = "remainder.residual.cluster"
+_NEIGHBOUR = "remainder.residual.neighbour"
 
 RUNGS = {
     "raw": RungSpec("nothing: what is left out is zero", f"{_LADDER}:Raw"),
@@ -145,6 +151,20 @@ RUNGS = {
     "permuted": RungSpec("all one-token shape", f"{_REAL}:Permuted", "bank"),
     "permuted-block": RungSpec("shape, real correlation across tokens", f"{_REAL}:PermutedBlock", "bank"),
     "matched": RungSpec("dependence on x̂ (cells)", f"{_REAL}:Matched", "bank"),
+    "cluster": RungSpec("a Gaussian in each cell of x̂", f"{_CLUSTER}:Cluster", "normal", keeps=True),
+    "hetero": RungSpec(
+        "scale read off the codes", f"{_CONDITIONAL}:Hetero", "normal", needs=("codes",), keeps=True
+    ),
+    "context": RungSpec("x̂ here and 3 tokens before", f"{_CONDITIONAL}:ContextNoise", "normal", keeps=True),
+    "renormalised": RungSpec(
+        "what codes tell, and noise", f"{_CONDITIONAL}:Renormalised", "normal", needs=("codes",), keeps=True
+    ),
+    "renormalised-mean": RungSpec(
+        "what codes tell, no noise", f"{_CONDITIONAL}:RenormalisedMean", needs=("codes",), keeps=True
+    ),
+    "neighbour": RungSpec("residual of the nearest x̂", f"{_NEIGHBOUR}:Neighbour", keeps=True),
+    "neighbour-mean": RungSpec("the same, scaled", f"{_NEIGHBOUR}:NeighbourMean", keeps=True),
+    "token": RungSpec("input token (diagnostic)", f"{_CONDITIONAL}:Token", needs=("tokens",), keeps=True),
     "true": RungSpec(
         "everything: must equal the clean model", f"{_LADDER}:TrueResidual", needs=("residual",)
     ),
@@ -153,6 +173,9 @@ RUNGS = {
 
 Rungs above `coded` are of what quantised codes leave out; where nothing is quantised, of what `raw` does.
 """
+
+SAMPLERS = ("cluster", "hetero", "context", "renormalised")
+"""Conditional rungs with a density: of these the best stands in the telescope."""
 
 REFITS = {
     f"full-fold-{fold + 1}": RungSpec(

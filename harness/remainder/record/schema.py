@@ -22,6 +22,7 @@ __all__ = [
     "CircuitSize",
     "CodingInfo",
     "Complexity",
+    "ConditionalFit",
     "DocumentsInfo",
     "Measurement",
     "MethodInfo",
@@ -158,10 +159,29 @@ class Check(FrozenModel):
     note: str = ""
 
 
+class ConditionalFit(FrozenModel):
+    """A conditional kernel, on calibration documents that it was not fitted to."""
+
+    rows: int
+    """Calibration rows that the rung itself is fitted to, or draws from."""
+    explained: Real | None
+    """R² of the residual given what the kernel sees, over folds of documents; null where nothing varies."""
+    of: str = "r"
+    """The quantity that is explained."""
+    curve: dict[str, Real] = Field(default_factory=dict)
+    """R² on the first fold by the number of rows that were fitted to: 2k, 8k, 32k, all others'."""
+    surprise: Real | None = None
+    """−log density, nats a token, with N(0, s²I) added, s² a thousandth of the residual's variance per
+    dimension; null for what has no density."""
+    same_token: Real | None = None
+    """`neighbour`: share of rows whose nearest is of the same input token."""
+    note: str = ""
+
+
 class CalibrationInfo(GrownModel):
     """The data that the residual models were fitted on."""
 
-    later = ("unexplained",)
+    later = ("unexplained", "conditional", "best")
 
     documents: int
     tokens: int
@@ -182,6 +202,10 @@ class CalibrationInfo(GrownModel):
     """Share of the residual's variance between these cells, adjusted for their number."""
     unexplained: dict[str, Number] | None = None
     """Share of the activation's variance that is left on the splits `calibration` and `fit`."""
+    conditional: dict[str, ConditionalFit] | None = None
+    """Conditional kernels by rung, and `full` beside them; absent where none was measured."""
+    best: str | None = None
+    """The rung of the conditional sampler with the least surprise."""
 
 
 class BehaviourInfo(FrozenModel):

@@ -4,6 +4,7 @@
   held-out likelihoods and refits; their sum gives everything else.
 - A keyed reservoir of whole windows, so that real residuals can be drawn one by one or in their order,
   together with the reconstructions that they belonged to.
+- Where a rung asks for them, all windows, with codes and tokens (`residual.rows`).
 
 At `LARGE` or more dimensions no d × d matrix is formed, and everything is fitted to the bank.
 
@@ -18,14 +19,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from remainder.errors import MeasurementError
 from remainder.record.rungs import FOLDS
+from remainder.record.schema import ConditionalFit
+from remainder.residual.codes import Codes
 from remainder.residual.moments import Moments
 from remainder.residual.noise import NoiseKeys, folds, priorities
+from remainder.residual.rows import Rows, Seen
 
 __all__ = ["LARGE", "Bank", "Calibration"]
 
@@ -124,16 +128,31 @@ class Calibration:
     bank: Bank
     documents: set[str] = field(default_factory=set)
     tokens: int = 0
+    rows: Rows | None = None
+    """All windows with what conditional kernels may see; null where no rung of the plan asks for them."""
+    conditional: dict[str, ConditionalFit] = field(default_factory=dict)
+    """Figures of conditional kernels on held-out documents, by rung."""
     _fitted: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def empty(
-        cls, width: int, capacity: int | None = None, device: torch.device | str = "cpu"
+        cls,
+        width: int,
+        capacity: int | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        keep: bool = False,
     ) -> Calibration:
-        """A calibration that has seen nothing; its bank holds up to `capacity` rows."""
+        """A calibration that has seen nothing.
+
+        Args:
+            capacity: rows that its bank holds at most.
+            keep: whether all rows are kept, which conditional kernels are fitted to.
+        """
         large = width >= LARGE
         parts = () if large else tuple(Moments.empty(2 * width, device) for _ in range(FOLDS))
-        return cls(width, parts, Bank(capacity or (_CAPACITY_LARGE if large else _CAPACITY)))
+        bank = Bank(capacity or (_CAPACITY_LARGE if large else _CAPACITY))
+        return cls(width, parts, bank, rows=Rows(width) if keep else None)
 
     def update(
         self,
@@ -141,8 +160,14 @@ class Calibration:
         reconstruction: Float[Tensor, "docs pos d"],
         residual: Float[Tensor, "docs pos d"],
         mask: Bool[Tensor, "docs pos"],
+        codes: Codes | None = None,
+        tokens: Int[Tensor, "docs pos"] | None = None,
     ) -> None:
         """Add the positions of a batch of windows where `mask` holds.
+
+        Args:
+            codes: of these positions, in their order; kept only where all rows are.
+            tokens: ids of the input, if it is a text; kept likewise.
 
         Raises:
             MeasurementError: if a value is not finite there.
@@ -161,6 +186,8 @@ class Calibration:
                 rows = (dealt == index).to(mask.device)[:, None] & mask
                 part.update(torch.cat([reconstruction[rows].double(), residual[rows].double()], -1))
         self.bank.update(places, reconstruction, residual, mask)
+        if self.rows is not None:
+            self.rows.update(places, Seen(reconstruction, mask, codes, tokens), residual)
         self.documents.update(places.documents)
         self.tokens += int(mask.sum())
 
@@ -170,6 +197,8 @@ class Calibration:
         for own, theirs in zip(self.folds, other.folds, strict=True):
             own.merge(theirs)
         self.bank.merge(other.bank)
+        if self.rows is not None and other.rows is not None:
+            self.rows.merge(other.rows)
         self.documents |= other.documents
         self.tokens += other.tokens
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from remainder.errors import MeasurementError
 from remainder.residual.calibration import Calibration
+from remainder.residual.codes import Codes
 from remainder.residual.covariance import Covariance
 from remainder.residual.noise import Draw, NoiseKeys, normal
+from remainder.residual.rows import Seen
 
-__all__ = ["Context", "Kernel", "ResidualModel", "Sample", "of_length", "residual_of"]
+__all__ = ["WITHHELD", "Context", "Kernel", "ResidualModel", "Sample", "of_length", "residual_of"]
 
 Sample = Float[Tensor, "docs pos d"]
 
+
+WITHHELD = ("residual", "codes", "tokens")
+"""Optional fields of a context, which no rung sees that does not declare them."""
 
 _REMEMBERED = 2**24  # numbers in float64, 134 MB, of the noise of one batch
 
@@ -29,7 +34,7 @@ class Context:
 
     Fields that may be None are withheld from every rung that does not declare them (`RungSpec.needs`); to
     let rungs condition on something new, add such a field here and fill it where contexts are made
-    (`measure.kernels.splice`). No other rung sees it.
+    (`measure.kernels.splice`) and among `WITHHELD`. No other rung sees it.
 
     `memo` may be shared by contexts of the same windows, so that one draw's noise is made once.
     """
@@ -39,6 +44,11 @@ class Context:
     mask: Bool[Tensor, "docs pos"]
     residual: Float[Tensor, "docs pos d"] | None = None
     memo: dict[int, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    codes: Codes | None = None
+    """The codes that the reconstruction stands on, quantised where these are paid for: of the positions where
+    the mask holds, in their order."""
+    tokens: Int[Tensor, "docs pos"] | None = None
+    """Ids of the input; null where it is numbers."""
 
     def normal(self, draw: Draw) -> Sample:
         """Keyed standard normal values in the reconstruction's shape, float64."""
@@ -57,7 +67,13 @@ class Context:
 
     def limited_to(self, needs: Collection[str]) -> Context:
         """A copy of this context without the optional fields that are not among `needs`."""
-        return replace(self, residual=self.residual if "residual" in needs else None)
+        withheld: dict[str, Any] = {name: None for name in WITHHELD if name not in needs}
+        return replace(self, **withheld)
+
+    @property
+    def seen(self) -> Seen:
+        """The part that conditional kernels see: neither x nor its residual."""
+        return Seen(self.reconstruction, self.mask, self.codes, self.tokens)
 
 
 @runtime_checkable

@@ -1,0 +1,204 @@
+"""A Gaussian of its own in each cell of x̂, shrunk to the pooled one.
+
+With n rows in a cell, their mean m and their scatter S about it,
+
+    μ_c = (n m + κ μ)/(n + κ),    Σ_c = (ν Σ + S)/(ν + n),
+
+Σ the shrunk covariance of r − m over all cells. κ has the least squared error, ν the highest likelihood on a
+fold of documents that was left out. No d × d matrix of a cell is formed: S = KᵀK, with no more rows of K than
+the cell or the space has, and noise is √(ν/(ν+n)) Σ^{1/2} z + Kᵀw/√(ν+n). Densities are by Woodbury's
+identity in the eigenvectors of Σ.
+
+Cells are found among the first 16,384 rows (`residual.cells`); Gaussians are fitted to the first 32,768.
+
+Source: protocol 2, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from remainder.record.rungs import FOLDS
+from remainder.record.schema import ConditionalFit
+from remainder.residual.calibration import Calibration
+from remainder.residual.cells import Cells, fit_cells
+from remainder.residual.conditional import placed
+from remainder.residual.covariance import DenseCovariance, NotMeasurableError, fit_covariance
+from remainder.residual.held_out import floor_of, held_out, rows_of
+from remainder.residual.kernel import Context, Kernel, Sample
+from remainder.residual.moments import Moments
+from remainder.residual.noise import Draw, normal
+from remainder.residual.rows import Rows, Seen
+
+__all__ = ["CellGaussians", "Cluster", "fit_cell_gaussians"]
+
+_FOR_CELLS, _MOST = 16384, 32768  # rows
+_MEANS = (0.0, 4.0, 16.0, 64.0, 256.0, math.inf)
+_SCATTERS = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, math.inf)
+
+
+@dataclass(frozen=True)
+class CellGaussians:
+    """A Gaussian for each cell."""
+
+    cells: Cells
+    counts: Float[Tensor, " cells"]
+    cell_means: Float[Tensor, "cells d"]
+    """Those of the rows themselves."""
+    mean: Float[Tensor, " d"]
+    factors: tuple[Float[Tensor, "_ d"], ...]
+    """K of each cell, about the mean of its rows."""
+    covariance: DenseCovariance
+    kappa: float
+    nu: float
+
+    @property
+    def means(self) -> Float[Tensor, "cells d"]:
+        """μ_c."""
+        weight = 0.0 if math.isinf(self.kappa) else self.counts / (self.counts + self.kappa)
+        if isinstance(weight, float):
+            return self.mean.expand_as(self.cell_means)
+        return self.mean + weight[:, None] * (self.cell_means - self.mean)
+
+    def of(self, x: Float[Tensor, "rows d"]) -> Int[Tensor, " rows"]:
+        """The cell of each reconstruction."""
+        return self.cells.assign(x.cpu())
+
+    def predict(self, seen: Seen) -> Float[Tensor, "rows d"]:
+        """μ_c at each position where the mask holds."""
+        return self.means[self.of(seen.reconstruction[seen.mask])]
+
+    def shares(self, cell: int) -> tuple[float, float]:
+        """The factors of Σ and of S in Σ_c."""
+        n = float(self.counts[cell])
+        return (1.0, 0.0) if math.isinf(self.nu) else (self.nu / (self.nu + n), 1 / (self.nu + n))
+
+    def surprise(self, rows: Float[Tensor, "rows d"], cell: Int[Tensor, " rows"], floor: float) -> float:
+        """Sum of −log density of r + N(0, s² I), nats, the added noise in expectation; s² = `floor`."""
+        vectors, values = self.covariance.vectors, self.covariance.values
+        rest, width = rows.shape[1] - len(values), rows.shape[1]
+        total, means = 0.0, self.means
+        for number in torch.bincount(cell).nonzero()[:, 0].tolist():
+            own = rows[cell == number].double() - means[number]
+            along = own @ vectors
+            outside = (own.square().sum(-1) - along.square().sum(-1)).clamp(min=0)
+            pooled, scatter = self.shares(number)
+            d = pooled * values + floor
+            factor = math.sqrt(scatter) * (self.factors[number] @ vectors)
+            inner = torch.eye(len(factor), dtype=torch.float64) + (factor / d) @ factor.T
+            root = torch.linalg.cholesky(inner)
+            solved = torch.linalg.solve_triangular(root, (factor / d) @ along.T, upper=False)
+            trace = torch.linalg.solve_triangular(root, factor / d, upper=False).square().sum()
+            quadratic = (along.square() / d).sum() - solved.square().sum() + outside.sum() / floor
+            added = floor * ((1 / d).sum() - trace) + rest
+            determinant = d.log().sum() + 2 * root.diagonal().log().sum()
+            determinant = determinant + rest * math.log(floor) + width * math.log(2 * math.pi)
+            total += 0.5 * float(quadratic + len(own) * (added + determinant))
+        return total
+
+
+def fit_cell_gaussians(rows: Rows, windows: Sequence[int], kappa: float, nu: float) -> CellGaussians:
+    """Cells of x̂ and their Gaussians, from the first of these windows."""
+    chosen = rows.first(windows, _MOST)
+    parts = [(some.seen.reconstruction[some.seen.mask], some.rows) for some in rows.blocks(chosen)]
+    x, r = torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
+    cells = fit_cells(x[:_FOR_CELLS], r[:_FOR_CELLS])
+    labels = cells.assign(x)
+    counts = torch.bincount(labels, minlength=len(cells.centres)).double()
+    factors, means = [], []
+    dealt, within = rows.folds_of(chosen), [Moments.empty(rows.width) for _ in range(FOLDS)]
+    for number in range(len(counts)):
+        here = labels == number
+        own = r[here].double()
+        means.append(own.mean(0))
+        centred = own - means[-1]
+        for fold, part in enumerate(within):
+            part.update(centred[dealt[here] == fold])
+        factors.append(centred if len(centred) <= rows.width else torch.linalg.qr(centred, mode="r").R)
+    return CellGaussians(
+        cells,
+        counts,
+        torch.stack(means),
+        r.double().mean(0),
+        tuple(factors),
+        fit_covariance(within),
+        kappa,
+        nu,
+    )
+
+
+class Cluster(Kernel):
+    """ε ~ N(μ_c, Σ_c), c the cell that x̂ lies in."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        rows = rows_of(calibration, "cluster")
+        if calibration.is_large:
+            raise NotMeasurableError(
+                f"cluster needs a covariance of {calibration.width} dimensions as a matrix",
+                fix="leave cluster out",
+            )
+        floor = floor_of(calibration)
+        if not floor > 0:
+            raise NotMeasurableError(
+                "the residual is constant on calibration: cells have no Gaussians", fix="leave cluster out"
+            )
+        dealt = [fold for fold in range(FOLDS) if rows.order(fold) and rows.order(without=fold)]
+        fitted = {fold: fit_cell_gaussians(rows, rows.order(without=fold), 0.0, math.inf) for fold in dealt}
+        first = dealt[0]
+        kappa = min(_MEANS, key=lambda kappa: _error(rows, first, replace(fitted[first], kappa=kappa)))
+        fitted = {fold: replace(one, kappa=kappa) for fold, one in fitted.items()}
+        nu = min(_SCATTERS, key=lambda nu: _surprise(rows, first, replace(fitted[first], nu=nu), floor)[0])
+        parts = [_surprise(rows, fold, replace(one, nu=nu), floor) for fold, one in fitted.items()]
+
+        def fit(windows: Sequence[int]) -> CellGaussians:
+            return fit_cell_gaussians(rows, windows, kappa, nu)
+
+        found = held_out(rows, fit, moments=False)
+        self.fitted = fit(rows.order())
+        cells = len(self.fitted.counts)
+        calibration.conditional["cluster"] = ConditionalFit(
+            rows=min(len(rows), _MOST),
+            explained=found.explained,
+            curve={str(size): value for size, value in found.curve.items()},
+            surprise=sum(part for part, _ in parts) / sum(count for _, count in parts),
+            note=f"{cells} cells, κ {kappa:g}, ν {nu:g}",
+        )
+
+    def sample(self, context: Context, draw: Draw) -> Sample:
+        fitted = self.fitted
+        cell = fitted.of(context.reconstruction[context.mask])
+        widest = max(len(factor) for factor in fitted.factors)
+        positions = context.mask.shape[1]
+        w = normal(context.places, draw, positions, widest, "normal-cell")[context.mask.cpu()]
+        noise = context.coloured(fitted.covariance, draw)[context.mask].cpu()
+        rows = fitted.means[cell].clone()
+        for number in torch.bincount(cell).nonzero()[:, 0].tolist():
+            own, factor = cell == number, fitted.factors[number]
+            pooled, scatter = fitted.shares(number)
+            low_rank = w[own, : len(factor)] @ factor
+            rows[own] += math.sqrt(pooled) * noise[own] + math.sqrt(scatter) * low_rank
+        return placed(context, rows)
+
+
+def _error(rows: Rows, fold: int, fitted: CellGaussians) -> float:
+    """Squared error of the means on a fold."""
+    return sum(
+        float((some.rows.double() - fitted.predict(some.seen)).square().sum())
+        for some in rows.blocks(rows.order(fold))
+    )
+
+
+def _surprise(rows: Rows, fold: int, fitted: CellGaussians, floor: float) -> tuple[float, int]:
+    """Sum of −log density over a fold, and its rows."""
+    total, count = 0.0, 0
+    for some in rows.blocks(rows.order(fold)):
+        x = some.seen.reconstruction[some.seen.mask]
+        total += fitted.surprise(some.rows, fitted.of(x), floor)
+        count += len(x)
+    return total, count
