@@ -119,6 +119,7 @@ def test_the_board_plan_measures_its_rungs_with_enough_draws() -> None:
     assert not record.measurement.whole
     draws = values[values["rung"].isin(BOARD_RUNGS)].groupby("rung")["draw"].nunique()
     noisy = {"full": 8, "full-0.6": 8, "full-0.3": 4, "permuted": 2, "noise-fitted": 2, "noise-centred": 2}
+    noisy |= {"renormalised": 2, "cluster": 2}
     assert draws.to_dict() == dict.fromkeys(BOARD_RUNGS, 1) | noisy
     assert 30 <= draws.sum() + len(CURVE) - 1 <= 42
     assert record.metrics.orders is not None

@@ -120,7 +120,7 @@ class Row:
         self.calibration = Calibration.empty(
             self.loaded.task.site.width,
             device=self.loaded.device,
-            keep=any(RUNGS[rung].keeps for rung in self.plan.rungs),
+            keep=any(KERNELS[rung].keeps for rung in self.plan.rungs),
         )
         entries = [self.entry, *([] if self.reference is None else [self.reference])]
         require_recordable([info(each) for each in entries], self.log.warnings)

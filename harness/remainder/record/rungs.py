@@ -244,6 +244,7 @@ KERNELS = {**RUNGS, **AROUND, **NULLS}
 
 BOARD_RUNGS = (
     *("raw", CODED, "mean", *AMPLITUDES, "permuted"),
+    *("renormalised", "cluster", "neighbour"),
     *("mirror", "minus-mean", "noise-fitted", "noise-centred"),
 )
 """Rungs of every row of the board, beside the further points of its curve: about forty passes."""

@@ -24,7 +24,8 @@ With μ and Σ the mean and covariance of the calibration residual r, and m the 
 | `permuted` | a real residual, drawn anew at each position |
 | `permuted-block` | the residuals of one window as they follow each other |
 | `matched` | a real residual whose x̂ lay in the same cell |
-| `cluster`, `hetero`, `context`, `renormalised`, `neighbour`, `token` | `residual.conditional`, `.cluster`, `.neighbour` |
+| `renormalised`, `hetero`, `context`, `token` | `residual.conditional` |
+| `cluster`, `neighbour` | `residual.cluster`, `residual.neighbour` |
 | `true` | r itself |
 
 The denominators of the Gaussian ratio are kernels too, but are added to the clean activation; so are those of
