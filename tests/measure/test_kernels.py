@@ -10,7 +10,7 @@ import torch
 from tiny import Shrink, make_loaded, make_task
 
 from remainder.api import evaluate
-from remainder.record.rungs import RUNGS, RungSpec
+from remainder.record.rungs import KERNELS, RUNGS, RungSpec
 from remainder.report.explain import explain
 from remainder.report.ladder import ladder
 from remainder.residual.kernel import Context, Kernel, Sample
@@ -39,7 +39,8 @@ def test_a_rung_of_the_table_is_measured_and_shown(
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
     fields, like = CASES[name]
     changed: dict[str, Any] = dict(fields)
-    monkeypatch.setitem(RUNGS, name, RungSpec("a test", f"{__name__}:Again", **changed))
+    for table in (RUNGS, KERNELS):
+        monkeypatch.setitem(table, name, RungSpec("a test", f"{__name__}:Again", **changed))
     result = evaluate(make_loaded(make_task()), Shrink(), rungs=[name])
     values = result.values.set_index(["document", "window", "rung"])["loss"]
     new = torch.tensor(values.xs(name, level="rung").to_numpy())
