@@ -50,7 +50,7 @@ class CellGaussians:
     cells: Cells
     counts: Float[Tensor, " cells"]
     cell_means: Float[Tensor, "cells d"]
-    """Those of the rows themselves."""
+    """The means of the rows themselves."""
     mean: Float[Tensor, " d"]
     factors: tuple[Float[Tensor, "_ d"], ...]
     """K of each cell, about the mean of its rows."""

@@ -60,7 +60,7 @@ def placed(context: Context, rows: Float[Tensor, "rows d"]) -> Sample:
 
 
 def figures(found: HeldOut, rows: Rows, floor: float | None = None, note: str = "") -> ConditionalFit:
-    """What a record states of a conditional mean, with the surprise of a Gaussian of what it leaves.
+    """The figures that a record states of a conditional mean, with the surprise of a Gaussian of what it leaves.
 
     Args:
         floor: null for a kernel without density.
@@ -316,7 +316,7 @@ def _scaled(rows: Rows, windows: Sequence[int], scale: Ridge, mean: Tensor) -> M
 def _scaled_surprise(
     rows: Rows, maps: Sequence[Ridge], left: Sequence[Moments], mean: Tensor, floor: float
 ) -> float | None:
-    """As `held_out.surprise`, each row with its own scale."""
+    """The `held_out.surprise` of a Gaussian whose scale is that of each row."""
     total, count = 0.0, 0
     for fold, scale in enumerate(maps):
         others = [part for place, part in enumerate(left) if place != fold]
@@ -367,7 +367,7 @@ class _TokenMeans:
         return cls(sums.sum(0) / numbers.sum(), known, sums / numbers[:, None], numbers, shrunk)
 
     def predict(self, seen: Seen) -> Tensor:
-        """Of a token that was never seen: μ."""
+        """Predictions; μ for a token that was never seen."""
         if seen.tokens is None:
             raise MeasurementError(
                 "this kernel needs the tokens, which it was not given", fix="report this bug"

@@ -65,7 +65,7 @@ Fit = Callable[[Sequence[int]], Predictor]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a conditional mean leaves of documents that it was not fitted to."""
+    """A conditional mean on documents that it was not fitted to."""
 
     explained: float | None
     """R²; null where the residual does not vary."""
@@ -147,7 +147,7 @@ class _Predicted:
 def _predicted(
     rows: Rows, windows: Sequence[int], model: Predictor, mean: Tensor, *, moments: bool
 ) -> _Predicted:
-    """What a model leaves of some windows, and what the mean leaves."""
+    """Sums over what a model leaves of some windows, and what the mean leaves."""
     found = _Predicted(Moments.empty(rows.width))
     for some in rows.blocks(windows):
         residual = some.rows.double()

@@ -39,7 +39,7 @@ _ITERATIONS = 500
 
 Array = NDArray[np.float64]
 Targets = Callable[[Some], Array]
-"""What is predicted at each row of some windows, [rows, targets]."""
+"""Gives the numbers that are predicted at each row of some windows, [rows, targets]."""
 
 
 @runtime_checkable

@@ -181,7 +181,7 @@ class Rows:
         return list(windows[: max(int(np.searchsorted(total, rows, side="right")), 1)])
 
     def some(self, windows: Sequence[int]) -> Some:
-        """Windows at these places, in this order."""
+        """Gives the windows at these places, in this order."""
         at = list(windows)
         tokens = self._files["tokens"][at] if self.with_tokens else None
         codes = self._codes(at) if self.with_codes else None
@@ -191,7 +191,7 @@ class Rows:
         return Some(Seen(reconstruction, mask, codes, tokens), residual)
 
     def blocks(self, windows: Sequence[int]) -> Iterator[Some]:
-        """These windows, a few at a time."""
+        """Gives these windows, a few at a time."""
         if not windows:
             return
         step = max(1, _BLOCK // self._files["mask"][:1].shape[1])
