@@ -60,7 +60,7 @@ def placed(context: Context, rows: Float[Tensor, "rows d"]) -> Sample:
 
 
 def figures(found: HeldOut, rows: Rows, floor: float | None = None, note: str = "") -> ConditionalFit:
-    """The figures that a record states of a conditional mean, with the surprise of a Gaussian of what it leaves.
+    """The figures of a conditional mean that a record states, with the surprise of a Gaussian around it.
 
     Args:
         floor: null for a kernel without density.
