@@ -250,6 +250,9 @@ SIMULATED = (
     ("shell-chain-2", "keep-3"),
     ("quadratic-chaos", "keep-2"),
     ("quadratic-chaos", "keep-4"),
+    ("mixture", "keep-4"),
+    ("mixture", "keep-7"),
+    ("bernoulli-gaussian", "threshold"),
 )
 
 

@@ -26,6 +26,8 @@ CONTROLS = (
     "two-point",
     "linear-gaussian",
     "sums",
+    "mixture",
+    "bernoulli-gaussian",
 )
 
 Array = np.ndarray
