@@ -16,10 +16,13 @@ per scored token, errors shares of scored tokens. Quantities:
 | `shape`, `dependence`, `rest` | terms of the telescope |
 | `alpha` | fitted amplitude of the noise |
 | `radial kurtosis` | that of the whitened residual, less what Gaussian surrogates have |
+| `one`, `two`, `a2`, … | orders of the loss in the Gaussian residual, with ` kl` of the KL |
+| `bath 0.6`, `bath 1` | annealed loss of the Gaussian residual at that amplitude, less the loss of `mean` |
+| `rho`, `rho even`, `rho odd`, `rho NULL`, … | the Gaussian ratio, its parts, and those to other nulls |
 
-Each may end in ` at least` or ` at most`: then only a deviation to the other side counts. The script may
-also define `laws() -> list[dict]`, power laws across tasks, with the fields of `Law`, and `figure() ->
-dict` (see `remainder.validation.figures`).
+All that are made of several rungs are in `validation.combined`. Each may end in ` at least` or ` at most`:
+then only a deviation to the other side counts. The script may also define `laws() -> list[dict]`, power laws
+across tasks, with the fields of `Law`, and `figure() -> dict` (see `remainder.validation.figures`).
 """
 
 from __future__ import annotations
@@ -31,13 +34,24 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from remainder.errors import TaskError
-from remainder.record.rungs import ALL, RUNGS
+from remainder.record.rungs import ALL, KERNELS
 from remainder.task.script import guarded
+from remainder.validation.combined import COMBINED
 
 __all__ = ["Claim", "ClaimedQuantity", "Law", "Needs", "needs", "parse_quantity", "read_claims", "read_laws"]
 
 Kind = Literal[
-    "loss", "error", "kl", "gap", "annealed", "shape", "dependence", "rest", "alpha", "radial kurtosis"
+    "loss",
+    "error",
+    "kl",
+    "gap",
+    "annealed",
+    "shape",
+    "dependence",
+    "rest",
+    "alpha",
+    "radial kurtosis",
+    "combined",
 ]
 Side = Literal["equal", "at least", "at most"]
 
@@ -49,7 +63,7 @@ _TERMS: dict[Kind, tuple[str, ...]] = {
 }
 """Terms of the telescope, and the rungs that each is made from."""
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
-_RUNGS = {*RUNGS, "coupled"}
+_RUNGS = {*KERNELS, "coupled"}
 _ANNEALED_PAIRS = 8
 _SIDES: tuple[Side, ...] = ("at least", "at most")
 
@@ -111,6 +125,8 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
     for one in _SIDES:
         if text.endswith(f" {one}"):
             bare, side = text.removesuffix(f" {one}"), one
+    if bare in COMBINED:
+        return ClaimedQuantity(text, "combined", None, side)  # type: ignore[arg-type]
     if bare in _TERMS or bare in _WHOLE:
         return ClaimedQuantity(text, bare, None, side)  # type: ignore[arg-type]
     rung, _, word = bare.partition(" ")
@@ -121,7 +137,7 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
     raise TaskError(
         f"{place}: there is no quantity {text!r}",
         fix=f"write a rung, alone or before {', '.join(_OF_A_RUNG)}; clean, clean error; or one of "
-        f"{', '.join([*_TERMS, *_WHOLE])}; at least or at most may follow",
+        f"{', '.join([*_TERMS, *_WHOLE, *COMBINED])}; at least or at most may follow",
     )
 
 
@@ -173,6 +189,8 @@ def needs(quantities: Iterable[ClaimedQuantity]) -> Needs:
         if quantity.kind in _WHOLE or quantity.rung == "coupled":
             return Needs((ALL,), None)
         rungs |= dict.fromkeys(_TERMS.get(quantity.kind, ()))
+        if quantity.kind == "combined":
+            rungs |= dict.fromkeys(COMBINED[quantity.bare].rungs)
         if quantity.rung not in (None, "clean"):
             rungs[str(quantity.rung)] = None
         if quantity.kind == "annealed":

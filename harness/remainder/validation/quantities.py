@@ -8,12 +8,14 @@
 4. `radial kurtosis` is compared with the middle of its surrogates; its error is their spread. The
    two outer quantiles of 60 surrogates estimate a spread as well as half as many values would.
 
+5. Quantities of several rungs (`validation.combined`) have the value that the record states.
+
 The intervals of the record are not used, since a check of them must be independent of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,12 +28,17 @@ from remainder.record.couplings import minimum_in_box, point_of
 from remainder.record.schema import Record
 from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
 from remainder.validation.claims import ClaimedQuantity
+from remainder.validation.combined import COMBINED, Combined, Terms
 
 __all__ = ["Measured", "Measurements", "jackknife", "ratio_error"]
 
 Array = NDArray[np.float64]
 
 _NORMAL_95 = 1.959963984540054
+
+_ROUNDING_OF_SUMS = 2e-8
+_ROUNDING = 1e-5
+"""Share of itself by which a number of a record, of six digits, may differ from its sums."""
 
 
 class Measured(NamedTuple):
@@ -78,6 +85,8 @@ class Measurements:
             return self._alpha(quantity)
         if quantity.kind == "radial kurtosis":
             return self._radial_kurtosis(quantity)
+        if quantity.kind == "combined":
+            return self._combined(quantity, COMBINED[quantity.bare])
         numerator = self._numerator(quantity)
         tokens = column(self._totals["clean"], "tokens")
         if len(tokens) < 2:
@@ -134,6 +143,38 @@ class Measurements:
         if rows.loc[rows["rung"] == quantity.rung, "draw"].nunique() > 1:
             raise self._missing(quantity, "it takes two independent units of draws")
         return loss  # without noise, annealed is quenched
+
+    def _combined(self, quantity: ClaimedQuantity, combined: Combined) -> Measured:
+        number = combined.number(self.record.metrics)
+        if number is None or number.value is None:
+            raise self._missing(quantity, "it was not measured" if number is None else str(number.reason))
+        numerator, denominator = (
+            self._summed(quantity, terms, combined.together)
+            for terms in (combined.numerator, combined.denominator)
+        )
+        value = float(numerator.sum() / denominator.sum())
+        if abs(value - number.value) > _ROUNDING * abs(value) + _ROUNDING_OF_SUMS:
+            raise MeasurementError(
+                f"{self.record.task.id}: {quantity.text} is {number.value} in the record, {value} by hand",
+                fix="this is a fault of the harness; please report it",
+            )
+        return Measured(number.value, ratio_error(numerator, denominator), len(numerator) - 1)
+
+    def _summed(self, quantity: ClaimedQuantity, terms: Terms, together: tuple[str, ...]) -> Array:
+        """Sums of some rungs over each document."""
+        rows = of_split(self._table)
+        if together:
+            fewest = rows.loc[rows["rung"].isin(together)].groupby("rung")["draw"].nunique().min()
+            rows = rows.loc[rows["draw"] < fewest]
+        means = rows.groupby(["rung", "document"])[["tokens", "loss", "kl"]].sum()
+        draws = rows.groupby("rung")["draw"].nunique()
+        total = np.zeros(len(self._totals["clean"]))
+        for (rung, name), factor in terms.items():
+            if name == "annealed":
+                total += factor * self._annealed(replace(quantity, rung=rung))
+            else:
+                total += factor * means.loc[rung][name].to_numpy(dtype=np.float64) / draws[rung]
+        return total
 
     def _alpha(self, quantity: ClaimedQuantity) -> Measured:
         fitted = self.record.metrics.couplings
