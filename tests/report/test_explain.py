@@ -350,7 +350,9 @@ def test_missing_numbers_have_their_reasons(record: Record) -> None:
     rungs["full"] = full.model_copy(update={"quenched": quenched})
     ratio = record.metrics.gaussian_ratio.model_copy(update={"fitted": Number.null("its denominator is 0")})
     terms = telescope(Number.bare(0.25, "three documents"), term(0.25), Number.null("nothing there"))
-    text = said(with_metrics(record, rungs=rungs, gaussian_ratio=ratio, telescope=terms))
+    text = said(
+        with_metrics(record, rungs=rungs, gaussian_ratio=ratio, telescope=terms, orders=None, bath=None)
+    )
     assert full.annealed is not None
     assert f"full correlations: the 0.500 –² {full.annealed.gap.value:.3f} " in text
     assert "= shape 0.250 ² full-unshrunk" in text

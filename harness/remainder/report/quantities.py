@@ -9,8 +9,7 @@ Losses, gaps and KL are nats per scored token.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 from remainder.errors import RecordError
@@ -23,6 +22,8 @@ from remainder.record.schema import Record
 from remainder.record.summary import explained_variance, l0
 from remainder.record.values import Totals, gap, pooled
 from remainder.report.ladder import RUNG_NAMES
+from remainder.report.quantity import COMPLEXITY, GAP, TERMS, Better, OfRecord, OfTotals, Quantity
+from remainder.report.second_score import SECOND_SCORE
 
 __all__ = [
     "CIRCUIT",
@@ -38,11 +39,6 @@ __all__ = [
     "suggestion",
 ]
 
-OfRecord = Callable[[Record], Number]
-OfTotals = Callable[[Totals], "Ratio | str"]
-"""The quantity from sums over each document, or why there is none."""
-Better = Literal["small", "large", "near zero"]
-
 MAIN_RUNGS = {"coded": CODED, "raw": "raw", "gaussian": "full"}
 """Names of the rungs of every table -> the rung; `full` adds the Gaussian residual."""
 
@@ -56,51 +52,13 @@ _DEFAULTS = (
 )
 """The columns that a table shows unless it is asked for others: those beside the first key that any of its
 records has a value for. The second score joins the first line when it is measured of every row."""
-_COMPLEXITY, _GAP, _TERMS = "Complexity", "Δ, signed", "Gaussian gap = sum of"
 CIRCUIT = "Circuit"
 """The group of quantities that circuits alone have."""
 _LOSSES: dict[str, tuple[str, Better, str, str]] = {
-    "gap": ("Δ", "near zero", _GAP, ""),
+    "gap": ("Δ", "near zero", GAP, ""),
     "kl": ("KL", "small", "", "nats"),
 }
 """Sign, better direction, group and short heading of a loss on a rung."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One number of a record: what it is called, what it means, and how it is computed."""
-
-    key: str
-    heading: str
-    about: str
-    """A sentence on its meaning."""
-    of_record: OfRecord
-    of_totals: OfTotals | None = None
-    """The formula for paired comparison; None for a quantity that only the record states."""
-    unit: str = "nats per token"
-    better: Better | None = None
-    """The better direction; without one no margin can be given."""
-    group: str = ""
-    """The heading that it shares with others on the board."""
-    short: str = ""
-    """The heading below that of the group."""
-    always: bool = False
-    """Whether tables show it even where no record has a value."""
-
-    @property
-    def signed(self) -> bool:
-        """Whether it is sorted by its size: a gap below zero is no better than one above it."""
-        return self.group in (_GAP, _TERMS)
-
-    @property
-    def is_count(self) -> bool:
-        """Whether it is a whole number of edges or nodes."""
-        return self.key == "kept"
-
-    @property
-    def is_cost(self) -> bool:
-        """Whether it is a cost of the interpretation, as opposed to a loss of the model."""
-        return self.group == _COMPLEXITY
 
 
 def _on_rung(rung: str, name: str) -> OfRecord:
@@ -207,7 +165,7 @@ def _term(name: str, about: str, first: str, second: str) -> Quantity:
     def of_totals(totals: Totals) -> Ratio | str:
         return gap(totals, first, second)
 
-    return Quantity(name, name.capitalize(), about, of_record, of_totals, group=_TERMS, short=name)
+    return Quantity(name, name.capitalize(), about, of_record, of_totals, group=TERMS, short=name)
 
 
 def _cost(
@@ -216,7 +174,7 @@ def _cost(
     """A cost of the interpretation; the heading is the first word of the key."""
     short = {"bits_per_token": "bits", "l0": "L0"}.get(key, key)
     heading, always = short[0].upper() + short[1:], key == "bits_per_token"
-    return Quantity(key, heading, about, of_record, of_totals, unit, better, _COMPLEXITY, short, always)
+    return Quantity(key, heading, about, of_record, of_totals, unit, better, COMPLEXITY, short, always)
 
 
 def _kilobytes(record: Record) -> Number:
@@ -270,7 +228,7 @@ _TABLE = (
         "The same, the noise integrated out of the prediction",
         _annealed,
         better="near zero",
-        group=_GAP,
+        group=GAP,
         short="annealed",
     ),
     Quantity(
@@ -282,6 +240,7 @@ _TABLE = (
         "times",
         always=True,
     ),
+    *SECOND_SCORE,
     _term("shape", "full-unshrunk − permuted: one-token shape", "full-unshrunk", "permuted"),
     _term("dependence", "permuted − matched: what x̂ tells of the residual", "permuted", "matched"),
     _term("rest", "matched − clean: context, target, tokens jointly", "matched", "clean"),
@@ -303,7 +262,7 @@ _TABLE = (
         None,
         "share",
         "small",
-        _COMPLEXITY,
+        COMPLEXITY,
         "lone sets",
     ),
     _cost("kilobytes", "kB", "Size of the submission's files, weights among them", "small", _kilobytes),

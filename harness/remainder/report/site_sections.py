@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 
 from remainder.record.metrics import Gaussianity, NullTest
 from remainder.record.number import Number
-from remainder.record.rungs import ALL, BESIDE, PERTURBATIVE, RUNGS
+from remainder.record.rungs import ALL, AMPLITUDES, BATH, BESIDE, PERTURBATIVE, RUNGS
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import Section, circuit_sections
+from remainder.report.order_sections import bath_section, order_section, ratio_section
 from remainder.report.text import MISSING, Notes, format_value, half_width, in_words, with_decimals
 
 __all__ = ["aligned", "sections"]
@@ -55,6 +56,8 @@ _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
         "cumulants",
         ("full-unshrunk", "permuted", *(f"perturbative-{m}" for m in PERTURBATIVE)),
     ),
+    "orders": ("orders", ("mean", *AMPLITUDES)),
+    "bath": ("the bath", ("mean", *BATH)),
     "couplings": ("couplings", ("full",)),
     "calibration_spread": ("the spread of refits", ("full",)),
     "gaussianity": ("Gaussianity", ("full",)),
@@ -66,7 +69,10 @@ def sections(record: Record, notes: Notes) -> list[Section]:
     """Every section that a record has something for, in the order of reading."""
     if record.is_of_circuits:
         return list(circuit_sections(record, notes))
-    noted = (_nested, _telescope, _perturbative, _couplings, _ratio, _calibration, _gaussianity, _compat)
+    noted = (
+        *(_nested, _telescope, _perturbative, order_section, bath_section, _couplings),
+        *(_ratio, ratio_section, _calibration, _gaussianity, _compat),
+    )
     every = [*(make(record, notes) for make in noted), _reading(record), _missing(record)]
     return [section for section in every if section is not None]
 
