@@ -25,7 +25,7 @@ from remainder.cli import main as cli
 from remainder.errors import RecordError
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
 from remainder.record.number import Number
-from remainder.record.rungs import RUNGS
+from remainder.record.rungs import AROUND, KERNELS, RUNGS
 from remainder.record.schema import CalibrationInfo, Check, Measurement, MethodInfo, Record, SubmissionInfo
 from remainder.record.store import write_record
 from remainder.report.explain import explain, rung_frame
@@ -63,7 +63,7 @@ GAPS = {
     "noise-isotropic": 0.05,
 }
 """Each rung's mean gap, nats per token."""
-NEW = {name: 0.5 for name in RUNGS if name not in GAPS}
+NEW = {name: 0.5 for name in RUNGS if name not in GAPS} | dict.fromkeys(AROUND, 0.1)
 GAPS |= NEW
 GRID = [*((alpha, 1.0) for alpha in (0.25, 0.5, 0.75, 1.0, 1.25)), (1.0, 0.9), (1.0, 1.1), (0.5, 1.1)]
 
@@ -94,7 +94,7 @@ def ladder_values(
         add("evaluation", document, "clean", 0, tokens, clean)
         shared = generator.normal(0, spread)
         for rung, gap in gaps.items():
-            noise = RUNGS[rung].noise if rung in RUNGS else "none" if rung == "model" else "normal"
+            noise = KERNELS[rung].noise if rung in KERNELS else "none" if rung == "model" else "normal"
             count = 1 if noise == "none" else draws
             unit = 1 if noise == "bank" else 2
             # A rung that comes to the table later leaves the numbers of the others as they are.

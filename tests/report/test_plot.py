@@ -31,6 +31,8 @@ PARTS = {
     "couplings": "Gap over the amplitude α of the noise",
     "gaussianity": "Length of the whitened residual",
     "perturbative": "As cumulants fade",
+    "orders": "Order by order in the noise",
+    "ratio_parts": "ρ by what the noise shares with the residual",
 }
 """Optional parts of a record, and the title of the panel of each."""
 
@@ -169,6 +171,46 @@ def test_the_curve_of_cumulants_goes_through_its_coefficients(
     wanted |= {0.0: rungs["full-unshrunk"], 1.0: rungs["permuted"]}
     assert shown == {round(float(place), 9): value for place, value in wanted.items()}
     assert len(whiskers(axes)) == 6
+
+
+def test_orders_are_two_curves_through_the_mean_and_the_bath_stands_below(
+    record: Record, panels: dict[str, Axes]
+) -> None:
+    axes, orders = panels[PARTS["orders"]], record.metrics.orders
+    assert orders is not None
+    terms = orders.loss
+    zero, a2, a4 = (number.value or 0.0 for number in (terms.zero, terms.a2, terms.a4))
+    for label, end in (("quadratic", zero + a2), ("two terms", zero + a2 + a4)):
+        (curve,) = (line for line in axes.get_lines() if line.get_label() == label)
+        x, y = curve.get_data()
+        assert y[0] == pytest.approx(zero)
+        assert np.interp(1.0, x, y) == pytest.approx(end)
+    sampled = {line.get_xdata()[0]: line.get_ydata()[0] for line in marked(axes, "o")}
+    gaps = {rung.name: rung.gap.value for rung in ladder(record)}
+    assert sampled == {0.0: zero, 0.3: gaps["full-0.3"], 0.6: gaps["full-0.6"], 1.0: gaps["full"]}
+    assert record.metrics.bath is not None
+    bath = {point.amplitude: point.difference.value for point in record.metrics.bath}
+    drawn = {line.get_xdata()[0]: line.get_ydata()[0] - zero for line in marked(axes, "D")}
+    assert drawn == pytest.approx({size: value for size, value in bath.items() if value is not None})
+
+
+def test_ratios_stand_on_a_log_axis_by_name(record: Record, panels: dict[str, Axes]) -> None:
+    axes, parts = panels[PARTS["ratio_parts"]], record.metrics.ratio_parts
+    assert parts is not None
+    assert axes.get_xscale() == "log"
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    shown = {
+        names[int(line.get_ydata()[0])]: line.get_xdata()[0]
+        for marker in "osD"
+        for line in marked(axes, marker)
+    }
+    wanted = {name: number.value for name, number in parts.others.items()}
+    ratio = record.metrics.gaussian_ratio
+    wanted |= {"isotropic": ratio.isotropic.value, "fitted covariance": ratio.fitted.value}
+    wanted |= {"both": ratio.directional.value, "even": parts.even.value, "even, × 0.3": parts.small.value}
+    assert shown == wanted
+    low, high = axes.get_xlim()
+    assert low < min(wanted.values()) < max(wanted.values()) < high
 
 
 # ----------------------------------------------------------------------------------------------- layout

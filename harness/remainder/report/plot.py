@@ -7,14 +7,14 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from remainder.base.files import IMAGES, require_target
 from remainder.record.json import write_atomically
@@ -24,20 +24,30 @@ from remainder.record.number import Number
 from remainder.record.rungs import PERTURBATIVE
 from remainder.record.schema import Record
 from remainder.report.ladder import Rung, ladder
+from remainder.report.marks import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PLAINLY,
+    TITLE,
+    VERMILION,
+    legend,
+    plain,
+    whisker,
+)
+from remainder.report.plot_orders import draw_orders, draw_ratio
 from remainder.report.quantities import number_of
 from remainder.report.site_sections import aligned
 from remainder.report.text import format_value, half_width
 
 __all__ = ["IMAGES", "explanation", "overview", "save"]
 
-_BLUE, _VERMILION, _GREY = "#0072B2", "#D55E00", "#666666"
-_PALE, _GREEN, _ORANGE = "#BBDDF3", "#009E73", "#E69F00"
 _LINEAR_BELOW = 0.01  # nats: the axis is linear around zero, so that an exact 0 has a place
 _ONE_SCALE = 12.0  # sizes that differ by less than this go on a linear axis
 _FLOOR = 0.5  # tokens: where the axis of counts ends, below a single one
 _HEIGHT = 2.9  # inches of a panel
-_PLAINLY = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
-_TITLE: dict[str, Any] = {"fontsize": 9, "loc": "left", "fontweight": "bold"}
 
 
 def overview(records: Sequence[Record]) -> Figure:
@@ -54,10 +64,10 @@ def overview(records: Sequence[Record]) -> Figure:
     for place, record in enumerate(ordered):
         low, high = number_of(record, "gap_raw"), number_of(record, "gap_gaussian")
         if low.value is not None and high.value is not None:
-            axes.plot([low.value, high.value], [place, place], color=_GREY, lw=1, zorder=1)
-        _point(axes, low, float(place), "o", _BLUE, "raw: what is left out is zero" if place == 0 else None)
+            axes.plot([low.value, high.value], [place, place], color=GREY, lw=1, zorder=1)
+        _point(axes, low, float(place), "o", BLUE, "raw: what is left out is zero" if place == 0 else None)
         _point(
-            axes, high, float(place), "D", _VERMILION, "Gaussian: it is noise N(μ, Σ)" if place == 0 else None
+            axes, high, float(place), "D", VERMILION, "Gaussian: it is noise N(μ, Σ)" if place == 0 else None
         )
     labels = [f"{r.submission.name}  ({_bits(r)} bits)" for r in ordered]
     axes.set_yticks(range(len(ordered)), labels)
@@ -77,7 +87,8 @@ def explanation(record: Record) -> Figure:
     """The ladder of one record, and what the record says about where the gap comes from.
 
     Panels: gap of every rung; terms of the Gaussian gap as a waterfall; gap over the amplitude of the noise;
-    lengths of the whitened residual beside the χ law; gap as cumulants fade. Those without data are left out.
+    orders in the noise; ρ over several kinds of noise; lengths of the whitened residual beside the χ law; gap
+    as cumulants fade. Those without data are left out.
     """
     rungs = ladder(record)
     panels = [(name, draw) for name, has, draw in _PANELS if has(record.metrics)]
@@ -112,7 +123,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
-    axes.set_title("Every rung", **_TITLE)
+    axes.set_title("Every rung", **TITLE)
     _symlog(axes, len(rungs))
     numbers = [number for rung in rungs for number in (rung.gap, rung.annealed)]
     ends = [end for number in numbers for end in (number.value, number.low, number.high) if end is not None]
@@ -122,20 +133,20 @@ def _draw_ladder(axes: Axes, rungs: Sequence[Rung]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     else:
         axes.xaxis.set_major_locator(FixedLocator(_powers(min(ends), max(ends))))
-    axes.xaxis.set_major_formatter(_PLAINLY)
+    axes.xaxis.set_major_formatter(PLAINLY)
     annealed = any(rung.annealed.value is not None for rung in rungs)
     shift = 0.16 if annealed else 0.0
     for place, rung in enumerate(rungs):
-        _point(axes, rung.gap, place - shift, "o", _BLUE, None, size=5.0)
+        _point(axes, rung.gap, place - shift, "o", BLUE, None, size=5.0)
         if rung.annealed.value is not None:
-            _point(axes, rung.annealed, place + shift, "D", _VERMILION, None, size=4.0)
+            _point(axes, rung.annealed, place + shift, "D", VERMILION, None, size=4.0)
     axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs], fontsize=8)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("loss on this rung − clean loss (nats per token)", fontsize=8)
     if annealed:
-        axes.plot([], [], "o-", color=_BLUE, ms=5, label="quenched")
-        axes.plot([], [], "D-", color=_VERMILION, ms=4, markerfacecolor="white", label="annealed")
-        _legend(axes)
+        axes.plot([], [], "o-", color=BLUE, ms=5, label="quenched")
+        axes.plot([], [], "D-", color=VERMILION, ms=4, markerfacecolor="white", label="annealed")
+        legend(axes)
 
 
 def _powers(low: float, high: float) -> list[float]:
@@ -152,12 +163,12 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
     telescope = record.metrics.telescope
     assert telescope is not None
     steps = [
-        ("rest", telescope.rest, _GREY, "..."),
-        ("dependence", telescope.dependence, _ORANGE, "///"),
-        ("shape", telescope.shape, _GREEN, "\\\\\\"),
-        ("Gaussian", telescope.total, _VERMILION, ""),
+        ("rest", telescope.rest, GREY, "..."),
+        ("dependence", telescope.dependence, ORANGE, "///"),
+        ("shape", telescope.shape, GREEN, "\\\\\\"),
+        ("Gaussian", telescope.total, VERMILION, ""),
     ]
-    axes.set_title("Where the Gaussian gap comes from", **_TITLE)
+    axes.set_title("Where the Gaussian gap comes from", **TITLE)
     axes.axhline(0, color="black", lw=0.8)
     level, labels = 0.0, []
     texts = aligned([*(number for _, number, _, _ in steps), telescope.shrinkage])
@@ -176,7 +187,7 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
             lw=0.8,
             zorder=2,
         )
-        _whisker(axes, float(place), number, start)
+        whisker(axes, float(place), number, start)
         if not total:
             axes.plot(
                 [place - 0.31, place + 1.31], [start + value] * 2, color="black", lw=0.7, ls=":", zorder=1
@@ -188,7 +199,7 @@ def _draw_waterfall(axes: Axes, record: Record) -> None:
     axes.set_xticks(range(len(steps)), labels, fontsize=8)
     axes.tick_params(axis="x", length=0)
     axes.margins(y=0.08)
-    _plain(axes, "nats per token above clean", grid="y")
+    plain(axes, "nats per token above clean", grid="y")
 
 
 def _draw_couplings(axes: Axes, record: Record) -> None:
@@ -196,7 +207,7 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
     couplings = record.metrics.couplings
     assert couplings is not None
     points = sorted((point for point in couplings.grid if point.beta == 1), key=lambda point: point.alpha)
-    axes.set_title("Gap over the amplitude α of the noise", **_TITLE)
+    axes.set_title("Gap over the amplitude α of the noise", **TITLE)
     alpha = couplings.alpha
     if alpha.low is not None and alpha.high is not None:
         axes.axvspan(
@@ -209,8 +220,8 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
             label += f" with source × {beta:.3g}"
         axes.axvline(alpha.value, color="black", lw=1, ls="-.", zorder=1, label=label)
     for name, marker, line, color, numbers in (
-        ("quenched", "o", "-", _BLUE, [point.quenched for point in points]),
-        ("annealed", "D", "--", _VERMILION, [point.annealed for point in points]),
+        ("quenched", "o", "-", BLUE, [point.quenched for point in points]),
+        ("annealed", "D", "--", VERMILION, [point.annealed for point in points]),
     ):
         face = color if marker == "o" else "white"
         axes.plot(
@@ -226,11 +237,11 @@ def _draw_couplings(axes: Axes, record: Record) -> None:
             zorder=3,
         )
         for point, number in zip(points, numbers, strict=True):
-            _whisker(axes, point.alpha, number, 0.0, color=color)
+            whisker(axes, point.alpha, number, 0.0, color=color)
     axes.set_xticks(sorted({point.alpha for point in points}))
     axes.set_xlabel("α: noise × α, source × 1, calibration split", fontsize=8)
-    _legend(axes)
-    _plain(axes, "loss − clean loss (nats per token)", grid="y")
+    legend(axes)
+    plain(axes, "loss − clean loss (nats per token)", grid="y")
 
 
 def _draw_radii(axes: Axes, record: Record) -> None:
@@ -241,14 +252,14 @@ def _draw_radii(axes: Axes, record: Record) -> None:
     assert gaussianity is not None
     edges, counts = np.array(gaussianity.radii.edges), np.array(gaussianity.radii.counts)
     expected = counts.sum() * np.diff(stats.chi.cdf(edges, gaussianity.rank))
-    axes.set_title("Length of the whitened residual", **_TITLE)
+    axes.set_title("Length of the whitened residual", **TITLE)
     axes.stairs(
         np.maximum(counts, _FLOOR),
         edges,
         baseline=_FLOOR,
         fill=True,
-        facecolor=_PALE,
-        edgecolor=_BLUE,
+        facecolor=PALE,
+        edgecolor=BLUE,
         hatch="...",
         label="evaluation",
         lw=0.5,
@@ -266,13 +277,13 @@ def _draw_radii(axes: Axes, record: Record) -> None:
     if empty.any():
         centres = (edges[:-1] + edges[1:]) / 2
         axes.plot(
-            centres[empty], np.full(empty.sum(), _FLOOR * 1.25), "x", color=_GREY, ms=3, label="empty bin"
+            centres[empty], np.full(empty.sum(), _FLOOR * 1.25), "x", color=GREY, ms=3, label="empty bin"
         )
     axes.set_yscale("log")
     axes.set_ylim(bottom=_FLOOR)
     axes.set_xlabel("$\\Vert\\Sigma^{-1/2}(r-\\mu)\\Vert$", fontsize=8)
-    _legend(axes)
-    _plain(axes, "evaluation tokens a bin", grid="y")
+    legend(axes)
+    plain(axes, "evaluation tokens a bin", grid="y")
 
 
 def _draw_cumulants(axes: Axes, record: Record) -> None:
@@ -281,17 +292,17 @@ def _draw_cumulants(axes: Axes, record: Record) -> None:
     assert fit is not None
     gaps = {rung.name: rung.gap for rung in ladder(record)}
     orders = [(math.inf, "full-unshrunk"), *((m, f"perturbative-{m}") for m in PERTURBATIVE), (1, "permuted")]
-    axes.set_title("As cumulants fade", **_TITLE)
+    axes.set_title("As cumulants fade", **TITLE)
     for m, rung in orders:
         number = gaps.get(rung)
         if number is None or number.value is None:
             continue
         marker, label = {math.inf: ("D", rung), 1: ("s", rung)}.get(m, ("o", None))
-        color = _VERMILION if m == math.inf else _BLUE
+        color = VERMILION if m == math.inf else BLUE
         axes.plot(
             m**-0.5, number.value, marker, color=color, markerfacecolor="white", ms=6, label=label, zorder=3
         )
-        _whisker(axes, m**-0.5, number, 0.0, color=color)
+        whisker(axes, m**-0.5, number, 0.0, color=color)
     coefficients = [fit.limit.value, fit.c1.value, fit.c2.value]
     if all(value is not None for value in coefficients):
         limit, c1, c2 = (value or 0.0 for value in coefficients)
@@ -300,8 +311,8 @@ def _draw_cumulants(axes: Axes, record: Record) -> None:
         axes.plot(x, limit + c1 * x + c2 * x * x, color="black", lw=1.2, ls="--", label=label, zorder=1)
     axes.set_xticks([m**-0.5 for m, _ in orders], ["∞" if m == math.inf else f"{m}" for m, _ in orders])
     axes.set_xlabel("number m of real residuals averaged, at $m^{-1/2}$", fontsize=8)
-    _legend(axes)
-    _plain(axes, "loss − clean loss (nats per token)", grid="y")
+    legend(axes)
+    plain(axes, "loss − clean loss (nats per token)", grid="y")
 
 
 def _has_telescope(metrics: Metrics) -> bool:
@@ -317,6 +328,8 @@ def _has_telescope(metrics: Metrics) -> bool:
 _PANELS: tuple[tuple[str, Callable[[Metrics], bool], Callable[[Axes, Record], None]], ...] = (
     ("waterfall", _has_telescope, _draw_waterfall),
     ("couplings", lambda metrics: metrics.couplings is not None, _draw_couplings),
+    ("orders", lambda metrics: metrics.orders is not None, draw_orders),
+    ("ratio", lambda metrics: metrics.ratio_parts is not None, draw_ratio),
     ("radii", lambda metrics: metrics.gaussianity is not None, _draw_radii),
     ("cumulants", lambda metrics: metrics.perturbative is not None, _draw_cumulants),
 )
@@ -325,13 +338,13 @@ _PANELS: tuple[tuple[str, Callable[[Metrics], bool], Callable[[Axes, Record], No
 
 def _layout(panels: Sequence[str], ladder_height: float) -> tuple[list[Any], list[float]]:
     """The panels in one or two columns, and the heights of the rows in inches."""
-    first, second = panels[:2], panels[2:]
-    if len(panels) == 3:
-        first, second = panels[:1], panels[1:]
+    beside = 1 if len(panels) % 2 else 2  # of an odd number one alone, so that below they come in pairs
+    first, below = panels[:beside], panels[beside:]
     height = max(ladder_height, _HEIGHT * len(first)) / max(len(first), 1)
     rows = [["ladder", name] for name in first] or [["ladder"]]
     heights = [height] * len(rows)
-    return (rows, heights) if not second else ([*rows, list(second)], [*heights, _HEIGHT])
+    pairs = [list(below[place : place + 2]) for place in range(0, len(below), 2)]
+    return [*rows, *pairs], [*heights, *([_HEIGHT] * len(pairs))]
 
 
 def _of(record: Record) -> str:
@@ -343,51 +356,14 @@ def _of(record: Record) -> str:
     )
 
 
-def _whisker(axes: Axes, place: float, number: Number, start: float, *, color: str = "black") -> None:
-    """The interval of a number as a vertical line with caps, shifted by `start`."""
-    if number.value is None or number.low is None or number.high is None:
-        return
-    # Not an error bar of half-widths: an interval need not hold its value.
-    axes.plot(
-        [place] * 2, [start + number.low, start + number.high], "_-", color=color, lw=1, ms=6, zorder=2.5
-    )
-
-
-def _legend(axes: Axes) -> None:
-    """Put the legend between the title and the axes, where no data can be."""
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=4,
-        fontsize=7,
-        frameon=False,
-        borderaxespad=0.1,
-        borderpad=0.2,
-        handlelength=2.2,
-        columnspacing=1.2,
-    )
-    title = axes.get_title(loc="left")
-    axes.set_title(title, **(_TITLE | {"pad": 18}))
-
-
-def _plain(axes: Axes, label: str, *, grid: Literal["x", "y"]) -> None:
-    axes.set_ylabel(label, fontsize=8)
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(_PLAINLY)  # a power of ten above the axis would lie on the legend
-    axes.tick_params(labelsize=8)
-    axes.grid(axis=grid, color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 # ------------------------------------------------------------------------------------------ dots in rows
 
 
 def _symlog(axes: Axes, rows: int) -> None:
     """One row per entry, first on top; the axis is linear around 0 and logarithmic beyond."""
     axes.set_xscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
-    axes.axvline(0, color=_GREY, lw=0.8)
-    axes.xaxis.set_major_formatter(_PLAINLY)
+    axes.axvline(0, color=GREY, lw=0.8)
+    axes.xaxis.set_major_formatter(PLAINLY)
     axes.set_ylim(max(rows, 1) - 0.4, -0.6)
     axes.grid(axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
