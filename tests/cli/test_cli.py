@@ -386,6 +386,7 @@ def test_a_missing_record_is_refused(cache: Path, remainder: Command) -> None:
 # Ctrl-C
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_finished_rows_and_says_so(
     task: Path, submission: Callable[..., Path], remainder: Command, tmp_path: Path
 ) -> None:

@@ -403,6 +403,7 @@ SCRIPTS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.slow
 def test_a_script_writes_into_the_checkout_that_it_lies_in(script: str, tmp_path: Path) -> None:
     """The package may be installed from another one."""
     target = tmp_path / "elsewhere" / script

@@ -19,7 +19,7 @@ from forging import Original, Place, edited, fields, put, read, remade, seal, wr
 
 from remainder.board.shelf import Shelf
 from remainder.board.verify import verify_record
-from remainder.errors import RecordError
+from remainder.errors import RemainderError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
@@ -109,7 +109,7 @@ def caught_by(forged: Forged, original: Original, of: Ranking) -> str | None:
     record = read_summary(forged.path)
     try:
         again = remeasure.rerun(forged.path, **settings_of(record, KEY))
-    except RecordError:
+    except RemainderError:  # one whose submission is not to be found is not measured again, and fails
         return "measuring"
     return None if again.passed else "measuring"
 

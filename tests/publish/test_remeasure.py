@@ -305,6 +305,7 @@ def test_another_task_of_the_name_is_refused(honest: dict[str, Path], tmp_path: 
 # the command
 
 
+@pytest.mark.slow
 def test_the_command_measures_again_and_keeps_what_it_found(
     honest: dict[str, Path], tmp_path: Path, remainder: Command
 ) -> None:

@@ -70,6 +70,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 # a submission that is made
 
 
+@pytest.mark.slow
 def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: Command, cache: Path) -> None:
     """Folder, record and values are there, verify, and stay as they are when it is submitted again."""
     told = ("--out", to.results, "--submissions", to.submissions)

@@ -152,6 +152,7 @@ def failures(runs: int, a: float, b: float, margin: float) -> int:
     return sum(one(*pair, "gap_raw", margin).verdict == "regression" for pair in pairs)
 
 
+@pytest.mark.slow
 def test_chance_rarely_fails_a_build_and_a_regression_does() -> None:
     """Of two that are equally good, 1 in 40 fails at no margin."""
     assert failures(20, 0.1, 0.1, 0.0) <= 3  # the chance of more is 0.2 %

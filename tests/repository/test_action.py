@@ -181,6 +181,7 @@ def test_an_unchanged_sae_passes(machine: Machine) -> None:
     assert (kept / "tiny-digits.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_worsened_sae_fails_and_is_shown_all_the_same(machine: Machine) -> None:
     worsen(machine.repository)
     job = machine.run(**inputs())

@@ -139,6 +139,7 @@ def test_editable_install_reads_the_checkout(tmp_path: Path) -> None:
     assert any(name.endswith(".pth") for name in names)
 
 
+@pytest.mark.slow
 def test_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:
     (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path / "sdist"), versions=["standard"])
     with tarfile.open(sdist) as archive:
