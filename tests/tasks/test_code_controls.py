@@ -47,6 +47,9 @@ def test_mixture_is_that_of_a_simulation(kept: int, seed: int) -> None:
     predicted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
     normal = generator.standard_normal(count)
     spread = [((residual - means) @ w)[groups == group].std() for group in range(kept + 1)]
+    mean = residual.mean(0)
+    lengths = np.log(np.linalg.norm(residual - mean, axis=1))
+    scale = np.exp([lengths[groups == group].mean() for group in range(kept + 1)])[groups]
     epsilons = {
         "clean": residual @ w,
         "raw": np.zeros(count),
@@ -55,6 +58,7 @@ def test_mixture_is_that_of_a_simulation(kept: int, seed: int) -> None:
         "linear-mean": predicted @ w,
         "linear": predicted @ w + ((residual - predicted) @ w).std() * normal,
         "cluster": means @ w + np.array(spread)[groups] * normal,
+        "hetero": (residual @ w).mean() + scale * ((residual @ w - mean @ w) / scale).std() * normal,
         "permuted": np.roll(residual, 1, axis=0) @ w,
         "matched": within @ w,
     }
@@ -67,6 +71,12 @@ def test_mixture_is_that_of_a_simulation(kept: int, seed: int) -> None:
             assert_mean(kl, values[f"{rung} kl"], 1e-3)
     yes = noisy_sigmoid(base + (residual @ w).mean(), float((residual @ w).var()))
     assert_mean(-np.log(np.where(label, yes, 1 - yes)), values["full annealed"])
+    for rung, same in (
+        ("renormalised", "linear"),
+        ("renormalised-mean", "linear-mean"),
+        ("context", "linear"),
+    ):
+        assert values[rung] == values[same]
     if kept == 7:
         assert values["shape"] == pytest.approx(0, abs=1e-12)
         assert values["dependence"] == pytest.approx(0, abs=1e-12)

@@ -71,6 +71,8 @@ JACKKNIFE = 0.0006
 """Nats that a jackknife over four antithetic pairs leaves of the bias there: simulated, up to 0.0006."""
 
 MADE = ("a2", "a4", "remainder", "missing", "perturbativity", "interaction")
+RATIOS_OF = {"shells": 3, "chaos": 2}
+"""The k whose ratios are claimed."""
 RATIOS = ("rho", "rho even", "rho odd", "rho small", "rho noise-run")
 
 
@@ -346,7 +348,9 @@ def claims(seed: int, **parameters: Any) -> Claims:
         }
         # With all of chaos kept a₄ is a two-hundredth of a₂: nothing to compare with.
         made = MADE if count < chosen.parts else ("a2", "interaction")
-        own |= {name: values[name] for name in (*made, *RATIOS)}
+        own |= {name: values[name] for name in made}
+        if count == RATIOS_OF[chosen.law]:
+            own |= {name: values[name] for name in RATIOS}
         own |= {
             f"bath {alpha:g}": (values[f"bath {alpha:g}"], JACKKNIFE)
             for alpha in BATH[chosen.law].get(count, ())
