@@ -7,7 +7,12 @@ import pytest
 
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.rungs import PERTURBATIVE
-from remainder.record.telescope import perturbative_fit, perturbative_weights, telescope
+from remainder.record.telescope import (
+    conditional_telescope,
+    perturbative_fit,
+    perturbative_weights,
+    telescope,
+)
 
 DOCUMENTS = 12
 TOKENS = np.random.default_rng(0).integers(90, 127, DOCUMENTS).astype(float)
@@ -37,6 +42,42 @@ def test_the_telescope_closes_and_has_intervals() -> None:
         assert number.low < number.value < number.high
     for name in names:
         assert telescope(BOOTSTRAP, {k: v for k, v in gaps.items() if k != name}) is None
+
+
+CONDITIONAL = ("full", "full-unshrunk", "permuted", "mean", "hetero", "cluster", "neighbour", "token")
+
+
+def test_with_conditional_samplers_it_closes_too() -> None:
+    gaps = {name: gap_of(0.2 + 0.1 * i, 0.05, i) for i, name in enumerate(CONDITIONAL)}
+    found = conditional_telescope(BOOTSTRAP, gaps, "cluster")
+    assert found is not None
+    terms = [found.shape.value, found.found.value, found.not_found.value]
+    assert sum(t for t in terms if t is not None) == pytest.approx(found.total.value, abs=2e-6)
+    pooled = {name: ratio.numerator.sum() / TOKENS.sum() for name, ratio in gaps.items()}
+    assert found.not_found.value == pytest.approx(pooled["cluster"], rel=1e-5)
+    assert found.total.value == pytest.approx(pooled["full-unshrunk"], rel=1e-5)
+    assert list(found.samplers) == ["cluster", "hetero", "neighbour"]
+    assert found.samplers["neighbour"].value == pytest.approx(
+        pooled["permuted"] - pooled["neighbour"], rel=1e-5
+    )
+    assert found.means["token"].value == pytest.approx(pooled["mean"] - pooled["token"], rel=1e-5)
+
+
+def test_without_a_best_sampler_or_a_rung_it_says_so() -> None:
+    gaps = {name: gap_of(0.2 + 0.1 * i, 0.05, i) for i, name in enumerate(CONDITIONAL)}
+    for best in (None, "renormalised"):
+        found = conditional_telescope(BOOTSTRAP, gaps, best)
+        assert found is not None
+        assert found.best is None
+        assert found.found.value is None
+        assert found.found.reason == "no conditional sampler with a density was measured"
+    few = {name: gaps[name] for name in ("full", "hetero", "token")}
+    found = conditional_telescope(BOOTSTRAP, few, "hetero")
+    assert found is not None
+    assert found.total.value == pytest.approx(gaps["full"].numerator.sum() / TOKENS.sum(), rel=1e-5)
+    assert found.shape.reason == "rung permuted was not measured"
+    assert found.means["token"].reason == "rung mean was not measured"
+    assert conditional_telescope(BOOTSTRAP, {"full": gaps["full"]}, None) is None
 
 
 def test_differences_are_paired_document_by_document() -> None:

@@ -26,7 +26,15 @@ from remainder.errors import RecordError
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
 from remainder.record.number import Number
 from remainder.record.rungs import AROUND, KERNELS, RUNGS
-from remainder.record.schema import CalibrationInfo, Check, Measurement, MethodInfo, Record, SubmissionInfo
+from remainder.record.schema import (
+    CalibrationInfo,
+    Check,
+    ConditionalFit,
+    Measurement,
+    MethodInfo,
+    Record,
+    SubmissionInfo,
+)
 from remainder.record.store import write_record
 from remainder.report.explain import explain, rung_frame
 from remainder.report.ladder import ladder
@@ -669,3 +677,30 @@ def test_explaining_needs_no_torch(written: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr.split() == []
     assert (written / "f.png").is_file()
+
+
+def test_what_tells_of_the_residual_is_shown_with_its_curve_and_the_best_sampler(record: Record) -> None:
+    fits = {
+        "neighbour": ConditionalFit(
+            rows=9000, explained=0.245, curve={"10541": 0.218, "2032": 0.056}, same_token=0.838
+        ),
+        "hetero": ConditionalFit(rows=9000, explained=0.848, of="log ‖r − μ‖", surprise=228.68),
+        "full": ConditionalFit(rows=9000, explained=None, surprise=239.45),
+    }
+    calibration = record.calibration.model_copy(update={"conditional": fits, "best": "hetero"})
+    found = record.metrics.conditional
+    assert found is not None
+    update = {"best": "hetero", "found": Number.bare(0.04, "two"), "not_found": Number.bare(0.5, "two")}
+    changed = with_metrics(record, conditional=found.model_copy(update=update))
+    changed = changed.model_copy(update={"calibration": calibration})
+    text = said(changed)
+    assert "neighbour 0.245 – 2,032: 0.056 · 10,541: 0.218" in text
+    assert "hetero 0.848 228.7" in text
+    assert "full 239.4 the Gaussian residual" in text
+    assert "the same input token in 84 % of rows" in text
+    assert re.search(r"\+ found 0.040\S* permuted − hetero, the best", text)
+    assert re.search(r"\+ not found 0.500\S* hetero − clean: not found with 9,000 rows", text)
+    assert "apart: token" in text
+    assert all(cell_len(line) <= 80 for line in explain(changed).splitlines())
+    without = explain(record)
+    assert "No sampler stands for the rest" in " ".join(without.split())

@@ -21,6 +21,7 @@ from torch import Tensor
 from remainder.errors import MeasurementError
 from remainder.loading.activations import Batch
 from remainder.measure.coding import CodedBatch
+from remainder.measure.description import Description
 from remainder.measure.gather import add_reconstruction
 from remainder.measure.kernels import FittedRung, score, table_rows
 from remainder.measure.losses import window_scores
@@ -48,6 +49,8 @@ class Passes:
     kernels: list[FittedRung]
     mean: Any
     """The mean activation of the evaluation split, which squares are centred at."""
+    description: Description | None = None
+    """Description lengths, if they are measured."""
 
     @property
     def _curve(self) -> dict[str, int]:
@@ -105,6 +108,9 @@ class Passes:
                 row[bits], row[squares] = numbers
         for row in rows:
             row["bits"] = math.nan
+        if self.description is not None:
+            for row, columns in zip(rows, self.description.columns(rebuilt.coded), strict=True):
+                row |= columns
 
     def _add_paid(self, rows: Rows, batch: Batch, coded: CodedBatch, estimate: Any, step: int) -> None:
         """Bits and squared residual of a point of the curve, into its rows.

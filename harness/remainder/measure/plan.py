@@ -16,7 +16,7 @@ from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, BOARD, BOARD_RUNGS, CODED, NULLS, draws_of
+from remainder.record.rungs import ALL, BOARD, BOARD_RUNGS, CODED, KERNELS, NULLS, draws_of
 from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import DEMO, Task, Tier
 
@@ -82,6 +82,11 @@ class Plan(NamedTuple):
     def fits(self) -> bool:
         """Whether anything is fitted to the residual."""
         return self.whole or bool(self.nulls) or not set(self.rungs) <= {*_BARE, CODED}
+
+    @property
+    def describes(self) -> bool:
+        """Whether description lengths are measured: where conditional rungs are."""
+        return self.fits and any(KERNELS[rung].keeps for rung in self.rungs if rung in KERNELS)
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""

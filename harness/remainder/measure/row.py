@@ -24,6 +24,7 @@ from remainder.measure.compat import compat_of
 from remainder.measure.complexity import complexity_of
 from remainder.measure.coupling import couple
 from remainder.measure.decoders import AffineDecoder, affine_decoder
+from remainder.measure.description import Description, describable, fit_description
 from remainder.measure.directions import decoder_directions
 from remainder.measure.evaluation import Passes
 from remainder.measure.gather import Residuals
@@ -45,11 +46,13 @@ from remainder.record.compat import Compat
 from remainder.record.metrics import Gaussianity
 from remainder.record.recordable import require_recordable
 from remainder.record.rungs import CODED, KERNELS, REFITS
-from remainder.record.schema import CalibrationInfo, Complexity
+from remainder.record.schema import CalibrationInfo, Complexity, DescriptionFit
 from remainder.record.store import StoredRecord
 from remainder.residual.calibration import Calibration
+from remainder.residual.codes import Codes
 from remainder.residual.covariance import NotMeasurableError, covariance_of
 from remainder.residual.noise import NoiseKeys
+from remainder.residual.rows import Rows, Seen
 from remainder.submission.aliases import require_same
 from remainder.submission.submission import SiteEntry
 from remainder.task.text import Split
@@ -97,6 +100,10 @@ class Row:
     rebuilder: Rebuilder = field(init=False)
     calibration: Calibration = field(init=False)
     kernels: list[FittedRung] = field(default_factory=list)
+    described: Rows | None = None
+    """Activations and exact codes of the calibration, for description lengths."""
+    description: Description | str | None = None
+    """Description lengths, or why there are none; None: they were not asked for."""
     coded: Reference = field(default_factory=lambda: Reference([], ()))
     """Transform coding on the same windows."""
     sums: PeerSums | None = None
@@ -148,6 +155,10 @@ class Row:
         if paid is not None:
             self.sets.calibration = paid.sets_of(self.sample, CODED)
         self.rebuilder = Rebuilder(self.interpretation, paid, self.plan.is_coded and paid is not None)
+        if self.plan.describes:
+            width = self.loaded.task.site.width
+            self.description = describable(width, self.sample.seen, self.coder)
+            self.described = Rows(width) if self.description is None else None
 
     def calibrate(self, batch: Batch, x: Tensor) -> None:
         """Stream the residuals that the ladder is of."""
@@ -156,6 +167,10 @@ class Row:
             self._check_decoded(rebuilt, batch, "calibration")
         estimate = rebuilt.scored.double()
         residual = batch.prefix.x_out.double() - estimate
+        if self.described is not None:
+            x = batch.prefix.x_out
+            exact = Codes.of(rebuilt.codes[batch.spliced])
+            self.described.update(self.places(batch), Seen(x[..., :0], batch.spliced, exact), x)
         self.calibration.update(
             self.places(batch), estimate, residual, batch.spliced, rebuilt.kept, input_ids(batch)
         )
@@ -164,6 +179,10 @@ class Row:
         """Fit every rung of the plan, refits, and the denominators of the Gaussian ratio."""
         if self.plan.fits:
             self.log.warnings += covariance_of(self.calibration).warnings
+        if self.described is not None and isinstance(self.coder, Coder):
+            self.phase("description lengths")
+            self.description = fit_description(self.described, self.coder)
+            self.described = None
         self.phase("fitting residual models")
         rungs = {name: KERNELS[name] for name in dict.fromkeys([*self.plan.rungs, *self.plan.nulls])}
         if CODED in rungs and isinstance(self.coder, str):
@@ -208,7 +227,8 @@ class Row:
         Args:
             mean: activation of the evaluation split, which squares are centred at.
         """
-        return Passes(self.rebuilder, self.kernels, mean)
+        description = None if isinstance(self.description, str) else self.description
+        return Passes(self.rebuilder, self.kernels, mean, description)
 
     def evaluate(
         self, shared: SharedBatch, passes: Passes, text: PeerText | None, tell: Callable[[int], None]
@@ -327,7 +347,15 @@ class Row:
 
     def calibrated(self) -> CalibrationInfo:
         """The figures of the fit."""
-        return calibration_info(self.calibration, self.left.shares(self.loaded.task.seed))
+        found = calibration_info(self.calibration, self.left.shares(self.loaded.task.seed))
+        if self.description is None:
+            return found
+        described = (
+            DescriptionFit(reason=self.description)
+            if isinstance(self.description, str)
+            else self.description.fit
+        )
+        return found.model_copy(update={"description": described})
 
     def _compat(self) -> Compat | None:
         """The field's own metrics, or none with the reason among what was not measured."""

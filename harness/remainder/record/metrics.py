@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from remainder.record.conditional import ConditionalTelescope, DescriptionMetrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real
 
 __all__ = [
@@ -381,7 +382,7 @@ class CircuitMetrics(FrozenModel):
 class Metrics(GrownModel):
     """All metrics of a record, each in a field of its own."""
 
-    later = ("circuit", "coding", "orders", "bath", "ratio_parts")
+    later = ("circuit", "coding", "orders", "bath", "ratio_parts", "conditional", "description")
 
     clean: CleanMetrics
     rungs: dict[str, RungMetrics]
@@ -403,3 +404,7 @@ class Metrics(GrownModel):
     """Annealed losses by amplitude; absent where an amplitude was not measured."""
     ratio_parts: RatioParts | None = None
     """Absent where nothing but the ratio's own noise was spliced in around x."""
+    conditional: ConditionalTelescope | None = None
+    """Samplers and means that condition on codes, x̂ and its neighbours; null where none was measured."""
+    description: DescriptionMetrics | None = None
+    """Net bits; null where they were not measured, with the reason in `calibration.description`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -35,8 +36,10 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         RecordError: a summary differs; the message names the first few.
     """
     table, seed = canonical_values(values), record.measurement.seed
-    coding = record.complexity.coding
-    recomputed = _summaries(table, seed=seed, coding=coding)
+    summarised = partial(
+        _summaries, table, seed=seed, coding=record.complexity.coding, best=record.calibration.best
+    )
+    recomputed = summarised()
     stated = {
         "metrics": record.metrics.model_dump(mode="json", exclude={"gaussianity"}),
         "complexity": record.complexity.model_dump(mode="json", include=set(recomputed["complexity"])),
@@ -53,7 +56,7 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
         if not _same(first.get(place), second.get(place))
     ]
     if places and all(place.endswith((".low", ".high")) for place in places):
-        others = (_summaries(table, seed=seed, coding=coding, rounding=number) for number in range(_SHAKES))
+        others = (summarised(rounding=number) for number in range(_SHAKES))
         shaken = [second, *(dict(_leaves(other, "")) for other in others)]
         places = [
             place
@@ -70,12 +73,17 @@ def recompute(record: Record, values: pd.DataFrame) -> None:
 
 
 def _summaries(
-    table: pd.DataFrame, *, seed: int, coding: CodingInfo | None, rounding: int | None = None
+    table: pd.DataFrame,
+    *,
+    seed: int,
+    coding: CodingInfo | None,
+    best: str | None,
+    rounding: int | None = None,
 ) -> dict[str, Any]:
     """All that is summarised from a canonical table, as plain JSON; with `rounding`, as another platform may
     round."""
     with nullcontext() if rounding is None else other_rounding(rounding):
-        metrics, counted = summaries_of(table, seed=seed, coding=coding)
+        metrics, counted = summaries_of(table, seed=seed, coding=coding, best=best)
     return {
         "metrics": metrics.model_dump(mode="json", exclude={"gaussianity"}),
         "complexity": {name: number.model_dump(mode="json") for name, number in counted.items()},

@@ -22,6 +22,7 @@ __all__ = [
     "BOARD_RUNGS",
     "CIRCUIT_RUNGS",
     "CODED",
+    "CONDITIONAL_MEANS",
     "COUPLED",
     "CURVE",
     "ERROR_RUNGS",
@@ -176,6 +177,9 @@ Rungs above `coded` are of what quantised codes leave out; where nothing is quan
 
 SAMPLERS = ("cluster", "hetero", "context", "renormalised")
 """Conditional rungs with a density: of these the best stands in the telescope."""
+
+CONDITIONAL_MEANS = ("renormalised-mean", "neighbour-mean", "token")
+"""Conditional rungs without noise, which stand against `mean`."""
 
 REFITS = {
     f"full-fold-{fold + 1}": RungSpec(

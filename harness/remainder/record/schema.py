@@ -23,6 +23,7 @@ __all__ = [
     "CodingInfo",
     "Complexity",
     "ConditionalFit",
+    "DescriptionFit",
     "DocumentsInfo",
     "Measurement",
     "MethodInfo",
@@ -178,10 +179,29 @@ class ConditionalFit(FrozenModel):
     note: str = ""
 
 
+class DescriptionFit(FrozenModel):
+    """Description lengths: what is fixed on calibration, or why there are none."""
+
+    rows: int = 0
+    step: int | None = None
+    """The j of Δ_j of largest net bits on held-out calibration documents."""
+    noise: Real | None = None
+    """Variance of the noise that is added to each coordinate of x."""
+    ceiling: Real | None = None
+    """½ Σ log₂(1 + λ/noise), λ the eigenvalues of the covariance of x: no codes can save more bits."""
+    activation: str | None = None
+    """Family of the Gaussian of x."""
+    remainder: str | None = None
+    """Family of the Gaussian of what the codes leave."""
+    folds: tuple[Real, ...] = ()
+    """Net bits per token of each fold of calibration documents, tables and Gaussians fitted to the others."""
+    reason: str | None = None
+
+
 class CalibrationInfo(GrownModel):
     """The data that the residual models were fitted on."""
 
-    later = ("unexplained", "conditional", "best")
+    later = ("unexplained", "conditional", "best", "description")
 
     documents: int
     tokens: int
@@ -206,6 +226,8 @@ class CalibrationInfo(GrownModel):
     """Conditional kernels by rung, and `full` beside them; absent where none was measured."""
     best: str | None = None
     """The rung of the conditional sampler with the least surprise."""
+    description: DescriptionFit | None = None
+    """Description lengths; absent where they were not asked for."""
 
 
 class BehaviourInfo(FrozenModel):

@@ -106,7 +106,9 @@ def make_record(
         fix = "measure them or leave them out of the rungs"
         raise RecordError(f"no values for the rungs {sorted(absent)}", fix=fix)
     table = canonical_values(values)
-    metrics, counted = summaries_of(table, seed=measurement.seed, coding=complexity.coding)
+    metrics, counted = summaries_of(
+        table, seed=measurement.seed, coding=complexity.coding, best=calibration.best
+    )
     parts = {
         "task": task,
         "submission": submission,

@@ -18,6 +18,7 @@ from remainder.record.bath import bath_of
 from remainder.record.circuit_summary import AT, circuit_metrics
 from remainder.record.coding import coding_metrics, step_bits
 from remainder.record.couplings import fit_couplings, point_of
+from remainder.record.description import description_metrics
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.metrics import (
     AnnealedMetrics,
@@ -35,7 +36,7 @@ from remainder.record.orders import orders_of
 from remainder.record.ratio import gaussian_ratio, ratio_parts
 from remainder.record.rungs import CODED
 from remainder.record.schema import CodingInfo
-from remainder.record.telescope import perturbative_fit, telescope
+from remainder.record.telescope import conditional_telescope, perturbative_fit, telescope
 from remainder.record.values import (
     KEY,
     Totals,
@@ -88,11 +89,14 @@ class Summaries(NamedTuple):
     """Fields of `Complexity`, by name: those that the values give."""
 
 
-def summaries_of(table: pd.DataFrame, *, seed: int, coding: CodingInfo | None = None) -> Summaries:
+def summaries_of(
+    table: pd.DataFrame, *, seed: int, coding: CodingInfo | None = None, best: str | None = None
+) -> Summaries:
     """Summarise a table that is canonical already.
 
     Args:
         coding: how codes were quantised, if they are paid for.
+        best: the conditional sampler that the calibration chose.
     """
     totals = document_totals(table)
     clean = totals["clean"]
@@ -105,12 +109,14 @@ def summaries_of(table: pd.DataFrame, *, seed: int, coding: CodingInfo | None = 
     if coding is not None:
         counted["bits_per_token"] = step_bits(totals, coding.steps[CODED])
     return Summaries(
-        _metrics(bootstrap, totals, table, seed=seed),
+        _metrics(bootstrap, totals, table, seed=seed, best=best),
         {name: Number.of_ratio(bootstrap, ratio) for name, ratio in counted.items()},
     )
 
 
-def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Metrics:
+def _metrics(
+    bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int, best: str | None
+) -> Metrics:
     # Of all columns only these are read row by row, and choosing rows copies every one.
     columns = [
         name for name in (*KEY, "tokens", "kl_histogram", "annealed", "annealed_plain") if name in table
@@ -145,6 +151,8 @@ def _metrics(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed:
         orders=orders_of(bootstrap, table, totals),
         bath=bath_of(bootstrap, table, totals),
         ratio_parts=ratio_parts(bootstrap, totals),
+        conditional=conditional_telescope(bootstrap, gaps, best),
+        description=description_metrics(bootstrap, totals),
     )
 
 

@@ -2,11 +2,13 @@
 
 - Telescope: L(full) − L(clean) = [full − permuted] + [permuted − matched] + [matched − clean], exact since
   all terms are differences on the same tokens; `full` is the one with the bank's own μ and Σ.
+- With conditional samplers, [full − permuted] + [permuted − best] + [best − clean]: the last term is what was
+  not found with so many calibration rows, and no property of the residual alone.
 - Least squares through the gaps of m = 1 (`permuted`), 2, 4, … and the Gaussian limit at m = ∞ gives
   L_G + c₁ m^{−1/2} + c₂ m^{−1}: c₁ comes from third, c₂ from fourth cumulants and squares of third ones.
   Every coefficient is a fixed combination of gaps, so a ratio of sums over documents like any other number.
 
-Source: protocol 1, section 3.
+Source: protocol 1, section 3; protocol 2, section 4.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from remainder.record.conditional import ConditionalTelescope
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.metrics import PerturbativeFit, Telescope
 from remainder.record.number import Number
-from remainder.record.rungs import PERTURBATIVE
+from remainder.record.rungs import CONDITIONAL_MEANS, PERTURBATIVE, SAMPLERS
 
-__all__ = ["perturbative_fit", "perturbative_weights", "telescope"]
+__all__ = ["conditional_telescope", "perturbative_fit", "perturbative_weights", "telescope"]
 
 Gaps = Mapping[str, Ratio]
 """Gap of each rung: per-document sums of the loss less the clean loss, over scored tokens."""
@@ -43,6 +46,39 @@ def telescope(bootstrap: Bootstrap, gaps: Gaps) -> Telescope | None:
         dependence=less(permuted, matched),
         rest=Number.of_ratio(bootstrap, matched),
         shrinkage=less(full, unshrunk),
+    )
+
+
+def conditional_telescope(bootstrap: Bootstrap, gaps: Gaps, best: str | None) -> ConditionalTelescope | None:
+    """The terms by conditional samplers; None if none of these rungs was measured.
+
+    Args:
+        best: the sampler that the calibration chose; None: it has none to choose from.
+    """
+    samplers = [rung for rung in (*SAMPLERS, "neighbour") if rung in gaps]
+    means = [rung for rung in CONDITIONAL_MEANS if rung in gaps]
+    if not samplers and not means:
+        return None
+    start = "full-unshrunk" if "full-unshrunk" in gaps else "full"
+    chosen = best if best in gaps else None
+
+    def less(second: str, first: str) -> Number:
+        for rung in (second, first):
+            if rung not in gaps:
+                return Number.null(f"rung {rung} was not measured")
+        return Number.of_ratio(
+            bootstrap, Ratio(gaps[second].numerator - gaps[first].numerator, gaps[first].denominator)
+        )
+
+    none = Number.null("no conditional sampler with a density was measured")
+    return ConditionalTelescope(
+        total=Number.of_ratio(bootstrap, gaps.get(start, f"rung {start} was not measured")),
+        shape=less(start, "permuted"),
+        best=chosen,
+        found=none if chosen is None else less("permuted", chosen),
+        not_found=none if chosen is None else Number.of_ratio(bootstrap, gaps[chosen]),
+        samplers={rung: less("permuted", rung) for rung in samplers},
+        means={rung: less("mean", rung) for rung in means},
     )
 
 

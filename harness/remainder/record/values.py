@@ -14,9 +14,13 @@
 | `active`, `spliced` | rung `raw` only: nonzero codes summed over spliced tokens, spliced tokens |
 | `bits` | rungs whose bits are counted (`rungs.is_paid`): bits of the codes of spliced tokens |
 | `bits_0` …, `ss_0` … | rung `raw` only: bits and squared residual if codes were quantised with step j |
+| `code_bits`, `code_ss` | rung `raw` only: bits and squared residual at the step of description lengths |
+| `x_bits`, `remainder_bits` | rung `raw` only: −log₂ densities of x and of what these codes leave |
+| `…_coarse`, `…_fine` | the same with more and with less noise added |
 | `answer` | circuits only: sum of the log-odds of right against wrong tokens |
 
-A table has all columns of `bits` and `ss` or none, and `answer` or not; all others are always there.
+A table has all columns of `bits` and `ss` or none, all of description lengths or none, and `answer` or not;
+all others are always there.
 
 Split `evaluation` holds every score; split `calibration` the grid that couplings are fitted to, if any.
 Floats are kept to nine significant digits from the start, so that what is summarised is what is stored.
@@ -40,6 +44,7 @@ from remainder.record.scales import ScaleName
 
 __all__ = [
     "CODING",
+    "DESCRIPTION",
     "KEY",
     "KL_ROUNDING",
     "RAW_ONLY",
@@ -87,8 +92,12 @@ RAW_ONLY = [_RESIDUAL, "centred_ss", "active", "spliced"]
 STEP_BITS = tuple(f"bits_{step}" for step in range(STEPS))
 STEP_SQUARES = tuple(f"ss_{step}" for step in range(STEPS))
 CODING = [_BITS, *STEP_BITS, *STEP_SQUARES]
+DESCRIPTION = (
+    *("code_bits", "code_ss", "x_bits", "remainder_bits"),
+    *("x_bits_coarse", "remainder_bits_coarse", "x_bits_fine", "remainder_bits_fine"),
+)
 _ANSWER = "answer"
-_OPTIONAL = (CODING, [_PLAIN], [_ANSWER])
+_OPTIONAL = (CODING, [_PLAIN], [_ANSWER], list(DESCRIPTION))
 """Columns that a table may lack, all of a group together."""
 COLUMNS = [*KEY, "tokens", *_FLOATS, *_ANSWERS, "kl_histogram", _ANNEALED, *RAW_ONLY]
 _SCALES: Mapping[str, ScaleName] = {
@@ -156,7 +165,8 @@ def values_from_csv(data: bytes) -> pd.DataFrame:
         dtype=dict.fromkeys([*_NAMES, "kl_histogram"], str),
         keep_default_na=False,  # a document may be called "NA"
         na_values={
-            name: [""] for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, *CODING, _PLAIN, _ANSWER]
+            name: [""]
+            for name in [*_FLOATS, *_ANSWERS, _ANNEALED, *RAW_ONLY, *CODING, _PLAIN, _ANSWER, *DESCRIPTION]
         },
     )
     return canonical_values(table)
@@ -288,7 +298,9 @@ def _floats(table: pd.DataFrame, name: str, owners: _Owners) -> NDArray[np.float
         _refuse(table, name, ~empty & ~own, "nothing on this rung")
         # Half a rung is a fault; a kind of interpretation may have none of these, codes that are paid for
         # have all.
-        needed = _any(~empty, owners.rung) | (name in CODING) | (owners.paid & (_BITS in table))
+        needed = (
+            _any(~empty, owners.rung) | (name in (*CODING, *DESCRIPTION)) | (owners.paid & (_BITS in table))
+        )
         _refuse(table, name, empty & own & needed, "a number in every row of this rung")
     return _rounded(numbers)
 

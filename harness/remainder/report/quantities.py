@@ -14,6 +14,7 @@ from typing import Literal
 
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
+from remainder.record.description import net_bits
 from remainder.record.intervals import Ratio
 from remainder.record.number import Number
 from remainder.record.ratio import gaussian_ratio
@@ -105,6 +106,13 @@ def _efficiency(record: Record) -> Number:
     if coding is None or CODED not in coding.points:
         return Number.null("its codes were not spliced in")
     return coding.points[CODED].efficiency
+
+
+def _net_bits(record: Record) -> Number:
+    fit, lengths = record.calibration.description, record.metrics.description
+    if lengths is None:
+        return Number.null("it was not asked for" if fit is None or fit.reason is None else fit.reason)
+    return lengths.net
 
 
 def _kept(record: Record) -> Number:
@@ -241,6 +249,16 @@ _TABLE = (
         always=True,
     ),
     *SECOND_SCORE,
+    Quantity(
+        "net_bits",
+        "Net bits",
+        "Bits a token that the codes save, with a Gaussian remainder, beside a Gaussian of x",
+        _net_bits,
+        net_bits,
+        "bits per token",
+        "large",
+        short="net bits",
+    ),
     _term("shape", "full-unshrunk − permuted: one-token shape", "full-unshrunk", "permuted"),
     _term("dependence", "permuted − matched: what x̂ tells of the residual", "permuted", "matched"),
     _term("rest", "matched − clean: context, target, tokens jointly", "matched", "clean"),

@@ -17,6 +17,11 @@ from remainder.record.number import Number
 from remainder.record.rungs import ALL, AMPLITUDES, BATH, BESIDE, PERTURBATIVE, RUNGS
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import Section, circuit_sections
+from remainder.report.conditional_sections import (
+    description_length,
+    found_by_conditioning,
+    told_of_the_residual,
+)
 from remainder.report.order_sections import bath_section, order_section, ratio_section
 from remainder.report.text import MISSING, Notes, format_value, half_width, in_words, with_decimals
 
@@ -70,7 +75,8 @@ def sections(record: Record, notes: Notes) -> list[Section]:
     if record.is_of_circuits:
         return list(circuit_sections(record, notes))
     noted = (
-        *(_nested, _telescope, _perturbative, order_section, bath_section, _couplings),
+        *(_nested, _telescope, found_by_conditioning, told_of_the_residual, description_length),
+        *(_perturbative, order_section, bath_section, _couplings),
         *(_ratio, ratio_section, _calibration, _gaussianity, _compat),
     )
     every = [*(make(record, notes) for make in noted), _reading(record), _missing(record)]

@@ -46,6 +46,7 @@ SIZES = (2048, 8192, 32768)
 """Rows that the curve of R² is made for, besides all."""
 
 _FLOOR = 1e-3
+_ROUNDING = 1e-9  # an R² below which nothing is explained
 _LEAST = 50  # rows, of which a third is predicted by the others
 _QUERIES = 8192  # rows that points of the curve are judged by
 
@@ -134,7 +135,10 @@ def held_out(
                 points[rows.count(others)] = 1 - found.squares / found.total
         left.append(found.moments)
         squares, total = squares + found.squares, total + found.total
-    return HeldOut(1 - squares / total if total else None, points, tuple(left) if moments else ())
+    explained = 1 - squares / total if total else None
+    if explained is not None and abs(explained) < _ROUNDING:
+        explained = 0.0
+    return HeldOut(explained, points, tuple(left) if moments else ())
 
 
 @dataclass

@@ -70,8 +70,8 @@ class _File:
         self._map = None
 
     def __getitem__(self, rows: slice | list[int]) -> Tensor:
-        if not self.count:
-            return torch.from_numpy(np.empty((0, *self._shape), dtype=self._dtype))
+        if not self.count or 0 in self._shape:  # nothing can be mapped
+            return torch.from_numpy(np.empty((self.count, *self._shape), dtype=self._dtype)[rows])
         if self._map is None:
             self._file.flush()
             self._map = np.memmap(self._file, self._dtype, "r", shape=(self.count, *self._shape))
@@ -111,7 +111,7 @@ class Rows:
         self._file("mask", "bool", positions).append(seen.mask)
         for name, values in (("reconstruction", seen.reconstruction), ("residual", residual)):
             kept = torch.where(seen.mask[..., None], values, 0.0).float()
-            self._file(name, "float32", positions, self.width).append(kept)
+            self._file(name, "float32", positions, values.shape[-1]).append(kept)
         sizes = seen.mask.sum(1).tolist()
         self._add_codes(seen.codes, sizes)
         if seen.tokens is None:
