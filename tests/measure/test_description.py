@@ -185,11 +185,12 @@ def test_on_gaussian_data_no_fitted_code_is_worth_anything() -> None:
     width = 6
     root = normal(width, width, seed=4) / 2
     coded = principal_components(Moments.of(normal(20000, width, seed=5) @ root), 3)
-    for thing, least in ((coded, -0.2), (Thresholds(1.0), -2.0)):  # coarse steps all but turn PCA off
+    for thing in (coded, Thresholds(1.0)):
         x, fresh = normal(90, 60, width, seed=1) @ root, normal(200, 60, width, seed=2) @ root
         description, columns = described(thing, x, fresh)
         bits = net(columns)
-        assert least < bits.mean() < 3 * bits.std() / math.sqrt(len(bits))
+        # Of six dimensions one may hold most variance: even the coarsest step does not turn the code off.
+        assert -1.5 < bits.mean() < 3 * bits.std() / math.sqrt(len(bits))
         assert max(description.fit.folds) < 0.2, description.fit
 
 
