@@ -25,7 +25,7 @@ IDS = {
     *(f"controls/impurities-{kind}" for kind in ("equal", "geometric", "per-sample", "strict")),
     *(f"controls/{name}" for name in ("linear-gaussian", "parity", "two-point")),
     *(f"controls/{name}" for name in ("bernoulli-gaussian", "mixture", "quadratic-chaos")),
-    *(f"controls/shell-chain-{branching}" for branching in (1, 2)),
+    *(f"controls/{name}-{number}" for name in ("shell-chain", "two-sites") for number in (1, 2)),
     *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
     "gemma-2-2b/resid-13",
     "gpt2/resid-8",

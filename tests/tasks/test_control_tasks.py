@@ -15,10 +15,12 @@ import pytest
 import torch
 from scipy import stats
 
+from remainder.record.rungs import AROUND, BOARD_RUNGS
 from remainder.task.script import load_script
 from remainder.task.spec import load_task
 from remainder.validation.claims import Claim, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import read_figure
+from remainder.validation.several_sites import JOINED
 
 ROOT = Path(__file__).resolve().parents[2] / "tasks/controls"
 NAMES = sorted(path.parent.name for path in ROOT.glob("*/task.toml"))
@@ -145,12 +147,13 @@ def test_task_and_claims_fit_what_the_script_builds(name: str) -> None:
     assert np.isfinite(outputs).all()
 
     claims = claims_of(name)
-    assert {claim.interpretation for claim in claims} == set(built.interpretations)
+    named = {name for claim in claims for name in claim.interpretation.split(JOINED)}
+    assert named == set(built.interpretations)
     for interpretation in built.interpretations.values():
         x = torch.from_numpy(read).float()[None]
         assert interpretation.decode(interpretation.encode(x)).shape == x.shape
-    wanted = needs(claim.quantity for claim in claims)
-    assert set(wanted.rungs) <= {*task.rungs, "all"}
+    wanted = needs(claim.quantity for claim in claims if JOINED not in claim.interpretation)
+    assert set(wanted.rungs) <= {*task.rungs, *BOARD_RUNGS, *AROUND, "all"}
     # What moves a number is pinned: the data, and the formulas that the network is drawn with.
     assert {Path(file).name for file in task.build.files} - {"even.py"} == {"data.py", "expected.py"}
 
@@ -253,6 +256,8 @@ SIMULATED = (
     ("mixture", "keep-4"),
     ("mixture", "keep-7"),
     ("bernoulli-gaussian", "threshold"),
+    ("two-sites-1", "subspace"),
+    ("two-sites-2", "subspace"),
 )
 
 

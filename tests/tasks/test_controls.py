@@ -28,6 +28,7 @@ CONTROLS = (
     "sums",
     "mixture",
     "bernoulli-gaussian",
+    "two-sites",
 )
 
 Array = np.ndarray

@@ -37,6 +37,7 @@ from remainder.measure.several_sites_fit import (
     run_sites,
 )
 from remainder.model.bridge import BridgeRunner
+from remainder.model.module import ModuleRunner
 from remainder.model.sites import BridgeSiteModel, SiteModel
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.residual.noise import NoiseKeys
@@ -107,8 +108,7 @@ def evaluate_sites(
         MeasurementError: a result is not finite.
     """
     loaded = [at_site(task) for task in tasks]
-    runner = _check_tasks(loaded, interpretations, dtype)
-    model = BridgeSiteModel(runner.bridge)
+    model = _site_model(loaded, interpretations, dtype)
     device, seed = loaded[0].device, loaded[0].task.seed
     sites = [
         FeatureSite(
@@ -148,7 +148,8 @@ def _opened(interpretation: Any, loaded: SiteTask) -> Adapted:
     return entry.build(loaded.task, lambda: loaded.fit_moments(loaded.task.tier("quick").fit_windows))
 
 
-def _check_tasks(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtype: str) -> BridgeRunner:
+def _site_model(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtype: str) -> SiteModel:
+    """The one model of all tasks."""
     if len(loaded) != len(interpretations) or not loaded:
         raise TaskError(
             f"{len(loaded)} tasks and {len(interpretations)} interpretations",
@@ -161,10 +162,9 @@ def _check_tasks(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dty
                 f"{loaded[0].task.id} and {other.task.id} are of different models",
                 fix="choose sites of one model",
             )
-    if not isinstance(runner, BridgeRunner):
-        raise TaskError(
-            f"{loaded[0].task.id} is not of a language model", fix="choose tasks of a language model"
-        )
+    if isinstance(runner, BridgeRunner):
+        return BridgeSiteModel(runner.bridge)
+    assert isinstance(runner, ModuleRunner)
     return runner
 
 

@@ -1,4 +1,4 @@
-"""Run a plain torch module with other activations spliced in at one of its submodules.
+"""Run a plain torch module with other activations spliced in at one of its submodules, or at several.
 
 The site is the dotted name of a submodule whose output is [docs, positions, width]. Its output is read in one
 ordinary pass, and replaced in another: modules that a script builds are small, so nothing is skipped.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from remainder.errors import MeasurementError, TaskError
 from remainder.model.bridge import DTYPES, Prefix, tensors_hash
+from remainder.model.sites import Edit, Edits
 from remainder.task.script import guarded
 from remainder.task.spec import Site
 
@@ -78,7 +79,7 @@ class ModuleRunner:
 
             return hook
 
-        with self._hooked({name: keep(name) for name in seen}):
+        with self._hooked([(name, keep(name)) for name in seen]):
             self._forward(inputs)
         for name, outputs in seen.items():
             self._require_once(name, len(outputs))
@@ -109,7 +110,7 @@ class ModuleRunner:
             calls += 1
             return activations.to(output.dtype)
 
-        with self._hooked({self.site.hook_out: put}):
+        with self._hooked([(self.site.hook_out, put)]):
             outputs = self._forward(inputs)
         self._require_once(self.site.hook_out, calls)
         if not torch.isfinite(outputs).all():
@@ -123,6 +124,51 @@ class ModuleRunner:
     def outputs(self) -> int:
         """Number of classes, or 1."""
         return self._forward(self.probe).shape[-1]
+
+    def run(
+        self, inputs: Shaped[Tensor, "docs pos *item"], edits: Edits, positions: Sequence[int] | None = None
+    ) -> Float[Tensor, "docs seen outputs"]:
+        """Outputs of a pass whose activations are changed at several submodules; see `model.sites`.
+
+        Raises:
+            TaskError: if there is no such submodule.
+            MeasurementError: if one was not called exactly once, or the outputs are not finite.
+        """
+        fired = [0] * len(edits)
+
+        def hook(place: int, edit: Edit) -> Callable[..., Tensor | None]:
+            def change(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+                fired[place] += 1
+                new = edit(output.float())
+                return None if new is None else new.to(output.dtype)
+
+            return change
+
+        for name, _ in edits:
+            self._require(name)
+        with self._hooked([(name, hook(place, edit)) for place, (name, edit) in enumerate(edits)]):
+            outputs = self._forward(inputs).float()
+        for (name, _), calls in zip(edits, fired, strict=True):
+            self._require_once(name, calls)
+        if not torch.isfinite(outputs).all():
+            raise MeasurementError(
+                "the module's outputs are not finite after changes at "
+                + ", ".join(dict.fromkeys(name for name, _ in edits)),
+                fix="check the scale of the reconstructions",
+            )
+        return outputs if positions is None else outputs[:, list(positions)]
+
+    def activation(
+        self, inputs: Shaped[Tensor, "docs pos *item"], edits: Edits, hook: str
+    ) -> Float[Tensor, "docs pos d"]:
+        """The activation at a submodule in a pass with these edits, before any edit at this one."""
+        seen: list[Tensor] = []
+
+        def keep(value: Tensor) -> None:
+            seen.append(value.detach().clone())
+
+        self.run(inputs, [(hook, keep), *edits])  # the first function at a hook sees what no other changed
+        return seen[0]
 
     def logits(self, rows: Float[Tensor, "rows outputs"]) -> Float[Tensor, "rows outputs"]:
         """The outputs in float32."""
@@ -159,10 +205,8 @@ class ModuleRunner:
             )
 
     @contextmanager
-    def _hooked(self, hooks: dict[str, Callable[..., Any]]) -> Iterator[None]:
-        handles = [
-            self.module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks.items()
-        ]
+    def _hooked(self, hooks: Iterable[tuple[str, Callable[..., Any]]]) -> Iterator[None]:
+        handles = [self.module.get_submodule(name).register_forward_hook(hook) for name, hook in hooks]
         try:
             yield
         finally:

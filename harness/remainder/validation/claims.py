@@ -63,7 +63,8 @@ _TERMS: dict[Kind, tuple[str, ...]] = {
 }
 """Terms of the telescope, and the rungs that each is made from."""
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
-_RUNGS = {*KERNELS, "coupled"}
+_RUNGS = {*KERNELS, "coupled", "full-sequential", "full-counterterm"}
+"""The last two are of several sites at once: `validation.several_sites`."""
 _ANNEALED_PAIRS = 8
 _SIDES: tuple[Side, ...] = ("at least", "at most")
 

@@ -14,20 +14,19 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from remainder.api import evaluate
 from remainder.base.cache import Progress, silent
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
-from remainder.submission.objects import ObjectSubmission
-from remainder.submission.open import submissions_for
 from remainder.task.script import load_script
 from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
 from remainder.validation.quantities import Measurements
+from remainder.validation.several_sites import JOINED, SitesMeasurements, interpretation_of, measure_sites
 from remainder.validation.verdict import Finding, JudgedClaim, LawVerdict, judge, judge_law
 
 __all__ = ["Control", "Validation", "controls", "draw_seeds", "validate"]
@@ -175,26 +174,29 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
         for name in dict.fromkeys(claim.interpretation for claim in claims):
             (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
-            wanted = needs(claim.quantity for claim in own)
-            result = evaluate(
-                loaded,
-                _interpretation(loaded, name),
-                name=name,
-                tier=tier,
-                rungs=wanted.rungs,
-                pairs=wanted.pairs,
-            )
-            measurements = Measurements(result.record, result.values)
+            measurements: Measurements | SitesMeasurements
+            if JOINED in name:
+                measurements = measure_sites(control.script, control.place, name, seed, tier, device)
+            else:
+                measurements = _measured(loaded, name, tier, own)
             findings += [Finding(world.id, seed, claim, measurements.read(claim.quantity)) for claim in own]
             done += 1
     (progress or silent)("validated", total, total)
     return findings
 
 
-def _interpretation(loaded: LoadedTask, name: str) -> Any:
-    """The interpretation of that name that the task brings itself, or the name of a baseline."""
-    (entry,) = submissions_for(loaded, [name])
-    return entry.obj if isinstance(entry, ObjectSubmission) else name
+def _measured(loaded: LoadedTask, name: str, tier: str, claims: Sequence[Claim]) -> Measurements:
+    """What some claims on an interpretation need, measured."""
+    wanted = needs(claim.quantity for claim in claims)
+    result = evaluate(
+        loaded,
+        interpretation_of(loaded, name),
+        name=name,
+        tier=tier,
+        rungs=wanted.rungs,
+        pairs=wanted.pairs,
+    )
+    return Measurements(result.record, result.values)
 
 
 def _judged_laws(
