@@ -42,10 +42,12 @@ __all__ = [
     "DenseCovariance",
     "MemoryFreeCovariance",
     "NotMeasurableError",
+    "Support",
     "bank_covariance",
     "covariance_of",
     "fit_covariance",
     "oas_intensity",
+    "support_of",
     "varies",
 ]
 
@@ -180,8 +182,13 @@ def bank_covariance(calibration: Calibration) -> Covariance:
     return calibration.once("bank covariance", fit)
 
 
-def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCovariance:
+def fit_covariance(
+    folds: Sequence[Moments], *, shrink: bool = True, given: float | None = None
+) -> DenseCovariance:
     """Shrunk covariance from the moments of several folds of documents; see the steps of this module.
+
+    Args:
+        given: the intensity, if it was found by another likelihood (`residual.elliptical`).
 
     Raises:
         NotMeasurableError: if there are fewer than two rows.
@@ -197,7 +204,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
     if not dimensions:
         none = torch.zeros(width, 0, dtype=sample.dtype, device=sample.device)
         return DenseCovariance(total.mean, variances, none[0], none, 0.0, None, None, (_CONSTANT,))
-    support, rank = _support(correlation, scale, varying, total.count - 1)
+    support, rank = support_of(correlation, scale, varying, total.count - 1)
     confined = support.vectors is not None
     target = dimensions / support.rank
     intensity, held_out = 0.0, None
@@ -207,7 +214,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
             float(correlation.square().sum()), float(correlation.trace()), dimensions, total.count
         )
         if left_out:
-            intensity = _most_likely(left_out, target)
+            intensity = _most_likely(left_out, target) if given is None else given
             held_out = _mahalanobis(left_out, target, intensity)
         else:
             intensity = oas
@@ -233,7 +240,7 @@ def fit_covariance(folds: Sequence[Moments], *, shrink: bool = True) -> DenseCov
 
 
 @dataclass(frozen=True)
-class _Support:
+class Support:
     """The space that a residual lives in, in coordinates scaled by its standard deviations."""
 
     scale: Float[Tensor, " d"]
@@ -253,6 +260,11 @@ class _Support:
             return within
         return scaled if bool(self.varying.all()) else scaled[self.varying][:, self.varying]
 
+    def coordinates(self, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows rank"]:
+        """Centred rows in this space."""
+        scaled = rows / self.scale
+        return scaled[:, self.varying] if self.vectors is None else scaled @ self.vectors
+
     def outside(self, matrix: Float[Tensor, "rank rank"]) -> Float[Tensor, "d d"]:
         """The covariance that a matrix in this space stands for."""
         if self.vectors is not None:
@@ -266,18 +278,18 @@ class _Support:
         return found * torch.outer(self.scale, self.scale)
 
 
-def _support(
+def support_of(
     correlation: Float[Tensor, "d d"],
     scale: Float[Tensor, " d"],
     varying: Bool[Tensor, " d"],
     freedom: int,
-) -> tuple[_Support, int]:
+) -> tuple[Support, int]:
     """The space that the residual lives in, and the rank of the correlation matrix.
 
     Args:
         freedom: the largest rank that the data allow.
     """
-    whole = _Support(scale, varying, None)
+    whole = Support(scale, varying, None)
     if whole.rank <= freedom:
         # All eigenvalues lie above a bound if and only if what is above it has a Cholesky factor: that takes
         # a tenth of the time of finding them.
@@ -288,7 +300,7 @@ def _support(
     values, vectors = torch.linalg.eigh(correlation)
     rank = int((values > _RANK * values[-1]).sum())
     confined = rank < min(whole.rank, freedom)
-    return (_Support(scale, varying, vectors[:, -rank:]) if confined else whole), rank
+    return (Support(scale, varying, vectors[:, -rank:]) if confined else whole), rank
 
 
 def _largest(matrix: Float[Tensor, "d d"]) -> float:
@@ -340,7 +352,7 @@ class _LeftOut:
     squares: NDArray[np.float64]
 
 
-def _left_out(folds: Sequence[Moments], support: _Support) -> list[_LeftOut]:
+def _left_out(folds: Sequence[Moments], support: Support) -> list[_LeftOut]:
     """Every fold against all others, in the coordinates of the support."""
     parts = []
     for fold, others in Moments.held_out(folds):
