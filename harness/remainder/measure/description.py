@@ -69,7 +69,7 @@ class Gaussian:
             floor: s².
         """
         root = self._root(floor)
-        whitened = torch.linalg.solve_triangular(root, (rows.double() - self.mean).T, upper=False)
+        whitened = torch.linalg.solve_triangular(root, (rows.cpu().double() - self.mean).T, upper=False)
         bits: Tensor = (0.5 * whitened.square().sum(0) + self._constant(root, floor)) / _LOG2
         return bits
 
@@ -131,7 +131,7 @@ class Description:
 
     def columns(self, coded: CodedBatch) -> list[dict[str, float]]:
         """Columns of the table of values for each window of a batch."""
-        sizes, rows = coded.spliced.sum(1), coded.x
+        sizes, rows = coded.spliced.sum(1).cpu(), coded.x
         codes = self.coder.rounded(coded.symbols(self.step), self.step)
         left = self.coder.residual(codes, rows, coded.spliced)
         noises = [share * self.variance for share in NOISES]
