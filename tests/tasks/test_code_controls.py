@@ -109,6 +109,35 @@ def test_net_bits_of_a_mixture_are_those_of_fitted_gaussians(seed: int) -> None:
     assert module.net_bits(network, 0.01) < module.net_bits(network)
 
 
+@pytest.mark.parametrize(("kept", "step"), [(7, None), (7, 3), (4, 6)])
+def test_net_bits_of_coded_indicators_are_those_of_fitted_gaussians(kept: int, step: int | None) -> None:
+    module = load("mixture")
+    network = module.draw(module.Parameters(seed=5))
+    generator = np.random.default_rng(35)
+    classes = generator.integers(0, 8, 200_000)
+    noise = generator.standard_normal((len(classes), 10)) @ network.factor.T
+    x = network.means[classes] + noise
+    power = np.trace(np.cov(x.T))
+    added = math.sqrt(1e-3 * power / 10) * generator.standard_normal(x.shape)
+    delta = None if step is None else math.sqrt(power) / 2 ** (step / 2)
+    decoded, bits = np.tile(network.means[-1], (len(x), 1)), np.zeros(len(x))
+    for c in range(kept):
+        direction = network.means[c] - network.means[-1]
+        value = np.where(classes == c, np.linalg.norm(direction), 0.0)
+        rounded = value if delta is None else delta * np.round(value / delta)
+        decoded += rounded[:, None] * direction / np.linalg.norm(direction)
+        share = (rounded != 0).mean()  # all on symbols of a latent are one
+        bits -= np.where(rounded != 0, np.log2(share), np.log2(1 - share)) if 0 < share < 1 else 0.0
+    rows = (x + added, x + added - decoded)
+    whole, rest = (-stats.multivariate_normal(r.mean(0), np.cov(r.T)).logpdf(r) / math.log(2) for r in rows)
+    assert_mean(whole - rest - bits, module.coded_net_bits(network, kept, step), allowance=2e-3)
+    if step is None:
+        told = float(8 * special.entr(1 / 8) / math.log(2))
+        apart = float(7 * (special.entr(1 / 8) + special.entr(7 / 8)) / math.log(2))
+        noisy = module.net_bits(network, 1e-3 * np.trace(network.covariance + network.between) / 10)
+        assert module.coded_net_bits(network, kept) == pytest.approx(noisy + told - apart)
+
+
 @pytest.fixture(scope="module")
 def sources() -> Array:
     generator = np.random.default_rng(33)

@@ -13,7 +13,7 @@ from tables import table_of
 
 from remainder.errors import MeasurementError
 from remainder.record.rungs import KERNELS
-from remainder.record.values import canonical_values
+from remainder.record.values import DESCRIPTION, canonical_values
 from remainder.validation.claims import needs, parse_quantity
 from remainder.validation.combined import COMBINED
 from remainder.validation.quantities import Measured, Measurements
@@ -42,7 +42,12 @@ def values() -> pd.DataFrame:
         for rung in ("full-0.6", "full")
     }
     kl = {rung: 1.3 * (found.reshape(DOCUMENTS, -1) - clean[:, None]) for rung, found in losses.items()}
-    return canonical_values(table_of(losses, kl, annealed, annealed))
+    table = table_of(losses, kl, annealed, annealed)
+    raw = table["rung"] == "raw"
+    table.loc[raw, ["spliced", "active", "residual_ss", "centred_ss"]] = 90.0
+    for name in DESCRIPTION:
+        table.loc[raw, name] = generator.uniform(200, 900, raw.sum())
+    return canonical_values(table)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,11 @@ def kl(values: pd.DataFrame, rung: str) -> float:
     return mean(values, rung, "kl")
 
 
+def bits(values: pd.DataFrame, name: str) -> float:
+    rows = values[values["rung"] == "raw"]
+    return float(rows[name].sum() / rows["spliced"].sum())
+
+
 def annealed(values: pd.DataFrame, rung: str) -> float:
     rows = values[(values["rung"] == rung) & (values["draw"] == 7)]
     return float(rows["annealed"].sum() / rows["tokens"].sum())
@@ -97,6 +107,10 @@ EXPECTED: dict[str, Any] = {
         for name, suffix in (("loss", ""), ("kl", " kl"))
     },
     "interaction": interaction,
+    "net bits": lambda table: (
+        bits(table, "x_bits") - bits(table, "code_bits") - bits(table, "remainder_bits")
+    ),
+    "code bits": lambda table: bits(table, "code_bits"),
     "bath 0.6": lambda table: annealed(table, "full-0.6") - mean(table, "mean", "loss"),
     "bath 1": lambda table: annealed(table, "full") - mean(table, "mean", "loss"),
     "rho": lambda table: kl(table, "raw") / kl(table, "noise-fitted"),

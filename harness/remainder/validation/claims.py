@@ -18,6 +18,7 @@ per scored token, errors shares of scored tokens. Quantities:
 | `radial kurtosis` | that of the whitened residual, less what Gaussian surrogates have |
 | `one`, `two`, `a2`, … | orders of the loss in the Gaussian residual, with ` kl` of the KL |
 | `bath 0.6`, `bath 1` | annealed loss of the Gaussian residual at that amplitude, less the loss of `mean` |
+| `net bits`, `code bits` | bits a token that codes save with a Gaussian remainder, and that they spend |
 | `rho`, `rho even`, `rho odd`, `rho NULL`, … | the Gaussian ratio, its parts, and those to other nulls |
 
 All that are made of several rungs are in `validation.combined`. Each may end in ` at least` or ` at most`:

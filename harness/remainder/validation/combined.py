@@ -124,6 +124,18 @@ COMBINED: dict[str, Combined] = {
     "rho even": _ratio("ratio_parts.even", {"raw": 0.5, "mirror": 0.5}, "noise-fitted"),
     "rho odd": _ratio("ratio_parts.odd", {"raw": 0.5, "mirror": -0.5}, "noise-fitted"),
     "rho small": _ratio("ratio_parts.small", {"residual-0.3": 0.5, "mirror-0.3": 0.5}, "noise-0.3"),
+    "net bits": Combined(
+        "description.net",
+        {("raw", "x_bits"): 1.0, ("raw", "code_bits"): -1.0, ("raw", "remainder_bits"): -1.0},
+        {("raw", "spliced"): 1.0},
+        beside=("renormalised-mean",),  # with conditional rungs codes are described
+    ),
+    "code bits": Combined(
+        "description.code",
+        {("raw", "code_bits"): 1.0},
+        {("raw", "spliced"): 1.0},
+        beside=("renormalised-mean",),
+    ),
     **{
         f"rho {rung}": _ratio(f"ratio_parts.others.{rung}", {"raw": 1.0}, rung)
         for rung in ("noise-run", "cov-random", "real-mixture", "activation-difference")

@@ -166,7 +166,8 @@ class Measurements:
         if together:
             fewest = rows.loc[rows["rung"].isin(together)].groupby("rung")["draw"].nunique().min()
             rows = rows.loc[rows["draw"] < fewest]
-        means = rows.groupby(["rung", "document"])[["tokens", "loss", "kl"]].sum()
+        columns = sorted({name for _, name in terms} - {"annealed"})
+        means = rows.groupby(["rung", "document"])[columns].sum()
         draws = rows.groupby("rung")["draw"].nunique()
         total = np.zeros(len(self._totals["clean"]))
         for (rung, name), factor in terms.items():

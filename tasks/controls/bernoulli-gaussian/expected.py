@@ -161,4 +161,6 @@ def claims(seed: int, **parameters: Any) -> Claims:
     values = expected(Parameters(**parameters))
     names = ("clean", "raw", "mean", "full", "permuted", "full kl", "permuted kl", "shape")
     own: dict[str, float | tuple[float, float]] = {name: values[name] for name in names}
-    return {"threshold": own | {f"{rung} gap": values[f"{rung} kl"] for rung in ("raw", "full")}}
+    own |= {f"{rung} gap": values[f"{rung} kl"] for rung in ("raw", "full")}
+    own |= {"net bits at least": values["net bits low"], "net bits at most": values["net bits high"]}
+    return {"threshold": own}
