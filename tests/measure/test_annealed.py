@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
-from remainder.measure.annealed import annealed_loss, unit_log_means
+from remainder.base.paths import project_root
+from remainder.measure.annealed import annealed_loss, plain_loss, unit_log_means
 
 LOW, HIGH = 0.2, 0.9
 MEAN = (LOW + HIGH) / 2
@@ -97,3 +98,32 @@ def test_an_antithetic_pair_is_one_unit() -> None:
     # It subtracts Var(p)/(2 S p̄²) of a bias that is not there.
     expected = (0.45**2 / 3) / (2 * 8 * 0.25)
     assert float((single - math.log(2)).mean()) == pytest.approx(-expected, rel=0.3)
+
+
+def bias_of_four(p: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """Bias of the plain and the jackknifed estimate of four units that have the values p, all outcomes."""
+    places = np.stack(np.meshgrid(*[np.arange(len(p))] * 4, indexing="ij")).reshape(4, -1)
+    units = torch.from_numpy(p[places]).log()
+    weight = weights[places].prod(0)
+    truth = -math.log(float(weights @ p))
+    found = (weight @ made(units).numpy() - truth for made in (plain_loss, annealed_loss))
+    plain, jackknifed = map(float, found)
+    return plain, jackknifed
+
+
+def test_the_page_on_intervals_states_the_bias_at_four_pairs() -> None:
+    text = (project_root() / "docs" / "intervals.md").read_text(encoding="utf-8")
+    table = text[text.index("Jackknife's move |") :].splitlines()[2:9]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    laws: list[tuple[np.ndarray, np.ndarray]] = []
+    nodes, weights = np.polynomial.hermite_e.hermegauss(52)
+    half = nodes > 0  # a pair is the same at ±z
+    for sd in (0.5, 1.0, 2.0, 4.0):
+        pair = (special.expit(-2 + sd * nodes[half]) + special.expit(-2 - sd * nodes[half])) / 2
+        laws.append((pair, weights[half] / weights[half].sum()))
+    for chance, other in ((0.5, 0.01), (0.1, 0.1), (0.02, 0.01)):
+        laws.append((np.array([1.0, other]), np.array([chance, 1 - chance])))
+    for (_, *stated), (p, weight) in zip(rows, laws, strict=True):
+        plain, jackknifed = bias_of_four(p, weight)
+        given = [float(cell.replace("−", "-")) for cell in stated]
+        assert given == pytest.approx([plain, jackknifed, plain - jackknifed], rel=0.01, abs=1.5e-4)

@@ -23,6 +23,7 @@ from terminal import Command
 
 from remainder.cli import main as cli
 from remainder.errors import RecordError
+from remainder.record.couplings import QUICK_GRID
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram, Telescope
 from remainder.record.number import Number
 from remainder.record.rungs import AROUND, KERNELS, RUNGS
@@ -73,7 +74,7 @@ GAPS = {
 """Each rung's mean gap, nats per token."""
 NEW = {name: 0.5 for name in RUNGS if name not in GAPS} | dict.fromkeys(AROUND, 0.1)
 GAPS |= NEW
-GRID = [*((alpha, 1.0) for alpha in (0.25, 0.5, 0.75, 1.0, 1.25)), (1.0, 0.9), (1.0, 1.1), (0.5, 1.1)]
+GRID = QUICK_GRID
 
 
 def ladder_values(

@@ -127,6 +127,17 @@ def test_factors_are_shown_as_they_multiply(record: Record) -> None:
     assert "turns the answer" not in shorter
 
 
+def test_amplitudes_are_fitted_on_both_sides(record: Record) -> None:
+    couplings = record.metrics.couplings
+    assert couplings is not None
+    changed = couplings.model_copy(update={"beta_alone": number(0.95), "difference": number(-0.02)})
+    text = said(with_metrics(record, couplings=changed))
+    assert "β₀* (source, no noise) 0.950 [0.940, 0.960]" in text
+    assert "Annealed loss less that of β₀* without noise: -0.020 [-0.030, -0.010]." in text
+    older = couplings.model_copy(update={"beta_alone": None, "difference": None})
+    assert "β₀*" not in said(with_metrics(record, couplings=older))
+
+
 def test_all_of_it_fits_80_columns_and_records_without_it_are_silent(record: Record) -> None:
     assert all(len(line) <= 80 for line in explain(record).splitlines())
     text = said(with_metrics(record, orders=None, bath=None, ratio_parts=None))

@@ -109,7 +109,7 @@ def test_gaps_over_the_amplitude_are_those_with_the_source_as_it_is(
     axes, couplings = panels[PARTS["couplings"]], record.metrics.couplings
     assert couplings is not None
     points = {point.alpha: point for point in couplings.grid if point.beta == 1}
-    assert len(points) == 5 < len(couplings.grid)
+    assert len(points) == 6 < len(couplings.grid)
     for marker, part in (("o", "quenched"), ("D", "annealed")):
         (line,) = marked(axes, marker)
         assert line.get_label() == part
@@ -123,7 +123,7 @@ def test_gaps_over_the_amplitude_are_those_with_the_source_as_it_is(
     )
     (best,) = (line for line in axes.get_lines() if str(line.get_label()).startswith("best"))
     assert best.get_xdata()[0] == couplings.alpha.value
-    assert len(whiskers(axes)) == 10
+    assert len(whiskers(axes)) == 12
 
 
 def test_lengths_are_beside_the_chi_law(record: Record, panels: dict[str, Axes]) -> None:
@@ -241,14 +241,17 @@ def test_numbers_that_are_missing_leave_their_panel_out_or_a_dash(record: Record
     rungs["mean"] = rungs["mean"].model_copy(update={"quenched": quenched})
     couplings = record.metrics.couplings
     assert couplings is not None
-    first = couplings.grid[0].model_copy(update={"quenched": Number.null("none")})
-    changed = couplings.model_copy(
-        update={"alpha": Number.bare(0.5, "few"), "grid": (first, *couplings.grid[1:])}
-    )
+    grid = [
+        point.model_copy(update={"quenched": Number.null("none")})
+        if (point.alpha, point.beta) == (0.3, 1.0)
+        else point
+        for point in couplings.grid
+    ]
+    changed = couplings.model_copy(update={"alpha": Number.bare(0.5, "few"), "grid": tuple(grid)})
     panels = by_title(explanation(with_metrics(record, telescope=without, rungs=rungs, couplings=changed)))
     assert PARTS["telescope"] not in panels
     assert [text.get_text() for text in panels["Every rung"].texts] == ["–"]
-    assert len(whiskers(panels[PARTS["couplings"]])) == 9
+    assert len(whiskers(panels[PARTS["couplings"]])) == 11
     assert len(panels[PARTS["couplings"]].patches) == 0  # no interval, no band
 
 

@@ -91,7 +91,16 @@ def whole() -> tuple[Record, pd.DataFrame, Caught]:
 def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
     record, values, _ = whole()
     reference = {REFERENCE_MEAN, *map(reference_rung, REFERENCE_STEPS)}
-    assert set(record.metrics.rungs) == {*RUNGS, *AROUND, *REFITS, *NULLS, *CURVE, *reference, "coupled"}
+    assert set(record.metrics.rungs) == {
+        *RUNGS,
+        *AROUND,
+        *REFITS,
+        *NULLS,
+        *CURVE,
+        *reference,
+        "coupled",
+        "scaled",
+    }
     assert record.measurement.rungs == (*RUNGS, *AROUND)
     assert record.measurement.whole
     assert record.measurement.unmeasured == {}
@@ -106,7 +115,18 @@ def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
         "matched": 2,
     }
     grid = values[values["split"] == "calibration"]
-    assert set(grid["rung"]) == {"clean", *map(rung_of, QUICK_GRID)}
+    assert set(grid["rung"]) >= {"clean", *map(rung_of, QUICK_GRID)}  # and what made it longer
+    found = record.metrics.couplings
+    assert found is not None
+    assert found.difference is not None
+    last = values[(values["split"] == "evaluation") & (values["rung"] == "coupled") & (values["draw"] == 15)]
+    alone = values[(values["split"] == "evaluation") & (values["rung"] == "scaled")]
+    worth = (last["annealed"].sum() - alone["loss"].sum()) / last["tokens"].sum()
+    moved = (last["annealed_plain"] - last["annealed"]).sum() / last["tokens"].sum()
+    if found.difference.value is not None:
+        assert found.difference.value == pytest.approx(worth, abs=2e-6)
+    else:
+        assert f"moves it by {moved:.2g}" in str(found.difference.reason)
     recompute(record, values)
     write_record(record, values, tmp_path / "record.json")
     recompute(*read_record(tmp_path / "record.json"))

@@ -14,7 +14,7 @@ from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 
 from remainder.errors import MeasurementError
-from remainder.record.couplings import QUICK_GRID, GridPoint, fit_couplings, rung_of
+from remainder.record.couplings import QUICK_GRID, Grid, GridPoint, fit_couplings, rung_of
 from remainder.record.metrics import DirectionTests, Gaussianity, NullTest, RadiusHistogram
 from remainder.record.number import Number
 from remainder.record.values import canonical_values
@@ -211,7 +211,7 @@ def test_alpha_has_the_error_of_its_resampled_fits() -> None:
     rows = []
     annealed: dict[GridPoint, np.ndarray] = {}
     for point in QUICK_GRID:
-        loss = 100 * (1 + (point.alpha - best) ** 2 + 4 * (point.beta - 1) ** 2)
+        loss = 100 * (1 + (point.alpha**2 - best**2) ** 2 + 4 * (point.beta - 1) ** 2)
         annealed[point] = loss
         for i, total in enumerate(loss):
             row = {"split": "calibration", "document": f"c{i:02d}", "window": 0, "rung": rung_of(point)}
@@ -236,10 +236,11 @@ def test_alpha_has_the_error_of_its_resampled_fits() -> None:
     table = pd.concat([evaluation, pd.DataFrame(rows), pd.DataFrame(clean)], ignore_index=True)
     table["kl_histogram"] = table["kl_histogram"].fillna("")
     found = Measurements(synthetic_record(table), table).read(parse_quantity("alpha", ""))
-    fitted = fit_couplings(annealed, annealed, np.full(40, 90.0), tokens, draws=4, seed=0)
-    assert found.value == fitted.alpha.value == pytest.approx(best.mean(), abs=0.002)
-    # The pooled loss is a parabola around the mean of the documents' own best.
-    assert found.error == pytest.approx(stats.sem(best), rel=0.1)
+    fitted = fit_couplings(Grid(annealed, annealed, np.full(40, 90.0), tokens, 4), seed=0)
+    # In α² the pooled loss is a parabola around the mean of the documents' own best.
+    middle = np.sqrt(np.mean(best**2))
+    assert found.value == fitted.alpha.value == pytest.approx(middle, abs=0.015)
+    assert found.error == pytest.approx(stats.sem(best**2) / (2 * middle), rel=0.15)
     assert found.freedom == 39
 
 

@@ -99,7 +99,7 @@ def passes_of(plan: Plan) -> Passes:
     """Passes of a plan; see the module's text, steps 1 and 2."""
     rungs = {name: KERNELS[name] for name in (*plan.rungs, *plan.nulls)}
     if plan.whole:
-        rungs |= REFITS | {"coupled": KERNELS["full"]}
+        rungs |= REFITS | {"coupled": KERNELS["full"], "scaled": KERNELS["mean"]}
     row = sum(1 if spec.noise == "none" else plan.draws(name) for name, spec in rungs.items())
     if plan.is_coded:
         row += len(CURVE) - 1
@@ -108,7 +108,8 @@ def passes_of(plan: Plan) -> Passes:
     calibration = 0.0
     if plan.whole:
         grid = QUICK_GRID if plan.pairs == 1 else FULL_GRID
-        calibration += min(_COUPLED_WINDOWS, plan.calibration_windows) * (1 + _COUPLED_DRAWS * len(grid))
+        of_grid = sum(_COUPLED_DRAWS if point.alpha else 1 for point in grid)
+        calibration += min(_COUPLED_WINDOWS, plan.calibration_windows) * (1 + of_grid)
         calibration += min(_GRADIENT_WINDOWS, plan.calibration_windows) * _GRADIENT
     return Passes(
         shared=2 if plan.compat else 1,

@@ -100,8 +100,8 @@ def _joined(stated: pd.DataFrame, found: Remeasured) -> pd.DataFrame:
             indicator=True,
         )
     )
-    # The rung `coupled` comes from a fit to the grid of couplings, which is not repeated.
-    kept: pd.DataFrame = joined.loc[joined["rung"] != "coupled"].reset_index(drop=True)
+    # Rungs that come from a fit to the grid of couplings, which is not repeated.
+    kept: pd.DataFrame = joined.loc[~joined["rung"].isin(["coupled", "scaled"])].reset_index(drop=True)
     return kept
 
 

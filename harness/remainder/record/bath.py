@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from remainder.record.intervals import LEVEL, Bootstrap, Ratio
 from remainder.record.metrics import BathPoint
@@ -22,8 +24,9 @@ from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS
 from remainder.record.values import Totals, annealed_totals, column
 
-__all__ = ["bath_of", "holm"]
+__all__ = ["annealed_less", "bath_of", "holm"]
 
+Array = NDArray[np.float64]
 Ends = tuple[float | None, float | None]
 """Upper ends of a difference's two-sided intervals: at the level of one test, and of the first of two."""
 
@@ -39,27 +42,35 @@ def bath_of(bootstrap: Bootstrap, table: pd.DataFrame, totals: Totals) -> tuple[
     """
     if not {"mean", *BATH} <= totals.keys():
         return None
-    mean, tokens = column(totals["mean"], "loss"), column(totals["clean"], "tokens")
+    tokens = column(totals["clean"], "tokens")
     strict = bootstrap.at_level(1 - (1 - LEVEL) / len(BATH))
     points, upper = [], []
     for rung in BATH:
         found = annealed_totals(table, rung).get(2 * BATH_PAIRS[rung])
-        if found is None or "annealed_plain" not in found:
+        if found is None:
             loss = difference = Number.null(f"rung {rung} has fewer than {2 * BATH_PAIRS[rung]} draws")
-            points.append(BathPoint(amplitude=AMPLITUDES[rung], loss=loss, difference=difference, pays=None))
             upper.append(_NO_ENDS)
-            continue
-        annealed = column(found, "annealed")
-        moved = float(abs(column(found, "annealed_plain").sum() - annealed.sum()) / tokens.sum())
-        less = Ratio(annealed - mean, tokens)
-        loss = _no_loss_below_0(_guarded(Number.of_ratio(bootstrap, Ratio(annealed, tokens)), moved))
-        difference = _guarded(Number.of_ratio(bootstrap, less), moved)
+        else:
+            whole = Number.of_ratio(bootstrap, Ratio(column(found, "annealed"), tokens))
+            loss = _no_loss_below_0(_guarded(whole, found, tokens))
+            difference = annealed_less(bootstrap, found, totals, "mean")
+            end = annealed_less(strict, found, totals, "mean").high
+            upper.append(_NO_ENDS if difference.high is None else (difference.high, end))
         points.append(BathPoint(amplitude=AMPLITUDES[rung], loss=loss, difference=difference, pays=None))
-        end = difference.high
-        upper.append(_NO_ENDS if end is None else (end, Number.of_ratio(strict, less).high))
     return tuple(
         point.model_copy(update={"pays": pays}) for point, pays in zip(points, holm(upper), strict=True)
     )
+
+
+def annealed_less(bootstrap: Bootstrap, annealed: pd.DataFrame, totals: Totals, rung: str) -> Number:
+    """Annealed loss less the loss of a rung without noise, unless the jackknife decides it.
+
+    Args:
+        annealed: sums of each document, as `annealed_totals` gives them.
+    """
+    tokens = column(totals["clean"], "tokens")
+    less = Ratio(column(annealed, "annealed") - column(totals[rung], "loss"), tokens)
+    return _guarded(Number.of_ratio(bootstrap, less), annealed, tokens)
 
 
 def holm(upper: Sequence[Ends]) -> list[bool | None]:
@@ -68,12 +79,11 @@ def holm(upper: Sequence[Ends]) -> list[bool | None]:
     return [None if single is None else first and single < 0 for single, _ in upper]
 
 
-def _guarded(number: Number, moved: float) -> Number:
-    """The number, unless the jackknife moved it by more than half of its interval.
-
-    Args:
-        moved: the size of the jackknife's correction, nats per token.
-    """
+def _guarded(number: Number, annealed: pd.DataFrame, tokens: Array) -> Number:
+    """The number, unless the jackknife moved it by more than half of its interval."""
+    if "annealed_plain" not in annealed:
+        return Number.null("the estimate before the jackknife was not kept")
+    moved = abs(column(annealed, "annealed_plain").sum() - column(annealed, "annealed").sum()) / tokens.sum()
     if number.low is None or number.high is None or moved <= (number.high - number.low) / 2:
         return number
     return Number.null(

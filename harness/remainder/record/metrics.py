@@ -178,8 +178,10 @@ class CouplingPoint(FrozenModel):
     annealed: Number
 
 
-class Couplings(FrozenModel):
-    """Amplitudes of source and noise that predict best: the minimum of a polynomial through `grid`."""
+class Couplings(GrownModel):
+    """Amplitudes of source and noise that predict best: the minimum of a surface through `grid`."""
+
+    later = ("beta_alone", "difference")
 
     alpha: Number
     beta: Number
@@ -188,6 +190,11 @@ class Couplings(FrozenModel):
     draws: int
     """Draws at each point of the grid."""
     grid: tuple[CouplingPoint, ...]
+    beta_alone: Number | None = None
+    """β₀*: the amplitude of the source that predicts best without noise."""
+    difference: Number | None = None
+    """Annealed loss with `alpha` and `beta` less the loss with `beta_alone` and no noise, on evaluation; nats
+    per scored token."""
 
 
 class CalibrationSpread(FrozenModel):

@@ -34,6 +34,7 @@ __all__ = [
     "REFITS",
     "RUNGS",
     "SAMPLERS",
+    "SCALED",
     "SMALL",
     "STEPS",
     "RungSpec",
@@ -263,7 +264,10 @@ def draws_of(rung: str, rungs: Collection[str], pairs: int) -> int:
 COUPLED = RungSpec("noise × α*, source × β*", f"{_GAUSSIAN}:Coupled", "normal")
 """`full` with fitted amplitudes; its `arguments` are α and β."""
 
-BESIDE = {"coupled": COUPLED.adds, "model": "the untouched model"}
+SCALED = COUPLED._replace(adds="source × β₀*, no noise", noise="none")
+"""The mean residual beside the source at the amplitude that is best without noise; α is 0."""
+
+BESIDE = {"coupled": COUPLED.adds, "scaled": SCALED.adds, "model": "the untouched model"}
 """Rows of a record that tables show below the ladder, and what each adds."""
 
 CIRCUIT_RUNGS = {

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from remainder.errors import MeasurementError
-from remainder.record.bath import bath_of
+from remainder.record.bath import annealed_less, bath_of
 from remainder.record.circuit_summary import AT, circuit_metrics
 from remainder.record.coding import coding_metrics, step_bits
-from remainder.record.couplings import fit_couplings, point_of
+from remainder.record.couplings import fit_couplings, grid_of
 from remainder.record.description import description_metrics
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.metrics import (
@@ -144,7 +144,7 @@ def _metrics(
         ),
         telescope=telescope(bootstrap, gaps),
         perturbative=perturbative_fit(bootstrap, gaps),
-        couplings=couplings(table, seed=seed),
+        couplings=couplings(bootstrap, totals, table, seed=seed),
         calibration_spread=calibration_spread(bootstrap, gaps),
         circuit=circuit_metrics(bootstrap, totals),
         coding=coding_metrics(bootstrap, totals),
@@ -156,22 +156,17 @@ def _metrics(
     )
 
 
-def couplings(values: pd.DataFrame, *, seed: int) -> Couplings | None:
-    """Fitted amplitudes of source and noise, if the table has a calibration split to fit them to."""
-    totals = document_totals(values, "calibration")
-    quenched, annealed, draws = {}, {}, 0
-    for rung, rows in totals.items():
-        point = point_of(rung)
-        if point is not None:
-            by_draws = annealed_totals(values, rung, "calibration")
-            draws = max(by_draws)
-            quenched[point] = column(rows, "loss")
-            annealed[point] = column(by_draws[draws], "annealed")
-    if not annealed:
+def couplings(bootstrap: Bootstrap, totals: Totals, table: pd.DataFrame, *, seed: int) -> Couplings | None:
+    """Fitted amplitudes of source and noise with what they are worth on evaluation, if there is a grid."""
+    grid = grid_of(table)
+    if grid is None:
         return None
-    clean = totals["clean"]
-    return fit_couplings(
-        quenched, annealed, column(clean, "loss"), column(clean, "tokens"), draws=draws, seed=seed
+    found = fit_couplings(grid, seed=seed)
+    by_draws = annealed_totals(table, "coupled")
+    if not by_draws or "scaled" not in totals:
+        return found
+    return found.model_copy(
+        update={"difference": annealed_less(bootstrap, by_draws[max(by_draws)], totals, "scaled")}
     )
 
 

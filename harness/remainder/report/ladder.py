@@ -15,6 +15,7 @@ __all__ = ["RUNG_NAMES", "Rung", "ladder"]
 RUNG_NAMES = frozenset([*RUNGS, *BESIDE, *CIRCUIT_RUNGS, *ERROR_RUNGS])
 """Names of all rungs that a table may show."""
 
+_STILL = ("scaled", "model")  # rows beside the ladder that have no noise
 _NO_NOISE = "without noise, annealed is quenched"
 _OF_CIRCUITS = "annealed losses of circuits are not measured"
 _FEW_DRAWS = f"annealed needs {ANNEALED_UNITS} independent units of draws: measure with more --pairs"
@@ -45,8 +46,8 @@ class Rung(NamedTuple):
         if self.metrics is None:
             return Number.null(self.reason)
         if self.metrics.annealed is None:
-            draws = self.name != "model" and (self.name not in RUNGS or RUNGS[self.name].noise != "none")
-            return Number.null(self.annealed_reason or (_FEW_DRAWS if draws else _NO_NOISE))
+            still = self.name in _STILL or (self.name in RUNGS and RUNGS[self.name].noise == "none")
+            return Number.null(self.annealed_reason or (_NO_NOISE if still else _FEW_DRAWS))
         return self.metrics.annealed.gap
 
 

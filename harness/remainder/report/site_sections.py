@@ -136,6 +136,8 @@ def _couplings(record: Record, notes: Notes) -> Section | None:
         ("α* (noise)", notes.cell(alpha)),
         ("β* (source)", notes.cell(couplings.beta)),
     ]
+    if couplings.beta_alone is not None:
+        body.append(("β₀* (source, no noise)", notes.cell(couplings.beta_alone)))
     if couplings.edge:
         body.append(
             "On the edge of the grid, where intervals are cut off: the best amplitudes may lie farther out."
@@ -147,6 +149,8 @@ def _couplings(record: Record, notes: Notes) -> Section | None:
     if coupled is not None and coupled.annealed is not None:
         scored = f"Δ {notes.cell(coupled.quenched.gap)} quenched, {notes.cell(coupled.annealed.gap)} annealed"
         body.append(f"Scored with them on evaluation: {scored}.")
+    if couplings.difference is not None:
+        body.append(f"Annealed loss less that of β₀* without noise: {notes.cell(couplings.difference)}.")
     what = f"annealed loss on calibration, {couplings.draws} draws a point"
     return Section(f"Amplitudes that predict best ({what})", body)
 

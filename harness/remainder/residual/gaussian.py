@@ -212,11 +212,8 @@ class Coupled(Full):
 
     def sample(self, context: Context, draw: Draw) -> Sample:
         source = context.reconstruction.double() - self.source_mean.to(context.reconstruction.device)
-        return (
-            (self.beta - 1) * source
-            + self.centre(context)
-            + self.alpha * context.coloured(self.covariance, draw)
-        )
+        still = (self.beta - 1) * source + self.centre(context)
+        return still + self.alpha * context.coloured(self.covariance, draw) if self.alpha else still
 
 
 class FittedNoise(Full):

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.errors import MeasurementError
-from remainder.record.couplings import minimum_in_box, point_of
+from remainder.record.couplings import grid_of, minimum_in_box
 from remainder.record.schema import Record
 from remainder.record.values import annealed_totals, canonical_values, column, document_totals, of_split
 from remainder.validation.claims import ClaimedQuantity
@@ -181,18 +181,11 @@ class Measurements:
         fitted = self.record.metrics.couplings
         if fitted is None or fitted.alpha.value is None:
             raise self._missing(quantity, "not measured" if fitted is None else str(fitted.alpha.reason))
-        totals = document_totals(self._table, "calibration")
-        losses, points = [], []
-        for rung in totals:
-            point = point_of(rung)
-            if point is not None:
-                by_draws = annealed_totals(self._table, rung, "calibration")
-                losses.append(column(by_draws[max(by_draws)], "annealed"))
-                points.append(point)
-        tokens = column(totals["clean"], "tokens")
-        each = np.stack(losses, axis=1)
+        grid = grid_of(self._table)
+        assert grid is not None  # there is a fit to it
+        tokens, each = grid.tokens, np.stack(list(grid.annealed.values()), axis=1)
         left_out = (each.sum(0) - each) / (tokens.sum() - tokens)[:, None]
-        minima, _ = minimum_in_box(points, left_out)
+        minima, _ = minimum_in_box(list(grid.annealed), left_out)
         return Measured(fitted.alpha.value, jackknife(minima[:, 0]), len(tokens) - 1)
 
     def _radial_kurtosis(self, quantity: ClaimedQuantity) -> Measured:
