@@ -14,8 +14,8 @@ from scipy.stats import qmc
 
 __all__ = ["BLOCK", "uniform"]
 
-BLOCK = 2**14
-"""Rows within which the order is random: 128 windows."""
+BLOCK = 2**13
+"""Rows within which the order is random: 64 windows."""
 
 
 def uniform(generator: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float64]:

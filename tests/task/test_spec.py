@@ -24,7 +24,10 @@ IDS = {
     *(f"controls/{name}" for name in ("alignment", "gaussian-equivalence", "gaussian-equivalence-relu")),
     *(f"controls/impurities-{kind}" for kind in ("equal", "geometric", "per-sample", "strict")),
     *(f"controls/{name}" for name in ("linear-gaussian", "parity", "two-point")),
-    *(f"controls/{name}" for name in ("bernoulli-gaussian", "mixture", "quadratic-chaos")),
+    *(
+        f"controls/{name}"
+        for name in ("bernoulli-gaussian", "independent-residual", "mixture", "quadratic-chaos")
+    ),
     *(f"controls/{name}-{number}" for name in ("shell-chain", "two-sites") for number in (1, 2)),
     *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
     "gemma-2-2b/resid-13",

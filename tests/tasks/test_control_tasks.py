@@ -258,6 +258,7 @@ SIMULATED = (
     ("bernoulli-gaussian", "threshold"),
     ("two-sites-1", "subspace"),
     ("two-sites-2", "subspace"),
+    ("independent-residual", "noisy"),
 )
 
 

@@ -29,6 +29,7 @@ CONTROLS = (
     "mixture",
     "bernoulli-gaussian",
     "two-sites",
+    "independent-residual",
 )
 
 Array = np.ndarray
