@@ -13,6 +13,7 @@ from scipy import integrate, stats
 from tiny import WIDTH, make_loaded, make_task
 
 from remainder.api import evaluate
+from remainder.board.consistency import check_measurement
 from remainder.interpretation.protocol import adapt
 from remainder.interpretation.references import principal_components
 from remainder.measure.code_tables import StepTable, fit_tables
@@ -309,6 +310,10 @@ def test_a_run_with_conditional_rungs_states_net_bits_and_verifies(
     assert lengths.net.value == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert number_of(record, "net_bits") == lengths.net
     assert "= net bits" in explain(record)
+    assert list(check_measurement(record, values)) == []
+    forged = record.calibration.model_copy(update={"best": "cluster"})
+    (fault,) = check_measurement(record.model_copy(update={"calibration": forged}), values)
+    assert "calibration.best: cluster" in fault
     write_record(record, values, tmp_path / "record.json")
     recompute(*read_record(tmp_path / "record.json"))
     few = evaluate(make_loaded(make_task()), thing, rungs=["raw", "neighbour"]).record

@@ -15,6 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from remainder.record.rungs import RUNGS, SAMPLERS
 from remainder.residual import ridge as ridge_module
+from remainder.residual import rows as rows_module
 from remainder.residual.calibration import Calibration
 from remainder.residual.cluster import fit_cell_gaussians
 from remainder.residual.codes import Codes
@@ -302,9 +303,11 @@ def test_the_surprise_of_a_gaussian_is_its_density_in_all_dimensions() -> None:
 # ------------------------------------------------------------------------------- neighbours
 
 
-def test_neighbours_are_those_of_scikit_learn_block_by_block() -> None:
+def test_neighbours_are_those_of_scikit_learn_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
     x, r = gaussian(DOCUMENTS, POSITIONS, D, seed=1), gaussian(DOCUMENTS, POSITIONS, D, seed=2)
     rows = _rows(kept(x, r))
+    monkeypatch.setattr(rows_module, "_BLOCK", 3 * POSITIONS)  # a bank of forty blocks
+    assert len(list(rows.blocks(rows.order()))) == 40
     bank = rows.some(rows.order())
     points = gaussian(300, D, seed=3)
     _, place = NearestNeighbors(n_neighbors=1).fit(bank.seen.reconstruction.reshape(-1, D)).kneighbors(points)

@@ -22,7 +22,7 @@ import pandas as pd
 from remainder.errors import RecordError
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.recompute import recompute
-from remainder.record.rungs import AROUND, CIRCUIT_RUNGS, ERROR_RUNGS, NULLS, RUNGS, draws_of
+from remainder.record.rungs import AROUND, CIRCUIT_RUNGS, ERROR_RUNGS, NULLS, RUNGS, SAMPLERS, draws_of
 from remainder.record.schema import Check, Record
 from remainder.record.store import key_of
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
@@ -86,9 +86,23 @@ def check_summaries(record: Record, values: pd.DataFrame) -> Iterator[str]:
         yield problem.what
 
 
+def _conditional(record: Record) -> Iterator[str]:
+    """The best conditional sampler is the one of least surprise that is stated."""
+    fit = record.calibration
+    known = {rung: one.surprise for rung, one in (fit.conditional or {}).items() if rung in SAMPLERS}
+    least = min((value for value in known.values() if value is not None), default=None)
+    stated = None if fit.best is None else known.get(fit.best)
+    if stated != least or not {fit.best, None} <= {*known, None}:
+        yield f"calibration.best: {fit.best}, with a surprise of {stated}; the least is {least}"
+    described = fit.description
+    if described is not None and (record.metrics.description is None) == (described.reason is None):
+        yield "calibration.description: it has a reason where net bits are stated, or none where they are not"
+
+
 def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Settings that the values contradict."""
     stated = record.measurement
+    yield from _conditional(record)
     rows = of_split(values)
     nulls = set(stated.rungs) & NULLS.keys()
     known = set(CIRCUIT_RUNGS) if record.is_of_circuits else {*RUNGS, *AROUND, *nulls}
