@@ -33,7 +33,7 @@ from remainder.record.rungs import FOLDS
 from remainder.record.schema import ConditionalFit
 from remainder.residual.calibration import Calibration
 from remainder.residual.covariance import DenseCovariance, NotMeasurableError, fit_covariance, varies
-from remainder.residual.held_out import HeldOut, floor_of, held_out, rows_of, surprise
+from remainder.residual.held_out import SIZES, HeldOut, floor_of, held_out, rows_of, surprise
 from remainder.residual.kernel import Context, Kernel, Sample
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw
@@ -248,6 +248,32 @@ class ContextNoise(Kernel):
         return mean + context.coloured(self.fitted.covariance, draw)
 
 
+class _Scale(NamedTuple):
+    """log s as a ridge, kept within the lengths that it was fitted to: codes may be larger than any there."""
+
+    ridge: Ridge
+    low: float
+    high: float
+
+    def logs(self, seen: Seen) -> Array:
+        """log s [rows, 1]."""
+        return np.clip(self.ridge.values(seen), self.low, self.high)
+
+    def predict(self, seen: Seen) -> Float[Tensor, "rows 1"]:
+        """s at each position where the mask holds."""
+        return torch.from_numpy(np.exp(self.logs(seen)))
+
+
+def _explained(
+    rows: Rows, parts: Sequence[tuple[Sequence[int], _Scale]], lengths: Callable[[Some], Array]
+) -> float | None:
+    """R² of log-lengths over some windows, each predicted by its own fit; None where they do not vary."""
+    pairs = [(lengths(some), one.logs(some.seen)) for windows, one in parts for some in rows.blocks(windows)]
+    wanted, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    spread = float(np.square(wanted - wanted.mean()).sum())
+    return 1 - float(np.square(wanted - predicted).sum()) / spread if spread else None
+
+
 class Hetero(Kernel):
     """ε ~ N(μ, s² Σ), the scale s of each position read off its codes."""
 
@@ -271,50 +297,49 @@ class Hetero(Kernel):
 
         strength = choose_strength(rows, design, lengths)
 
-        def fit(windows: Sequence[int]) -> Ridge:
+        def fit(windows: Sequence[int]) -> _Scale:
             (found,) = fit_ridge(rows, windows, design(windows), lengths, [strength])
-            return found
+            known = np.concatenate([lengths(some) for some in rows.blocks(windows)])
+            return _Scale(found, float(known.min()), float(known.max()))
 
         self.scale = fit(rows.order())
         maps = [fit(others) if (others := rows.order(without=fold)) else self.scale for fold in range(FOLDS)]
         left = [_scaled(rows, rows.order(fold), one, mean) for fold, one in enumerate(maps)]
         self.covariance = fit_covariance(left)
-        pairs = [
-            (lengths(some), one.values(some.seen))
-            for fold, one in enumerate(maps)
-            for some in rows.blocks(rows.order(fold))
-        ]
-        wanted, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        spread = float(np.square(wanted - wanted.mean()).sum())
+        dealt = [(rows.order(fold), one) for fold, one in enumerate(maps)]
+        fold, others = next((own, rows.order(without=i)) for i, (own, _) in enumerate(dealt) if own)
+        sizes = [rows.first(others, size) for size in SIZES if size < rows.count(others)]
+        curve = {rows.count(few): _explained(rows, [(fold, fit(few))], lengths) for few in [*sizes, others]}
         calibration.conditional["hetero"] = ConditionalFit(
             rows=len(rows),
-            explained=1 - float(np.square(wanted - predicted).sum()) / spread if spread else None,
+            explained=_explained(rows, dealt, lengths),
             of="log ‖r − μ‖",
+            curve={str(size): share for size, share in curve.items() if share is not None},
             surprise=_scaled_surprise(rows, maps, left, mean, floor_of(calibration)),
         )
 
     def sample(self, context: Context, draw: Draw) -> Sample:
-        scale = placed_scale(context, self.scale)
+        scale = _placed_scale(context, self.scale)
         return self.centre(context) + scale * context.coloured(self.covariance, draw)
 
 
-def placed_scale(context: Context, scale: Ridge) -> Float[Tensor, "docs pos 1"]:
+def _placed_scale(context: Context, scale: _Scale) -> Float[Tensor, "docs pos 1"]:
     """s at the positions where the mask holds, 1 elsewhere."""
     found = torch.ones(*context.mask.shape, 1, dtype=torch.float64, device=context.reconstruction.device)
-    found[context.mask] = scale.predict(context.seen).exp().to(found.device)
+    found[context.mask] = scale.predict(context.seen).to(found.device)
     return found
 
 
-def _scaled(rows: Rows, windows: Sequence[int], scale: Ridge, mean: Tensor) -> Moments:
+def _scaled(rows: Rows, windows: Sequence[int], scale: _Scale, mean: Tensor) -> Moments:
     """Moments of (r − μ)/s over some windows."""
     moments = Moments.empty(rows.width)
     for some in rows.blocks(windows):
-        moments.update((some.rows.double() - mean) / scale.predict(some.seen).exp())
+        moments.update((some.rows.double() - mean) / scale.predict(some.seen))
     return moments
 
 
 def _scaled_surprise(
-    rows: Rows, maps: Sequence[Ridge], left: Sequence[Moments], mean: Tensor, floor: float
+    rows: Rows, maps: Sequence[_Scale], left: Sequence[Moments], mean: Tensor, floor: float
 ) -> float | None:
     """The `held_out.surprise` of a Gaussian whose scale is that of each row."""
     total, count = 0.0, 0
@@ -325,7 +350,7 @@ def _scaled_surprise(
         covariance = fit_covariance(others)
         rest = rows.width - covariance.rank
         for some in rows.blocks(rows.order(fold)):
-            s = scale.predict(some.seen).exp()
+            s = scale.predict(some.seen)
             centred = some.rows.double() - mean - s * covariance.mean
             along = centred @ covariance.vectors
             values = s.square() * covariance.values + floor

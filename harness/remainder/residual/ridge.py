@@ -31,7 +31,7 @@ __all__ = ["DIRECT", "STRENGTHS", "Design", "Ridge", "choose_strength", "fit_rid
 DIRECT = 8192
 """Columns up to which the normal equations are solved directly."""
 
-STRENGTHS = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0)
+STRENGTHS = (1.0, 8.0, 64.0, 512.0, 4096.0, 32768.0)
 
 _DENSE = 0.05  # share of entries that are not zero, above which products of dense matrices are faster
 _TOLERANCE = 1e-4
