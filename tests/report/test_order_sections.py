@@ -87,6 +87,9 @@ def test_a_null_of_shape_carries_its_power(record: Record) -> None:
     assert "Shape 0.002 [-0.008, 0.012]: it could have shown a κ̂ of 6.20 or more" in text
     assert record.metrics.gaussianity is not None
     assert "the residual has" in text
+    assert text.count("could have shown") == 1
+    alone = said(with_metrics(record, orders=orders(), telescope=None))
+    assert alone.count("could have shown a κ̂ of 6.20 or more") == 1
     without = said(with_metrics(record, orders=orders(smallest=Number.null("it is 0")), gaussianity=None))
     assert "no κ̂ that it could have shown (it is 0)." in without
 
@@ -148,7 +151,7 @@ def test_all_of_it_fits_80_columns_and_records_without_it_are_silent(record: Rec
 
 def test_columns_can_be_asked_for(record: Record) -> None:
     keys = ["annealed_difference", "annealed_difference_0.6", "perturbativity", "interaction"]
-    keys += ["rho_even", "rho_odd", "rho_small"]
+    keys += ["smallest_kurtosis", "rho_even", "rho_odd", "rho_small"]
     assert [entry.key for entry in chosen(keys, [record])] == keys
     metrics = record.metrics
     assert metrics.bath is not None

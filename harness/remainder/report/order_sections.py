@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from remainder.record.metrics import Orders, OrderTerms, RatioParts
+from remainder.record.metrics import OrderTerms, RatioParts
 from remainder.record.number import Number
 from remainder.record.ratio import OTHERS
 from remainder.record.rungs import AROUND
@@ -19,7 +19,7 @@ from remainder.record.schema import Record
 from remainder.report.circuit_sections import Line, Section
 from remainder.report.text import Notes, format_value, in_words
 
-__all__ = ["INTERACTING", "bath_section", "factor_of", "order_section", "ratio_section"]
+__all__ = ["INTERACTING", "bath_section", "factor_of", "order_section", "power_of_shape", "ratio_section"]
 
 INTERACTING = 0.15
 """Size of the interaction within which the quenched Gaussian KL is called arithmetic of two other ones."""
@@ -52,7 +52,9 @@ def order_section(record: Record, notes: Notes) -> Section | None:
     for name, what in _ORDERS:
         loss, kl = (notes.cell(getattr(terms, name)) for terms in (orders.loss, orders.kl))
         body.append((what, loss, kl))
-    body += [_convergence(orders.loss), _interaction(orders.interaction), _power(record, orders)]
+    body += [_convergence(orders.loss), _interaction(orders.interaction)]
+    if record.metrics.telescope is None:  # else it stands with the terms of the gap
+        body += power_of_shape(record)
     return Section("Order by order in the noise (Δ and KL, nats per token)", body)
 
 
@@ -77,14 +79,17 @@ def _interaction(number: Number) -> str:
     return said + "whether noise costs at x̂ what it costs at x, to 15 %, is not resolved."
 
 
-def _power(record: Record, orders: Orders) -> str:
-    """The power behind the term `shape`."""
-    smallest, tests = orders.smallest_kurtosis, record.metrics.gaussianity
+def power_of_shape(record: Record) -> list[str]:
+    """A sentence on the power behind the term `shape`; none where the orders were not measured."""
+    orders, tests = record.metrics.orders, record.metrics.gaussianity
+    if orders is None:
+        return []
+    smallest = orders.smallest_kurtosis
     shape = f"Shape {in_words(orders.shape, bare=' (no interval)')}"
     measured = "" if tests is None else f"; the residual has {format_value(tests.radial_kurtosis.value)}"
     if smallest.value is None:
-        return f"{shape}: no κ̂ that it could have shown ({smallest.reason}){measured}."
-    return f"{shape}: it could have shown a κ̂ of {format_value(smallest.value)} or more{measured}."
+        return [f"{shape}: no κ̂ that it could have shown ({smallest.reason}){measured}."]
+    return [f"{shape}: it could have shown a κ̂ of {format_value(smallest.value)} or more{measured}."]
 
 
 def bath_section(record: Record, notes: Notes) -> Section | None:

@@ -67,6 +67,13 @@ SECOND_SCORE = (
         unit="times",
     ),
     Quantity(
+        "smallest_kurtosis",
+        "κ̂ min",
+        "The smallest kurtosis that the term shape could have shown; a shape near 0 rules out no smaller one",
+        _at("orders", "smallest_kurtosis"),
+        unit="times",
+    ),
+    Quantity(
         "rho_even",
         "ρ even",
         "ρ of the residual and its mirror image together",

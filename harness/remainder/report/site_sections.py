@@ -22,7 +22,7 @@ from remainder.report.conditional_sections import (
     found_by_conditioning,
     told_of_the_residual,
 )
-from remainder.report.order_sections import bath_section, order_section, ratio_section
+from remainder.report.order_sections import bath_section, order_section, power_of_shape, ratio_section
 from remainder.report.text import MISSING, Notes, format_value, half_width, in_words, with_decimals
 
 __all__ = ["aligned", "sections"]
@@ -108,10 +108,11 @@ def _telescope(record: Record, notes: Notes) -> Section | None:
         ("apart: shrinkage", telescope.shrinkage, "full − full-unshrunk"),
     ]
     texts = aligned([number for _, number, _ in rows])
-    body = []
+    body: list[str | tuple[str, ...]] = []
     for (name, number, what), (value, half) in zip(rows, texts, strict=True):
         mark = "" if value and half else notes.mark(number.reason)
         body.append((name, value or MISSING + mark, f"± {half}" if half else mark if value else "", what))
+    body += power_of_shape(record)
     return Section("Where the Gaussian gap comes from (nats per token, ± half a 95 % interval)", body)
 
 
