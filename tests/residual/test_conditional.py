@@ -300,6 +300,39 @@ def test_the_surprise_of_a_gaussian_is_its_density_in_all_dimensions() -> None:
     assert surprise([Moments.empty(D)] * 3, floor) is None
 
 
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_nothing_moves_with_x_and_each_kernel_with_what_it_is_given(name: str) -> None:
+    """x is replaced given x̂, codes and earlier x̂; then each of these is replaced in its turn."""
+    codes, x = codes_at(1), gaussian(DOCUMENTS, POSITIONS, D, seed=2)
+    tokens = (codes[..., 0] > 0).long()
+    before = torch.cat([torch.zeros(DOCUMENTS, 1, D).double(), x[:, :-1]], 1)
+    # The scale as well, so that `hetero` has something to read off.
+    r = told(codes) * codes[..., :1].exp() + before + 2 * x + tokens[..., None]
+    kernel = prepare(RUNGS[name], kept(x, r, codes, tokens))
+    mask = torch.ones(4, POSITIONS).bool()
+    fresh, its = codes_at(9, 4), gaussian(4, POSITIONS, D, seed=8)
+    full = replace(
+        context(its, fresh, (fresh[..., 0] > 0).long()), residual=gaussian(4, POSITIONS, D, seed=3)
+    )
+    sample = kernel.sample(full, Draw(0))
+    other = replace(full, residual=gaussian(4, POSITIONS, D, seed=4))
+    assert torch.equal(kernel.sample(other, Draw(0)), sample)
+    needs = RUNGS[name].needs
+    assert torch.equal(kernel.sample(full.limited_to(needs), Draw(0)), sample)
+    assert "residual" not in needs
+
+    def moves(changed: Context) -> bool:
+        return not torch.equal(kernel.sample(changed, Draw(0))[:, -1], sample[:, -1])
+
+    assert moves(replace(full, codes=Codes.of(codes_at(10, 4)[mask]))) is ("codes" in needs)
+    assert moves(replace(full, tokens=1 - full.tokens)) is ("tokens" in needs)
+    earlier = torch.cat([gaussian(4, POSITIONS - 1, D, seed=5), its[:, -1:]], 1)
+    assert moves(replace(full, reconstruction=earlier)) is (name == "context")
+    here = torch.cat([its[:, :-1], 5 * gaussian(4, 1, D, seed=5)], 1)
+    sees_here = name in ("context", "cluster", "neighbour", "neighbour-mean")
+    assert moves(replace(full, reconstruction=here)) is sees_here
+
+
 # ------------------------------------------------------------------------------- neighbours
 
 

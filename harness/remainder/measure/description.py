@@ -12,7 +12,7 @@
    a lower bound, for any encoder, of how much better than a Gaussian x can be described.
 3. Both Gaussians are the better on held-out documents of a shrunk covariance and of low rank plus a diagonal.
 4. Its own step: of the twelve the one of largest net bits on calibration documents, each fold of these
-   described by tables and Gaussians of the others. Then everything is fitted to all of them.
+   described by tables and Gaussians (shrunk covariances) of the others. Then all is fitted to all of them.
 
 Source: protocol 2, section 6.
 """
@@ -90,31 +90,35 @@ class Gaussian:
 
 def fit_gaussian(folds: Sequence[Moments], floor: float) -> Gaussian:
     """The Gaussian of some rows, of the family that describes held-out folds in fewest bits."""
-    ranks: list[int | None] = [None, *sorted({len(folds[0].mean) // part for part in _RANKS} - {0})]
-    parts = list(Moments.held_out(folds))
-    # Each fold is held out once; the shrinkage of the others is from their own folds.
-    costs = [
-        sum(_one([part for part in folds if part is not held], rank).total(held, floor) for held, _ in parts)
-        for rank in ranks
-    ]
-    best = ranks[min(range(len(ranks)), key=costs.__getitem__)] if parts else None
-    return _one(folds, best)
+    ranks = sorted({len(folds[0].mean) // part for part in _RANKS} - {0})
+    costs = [0.0] * (1 + len(ranks))
+    for held, _ in Moments.held_out(folds):
+        others = [part for part in folds if part is not held]
+        for place, model in enumerate((_shrunk(others), *_low_ranks(others, ranks))):
+            costs[place] += model.total(held, floor)
+    best = min(range(len(costs)), key=costs.__getitem__)
+    return _shrunk(folds) if best == 0 else _low_ranks(folds, ranks)[best - 1]
 
 
-def _one(folds: Sequence[Moments], rank: int | None) -> Gaussian:
-    """The Gaussian with a shrunk covariance, or with one of this rank plus a diagonal."""
-    if rank is None:
-        # One fold by itself has no other to choose a shrinkage by, and enough rows to need none.
-        shrunk = fit_covariance(folds, shrink=sum(part.count > 0 for part in folds) > 1)
-        return Gaussian(shrunk.mean, shrunk.matrix, "shrunk covariance")
+def _shrunk(folds: Sequence[Moments]) -> Gaussian:
+    # One fold by itself has no other to choose a shrinkage by, and enough rows to need none.
+    fitted = fit_covariance(folds, shrink=sum(part.count > 0 for part in folds) > 1)
+    return Gaussian(fitted.mean, fitted.matrix, "shrunk covariance")
+
+
+def _low_ranks(folds: Sequence[Moments], ranks: Sequence[int]) -> list[Gaussian]:
+    """Gaussians whose correlation is of these ranks but for its diagonal, which is kept."""
     total = Moments.merged(folds)
     variances = total.covariance.diagonal()
     scale = torch.where(variances > 0, variances, 1.0).sqrt()
     values, vectors = torch.linalg.eigh(total.covariance / torch.outer(scale, scale))
-    low = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
-    matrix = low @ low.T
-    matrix.diagonal().copy_(torch.where(variances > 0, 1.0, 0.0))
-    return Gaussian(total.mean, matrix * torch.outer(scale, scale), f"rank {rank} and a diagonal")
+    found = []
+    for rank in ranks:
+        low = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
+        matrix = low @ low.T
+        matrix.diagonal().copy_(torch.where(variances > 0, 1.0, 0.0))
+        found.append(Gaussian(total.mean, matrix * torch.outer(scale, scale), f"rank {rank} and a diagonal"))
+    return found
 
 
 @dataclass(frozen=True)
@@ -181,12 +185,12 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
     if not variance > 0:
         return "activations are constant on calibration"
     floor = NOISES[0] * variance
-    baseline = [_baseline(moments, fold, floor) for fold in range(FOLDS)]
+    baseline = [_cost(moments, fold, floor) for fold in range(FOLDS)]
     tables = [_tables(rows, coder, fold) for fold in range(FOLDS)]
     nets = []
     for step in range(STEPS):
         at = _at_step(rows, coder, step, [own[step] for own in tables])
-        described = (_baseline(at.left, fold, floor) + at.bits[fold] for fold in range(FOLDS))
+        described = (_cost(at.left, fold, floor) + at.bits[fold] for fold in range(FOLDS))
         nets.append([x - both for x, both in zip(baseline, described, strict=True)])
     best = max(range(STEPS), key=lambda step: sum(nets[step]))
     left = _at_step(rows, coder, best, [own[best] for own in tables]).left
@@ -212,10 +216,13 @@ def _moments(rows: Rows, fold: int) -> Moments:
     return found
 
 
-def _baseline(moments: Sequence[Moments], fold: int, floor: float) -> float:
-    """Bits of a fold's rows under the Gaussian of the others'."""
+def _cost(moments: Sequence[Moments], fold: int, floor: float) -> float:
+    """Bits of a fold's rows under the Gaussian of the others', its covariance shrunk.
+
+    Which family is the better is asked once the step is known: it takes twenty times as long.
+    """
     others = [part for place, part in enumerate(moments) if place != fold]
-    return fit_gaussian(others, floor).total(moments[fold], floor)
+    return _shrunk(others).total(moments[fold], floor)
 
 
 def _contributions(coder: Coder, some: Some) -> Codes:
