@@ -26,8 +26,9 @@ IDS = {
     *(f"controls/{name}" for name in ("linear-gaussian", "parity", "two-point")),
     *(
         f"controls/{name}"
-        for name in ("bernoulli-gaussian", "independent-residual", "mixture", "quadratic-chaos")
+        for name in ("bernoulli-gaussian", "conditional-equivalence", "independent-residual", "mixture")
     ),
+    "controls/quadratic-chaos",
     *(f"controls/{name}-{number}" for name in ("shell-chain", "two-sites") for number in (1, 2)),
     *(f"controls/width-{width}" for width in (16, 32, 64, 128, 256, 512)),
     "gemma-2-2b/resid-13",

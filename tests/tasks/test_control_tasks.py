@@ -155,7 +155,10 @@ def test_task_and_claims_fit_what_the_script_builds(name: str) -> None:
     wanted = needs(claim.quantity for claim in claims if JOINED not in claim.interpretation)
     assert set(wanted.rungs) <= {*task.rungs, *BOARD_RUNGS, *AROUND, "all"}
     # What moves a number is pinned: the data, and the formulas that the network is drawn with.
-    assert {Path(file).name for file in task.build.files} - {"even.py"} == {"data.py", "expected.py"}
+    assert {Path(file).name for file in task.build.files} - {"even.py", "build.py"} == {
+        "data.py",
+        "expected.py",
+    }
 
 
 def test_laws_figures_and_coverage_are_of_what_is_claimed() -> None:
@@ -259,6 +262,7 @@ SIMULATED = (
     ("two-sites-1", "subspace"),
     ("two-sites-2", "subspace"),
     ("independent-residual", "noisy"),
+    ("conditional-equivalence", "conditional"),
 )
 
 

@@ -30,6 +30,7 @@ CONTROLS = (
     "bernoulli-gaussian",
     "two-sites",
     "independent-residual",
+    "conditional-equivalence",
 )
 
 Array = np.ndarray
@@ -231,6 +232,38 @@ def test_alignment_vanishes_with_the_quadratic_part() -> None:
     values = module.expected(module.Parameters(quadratic=0.0))
     assert values["gap"] == 0
     assert values["clean"] == values["full"]
+
+
+def test_alignment_is_undone_by_keeping_the_square_that_labels_depend_on() -> None:
+    module = load("conditional-equivalence")
+    parameters = module.Parameters(dimension=40, features=200, samples=500, seed=4)
+    network, values = module.draw(parameters), module.expected(parameters)
+    generator = np.random.default_rng(9)
+    x = generator.normal(size=(60_000, 40))
+    z = x @ network.teacher
+    y = z + (z**2 - 1) / math.sqrt(2) + math.sqrt(0.1) * generator.normal(size=len(x))
+    preactivation = x @ network.weights.T
+    features = np.maximum(preactivation, 0) - 1 / math.sqrt(2 * math.pi)
+    # The features' part along (z² − 1)/√2, by its correlation with them.
+    square = (z**2 - 1) / math.sqrt(2)
+    along = features.T @ square / len(x)
+    cosine = network.weights @ network.teacher
+    assert along == pytest.approx(module.QUADRATIC * cosine**2, abs=0.02)
+    kept = 0.5 * preactivation + np.outer(square, module.QUADRATIC * cosine**2)
+    residual = features - kept
+    left = residual @ network.readout
+    assert_mean((y - features @ network.readout) ** 2, values["clean"])
+    assert_mean((y - kept @ network.readout) ** 2, values["raw"])
+    assert_mean((y - kept @ network.readout - np.roll(left, 1)) ** 2, values["permuted"])
+    assert_mean(
+        (y - kept @ network.readout - left.std() * generator.normal(size=len(x))) ** 2, values["full"]
+    )
+    assert_mean(2 * y * left, 0.0)
+    variance = float(network.readout @ module.residual_covariance(network) @ network.readout)
+    assert_mean(left**2, variance)
+    before = load("alignment").expected(load("alignment").Parameters(40, 200, 500, seed=4))
+    assert values["clean"] == pytest.approx(before["clean"])
+    assert before["gap"] > 0.1
 
 
 # C. Width

@@ -327,7 +327,7 @@ def expected(parameters: Parameters) -> dict[str, float]:
     for rung, alpha in (("full 0.6", 0.6), ("full", 1.0)):
         values[f"bath {alpha:g}"] = values[f"{rung} annealed"] - values["mean"]
     values["interaction"] = (values["full kl"] - values["mean kl"]) / values["noise 1 kl"] - 1
-    return values
+    return {name: float(value) for name, value in values.items()}
 
 
 def claims(seed: int, **parameters: Any) -> Claims:
