@@ -141,4 +141,4 @@ COMBINED: dict[str, Combined] = {
         for rung in ("noise-run", "cov-random", "real-mixture", "activation-difference")
     },
 }
-"""By the name that a control gives it."""
+"""All of them, by the name that a control gives."""

@@ -186,7 +186,7 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
 
 
 def _measured(loaded: LoadedTask, name: str, tier: str, claims: Sequence[Claim]) -> Measurements:
-    """What some claims on an interpretation need, measured."""
+    """Measurements of all that some claims on an interpretation need."""
     wanted = needs(claim.quantity for claim in claims)
     result = evaluate(
         loaded,

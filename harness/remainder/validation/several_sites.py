@@ -27,7 +27,7 @@ from remainder.validation.quantities import Measured, ratio_error
 __all__ = ["JOINED", "SitesMeasurements", "interpretation_of", "measure_sites"]
 
 JOINED = " + "
-"""Between the names of the interpretations of several sites."""
+"""Text between the names of the interpretations of several sites."""
 
 
 @dataclass(frozen=True)
