@@ -127,6 +127,7 @@ def test_every_rung_is_measured_and_every_part_is_there(tmp_path: Path) -> None:
         assert found.difference.value == pytest.approx(worth, abs=2e-6)
     else:
         assert f"moves it by {moved:.2g}" in str(found.difference.reason)
+    assert list(check_measurement(record, values)) == []
     recompute(record, values)
     write_record(record, values, tmp_path / "record.json")
     recompute(*read_record(tmp_path / "record.json"))
@@ -144,6 +145,8 @@ def test_the_board_plan_measures_its_rungs_with_enough_draws() -> None:
     assert 30 <= draws.sum() + len(CURVE) - 1 <= 42
     assert record.metrics.orders is not None
     assert list(check_measurement(record, values)) == []
+    fewer = values[(values["rung"] != "full") | (values["draw"] < 2)]  # as many as another rung has
+    assert any("rungs have" in fault for fault in check_measurement(record, fewer))
     recompute(record, values)
 
 

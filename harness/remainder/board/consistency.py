@@ -22,7 +22,18 @@ import pandas as pd
 from remainder.errors import RecordError
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.recompute import recompute
-from remainder.record.rungs import AROUND, CIRCUIT_RUNGS, ERROR_RUNGS, NULLS, RUNGS, SAMPLERS, draws_of
+from remainder.record.rungs import (
+    AROUND,
+    CIRCUIT_RUNGS,
+    COUPLED,
+    ERROR_RUNGS,
+    KERNELS,
+    NULLS,
+    REFITS,
+    RUNGS,
+    SAMPLERS,
+    draws_of,
+)
 from remainder.record.schema import Check, Record
 from remainder.record.store import key_of
 from remainder.record.summary import BINS_PER_DECADE, LOWEST_BIN
@@ -115,10 +126,10 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
         )
     if record.submission.kind == "feature-circuit" and (lacking := set(ERROR_RUNGS) - set(rows["rung"])):
         yield f"values: a circuit of features lacks {_listed(lacking)}"
-    draws = {int(count) for count in rows.groupby("rung")["draw"].nunique()} - {1}
-    allowed = {draws_of(rung, stated.rungs, stated.pairs) for rung in ("", *stated.rungs)}
-    allowed.add(stated.annealed_draws)
-    if draws - allowed or (draws and 2 * stated.pairs not in draws):
+    counts = {str(rung): int(count) for rung, count in rows.groupby("rung")["draw"].nunique().items()}
+    draws = set(counts.values()) - {1}
+    wanted = {rung: _wanted_draws(record, rung, count) for rung, count in counts.items()}
+    if counts != wanted or (draws and 2 * stated.pairs not in draws):
         yield (
             f"measurement.pairs: {stated.pairs} pairs and annealed_draws {stated.annealed_draws} are stated, "
             f"and rungs have {', '.join(map(str, sorted(draws)))} draws"
@@ -149,6 +160,17 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
         yield f"measurement.batch_size: {stated.batch_size} windows"
     if (stated.device_name is None) != (stated.device == "cpu"):
         yield f"measurement.device_name: {stated.device_name} on {stated.device}"
+
+
+def _wanted_draws(record: Record, rung: str, count: int) -> int:
+    """Number of draws that the settings of a record give a rung that has `count` of them."""
+    stated = record.measurement
+    if record.is_of_circuits:  # the same noise for all, where there is any
+        return 1 if count == 1 else 2 * stated.pairs
+    kernel = (KERNELS | REFITS | {"coupled": COUPLED}).get(rung)
+    if kernel is None or kernel.noise == "none":
+        return 1
+    return draws_of(rung, stated.rungs, stated.pairs, stated.annealed_draws // 2)
 
 
 def check_checks(record: Record, values: pd.DataFrame) -> Iterator[str]:

@@ -29,7 +29,6 @@ _CHECK = "true"  # a rung that must give back the clean model, which one batch c
 _BARE = frozenset({"raw", _CHECK})
 _LEAST = 2  # documents
 _ANNEALED_PAIRS = 8
-_ANNEALED = ("full", "permuted", "coupled")  # rungs whose annealed loss is a headline
 
 
 class Plan(NamedTuple):
@@ -90,8 +89,7 @@ class Plan(NamedTuple):
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""
-        pairs = max(self.pairs, self.annealed_pairs) if rung in _ANNEALED else self.pairs
-        return draws_of(rung, self.rungs, pairs)
+        return draws_of(rung, self.rungs, self.pairs, self.annealed_pairs)
 
     def of_documents(self, documents: int | None, *notes: str) -> Plan:
         """This plan for the first documents of its tier (None: for all), with further sentences on it.

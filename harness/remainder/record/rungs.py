@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 __all__ = [
     "ALL",
     "AMPLITUDES",
+    "ANNEALED",
     "AROUND",
     "BATH",
     "BATH_PAIRS",
@@ -255,10 +256,20 @@ BOARD_RUNGS = (
 """Rungs of every row of the board, beside the further points of its curve: about forty passes."""
 
 
-def draws_of(rung: str, rungs: Collection[str], pairs: int) -> int:
-    """Number of draws of a noisy rung, measured among `rungs` with so many antithetic pairs."""
+ANNEALED = ("full", "permuted", "coupled")
+"""Rungs whose annealed loss is a headline of the deep plan."""
+
+
+def draws_of(rung: str, rungs: Collection[str], pairs: int, annealed_pairs: int) -> int:
+    """Number of draws of a noisy rung, measured among `rungs`.
+
+    Args:
+        pairs: antithetic pairs of every rung.
+        annealed_pairs: of those in `ANNEALED`, if more.
+    """
     together = set(rungs) >= BATH_PAIRS.keys()
-    return 2 * max(pairs, BATH_PAIRS.get(rung, 0) if together else 0)
+    more = annealed_pairs if rung in ANNEALED else 0
+    return 2 * max(pairs, more, BATH_PAIRS.get(rung, 0) if together else 0)
 
 
 COUPLED = RungSpec("noise × α*, source × β*", f"{_GAUSSIAN}:Coupled", "normal")
