@@ -141,6 +141,12 @@ def test_amplitudes_are_fitted_on_both_sides(record: Record) -> None:
     assert "β₀*" not in said(with_metrics(record, couplings=older))
 
 
+def test_the_legend_states_the_draws_of_the_record(record: Record) -> None:
+    assert "from 16 draws for full, permuted and coupled, from few for the others." in said(record)
+    measurement = record.measurement.model_copy(update={"annealed_draws": 0, "whole": False})
+    assert "integrated out, from few draws." in said(record.model_copy(update={"measurement": measurement}))
+
+
 def test_all_of_it_fits_80_columns_and_records_without_it_are_silent(record: Record) -> None:
     assert all(len(line) <= 80 for line in explain(record).splitlines())
     text = said(with_metrics(record, orders=None, bath=None, ratio_parts=None))

@@ -51,9 +51,10 @@ __all__ = ["explain", "rung_frame"]
 _LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per token, as KL.",
     "Quenched: the noise drawn before the loss is read. Annealed: integrated out,",
-    "from 16 draws for full, permuted and coupled, from few for the others.",
+    "from {draws}.",
     "Brackets: 95 % intervals, bootstrap over documents.",
 )
+_MANY, _FEW = "{draws} draws for full, permuted and coupled, from few for the others", "few draws"
 _CIRCUIT_LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
     "Brackets: 95 % intervals, bootstrap over prompts.",
@@ -106,7 +107,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         return render_frame(rung_frame(record), format)
     notes = Notes()
     title = _title(record)
-    legend = _CIRCUIT_LEGEND if record.is_of_circuits else _LEGEND
+    legend = _CIRCUIT_LEGEND if record.is_of_circuits else _site_legend(record)
     if format == "table":
         adds = "What is removed carries" if record.is_of_circuits else "Adds"
         table, parts = _table(ladder(record), notes, adds), sections(record, notes)
@@ -129,6 +130,13 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         title, below = _one_line(title), [_one_line(line) for line in below]
     text = render_cells(headings, cells, format, title=title, notes=below)
     return text if format == "markdown" else _latex(text)
+
+
+def _site_legend(record: Record) -> list[str]:
+    """The legend of a record at a site, with its own number of draws."""
+    draws = record.measurement.annealed_draws
+    said = _MANY.format(draws=draws) if draws else _FEW
+    return [line.format(draws=said) for line in _LEGEND]
 
 
 def _numbers(rung: Rung) -> dict[str, Number]:
