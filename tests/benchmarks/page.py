@@ -205,9 +205,7 @@ def gpu(content: dict[str, Any]) -> str:
         f"1,024. `REMAINDER_GROUP_GB={content['room']:.0f}`. Each call comes after a first one of three "
         "rungs, which makes activations and the rows of transform coding. Busy is the mean of what the "
         "driver "
-        "reports every 50 ms. A dash: not measured with nothing beside it on the GPU, or, of memory, "
-        "measured "
-        "when an SAE without fits still held empty moments (0.51 GB at width 2,304), which is mended.\n\n"
+        "reports every 50 ms. A dash: not measured with the GPU to itself.\n\n"
         + table(headings, calls)
         + "\nWith 8 windows a pass SmolLM2 keeps the GPU busy for a quarter of the time: small passes "
         "wait for "

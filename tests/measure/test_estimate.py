@@ -83,9 +83,9 @@ def test_disk_is_what_the_cache_lacks(cache: Path) -> None:
     evaluate(loaded, Shrink(), rungs=("full",))
     written = sum(path.stat().st_size for path in cache.glob("activations/*/*.safetensors"))
     after = foreseen(loaded, chosen)
-    assert before.disk - after.disk == pytest.approx(written, rel=0.1)
+    assert before.cache - after.cache == pytest.approx(written, rel=0.1)
     windows = chosen.evaluation_windows + chosen.calibration_windows + chosen.fit_windows
-    assert before.disk - after.disk <= 4 * WIDTH * WINDOW * windows
+    assert before.cache - after.cache <= 4 * WIDTH * WINDOW * windows
 
 
 def test_transform_coding_counts_until_it_is_measured() -> None:

@@ -186,7 +186,7 @@ def test_a_lost_process_costs_its_cells_once_more(deadly: int, tmp_path: Path) -
     rows = run(tmp_path, pool)
     assert sorted(row.number for row in rows) == list(range(6))
     (row,) = (row for row in rows if row.problem)
-    assert (row.number, row.problem.what) == (deadly, KILLED.what)  # type: ignore[union-attr]
+    assert (row.number, row.problem.what) == (deadly, f"{KILLED.what}, when it was tried again too")  # type: ignore[union-attr]
     started = Counter(number for group in pool.started for number in group)
     assert started == {number: 1 + (number >= deadly) for number in range(6)}
     assert all(len(group) == 1 for group in pool.started[1:])

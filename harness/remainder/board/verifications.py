@@ -7,6 +7,7 @@ same version of this package give the same bytes. Its fields are those of `Verif
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -191,7 +192,12 @@ def render_verdicts(verdicts: Sequence[Verdict], format: str = "table") -> str:
     lines.append(f"{len(verdicts)} file{plural} verified: {len(verdicts) - failed} passed, {failed} at fault")
     if by_hash := sum(verdict.record is not None and not verdict.recomputed for verdict in verdicts):
         lines.append(f"{by_hash} of them of a protocol that is over: verified by hash, not recomputed")
-    notes = sum(len(verdict.notes) for verdict in verdicts)
+    notes = Counter(note for verdict in verdicts for note in verdict.notes)
     if notes and len(verdicts) > _FEW:
-        lines.append(f"{notes} notes on what could not be looked at: see --format json")
+        lines += [
+            fill(f"note on {number} of them: {note}", WIDTH, hanging="  ")
+            for note, number in notes.most_common(_FEW)
+        ]
+        if len(notes) > _FEW:
+            lines.append(f"{len(notes) - _FEW} other notes: see --format json")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from remainder.errors import RecordError
 from remainder.report.layout import FORMATS
 
 __all__ = [
@@ -61,6 +62,8 @@ def require_columns(columns: str | None, format: str) -> tuple[str, ...]:
 
     require_format(format)
     wanted = tuple(part.strip() for part in (columns or "").split(",") if part.strip())
+    if columns is not None and not wanted:
+        raise RecordError(f"--columns {columns!r} names no column", fix="name some, or leave it out")
     chosen(wanted, ())
     return wanted
 

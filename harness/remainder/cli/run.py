@@ -93,7 +93,12 @@ _Estimate = Annotated[
 ]
 _Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 _BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Windows in one forward pass; default: 8 for a text.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Windows in one forward pass; default: 8 of a text, on a GPU up to 32; "
+        "64 of data that a script makes; 16 prompts.",
+    ),
 ]
 _Out = Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")]
 _Json = Annotated[
@@ -187,6 +192,11 @@ def run(
         for name, chosen_plan in zip(names, plans, strict=True)
     ]
     wanted = Wanted(tuple(with_ or ()), out, fresh, part, pool_of(engine, workers))
+    if estimate and until_ci is not None:
+        raise TaskError(
+            "--estimate goes without --until-ci, which decides itself how much is measured",
+            fix="leave --until-ci out: the estimate then is of the most that it can take",
+        )
     if estimate:
         return print_estimates(wanted, sources)
     session = Session(wanted, sources, format, further, shown)
@@ -208,8 +218,12 @@ def run(
 
 
 def _place(task: str) -> str:
-    """The name of a task that holds in another folder too."""
-    return str(Path(task).absolute()) if Path(task).exists() else task
+    """The name of a task that holds in another folder too; ids come before folders, as in `load_task`."""
+    from remainder.task.spec import list_tasks
+
+    if task in list_tasks() or not (Path(task) / "task.toml").is_file():
+        return task
+    return str(Path(task).absolute())
 
 
 def _write(session: Session, json: Path | None, figure: Path | None) -> None:

@@ -121,6 +121,8 @@ class Session:
                     self._complete(rows, shown)
                 self._show(shown)
                 shown += 1
+            for _ in rows:  # it tidies up once it is asked for more than there is
+                raise AssertionError("a row beyond the list")
 
     def _progress(self, doing: str, done: int, total: int | None) -> None:
         # A bar does not stand while a table is printed: each task's is another one.
@@ -132,7 +134,7 @@ class Session:
         while len(self.rows[source]) < self._counts[source]:
             if self._slots > 1:
                 done, total = sum(map(len, self.rows.values())), sum(self._counts.values())
-                self._progress(f"measuring, {self._slots} rows at a time", done, total)
+                self._progress(f"measuring with {self._slots} workers", done, total)
             row = next(rows)
             of = row.cell.source
             self.rows[of].append(row)

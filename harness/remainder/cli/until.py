@@ -52,7 +52,7 @@ def measure_until(
             return session  # whose end says what could not be measured
         known = widest([StoredRecord(each.record, each.values) for each in finished], len(numbers))
         found = known.half_width
-        stated = f"{known.what}: {'no interval' if found is None else f'± {found:.2g} nats'}"
+        stated = f"{known.what}: {'no interval' if found is None else f'± {found:.3g} nats'}"
         documents = finished[0].record.documents.documents
         if found is not None and found <= half_width:
             errors.print(f"{documents} documents; {stated}: narrow enough", soft_wrap=True)

@@ -302,6 +302,7 @@ def open_site_task(
     task: Task, device: torch.device, batch_size: int | None, progress: Progress | None
 ) -> SiteTask:
     """Load a task's text, fetching what is not there yet, or run its script; see `open_task`."""
+    gigabytes(_GROUP_LIMIT, _GROUP)  # a number that is none ends the run before anything is loaded
     if task.build is not None:
         (progress or silent)("making model and examples", 0, None)
         with torch.inference_mode(False):

@@ -41,6 +41,7 @@ _EVERYWHERE = frozenset(PEERS) - {"saelens"}
 _COUPLED_WINDOWS, _COUPLED_DRAWS, _GRADIENT_WINDOWS = 32, 4, 16
 _GRADIENT = 3.0  # passes: forward and back
 _EIGENDECOMPOSITIONS = 4.0  # a row that is fitted
+_LATER = 0.25e9  # bytes of tables of values and of libraries that summaries need
 _ROW = 2.0  # seconds a row for intervals and the rest
 _BYTES = 120  # of a row of values, compressed
 _PROBED = 4  # windows
@@ -69,8 +70,10 @@ class Estimate(NamedTuple):
     seconds: float
     memory: float
     """Bytes at most."""
-    disk: float
-    """Bytes that will be written."""
+    results: float
+    """Bytes of records."""
+    cache: float
+    """Bytes of activations, which later runs find in the cache."""
 
     def lines(self) -> list[str]:
         """Sentences for a terminal."""
@@ -81,7 +84,7 @@ class Estimate(NamedTuple):
             f"{more}; {self.total:,.0f} passes of a window in all",
             f"time: about {_duration(self.seconds)}",
             f"memory: up to {self.memory / 1e9:.1f} GB",
-            f"disk: {self.disk / 1e6:,.0f} MB",
+            f"disk: {self.results / 1e6:,.1f} MB of results, {self.cache / 1e6:,.0f} MB in the cache",
         ]
 
 
@@ -129,7 +132,7 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
     if not isinstance(loaded, SiteTask):
         raise TaskError(
             f"{loaded.task.id} is a task of circuits, whose time is not foreseen",
-            fix="leave --estimate out; docs/performance.md says what circuits took",
+            fix="leave --estimate out, or try one with a few prompts first: --documents 8",
         )
     count, part = evaluation_part(loaded, plan)
     names = loaded.windows("evaluation").first(count).documents
@@ -161,8 +164,9 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
         passes=passes,
         total=spliced,
         seconds=seconds,
-        memory=_held(loaded.device) + fitted,
-        disk=values + 4.0 * tensors * width * sum(missing.values()),
+        memory=_held(loaded.device) + fitted + _LATER,
+        results=values,
+        cache=4.0 * tensors * width * sum(missing.values()),
     )
 
 

@@ -199,7 +199,7 @@ def _of_circuits(key: str, heading: str, about: str, of_record: OfRecord, better
     return Quantity(key, heading, about, _on_circuits(of_record), None, "as a share", better, CIRCUIT)
 
 
-_NOISE = "KL raw over KL of equally large, equally correlated noise; near 1: the residual hurts like noise"
+_NOISE = "KL of the residual over KL of equally large, equally correlated noise; near 1: it hurts like noise"
 _TABLE = (
     _cost(
         "bits_per_token",
@@ -365,9 +365,15 @@ def suggestion(key: str, keys: Collection[str] = QUANTITIES) -> str:
     """A sentence with the names nearest to one that no quantity has."""
     if key in _FORMER:
         return f"use {_FORMER[key]}; it was called {key} before"
-    if near := difflib.get_close_matches(key, keys, cutoff=_NEAR):
+    headed = [name for name in keys if name in QUANTITIES and key in _words(QUANTITIES[name])]
+    if near := headed or difflib.get_close_matches(key.lower(), keys, cutoff=_NEAR):
         return f"use {', '.join(near)}"
     return f"choose from: {', '.join(keys)}"
+
+
+def _words(entry: Quantity) -> tuple[str, str]:
+    """The words over its column in tables."""
+    return entry.heading, entry.short
 
 
 def applicable(records: Collection[Record], rungs: Iterable[str] = ()) -> list[Quantity]:

@@ -192,6 +192,10 @@ def _legend(records: Sequence[Record], columns: Sequence[Quantity]) -> list[str]
         features = any(record.keeps_nodes for record in records)
         return [*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())]
     meant = [f"{_heading(column, records)}: {column.about}." for column in columns]
+    if any(record.compat is not None for record in records):
+        meant.append(
+            "The metrics of other evaluators (--compat) are in the record: `remainder explain RECORD`."
+        )
     return [*(line for text in meant for line in wrap(text, WIDTH)), *_LEGEND]
 
 
@@ -262,12 +266,14 @@ def _written(records: Sequence[Record], rungs: Collection[str], columns: Collect
 
 def _title(records: Sequence[Record]) -> str:
     first = records[0]
+    # float32 is what tiers are of; a table of anything else says so.
+    precision = "" if first.measurement.dtype == "float32" else f" in {first.measurement.dtype}"
     losses = [record.metrics.clean.loss.value for record in records]
     shown = sorted({format_value(loss) for loss in losses if loss is not None})
     clean = " to ".join([shown[0], shown[-1]] if len(shown) > 1 else shown)
     nested = "" if first.reference is None else f" (of {first.reference.name}, which stands for the model)"
     return (
-        f"{first.task.id}, version {first.task.version}, tier {first.tier}: "
+        f"{first.task.id}, version {first.task.version}, tier {first.tier}{precision}: "
         f"{first.documents.tokens:,} scored tokens of {first.documents.documents:,} documents, "
         f"clean loss {clean} nats" + nested
     )

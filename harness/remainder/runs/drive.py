@@ -249,7 +249,8 @@ class _Run:
             if self.lost[number] < _TRIES:
                 self.alone.append(number)
             else:
-                yield self._failed(number, event.problem)
+                what = f"{event.problem.what}, when it was tried again too"
+                yield self._failed(number, event.problem._replace(what=what))
         if event.is_gone:
             self.gone.add(event.slot)
         if len(self.gone) == self.pool.slots and (self.alone or self.waiting or self.elsewhere):

@@ -28,7 +28,8 @@ def pool_of(engine: str, workers: int | None) -> Callable[[Openings], Pool]:
     if engine not in ENGINES:
         raise TaskError(f"there is no engine {engine!r}", fix=f"choose from: {', '.join(ENGINES)}")
     if workers is not None:
-        threads_for(workers)
+        # A cluster may have more cores than this machine, and says so itself.
+        threads_for(workers, max(workers, 1) if engine == "ray" else None)
     if engine == "ray":
         require_ray()
     return partial(ENGINES[engine], workers)

@@ -94,7 +94,7 @@ class Broken(NamedTuple):
 
 
 Message: TypeAlias = Made | Failed | Broken
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 Packed: TypeAlias = tuple[Any, ...]
 """A message between processes: the name of its class, then texts, bytes and numbers."""

@@ -35,7 +35,7 @@ _PASSED = ("REMAINDER_CACHE", "HF_HOME", "HF_HUB_OFFLINE")
 
 _NO_ROOM = Problem(
     "MeasurementError",
-    "the Ray cluster has lost a node, and no room for the actor that was to measure it",
+    "the Ray cluster has lost a node, and has no room for the actor that was to measure it",
     "see `ray status`; run again with fewer --workers",
 )
 _END = 20.0  # seconds for a cluster of this machine to end
@@ -311,7 +311,6 @@ def _death(problem: BaseException) -> Problem:
     """The problem of cells whose actor died."""
     return Problem(
         "MeasurementError",
-        f"the Ray actor that measured it died ({type(problem).__name__}: {_last_line(problem)}), and so did "
-        "the one that tried again",
+        f"the Ray actor that measured it died ({type(problem).__name__}: {_last_line(problem)})",
         "see `ray status` and the logs of its node; nodes short of memory need fewer --workers",
     )

@@ -41,11 +41,16 @@ def threads_for(workers: int, cores: int | None = None) -> int:
     """Threads of each of so many workers, so that all together use the cores of this machine once.
 
     Raises:
-        TaskError: the number of workers is less than 1.
+        TaskError: the number of workers is less than 1, or there are fewer cores.
     """
+    cores = cores or _cores()
     if workers < 1:
         raise TaskError(f"--workers {workers}", fix="ask for 1 or more")
-    return max((cores or _cores()) // workers, 1)
+    if workers > cores:
+        raise TaskError(
+            f"--workers {workers}: this process may use {cores} core(s)", fix=f"ask for {cores} or fewer"
+        )
+    return cores // workers
 
 
 def _cores() -> int:
@@ -145,7 +150,7 @@ def _death(code: int) -> Problem:
     memory = "; so does a system that is short of memory" if code == -signal.SIGKILL else ""
     return Problem(
         "MeasurementError",
-        f"the process that measured it was ended {how}{memory}, and so was the one that tried again",
+        f"the process that measured it was ended {how}{memory}",
         "use fewer --workers, a smaller --batch-size, or a machine with more memory; run again for this row",
     )
 
