@@ -48,7 +48,7 @@ _LEGEND = (
     "Separable: the interval leaves out 0, and it is more than rounding (1e-6).",
     "Δ and KL: nats per token, bits: per token.",
     "Raw: what is left out is zero. Gaussian: it is noise of equal mean, covariance.",
-    "ρ: KL of raw over KL of equally large, equally correlated noise; near 1: noise.",
+    "ρ: KL of the residual over KL of equally large, equally correlated noise.",
 )
 
 _VERDICT = {True: "yes", False: "no", None: MISSING}

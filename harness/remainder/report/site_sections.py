@@ -163,7 +163,7 @@ def _ratio(record: Record, notes: Notes) -> Section:
         ("directional", notes.cell(ratio.directional), "the same, token by token as long"),
         ("isotropic", notes.cell(ratio.isotropic), "as long, in any direction"),
     ]
-    return Section("ρ: KL of raw over KL of noise around x (1: like noise; above: worse)", body)
+    return Section("ρ: KL of the residual over KL of noise around x (1: like noise)", body)
 
 
 def _calibration(record: Record, notes: Notes) -> Section:
