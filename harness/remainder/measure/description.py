@@ -174,9 +174,12 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
     """
     order = rows.order()
     first = torch.cat([some.rows for some in rows.blocks(rows.first(order, _LOOKED_AT))])
-    distinct = len(torch.unique(first, dim=0)) / len(first)
-    if distinct < _DISTINCT:
-        return f"the site is discrete: {distinct:.0%} of its activations differ, and densities mean nothing"
+    distinct = len(torch.unique(first, dim=0))
+    if distinct < _DISTINCT * len(first):
+        return (
+            f"the site is discrete, {distinct:,} different activations among {len(first):,}: densities mean "
+            "nothing there"
+        )
     moments = [_moments(rows, fold) for fold in range(FOLDS)]
     if sum(part.count > 0 for part in moments) < FOLDS:
         return f"calibration documents are in fewer than {FOLDS} folds"
