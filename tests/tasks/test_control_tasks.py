@@ -15,7 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
-from remainder.record.rungs import AROUND, BOARD_RUNGS
+from remainder.record.rungs import KERNELS
 from remainder.task.script import load_script
 from remainder.task.spec import load_task
 from remainder.validation.claims import Claim, needs, parse_quantity, read_claims, read_laws
@@ -153,7 +153,7 @@ def test_task_and_claims_fit_what_the_script_builds(name: str) -> None:
         x = torch.from_numpy(read).float()[None]
         assert interpretation.decode(interpretation.encode(x)).shape == x.shape
     wanted = needs(claim.quantity for claim in claims if JOINED not in claim.interpretation)
-    assert set(wanted.rungs) <= {*task.rungs, *BOARD_RUNGS, *AROUND, "all"}
+    assert set(wanted.rungs) <= {*KERNELS, "all"}
     # What moves a number is pinned: the data, and the formulas that the network is drawn with.
     assert {Path(file).name for file in task.build.files} - {"even.py", "build.py"} == {
         "data.py",
