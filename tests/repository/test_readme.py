@@ -101,6 +101,21 @@ def test_shares_that_intervals_hold_are_those_of_the_validation() -> None:
     assert f"heavy denominator ({ratios[0]} % at the least" in readme
 
 
+def test_comparisons_of_the_readme_are_those_of_the_validation() -> None:
+    """Their number, that all pass, the largest deviation, and the power of the law."""
+    readme = README.read_text(encoding="utf-8")
+    page = (project_root() / "docs" / "validation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[\S+\]\(#\S+\) +\|[^|]+\| +(\d+) \| +([\d.]+) \| pass +\|$", page, re.M)
+    number = f"{sum(int(count) for count, _ in rows):,}"
+    assert f"{number} comparisons, all pass." in page
+    assert f"All {number} comparisons" in readme
+    assert f"The largest deviation is {max(float(z) for _, z in rows)} standard" in readme
+    assert re.search(rf"^{len(rows)} controls have known answers", readme, re.M)
+    power = re.search(r"has the power (\S+ ± \S+);", page)
+    assert power is not None
+    assert f"as a power {power[1]} (one" in readme
+
+
 def test_the_floor_that_the_page_states_is_the_one_in_use() -> None:
     page = (project_root() / "docs/design/intervals.md").read_text(encoding="utf-8")
     stated: dict[ScaleName, str] = {"plain": "signed", "positive": "not below 0"}
