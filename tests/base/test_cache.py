@@ -626,6 +626,7 @@ def test_everything_is_on_the_disk_before_it_is_renamed_into_place(
     assert done[renamed + 1 :] == [("sync", folder.parent)]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_line_leaves_nothing_that_is_trusted(tmp_path: Path, index: Path) -> None:
     """Forked processes are killed at the n-th line of assets.py that they reach, for every n."""
     write_wheel(index / ANY, b"small")

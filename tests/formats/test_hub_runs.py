@@ -183,7 +183,8 @@ def test_what_the_hub_refuses_is_told_before_anything_is_loaded(
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("again", [False, True])
 def test_the_command_itself_with_the_settings_of_huggingface_hub(
     again: bool, hub: Hub, saes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def gaps(record: Record) -> dict[str, float | None]:
     return {name: rung.quenched.gap.value for name, rung in record.metrics.rungs.items()}
 
 
+@pytest.mark.slow
 def test_every_verb_halves_the_batch(
     loaded: LoadedTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,7 @@ def test_coupling_to_the_reconstruction_shows_in_the_linear_gain_only() -> None:
     assert found.linear_gain.value == pytest.approx(expected, abs=2 * width / 2 / 3000)
 
 
+@pytest.mark.slow
 def test_a_discrete_direction_that_nobody_names_is_invisible() -> None:
     # κ̂ moves by κ₄/(d(d + 2)) = −2/(256·258) = −3e-5, with a standard error of √(8/2000)/256 = 2e-4.
     drawn = data(sampler(256, two_valued))

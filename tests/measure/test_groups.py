@@ -132,6 +132,7 @@ def test_what_fails_alone_is_raised() -> None:
         evaluate(loaded_task(), Broken(calls=12), rungs=RUNGS)
 
 
+@pytest.mark.slow
 def test_groups_are_as_large_as_memory_is_meant_for(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = loaded_task()
     sizes: list[int] = []

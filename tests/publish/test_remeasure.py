@@ -351,6 +351,7 @@ def test_its_cache_holds_pinned_files_alone(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "files" / "made").is_dir()
 
 
+@pytest.mark.slow
 def test_nothing_of_this_process_reaches_the_other(
     honest: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

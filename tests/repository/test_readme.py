@@ -58,6 +58,7 @@ def test_the_notebook_example_runs(
     assert raw < full < 1
 
 
+@pytest.mark.slow
 def test_the_notebook_example_runs_on_a_small_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

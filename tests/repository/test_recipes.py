@@ -23,7 +23,7 @@ from remainder.base.paths import project_root
 ROOT = project_root()
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 COPIED = ("harness", "tasks", "baselines", "pyproject.toml", "tests/helpers")
-QUICK = ("task", "rung")
+QUICK = ("rung",)
 """What takes some seconds; the others are slow tests."""
 
 

@@ -189,6 +189,7 @@ def test_the_annealed_loss_is_the_jackknife_of_the_probabilities() -> None:
     assert record.metrics.rungs["radial"].annealed is None  # one antithetic pair is one unit
 
 
+@pytest.mark.slow
 def test_batches_change_nothing_of_a_whole_run() -> None:
     record, values, _ = whole()
     other = run(projected(6), rungs="all", batch_size=7)
