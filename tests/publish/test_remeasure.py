@@ -251,6 +251,33 @@ def test_bits_that_are_all_shifted_alike_are_noticed(honest: dict[str, Path], tm
         assert [fault.partition(":")[0] for fault in told] == [f"sum of {column} of rung {rung}"]
 
 
+def test_one_window_whose_code_turned_is_rounding_and_two_are_not(
+    honest: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its rows may deviate by more than others, but no mean of a rung by more than ever."""
+    stored = read_record(honest[NAME])
+    tolerance = tolerance_of(stored.record, same_device=True)
+    assert tolerance.turned > 1
+    evaluation = stored.values["split"] == "evaluation"
+    documents = sorted(stored.values.loc[evaluation, "document"].unique())
+    few = len(documents)
+
+    def faults(turned: list[str], times: float) -> list[str]:
+        values = stored.values.copy()
+        for document in turned:
+            rows = evaluation & (values["document"] == document) & (values["rung"] == "coded")
+            room = tolerance.row * values.loc[rows, "tokens"] + tolerance.relative * values.loc[rows, "kl"]
+            values.loc[rows, "loss"] += times * room
+        return list(rerun(forge(tmp_path, stored, values), documents=few, seed="s", nonce="n").faults)
+
+    assert faults(documents[:1], 1.5) == []
+    assert any(fault.startswith("loss at document") for fault in faults(documents[:2], 1.5))
+    assert any(
+        fault.startswith("loss at document") for fault in faults(documents[:1], 1.5 * tolerance.turned)
+    )
+    assert any(fault.startswith("mean loss of rung coded") for fault in faults(documents, 0.999))
+
+
 def test_bits_that_flip_to_either_side_are_rounding() -> None:
     """As many bits a window, half of them up and half down, or √n windows' worth to one side."""
 

@@ -45,6 +45,8 @@ class Tolerance(NamedTuple):
     """Mean move of a token's KL in bins of its histogram, 20 a decade."""
     floor: int
     """The bin below which KL is rounding."""
+    turned: float = 1.0
+    """How many times as far one of all windows may deviate, one of whose codes may have turned."""
 
 
 TOLERANCES: Mapping[tuple[str, bool], Tolerance] = {
@@ -57,10 +59,11 @@ TOLERANCES: Mapping[tuple[str, bool], Tolerance] = {
 }
 
 
-_CODED = Tolerance(1e-4, 2e-5, 5e-3, 0.02, 0.02, 1.0, -100)
+_CODED = Tolerance(1e-4, 2e-5, 5e-3, 0.02, 0.02, 1.0, -100, turned=10.0)
 """The least for records whose codes are rounded to steps: one that lies between two is rounded otherwise
 where the order of sums is another, and the fit and every rung of its token move with it. In float32 on one
-machine this moved the fit of 336 tokens by 0.7 %, and a row by 0.1 % of its KL."""
+machine this moved the fit of 336 tokens by 0.7 %, and a row by 0.1 % of its KL; of 197 records that were
+measured again, four documents each, it moved one window of one by 0.075 nats in 126 tokens."""
 
 
 def tolerance_of(record: Record, *, same_device: bool) -> Tolerance:
