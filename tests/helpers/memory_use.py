@@ -5,7 +5,6 @@ python tests/helpers/memory_use.py WINDOWS VOCABULARY LATENTS SAES RUNG
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from tiny import BOS, EOS, VOCABULARY, make_task, save_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from remainder.api import Result, evaluate_all
+from remainder.base.memory import most_held
 from remainder.loading.site import LanguageTask
 from remainder.task.spec import Site, SplitSpec, Tier
 from remainder.task.text import Corpus
@@ -80,21 +80,16 @@ def _size(folder: Path, corpus: Corpus) -> int:
     return _windows_at_a_time(folder, corpus)
 
 
-def held() -> float:
-    """The most bytes that this process held so far."""
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def main(windows: int, vocabulary: int, latents: int, saes: int, rung: str) -> None:
     """Print the bytes with the model loaded, and the most that measuring took."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         loaded: Any = loaded_task(windows, vocabulary, Path(folder))
         loaded.runner("float32")
-        before = held()
+        before = most_held()
         found = evaluate_all(loaded, [RandomSae(latents, i) for i in range(saes)], rungs=(rung,))
         assert all(isinstance(each, Result) for each in found), found
-        print(before, held())
+        print(before, most_held())
 
 
 if __name__ == "__main__":

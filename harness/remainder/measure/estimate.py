@@ -13,14 +13,13 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from remainder.base.memory import most_held
 from remainder.errors import TaskError
 from remainder.loading.activations import SiteActivations, is_stored, prefix_pass
 from remainder.loading.loaded import LoadedTask
@@ -221,8 +220,7 @@ def _held(device: torch.device) -> float:
     """The most bytes that were held so far: of the device, or of this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
-    peak = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return most_held()
 
 
 def _duration(seconds: float) -> str:
