@@ -33,7 +33,7 @@ FLIPPED = 16
 """Bits of a window by which codes that lie between two steps may move it."""
 
 _LOSSES = frozenset({"loss", "kl", "annealed"})
-"""What a code that turned moves by more than a row is allowed to."""
+"""Columns that a code that turned moves by more than a row is allowed to."""
 
 _UNRANKED = "complexity.coding.added."
 """Figures of a cost that no place depends on."""
