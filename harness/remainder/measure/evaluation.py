@@ -91,7 +91,8 @@ class Passes:
             assert rebuilt.coded is not None
             estimate = rebuilt.coded.reconstruction(self._curve[name])
             yield self._paid(splices, name, rebuilt.coded, estimate)
-        yield from score(runner, clean, ladder, rebuilt.scored, places, memo=memo, codes=rebuilt.kept)
+        codes = rebuilt.kept if any("codes" in kernel.rung.needs for kernel in ladder) else None
+        yield from score(runner, clean, ladder, rebuilt.scored, places, memo=memo, codes=codes)
 
     def _paid(self, splices: Splices, rung: str, coded: CodedBatch, estimate: Tensor) -> Rows:
         rows = _exactly(splices, rung, estimate)

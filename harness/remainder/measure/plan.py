@@ -208,7 +208,7 @@ def _ordered(
     if task.ladder == "exact":
         known = [rung for rung in known if rung != CODED]
     chosen = rungs or default
-    several = (BOARD, ALL) if task.kind.has_residual else (ALL,)
+    several = _asks(task)
     if BOARD in chosen and BOARD in several:
         board = (rung for rung in BOARD_RUNGS if rung in known)
         chosen = (*(rung for rung in chosen if rung != BOARD), *board)

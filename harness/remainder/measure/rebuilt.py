@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from remainder.interpretation.protocol import Adapted
@@ -17,7 +17,8 @@ from remainder.residual.codes import Codes
 __all__ = ["Rebuilder", "Rebuilt"]
 
 
-class Rebuilt(NamedTuple):
+@dataclass(frozen=True)
+class Rebuilt:
     """One batch."""
 
     codes: Float[Tensor, "docs pos features"]
@@ -27,8 +28,18 @@ class Rebuilt(NamedTuple):
     """The reconstruction by quantised codes at the point `coded`; by exact ones where the ladder is exact."""
     coded: CodedBatch | None
     """Null where codes are not paid for."""
-    kept: Codes
-    """The codes of spliced tokens that `scored` stands on."""
+    spliced: Bool[Tensor, "docs pos"]
+    step: int | None
+    """The step of the codes that `scored` stands on; None: exact ones."""
+
+    @cached_property
+    def kept(self) -> Codes:
+        """The codes of spliced tokens that `scored` stands on; made when a kernel first asks for them."""
+        if self.coded is None:
+            return Codes.of(self.codes[self.spliced])
+        if self.step is None:
+            return self.coded.codes
+        return self.coded.coder.rounded(self.coded.symbols(self.step), self.step)
 
 
 @dataclass(frozen=True)
@@ -49,10 +60,9 @@ class Rebuilder:
         read = self.interpretation.choose(batch.prefix.x_in, x)
         codes, exact = self.interpretation.reconstruct(read, batch.spliced)
         if self.coder is None:
-            return Rebuilt(codes, exact, exact, None, Codes.of(codes[batch.spliced]))
+            return Rebuilt(codes, exact, exact, None, batch.spliced, None)
         coded = CodedBatch(self.coder, codes, batch.prefix.x_out, batch.spliced)
         if not self.is_coded:
-            return Rebuilt(codes, exact, exact, coded, coded.codes)
+            return Rebuilt(codes, exact, exact, coded, batch.spliced, None)
         step = self.coder.points[CODED]
-        kept = self.coder.rounded(coded.symbols(step), step)
-        return Rebuilt(codes, exact, coded.reconstruction(step), coded, kept)
+        return Rebuilt(codes, exact, coded.reconstruction(step), coded, batch.spliced, step)

@@ -171,8 +171,9 @@ class Row:
             x = batch.prefix.x_out
             exact = Codes.of(rebuilt.codes[batch.spliced])
             self.described.update(self.places(batch), Seen(x[..., :0], batch.spliced, exact), x)
+        codes = None if self.calibration.rows is None else rebuilt.kept
         self.calibration.update(
-            self.places(batch), estimate, residual, batch.spliced, rebuilt.kept, input_ids(batch)
+            self.places(batch), estimate, residual, batch.spliced, codes, input_ids(batch)
         )
 
     def fit(self) -> None:
