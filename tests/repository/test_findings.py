@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from types import ModuleType
 
@@ -72,3 +73,81 @@ def test_what_was_trained_beats_pca_at_equal_bits(
         own, high = point(record)
         assert bits[0] < np.log(own) < bits[-1], f"{record.submission.name}: no PCA of nearly as many bits"
         assert np.log(high) < np.interp(np.log(own), bits, kls), record.submission.name
+
+
+WITHDRAWN = (
+    r"two to six times",
+    r"to the network, yes",
+    r"might as well be Gaussian",
+    r"distribution that one could sample",
+    r"not a distribution at all",
+    r"small before it becomes random",
+    r"0\.01 to 0\.04 nats",
+    r"the network hardly minds",
+)
+"""Statements that records do not bear out; CHANGELOG names them, and no page makes them."""
+
+
+def test_no_page_states_what_was_withdrawn() -> None:
+    pages = [*project_root().glob("*.md"), *(project_root() / "docs").rglob("*.md")]
+    pages = [page for page in pages if page.name != "CHANGELOG.md"]
+    assert len(pages) > 20
+    for page in pages:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        found = [statement for statement in WITHDRAWN if re.search(statement, text, re.IGNORECASE)]
+        assert found == [], page
+
+
+def test_what_was_withdrawn_is_named_in_the_changelog() -> None:
+    changelog = " ".join((project_root() / "CHANGELOG.md").read_text(encoding="utf-8").split())
+    withdrawn = changelog.replace("**", "").partition("### Withdrawn")[2].partition("## [0.1.0]")[0]
+    # The last phrase stood on the page that explains, which is no statement of a finding.
+    for statement in WITHDRAWN[:-1]:
+        assert re.search(statement, withdrawn, re.IGNORECASE), statement
+
+
+def span(numbers: list[float], digits: int) -> str:
+    """The smallest and the largest, as the prose has them."""
+    return f"{min(numbers):.{digits}f} to {max(numbers):.{digits}f}"
+
+
+def test_prose_on_protocol_1_has_the_figures_of_its_records(findings: ModuleType) -> None:
+    """Ranges over trained dictionaries, and over all that leave something out, in each page."""
+    pages = {
+        name: " ".join((project_root() / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "CHANGELOG.md", "docs/findings.md")
+    }
+    kept = findings.with_gap(findings.records("resid-15"))
+    trained = [record for record in kept if findings.is_sparse(record)]
+    ratio = span([record.metrics.gaussian_ratio.fitted.value for record in trained], 2)
+    for text in pages.values():
+        assert ratio in text
+    assert (
+        span([record.metrics.gaussian_ratio.isotropic.value for record in trained], 2)
+        in pages["docs/findings.md"]
+    )
+    for rung, other in (("isotropic", "full"), ("full", "radial")):
+        moved = [
+            abs(
+                record.metrics.rungs[rung].quenched.gap.value - record.metrics.rungs[other].quenched.gap.value
+            )
+            for record in kept
+        ]
+        stated = rf"{min(moved):.4f} to {max(moved):.3f}"
+        assert stated in pages["docs/findings.md"]
+        assert stated in pages["CHANGELOG.md"]
+
+
+def test_the_table_of_protocol_1_in_the_readme_is_that_of_its_records(findings: ModuleType) -> None:
+    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^(smollm2-135m/resid-15, version 1-A.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
+    shown = {
+        line.split()[0]: line.split()[1:] for line in table.splitlines() if re.match(r"[a-z]\S+ +\d", line)
+    }
+    records = {record.submission.name: record for record in findings.records("resid-15")}
+    assert set(shown) == set(records)
+    for name, cells in shown.items():
+        rungs, ratio = records[name].metrics.rungs, records[name].metrics.gaussian_ratio.fitted
+        numbers = [rungs["raw"].quenched.gap, rungs["full"].quenched.gap, ratio]
+        for number, cell in zip(numbers, cells[1:], strict=True):
+            assert number.value is None or float(cell) == pytest.approx(number.value, rel=0.006, abs=6e-4)
