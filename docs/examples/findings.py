@@ -1,295 +1,340 @@
-"""Fill the tables of docs/findings.md from the archived records of protocol 1, and draw its figures.
+"""Write the findings: docs/findings.md, docs/findings-1.md, their figures, and the README's table.
 
     python docs/examples/findings.py
 
-A table stands between `<!-- NAME -->` and `<!-- end -->`; everything else on the page is written by hand.
+A block stands between `<!-- NAME -->` and `<!-- end -->`, and is written from records: tables, and all
+sentences that state a number, a sign or an order. What stands between the blocks explains and is written by
+hand. Where a row of a task is missing nothing is written, and the message says which.
+
+    python docs/examples/findings.py --results DIR TASK ...
+
+writes the page from records in another folder, with the sections of these tasks alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from remainder.errors import RecordError
 from remainder.record.find import fullest_record
-from remainder.record.number import Number
+from remainder.record.rungs import BOARD_RUNGS, CODED
 from remainder.record.schema import Record
 from remainder.record.store import read_record
+from remainder.report.order_sections import INTERACTING
+from remainder.report.tables import render
+from remainder.report.text import Notes
+from remainder.submission.description import baselines
+from remainder.task.script import load_script
+from remainder.task.spec import Task, load_task
+
+if TYPE_CHECKING:
+    import findings_codes as codes
+    import findings_noise as noise
+    import findings_protocol_1 as protocol_1
+    import findings_words as words
+    from findings_words import Rows, Side
+else:
+    codes, noise, protocol_1, words = (
+        load_script(Path(__file__).with_name(f"findings_{name}.py"))
+        for name in ("codes", "noise", "protocol_1", "words")
+    )
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "leaderboard" / "archive" / "1" / "results" / "smollm2-135m"
-PAGE = ROOT / "docs" / "findings.md"
+RESULTS = ROOT / "leaderboard" / "results"
+PAGE, FIRST_PAGE = ROOT / "docs" / "findings.md", ROOT / "docs" / "findings-1.md"
+README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures"
-SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")
+
+DETAILED: tuple[str, ...] = ()
+"""Tasks whose rows the page shows one by one. Add smollm2-135m/resid-15 once all of its rows are measured."""
+
+COUNTED: tuple[str, ...] = ()
+"""Further tasks, whose rows are counted in the overview."""
+
+PICTURES = {
+    "default columns": "![KL against bits: the curve of each interpretation, beside transform coding]"
+    "(figures/findings-curves.png)",
+    "conditional": "![R² of the residual of the nearest neighbour, by calibration rows]"
+    "(figures/findings-neighbour.png)",
+}
+"""Figures below sections."""
+
+NO_TASK = "*No task of this page has all of its rows yet.*"
+
+README_TASK = "tiny/wiki"
+"""The task whose default columns stand in the README."""
+
+SECTIONS = {
+    "default columns": codes.default_columns,
+    "interaction": noise.interaction,
+    "orders": noise.orders,
+    "shape": noise.shape,
+    "bath": noise.bath,
+    "ratio": noise.ratio,
+    "conditional": codes.conditional,
+    "net bits": codes.description,
+}
+"""Sections of a task by the name of their block."""
 
 
-def every(task: str) -> list[Record]:
-    """The fullest record of every folder of a task's results, cheapest first."""
-    folders = sorted((RESULTS / task / "1").iterdir())
-    fullest = [read_record(fullest_record(folder)).record for folder in folders]
-    return sorted(
-        fullest, key=lambda record: (record.complexity.bits_per_token.value or 0, record.submission.name)
-    )
+def read_rows(results: Path, name: str) -> Rows | str:
+    """The rows of a task, cheapest first; in words, what is missing of them."""
+    task = load_task(name)
+    folder = results / name / str(task.major)
+    wanted = {submission.name for submission, _ in baselines(task)}
+    found = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
+    if absent := sorted(wanted - set(found)):
+        return f"{name} has no row of {', '.join(absent)}"
+    records = [read_record(fullest_record(path)).record for path in found.values()]
+    for record in records:
+        if lacking := lacking_rungs(task, record):
+            return f"{name}, {record.submission.name} was not measured on {', '.join(lacking)}"
+    tiers = sorted({f"{record.task.version}, {record.tier}" for record in records})
+    if len(tiers) > 1:
+        return f"{name} has rows of {' and of '.join(tiers)}"
+    order = sorted(records, key=lambda r: (r.complexity.bits_per_token.value or 0, r.submission.name))
+    rows: Rows = words.Rows(name, order)
+    return rows
 
 
-def records(task: str) -> list[Record]:
-    """Those of single interpretations, each method once."""
-    single = (record for record in every(task) if record.reference is None)
-    return [record for record in single if "-seed-" not in record.submission.name]
+def lacking_rungs(task: Task, record: Record) -> list[str]:
+    """Rungs of the board's plan that the record neither has nor gives a reason for."""
+    wanted = [rung for rung in BOARD_RUNGS if rung != CODED or task.ladder == "coded"]
+    having = {*record.metrics.rungs, *record.measurement.unmeasured}
+    return [rung for rung in wanted if rung not in having]
 
 
-def nested(task: str) -> list[Record]:
-    """Those in which a finer interpretation stands in for the model."""
-    return [record for record in every(task) if record.reference is not None]
-
-
-def show(number: Number | None, digits: int = 3) -> str:
-    """A number with its interval."""
-    if number is None or number.value is None:
-        return "–"
-    if number.low is None or number.high is None:
-        return f"{number.value:.{digits}f}"
-    return f"{number.value:.{digits}f} [{number.low:.{digits}f}, {number.high:.{digits}f}]"
-
-
-def scores(chosen: Iterable[Record]) -> pd.DataFrame:
-    """What each costs, and what it loses."""
-    return pd.DataFrame(
-        {
-            "submission": record.submission.name,
-            "L0": show(record.complexity.l0.model_copy(update={"low": None}), 1),
-            "bits": show(record.complexity.bits_per_token, 0),
-            "explained variance": show(record.metrics.reconstruction.explained_variance),
-            "Δ raw": show(record.metrics.rungs["raw"].quenched.gap),
-            "Δ Gaussian": show(record.metrics.rungs["full"].quenched.gap),
-            "KL raw": show(record.metrics.rungs["raw"].quenched.kl),
-        }
-        for record in chosen
-    )
-
-
-def ratios(chosen: Iterable[Record]) -> pd.DataFrame:
-    """KL of the residual over that of three Gaussians of equal size."""
-    return pd.DataFrame(
-        {
-            "submission": record.submission.name,
-            "fitted covariance": show(record.metrics.gaussian_ratio.fitted, 2),
-            "the same, length per token": show(record.metrics.gaussian_ratio.directional, 2),
-            "isotropic, length per token": show(record.metrics.gaussian_ratio.isotropic, 2),
-        }
-        for record in chosen
-    )
-
-
-def telescopes(chosen: Iterable[Record]) -> pd.DataFrame:
-    """Where the Gaussian gap comes from."""
-    return pd.DataFrame(
-        {
-            "submission": record.submission.name,
-            "Gaussian gap": show(telescope.total),
-            "shape": show(telescope.shape),
-            "dependence on x̂": show(telescope.dependence),
-            "rest": show(telescope.rest),
-        }
-        for record in chosen
-        if (telescope := record.metrics.telescope) is not None
-    )
-
-
-def ladders(chosen: Iterable[Record]) -> pd.DataFrame:
-    """The gap on every rung."""
-    rungs = ("raw", "mean", "linear-mean", "isotropic", "full", "linear", "radial", "permuted", "matched")
-    return pd.DataFrame(
-        {
-            "submission": record.submission.name,
-            **{
-                rung: show(record.metrics.rungs[rung].quenched.gap.model_copy(update={"low": None}))
-                for rung in rungs
-                if rung in record.metrics.rungs
-            },
-        }
-        for record in chosen
-    ).dropna(axis=1)
-
-
-def differences() -> pd.DataFrame:
-    """What a finer level adds to a coarser one, as the residual of the coarser."""
-    return pd.DataFrame(
-        {
-            "coarser": record.submission.name,
-            "finer": "" if record.reference is None else record.reference.name,
-            "Δ raw": show(record.metrics.rungs["raw"].quenched.gap),
-            "Δ Gaussian": show(record.metrics.rungs["full"].quenched.gap),
-            "shape": show(record.metrics.telescope.shape if record.metrics.telescope else None),
-            "dependence on x̂": show(
-                record.metrics.telescope.dependence if record.metrics.telescope else None
-            ),
-            "ρ": show(record.metrics.gaussian_ratio.fitted, 2),
-        }
-        for record in nested("resid-15")
-    )
-
-
-def trainings() -> pd.DataFrame:
-    """How the baselines of SmolLM2 were trained, from their logs."""
-    rows = []
-    for path in sorted((ROOT / "baselines").glob("*/train*.log")):
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-        if str(last.get("task", "")).startswith("smollm2-135m/"):
-            fit, held_out = last["fit"], last["evaluation"]
-            rows.append(
-                {
-                    "baseline": last["baseline"],
-                    "tokens seen": f"{last['tokens_seen']:,}",
-                    "of them different": f"{last['unique_tokens']:,}",
-                    "L0, fit": fit["l0"],
-                    "L0, evaluation": held_out["l0"],
-                    "FVU, fit": fit["fvu"],
-                    "FVU, evaluation": held_out["fvu"],
-                    "dead on fit": f"{100 * fit['dead_share']:.1f} %",
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def seeds() -> pd.DataFrame:
-    """One method, trained five times."""
-    single = (record for record in every("resid-15") if record.reference is None)
-    return scores(record for record in single if record.submission.name.startswith("topk-sae-32"))
-
-
-def is_sparse(record: Record) -> bool:
-    return record.submission.name.startswith(SPARSE)
-
-
-def with_gap(chosen: Iterable[Record]) -> list[Record]:
-    """Those that leave something out, and keep something."""
-    return [record for record in chosen if record.submission.name not in ("identity", "mean-only")]
-
-
-def tables() -> dict[str, pd.DataFrame]:
-    """Every table of the page, by the name that stands in it."""
-    content = {"training": trainings()}
-    resid = records("resid-15")
-    content["resid-15"] = scores(resid)
-    content["ratios"] = ratios(with_gap(resid))
-    content["telescope"] = telescopes(with_gap(resid))
-    content["ladder"] = ladders(with_gap(resid))
-    content["nested"] = differences()
-    content["seeds"] = seeds()
-    content["mlp-15"] = scores(records("mlp-15"))
-    content["mlp-15 ratios"] = ratios(with_gap(records("mlp-15")))
-    for task in ("resid-8", "resid-22", "attn-15"):
-        if (RESULTS / task).is_dir():
-            content[task] = scores(records(task))
-    return content
-
-
-def filled(page: str, content: dict[str, pd.DataFrame]) -> str:
-    """The page with its tables as they are now.
+def read_tasks(results: Path, names: Sequence[str]) -> list[Rows]:
+    """The rows of all these tasks.
 
     Raises:
-        KeyError: if the page asks for a table that there is not.
+        RecordError: a row is missing, or lacks a rung of the board's plan.
     """
+    read = [read_rows(results, name) for name in names]
+    if missing := [rows for rows in read if isinstance(rows, str)]:
+        raise RecordError(
+            f"{results}: {'; '.join(missing)}",
+            fix="measure these rows first (remainder run TASK); the page shows all rows of a task or none",
+        )
+    return [rows for rows in read if not isinstance(rows, str)]
+
+
+def overview(tasks: list[Rows]) -> str:
+    """Counts of each task, one line each, and of all of them together."""
+    if not tasks:
+        return NO_TASK
+    merged = words.Rows("all tasks", [record for rows in tasks for record in rows.records])
+    placed = words.by_side(merged, words.quantity("interaction"), -INTERACTING, INTERACTING)
+    sizes = {place: len(names) for place, names in placed.items()}
+    within, unresolved = sizes.get("within", 0), sizes.get("open", 0)
+    beyond = sizes.get("above", 0) + sizes.get("below", 0)
+    headings = (
+        *("task", "rows", f"interaction within ±{INTERACTING:g}", "beyond", "not resolved"),
+        *("two terms enough", "bath pays", "ρ odd > 0", "ρ odd < 0", "better than transform coding"),
+    )
+    sentence = (
+        f"Of {within + beyond + unresolved} rows that have an interaction with an interval, it lies within "
+        f"±{INTERACTING:g} in {within}, where the Gaussian column is arithmetic of two others, and beyond in "
+        f"{beyond}, where it tells something of its own; in {unresolved} this is not resolved."
+    )
+    cells = [[rows.task, str(len(rows.records)), *counts(rows)] for rows in tasks]
+    return str(words.stacked(words.table(headings, cells, Notes()), words.bullets([sentence])))
+
+
+def counts(rows: Rows) -> list[str]:
+    """The cells of a task in the overview: how many rows, of those that have the number."""
+
+    def of_known(key: str, place: Side) -> str:
+        placed = words.by_side(rows, words.quantity(key))
+        known = sum(len(names) for where, names in placed.items() if where != "missing")
+        return f"{len(placed.get(place, []))} of {known}" if known else "none has it"
+
+    by = words.by_side(rows, words.quantity("interaction"), -INTERACTING, INTERACTING)
+    verdicts = [
+        verdict for record in rows.records if (verdict := noise.enough(noise.loss_terms(record))) != "–"
+    ]
+    verdicts_of_bath = [[point.pays for point in record.metrics.bath or ()] for record in rows.records]
+    baths = [pays for pays in verdicts_of_bath if any(verdict is not None for verdict in pays)]
+    return [
+        str(len(by.get("within", []))),
+        str(len(by.get("above", [])) + len(by.get("below", []))),
+        str(len(by.get("open", []))),
+        f"{verdicts.count('yes')} of {len(verdicts)}",
+        f"{sum(map(any, baths))} of {len(baths)}",
+        of_known("rho_odd", "above"),
+        of_known("rho_odd", "below"),
+        of_known("efficiency", "above"),
+    ]
+
+
+def training() -> str:
+    """How the baselines of SmolLM2-135M were trained, from their logs."""
+    cells, worse = [], []
+    for path in sorted((ROOT / "baselines").glob("*/train*.log")):
+        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        if not str(last.get("task", "")).startswith("smollm2-135m/"):
+            continue
+        fit, held_out = last["fit"], last["evaluation"]
+        worse.append(held_out["fvu"] / fit["fvu"])
+        cells.append(
+            [
+                f"`{last['baseline']}`",
+                *(f"{last[key]:,}" for key in ("tokens_seen", "unique_tokens")),
+                *(f"{split[key]:.4g}" for key in ("l0", "fvu") for split in (fit, held_out)),
+                f"{100 * fit['dead_share']:.1f} %",
+            ]
+        )
+    headings = (
+        *("baseline", "tokens seen", "of them different", "L0, fit", "L0, evaluation"),
+        *("FVU, fit", "FVU, evaluation", "dead on fit"),
+    )
+    sentence = (
+        "The fraction of variance unexplained on evaluation documents, which were not trained on, is "
+        f"{min(worse):.2f} to {max(worse):.2f} times that on `fit`."
+    )
+    return str(words.stacked(words.table(headings, cells, Notes()), words.bullets([sentence])))
+
+
+def blocks(detailed: list[Rows], counted: list[Rows]) -> dict[str, str]:
+    """Every block of the page by its name."""
+    content = dict.fromkeys(SECTIONS, NO_TASK)
+    if detailed:
+        for name, section in SECTIONS.items():
+            content[name] = words.stacked(*(section(rows) for rows in detailed), PICTURES.get(name, ""))
+    return content | {"overview": overview([*detailed, *counted]), "training": training()}
+
+
+def first_blocks() -> dict[str, str]:
+    """Every block of the page on protocol 1."""
+    return {
+        name: table.to_markdown(index=False, disable_numparse=True)
+        for name, table in protocol_1.tables().items()
+    }
+
+
+def filled(page: str, content: Mapping[str, str]) -> str:
+    """The page with its blocks as they are now.
+
+    Raises:
+        KeyError: the page has a block that is not known, or lacks one.
+    """
+    named: list[str] = []
 
     def block(match: re.Match[str]) -> str:
-        table = content[match[1]].to_markdown(index=False, disable_numparse=True)
-        return f"<!-- {match[1]} -->\n\n{table}\n\n<!-- end -->"
+        named.append(match[1])
+        return f"<!-- {match[1]} -->\n\n{content[match[1]]}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- (?!end)([\w -]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    text = re.sub(r"<!-- (?!end)([\w -]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    if lacking := set(content) - set(named):
+        raise KeyError(f"the page has no block {', '.join(sorted(lacking))}")
+    return text
 
 
-def frontier() -> Figure:
-    """KL against bits: sparse autoencoders beside projections."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-    for axes, task in zip(panels, ("resid-15", "mlp-15"), strict=True):
-        chosen = with_gap(records(task))
-        styles = {"pca": ("o", "#0072B2"), "random": ("x", "#666666"), "sparse": ("D", "#D55E00")}
-        for kind, (marker, colour) in styles.items():
-            points = [
-                (record.complexity.bits_per_token.value, record.metrics.rungs["raw"].quenched.kl, record)
-                for record in chosen
-                if (is_sparse(record) if kind == "sparse" else record.submission.name.startswith(kind))
-            ]
-            for bits, kl, record in points:
-                axes.plot([bits, bits], [kl.low, kl.high], color=colour, lw=1)
-                if kind == "sparse":
-                    axes.annotate(
-                        record.submission.name.replace("-sae", ""),
-                        (bits, kl.value),
-                        fontsize=6,
-                        xytext=(4, 2),
-                        textcoords="offset points",
-                    )
-            axes.plot(
-                [bits for bits, *_ in points],
-                [kl.value for _, kl, _ in points],
-                marker=marker,
-                color=colour,
-                ls="--" if kind == "pca" else "",
-                lw=1,
-                ms=5,
-                label={"pca": "PCA", "random": "random projection", "sparse": "trained, sparse"}[kind],
-            )
-        axes.set(xscale="log", yscale="log", xlabel="bits per token", ylabel="KL raw (nats per token)")
-        axes.set_title(f"smollm2-135m/{task}", fontsize=9, loc="left")
-    panels[0].legend(fontsize=8, frameon=False)
+def filled_readme(text: str, detailed: Sequence[Rows]) -> str:
+    """The README with its table of default columns as it is now.
+
+    Raises:
+        KeyError: it has no such table.
+    """
+    records = next(rows.records for rows in detailed if rows.task == README_TASK)
+    table = render(records).strip()
+    found = re.compile(rf"^{README_TASK}, version .*?(?=\n```$)", re.MULTILINE | re.DOTALL)
+    if len(found.findall(text)) != 1:
+        raise KeyError(f"the README has no table of {README_TASK}")
+    return found.sub(lambda _: table, text)
+
+
+def curves(detailed: Sequence[Rows]) -> Figure:
+    """KL against bits: the curve of each interpretation beside transform coding."""
+    figure, panels = plt.subplots(
+        1, len(detailed), figsize=(5.2 * len(detailed), 4), layout="constrained", squeeze=False
+    )
+    for axes, rows in zip(panels[0], detailed, strict=True):
+        codings = [(r.submission.name, r.metrics.coding) for r in rows.records if r.metrics.coding]
+        reference = codings[0][1].reference
+        axes.plot(
+            [point.bits.value for point in reference],
+            [point.kl.value for point in reference],
+            color="#222222",
+            ls="--",
+            lw=1.2,
+            label="transform coding",
+        )
+        for name, coding in codings:
+            points = sorted(coding.points.values(), key=lambda point: point.bits.value or 0)
+            at = [point.bits.value for point in points]
+            line = axes.plot(at, [point.kl.value for point in points], marker="o", ms=3.5, lw=1, label=name)
+            for bits, point in zip(at, points, strict=True):
+                axes.plot([bits, bits], [point.kl.low, point.kl.high], color=line[0].get_color(), lw=1)
+        axes.set(xscale="symlog", yscale="log", xlabel="bits per token", ylabel="KL (nats per token)")
+        axes.set_title(rows.task, fontsize=9, loc="left")
+        axes.legend(fontsize=6.5, frameon=False)
     return figure
 
 
-def levels() -> Figure:
-    """Gaps and ratio of TopK autoencoders by the number of active latents."""
-    by_name = {record.submission.name: record for record in records("resid-15")}
-    chosen = [(k, by_name[f"topk-sae-{k}"]) for k in (16, 32, 64)]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-
-    def curve(axes: plt.Axes, read: Callable[[Record], Number], marker: str, colour: str, label: str) -> None:
-        numbers = [read(record) for _, record in chosen]
-        ks = [k for k, _ in chosen]
-        axes.plot(ks, [number.value for number in numbers], marker=marker, color=colour, lw=1, label=label)
-        for k, number in zip(ks, numbers, strict=True):
-            axes.plot([k, k], [number.low, number.high], color=colour, lw=1)
-
-    curve(left, lambda r: r.metrics.rungs["raw"].quenched.gap, "o", "#0072B2", "raw")
-    curve(left, lambda r: r.metrics.rungs["full"].quenched.gap, "D", "#D55E00", "Gaussian")
-    left.set(ylabel="Δ (nats per token)")
-    curve(right, lambda r: r.metrics.gaussian_ratio.fitted, "o", "#0072B2", "fitted covariance")
-    curve(right, lambda r: r.metrics.gaussian_ratio.directional, "D", "#D55E00", "length per token")
-    curve(right, lambda r: r.metrics.gaussian_ratio.isotropic, "s", "#009E73", "isotropic, length per token")
-    right.axhline(1, color="#666666", lw=1, ls=":")
-    right.set(ylabel="ρ: harm over that of noise")
-    for axes in (left, right):
-        axes.set_xscale("log")
-        axes.set_xticks([16, 32, 64], ["16", "32", "64"], minor=False)
+def explained(detailed: Sequence[Rows]) -> Figure:
+    """R² of the nearest neighbour's residual against the number of rows that it is sought among."""
+    figure, panels = plt.subplots(
+        1, len(detailed), figsize=(6.2 * len(detailed), 3.4), layout="constrained", squeeze=False
+    )
+    for axes, rows in zip(panels[0], detailed, strict=True):
+        numbers: set[int] = set()
+        for record in rows.records:
+            fit = (record.calibration.conditional or {}).get("neighbour")
+            if fit is None or len(fit.curve) < 2:
+                continue
+            points = sorted((int(number), share) for number, share in fit.curve.items())
+            numbers |= {number for number, _ in points}
+            axes.plot(*zip(*points, strict=True), marker="o", ms=3.5, lw=1, label=record.submission.name)
+        axes.set(xscale="log", xlabel="calibration rows", ylabel="R² of the residual, held out")
+        axes.set_xticks(sorted(numbers), [f"{number:,}" for number in sorted(numbers)], fontsize=8)
         axes.minorticks_off()
-        axes.set(xlabel="active latents", ylim=(0, None))
-        axes.legend(fontsize=8, frameon=False)
+        axes.set_title(rows.task, fontsize=9, loc="left")
+        axes.legend(fontsize=6.5, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 def require_checkout() -> None:
-    """Raise RecordError if this script was copied out of the repository, whose page and figures it writes."""
-    lacking = [path for path in (RESULTS, PAGE, FIGURES) if not path.exists()]
-    if lacking:
-        raise RecordError(
-            f"{lacking[0]} does not exist; this script writes into the checkout that it lies in",
-            fix="run it from a checkout of the repository: python docs/examples/findings.py",
-        )
+    """Raise RecordError if this script was copied out of the repository, whose pages it writes."""
+    for path in (RESULTS, PAGE, FIRST_PAGE, README, FIGURES):
+        if not path.exists():
+            raise RecordError(
+                f"{path} does not exist; this script writes into the checkout that it lies in",
+                fix="run it from a checkout of the repository: python docs/examples/findings.py",
+            )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Write the findings from the records.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of records")
+    parser.add_argument("tasks", nargs="*", help="tasks whose sections are written; none: those of the page")
+    given = parser.parse_args(arguments)
     require_checkout()
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables()), encoding="utf-8")
-    frontier().savefig(FIGURES / "findings-frontier.png", dpi=150)
-    levels().savefig(FIGURES / "findings-levels.png", dpi=150)
-    print(f"wrote {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE}")
+    detailed = read_tasks(given.results, given.tasks or DETAILED)
+    counted = read_tasks(given.results, () if given.tasks else COUNTED)
+    pages = {
+        PAGE: filled(PAGE.read_text(encoding="utf-8"), blocks(detailed, counted)),
+        FIRST_PAGE: filled(FIRST_PAGE.read_text(encoding="utf-8"), first_blocks()),
+    }
+    if README_TASK in [rows.task for rows in detailed]:
+        pages[README] = filled_readme(README.read_text(encoding="utf-8"), detailed)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+    figures = {"findings-frontier": protocol_1.frontier()}
+    if detailed:
+        figures |= {"findings-curves": curves(detailed), "findings-neighbour": explained(detailed)}
+    for name, figure in figures.items():
+        figure.savefig(FIGURES / f"{name}.png", dpi=150)
 
 
 if __name__ == "__main__":

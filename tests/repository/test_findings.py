@@ -1,19 +1,22 @@
-"""Records in results agree with themselves; docs/findings.md is written from those in the archive."""
+"""Records agree with themselves, and the pages on findings are written from them."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
+import shutil
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 from remainder.base.paths import project_root
+from remainder.errors import RecordError
+from remainder.record.number import Number
 from remainder.record.recompute import recompute
 from remainder.record.schema import Record
 from remainder.record.store import read_record
+from remainder.task.script import load_script
 
 RESULTS = sorted((project_root() / "leaderboard" / "results").rglob("*.json"))
 ARCHIVE = sorted((project_root() / "leaderboard" / "archive").rglob("results/**/*.json"))
@@ -21,14 +24,18 @@ ARCHIVE = sorted((project_root() / "leaderboard" / "archive").rglob("results/**/
 
 @pytest.fixture(scope="module")
 def findings() -> ModuleType:
-    path = project_root() / "docs" / "examples" / "findings.py"
-    spec = importlib.util.spec_from_file_location("findings_page", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script(project_root() / "docs" / "examples" / "findings.py")
+
+
+@pytest.fixture(scope="module")
+def first(findings: ModuleType) -> ModuleType:
+    """Tables of the page on protocol 1."""
+    return findings.protocol_1
+
+
+@pytest.fixture(scope="module")
+def words(findings: ModuleType) -> ModuleType:
+    return findings.words
 
 
 def test_there_are_records() -> None:
@@ -43,31 +50,82 @@ def test_every_number_follows_from_the_values_beside_it(path) -> None:
     assert record.provenance.git_commit
 
 
-def test_the_page_has_the_tables_of_the_records(findings: ModuleType) -> None:
+def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
+    """What `python docs/examples/findings.py` writes is what stands there."""
+    detailed, counted = (
+        findings.read_tasks(findings.RESULTS, names) for names in (findings.DETAILED, findings.COUNTED)
+    )
     page = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.filled(page, findings.tables()) == page
+    assert findings.filled(page, findings.blocks(detailed, counted)) == page
+    first = findings.FIRST_PAGE.read_text(encoding="utf-8")
+    assert findings.filled(first, findings.first_blocks()) == first
+    if findings.README_TASK in findings.DETAILED:
+        readme = findings.README.read_text(encoding="utf-8")
+        assert findings.filled_readme(readme, detailed) == readme
+
+
+def test_what_was_generated_stands_in_no_other_place(findings: ModuleType) -> None:
+    """Beside blocks the page explains: it has no interval, and names no row."""
+    page = re.sub(
+        r"<!-- (?!end).*?<!-- end -->", "", findings.PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    assert re.findall(r"\[-?\d[\d.]*, -?\d[\d.]*\]", page) == []
+    names = {path.name for path in (project_root() / "baselines").iterdir()} - {"identity", "mean-only"}
+    assert [name for name in names if f"`{name}`" in page] == []
+
+
+def test_a_task_with_a_missing_row_is_refused_by_name(findings: ModuleType, tmp_path: Path) -> None:
+    page = findings.PAGE.read_text(encoding="utf-8")
+    folder = findings.RESULTS / "tiny" / "wiki"
+    shutil.copytree(folder, tmp_path / "tiny" / "wiki")
+    (major,) = (tmp_path / "tiny" / "wiki").iterdir()
+    shutil.rmtree(major / "wiki-topk")
+    with pytest.raises(RecordError, match="tiny/wiki has no row of wiki-topk"):
+        findings.main(["--results", str(tmp_path), "tiny/wiki"])
+    assert findings.PAGE.read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bounds", "side"),
+    [
+        (0.1, 0.2, (0, 0), "above"),
+        (-0.2, -0.1, (0, 0), "below"),
+        (-0.1, 0.1, (0, 0), "open"),
+        (0.0, 0.1, (0, 0), "open"),
+        (0.0, 0.0, (0, 0), "within"),
+        (-0.1, 0.1, (-0.15, 0.15), "within"),
+        (0.1, 0.2, (-0.15, 0.15), "open"),
+        (0.16, 0.2, (-0.15, 0.15), "above"),
+        (None, None, (0, 0), "missing"),
+    ],
+)
+def test_a_side_is_that_of_the_whole_interval(words: ModuleType, low, high, bounds, side) -> None:
+    number = Number(
+        value=1.0 if low is None else (low + high) / 2,
+        low=low,
+        high=high,
+        reason=None if low is not None else "x",
+    )
+    assert words.side(number, *bounds) == side
+    assert words.side(None) == "missing"
 
 
 @pytest.mark.parametrize(("task", "but"), [("resid-15", ()), ("mlp-15", ("transcoder-32",))])
-def test_what_was_trained_beats_pca_at_equal_bits(
-    findings: ModuleType, task: str, but: tuple[str, ...]
-) -> None:
+def test_what_was_trained_beats_pca_at_equal_bits(first: ModuleType, task: str, but: tuple[str, ...]) -> None:
     """On raw KL, upper end of its interval against PCA interpolated between ranks (log KL over log bits)."""
-    chosen = findings.records(task)
+    chosen = first.records(task)
 
     def point(record: Record) -> tuple[float, float]:
         bits, kl = record.complexity.bits_per_token.value, record.metrics.rungs["raw"].quenched.kl
         assert bits is not None
         assert kl.value is not None
         assert kl.high is not None
-        return bits, kl.high if findings.is_sparse(record) else kl.value
+        return bits, kl.high if first.is_sparse(record) else kl.value
 
     curve = sorted(point(record) for record in chosen if record.submission.name.startswith("pca-"))
     bits, kls = (np.log([pair[axis] for pair in curve]) for axis in (0, 1))
     # A plain transcoder has to compute what PCA is given; the page says that it ties.
-    trained = [
-        record for record in chosen if findings.is_sparse(record) and record.submission.name not in but
-    ]
+    trained = [record for record in chosen if first.is_sparse(record) and record.submission.name not in but]
     assert trained
     for record in trained:
         own, high = point(record)
@@ -111,20 +169,20 @@ def span(numbers: list[float], digits: int) -> str:
     return f"{min(numbers):.{digits}f} to {max(numbers):.{digits}f}"
 
 
-def test_prose_on_protocol_1_has_the_figures_of_its_records(findings: ModuleType) -> None:
+def test_prose_on_protocol_1_has_the_figures_of_its_records(first: ModuleType) -> None:
     """Ranges over trained dictionaries, and over all that leave something out, in each page."""
     pages = {
         name: " ".join((project_root() / name).read_text(encoding="utf-8").split())
-        for name in ("README.md", "CHANGELOG.md", "docs/findings.md")
+        for name in ("README.md", "CHANGELOG.md", "docs/findings-1.md")
     }
-    kept = findings.with_gap(findings.records("resid-15"))
-    trained = [record for record in kept if findings.is_sparse(record)]
+    kept = first.with_gap(first.records("resid-15"))
+    trained = [record for record in kept if first.is_sparse(record)]
     ratio = span([record.metrics.gaussian_ratio.fitted.value for record in trained], 2)
     for text in pages.values():
         assert ratio in text
     assert (
         span([record.metrics.gaussian_ratio.isotropic.value for record in trained], 2)
-        in pages["docs/findings.md"]
+        in pages["docs/findings-1.md"]
     )
     for rung, other in (("isotropic", "full"), ("full", "radial")):
         moved = [
@@ -134,17 +192,17 @@ def test_prose_on_protocol_1_has_the_figures_of_its_records(findings: ModuleType
             for record in kept
         ]
         stated = rf"{min(moved):.4f} to {max(moved):.3f}"
-        assert stated in pages["docs/findings.md"]
+        assert stated in pages["docs/findings-1.md"]
         assert stated in pages["CHANGELOG.md"]
 
 
-def test_the_table_of_protocol_1_in_the_readme_is_that_of_its_records(findings: ModuleType) -> None:
+def test_the_table_of_protocol_1_in_the_readme_is_that_of_its_records(first: ModuleType) -> None:
     readme = (project_root() / "README.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^(smollm2-135m/resid-15, version 1-A.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
     shown = {
         line.split()[0]: line.split()[1:] for line in table.splitlines() if re.match(r"[a-z]\S+ +\d", line)
     }
-    records = {record.submission.name: record for record in findings.records("resid-15")}
+    records = {record.submission.name: record for record in first.records("resid-15")}
     assert set(shown) == set(records)
     for name, cells in shown.items():
         rungs, ratio = records[name].metrics.rungs, records[name].metrics.gaussian_ratio.fitted
