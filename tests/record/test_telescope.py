@@ -42,6 +42,15 @@ def test_the_telescope_closes_and_has_intervals() -> None:
         assert number.low < number.value < number.high
     for name in names:
         assert telescope(BOOTSTRAP, {k: v for k, v in gaps.items() if k != name}) is None
+    # Records from before there was a rung for it keep their bytes.
+    assert "across_tokens" not in found.model_dump(mode="json")
+    gaps["full-temporal"] = gap_of(0.9, 0.05, 9)
+    more = telescope(BOOTSTRAP, gaps)
+    assert more is not None
+    assert more.across_tokens is not None
+    above = gaps["full-temporal"].numerator.sum() / TOKENS.sum() - pooled["full"]
+    assert more.across_tokens.value == pytest.approx(above, rel=1e-5)
+    assert more.model_copy(update={"across_tokens": None}) == found
 
 
 CONDITIONAL = ("full", "full-unshrunk", "permuted", "mean", "hetero", "cluster", "neighbour", "token")

@@ -407,15 +407,17 @@ def test_the_terms_add_up_as_printed(kind: str) -> None:
     lines = explain(record).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("Where the Gaussian gap"))
     found = re.findall(r"(-?[\d.]+)  ± ([\d.]+)", "\n".join(lines[start : start + 9]))
-    total, shape, dependence, rest, shrinkage = (float(value) for value, _ in found)
+    total, shape, dependence, rest, *apart = (float(value) for value, _ in found)
     places = {len(text.partition(".")[2]) for pair in found for text in pair}
     assert len(places) == 1
     unit = 10.0 ** -places.pop()
     assert abs(total - shape - dependence - rest) < 2.01 * unit  # four roundings of half a unit each
     terms = record.metrics.telescope
     assert terms is not None
-    wanted = (terms.total, terms.shape, terms.dependence, terms.rest, terms.shrinkage)
-    for value, half, number in zip((total, shape, dependence, rest, shrinkage), found, wanted, strict=True):
+    further = () if terms.across_tokens is None else (terms.across_tokens,)
+    wanted = (terms.total, terms.shape, terms.dependence, terms.rest, terms.shrinkage, *further)
+    shown = (total, shape, dependence, rest, *apart)
+    for value, half, number in zip(shown, found, wanted, strict=True):
         assert number.value is not None
         assert number.low is not None
         assert number.high is not None
@@ -494,6 +496,12 @@ def test_the_sections_hold_their_numbers(record: Record) -> None:
     listed = ", ".join(f"{value:.3f}" for value in folds)
     assert f"without one fold each: {listed} (spread {max(folds) - min(folds):.3f})" in text
     assert "Not in this record" not in text
+    assert metrics.telescope is not None
+    more = metrics.telescope.model_copy(update={"across_tokens": term(0.0125, 0.002)})
+    text = said(with_metrics(record, telescope=more))
+    assert re.search(r"apart: across tokens 0\.01\d+ ± 0\.002\d* full-temporal − full", text)
+    without = metrics.telescope.model_copy(update={"across_tokens": None})
+    assert "apart: across tokens" not in said(with_metrics(record, telescope=without))
 
 
 def test_failed_checks_are_told() -> None:

@@ -81,12 +81,13 @@ class RungMetrics(FrozenModel):
     """Null for a rung without noise (it equals the quenched loss), and with fewer than two units."""
 
 
-class Telescope(FrozenModel):
+class Telescope(GrownModel):
     """Parts of the Gaussian gap: shape + dependence + rest = total, exactly. Nats per scored token.
 
     `total` is the gap of `full-unshrunk`; `shrinkage` is the difference of `full` from it.
     """
 
+    later = ("across_tokens",)
     total: Number
     shape: Number
     """full-unshrunk − permuted: one-token shape."""
@@ -95,6 +96,8 @@ class Telescope(FrozenModel):
     rest: Number
     """matched − clean: context, target, order of tokens, and x̂ beyond its cell."""
     shrinkage: Number
+    across_tokens: Number | None = None
+    """full-temporal − full: the residual's covariance between neighbouring tokens."""
 
 
 class PerturbativeFit(FrozenModel):

@@ -125,6 +125,7 @@ _AROUND = "remainder.residual.around"
 _CONDITIONAL = "remainder.residual.conditional"
 _CLUSTER = "remainder.residual.cluster"
 _NEIGHBOUR = "remainder.residual.neighbour"
+_SPACETIME = "remainder.residual.spacetime"
 
 RUNGS = {
     "raw": RungSpec("nothing: what is left out is zero", f"{_LADDER}:Raw"),
@@ -144,6 +145,9 @@ RUNGS = {
     "linear-mean": RungSpec("what x̂ tells linearly, no noise", f"{_GAUSSIAN}:LinearMean"),
     "linear": RungSpec("the joint Gaussian of x̂ and r", f"{_GAUSSIAN}:Linear", "normal"),
     "temporal": RungSpec("correlation across tokens", f"{_GAUSSIAN}:Temporal", "normal"),
+    "full-temporal": RungSpec(
+        "covariance of 4 tokens in a row", f"{_SPACETIME}:FullTemporal", "normal", keeps=True
+    ),
     "radial": RungSpec("the real scale of each token", f"{_GAUSSIAN}:Radial", "normal"),
     **{
         f"perturbative-{m}": RungSpec(

@@ -46,6 +46,7 @@ def telescope(bootstrap: Bootstrap, gaps: Gaps) -> Telescope | None:
         dependence=less(permuted, matched),
         rest=Number.of_ratio(bootstrap, matched),
         shrinkage=less(full, unshrunk),
+        across_tokens=less(gaps["full-temporal"], full) if "full-temporal" in gaps else None,
     )
 
 

@@ -107,6 +107,8 @@ def _telescope(record: Record, notes: Notes) -> Section | None:
         ("+ rest", telescope.rest, "matched − clean: context, target, tokens jointly"),
         ("apart: shrinkage", telescope.shrinkage, "full − full-unshrunk"),
     ]
+    if telescope.across_tokens is not None:
+        rows.append(("apart: across tokens", telescope.across_tokens, "full-temporal − full"))
     texts = aligned([number for _, number, _ in rows])
     body: list[str | tuple[str, ...]] = []
     for (name, number, what), (value, half) in zip(rows, texts, strict=True):

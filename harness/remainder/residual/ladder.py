@@ -19,6 +19,7 @@ With μ and Σ the mean and covariance of the calibration residual r, and m the 
 | `linear-mean` | μ + A(x̂ − m) |
 | `linear` | the same plus Gaussian noise with the covariance of what A leaves |
 | `temporal` | `full`, correlated across positions by ρ(l) = E[(r_t−μ)ᵀΣ̂⁻¹(r_{t+l}−μ)]/d |
+| `full-temporal` | `residual.spacetime`: `full`, with a covariance across tokens up to three apart |
 | `radial` | μ + R Σ̂^{1/2}u, u a random direction, R a calibration radius ‖Σ̂^{−1/2}(r−μ)‖ |
 | `perturbative-m` | μ + m^{−1/2} Σ_{i≤m}(r_{π(i)} − μ), real residuals drawn independently |
 | `permuted` | a real residual, drawn anew at each position |
