@@ -27,7 +27,7 @@ from remainder.errors import RecordError
 from remainder.record.find import fullest_record
 from remainder.record.rungs import BOARD_RUNGS, CODED
 from remainder.record.schema import Record
-from remainder.record.store import read_record
+from remainder.record.store import read_summary
 from remainder.report.order_sections import INTERACTING
 from remainder.report.tables import render
 from remainder.report.text import Notes
@@ -94,7 +94,7 @@ def read_rows(results: Path, name: str) -> Rows | str:
     found = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     if absent := sorted(wanted - set(found)):
         return f"{name} has no row of {', '.join(absent)}"
-    records = [read_record(fullest_record(path)).record for path in found.values()]
+    records = [read_summary(fullest_record(path)) for path in found.values()]
     for record in records:
         if lacking := lacking_rungs(task, record):
             return f"{name}, {record.submission.name} was not measured on {', '.join(lacking)}"

@@ -5,6 +5,7 @@ They are written by `findings.py`. Those records change no more, and neither doe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from remainder.record.find import fullest_record
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.record.store import read_record
+from remainder.record.store import read_summary
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +24,11 @@ RESULTS = ROOT / "leaderboard" / "archive" / "1" / "results" / "smollm2-135m"
 SPARSE, PROJECTIONS = ("topk", "batch", "matry", "jump", "l1", "gated", "trans", "skip"), ("pca", "random")
 
 
+@functools.cache
 def every(task: str) -> list[Record]:
     """The fullest record of every folder of a task's results, cheapest first."""
     folders = sorted((RESULTS / task / "1").iterdir())
-    fullest = [read_record(fullest_record(folder)).record for folder in folders]
+    fullest = [read_summary(fullest_record(folder)) for folder in folders]
     return sorted(
         fullest, key=lambda record: (record.complexity.bits_per_token.value or 0, record.submission.name)
     )

@@ -64,6 +64,33 @@ def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
         assert findings.filled_readme(readme, detailed) == readme
 
 
+def test_what_moved_is_that_of_the_records() -> None:
+    """What `python docs/examples/what_moved.py` writes is what stands there."""
+    moved = load_script(project_root() / "docs" / "examples" / "what_moved.py")
+    page = moved.PAGE.read_text(encoding="utf-8")
+    assert moved.filled(page, moved.blocks(moved.read(moved.BEFORE), moved.read(moved.AFTER))) == page
+
+
+def test_a_change_counts_where_an_interval_is_left() -> None:
+    moved = load_script(project_root() / "docs" / "examples" / "what_moved.py")
+    before, after = moved.read(moved.BEFORE / "tiny" / "wiki"), moved.read(moved.AFTER / "tiny" / "wiki")
+    by_name = {change.key[1]: change for change in moved.changes(before, after, "kl_raw")}
+    assert set(by_name) >= {"wiki-topk", "wiki-pca-16"}
+    for name, change in by_name.items():
+        rungs = [records["tiny/wiki", name, ""].metrics.rungs for records in (before, after)]
+        one, other = (rung["raw"].quenched.kl for rung in rungs)
+        left = not (one.low <= other.value <= one.high and other.low <= one.value <= other.high)
+        assert change.moved == (left and abs(one.value - other.value) > 1e-8)
+    shifted = {key: record for key, record in after.items() if key[1] == "wiki-topk"}
+    ((key, record),) = shifted.items()
+    far = Number(value=9.0, low=8.9, high=9.1)
+    raw = record.metrics.rungs["raw"]
+    rung = raw.model_copy(update={"quenched": raw.quenched.model_copy(update={"kl": far})})
+    metrics = record.metrics.model_copy(update={"rungs": {**record.metrics.rungs, "raw": rung}})
+    (change,) = moved.changes(before, {key: record.model_copy(update={"metrics": metrics})}, "kl_raw")
+    assert change.moved is True
+
+
 def test_what_was_generated_stands_in_no_other_place(findings: ModuleType) -> None:
     """Beside blocks the page explains: it has no interval, and names no row."""
     page = re.sub(
