@@ -50,15 +50,15 @@ test: $(STAMP)  ## quick tests
 test-all: $(STAMP)  ## slow tests too
 	$(PYTEST) -m ""
 
-# Two processes of one thread each: what is held against peers takes as long as all others together.
+# Two processes of one thread each: what is held against peers, and circuits, take as long as all others together.
 BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --benchmark-only --unchecked -q
-PEERS := tests/benchmarks/test_peers.py
+BESIDE := tests/benchmarks/test_peers.py tests/benchmarks/test_circuit_passes.py
 bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests; writes docs/performance.md
 	@mkdir -p .benchmarks
-	@$(BENCH) $(PEERS) --benchmark-json=.benchmarks/peers.json > .benchmarks/peers.log 2>&1 & peers=$$!; \
-	$(BENCH) tests/benchmarks --ignore=$(PEERS) --benchmark-json=.benchmarks/others.json; others=$$?; \
-	wait $$peers; failed=$$?; cat .benchmarks/peers.log; [ $$others = 0 ] && [ $$failed = 0 ]
-	$(BIN)/python tests/benchmarks/page.py .benchmarks/peers.json .benchmarks/others.json docs/performance.md
+	@$(BENCH) $(BESIDE) --benchmark-json=.benchmarks/beside.json > .benchmarks/beside.log 2>&1 & beside=$$!; \
+	$(BENCH) tests/benchmarks $(BESIDE:%=--ignore=%) --benchmark-json=.benchmarks/others.json; others=$$?; \
+	wait $$beside; failed=$$?; cat .benchmarks/beside.log; [ $$others = 0 ] && [ $$failed = 0 ]
+	$(BIN)/python tests/benchmarks/page.py .benchmarks/beside.json .benchmarks/others.json docs/performance.md
 
 lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check

@@ -12,12 +12,12 @@ import pytest
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 CASES = {
-    "16 windows, vocabulary 50,000, 4,096 latents, 1 SAE": (16, 50_000, 4096, 1, "raw"),
-    "8 times the tokens": (128, 50_000, 4096, 1, "raw"),
-    "vocabulary 256,000": (16, 256_000, 4096, 1, "raw"),
-    "65,536 latents": (16, 50_000, 65_536, 1, "raw"),
-    "16 SAEs": (16, 50_000, 4096, 16, "raw"),
-    "rung full, with all fits": (16, 50_000, 4096, 1, "full"),
+    "8 windows, vocabulary 50,000, 4,096 latents, 1 SAE": (8, 50_000, 4096, 1, "raw"),
+    "8 times the tokens": (64, 50_000, 4096, 1, "raw"),
+    "vocabulary 256,000": (8, 256_000, 4096, 1, "raw"),
+    "65,536 latents": (8, 50_000, 65_536, 1, "raw"),
+    "16 SAEs": (8, 50_000, 4096, 16, "raw"),
+    "rung full, with all fits": (8, 50_000, 4096, 1, "full"),
 }
 MOST = 1.5e9
 

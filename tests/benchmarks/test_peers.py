@@ -26,7 +26,7 @@ from remainder.loading.open import open_task
 from remainder.task.spec import Tier, load_task
 
 TASK, HOOK, LAYER = "smollm2-135m/resid-15", "blocks.14.hook_out", 14
-WINDOWS = 16
+WINDOWS = 12
 ROUNDS = ((1, 2), (1, 4, 16))
 """Numbers of SAEs, round after round."""
 TIER = Tier(evaluation_windows=WINDOWS, calibration_windows=16, fit_windows=16, pairs=1, dtype="float32")

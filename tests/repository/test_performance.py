@@ -12,11 +12,29 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES: dict[str, dict[str, Any]] = {
-    "start-up": {"command": "tasks", "seconds": 0.25},
-    "passes": {"call": "all", "first": 3.0, "further": 1.0},
-    "memory": {"case": "some", "model": 1e9, "more": 2e8},
-    "rates": {"what": "blocks", "GFLOP/s": 50.0, "of the machine": 0.7},
+QUANTILES = dict(zip(("least", "quarter", "median", "three quarters", "most"), range(3, 8), strict=True))
+UNITS = {"one step of edge attribution": 6.0, "0": 0.2, "0.05": 1.25, "random 0.05": 1.5, "1": 1.0}
+FIGURES: dict[str, list[dict[str, Any]]] = {
+    "start-up": [{"command": "tasks", "seconds": 0.25}],
+    "passes": [{"call": "all", "first": 3.0, "further": 1.0}],
+    "memory": [{"case": "some", "model": 1e9, "more": 2e8}],
+    "rates": [{"what": "blocks", "GFLOP/s": 50.0, "of the machine": 0.7}],
+    "engines": [{"engine": "ray", "rows": 24, "clock": 1.5, "cpu": 1.7}],
+    "paired": [
+        {"rung": "raw", "pairs": 66, "documents": 700, "correlation": 0.9, "drawn": 0.125, **QUANTILES}
+    ],
+    "circuits": [
+        {"kind": "latents", "units": {"latents": 0.8}, "seconds": 0.5, "prompts": 16},
+        {
+            "kind": "edges",
+            "units": UNITS,
+            "seconds": 0.5,
+            "prompts": 16,
+            "passes": 63,
+            "row": 120.0,
+            "chance": 300.0,
+        },
+    ],
 }
 
 
@@ -39,7 +57,7 @@ def content(*groups: str) -> dict[str, Any]:
             "node": "somewhere",
             "cpu": {"count": 2, "flags": ["avx2"]},
         },
-        "benchmarks": [{"group": group, "extra_info": FIGURES[group]} for group in groups],
+        "benchmarks": [{"group": group, "extra_info": row} for group in groups for row in FIGURES[group]],
     }
 
 
@@ -49,6 +67,21 @@ def test_a_group_that_ran_has_a_table_and_no_other(writer: ModuleType) -> None:
     assert "| `remainder tasks` | 0.25 |" in found
     assert "| blocks | 50 | 70% |" in found
     assert "somewhere" not in found
+
+
+def test_circuits_are_told_in_units_of_a_plain_pass_and_summed_to_a_row(writer: ModuleType) -> None:
+    found = writer.page(content("circuits"))
+    assert "| 5.0% | 1.25 | 1.50 |" in found
+    assert "latents: 0.80." in found
+    assert "63 passes of each template" in found
+    assert "2.0 minutes of one core" in found
+    assert "once a task: 5.0 minutes" in found
+
+
+def test_pairing_tells_what_limits_it(writer: ModuleType) -> None:
+    found = writer.page(content("paired"))
+    assert "| `raw` | 3.0 | 4.0 | 5.0 | 6.0 | 7.0 | 0.90 | 12% | 700 |" in found
+    assert "by 1.33: 6.7 for the median pair" in found  # 4/3 of the median
 
 
 def test_rows_of_a_table_have_as_many_cells_as_its_head(writer: ModuleType) -> None:

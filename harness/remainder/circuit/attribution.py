@@ -280,8 +280,9 @@ class _Gradients:
 
     def _contract(self, stage: Stage, gradient: Float[Tensor, "rows pos readers d"]) -> None:
         seen = self.differences[: stage.sees].flatten(1)
-        contracted = seen @ gradient.permute(0, 1, 3, 2).reshape(seen.shape[1], -1)
-        self.scores[: stage.sees, stage.readers] += contracted.double().cpu().numpy()
+        # Few readers and a long sum: with these in front the product takes half as long as the other way round.
+        contracted = gradient.permute(2, 0, 1, 3).flatten(1) @ seen.T
+        self.scores[: stage.sees, stage.readers] += contracted.T.double().cpu().numpy()
 
 
 class _Patch:
