@@ -48,3 +48,19 @@ def test_the_same_outputs_have_no_divergence(outputs: int) -> None:
     likelihood = likelihood_of(targets)
     kl = likelihood.compare(likelihood.keep(clean), clean, targets).kl
     assert float(kl.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("outputs", [5, 1])
+def test_the_clean_pass_reads_its_outputs_as_any_other(outputs: int) -> None:
+    clean, spliced = random(9, outputs, seed=0), random(9, outputs, seed=1)
+    targets = random(9, seed=2) if outputs == 1 else torch.arange(9) % outputs
+    likelihood = likelihood_of(targets)
+    kept, own = likelihood.clean(clean, targets)
+    expected = likelihood.compare(likelihood.keep(clean), clean, targets)
+    assert torch.equal(own.loss, expected.loss)
+    assert own.kl.tolist() == [0.0] * 9
+    if expected.answers is not None:
+        assert own.answers is not None
+        assert own.answers.tolist() == expected.answers.tolist()
+    found, again = (likelihood.compare(each, spliced, targets) for each in (kept, likelihood.keep(clean)))
+    assert torch.equal(found.kl, again.kl)

@@ -280,7 +280,7 @@ class _Gradients:
 
     def _contract(self, stage: Stage, gradient: Float[Tensor, "rows pos readers d"]) -> None:
         seen = self.differences[: stage.sees].flatten(1)
-        # Few readers and a long sum: with these in front the product takes half as long as the other way round.
+        # Few readers and a long sum: with readers in front the product takes half as long.
         contracted = gradient.permute(2, 0, 1, 3).flatten(1) @ seen.T
         self.scores[: stage.sees, stage.readers] += contracted.T.double().cpu().numpy()
 

@@ -61,9 +61,13 @@ class Categorical:
 
     def keep(self, outputs: Outputs) -> Kept:
         """p [rows, classes] and Σ p log p [rows]."""
+        return self._keep(outputs, torch.logsumexp(outputs, -1))
+
+    def clean(self, outputs: Outputs, targets: Targets) -> tuple[Kept, Compared]:
+        """`keep` of the clean outputs, and their own loss; KL is 0."""
         partition = torch.logsumexp(outputs, -1)
-        p = torch.exp(outputs - partition[:, None])
-        return p, torch.linalg.vecdot(p, outputs) - partition
+        loss = partition - outputs.gather(-1, targets[:, None])[:, 0]
+        return self._keep(outputs, partition), Compared(loss, torch.zeros_like(loss), outputs.argmax(-1))
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
         """Loss of `outputs`, and KL from the clean outputs to them."""
@@ -73,6 +77,10 @@ class Categorical:
         kl = negentropy - torch.linalg.vecdot(probabilities, outputs) + partition
         return Compared(loss, kl, outputs.argmax(-1))
 
+    def _keep(self, outputs: Outputs, partition: Float[Tensor, " rows"]) -> Kept:
+        p = torch.exp(outputs - partition[:, None])
+        return p, torch.linalg.vecdot(p, outputs) - partition
+
 
 class Normal:
     """The mean of a normal distribution of variance 1."""
@@ -80,6 +88,10 @@ class Normal:
     def keep(self, outputs: Outputs) -> Kept:
         """f [rows, 1]."""
         return (outputs,)
+
+    def clean(self, outputs: Outputs, targets: Targets) -> tuple[Kept, Compared]:
+        """`keep` of the clean outputs, and their own loss; KL is 0."""
+        return self.keep(outputs), self.compare(self.keep(outputs), outputs, targets)
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
         """Loss of `outputs`, and KL from the clean outputs to them."""

@@ -99,13 +99,11 @@ def clean_pass(runner: Runner, batch: Batch, *, everywhere: bool = False) -> Cle
     keeps = len(hidden) * outputs <= KEPT
     parts, found = [], []
     for part in _chunks(len(hidden), outputs):
-        logits = runner.logits(hidden[part])
-        kept = likelihood.keep(logits)
-        found.append(likelihood.compare(kept, logits, targets[part]))
+        kept, own = likelihood.clean(runner.logits(hidden[part]), targets[part])
+        found.append(own)
         if keeps:
             parts.append(kept)
     compared = Compared.joined(found)
-    compared = compared._replace(kl=torch.zeros_like(compared.loss))
     everything = tuple(torch.cat(same) for same in zip(*parts, strict=True)) if keeps else None
     scored = _scored(batch, rows, compared)
     scores = _by_window(batch, scored, scored.answers, batch.targets[batch.scored])
