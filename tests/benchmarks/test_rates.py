@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from remainder.loading.open import open_task
-from remainder.measure.losses import clean_pass
+from remainder.measure.losses import clean_pass, compared_pass
 
 WINDOWS, SIZE, ROUNDS = 8, 2048, 5
+BLOCKS = "blocks alone"
+CLEAN = "clean pass: blocks, unembedding, losses, what is kept of the outputs"
+SPLICED = "spliced pass: blocks, unembedding, losses and KL"
 
 
 def operations(runner: Any, tokens: int, window: int) -> tuple[float, float]:
@@ -37,7 +40,7 @@ def cpu(work: Callable[[], Any]) -> float:
 
 
 @pytest.mark.benchmark(group="rates")
-@pytest.mark.parametrize("what", ["blocks alone", "blocks, unembedding, losses and KL"])
+@pytest.mark.parametrize("what", [BLOCKS, CLEAN, SPLICED])
 def test_rate(benchmark: Any, what: str) -> None:
     torch.set_num_threads(1)
     loaded: Any = open_task("smollm2-135m/resid-15", device="cpu")
@@ -48,12 +51,16 @@ def test_rate(benchmark: Any, what: str) -> None:
 
     def pass_() -> None:
         with torch.inference_mode():
-            if what == "blocks alone":
+            if what == BLOCKS:
                 runner.suffix(batch.inputs, batch.prefix, batch.prefix.x_out)
-            else:
+            elif what == CLEAN:
                 clean_pass(runner, batch)
+            else:
+                compared_pass(runner, clean, batch.prefix.x_out)
 
-    count = inside if what == "blocks alone" else inside + head
+    with torch.inference_mode():
+        clean = clean_pass(runner, batch)
+    count = inside if what == BLOCKS else inside + head
     pass_()
     ratios, rates = [], []
     for _ in range(ROUNDS):

@@ -78,7 +78,7 @@ class Categorical:
         return Compared(loss, kl, outputs.argmax(-1))
 
     def _keep(self, outputs: Outputs, partition: Float[Tensor, " rows"]) -> Kept:
-        p = torch.exp(outputs - partition[:, None])
+        p = (outputs - partition[:, None]).exp_()
         return p, torch.linalg.vecdot(p, outputs) - partition
 
 
