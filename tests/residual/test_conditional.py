@@ -273,7 +273,7 @@ def test_cluster_is_exact_where_cells_are_far_apart() -> None:
 def test_the_surprise_of_cells_is_the_density_of_their_gaussians() -> None:
     x, r = gaussian(40, POSITIONS, D, seed=1), gaussian(40, POSITIONS, D, seed=2)
     rows = _rows(kept(x, r))
-    fitted = fit_cell_gaussians(rows, rows.order(), 10.0, 30.0)
+    fitted = replace(fit_cell_gaussians(rows, rows.order()), kappa=10.0, nu=30.0)
     some = rows.some(rows.order()[:6])
     cell = fitted.of(some.seen.reconstruction[some.seen.mask])
     floor, total = 0.07, 0.0

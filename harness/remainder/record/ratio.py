@@ -114,6 +114,5 @@ def _kls(totals: Totals, *rungs: str) -> list[Array] | str:
     found = {rung: kl.numerator for rung, kl in kls.items() if isinstance(kl, Ratio)}
     for rung, sums in found.items():
         if not sums.any():
-            what = "raw" if rung == scored_rung(totals) else rung
-            return f"the KL of {what} is 0: below {KL_ROUNDING:g} nats per token"
+            return f"the KL of {rung} is 0: below {KL_ROUNDING:g} nats per token"
     return list(found.values())

@@ -9,7 +9,8 @@ fold of documents that was left out. No d × d matrix of a cell is formed: S = K
 the cell or the space has, and noise is √(ν/(ν+n)) Σ^{1/2} z + Kᵀw/√(ν+n). Densities are by Woodbury's
 identity in the eigenvectors of Σ.
 
-Cells are found among the first 16,384 rows (`residual.cells`); Gaussians are fitted to the first 32,768.
+Cells are found among the first 16,384 rows (`residual.cells`); Gaussians are fitted to the first 32,768, and
+κ and ν are chosen on the first 4,096 of the fold.
 
 Source: protocol 2, section 4.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +41,7 @@ from remainder.residual.rows import Rows, Seen
 __all__ = ["CellGaussians", "Cluster", "fit_cell_gaussians"]
 
 _FOR_CELLS, _MOST = 16384, 32768  # rows
+_QUERIES = 4096  # rows of a fold that κ and ν are chosen on
 _MEANS = (0.0, 4.0, 16.0, 64.0, 256.0, math.inf)
 _SCATTERS = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, math.inf)
 
@@ -103,9 +106,8 @@ class CellGaussians:
         return total
 
 
-def fit_cell_gaussians(rows: Rows, windows: Sequence[int], kappa: float, nu: float) -> CellGaussians:
-    """Cells of x̂ and their Gaussians, from the first of these windows."""
-    chosen = rows.first(windows, _MOST)
+def fit_cell_gaussians(rows: Rows, chosen: Sequence[int]) -> CellGaussians:
+    """Cells of x̂ and their Gaussians, of these windows: raw means, the pooled covariance in every cell."""
     parts = [(some.seen.reconstruction[some.seen.mask], some.rows) for some in rows.blocks(chosen)]
     x, r = torch.cat([part for part, _ in parts]), torch.cat([part for _, part in parts])
     cells = fit_cells(x[:_FOR_CELLS], r[:_FOR_CELLS])
@@ -128,8 +130,8 @@ def fit_cell_gaussians(rows: Rows, windows: Sequence[int], kappa: float, nu: flo
         r.double().mean(0),
         tuple(factors),
         fit_covariance(within),
-        kappa,
-        nu,
+        kappa=0.0,
+        nu=math.inf,
     )
 
 
@@ -148,19 +150,25 @@ class Cluster(Kernel):
             raise NotMeasurableError(
                 "the residual is constant on calibration: cells have no Gaussians", fix="leave cluster out"
             )
+
+        @cache  # the same first windows are asked for again, by points of the curve among others
+        def unshrunk(chosen: tuple[int, ...]) -> CellGaussians:
+            return fit_cell_gaussians(rows, chosen)
+
+        def fit(windows: Sequence[int], kappa: float = 0.0, nu: float = math.inf) -> CellGaussians:
+            return replace(unshrunk(tuple(rows.first(windows, _MOST))), kappa=kappa, nu=nu)
+
         dealt = [fold for fold in range(FOLDS) if rows.order(fold) and rows.order(without=fold)]
-        fitted = {fold: fit_cell_gaussians(rows, rows.order(without=fold), 0.0, math.inf) for fold in dealt}
-        first = dealt[0]
-        kappa = min(_MEANS, key=lambda kappa: _error(rows, first, replace(fitted[first], kappa=kappa)))
-        fitted = {fold: replace(one, kappa=kappa) for fold, one in fitted.items()}
-        nu = min(_SCATTERS, key=lambda nu: _surprise(rows, first, replace(fitted[first], nu=nu), floor)[0])
-        parts = [_surprise(rows, fold, replace(one, nu=nu), floor) for fold, one in fitted.items()]
-
-        def fit(windows: Sequence[int]) -> CellGaussians:
-            return fit_cell_gaussians(rows, windows, kappa, nu)
-
-        found = held_out(rows, fit, moments=False)
-        self.fitted = fit(rows.order())
+        fitted = {fold: fit(rows.order(without=fold)) for fold in dealt}
+        few, first = rows.first(rows.order(dealt[0]), _QUERIES), fitted[dealt[0]]
+        kappa = min(_MEANS, key=lambda kappa: _error(rows, few, replace(first, kappa=kappa)))
+        nu = min(_SCATTERS, key=lambda nu: _surprise(rows, few, replace(first, kappa=kappa, nu=nu), floor)[0])
+        parts = [
+            _surprise(rows, rows.order(fold), replace(one, kappa=kappa, nu=nu), floor)
+            for fold, one in fitted.items()
+        ]
+        found = held_out(rows, lambda windows: fit(windows, kappa, nu), moments=False)
+        self.fitted = fit(rows.order(), kappa, nu)
         cells = len(self.fitted.counts)
         calibration.conditional["cluster"] = ConditionalFit(
             rows=min(len(rows), _MOST),
@@ -186,18 +194,18 @@ class Cluster(Kernel):
         return placed(context, rows)
 
 
-def _error(rows: Rows, fold: int, fitted: CellGaussians) -> float:
-    """Squared error of the means on a fold."""
+def _error(rows: Rows, windows: Sequence[int], fitted: CellGaussians) -> float:
+    """Squared error of the means on some windows."""
     return sum(
         float((some.rows.double() - fitted.predict(some.seen)).square().sum())
-        for some in rows.blocks(rows.order(fold))
+        for some in rows.blocks(windows)
     )
 
 
-def _surprise(rows: Rows, fold: int, fitted: CellGaussians, floor: float) -> tuple[float, int]:
-    """Sum of −log density over a fold, and its rows."""
+def _surprise(rows: Rows, windows: Sequence[int], fitted: CellGaussians, floor: float) -> tuple[float, int]:
+    """Sum of −log density over some windows, and their rows."""
     total, count = 0.0, 0
-    for some in rows.blocks(rows.order(fold)):
+    for some in rows.blocks(windows):
         x = some.seen.reconstruction[some.seen.mask]
         total += fitted.surprise(some.rows, fitted.of(x), floor)
         count += len(x)

@@ -30,7 +30,7 @@ from remainder.residual.rows import Rows
 
 __all__ = ["Nearest", "Neighbour", "NeighbourMean", "Neighbours"]
 
-_QUERIES = 8192  # rows of each fold that are looked up
+_QUERIES = 2048  # rows of each fold that are looked up
 _TIE = 1e-6
 """Distances that differ by no more than this share of both squared lengths are equal."""
 
