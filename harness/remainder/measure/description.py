@@ -12,7 +12,8 @@
    a lower bound, for any encoder, of how much better than a Gaussian x can be described.
 3. Both Gaussians are the better on held-out documents of a shrunk covariance and of low rank plus a diagonal.
 4. Its own step: of the twelve the one of largest net bits on calibration documents, each fold of these
-   described by tables and Gaussians (shrunk covariances) of the others. Then all is fitted to all of them.
+   described by tables and Gaussians (shrunk covariances) of the others; on a sample of 16 million numbers, or
+   50 rows a dimension if that is more. Then all is fitted to all of them.
 
 Source: protocol 2, section 6.
 """
@@ -45,6 +46,7 @@ _ROWS_A_DIMENSION = 50
 _RANKS = (16, 4, 2)  # d over these, of low rank plus a diagonal
 _DISTINCT = 0.5  # share of rows that differ from all before, below which a site is discrete
 _LOOKED_AT = 4096
+_CHOSEN_ON = 1 << 24  # numbers, rows times dimensions
 _LOG2 = math.log(2)
 
 
@@ -180,7 +182,8 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
             f"the site is discrete, {distinct:,} different activations among {len(first):,}: densities mean "
             "nothing there"
         )
-    moments = [_moments(rows, fold) for fold in range(FOLDS)]
+    dealt = [rows.order(fold) for fold in range(FOLDS)]
+    moments = [_moments(rows, own) for own in dealt]
     if sum(part.count > 0 for part in moments) < FOLDS:
         return f"calibration documents are in fewer than {FOLDS} folds"
     total = Moments.merged(moments)
@@ -188,15 +191,17 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
     if not variance > 0:
         return "activations are constant on calibration"
     floor = NOISES[0] * variance
-    baseline = [_cost(moments, fold, floor) for fold in range(FOLDS)]
     tables = [_tables(rows, coder, fold) for fold in range(FOLDS)]
+    few = set(rows.first(order, max(_ROWS_A_DIMENSION * rows.width, _CHOSEN_ON // rows.width)))
+    sample = [[place for place in own if place in few] for own in dealt]
+    of_sample = moments if len(few) == len(order) else [_moments(rows, own) for own in sample]
     nets = []
     for step in range(STEPS):
-        at = _at_step(rows, coder, step, [own[step] for own in tables])
-        described = (_cost(at.left, fold, floor) + at.bits[fold] for fold in range(FOLDS))
-        nets.append([x - both for x, both in zip(baseline, described, strict=True)])
-    best = max(range(STEPS), key=lambda step: sum(nets[step]))
-    left = _at_step(rows, coder, best, [own[best] for own in tables]).left
+        at = _at_step(rows, coder, step, [own[step] for own in tables], sample)
+        nets.append(sum(_nets(of_sample, at, floor)))
+    best = max(range(STEPS), key=nets.__getitem__)
+    at_best = _at_step(rows, coder, best, [own[best] for own in tables], dealt)
+    left = at_best.left
     x, remainder = fit_gaussian(moments, floor), fit_gaussian(left, floor)
     ceiling = 0.5 * torch.log2(1 + torch.linalg.eigvalsh(x.matrix).clamp(min=0) / floor).sum()
     counts = [part.count for part in moments]
@@ -207,14 +212,14 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
         ceiling=float(ceiling),
         activation=x.family,
         remainder=remainder.family,
-        folds=tuple(net / count for net, count in zip(nets[best], counts, strict=True)),
+        folds=tuple(net / n for net, n in zip(_nets(moments, at_best, floor), counts, strict=True)),
     )
     return Description(coder, best, variance, x, remainder, fit)
 
 
-def _moments(rows: Rows, fold: int) -> Moments:
+def _moments(rows: Rows, windows: Sequence[int]) -> Moments:
     found = Moments.empty(rows.width)
-    for some in rows.blocks(rows.order(fold)):
+    for some in rows.blocks(windows):
         found.update(some.rows)
     return found
 
@@ -253,11 +258,24 @@ class _AtStep(NamedTuple):
     """Bits of the codes, under tables of the other folds."""
 
 
-def _at_step(rows: Rows, coder: Coder, step: int, tables: Sequence[StepTable]) -> _AtStep:
+def _nets(moments: Sequence[Moments], at: _AtStep, floor: float) -> list[float]:
+    """Net bits of each fold's rows, under tables and Gaussians of the others.
+
+    Args:
+        moments: of the activations, fold by fold.
+    """
+    return [
+        _cost(moments, fold, floor) - _cost(at.left, fold, floor) - at.bits[fold] for fold in range(FOLDS)
+    ]
+
+
+def _at_step(
+    rows: Rows, coder: Coder, step: int, tables: Sequence[StepTable], dealt: Sequence[Sequence[int]]
+) -> _AtStep:
     left, bits = [], []
-    for fold, table in enumerate(tables):
+    for windows, table in zip(dealt, tables, strict=True):
         moments, total = Moments.empty(rows.width), 0.0
-        for some in rows.blocks(rows.order(fold)):
+        for some in rows.blocks(windows):
             symbols = coder.symbols(_contributions(coder, some), step)
             total += table.off * symbols.tokens + float(table.bits(symbols.latent, symbols.value).sum())
             x, spliced = some.rows.to(coder.device), some.seen.mask.to(coder.device)

@@ -82,8 +82,14 @@ class Bank:
         self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor, cut: int
     ) -> None:
         held, added = (self.residual, self.reconstruction, self.mask), (residual, reconstruction, mask)
-        new = [part if own is None else torch.cat([own, part]) for own, part in zip(held, added, strict=True)]
-        keys = np.concatenate([self._priorities, keys])
+        low = [place for place, key in enumerate(keys) if int(key) < self._cut]
+        if not low and cut >= self._cut and self.mask is not None:  # a full bank takes none of them
+            return
+        new = [
+            part[low] if own is None else torch.cat([own, part[low]])
+            for own, part in zip(held, added, strict=True)
+        ]
+        keys = np.concatenate([self._priorities, keys[low]])
         order = np.argsort(keys, kind="stable")
         total = np.cumsum(new[2].sum(1).cpu().numpy()[order])
         self._cut = min(self._cut, cut)

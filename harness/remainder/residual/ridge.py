@@ -127,7 +127,8 @@ class _Sums:
         return Ridge(self.design, weights, self.target_means - self.means @ weights)
 
     def _direct(self, gram: Array, strength: float) -> Array:
-        penalised = torch.from_numpy(gram + strength * np.eye(len(gram)))
+        penalised = torch.from_numpy(gram).clone()
+        penalised.diagonal().add_(strength)
         factor, failed = torch.linalg.cholesky_ex(penalised)
         if int(failed):
             raise MeasurementError(
