@@ -273,7 +273,7 @@ def test_cluster_is_exact_where_cells_are_far_apart() -> None:
 def test_the_surprise_of_cells_is_the_density_of_their_gaussians() -> None:
     x, r = gaussian(40, POSITIONS, D, seed=1), gaussian(40, POSITIONS, D, seed=2)
     rows = _rows(kept(x, r))
-    fitted = replace(fit_cell_gaussians(rows, rows.order()), kappa=10.0, nu=30.0)
+    fitted = replace(fit_cell_gaussians(rows, rows.order()), kappa=10.0)
     some = rows.some(rows.order()[:6])
     cell = fitted.of(some.seen.reconstruction[some.seen.mask])
     floor, total = 0.07, 0.0
@@ -282,7 +282,8 @@ def test_the_surprise_of_cells_is_the_density_of_their_gaussians() -> None:
         sigma = (30 * fitted.covariance.matrix + factor.T @ factor) / (30 + n) + floor * torch.eye(D)
         law = stats.multivariate_normal(fitted.means[own].numpy(), sigma.numpy())
         total += -law.logpdf(row.numpy()) + 0.5 * floor * float(torch.linalg.inv(sigma).trace())
-    assert fitted.surprise(some.rows, cell, floor) == pytest.approx(total, rel=1e-9)
+    found = fitted.surprises(some.rows, cell, floor, [4.0, 30.0])
+    assert float(found[1]) == pytest.approx(total, rel=1e-9)
 
 
 def test_the_surprise_of_a_gaussian_is_its_density_in_all_dimensions() -> None:

@@ -194,25 +194,24 @@ def fit_description(rows: Rows, coder: Coder) -> Description | str:
     tables = [_tables(rows, coder, fold) for fold in range(FOLDS)]
     few = set(rows.first(order, max(_ROWS_A_DIMENSION * rows.width, _CHOSEN_ON // rows.width)))
     sample = [[place for place in own if place in few] for own in dealt]
-    of_sample = moments if len(few) == len(order) else [_moments(rows, own) for own in sample]
+    baseline = _costs([_moments(rows, own) for own in sample], floor)
     nets = []
     for step in range(STEPS):
         at = _at_step(rows, coder, step, [own[step] for own in tables], sample)
-        nets.append(sum(_nets(of_sample, at, floor)))
+        nets.append(sum(baseline) - sum(_costs(at.left, floor)) - sum(at.bits))
     best = max(range(STEPS), key=nets.__getitem__)
-    at_best = _at_step(rows, coder, best, [own[best] for own in tables], dealt)
-    left = at_best.left
-    x, remainder = fit_gaussian(moments, floor), fit_gaussian(left, floor)
+    at = _at_step(rows, coder, best, [own[best] for own in tables], dealt)
+    folds = zip(_costs(moments, floor), _costs(at.left, floor), at.bits, moments, strict=True)
+    x, remainder = fit_gaussian(moments, floor), fit_gaussian(at.left, floor)
     ceiling = 0.5 * torch.log2(1 + torch.linalg.eigvalsh(x.matrix).clamp(min=0) / floor).sum()
-    counts = [part.count for part in moments]
     fit = DescriptionFit(
-        rows=sum(counts),
+        rows=total.count,
         step=best,
         noise=floor,
         ceiling=float(ceiling),
         activation=x.family,
         remainder=remainder.family,
-        folds=tuple(net / n for net, n in zip(_nets(moments, at_best, floor), counts, strict=True)),
+        folds=tuple((alone - left - bits) / part.count for alone, left, bits, part in folds),
     )
     return Description(coder, best, variance, x, remainder, fit)
 
@@ -224,13 +223,16 @@ def _moments(rows: Rows, windows: Sequence[int]) -> Moments:
     return found
 
 
-def _cost(moments: Sequence[Moments], fold: int, floor: float) -> float:
-    """Bits of a fold's rows under the Gaussian of the others', its covariance shrunk.
+def _costs(moments: Sequence[Moments], floor: float) -> list[float]:
+    """Bits of each fold's rows under the Gaussian of the others', its covariance shrunk.
 
     Which family is the better is asked once the step is known: it takes twenty times as long.
     """
-    others = [part for place, part in enumerate(moments) if place != fold]
-    return _shrunk(others).total(moments[fold], floor)
+    costs = []
+    for fold, own in enumerate(moments):
+        others = [part for place, part in enumerate(moments) if place != fold]
+        costs.append(_shrunk(others).total(own, floor))
+    return costs
 
 
 def _contributions(coder: Coder, some: Some) -> Codes:
@@ -256,17 +258,6 @@ class _AtStep(NamedTuple):
     """Moments of what quantised codes leave of x."""
     bits: list[float]
     """Bits of the codes, under tables of the other folds."""
-
-
-def _nets(moments: Sequence[Moments], at: _AtStep, floor: float) -> list[float]:
-    """Net bits of each fold's rows, under tables and Gaussians of the others.
-
-    Args:
-        moments: of the activations, fold by fold.
-    """
-    return [
-        _cost(moments, fold, floor) - _cost(at.left, fold, floor) - at.bits[fold] for fold in range(FOLDS)
-    ]
 
 
 def _at_step(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ Fit = TypeVar("Fit")
 
 _CAPACITY = 65536  # rows
 _CAPACITY_LARGE = 20480
+_WAITING = 8  # a bank is put in order when what came since holds its capacity's share, one over this
+
+
+class _Windows(NamedTuple):
+    keys: NDArray[np.uint64]
+    residual: Float[Tensor, "windows pos d"]
+    reconstruction: Float[Tensor, "windows pos d"]
+    mask: Bool[Tensor, "windows pos"]
 
 
 @dataclass
@@ -56,6 +64,8 @@ class Bank:
     _priorities: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     _cut: int = 2**64
     """The lowest priority that did not fit; no window with a higher one belongs here either."""
+    _waiting: list[_Windows] = field(default_factory=list)
+    """What came since the bank was last put in order, which copies all of it."""
 
     def update(
         self,
@@ -71,36 +81,44 @@ class Bank:
             torch.where(keep, reconstruction, 0.0).float(),
             mask,
         )
-        self._merge(priorities(places), *parts, 2**64)
+        keys = priorities(places)
+        low = [place for place, key in enumerate(keys) if int(key) < self._cut]
+        if low:  # a full bank takes few of them
+            self._waiting.append(_Windows(keys[low], *(part[low] for part in parts)))
+        if sum(some.mask.numel() for some in self._waiting) * _WAITING >= self.capacity:
+            self._settle()
 
     def merge(self, other: Bank) -> None:
         """Add the windows of `other`; the result is the bank that would have seen all of them."""
+        other._settle()
         if other.residual is not None and other.reconstruction is not None and other.mask is not None:
-            self._merge(other._priorities, other.residual, other.reconstruction, other.mask, other._cut)
+            self._waiting.append(
+                _Windows(other._priorities, other.residual, other.reconstruction, other.mask)
+            )
+            self._cut = min(self._cut, other._cut)
+            self._settle()
 
-    def _merge(
-        self, keys: NDArray[np.uint64], residual: Tensor, reconstruction: Tensor, mask: Tensor, cut: int
-    ) -> None:
-        held, added = (self.residual, self.reconstruction, self.mask), (residual, reconstruction, mask)
-        low = [place for place, key in enumerate(keys) if int(key) < self._cut]
-        if not low and cut >= self._cut and self.mask is not None:  # a full bank takes none of them
+    def _settle(self) -> None:
+        """Put what came since last in its place, and leave out what no longer fits."""
+        if not self._waiting:
             return
-        new = [
-            part[low] if own is None else torch.cat([own, part[low]])
-            for own, part in zip(held, added, strict=True)
-        ]
-        keys = np.concatenate([self._priorities, keys[low]])
+        parts = list(self._waiting)
+        if self.residual is not None and self.reconstruction is not None and self.mask is not None:
+            parts.insert(0, _Windows(self._priorities, self.residual, self.reconstruction, self.mask))
+        self._waiting.clear()
+        keys = np.concatenate([part.keys for part in parts])
+        total = torch.cat([part.mask for part in parts]).sum(1).cpu().numpy()
         order = np.argsort(keys, kind="stable")
-        total = np.cumsum(new[2].sum(1).cpu().numpy()[order])
-        self._cut = min(self._cut, cut)
-        fit = max(int(np.searchsorted(total, self.capacity, side="right")), 1)
+        fit = max(int(np.searchsorted(np.cumsum(total[order]), self.capacity, side="right")), 1)
         if fit < len(order):
             self._cut = min(self._cut, int(keys[order[fit]]))
         order = order[:fit]
         order = order[[int(key) < self._cut for key in keys[order]]]
-        chosen = torch.from_numpy(order).to(mask.device)
-        self.residual, self.reconstruction, self.mask = (part[chosen] for part in new)
+        chosen = torch.from_numpy(order).to(parts[0].mask.device)
         self._priorities = keys[order]
+        self.residual = torch.cat([part.residual for part in parts])[chosen]
+        self.reconstruction = torch.cat([part.reconstruction for part in parts])[chosen]
+        self.mask = torch.cat([part.mask for part in parts])[chosen]
 
     @property
     def filled(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,6 +127,7 @@ class Bank:
         Raises:
             MeasurementError: if no spliced position was seen.
         """
+        self._settle()
         if self.residual is None or self.reconstruction is None or self.mask is None or not self.mask.any():
             raise MeasurementError("the bank of real residuals is empty", fix="use more calibration windows")
         return self.residual, self.reconstruction, self.mask

@@ -40,7 +40,7 @@ class Cells:
 
     def assign(self, x: Float[Tensor, "*rows d"]) -> Int[Tensor, "*rows"]:
         """The cell with the nearest centre, for each reconstruction."""
-        return _nearest(self.centres.to(x.device), x.float())
+        return _distances(self.centres.to(x.device), x.float()).argmin(-1)
 
 
 def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "rows d"]) -> Cells:
@@ -58,27 +58,29 @@ def fit_cells(reconstruction: Float[Tensor, "rows d"], residual: Float[Tensor, "
             warnings.simplefilter("ignore", ConvergenceWarning)
             clusters = KMeans(wanted, n_init=1, random_state=0, max_iter=50).fit(points.cpu().numpy())
         centres = torch.from_numpy(clusters.cluster_centers_).to(points)
+    distances = _distances(centres, points)
     while True:
-        labels = _nearest(centres, points)
+        labels = distances.argmin(-1)
         sizes = torch.bincount(labels, minlength=len(centres))
         if len(centres) == 1 or int(sizes.min()) >= MINIMUM:
             break
         kept = sizes > 0
         if kept.all():  # empty cells can all go at once, since no row moves
             kept[sizes.argmin()] = False
-        centres = centres[kept]
+        centres, distances = centres[kept], distances[:, kept]
     members = torch.argsort(labels, stable=True).cpu()
     sizes = sizes.cpu()
     starts = torch.cumsum(sizes, 0) - sizes
     return Cells(centres, members, starts, sizes, _explained(residual.double(), labels, len(centres)))
 
 
-def _nearest(centres: Tensor, x: Tensor) -> Tensor:
+def _distances(centres: Tensor, x: Tensor) -> Tensor:
+    """Squared distances to each centre, less what is the same for all of them."""
     # ‖x − c‖² = ‖x‖² − 2 x·c + ‖c‖²; ‖x‖² is the same for all centres and left out. Subtracting the mean of
     # the centres first keeps the products small, and with them the rounding.
     shift = centres.mean(0)
     c = centres - shift
-    return ((x - shift) @ (-2 * c).T + c.square().sum(-1)).argmin(-1)
+    return (x - shift) @ (-2 * c).T + c.square().sum(-1)
 
 
 def _explained(residual: Tensor, labels: Tensor, cells: int) -> float | None:

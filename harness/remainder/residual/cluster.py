@@ -77,32 +77,39 @@ class CellGaussians:
         """μ_c at each position where the mask holds."""
         return self.means[self.of(seen.reconstruction[seen.mask])]
 
-    def shares(self, cell: int) -> tuple[float, float]:
+    def shares(self, cell: int, nu: float) -> tuple[float, float]:
         """The factors of Σ and of S in Σ_c."""
         n = float(self.counts[cell])
-        return (1.0, 0.0) if math.isinf(self.nu) else (self.nu / (self.nu + n), 1 / (self.nu + n))
+        return (1.0, 0.0) if math.isinf(nu) else (nu / (nu + n), 1 / (nu + n))
 
-    def surprise(self, rows: Float[Tensor, "rows d"], cell: Int[Tensor, " rows"], floor: float) -> float:
-        """Sum of −log density of r + N(0, s² I), nats, the added noise in expectation; s² = `floor`."""
+    def surprises(
+        self, rows: Float[Tensor, "rows d"], cell: Int[Tensor, " rows"], floor: float, nus: Sequence[float]
+    ) -> Float[Tensor, " nus"]:
+        """Sum of −log density of r + N(0, s² I) for each ν, nats, the added noise in expectation.
+
+        Args:
+            floor: s².
+        """
         vectors, values = self.covariance.vectors, self.covariance.values
         rest, width = rows.shape[1] - len(values), rows.shape[1]
-        total, means = 0.0, self.means
+        total, means = torch.zeros(len(nus), dtype=torch.float64), self.means
         for number in torch.bincount(cell).nonzero()[:, 0].tolist():
             own = rows[cell == number].double() - means[number]
-            along = own @ vectors
+            along, factors = own @ vectors, self.factors[number] @ vectors
             outside = (own.square().sum(-1) - along.square().sum(-1)).clamp(min=0)
-            pooled, scatter = self.shares(number)
-            d = pooled * values + floor
-            factor = math.sqrt(scatter) * (self.factors[number] @ vectors)
-            inner = torch.eye(len(factor), dtype=torch.float64) + (factor / d) @ factor.T
-            root = torch.linalg.cholesky(inner)
-            solved = torch.linalg.solve_triangular(root, (factor / d) @ along.T, upper=False)
-            trace = torch.linalg.solve_triangular(root, factor / d, upper=False).square().sum()
-            quadratic = (along.square() / d).sum() - solved.square().sum() + outside.sum() / floor
-            added = floor * ((1 / d).sum() - trace) + rest
-            determinant = d.log().sum() + 2 * root.diagonal().log().sum()
-            determinant = determinant + rest * math.log(floor) + width * math.log(2 * math.pi)
-            total += 0.5 * float(quadratic + len(own) * (added + determinant))
+            for place, nu in enumerate(nus):
+                pooled, scatter = self.shares(number, nu)
+                d = pooled * values + floor
+                factor = math.sqrt(scatter) * factors
+                inner = torch.eye(len(factor), dtype=torch.float64) + (factor / d) @ factor.T
+                root = torch.linalg.cholesky(inner)
+                solved = torch.linalg.solve_triangular(root, (factor / d) @ along.T, upper=False)
+                trace = torch.linalg.solve_triangular(root, factor / d, upper=False).square().sum()
+                quadratic = (along.square() / d).sum() - solved.square().sum() + outside.sum() / floor
+                added = floor * ((1 / d).sum() - trace) + rest
+                determinant = d.log().sum() + 2 * root.diagonal().log().sum()
+                determinant = determinant + rest * math.log(floor) + width * math.log(2 * math.pi)
+                total[place] += 0.5 * float(quadratic + len(own) * (added + determinant))
         return total
 
 
@@ -162,11 +169,11 @@ class Cluster(Kernel):
         fitted = {fold: fit(rows.order(without=fold)) for fold in dealt}
         few, first = rows.first(rows.order(dealt[0]), _QUERIES), fitted[dealt[0]]
         kappa = min(_MEANS, key=lambda kappa: _error(rows, few, replace(first, kappa=kappa)))
-        nu = min(_SCATTERS, key=lambda nu: _surprise(rows, few, replace(first, kappa=kappa, nu=nu), floor)[0])
-        parts = [
-            _surprise(rows, rows.order(fold), replace(one, kappa=kappa, nu=nu), floor)
+        nu = _SCATTERS[int(_surprises(rows, few, replace(first, kappa=kappa), floor, _SCATTERS).argmin())]
+        surprise = sum(
+            float(_surprises(rows, rows.order(fold), replace(one, kappa=kappa), floor, [nu]))
             for fold, one in fitted.items()
-        ]
+        )
         found = held_out(rows, lambda windows: fit(windows, kappa, nu), moments=False)
         self.fitted = fit(rows.order(), kappa, nu)
         cells = len(self.fitted.counts)
@@ -174,7 +181,7 @@ class Cluster(Kernel):
             rows=min(len(rows), _MOST),
             explained=found.explained,
             curve={str(size): value for size, value in found.curve.items()},
-            surprise=sum(part for part, _ in parts) / sum(count for _, count in parts),
+            surprise=surprise / sum(rows.count(rows.order(fold)) for fold in dealt),
             note=f"{cells} cells, κ {kappa:g}, ν {nu:g}",
         )
 
@@ -188,7 +195,7 @@ class Cluster(Kernel):
         rows = fitted.means[cell].clone()
         for number in torch.bincount(cell).nonzero()[:, 0].tolist():
             own, factor = cell == number, fitted.factors[number]
-            pooled, scatter = fitted.shares(number)
+            pooled, scatter = fitted.shares(number, fitted.nu)
             low_rank = w[own, : len(factor)] @ factor
             rows[own] += math.sqrt(pooled) * noise[own] + math.sqrt(scatter) * low_rank
         return placed(context, rows)
@@ -202,11 +209,12 @@ def _error(rows: Rows, windows: Sequence[int], fitted: CellGaussians) -> float:
     )
 
 
-def _surprise(rows: Rows, windows: Sequence[int], fitted: CellGaussians, floor: float) -> tuple[float, int]:
-    """Sum of −log density over some windows, and their rows."""
-    total, count = 0.0, 0
+def _surprises(
+    rows: Rows, windows: Sequence[int], fitted: CellGaussians, floor: float, nus: Sequence[float]
+) -> Float[Tensor, " nus"]:
+    """Sum of −log density over some windows, for each ν."""
+    total = torch.zeros(len(nus), dtype=torch.float64)
     for some in rows.blocks(windows):
-        x = some.seen.reconstruction[some.seen.mask]
-        total += fitted.surprise(some.rows, fitted.of(x), floor)
-        count += len(x)
-    return total, count
+        cells = fitted.of(some.seen.reconstruction[some.seen.mask])
+        total += fitted.surprises(some.rows, cells, floor, nus)
+    return total
