@@ -238,6 +238,8 @@ def test_the_option_of_the_command(remainder: Command, tmp_path: Path) -> None:
         "modular-addition-key-frequencies",
         "--documents",
         "6",
+        "--rungs",
+        "full",
         "--out",
         tmp_path / "out",
     )
@@ -246,8 +248,8 @@ def test_the_option_of_the_command(remainder: Command, tmp_path: Path) -> None:
     assert "! Only 6 documents of tier quick were measured" in done.err
     assert "tier quick (6 documents)" in " ".join(done.out.split())
     assert "found finished" in remainder(*arguments).err
-    assert "measured in" in remainder(*arguments[:-4], "--documents", "7", "--out", tmp_path / "out").err
-    refused = remainder(*arguments[:-4], "--documents", "1", "--out", tmp_path / "out")
+    assert "measured in" in remainder(*arguments[:-6], "--documents", "7", *arguments[-4:]).err
+    refused = remainder(*arguments[:-6], "--documents", "1", *arguments[-4:])
     assert refused.code != 0
     assert "documents is 1" in refused.err
     for path in (tmp_path / "out").rglob("*.json"):  # no board takes it

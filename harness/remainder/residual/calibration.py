@@ -65,7 +65,7 @@ class Bank:
     _cut: int = 2**64
     """The lowest priority that did not fit; no window with a higher one belongs here either."""
     _waiting: list[_Windows] = field(default_factory=list)
-    """What came since the bank was last put in order, which copies all of it."""
+    """Windows that came since the bank was last put in order, which copies all of it."""
 
     def update(
         self,
