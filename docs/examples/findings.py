@@ -54,10 +54,19 @@ PAGE, FIRST_PAGE = ROOT / "docs" / "findings.md", ROOT / "docs" / "findings-1.md
 README = ROOT / "README.md"
 FIGURES = ROOT / "docs" / "figures"
 
-DETAILED: tuple[str, ...] = ()
+DETAILED: tuple[str, ...] = ("tiny/wiki",)
 """Tasks whose rows the page shows one by one. Add smollm2-135m/resid-15 once all of its rows are measured."""
 
-COUNTED: tuple[str, ...] = ()
+COUNTED: tuple[str, ...] = (
+    *(
+        "tiny/digits",
+        "tiny/induction",
+        "tiny/induction-heads",
+        "tiny/modular-addition",
+        "tiny/rule-and-noise",
+    ),
+    *("tiny/wiki-mlp", "tracr/frac-prevs", "tracr/histogram", "tracr/reverse"),
+)
 """Further tasks, whose rows are counted in the overview."""
 
 PICTURES = {

@@ -41,7 +41,7 @@ def default_columns(rows: Rows) -> str:
                 words.cell(notes, tail),
                 words.cell(notes, words.quantity("efficiency")(record)),
                 words.cell(notes, best.efficiency if best else None),
-                "–" if best is None else f"{format_value(best.bits.value or 0)}",
+                "–" if best is None else f"{format_value(best.bits.value or 0.0)}",
             ]
         )
     headings = (
@@ -99,7 +99,10 @@ def conditional(rows: Rows) -> str:
                 best or "–",
                 words.cell(notes, terms[3]),
                 f"{fits[best].rows:,}" if best in fits else "–",
-                *(words.cell(notes, samplers.get(kernel)) for kernel in kernels),
+                *(
+                    words.cell(notes, samplers.get(kernel) or _unmeasured(record, kernel))
+                    for kernel in kernels
+                ),
             ]
         )
     headings = (
@@ -118,6 +121,10 @@ def conditional(rows: Rows) -> str:
         _explained(rows, kernels),
         words.bullets(said),
     )
+
+
+def _unmeasured(record: Record, rung: str) -> Number:
+    return Number.null(record.measurement.unmeasured.get(rung, "not measured"))
 
 
 def _kernels(rows: Rows) -> list[str]:
@@ -231,12 +238,21 @@ def _orders_of_net_bits(rows: Rows) -> list[str]:
 
     said = []
     others = {
-        "explained variance": lambda record: record.metrics.description.fvu,
+        "the FVU beside them": lambda record: record.metrics.description.fvu,
         "KL": lambda record: words.kl(record, words.object_rung(record)),
     }
     for what, of in others.items():
         pairs, total = words.ordered_differently(rows, negative, of)
         said.append(
             f"Net bits and {what} order {words.count(len(pairs), total, 'pair')} of rows differently."
+        )
+    worth = words.by_side(rows, words.quantity("net_bits")).get("above", [])
+    if len(worth) > 1:
+        by_net, by_kl = (
+            [f"`{name}`" for _, name in words.values(rows, of) if name in worth]
+            for of in (negative, others["KL"])
+        )
+        said.append(
+            f"Of rows above 0, most net bits first: {', '.join(by_net)}; least KL first: {', '.join(by_kl)}."
         )
     return said

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from remainder.base.paths import project_root
 from remainder.errors import RecordError
+from remainder.record.find import fullest_record
 from remainder.record.number import Number
 from remainder.record.recompute import recompute
 from remainder.record.schema import Record
-from remainder.record.store import read_record
+from remainder.record.store import read_record, read_summary
 from remainder.task.script import load_script
 
 RESULTS = sorted((project_root() / "leaderboard" / "results").rglob("*.json"))
@@ -89,6 +91,81 @@ def test_a_change_counts_where_an_interval_is_left() -> None:
     metrics = record.metrics.model_copy(update={"rungs": {**record.metrics.rungs, "raw": rung}})
     (change,) = moved.changes(before, {key: record.model_copy(update={"metrics": metrics})}, "kl_raw")
     assert change.moved is True
+
+
+def test_a_sentence_follows_its_numbers(findings: ModuleType) -> None:
+    """A row whose interval moves is named on the other side, and in no other sentence."""
+    (rows,) = findings.read_tasks(findings.RESULTS, ["tiny/wiki"])
+    record = rows.records[-1]
+    name = f"`{record.submission.name}`"
+
+    def sides(low: float, high: float) -> dict[str, bool]:
+        number = Number(value=(low + high) / 2, low=low, high=high)
+        orders = record.metrics.orders.model_copy(update={"interaction": number})
+        metrics = record.metrics.model_copy(update={"orders": orders})
+        changed = rows._replace(records=[*rows.records[:-1], record.model_copy(update={"metrics": metrics})])
+        said = " ".join(findings.noise.interaction(changed).split()).split(" - ")[1:]
+        return {sentence.partition(" ")[0]: name in sentence for sentence in said if "KL" not in sentence}
+
+    for (low, high), place in {
+        (0.3, 0.4): "Above",
+        (-0.4, -0.3): "Below",
+        (-0.1, 0.1): "Within",
+        (0.1, 0.2): "Not",
+    }.items():
+        placed = sides(low, high)
+        assert placed[place]
+        assert sum(placed.values()) == 1
+
+
+def test_pairs_that_are_ordered_differently_are_counted(words: ModuleType) -> None:
+    """Against Kendall's τ without ties: so many pairs, (1 − τ)/2 of them discordant."""
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(size=(2, 9))
+    numbers = {f"row-{index}": pair for index, pair in enumerate(zip(one, other, strict=True))}
+    records = [SimpleNamespace(submission=SimpleNamespace(name=name)) for name in numbers]
+
+    def of(axis: int):
+        return lambda record: Number.bare(float(numbers[record.submission.name][axis]), "a draw")
+
+    pairs, total = words.ordered_differently(words.Rows("task", records), of(0), of(1))
+    assert total == 36
+    assert len(pairs) / total == pytest.approx((1 - kendalltau(one, other).statistic) / 2)
+
+
+def test_figures_of_small_models_in_the_readme_are_those_of_records(findings: ModuleType) -> None:
+    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+
+    def number(task: str, name: str, key: str) -> float:
+        folder = findings.RESULTS / task / "2" / name
+        value = findings.words.quantity(key)(read_summary(fullest_record(folder))).value
+        assert value is not None
+        return value
+
+    task, topk, rule = "tiny/modular-addition", "modular-addition-topk-sae", "rule-and-noise-rule-3"
+    kept = {
+        key: number(task, "modular-addition-key-frequencies", key)
+        for key in ("gap_raw", "gap_coded", "bits_per_token", "gap_gaussian", "explained_variance")
+    }
+    seen = {key: number(task, topk, key) for key in ("gap_raw", "gap_gaussian", "explained_variance")}
+    beaten = [-number("tiny/rule-and-noise", rule, key) for key in ("gap_raw", "gap_gaussian")]
+    lost = [number("tiny/wiki", name, "gap_raw") for name in ("wiki-topk", "wiki-pca-16")]
+    for said in (
+        f"Δ raw {kept['gap_raw'] * 1e5:.0f}·10⁻⁵ with exact coefficients, {kept['gap_coded']:.3f} with those "
+        f"of {kept['bits_per_token']:.0f} bits, and {kept['gap_gaussian']:.2f} with",
+        f"PCA of equal rank costs {number(task, 'modular-addition-pca', 'gap_raw'):.1f}, a",
+        f"{seen['gap_raw']:.2f} raw and {seen['gap_gaussian']:.2f} Gaussian – and explains "
+        f"{100 * seen['explained_variance']:.0f} % of the variance, the six directions "
+        f"{100 * kept['explained_variance']:.0f} %",
+        f"by {beaten[0]:.2f} nats raw and {beaten[1]:.2f} Gaussian",
+        f"cost {lost[0]:.2f} nats, 16 principal components {lost[1]:.2f}",
+    ):
+        assert said in readme
+    found = {
+        name: number("tiny/wiki", name, "efficiency") for name in ("wiki-jumprelu", "wiki-l1", "wiki-topk")
+    }
+    assert min(found.values()) > 0.1
+    assert max(found, key=found.__getitem__) == "wiki-jumprelu"
 
 
 def test_what_was_generated_stands_in_no_other_place(findings: ModuleType) -> None:

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from remainder.base.paths import project_root
 from remainder.record.scales import SCALES, ScaleName
 from remainder.record.schema import Record
-from remainder.report.quantities import QUANTITIES, default_columns
+from remainder.report.quantities import default_columns
 from remainder.report.text import format_value
 
 README = Path(__file__).parents[2] / "README.md"
@@ -123,19 +122,3 @@ def test_the_floor_that_the_page_states_is_the_one_in_use() -> None:
     for name, kind in stated.items():
         (floor,) = re.findall(rf"^\| {kind}: .*\| (\.\d) s \|$", page, re.MULTILINE)
         assert float(floor) == SCALES[name].floor
-
-
-def test_the_table_of_the_default_columns_is_that_of_the_figures() -> None:
-    """Its dictionaries stand in docs/attacks.csv too, which is measured anew by another test."""
-    text = README.read_text(encoding="utf-8")
-    (table,) = re.findall(r"^(tiny/wiki, version .*?)\n```$", text, re.MULTILINE | re.DOTALL)
-    lines = table.splitlines()
-    heading = next(line for line in lines if line.startswith("Submission"))
-    columns = [QUANTITIES[name] for name in ("bits_per_token", "kl_coded", "efficiency")]
-    assert re.split(r"  +", heading) == ["Submission", *(column.heading for column in columns)]
-    rows = {line.split()[0]: line.split()[1:] for line in lines if re.match(r"[a-z]\S+ +\d", line)}
-    measured = pd.read_csv(project_root() / "docs/attacks.csv", index_col=0)
-    for name in ("wiki-topk", "wiki-jumprelu", "wiki-l1"):
-        for column, shown in zip(("bits", "coded", "efficiency"), rows[name], strict=True):
-            last = 10.0 ** -len(shown.partition(".")[2])
-            assert measured.loc[name, column] == pytest.approx(float(shown), abs=1.5 * last)
