@@ -149,10 +149,10 @@ def circuits(rows: list[dict[str, Any]]) -> str:
         "every other one sums kept edges for each reader besides.\n\n"
         + table(["Edges kept", "best by attribution", "random"], body)
         + f"\nThe empty circuit takes {units['0']:.2f}; one step of edge attribution, with the passes that "
-        f"record both prompts, {step:.2f}. Circuits of latents start at the block of the first autoencoder: "
-        f"{single}.\n\nA quick row of a ranking asks for {edges['passes']} passes of each template, ten "
-        f"sizes and all rungs: by these figures {edges['row'] / 60:.1f} minutes of one core. Its random "
-        "circuits, 20 of each size, are run once a task: "
+        f"record both prompts, {step:.2f}. Circuits of latents start at the block of the first autoencoder "
+        f"({single}).\n\nA quick row of a ranking asks for {edges['passes']} passes of each template, ten "
+        f"sizes and all rungs: by these figures {edges['row'] / 60:.1f} minutes of one core, its scores "
+        "given. Random circuits, 20 of each size, are run once a task: "
         f"{edges['chance'] / 60:.1f} minutes.\n"
     )
 

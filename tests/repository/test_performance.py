@@ -72,7 +72,7 @@ def test_a_group_that_ran_has_a_table_and_no_other(writer: ModuleType) -> None:
 def test_circuits_are_told_in_units_of_a_plain_pass_and_summed_to_a_row(writer: ModuleType) -> None:
     found = writer.page(content("circuits"))
     assert "| 5.0% | 1.25 | 1.50 |" in found
-    assert "latents: 0.80." in found
+    assert "(latents: 0.80)" in found
     assert "63 passes of each template" in found
     assert "2.0 minutes of one core" in found
     assert "once a task: 5.0 minutes" in found
