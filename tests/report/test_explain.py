@@ -333,7 +333,34 @@ def test_rungs_stand_in_the_order_of_the_ladder(record: Record) -> None:
 
 
 def test_too_few_draws_are_given_as_the_reason() -> None:
-    assert "² annealed needs 8 independent units of draws" in explain(short_record())
+    text = said(short_record())
+    assert "annealed losses (from 8 independent units of draws)" in text
+    assert "Δ annealed" not in text  # no column of dashes
+
+
+def test_parts_of_rho_that_the_board_does_not_measure_are_named_and_have_no_dash() -> None:
+    text = said(short_record())
+    assert "ρ directional, ρ isotropic, ρ₀" in text
+    assert "directional –" not in text
+    assert " isotropic –" not in text
+    # Where they were asked for and are missing all the same, the reason stands there.
+    record = short_record()
+    asked = record.measurement.model_copy(update={"unmeasured": {"noise-isotropic": "no length"}})
+    assert re.search(r"isotropic –. as long", said(record.model_copy(update={"measurement": asked})))
+
+
+def test_brackets_are_explained_where_there_are_any() -> None:
+    record = short_record()
+    assert "Brackets" in said(record)
+    metrics = record.metrics.model_dump(mode="json")
+
+    def bare(part: Any) -> Any:
+        if isinstance(part, dict) and part.get("low") is not None:
+            return {"value": part["value"], "low": None, "high": None, "reason": "three documents"}
+        return {k: bare(v) for k, v in part.items()} if isinstance(part, dict) else part
+
+    without = record.model_copy(update={"metrics": type(record.metrics).model_validate(bare(metrics))})
+    assert "Brackets" not in said(without)
 
 
 def test_a_rung_that_could_not_be_measured_has_a_dash_and_its_reason() -> None:

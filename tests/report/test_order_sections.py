@@ -105,6 +105,8 @@ def test_the_bath_pays_as_its_test_says(record: Record) -> None:
     assert "noise × 0.6 -0.020 [-0.030, -0.010] pays noise × 1 -0.020 [-0.030, -0.010] does not pay" in of(
         True, False
     )
+    # A null carries its power: 2.8 standard errors, of an interval of ± 0.010.
+    assert "does not pay; a gain of 0.014 would have shown" in of(False, False)
     assert "predicts better than the mean residual alone" in of(True, False)
     assert "predicts better" not in of(False, None)
 
@@ -165,6 +167,9 @@ def test_columns_can_be_asked_for(record: Record) -> None:
     assert number_of(record, keys[0]) == metrics.bath[1].difference
     assert number_of(record, keys[1]) == metrics.bath[0].difference
     assert number_of(record, "rho_odd") == metrics.ratio_parts.odd
+    assert number_of(record, "shape") == record.metrics.telescope.shape  # type: ignore[union-attr]
+    board = with_metrics(record, telescope=None, orders=orders())
+    assert number_of(board, "shape") == number(0.002)
     silent = with_metrics(record, orders=None, bath=None, ratio_parts=None)
     for key in keys:
         assert number_of(silent, key).reason == "its rungs were not measured"

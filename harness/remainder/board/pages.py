@@ -144,6 +144,7 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "rankings": board.rankings,
             "places": board.places,
             "ordered": ordered(board),
+            "remarks": board.remarks,
         }
         for number, board in enumerate(found, 1)
     ]

@@ -24,7 +24,11 @@ from remainder.board.rank import (
     unplaced_because,
 )
 from remainder.record.number import Number
+from remainder.record.rungs import ALL
+from remainder.record.schema import Record
+from remainder.report.footers import DEEP, interaction_lines, mark_of, shown_of
 from remainder.report.quantities import QUANTITIES, Quantity, default_columns, number_of
+from remainder.report.text import in_words
 
 __all__ = [
     "COLUMNS",
@@ -59,6 +63,8 @@ class Column:
     quantity: Quantity
     default: bool = True
     """Whether it is shown unless a reader asks for all."""
+    deep: bool = False
+    """Whether some rows leave it empty, since the deep plan alone measures it."""
 
     @property
     def key(self) -> str:
@@ -68,7 +74,7 @@ class Column:
     @property
     def heading(self) -> str:
         """The heading of the column, below that of its group if it has one."""
-        return self.quantity.short or self.quantity.heading
+        return (self.quantity.short or self.quantity.heading) + (f" {DEEP}" if self.deep else "")
 
 
 class TableRow(NamedTuple):
@@ -102,6 +108,8 @@ class Board(NamedTuple):
     """Places within each budget; none where the task gives no places."""
     places: bool
     """Whether the task gives places."""
+    remarks: tuple[str, ...]
+    """Sentences on its rows: columns of the deep plan, and numbers that are arithmetic of others."""
 
     @property
     def units(self) -> list[str]:
@@ -144,11 +152,22 @@ def cell(number: Number, *, signed: bool = False, count: bool = False) -> Cell:
 
 
 def cells_of(entry: BoardRow) -> dict[str, Cell]:
-    """Every quantity of the table, by its key."""
-    return {
-        key: cell(quantity.of_record(entry.record), signed=quantity.signed, count=key == "kept")
-        for key, quantity in QUANTITIES.items()
-    }
+    """Every quantity of the table, by its key; empty where the deep plan alone would have measured it."""
+    record, found = entry.record, {}
+    for key, quantity in QUANTITIES.items():
+        if quantity.is_left_out(record):
+            found[key] = Cell("", "", "", f"measured by --rungs {ALL} alone")
+            continue
+        one = cell(quantity.of_record(record), signed=quantity.signed, count=key == "kept")
+        if mark := mark_of(quantity, record):
+            one = one._replace(value=one.value + mark, note=_beyond(record))
+        found[key] = one
+    return found
+
+
+def _beyond(record: Record) -> str:
+    interaction = in_words(number_of(record, "interaction"))
+    return f"interaction {interaction}: noise costs another amount at x̂ than at x"
 
 
 def points(board: Board, by: str) -> list[ParetoPoint]:
@@ -190,18 +209,22 @@ def _board(group: Group, entries: Sequence[BoardRow]) -> Board:
 
     rows = tuple(row(entry) for entry in plain)
     nested = tuple(row(entry) for entry in current if entry.is_nested)
-    return Board(group, rows, nested, _columns((*rows, *nested)), lead, rankings, places)
+    records = [row.entry.record for row in (*rows, *nested)]
+    columns, remarks = _columns((*rows, *nested), records)
+    return Board(group, rows, nested, columns, lead, rankings, places, remarks)
 
 
-def _columns(rows: Sequence[TableRow]) -> tuple[Column, ...]:
-    """Default columns, then all others in which some row has a value."""
-    first = default_columns([row.entry.record for row in rows])
+def _columns(
+    rows: Sequence[TableRow], records: Sequence[Record]
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Default columns, then all others in which some row has a value; and sentences on them."""
+    first = default_columns(records)
     keys = {quantity.key for quantity in first}
-    rest = [quantity for key, quantity in QUANTITIES.items() if key not in keys]
-    return (
-        *(Column(quantity) for quantity in first),
-        *(Column(one, default=False) for one in rest if any(row.cells[one.key].order for row in rows)),
-    )
+    rest = [one for key, one in QUANTITIES.items() if key not in keys]
+    there = [one for one in rest if any(row.cells[one.key].order for row in rows)]
+    shown = shown_of([*first, *there], records)
+    columns = (Column(one, one.key in keys, one.key in shown.deep) for one in shown.columns)
+    return tuple(columns), (*interaction_lines(shown.columns, records), *shown.lines)
 
 
 def _unplaced(entry: BoardRow, ranking: BoardRanking) -> str:

@@ -40,6 +40,7 @@ __all__ = [
     "STEPS",
     "RungSpec",
     "draws_of",
+    "is_deep",
     "is_paid",
     "reference_rung",
     "reference_step",
@@ -258,6 +259,12 @@ BOARD_RUNGS = (
     *("mirror", "minus-mean", "noise-fitted", "noise-centred"),
 )
 """Rungs of every row of the board, beside the further points of its curve: about forty passes."""
+
+
+def is_deep(rung: str) -> bool:
+    """Whether of a site only the deep plan, `all`, measures this rung: no row of the board has to have it."""
+    known = rung in KERNELS or rung in REFITS or rung in BESIDE
+    return known and rung not in (*BOARD_RUNGS, *CURVE, "true")
 
 
 ANNEALED = ("full", "permuted", "coupled")

@@ -9,6 +9,7 @@ from remainder.record.conditional import ConditionalTelescope
 from remainder.record.rungs import RUNGS
 from remainder.record.schema import ConditionalFit, Record
 from remainder.report.circuit_sections import Section
+from remainder.report.order_sections import power_of_shape
 from remainder.report.text import MISSING, Notes
 
 __all__ = ["description_length", "found_by_conditioning", "told_of_the_residual"]
@@ -56,6 +57,8 @@ def found_by_conditioning(record: Record, notes: Notes) -> Section | None:
             body.append((f"apart: {rung}", notes.cell(number), f"permuted − {rung}"))
     for rung, number in telescope.means.items():
         body.append((f"apart: {rung}", notes.cell(number), f"mean − {rung}"))
+    if record.metrics.telescope is None:  # else it stands with the terms there
+        body += power_of_shape(record)
     return Section("What conditional kernels find of the Gaussian gap (nats per token)", body)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from textwrap import wrap
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -31,13 +32,12 @@ from remainder.record.schema import Record
 from remainder.report.circuit_sections import Section
 from remainder.report.ladder import Rung, ladder
 from remainder.report.layout import WIDTH, require_format
-from remainder.report.site_sections import sections
+from remainder.report.site_sections import has_annealed, sections
 from remainder.report.tables import troubles
 from remainder.report.text import (
     MISSING,
     Notes,
     draw,
-    format_interval,
     format_value,
     frame_cells,
     render_cells,
@@ -50,18 +50,15 @@ __all__ = ["explain", "rung_frame"]
 
 _LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per token, as KL.",
-    "Quenched: the noise drawn before the loss is read. Annealed: integrated out,",
-    "from {draws}.",
-    "Brackets: 95 % intervals, bootstrap over documents.",
+    "Quenched: the noise drawn before the loss is read.",
 )
+_ANNEALED = "Annealed: integrated out, from {draws}."
+_BRACKETS = "Brackets: 95 % intervals, bootstrap over {units}."
 _MANY, _FEW = "{draws} draws for full, permuted and coupled, from few for the others", "few draws"
 _CIRCUIT_LEGEND = (
-    "Δ: loss on this rung minus clean loss, nats per scored token, as KL.",
-    "Brackets: 95 % intervals, bootstrap over prompts.",
+    "Δ: loss on this rung minus clean loss, nats per scored token, as KL; quenched:",
+    "the noise drawn before the loss is read.",
 )
-
-
-_NUMBERS = ("Δ quenched", "Δ annealed", "KL")
 
 
 def rung_frame(record: Record) -> pd.DataFrame:
@@ -107,23 +104,20 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         return render_frame(rung_frame(record), format)
     notes = Notes()
     title = _title(record)
-    legend = _CIRCUIT_LEGEND if record.is_of_circuits else _site_legend(record)
+    rungs, annealed = ladder(record), has_annealed(record)
     if format == "table":
         adds = "What is removed carries" if record.is_of_circuits else "Adds"
-        table, parts = _table(ladder(record), notes, adds), sections(record, notes)
-        footer = [Text(line, style="dim") for line in [*_notes(notes), *legend]]
+        table, parts = _table(rungs, notes, adds, annealed=annealed), sections(record, notes)
+        footer = [Text(line, style="dim") for line in [*_notes(notes), *_legend(record, notes)]]
         warned = [Text(line, style="red") for line in troubles([record])]
         blocks = [block for section in parts for block in ("", *_drawn(section))]
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
         # The hat of x̂ has no width but is a character: two columns are left free for it.
         return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
-    headings = ["Rung", "Adds", *_NUMBERS]
-    cells = [
-        [rung.name, rung.adds, *map(notes.cell, (rung.gap, rung.annealed, rung.kl))]
-        for rung in ladder(record)
-    ]
+    headings = ["Rung", "Adds", *_headings(annealed=annealed)]
+    cells = [[rung.name, rung.adds, *map(notes.cell, _shown(rung, annealed=annealed))] for rung in rungs]
     written = [_written(section) for section in sections(record, notes)]
-    below = [*_notes(notes), *written, *troubles([record]), *legend]
+    below = [*_notes(notes), *written, *troubles([record]), *_legend(record, notes)]
     if format == "markdown":
         title, below = _markdown(title), [_markdown(line) for line in below]
     else:
@@ -132,11 +126,24 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     return text if format == "markdown" else _latex(text)
 
 
-def _site_legend(record: Record) -> list[str]:
-    """The legend of a record at a site, with its own number of draws."""
-    draws = record.measurement.annealed_draws
-    said = _MANY.format(draws=draws) if draws else _FEW
-    return [line.format(draws=said) for line in _LEGEND]
+def _legend(record: Record, notes: Notes) -> list[str]:
+    """The legend of a record: with its own number of draws, and with brackets where there are any."""
+    circuits, draws = record.is_of_circuits, record.measurement.annealed_draws
+    lines = list(_CIRCUIT_LEGEND if circuits else _LEGEND)
+    if has_annealed(record):
+        said = _ANNEALED.format(draws=_MANY.format(draws=draws) if draws else _FEW)
+        lines += wrap(said, WIDTH - 2)
+    if notes.intervals:
+        lines.append(_BRACKETS.format(units="prompts" if circuits else "documents"))
+    return lines
+
+
+def _headings(*, annealed: bool) -> list[str]:
+    return ["Δ quenched", *(["Δ annealed"] if annealed else []), "KL"]
+
+
+def _shown(rung: Rung, *, annealed: bool) -> list[Number]:
+    return [rung.gap, *([rung.annealed] if annealed else []), rung.kl]
 
 
 def _numbers(rung: Rung) -> dict[str, Number]:
@@ -162,16 +169,17 @@ def _title(record: Record) -> str:
     )
 
 
-def _table(rungs: Sequence[Rung], notes: Notes, adds: str) -> Table:
+def _table(rungs: Sequence[Rung], notes: Notes, adds: str, *, annealed: bool) -> Table:
     """One line a rung where it fits; the intervals of the other columns are in Markdown and data formats."""
     words = (Column("Rung", no_wrap=True), Column(adds, overflow="fold"))
-    table = ruled_table(words, _NUMBERS)
+    table = ruled_table(words, _headings(annealed=annealed))
     for rung in rungs:
         gap = notes.value(rung.gap, style="bold")
         if rung.gap.value is not None:
-            interval = format_interval(rung.gap, short=True) or MISSING + notes.mark(rung.gap.reason)
+            interval = notes.interval(rung.gap, short=True) or MISSING + notes.mark(rung.gap.reason)
             gap.append(f" {interval}", style="not bold dim")
-        table.add_row(Text(rung.name), Text(rung.adds), gap, *map(notes.value, (rung.annealed, rung.kl)))
+        others = map(notes.value, _shown(rung, annealed=annealed)[1:])
+        table.add_row(Text(rung.name), Text(rung.adds), gap, *others)
     return table
 
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from remainder.record.metrics import OrderTerms, RatioParts
+from remainder.record.metrics import BathPoint, OrderTerms, RatioParts
 from remainder.record.number import Number
+from remainder.record.orders import POWERED
 from remainder.record.ratio import OTHERS
 from remainder.record.rungs import AROUND
 from remainder.record.schema import Record
 from remainder.report.circuit_sections import Line, Section
-from remainder.report.text import Notes, format_value, in_words
+from remainder.report.quantities import QUANTITIES
+from remainder.report.second_score import INTERACTING, interacts
+from remainder.report.text import Notes, format_value, half_width, in_words
 
-__all__ = ["INTERACTING", "bath_section", "factor_of", "order_section", "power_of_shape", "ratio_section"]
+__all__ = ["bath_section", "factor_of", "order_section", "power_of_shape", "ratio_section"]
 
-INTERACTING = 0.15
-"""Size of the interaction within which the quenched Gaussian KL is called arithmetic of two other ones."""
+_NORMAL = 1.96
+"""Standard errors in half an interval of 95 %, near normal."""
 
 _ORDERS = (
     ("zero", "the mean residual"),
@@ -53,8 +56,8 @@ def order_section(record: Record, notes: Notes) -> Section | None:
         loss, kl = (notes.cell(getattr(terms, name)) for terms in (orders.loss, orders.kl))
         body.append((what, loss, kl))
     body += [_convergence(orders.loss), _interaction(orders.interaction)]
-    if record.metrics.telescope is None:  # else it stands with the terms of the gap
-        body += power_of_shape(record)
+    if record.metrics.telescope is None and record.metrics.conditional is None:
+        body += power_of_shape(record)  # else it stands with the terms of the gap
     return Section("Order by order in the noise (Δ and KL, nats per token)", body)
 
 
@@ -71,12 +74,13 @@ def _convergence(terms: OrderTerms) -> str:
 def _interaction(number: Number) -> str:
     if number.value is None or number.low is None or number.high is None:
         return f"Interaction: none ({number.reason})."
-    said = f"Interaction {in_words(number)}: "
-    if number.low >= -INTERACTING and number.high <= INTERACTING:
-        return said + "within ±0.15, KL of full is that of mean plus that of its noise around x, arithmetic."
-    if number.low > INTERACTING or number.high < -INTERACTING:
-        return said + "beyond ±0.15, noise costs another amount at x̂ than at x."
-    return said + "whether noise costs at x̂ what it costs at x, to 15 %, is not resolved."
+    said, within = f"Interaction {in_words(number)}: ", f"±{INTERACTING:g}"
+    says = {
+        False: f"within {within}, KL of full is that of mean plus that of its noise around x, arithmetic.",
+        True: f"beyond {within}, noise costs another amount at x̂ than at x.",
+        None: f"whether noise costs at x̂ what it costs at x, to {100 * INTERACTING:.0f} %, is not resolved.",
+    }
+    return said + says[interacts(number)]
 
 
 def power_of_shape(record: Record) -> list[str]:
@@ -97,10 +101,8 @@ def bath_section(record: Record, notes: Notes) -> Section | None:
     points = record.metrics.bath
     if points is None:
         return None
-    verdicts = {True: "pays", False: "does not pay", None: ""}
     body: list[Line] = [
-        (f"noise × {point.amplitude:g}", notes.cell(point.difference), verdicts[point.pays])
-        for point in points
+        (f"noise × {point.amplitude:g}", notes.cell(point.difference), _verdict(point)) for point in points
     ]
     if any(point.pays for point in points):
         body.append("Integrated out, the noise predicts better than the mean residual alone.")
@@ -108,17 +110,28 @@ def bath_section(record: Record, notes: Notes) -> Section | None:
     return Section(f"The Gaussian residual as a bath ({what})", body)
 
 
+def _verdict(point: BathPoint) -> str:
+    """Whether the bath pays, and if not, what gain the test would have found with a power of 80 %."""
+    half = half_width(point.difference)
+    if point.pays is None or half is None:
+        return ""
+    found = format_value(POWERED * half / _NORMAL, half)
+    return "pays" if point.pays else f"does not pay; a gain of {found} would have shown"
+
+
 def ratio_section(record: Record, notes: Notes) -> Section | None:
     """ρ by sign, by size, and by what the noise shares with the residual."""
     parts = record.metrics.ratio_parts
     if parts is None:
         return None
-    by_sign = [
-        ("even", notes.cell(parts.even), "r and its mirror image about the mean, half their sum"),
-        ("+ odd", notes.cell(parts.odd), "half their difference: ρ = even + odd"),
-        ("ρ₀", notes.cell(parts.small), "even at amplitude 0.3: for comparisons across sizes"),
-        ("KL(x − μ)", notes.cell(parts.mean_kl), "the mean residual around x, nats per token"),
+    small = ("ρ₀", parts.small, "even at amplitude 0.3: for comparisons across sizes")
+    rows = [
+        ("even", parts.even, "r and its mirror image about the mean, half their sum"),
+        ("+ odd", parts.odd, "half their difference: ρ = even + odd"),
+        *([] if QUANTITIES["rho_small"].is_left_out(record) else [small]),
+        ("KL(x − μ)", parts.mean_kl, "the mean residual around x, nats per token"),
     ]
+    by_sign = [(name, notes.cell(number), what) for name, number, what in rows]
     return Section("ρ taken apart", [*by_sign, *_factors(parts.factors, notes), *_others(parts, notes)])
 
 

@@ -17,8 +17,9 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.description import net_bits
 from remainder.record.intervals import Ratio
 from remainder.record.number import Number
+from remainder.record.orders import shape_of
 from remainder.record.ratio import gaussian_ratio
-from remainder.record.rungs import ALL, CODED
+from remainder.record.rungs import ALL, CODED, is_deep
 from remainder.record.schema import Record
 from remainder.record.summary import explained_variance, l0
 from remainder.record.values import Totals, gap, pooled
@@ -159,6 +160,8 @@ def _loss(what: Literal["gap", "kl"], name: str, about: str, *, always: bool = T
         group=group or f"KL, {words}",
         short=short or words,
         always=always,
+        deep=is_deep(rung),
+        rungs=(rung,),
     )
 
 
@@ -173,7 +176,25 @@ def _term(name: str, about: str, first: str, second: str) -> Quantity:
     def of_totals(totals: Totals) -> Ratio | str:
         return gap(totals, first, second)
 
-    return Quantity(name, name.capitalize(), about, of_record, of_totals, group=TERMS, short=name)
+    return Quantity(
+        name,
+        name.capitalize(),
+        about,
+        of_record,
+        of_totals,
+        group=TERMS,
+        short=name,
+        deep=True,
+        rungs=("full", "full-unshrunk", "permuted", "matched"),
+    )
+
+
+def _shape(record: Record) -> Number:
+    """Shape as the telescope has it; where its rungs are missing, with `full`."""
+    terms, orders = record.metrics.telescope, record.metrics.orders
+    if terms is not None:
+        return terms.shape
+    return Number.null("its rungs were not measured") if orders is None else orders.shape
 
 
 def _cost(
@@ -238,6 +259,7 @@ _TABLE = (
         better="near zero",
         group=GAP,
         short="annealed",
+        deep=True,
     ),
     Quantity(
         "gaussian_ratio",
@@ -248,7 +270,7 @@ _TABLE = (
         "times",
         always=True,
     ),
-    *SECOND_SCORE,
+    *(one for one in SECOND_SCORE if one.key != "smallest_kurtosis"),
     Quantity(
         "net_bits",
         "Net bits",
@@ -259,7 +281,17 @@ _TABLE = (
         "large",
         short="net bits",
     ),
-    _term("shape", "full-unshrunk − permuted: one-token shape", "full-unshrunk", "permuted"),
+    *(one for one in SECOND_SCORE if one.key == "smallest_kurtosis"),
+    Quantity(
+        "shape",
+        "Shape",
+        "full − permuted: one-token shape; full-unshrunk in its place where that was measured",
+        _shape,
+        shape_of,
+        group=TERMS,
+        short="shape",
+        beside="smallest_kurtosis",
+    ),
     _term("dependence", "permuted − matched: what x̂ tells of the residual", "permuted", "matched"),
     _term("rest", "matched − clean: context, target, tokens jointly", "matched", "clean"),
     Quantity(
@@ -343,10 +375,13 @@ def chosen(keys: Iterable[str], records: Collection[Record]) -> list[Quantity]:
         return default_columns(records)
     if ALL in wanted:
         return applicable(records)
+    found = []
     for key in wanted:
-        if quantity(key) is None:
+        entry = quantity(key)
+        if entry is None:
             raise RecordError(f"there is no column {key!r}", fix=suggestion(key))
-    return [found for key in wanted if (found := quantity(key)) is not None]
+        found.append(entry)
+    return found
 
 
 def number_of(record: Record, key: str) -> Number:

@@ -42,6 +42,22 @@ class Quantity:
     """The heading below that of the group."""
     always: bool = False
     """Whether tables show it even where no record has a value."""
+    deep: bool = False
+    """Whether of a site only the deep plan, `--rungs all`, measures it."""
+    rungs: tuple[str, ...] = ()
+    """Of a deep one, rungs with which any plan measures it."""
+    beside: str = ""
+    """Key of the quantity without which it is not shown: the power of a test, say."""
+    alone: bool = False
+    """Whether it is no estimate, and stands in tables without an interval."""
+
+    def is_left_out(self, record: Record) -> bool:
+        """Whether a record has no value for the reason that its plan was not the deep one."""
+        it = record.measurement
+        if not self.deep or it.whole or record.is_of_circuits:
+            return False
+        asked = bool(self.rungs) and {*it.rungs, *it.unmeasured} >= set(self.rungs)
+        return not asked and self.of_record(record).value is None
 
     @property
     def signed(self) -> bool:

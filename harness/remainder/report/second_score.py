@@ -6,11 +6,14 @@ from typing import Any
 
 from remainder.record.number import Number
 from remainder.record.ratio import ratio_even, ratio_odd
-from remainder.record.rungs import AMPLITUDES, BATH
+from remainder.record.rungs import AMPLITUDES, BATH, SMALL
 from remainder.record.schema import Record
 from remainder.report.quantity import OfRecord, Quantity
 
-__all__ = ["SECOND_SCORE"]
+__all__ = ["INTERACTING", "SECOND_SCORE", "interacts"]
+
+INTERACTING = 0.15
+"""Size of the interaction within which the quenched Gaussian KL is called arithmetic of two other ones."""
 
 _UNMEASURED = Number.null("its rungs were not measured")
 
@@ -37,6 +40,19 @@ def _bath(rung: str) -> OfRecord:
         return _UNMEASURED
 
     return of_record
+
+
+def interacts(number: Number) -> bool | None:
+    """Whether noise costs another amount at x̂ than at x; None where its interval does not tell.
+
+    Args:
+        number: the interaction.
+    """
+    if number.value is None or number.low is None or number.high is None:
+        return None
+    if number.low >= -INTERACTING and number.high <= INTERACTING:
+        return False
+    return True if number.low > INTERACTING or number.high < -INTERACTING else None
 
 
 SECOND_SCORE = (
@@ -72,6 +88,7 @@ SECOND_SCORE = (
         "The smallest kurtosis that the term shape could have shown; a shape near 0 rules out no smaller one",
         _at("orders", "smallest_kurtosis"),
         unit="times",
+        alone=True,
     ),
     Quantity(
         "rho_even",
@@ -95,5 +112,7 @@ SECOND_SCORE = (
         "ρ even at amplitude 0.3, by which residuals of different size may be compared",
         _at("ratio_parts", "small"),
         unit="times",
+        deep=True,
+        rungs=tuple(f"{what}-{SMALL:g}" for what in ("residual", "mirror", "noise")),
     ),
 )

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from remainder.record.metrics import Gaussianity, NullTest
 from remainder.record.number import Number
-from remainder.record.rungs import ALL, AMPLITUDES, BATH, BESIDE, PERTURBATIVE, RUNGS
+from remainder.record.rungs import ALL, AMPLITUDES, BATH, BESIDE, PERTURBATIVE, RUNGS, SMALL, is_deep
 from remainder.record.schema import Record
+from remainder.record.summary import ANNEALED_UNITS
 from remainder.report.circuit_sections import Section, circuit_sections
 from remainder.report.conditional_sections import (
     description_length,
@@ -25,7 +26,7 @@ from remainder.report.conditional_sections import (
 from remainder.report.order_sections import bath_section, order_section, power_of_shape, ratio_section
 from remainder.report.text import MISSING, Notes, format_value, half_width, in_words, with_decimals
 
-__all__ = ["aligned", "sections"]
+__all__ = ["aligned", "has_annealed", "sections"]
 
 _ROUNDING = 1e-6
 """Nats per token below which losses of float32 passes do not differ."""
@@ -68,6 +69,20 @@ _NEEDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gaussianity": ("Gaussianity", ("full",)),
 }
 """Optional parts of the metrics, what they are called here, and the rungs that they need."""
+
+
+def has_annealed(record: Record) -> bool:
+    """Whether some rung has an annealed loss of its own, beside what the bath makes of two of them."""
+    annealed = (rung.annealed for rung in record.metrics.rungs.values())
+    return any(one is not None and one.gap.value is not None for one in annealed)
+
+
+_DEEP_PARTS = {
+    "ρ directional": "noise-directional",
+    "ρ isotropic": "noise-isotropic",
+    "ρ₀": f"residual-{SMALL:g}",
+}
+"""Parts of ρ that the deep plan alone has, and a rung of each."""
 
 
 def sections(record: Record, notes: Notes) -> list[Section]:
@@ -160,10 +175,15 @@ def _couplings(record: Record, notes: Notes) -> Section | None:
 
 def _ratio(record: Record, notes: Notes) -> Section:
     ratio = record.metrics.gaussian_ratio
+    rows = [
+        ("fitted", ratio.fitted, "noise of the residual's covariance"),
+        ("directional", ratio.directional, "the same, token by token as long"),
+        ("isotropic", ratio.isotropic, "as long, in any direction"),
+    ]
     body = [
-        ("fitted", notes.cell(ratio.fitted), "noise of the residual's covariance"),
-        ("directional", notes.cell(ratio.directional), "the same, token by token as long"),
-        ("isotropic", notes.cell(ratio.isotropic), "as long, in any direction"),
+        (name, notes.cell(number), what)
+        for name, number, what in rows
+        if not _is_left_out(record, f"noise-{name}")
     ]
     return Section("ρ: KL of the residual over KL of noise around x (1: like noise)", body)
 
@@ -245,6 +265,12 @@ def _compat(record: Record, notes: Notes) -> Section | None:
     return Section(f"In the field's own terms ({peers[0][0]} masks{beside})", body)
 
 
+def _is_left_out(record: Record, rung: str) -> bool:
+    """Whether the deep plan alone would have measured this rung."""
+    it = record.measurement
+    return is_deep(rung) and not it.whole and rung not in {*it.rungs, *it.unmeasured, *record.metrics.rungs}
+
+
 def _missing(record: Record) -> Section | None:
     """Parts that the record does not hold: why not, or how to get them."""
     unmeasured = record.measurement.unmeasured
@@ -259,6 +285,10 @@ def _missing(record: Record) -> Section | None:
             body.append(f"{name}: rung {barred[0]} could not be measured ({unmeasured[barred[0]]}).")
         else:
             absent.append(name)
+    left_out = [name for name, rung in _DEEP_PARTS.items() if _is_left_out(record, rung)]
+    if not has_annealed(record) and "full" in record.metrics.rungs:
+        left_out.append(f"annealed losses (from {ANNEALED_UNITS} independent units of draws)")
+    absent += left_out
     if absent:
         body.append(
             f"{', '.join(absent)}. To measure: run with --rungs {ALL}, or evaluate with rungs='{ALL}'."

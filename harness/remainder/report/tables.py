@@ -23,6 +23,7 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.naming import told_apart
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
+from remainder.report.footers import DEEP, Shown, interaction_lines, mark_of, shown_of
 from remainder.report.ladder import ladder
 from remainder.report.layout import WIDTH, require_format
 from remainder.report.quantities import (
@@ -53,10 +54,8 @@ _MOST_RUNGS = 6
 _WIDE = 4
 """Columns of numbers with intervals that 80 columns of a terminal have room for beside a name."""
 
-_LEGEND = (
-    "Rows by bits per token, fewest first. Losses, KL: nats per scored token.",
-    "Brackets: 95 % intervals, bootstrap over documents.",
-)
+_LEGEND = ("Rows by bits per token, fewest first. Losses, KL: nats per scored token.",)
+_BRACKETS = "Brackets: 95 % intervals, bootstrap over {units}."
 _CIRCUIT_LEGEND = (
     "KL, Δ: of the circuit, nats per scored token; rows by edges kept, fewest first.",
     "Raw: removed edges carry their mean at each position. Gaussian: noise of equal",
@@ -66,7 +65,6 @@ _CIRCUIT_LEGEND = (
     "f: share of the answer (log-odds) that is kept, counterfactual background.",
     "CPR: area under f over sizes (MIB); above 1, more than the model's own answer.",
     "CMD: area under |1 − f| over sizes (MIB); 0 is best.",
-    "Brackets: 95 % intervals, bootstrap over prompts.",
 )
 _FEATURE_LEGEND = (
     "Kept: edges; or nodes, latents and errors of SAEs at each position, which carry",
@@ -156,47 +154,67 @@ def _glance(
     Columns that one table has no room for follow in further ones.
     """
     notes = Notes()
-    shown = chosen(columns, records)
+    shown = shown_of(chosen(columns, records), records)
     below: list[RenderableType] = []
-    for start in range(0, len(shown), _WIDE):
-        part = shown[start : start + _WIDE]
-        headings = [_heading(quantity, records) for quantity in part]
+    for start in range(0, len(shown.columns), _WIDE):
+        part = shown.columns[start : start + _WIDE]
+        headings = [_heading(quantity, records, shown.deep) for quantity in part]
         below += [_named_rows(records, headings, partial(_row, part, notes)), ""]
     below += _further(records, rungs, notes)
     below += [Text(line, style="red") for line in troubles(records, stated)]
-    footer = [*notes.lines(), *_once("\n".join(_legend(records, shown)), stated).splitlines()]
+    legend = _once("\n".join(_legend(records, shown.columns, notes)), stated).splitlines()
+    footer = [*notes.lines(), *_wrapped(_of_rows(records, shown)), *legend]
     below += [Text(line, style="dim") for line in footer]
     return Group(Text(_title(records), style="bold"), "", *below)
 
 
 def _row(columns: Sequence[Quantity], notes: Notes, record: Record) -> list[Text]:
-    """Cells of a record: a cost alone, any other number with its interval below it."""
-    return [
-        notes.value(column.of_record(record), "{:,.0f}".format if column.is_count else format_value)
-        if column.is_cost
-        else notes.stacked(column.of_record(record))
-        for column in columns
-    ]
+    """Cells of a record: a cost alone, any other number with its interval below it.
+
+    What the deep plan alone measures is left empty in rows of another plan.
+    """
+
+    def cell(column: Quantity) -> Text:
+        number = column.of_record(record)
+        if column.is_left_out(record):
+            return Text("")
+        if column.is_cost or column.alone:
+            return notes.value(number, "{:,.0f}".format if column.is_count else format_value)
+        return notes.stacked(number, mark_of(column, record))
+
+    return [cell(column) for column in columns]
 
 
-def _heading(column: Quantity, records: Sequence[Record]) -> str:
-    """The heading of a column in a terminal, a cost by its short word."""
+def _heading(column: Quantity, records: Sequence[Record], deep: Collection[str] = ()) -> str:
+    """The heading of a column in a terminal, a cost by its short word, the deep plan's with a mark."""
     if column.key == "kept":
         return "Kept" if any(record.keeps_nodes for record in records) else "Edges"
-    return column.short[:1].upper() + column.short[1:] if column.is_cost else column.heading
+    heading = column.short[:1].upper() + column.short[1:] if column.is_cost else column.heading
+    return f"{heading} {DEEP}" if column.key in deep else heading
 
 
-def _legend(records: Sequence[Record], columns: Sequence[Quantity]) -> list[str]:
+def _of_rows(records: Sequence[Record], shown: Shown) -> list[str]:
+    """Sentences that hold for these rows alone."""
+    return [*interaction_lines(shown.columns, records), *shown.lines]
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+    return [part for line in lines for part in wrap(line, WIDTH)]
+
+
+def _legend(records: Sequence[Record], columns: Sequence[Quantity], notes: Notes) -> list[str]:
     """Meanings of the columns, in lines of a terminal."""
-    if records[0].is_of_circuits:
+    circuits = records[0].is_of_circuits
+    brackets = [_BRACKETS.format(units="prompts" if circuits else "documents")] if notes.intervals else []
+    if circuits:
         features = any(record.keeps_nodes for record in records)
-        return [*_CIRCUIT_LEGEND, *(_FEATURE_LEGEND if features else ())]
+        return [*_CIRCUIT_LEGEND, *brackets, *(_FEATURE_LEGEND if features else ())]
     meant = [f"{_heading(column, records)}: {column.about}." for column in columns]
     if any(record.compat is not None for record in records):
         meant.append(
             "The metrics of other evaluators (--compat) are in the record: `remainder explain RECORD`."
         )
-    return [*(line for text in meant for line in wrap(text, WIDTH)), *_LEGEND]
+    return [*_wrapped(meant), *_LEGEND, *brackets]
 
 
 def _named_rows(
@@ -254,13 +272,23 @@ def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) ->
 def _written(records: Sequence[Record], rungs: Collection[str], columns: Collection[str], format: str) -> str:
     """The table for a document: every quantity that applies, its interval beside the value."""
     notes = Notes()
-    shown = chosen(columns, records) if columns else applicable(records, rungs)
+    shown = shown_of(chosen(columns, records) if columns else applicable(records, rungs), records)
+
+    def cell(column: Quantity, record: Record) -> str:
+        left_out = column.is_left_out(record)
+        return "" if left_out else notes.cell(column.of_record(record), mark_of(column, record))
+
     cells = [
-        [record.submission.name, *(notes.cell(quantity.of_record(record)) for quantity in shown)]
-        for record in records
+        [record.submission.name, *(cell(column, record) for column in shown.columns)] for record in records
     ]
-    below = [*notes.lines(), *troubles(records), *_legend(records, shown)]
-    headings = ["Submission", *(quantity.heading for quantity in shown)]
+    below = [
+        *notes.lines(),
+        *troubles(records),
+        *_of_rows(records, shown),
+        *_legend(records, shown.columns, notes),
+    ]
+    marked = (f" {DEEP}" if column.key in shown.deep else "" for column in shown.columns)
+    headings = ["Submission", *(one.heading + mark for one, mark in zip(shown.columns, marked, strict=True))]
     return render_cells(headings, cells, format, title=_title(records), notes=below)
 
 

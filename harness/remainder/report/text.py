@@ -39,6 +39,17 @@ MISSING = "–"
 
 _ROUNDING = 1e-9
 """Sums of numbers that are kept to nine digits leave this much where they should cancel."""
+_SIGNS = {
+    "Δ": r"$\Delta$",
+    "ρ₀": r"$\rho_0$",
+    "ρ": r"$\rho$",
+    "π": r"$\pi$",
+    "κ̂": r"$\hat{\kappa}$",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    MISSING: "--",
+}
+"""Signs of headings and cells in LaTeX without packages."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -47,6 +58,8 @@ class Notes:
     """Footnotes of a table: each reason once, with the mark that points to it."""
 
     reasons: list[str] = field(default_factory=list)
+    intervals: bool = False
+    """Whether a number was shown with its interval, which a legend has to explain."""
 
     def mark(self, reason: str | None) -> str:
         """Superscript that points to `reason`; empty without one."""
@@ -60,12 +73,22 @@ class Notes:
         """One line per footnote."""
         return [f"{self.mark(reason)} {reason}" for reason in self.reasons]
 
-    def cell(self, number: Number) -> str:
-        """`value [low, high]`; what is missing is a dash. A reason is its footnote, or the interval's."""
+    def interval(self, number: Number, *, short: bool = False) -> str | None:
+        """The interval as `format_interval` writes it, noted for the legend."""
+        found = format_interval(number, short=short)
+        self.intervals |= found is not None
+        return found
+
+    def cell(self, number: Number, mark: str = "") -> str:
+        """`value [low, high]`; what is missing is a dash. A reason is its footnote, or the interval's.
+
+        Args:
+            mark: a sign behind the value.
+        """
         if number.value is None:
             return MISSING + self.mark(number.reason)
-        interval = format_interval(number)
-        shown = format_value(number.value, half_width(number))
+        interval = self.interval(number)
+        shown = format_value(number.value, half_width(number)) + mark
         return (shown if interval is None else f"{shown} {interval}") + self.mark(number.reason)
 
     def value(self, number: Number, write: Callable[[float], str] | None = None, *, style: str = "") -> Text:
@@ -78,13 +101,14 @@ class Notes:
         shown = format_value(number.value, half_width(number)) if write is None else write(number.value)
         return Text(shown, style=style)
 
-    def stacked(self, number: Number) -> Text:
-        """The value, and its interval dimmed below it."""
+    def stacked(self, number: Number, mark: str = "") -> Text:
+        """The value with a sign behind it, and its interval dimmed below."""
         if number.value is None:
             return Text(MISSING + self.mark(number.reason))
-        interval = format_interval(number, short=True)
+        interval = self.interval(number, short=True)
         below = (MISSING if interval is None else interval) + self.mark(number.reason)
-        return Text.assemble((format_value(number.value, half_width(number)), "bold"), "\n", (below, "dim"))
+        value = format_value(number.value, half_width(number)) + mark
+        return Text.assemble((value, "bold"), "\n", (below, "dim"))
 
 
 def format_value(value: float, spread: float | None = None) -> str:
@@ -220,7 +244,7 @@ def _no_zero(text: str) -> str:
 
 
 def _to_latex(table: str) -> str:
-    for sign, command in (("Δ", r"$\Delta$"), ("ρ", r"$\rho$"), (MISSING, "--")):
+    for sign, command in _SIGNS.items():
         table = table.replace(sign, command)
     for digit, sign in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹"):
         table = table.replace(sign, rf"\textsuperscript{{{digit}}}")
