@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from remainder.interpretation.protocol import adapt
 from remainder.loading.open import open_task
 from remainder.publish import check as checking
 from remainder.publish.check import Checked, check, render
+from remainder.publish.requirements import read_described
 from remainder.residual.moments import Moments
 from remainder.submission.submission import Submission
 
@@ -386,3 +388,18 @@ def assert_fits(outcome: Outcome) -> None:
     """Lines are as long as a terminal is wide, but for what is copied as a whole: a path, or a command."""
     long = [line for line in outcome.out.splitlines() if len(line) > 80]
     assert [line for line in long if "/" not in line] == []
+
+
+def test_check_and_submit_refuse_the_same_words(tmp_path: Path) -> None:
+    folder = tmp_path / "my-sae"
+    folder.mkdir()
+    (folder / "submission.toml").write_text(
+        'name = "my-sae"\nkind = "reconstruction"\ntitle = "\\u202ereversed"\nauthors = ["A"]\n'
+        'licence = "MIT"\n[method]\nformat = "pca"\nrank = 4\n'
+    )
+    words = "title: .* holds characters that are not printed"
+    with pytest.raises(InterpretationError, match=words):
+        read_described(str(folder))
+    step = check(str(folder), "tiny/induction").steps[-1]
+    assert (step.name, step.passed) == ("found", False)
+    assert re.search(words, step.detail)

@@ -360,3 +360,15 @@ def test_open_without_gh_is_refused_before_anything_is_measured(
     assert outcome.code == RecordError.exit_code
     assert "needs git and gh" in outcome.err
     assert not (tmp_path / "r").exists()
+
+
+def test_commands_name_places_in_the_repository_wherever_the_files_are(tmp_path: Path) -> None:
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "checkout"
+    to = Destinations(root, elsewhere / "submissions", elsewhere / "results")
+    inside = Destinations(root, root / "baselines", root / "leaderboard" / "results")
+    for given in (to, inside):
+        found = [
+            module._in_repository(given.submissions / "my-sae", given),
+            module._in_repository(given.results / "tiny" / "induction" / "2" / "my-sae", given),
+        ]
+        assert found == ["baselines/my-sae", "leaderboard/results/tiny/induction/2/my-sae"]

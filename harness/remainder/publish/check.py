@@ -44,6 +44,7 @@ from remainder.loading.site import SiteTask
 from remainder.measure.codes import CodeSample
 from remainder.measure.decoders import affine_decoder
 from remainder.measure.gather import nothing_spliced
+from remainder.publish.requirements import require_plain
 from remainder.record.json import significant
 from remainder.report.layout import WIDTH, require_format
 from remainder.report.text import draw
@@ -169,6 +170,7 @@ def _check(found: Checked, task: str | None, device: str, progress: Progress | N
     where = found.where
     try:
         submission = open_submission(where, found.ignored)
+        require_plain(submission)  # what `submit` would refuse
     except InterpretationError as problem:
         return found.fail("found", problem)
     found.ok("found", _found(submission))

@@ -30,6 +30,7 @@ __all__ = [
     "public_task",
     "read_described",
     "refuse_taken_name",
+    "require_plain",
     "required_tasks",
 ]
 
@@ -90,9 +91,7 @@ def check_description(found: Submission) -> None:
         refuse("authors", "names nobody" if not found.authors else "holds an empty name", "name all authors")
     if found.licence.strip().lower() in _NO_LICENCE:
         refuse("licence", f"is {found.licence!r}", 'name the licence of the weights, such as "MIT"')
-    for problem in check_words(found.model_dump(mode="json", exclude={"method"})):
-        field, _, text = problem.partition(": ")
-        refuse(field, text, "use plain text")
+    require_plain(found)
     revision = found.method.get("revision")
     if found.is_on_hub and not _COMMIT.fullmatch(revision or ""):
         here = "" if found.commit is None else f"; now it is {found.commit}"
@@ -104,6 +103,14 @@ def check_description(found: Submission) -> None:
     for name in found.files:
         if not found.is_on_hub and not (root_of(found.folder, name) / name).is_file():
             refuse("method", f"{name} lies outside of the folder", "put all files into it")
+
+
+def require_plain(found: Submission) -> None:
+    """Raise InterpretationError if a text of its description could not be shown as it is."""
+    for problem in check_words(found.model_dump(mode="json", exclude={"method"})):
+        field, _, text = problem.partition(": ")
+        where = found.name if found.folder is None else found.folder / "submission.toml"
+        raise InterpretationError(f"{where}: {field}: {text}", fix="use plain text")
 
 
 def required_tasks(submission: Submission) -> list[Task]:

@@ -214,9 +214,9 @@ def _require_ready(tasks: Sequence[Task], tier: str, to: Destinations) -> None:
 
 def git_commands(done: Submitted) -> list[list[str]]:
     """The commands that make a branch, a commit and a pull request of a submission."""
-    name, root = done.submission.name, done.places.root
+    name = done.submission.name
     folders = [done.folder, *(row.path.parent for row in done.rows)]
-    paths = [_relative(path, root) for path in dict.fromkeys(folders)]
+    paths = [_in_repository(path, done.places) for path in dict.fromkeys(folders)]
     what = ", ".join(dict.fromkeys(row.record.task.id for row in done.rows))
     return [
         ["git", "switch", "--create", f"submit-{name}"],
@@ -356,7 +356,11 @@ def _take_back(written: Sequence[Path], roots: Sequence[Path]) -> None:
             parent.rmdir()
 
 
-def _relative(path: Path, root: Path) -> str:
-    resolved = path.resolve()
-    inside = resolved.is_relative_to(root.resolve())
-    return resolved.relative_to(root.resolve()).as_posix() if inside else path.as_posix()
+def _in_repository(path: Path, to: Destinations) -> str:
+    """The place of a folder in the repository; of one outside, the place that it is to be put at."""
+    resolved, root = path.resolve(), to.root.resolve()
+    if resolved.is_relative_to(root):
+        return resolved.relative_to(root).as_posix()
+    homes = ((to.submissions, "baselines"), (to.results, "leaderboard/results"))
+    above, home = next(pair for pair in homes if resolved.is_relative_to(pair[0].resolve()))
+    return f"{home}/{resolved.relative_to(above.resolve()).as_posix()}"
