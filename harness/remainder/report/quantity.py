@@ -45,7 +45,7 @@ class Quantity:
     deep: bool = False
     """Whether of a site only the deep plan, `--rungs all`, measures it."""
     rungs: tuple[str, ...] = ()
-    """Of a deep one, rungs with which any plan measures it."""
+    """Rungs with which any plan measures a deep one."""
     beside: str = ""
     """Key of the quantity without which it is not shown: the power of a test, say."""
     alone: bool = False
