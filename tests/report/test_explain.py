@@ -718,7 +718,10 @@ def test_explaining_needs_no_torch(written: Path) -> None:
 def test_what_tells_of_the_residual_is_shown_with_its_curve_and_the_best_sampler(record: Record) -> None:
     fits = {
         "neighbour": ConditionalFit(
-            rows=9000, explained=0.245, curve={"10541": 0.218, "2032": 0.056}, same_token=0.838
+            rows=15000,
+            explained=0.245,
+            curve={"10541": 0.218, "2032": 0.056, "20320": 0.219},  # the last is of no more than 15,000
+            same_token=0.838,
         ),
         "hetero": ConditionalFit(rows=9000, explained=0.848, of="log ‖r − μ‖", surprise=228.68),
         "full": ConditionalFit(rows=9000, explained=None, surprise=239.45),
@@ -731,6 +734,7 @@ def test_what_tells_of_the_residual_is_shown_with_its_curve_and_the_best_sampler
     changed = changed.model_copy(update={"calibration": calibration})
     text = said(changed)
     assert "neighbour 0.245 – 2,032: 0.056 · 10,541: 0.218" in text
+    assert "20,320: " not in text
     assert "hetero 0.848 228.7" in text
     assert "full 239.4 the Gaussian residual" in text
     assert "the same input token in 84 % of rows" in text

@@ -102,5 +102,6 @@ def _surprise(fit: ConditionalFit) -> str:
 
 
 def _curve(fit: ConditionalFit) -> str:
-    points = sorted((int(rows), share) for rows, share in fit.curve.items())
+    # A kernel that is fitted to no more than so many rows has one point for all larger numbers.
+    points = sorted((int(rows), share) for rows, share in fit.curve.items() if int(rows) <= fit.rows)
     return " · ".join(f"{rows:,}: {share:.3f}" for rows, share in points)
