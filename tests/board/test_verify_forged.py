@@ -118,6 +118,7 @@ def test_every_field_on_the_page_exists(originals: list[Original]) -> None:
         "provenance.tf32",
         "complexity.coding.",
         "checks.decoded_",
+        "calibration.description.folds",  # and only where calibration has tokens enough
     )  # than some committed records
     assert [pattern for pattern in missing if not pattern.startswith(newer)] == []
 
