@@ -112,6 +112,7 @@ def test_the_page_says_what_they_mean_and_whose_they_are(tmp_path: Path) -> None
 def test_the_page_names_every_part_that_nothing_catches() -> None:
     text = (project_root() / "harness/remainder/board/templates/marks.html").read_text(encoding="utf-8")
     words = {
+        "calibration": "figures of conditional kernels and of descriptions on calibration documents",
         "checks": "values and notes of the checks",
         "compat": "the field's own metrics",
         "complexity": "reasons",

@@ -264,6 +264,9 @@ def test_values_that_could_not_have_been_measured_are_caught(
     originals: list[Original], change: str, fault: str
 ) -> None:
     def forgery(values: pd.DataFrame) -> pd.DataFrame:
+        if change.endswith("true"):  # a check that tasks make on one batch alone: here of all windows
+            clean = values.loc[values["rung"] == "clean"].assign(rung="true")
+            values = pd.concat([values, clean], ignore_index=True)
         raw, full = values["rung"] == "raw", values["rung"] == "full"
         if change == "kl":
             values.loc[full, "kl"] *= 0.5

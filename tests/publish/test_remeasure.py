@@ -97,8 +97,10 @@ def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, Any]:
 def test_an_honest_record_repeats_in_any_of_its_documents(honest: dict[str, Path]) -> None:
     found = rerun(honest[NAME], documents=3, seed="commit", nonce="word")
     assert found.passed, found.faults
-    # clean; raw, coded, mean; three more points; the reference; two draws of full, permuted, the null of ρ
-    assert found.rows == 3 * (1 + 3 + 3 + (1 + len(REFERENCE_STEPS)) + 3 * 2)
+    # clean; raw, coded, mean; three more points; the reference; nearest neighbour, mirror, minus-mean
+    still = 1 + 3 + 3 + (1 + len(REFERENCE_STEPS)) + 3
+    # pairs of full × .3, × .6 and × 1; and of permuted, cluster, renormalised, noise-centred, noise-fitted
+    assert found.rows == 3 * (still + 2 * (2 + 4 + 4 + 5))
     assert found.largest < 1e-6
     text = render_rerun(found)
     assert "as recorded" in text

@@ -229,7 +229,7 @@ def test_a_constant_residual_is_measured_as_far_as_it_goes(exact_ladder: None, t
     result = run(Shifted(), rungs="all", batch_size=12)
     record = result.record
     unmeasured = record.measurement.unmeasured
-    assert set(unmeasured) == {"temporal", "radial", "noise-directional", "gaussianity"}
+    assert set(unmeasured) == {"temporal", "full-temporal", "radial", "noise-directional", "gaussianity"}
     assert any("the residual is constant on calibration" in warning for warning in record.warnings)
     assert any(warning.startswith("radial was not measured: ") for warning in record.warnings)
     rungs = record.metrics.rungs
