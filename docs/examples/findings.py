@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,24 +230,6 @@ def first_blocks() -> dict[str, str]:
     }
 
 
-def filled(page: str, content: Mapping[str, str]) -> str:
-    """The page with its blocks as they are now.
-
-    Raises:
-        KeyError: the page has a block that is not known, or lacks one.
-    """
-    named: list[str] = []
-
-    def block(match: re.Match[str]) -> str:
-        named.append(match[1])
-        return f"<!-- {match[1]} -->\n\n{content[match[1]]}\n\n<!-- end -->"
-
-    text = re.sub(r"<!-- (?!end)([\w -]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
-    if lacking := set(content) - set(named):
-        raise KeyError(f"the page has no block {', '.join(sorted(lacking))}")
-    return text
-
-
 def filled_readme(text: str, detailed: Sequence[Rows]) -> str:
     """The README with its table of default columns as it is now.
 
@@ -331,8 +313,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     detailed = read_tasks(given.results, given.tasks or DETAILED)
     counted = read_tasks(given.results, () if given.tasks else COUNTED)
     pages = {
-        PAGE: filled(PAGE.read_text(encoding="utf-8"), blocks(detailed, counted)),
-        FIRST_PAGE: filled(FIRST_PAGE.read_text(encoding="utf-8"), first_blocks()),
+        PAGE: words.filled(PAGE.read_text(encoding="utf-8"), blocks(detailed, counted)),
+        FIRST_PAGE: words.filled(FIRST_PAGE.read_text(encoding="utf-8"), first_blocks()),
     }
     if README_TASK in [rows.task for rows in detailed]:
         pages[README] = filled_readme(README.read_text(encoding="utf-8"), detailed)

@@ -6,6 +6,7 @@ A sentence that states a sign or an order is made here from the numbers, never w
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -144,6 +145,24 @@ def count(many: int, total: int, what: str) -> str:
     if many == total:
         return f"all {total} {what}s" if total > 1 else f"the one {what}"
     return f"{many} of {total} {what}s"
+
+
+def filled(page: str, content: Mapping[str, str]) -> str:
+    """The page with its blocks as they are now.
+
+    Raises:
+        KeyError: the page has a block that is not known, or lacks one.
+    """
+    named: list[str] = []
+
+    def block(match: re.Match[str]) -> str:
+        named.append(match[1])
+        return f"<!-- {match[1]} -->\n\n{content[match[1]]}\n\n<!-- end -->"
+
+    text = re.sub(r"<!-- (?!end)([\w -]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    if lacking := set(content) - set(named):
+        raise KeyError(f"the page has no block {', '.join(sorted(lacking))}")
+    return text
 
 
 def table(headings: Sequence[str], cells: Iterable[Sequence[str]], notes: Notes) -> str:

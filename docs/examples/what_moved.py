@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -206,30 +205,12 @@ def blocks(before: Mapping[Key, Record], after: Mapping[Key, Record]) -> dict[st
     }
 
 
-def filled(page: str, content: Mapping[str, str]) -> str:
-    """The page with its blocks as they are now.
-
-    Raises:
-        KeyError: the page has a block that is not known, or lacks one.
-    """
-    named: list[str] = []
-
-    def block(match: re.Match[str]) -> str:
-        named.append(match[1])
-        return f"<!-- {match[1]} -->\n\n{content[match[1]]}\n\n<!-- end -->"
-
-    text = re.sub(r"<!-- (?!end)([\w -]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
-    if lacking := set(content) - set(named):
-        raise KeyError(f"the page has no block {', '.join(sorted(lacking))}")
-    return text
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write the page on what moved between two protocols.")
     parser.add_argument("--before", type=Path, default=BEFORE, help="folder of records of protocol 1")
     parser.add_argument("--after", type=Path, default=AFTER, help="folder of records of protocol 2")
     given = parser.parse_args(arguments)
-    page = filled(PAGE.read_text(encoding="utf-8"), blocks(read(given.before), read(given.after)))
+    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(read(given.before), read(given.after)))
     PAGE.write_text(page, encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")
 

@@ -58,9 +58,9 @@ def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
         findings.read_tasks(findings.RESULTS, names) for names in (findings.DETAILED, findings.COUNTED)
     )
     page = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.filled(page, findings.blocks(detailed, counted)) == page
+    assert findings.words.filled(page, findings.blocks(detailed, counted)) == page
     first = findings.FIRST_PAGE.read_text(encoding="utf-8")
-    assert findings.filled(first, findings.first_blocks()) == first
+    assert findings.words.filled(first, findings.first_blocks()) == first
     if findings.README_TASK in findings.DETAILED:
         readme = findings.README.read_text(encoding="utf-8")
         assert findings.filled_readme(readme, detailed) == readme
@@ -70,7 +70,7 @@ def test_what_moved_is_that_of_the_records() -> None:
     """What `python docs/examples/what_moved.py` writes is what stands there."""
     moved = load_script(project_root() / "docs" / "examples" / "what_moved.py")
     page = moved.PAGE.read_text(encoding="utf-8")
-    assert moved.filled(page, moved.blocks(moved.read(moved.BEFORE), moved.read(moved.AFTER))) == page
+    assert moved.words.filled(page, moved.blocks(moved.read(moved.BEFORE), moved.read(moved.AFTER))) == page
 
 
 def test_a_change_counts_where_an_interval_is_left() -> None:

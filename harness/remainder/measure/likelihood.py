@@ -91,7 +91,8 @@ class Normal:
 
     def clean(self, outputs: Outputs, targets: Targets) -> tuple[Kept, Compared]:
         """`keep` of the clean outputs, and their own loss; KL is 0."""
-        return self.keep(outputs), self.compare(self.keep(outputs), outputs, targets)
+        kept = self.keep(outputs)
+        return kept, self.compare(kept, outputs, targets)
 
     def compare(self, kept: Kept, outputs: Outputs, targets: Targets) -> Compared:
         """Loss of `outputs`, and KL from the clean outputs to them."""
