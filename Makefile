@@ -30,8 +30,8 @@ install: $(STAMP)  ## make the environment
 demo: $(STAMP)  ## score an autoencoder of a real model, a control with a known answer, a small model
 	$(BIN)/remainder run smollm2-135m/resid-15 --with topk-sae-32 --tier demo \
 		--columns bits_per_token,kl_coded,gap_raw,gap_gaussian
-	$(BIN)/remainder run controls/gaussian-equivalence
-	$(BIN)/remainder run tiny/modular-addition
+	$(BIN)/remainder run controls/gaussian-equivalence --rungs full
+	$(BIN)/remainder run tiny/modular-addition --rungs full
 
 site: $(STAMP)  ## build the board from the records in leaderboard/results, into site/
 	$(BIN)/remainder board build
