@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def task(tmp_path: Path, cache: Path) -> Path:
     """The folder of a tiny task with everything in the cache."""
-    return write_task(tmp_path / "tasks", cache)
+    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

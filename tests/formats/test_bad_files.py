@@ -375,7 +375,7 @@ def test_what_the_terminal_cannot_show_is_written_in_letters_that_it_can(
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return write_task(tmp_path / "tasks", tmp_path / "cache")
+    return write_task(tmp_path / "tasks")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_an_id_that_is_none(hub: Hub) -> None:
 
 def write_hub_task(folder: Path, cache: Path, repo: str, commit: str) -> Path:
     """The tiny task, with its model on the hub."""
-    place = write_task(folder, cache)
+    place = write_task(folder)
     text = (place / "task.toml").read_text()
     start, end = text.index("wheel = "), text.index("\n\n[corpus]")
     model = f'hub = "{repo}"\nrevision = "{commit}"'

@@ -198,7 +198,7 @@ def test_an_sae_of_a_notebook_that_names_no_hook_gets_one() -> None:
 @pytest.fixture
 def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
-    return tiny.write_task(tmp_path / "tasks", tmp_path / "cache")
+    return tiny.write_task(tmp_path / "tasks")
 
 
 def test_the_warning_stands_in_check(task_folder: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Place:
         before = os.environ.get("REMAINDER_CACHE")
         os.environ["REMAINDER_CACHE"] = str(folder / "cache")
         try:
-            self.task = write_task(folder / "tasks", folder / "cache")
+            self.task = write_task(folder / "tasks")
         finally:
             os.environ.pop("REMAINDER_CACHE")
             if before is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import bz2
 import hashlib
 import shutil
 import tempfile
@@ -186,39 +185,33 @@ class Shrink:
         return self.factor * codes + self.bias
 
 
-def write_task(folder: Path, cache_folder: Path) -> Path:
-    """A folder `tiny/site` with a task.toml, and all that it pins in a cache: nothing is left to fetch.
+def write_task(folder: Path) -> Path:
+    """A folder `tiny/site` with a task.toml and token ids; its model is put into the cache.
 
     Its model pretends to come from a GGUF file, as the real tasks' models do.
     """
-    gguf, text = hashlib.sha256(b"no such file").hexdigest(), _dump()
-    text_hash = hashlib.sha256(text).hexdigest()
-    (cache_folder / "files" / text_hash).mkdir(parents=True)
-    (cache_folder / "files" / text_hash / "words.xml.bz2").write_bytes(text)
+    gguf, text = hashlib.sha256(b"no such file").hexdigest(), _words()
 
     def copy(target: Path) -> None:
         shutil.copytree(model_folder(), target, dirs_exist_ok=True)
 
-    build_once("models", f"{gguf[:16]}-float32", copy)  # REMAINDER_CACHE must be `cache_folder`
+    build_once("models", f"{gguf[:16]}-float32", copy)
     place = folder / "tiny" / "site"
     place.mkdir(parents=True)
+    text.save(place)
     (place / "task.toml").write_text(
-        _TASK.format(gguf=gguf, text=text_hash, size=len(text), zeros="0" * 64, window=WINDOW, width=WIDTH)
+        _TASK.format(gguf=gguf, tokens=text.hash, zeros="0" * 64, window=WINDOW, width=WIDTH)
     )
     load_task(place)
     return place
 
 
-def _dump() -> bytes:
-    """A MediaWiki dump of random words."""
-    generator = np.random.default_rng(1)
-    pages = "".join(
-        f"<page><title>Page {i}</title><ns>0</ns><id>{i}</id><revision><text>"
-        + " ".join(f"w{word}" for word in generator.integers(3, VOCABULARY, 3 * WINDOW))
-        + "</text></revision></page>"
-        for i in range(DOCUMENTS)
-    )
-    return bz2.compress(f"<mediawiki>{pages}</mediawiki>".encode())
+def _words() -> Corpus:
+    """Random words."""
+    generator, task = np.random.default_rng(1), make_task()
+    ids = [generator.integers(3, VOCABULARY, 3 * WINDOW) for _ in range(DOCUMENTS)]
+    names, titles = [f"page-{i}" for i in range(DOCUMENTS)], [f"Page {i}" for i in range(DOCUMENTS)]
+    return Corpus.of_documents(task.corpus, task.splits, names, titles, ids)
 
 
 _TASK = """
@@ -241,12 +234,11 @@ sha256 = "{gguf}", size = 1 }}
 name = "random words"
 licence = "MIT"
 attribution = "nobody"
-reader = "mediawiki"
+reader = "tokens"
+tokens_sha256 = "{tokens}"
 window = {window}
 bos = 1
 special_tokens = [0, 1, 2]
-wheel = {{ package = "no-such-text", version = "1", wheel_sha256 = "{zeros}", file = "words.xml.bz2", \
-sha256 = "{text}", size = {size} }}
 
 [tiers.quick]
 evaluation_windows = 10

@@ -42,7 +42,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a tiny task with everything in the cache."""
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    return write_task(tmp_path / "tasks", tmp_path / "cache")
+    return write_task(tmp_path / "tasks")
 
 
 @pytest.fixture

@@ -374,7 +374,7 @@ def test_a_run_at_an_alias_gives_the_record_no_warning() -> None:
 @pytest.fixture
 def task_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
-    return tiny.write_task(tmp_path / "tasks", tmp_path / "cache")
+    return tiny.write_task(tmp_path / "tasks")
 
 
 def saved(folder: Path, hook: str) -> str:

