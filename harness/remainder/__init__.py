@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remainder._version import __version__
 
 if TYPE_CHECKING:
-    from remainder.api import Result, evaluate, evaluate_all
+    from remainder.api import evaluate, evaluate_all, worst_tokens
     from remainder.circuit.circuit import Circuit
     from remainder.circuit.ranking import NodeRanking, Ranking
     from remainder.errors import (
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from remainder.loading.site import SiteTask
     from remainder.measure.several_sites import SitesResult, evaluate_sites
     from remainder.model.architecture import Architecture, Graph
+    from remainder.monitor import Monitor
     from remainder.record.schema import Record
     from remainder.record.store import StoredRecord, read_record
     from remainder.report.compare import Comparison, compare_records
+    from remainder.report.result import Result
     from remainder.report.saebench import saebench_result
     from remainder.submission.open import open_submission
     from remainder.submission.submission import Submission
@@ -50,6 +52,7 @@ __all__ = [
     "InterpretationError",
     "LoadedTask",
     "MeasurementError",
+    "Monitor",
     "NodeRanking",
     "PromptTask",
     "Ranking",
@@ -75,6 +78,7 @@ __all__ = [
     "open_task",
     "read_record",
     "saebench_result",
+    "worst_tokens",
 ]
 
 _HOMES = {
@@ -86,6 +90,7 @@ _HOMES = {
     "InterpretationError": "remainder.errors",
     "LoadedTask": "remainder.loading.loaded",
     "MeasurementError": "remainder.errors",
+    "Monitor": "remainder.monitor",
     "NodeRanking": "remainder.circuit.ranking",
     "PromptTask": "remainder.loading.prompts",
     "Ranking": "remainder.circuit.ranking",
@@ -93,7 +98,7 @@ _HOMES = {
     "Record": "remainder.record.schema",
     "RecordError": "remainder.errors",
     "RemainderError": "remainder.errors",
-    "Result": "remainder.api",
+    "Result": "remainder.report.result",
     "SiteTask": "remainder.loading.site",
     "SitesResult": "remainder.measure.several_sites",
     "StoredRecord": "remainder.record.store",
@@ -110,6 +115,7 @@ _HOMES = {
     "open_task": "remainder.loading.open",
     "read_record": "remainder.record.store",
     "saebench_result": "remainder.report.saebench",
+    "worst_tokens": "remainder.api",
 }
 
 

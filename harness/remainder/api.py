@@ -3,56 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from remainder.base.cache import Progress
+from remainder.base.progress import shown
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError, RemainderError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
-from remainder.record.schema import Record
-from remainder.record.store import write_record
-from remainder.report.tables import render, rows
+from remainder.measure.tokens import TOKENS, require_text
+from remainder.measure.tokens import worst_tokens as worst_of
+from remainder.report.result import Result
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task, load_task
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Result", "evaluate", "evaluate_all"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measurement: the record and the per-document values that all its numbers come from."""
-
-    record: Record
-    values: pd.DataFrame
-
-    def frame(self) -> pd.DataFrame:
-        """Headline numbers with their 95 % intervals, one row; see `remainder.report.tables.rows`."""
-        return rows([self.record])
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path` (JSON) and the values beside it (`.csv.gz`); gives the path."""
-        write_record(self.record, self.values, Path(path))
-        return Path(path)
-
-    def plot(self) -> Figure:
-        """Gap to the clean model on every rung, and where it comes from; see
-        `remainder.report.plot.explanation`."""
-        from remainder.report.plot import explanation
-
-        return explanation(self.record)
-
-    def __str__(self) -> str:
-        return render([self.record], rungs=self.record.measurement.rungs)
+__all__ = ["evaluate", "evaluate_all", "worst_tokens"]
 
 
 def evaluate(
@@ -70,7 +40,7 @@ def evaluate(
     ignore_fields: Sequence[str] = (),
     device: str = "auto",
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Result:
     """Score an interpretation on a task.
 
@@ -101,7 +71,8 @@ def evaluate(
         device: `auto`, `cpu` or `cuda`.
         batch_size: windows in one forward pass; default: of a text up to 8 (on a GPU 32), of a script's
             examples 64.
-        progress: told what is being done, and how much of it is done.
+        progress: True for a bar, False for none, or a function that is told what is being done, how much of
+            it is done, and how much there is (or None). Default: a bar in a notebook, none in a script.
 
     Raises:
         RemainderError: with what is wrong and how to mend it.
@@ -120,8 +91,9 @@ def evaluate(
     # Before anything is loaded, whatever can be refused at once.
     scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
     finer = None if coarse is None else _entry(interpretation, spec, None)
-    loaded = _open(task, spec, device, batch_size, progress)
-    return Result(*loaded.measure(scored, chosen, reference=finer, progress=progress))
+    with shown(progress) as tell:
+        loaded = _open(task, spec, device, batch_size, tell)
+        return Result(*loaded.measure(scored, chosen, reference=finer, progress=tell))
 
 
 def evaluate_all(
@@ -136,7 +108,7 @@ def evaluate_all(
     documents: int | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> list[Result | RemainderError]:
     """Score several interpretations on a task in one go: a further one costs its own passes alone.
 
@@ -170,9 +142,46 @@ def evaluate_all(
     else:
         given = [(None, thing) for thing in interpretations]
     entries = [_entry(thing, spec, name) for name, thing in given]
-    loaded = _open(task, spec, device, batch_size, progress)
-    found = loaded.measure_group(entries, chosen, progress=progress)
-    return [one.problem or Result(*one.record()) for one in found]
+    with shown(progress) as tell:
+        loaded = _open(task, spec, device, batch_size, tell)
+        found = loaded.measure_group(entries, chosen, progress=tell)
+        return [one.problem or Result(*one.record()) for one in found]
+
+
+def worst_tokens(
+    task: str | Path | Task | LoadedTask,
+    interpretation: Any,
+    *,
+    most: int = TOKENS,
+    tier: str = "quick",
+    dtype: str | None = None,
+    documents: int | None = None,
+    ignore_fields: Sequence[str] = (),
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | bool | None = None,
+) -> pd.DataFrame:
+    """Look at single tokens of a text: those where an interpretation harms the model most, as a DataFrame.
+
+    Exact codes are spliced in, as on rung `raw`: over all scored tokens the mean of `kl` is the record's.
+
+    Args:
+        task, interpretation, tier, dtype, documents, ignore_fields, device, batch_size, progress: as for
+            `evaluate`.
+        most: rows; where there are fewer scored tokens, all of them.
+
+    Returns:
+        One row a token, the largest KL first; for its columns see `remainder.measure.tokens.worst_tokens`.
+
+    Raises:
+        RemainderError: as `evaluate`; TaskError too if the task has no text.
+    """
+    spec = _spec(task)
+    require_text(spec)
+    chosen = plan(spec, tier, rungs=("raw",), dtype=dtype, documents=documents, device=_place(task, device))
+    scored: Any = _entry(interpretation, spec, None, ignore_fields)
+    with shown(progress) as tell:
+        return worst_of(_open(task, spec, device, batch_size, tell), scored, chosen, most, tell)
 
 
 def _spec(task: str | Path | Task | LoadedTask) -> Task:

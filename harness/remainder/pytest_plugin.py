@@ -39,7 +39,7 @@ _loaded_tasks = pytest.StashKey[dict[tuple[str, str], Any]]()
 class Score:
     """The result of `remainder_score`, with its quantities as plain numbers."""
 
-    result: remainder.api.Result
+    result: remainder.Result
 
     def __repr__(self) -> str:
         # What pytest prints where an assertion fails: not the whole record.

@@ -1,22 +1,30 @@
-"""Progress on standard error while a person waits: bars on a terminal, lines elsewhere."""
+"""Progress while a person waits.
+
+`reporting` is that of commands, on standard error: bars on a terminal, lines elsewhere. `shown` is that of
+functions: a bar of tqdm, as a widget where the notebook has widgets.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from remainder.base.cache import Progress as Report
+from remainder.base.cache import silent
 
-__all__ = ["errors", "reporting"]
+__all__ = ["errors", "in_notebook", "reporting", "shown"]
 
 errors = Console(stderr=True, highlight=False, markup=False)  # paths may look like markup
 
 _LINE_SECONDS = 10.0  # between lines about the same work where there is no terminal
+_LARGE = 10_000_000  # totals above it are of bytes
 
 
 @contextmanager
@@ -42,7 +50,7 @@ def reporting() -> Iterator[Report]:
                     bars.remove_task(bars.task_ids[0])
                     del current[name]
                 current[doing] = bars.add_task(doing, total=total)
-            scale = 1_000_000 if (total or 0) > 10_000_000 else 1  # megabytes rather than bytes
+            scale = 1_000_000 if (total or 0) > _LARGE else 1  # megabytes rather than bytes
             bars.update(
                 bars.task_ids[0],
                 description=f"{doing} (MB)" if scale > 1 else doing,
@@ -68,3 +76,56 @@ def _lines() -> Report:
         last_doing, last_time = doing, now
 
     return report
+
+
+@contextmanager
+def shown(progress: Report | bool | None) -> Iterator[Report | None]:
+    """Give the function that a caller's `progress` stands for, and take its bar away in the end.
+
+    Args:
+        progress: a function that is told; True: a bar; False: nothing; None: a bar in a notebook, else what
+            the work would tell without it.
+    """
+    if progress is None and not in_notebook():
+        yield None
+    elif progress is None or progress is True:
+        with closing(_Bar()) as bar:
+            yield bar
+    else:
+        yield progress or silent
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+class _Bar:
+    """A bar of tqdm; a new piece of work takes the place of the one before."""
+
+    def __init__(self) -> None:
+        self._doing = ""
+        self._bar: Any = None
+
+    def __call__(self, doing: str, done: int, total: int | None) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # without widgets the bar is of text
+            from tqdm.auto import tqdm
+
+        if self._bar is None or doing != self._doing or total != self._bar.total:
+            self.close()
+            if done == total:
+                return  # over before there was anything to wait for
+            bytes_ = (total or 0) > _LARGE
+            self._doing, self._bar = (
+                doing,
+                tqdm(desc=doing, total=total, leave=False, unit="B" if bytes_ else "", unit_scale=bytes_),
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None

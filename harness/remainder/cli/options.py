@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from remainder.base.files import require_target
 from remainder.errors import RecordError
 from remainder.report.layout import FORMATS
+
+if TYPE_CHECKING:
+    from remainder.task.spec import Task
 
 __all__ = [
     "RECORD_HELP",
     "ColumnsOption",
+    "CountOption",
+    "DumpOption",
     "FormatOption",
     "IgnoreOption",
     "SuiteOption",
+    "dump_tokens",
     "one_record",
     "print_text",
     "require_columns",
+    "require_dump",
 ]
 
 SuiteOption = Annotated[
@@ -44,10 +53,52 @@ ColumnsOption = Annotated[
         "Default: what matters most; CSV and JSON always have all.",
     ),
 ]
+DumpOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--dump-tokens",
+        metavar="FILE",
+        help="Write the tokens with the largest KL on rung raw to this file (.csv, .jsonl), with their text "
+        "and what was kept there; of one submission on a task with a text.",
+    ),
+]
+CountOption = Annotated[
+    int, typer.Option("--tokens", metavar="N", min=1, help="How many tokens --dump-tokens writes.")
+]
 RECORD_HELP = (
     "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
     "last), a submission's name, or how a record's id begins."
 )
+
+
+def dump_tokens(path: Path, most: int, task: Any, submission: Any, **how: Any) -> None:
+    """Look at single tokens of what was measured, and write the worst.
+
+    Args:
+        how: `tier`, `dtype`, `documents`, `ignore_fields`, `device` and `batch_size` of the measurement.
+    """
+    from remainder.api import worst_tokens
+    from remainder.base.progress import reporting
+    from remainder.report.tokens import write_tokens
+
+    with reporting() as progress:
+        write_tokens(worst_tokens(task, submission, most=most, progress=progress, **how), path)
+
+
+def require_dump(path: Path | None, tasks: Sequence[Task], submissions: Sequence[object]) -> None:
+    """Refuse before measuring what `dump_tokens` could not write afterwards."""
+    if path is None:
+        return
+    from remainder.measure.tokens import require_text
+    from remainder.report.tokens import ENDINGS
+
+    if len(tasks) != 1 or len(submissions) != 1:
+        raise RecordError(
+            "--dump-tokens is of one submission on one task, and this run has several",
+            fix="name one task, and one submission with --with",
+        )
+    require_text(tasks[0])
+    require_target(path, "--dump-tokens", ENDINGS)
 
 
 def print_text(text: str) -> None:

@@ -11,10 +11,14 @@ import typer
 from remainder.base.files import IMAGES, require_folder, require_target
 from remainder.cli.options import (
     ColumnsOption,
+    CountOption,
+    DumpOption,
     FormatOption,
     IgnoreOption,
     SuiteOption,
+    dump_tokens,
     require_columns,
+    require_dump,
 )
 from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.record.rungs import CIRCUIT_RUNGS
@@ -147,6 +151,8 @@ def run(
     out: _Out = Path("results"),
     json: _Json = None,
     figure: _Figure = None,
+    dump_to: DumpOption = None,
+    tokens: CountOption = 100,
     columns: ColumnsOption = None,
     format: FormatOption = "table",
     fresh: _Fresh = False,
@@ -175,6 +181,7 @@ def run(
     chosen = [load_task(name) for name in names]
     if until_ci is not None:
         require_one(chosen, until_ci, documents, shard)
+    require_dump(dump_to, chosen, with_ or [])
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
     further = _further(chosen, rungs, background)
     planned = partial(
@@ -208,6 +215,11 @@ def run(
                 until_ci, chosen[0], sources[0], lambda one: Session(wanted, [one], format, further, shown)
             )
         _write(session, json, figure)
+        if dump_to is not None and session.records:
+            found = session.records[0]
+            how = {"tier": found.tier, "dtype": found.measurement.dtype, "ignore_fields": ignored}
+            place = {"device": device, "batch_size": batch_size}
+            dump_tokens(dump_to, tokens, names[0], wanted.named[0], **how, **place)
         session.show_all()
     except KeyboardInterrupt:
         errors.print(

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Group, RenderableType
@@ -36,6 +37,7 @@ from remainder.report.site_sections import has_annealed, sections
 from remainder.report.tables import troubles
 from remainder.report.text import (
     MISSING,
+    Cells,
     Notes,
     draw,
     format_value,
@@ -45,7 +47,7 @@ from remainder.report.text import (
     ruled_table,
 )
 
-__all__ = ["explain", "rung_frame"]
+__all__ = ["Explained", "explain", "explained", "rung_frame"]
 
 
 _LEGEND = (
@@ -59,6 +61,16 @@ _CIRCUIT_LEGEND = (
     "Δ: loss on this rung minus clean loss, nats per scored token, as KL; quenched:",
     "the noise drawn before the loss is read.",
 )
+
+
+class Explained(NamedTuple):
+    """The ladder of a record and what it says, as ready cells and lines; nothing in it is escaped."""
+
+    table: Cells
+    """The rungs; its notes are the footnotes of the table and of all sections."""
+    sections: list[Section]
+    below: list[str]
+    """Failed checks, warnings and the legend."""
 
 
 def rung_frame(record: Record) -> pd.DataFrame:
@@ -102,10 +114,9 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
     require_format(format)
     if format in ("csv", "json"):
         return render_frame(rung_frame(record), format)
-    notes = Notes()
     title = _title(record)
-    rungs, annealed = ladder(record), has_annealed(record)
     if format == "table":
+        notes, rungs, annealed = Notes(), ladder(record), has_annealed(record)
         adds = "What is removed carries" if record.is_of_circuits else "Adds"
         table, parts = _table(rungs, notes, adds, annealed=annealed), sections(record, notes)
         footer = [Text(line, style="dim") for line in [*_notes(notes), *_legend(record, notes)]]
@@ -114,16 +125,24 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
         content = [Text(title, style="bold"), "", table, *blocks, "", *warned, *footer]
         # The hat of x̂ has no width but is a character: two columns are left free for it.
         return draw([Padding(Group(*content), (0, 2, 0, 0))], width=width, color=color)
-    headings = ["Rung", "Adds", *_headings(annealed=annealed)]
-    cells = [[rung.name, rung.adds, *map(notes.cell, _shown(rung, annealed=annealed))] for rung in rungs]
-    written = [_written(section) for section in sections(record, notes)]
-    below = [*_notes(notes), *written, *troubles([record]), *_legend(record, notes)]
-    if format == "markdown":
-        title, below = _markdown(title), [_markdown(line) for line in below]
-    else:
-        title, below = _one_line(title), [_one_line(line) for line in below]
-    text = render_cells(headings, cells, format, title=title, notes=below)
+    found, parts, last = explained(record)
+    below = [*found.notes, *map(_written, parts), *last]
+    escape = _markdown if format == "markdown" else _one_line
+    title, below = escape(title), [escape(line) for line in below]
+    text = render_cells(found.headings, found.rows, format, title=title, notes=below)
     return text if format == "markdown" else _latex(text)
+
+
+def explained(record: Record) -> Explained:
+    """The same for a document that is not a terminal, whoever sets it."""
+    notes, annealed = Notes(), has_annealed(record)
+    cells = [
+        [rung.name, rung.adds, *map(notes.cell, _shown(rung, annealed=annealed))] for rung in ladder(record)
+    ]
+    parts = list(sections(record, notes))
+    headings = ["Rung", "Adds", *_headings(annealed=annealed)]
+    table = Cells(_title(record), headings, cells, _notes(notes))
+    return Explained(table, parts, [*troubles([record]), *_legend(record, notes)])
 
 
 def _legend(record: Record, notes: Notes) -> list[str]:

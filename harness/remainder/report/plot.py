@@ -50,6 +50,13 @@ _FLOOR = 0.5  # tokens: where the axis of counts ends, below a single one
 _HEIGHT = 2.9  # inches of a panel
 
 
+class _Shown(Figure):
+    """A figure that a notebook shows as it is, also where pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        return _data(self, "png", None)
+
+
 def overview(records: Sequence[Record]) -> Figure:
     """Raw and Gaussian gap of every record with 95 % intervals, cheapest interpretation on top."""
 
@@ -58,7 +65,7 @@ def overview(records: Sequence[Record]) -> Figure:
         return (value is None, value or 0.0, record.submission.name)
 
     ordered = sorted(told_apart(records), key=bits)
-    figure = Figure(figsize=(7.2, 1.3 + 0.36 * max(len(ordered), 3)), dpi=150, layout="constrained")
+    figure = _Shown(figsize=(7.2, 1.3 + 0.36 * max(len(ordered), 3)), dpi=150, layout="constrained")
     axes = figure.subplots()
     _symlog(axes, len(ordered))
     for place, record in enumerate(ordered):
@@ -94,7 +101,7 @@ def explanation(record: Record) -> Figure:
     panels = [(name, draw) for name, has, draw in _PANELS if has(record.metrics)]
     layout, heights = _layout([name for name, _ in panels], 1.5 + 0.27 * max(len(rungs), 4))
     size = (10.0 if panels else 7.2, sum(heights) + 0.5)
-    figure = Figure(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    figure = _Shown(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     axes = figure.subplot_mosaic(layout, height_ratios=heights)
     _draw_ladder(axes["ladder"], rungs)
     for name, draw in panels:
@@ -113,10 +120,14 @@ def save(figure: Figure, path: Path) -> None:
     """
     require_target(path, None, IMAGES)
     suffix = path.suffix.lower()
+    write_atomically(path, _data(figure, suffix[1:], {"Date": None} if suffix == ".svg" else None))
+
+
+def _data(figure: Figure, format: str, metadata: dict[str, Any] | None) -> bytes:
     data = io.BytesIO()
     with rc_context({"svg.hashsalt": "remainder"}):
-        figure.savefig(data, format=suffix[1:], metadata={"Date": None} if suffix == ".svg" else None)
-    write_atomically(path, data.getvalue())
+        figure.savefig(data, format=format, metadata=metadata)
+    return data.getvalue()
 
 
 # ---------------------------------------------------------------------------------- panels of a ladder

@@ -32,10 +32,12 @@ from remainder.report.quantities import (
     Quantity,
     applicable,
     chosen,
+    default_columns,
     number_of,
     on_rungs,
 )
 from remainder.report.text import (
+    Cells,
     Notes,
     draw,
     format_value,
@@ -45,7 +47,7 @@ from remainder.report.text import (
     ruled_table,
 )
 
-__all__ = ["render", "rows", "troubles"]
+__all__ = ["glances", "render", "rows", "troubles"]
 
 _NAME_WIDTH = 24
 _MOST_RUNGS = 6
@@ -135,15 +137,25 @@ def render(
         )
     if format in ("csv", "json"):
         return render_frame(rows(records, rungs), format)
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in _ordered(records):
-        groups.setdefault(_group_key(record), []).append(record)
-    tables = [told_apart(group) for group in groups.values()]
+    tables = _tables(records)
     if format == "table":
         above = set() if stated is None else stated
         shown = [_glance(group, rungs, columns, above) for group in tables]
         return draw(shown, width=width, color=color)
     return "\n".join(_written(group, rungs, columns, format) for group in tables)
+
+
+def glances(records: Iterable[Record]) -> list[Cells]:
+    """The tables that a terminal shows unless it is asked for others, as ready cells."""
+    return [_cells(group, default_columns(group)) for group in _tables(records)]
+
+
+def _tables(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each table, in its order."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in _ordered(records):
+        groups.setdefault(_group_key(record), []).append(record)
+    return [told_apart(group) for group in groups.values()]
 
 
 def _glance(
@@ -271,8 +283,14 @@ def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) ->
 
 def _written(records: Sequence[Record], rungs: Collection[str], columns: Collection[str], format: str) -> str:
     """The table for a document: every quantity that applies, its interval beside the value."""
+    cells = _cells(records, chosen(columns, records) if columns else applicable(records, rungs))
+    return render_cells(cells.headings, cells.rows, format, title=cells.title, notes=cells.notes)
+
+
+def _cells(records: Sequence[Record], columns: Iterable[Quantity]) -> Cells:
+    """These columns of a table, each interval beside its value."""
     notes = Notes()
-    shown = shown_of(chosen(columns, records) if columns else applicable(records, rungs), records)
+    shown = shown_of(columns, records)
 
     def cell(column: Quantity, record: Record) -> str:
         left_out = column.is_left_out(record)
@@ -289,7 +307,7 @@ def _written(records: Sequence[Record], rungs: Collection[str], columns: Collect
     ]
     marked = (f" {DEEP}" if column.key in shown.deep else "" for column in shown.columns)
     headings = ["Submission", *(one.heading + mark for one, mark in zip(shown.columns, marked, strict=True))]
-    return render_cells(headings, cells, format, title=_title(records), notes=below)
+    return Cells(_title(records), headings, cells, below)
 
 
 def _title(records: Sequence[Record]) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 from rich import box
@@ -20,6 +21,7 @@ from remainder.report.layout import WIDTH
 
 __all__ = [
     "MISSING",
+    "Cells",
     "Notes",
     "draw",
     "format_interval",
@@ -51,6 +53,16 @@ _SIGNS = {
 }
 """Signs of headings and cells in LaTeX without packages."""
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+class Cells(NamedTuple):
+    """A table of ready cells, and the lines around it; nothing in it is escaped."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+    """Lines below it."""
 
 
 @dataclass
