@@ -118,7 +118,7 @@ def test_a_run_writes_the_worst_tokens_and_its_record_is_the_same(
 ) -> None:
     monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    task = write_task(tmp_path / "tasks", tmp_path / "cache")
+    task = write_task(tmp_path / "tasks")
     run = ("run", task, "--with", "mean-only", "--rungs", "raw")
     for words, what in (
         (("--dump-tokens", "worst.txt"), "does not end in .csv or .jsonl"),
