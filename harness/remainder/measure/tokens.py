@@ -120,7 +120,7 @@ def _found(
 
 
 def _places(batch: Batch, numbers: list[int], order: Tensor) -> pd.DataFrame:
-    """Where scored tokens stand; `numbers`: the place of each window among all of the split."""
+    """Places of scored tokens; `numbers`: the place of each window among all of the split."""
     rows, positions = (part[order].cpu().numpy() for part in batch.scored.nonzero(as_tuple=True))
     found: pd.DataFrame = pd.DataFrame(
         {

@@ -134,7 +134,7 @@ def explain(record: Record, format: str = "table", *, width: int = WIDTH, color:
 
 
 def explained(record: Record) -> Explained:
-    """The same for a document that is not a terminal, whoever sets it."""
+    """The ladder of a record as ready cells, for a document or a notebook."""
     notes, annealed = Notes(), has_annealed(record)
     cells = [
         [rung.name, rung.adds, *map(notes.cell, _shown(rung, annealed=annealed))] for rung in ladder(record)

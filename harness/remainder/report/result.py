@@ -88,7 +88,7 @@ class Explanation:
 
 
 def _headline(record: Record) -> str:
-    """As many of the table's numbers as one line holds, each with its interval."""
+    """The first numbers of the table, each with its interval, up to the end of a line."""
     line = ""
     for column in default_columns([record]):
         number = number_of(record, column.key)

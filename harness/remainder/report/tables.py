@@ -288,7 +288,7 @@ def _written(records: Sequence[Record], rungs: Collection[str], columns: Collect
 
 
 def _cells(records: Sequence[Record], columns: Iterable[Quantity]) -> Cells:
-    """These columns of a table, each interval beside its value."""
+    """A table with these columns, each interval beside its value."""
     notes = Notes()
     shown = shown_of(columns, records)
 
