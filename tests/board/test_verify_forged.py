@@ -74,7 +74,7 @@ def forge(original: Original, place: Place, value: Any, shelf: Shelf) -> Verdict
         values_path(path).unlink()
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [6, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_random_edit_is_caught_or_its_field_is_on_the_page(
     count: int, originals: list[Original], remembered: None
 ) -> None:
@@ -95,6 +95,11 @@ def test_a_random_edit_is_caught_or_its_field_is_on_the_page(
     assert numbers > tried / 4
 
 
+def places_of(originals: list[Original]) -> set[Place]:
+    """Every place of a field in any record, once."""
+    return {place for original in originals for place, _ in fields(original.content)}
+
+
 def of_pattern(originals: list[Original], pattern: str) -> list[tuple[Original, Place, Any]]:
     """All fields of all records that a pattern names."""
     return [
@@ -110,7 +115,8 @@ def test_every_field_on_the_page_exists(originals: list[Original]) -> None:
     assert len(patterns) == len(set(patterns)) > 20
     # Some are of tasks that have records in the archive alone.
     old = [Original(path, read(path)[0], b"") for path in archives(results_folder())[0].rglob("*.json")]
-    missing = {pattern for pattern in patterns if not of_pattern([*originals, *old], pattern)}
+    places = places_of([*originals, *old])
+    missing = {pattern for pattern in patterns if not any(fits(place, pattern) for place in places)}
     newer = (
         "provenance.threads",
         "provenance.cpu",
