@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from remainder.record.store import StoredRecord, read_record
     from remainder.report.compare import Comparison, compare_records
     from remainder.report.result import Result
+    from remainder.report.results import load_results
     from remainder.report.saebench import saebench_result
     from remainder.submission.open import open_submission
     from remainder.submission.submission import Submission
@@ -73,6 +74,7 @@ __all__ = [
     "evaluate_all",
     "evaluate_sites",
     "list_tasks",
+    "load_results",
     "load_task",
     "open_submission",
     "open_task",
@@ -110,6 +112,7 @@ _HOMES = {
     "evaluate_all": "remainder.api",
     "evaluate_sites": "remainder.measure.several_sites",
     "list_tasks": "remainder.task.spec",
+    "load_results": "remainder.report.results",
     "load_task": "remainder.task.spec",
     "open_submission": "remainder.submission.open",
     "open_task": "remainder.loading.open",

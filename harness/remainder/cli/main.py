@@ -15,6 +15,7 @@ from remainder._version import __version__
 from remainder.base.files import IMAGES, refused, require_target
 from remainder.cli import board as cli_board
 from remainder.cli import circuit as cli_circuit
+from remainder.cli import export as cli_export
 from remainder.cli import publish as cli_publish
 from remainder.cli import run as cli_run
 from remainder.cli import tasks as cli_tasks
@@ -51,6 +52,7 @@ app.command()(cli_tasks.tasks)
 app.command()(cli_tasks.show)
 app.command()(cli_tasks.fetch)
 app.command()(cli_run.run)
+app.command()(cli_export.export)
 
 
 @app.command()

@@ -13,19 +13,23 @@ from remainder.errors import RecordError
 from remainder.report.layout import FORMATS
 
 if TYPE_CHECKING:
+    from remainder.report.results import Stored
     from remainder.task.spec import Task
 
 __all__ = [
+    "RECORDS_HELP",
     "RECORD_HELP",
     "ColumnsOption",
     "CountOption",
     "DumpOption",
     "FormatOption",
     "IgnoreOption",
+    "SkipOption",
     "SuiteOption",
     "dump_tokens",
     "one_record",
     "print_text",
+    "read_named",
     "require_columns",
     "require_dump",
 ]
@@ -69,6 +73,14 @@ RECORD_HELP = (
     "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
     "last), a submission's name, or how a record's id begins."
 )
+RECORDS_HELP = (
+    "any number of records: files (.json), folders (all records below them), names of submissions, or how "
+    "records' ids begin."
+)
+SkipOption = Annotated[
+    bool,
+    typer.Option("--skip-damaged", help="Leave out files that are no sound records, and name them."),
+]
 
 
 def dump_tokens(path: Path, most: int, task: Any, submission: Any, **how: Any) -> None:
@@ -128,3 +140,20 @@ def one_record(what: str) -> Path:
     if path != Path(what):
         errors.print(f"record: {path}", soft_wrap=True)
     return path
+
+
+def read_named(names: Sequence[str], *, skip_damaged: bool = False) -> list[Stored]:
+    """The records that are named as `RECORDS_HELP` says, with the hashes of their values verified too.
+
+    Those that are left out are printed.
+    """
+    from remainder.base.progress import errors
+    from remainder.record.store import read_sealed
+    from remainder.report.results import read_results
+
+    # A folder is all of its records here, where one record is meant elsewhere.
+    paths = [Path(name) if name.strip() and Path(name).is_dir() else one_record(name) for name in names]
+    reading = read_results(paths, skip_damaged=skip_damaged, read=read_sealed)
+    for fault in reading.faults:
+        errors.print(f"! left out: {fault.what}", markup=False, soft_wrap=True)
+    return reading.stored

@@ -1,16 +1,25 @@
-"""Commands on tasks: list them, show one of them (or a record), and fetch their models and texts."""
+"""Commands on tasks: list them, show one of them (or records), and fetch their models and texts."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from remainder.base.wrapping import fill
-from remainder.cli.options import RECORD_HELP, FormatOption, SuiteOption, one_record, print_text
+from remainder.cli.options import (
+    RECORDS_HELP,
+    ColumnsOption,
+    FormatOption,
+    SkipOption,
+    SuiteOption,
+    print_text,
+    read_named,
+    require_columns,
+)
 from remainder.errors import RecordError
 from remainder.report.layout import WIDTH
 
@@ -33,24 +42,22 @@ def tasks(suite: SuiteOption = None) -> None:
 
 def show(
     what: Annotated[
-        str, typer.Argument(metavar="TASK|RECORD", help=f"A task's id, or its folder. {RECORD_HELP}")
+        list[str],
+        typer.Argument(metavar="TASK|RECORD...", help=f"A task's id, or its folder; or {RECORDS_HELP}"),
     ],
     format: FormatOption = "table",
+    columns: ColumnsOption = None,
+    skip_damaged: SkipOption = False,
 ) -> None:
-    """Show what a task measures, or the numbers of a record."""
+    """Show what a task measures, or the numbers of records: a table for each task."""
     from remainder.report.layout import require_format
     from remainder.task.spec import is_task, load_task
 
     require_format(format)
-    if not is_task(what) and (path := _record_if_any(what)) is not None:
-        from remainder.record.store import read_record
-        from remainder.report.tables import render
-
-        record = read_record(path).record
-        color = sys.stdout.isatty()
-        print_text(render([record], format, rungs=record.measurement.rungs, color=color))
+    if len(what) > 1 or not (is_task(what[0]) or _is_near_task(what[0])):
+        _show_records(what, format, columns, skip_damaged)
         return
-    task = load_task(what)
+    task = load_task(what[0])
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
     print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
     for word, text in _facts(task):
@@ -83,17 +90,29 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     yield "baselines", ", ".join(baseline.name for _, baseline in baselines(task))
 
 
-def _record_if_any(what: str) -> Path | None:
-    """The file of the record that is meant, if there is one; see `which`."""
+def _show_records(what: Sequence[str], format: str, columns: str | None, skip_damaged: bool) -> None:
+    from remainder.report.tables import render
+
+    shown = require_columns(columns, format)
+    records = [one.record for one in read_named(what, skip_damaged=skip_damaged)]
+    # The rungs of several records are too many for a table; data formats have a column for each.
+    several = len(records) > 1 and format not in ("csv", "json")
+    rungs = dict.fromkeys(rung for record in records for rung in record.measurement.rungs)
+    color = sys.stdout.isatty()
+    print_text(render(records, format, rungs=() if several else rungs, columns=shown, color=color))
+
+
+def _is_near_task(what: str) -> bool:
+    """Whether it names no record: it may be a misspelt task, and `load_task` offers near names."""
     from remainder.board.which import records_of
 
-    if what.endswith(".json"):
-        return Path(what)  # reading it reports whatever is wrong with it
+    if what.endswith(".json") or Path(what).is_dir():
+        return False  # reading it reports whatever is wrong with it
     try:
         records_of(what)
     except RecordError:
-        return None  # it may be a misspelt task, and `load_task` offers near names
-    return one_record(what)
+        return True
+    return False
 
 
 def fetch(

@@ -18,6 +18,8 @@ from remainder.errors import RecordError
 
 __all__ = [
     "canonical_json",
+    "cleaned",
+    "cleaned_hash",
     "content_hash",
     "is_abandoned",
     "sha256",
@@ -46,15 +48,31 @@ def canonical_json(content: Any, *, indent: int | None = None) -> str:
     Raises:
         RecordError: a float is NaN or infinite (the message names its place), or a type is foreign.
     """
-    separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(
-        _clean(content, ""), sort_keys=True, ensure_ascii=False, indent=indent, separators=separators
-    )
+    return _dump(cleaned(content), indent)
 
 
 def content_hash(content: Any) -> str:
     """SHA-256 (hex) of the compact canonical JSON of `content`, in UTF-8."""
-    return sha256(canonical_json(content).encode())
+    return cleaned_hash(cleaned(content))
+
+
+def cleaned(content: Any) -> Any:
+    """`content` as canonical JSON has it: floats of six significant digits, lists for tuples.
+
+    Raises:
+        RecordError: as `canonical_json`.
+    """
+    return _clean(content, "")
+
+
+def cleaned_hash(content: Any) -> str:
+    """The `content_hash` of what `cleaned` gave, or of a part of it."""
+    return sha256(_dump(content).encode())
+
+
+def _dump(content: Any, indent: int | None = None) -> str:
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(content, sort_keys=True, ensure_ascii=False, indent=indent, separators=separators)
 
 
 def sha256(data: bytes) -> str:

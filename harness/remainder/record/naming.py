@@ -2,7 +2,8 @@
 
 1. A name that is too long is cut in the middle: what tells names apart stands at their ends.
 2. Paths that end alike are called by as much of their ends as differs.
-3. Records of different submissions with one name are told apart by the hash, which is all that they say.
+3. Records of different submissions with one name are told apart by the hash, which is all that they say;
+   several records of one submission by how their ids begin.
 
 Needs no torch.
 """
@@ -10,19 +11,19 @@ Needs no torch.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 from remainder.record.schema import Record
 
-__all__ = ["LONGEST", "differing_ends", "shortened", "told_apart"]
+__all__ = ["LONGEST", "differing_ends", "numbered", "shortened", "told_apart"]
 
 LONGEST = 40
 """Letters of a submission's name."""
 
 _CUT = ".."
 """Stands for what is left out: names hold no `…`."""
-_HASH = 6  # digits of a hash that tell records apart
+_HASH = 6  # digits of a hash or an id that tell records apart
 
 
 def shortened(name: str, most: int = LONGEST) -> str:
@@ -92,6 +93,22 @@ def told_apart(records: Sequence[Record]) -> list[Record]:
 
 
 def _with_hash(record: Record) -> Record:
-    stated = record.submission
-    name = f"{stated.name} ({stated.hash[:_HASH]})"
-    return record.model_copy(update={"submission": stated.model_copy(update={"name": name})})
+    return _renamed(record, f"{record.submission.name} ({record.submission.hash[:_HASH]})")
+
+
+def numbered(records: Sequence[Record]) -> list[Record]:
+    """The records; where several have one name, each with the beginning of its id behind it.
+
+    For showing only, as `told_apart`.
+    """
+    counts = Counter(record.submission.name for record in records)
+    return [
+        record
+        if counts[record.submission.name] == 1
+        else _renamed(record, f"{record.submission.name} [{record.record_id[:_HASH]}]")
+        for record in records
+    ]
+
+
+def _renamed(record: Record, name: str) -> Record:
+    return record.model_copy(update={"submission": record.submission.model_copy(update={"name": name})})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
@@ -25,6 +25,8 @@ from remainder.record import old
 from remainder.record.compat import Compat
 from remainder.record.json import (
     canonical_json,
+    cleaned,
+    cleaned_hash,
     content_hash,
     sha256,
     write_atomically,
@@ -333,8 +335,12 @@ def documents_info(table: pd.DataFrame) -> DocumentsInfo:
     )
 
 
-def _result_id(content: Mapping[str, Any]) -> str:
-    """Hash of what was found, whoever ran it wherever: no name, host, timing or provenance."""
+def _result_id(content: Mapping[str, Any], digest: Callable[[Any], str] = content_hash) -> str:
+    """Hash of what was found, whoever ran it wherever: no name, host, timing or provenance.
+
+    Args:
+        digest: makes the hash; `cleaned_hash`, if the content is `cleaned`.
+    """
     names = (
         "schema_version",
         "protocol",
@@ -357,7 +363,7 @@ def _result_id(content: Mapping[str, Any]) -> str:
         science["reference"] = {name: reference[name] for name in parts if name in reference}
     science["calibration"] = content["calibration"]
     science["documents"] = content["documents"]
-    return content_hash(science)
+    return digest(science)
 
 
 def read_summary(path: Path) -> Record:
@@ -390,7 +396,8 @@ def read_summary(path: Path) -> Record:
             fix="restore the file as it was",
         ) from error
     stated = content.pop("record_id")
-    if content_hash(content) != stated or _result_id(content) != record.result_id:
+    content = cleaned(content)
+    if cleaned_hash(content) != stated or _result_id(content, cleaned_hash) != record.result_id:
         raise RecordError(
             f"{path}: its content does not match its record_id {stated[:12]}…: it was edited",
             fix="restore the file as it was written, or measure again",

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
-from remainder.record.naming import told_apart
+from remainder.record.naming import numbered, told_apart
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
 from remainder.report.footers import DEEP, Shown, interaction_lines, mark_of, shown_of
@@ -47,7 +47,7 @@ from remainder.report.text import (
     ruled_table,
 )
 
-__all__ = ["glances", "render", "rows", "troubles"]
+__all__ = ["glances", "order_key", "render", "row_of", "rows", "troubles"]
 
 _NAME_WIDTH = 24
 _MOST_RUNGS = 6
@@ -84,24 +84,28 @@ def rows(records: Iterable[Record], rungs: Iterable[str] = ()) -> pd.DataFrame:
         rungs: get columns `gap_RUNG` and `kl_RUNG` beside those of `report.quantities`.
     """
     further = on_rungs(rungs)
-    table = []
-    for record in _ordered(records):
-        row: dict[str, str | float] = {
-            "task": record.task.id,
-            "version": record.task.version,
-            "tier": record.tier,
-            "submission": record.submission.name,
-            "kind": record.submission.kind,
-            "reference": "" if record.reference is None else record.reference.name,
-            "features": math.nan if record.complexity.features is None else record.complexity.features,
-        }
-        for quantity in (*QUANTITIES.values(), *further):
-            row |= frame_cells(quantity.key, quantity.of_record(record))
-        row["failed_checks"] = " ".join(record.failed_checks)
-        row["record_id"] = record.record_id
-        table.append(row)
-    frame: pd.DataFrame = pd.DataFrame(table)
+    frame: pd.DataFrame = pd.DataFrame([row_of(record, further) for record in sorted(records, key=order_key)])
     return frame
+
+
+def row_of(record: Record, further: Iterable[Quantity] = ()) -> dict[str, str | float]:
+    """The row of a record in such a frame.
+
+    Args:
+        further: quantities beside those of `report.quantities`.
+    """
+    row: dict[str, str | float] = {
+        "task": record.task.id,
+        "version": record.task.version,
+        "tier": record.tier,
+        "submission": record.submission.name,
+        "kind": record.submission.kind,
+        "reference": "" if record.reference is None else record.reference.name,
+        "features": math.nan if record.complexity.features is None else record.complexity.features,
+    }
+    for quantity in (*QUANTITIES.values(), *further):
+        row |= frame_cells(quantity.key, quantity.of_record(record))
+    return row | {"failed_checks": " ".join(record.failed_checks), "record_id": record.record_id}
 
 
 def render(
@@ -153,9 +157,9 @@ def glances(records: Iterable[Record]) -> list[Cells]:
 def _tables(records: Iterable[Record]) -> list[list[Record]]:
     """The records of each table, in its order."""
     groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in _ordered(records):
+    for record in sorted(records, key=order_key):
         groups.setdefault(_group_key(record), []).append(record)
-    return [told_apart(group) for group in groups.values()]
+    return [numbered(told_apart(group)) for group in groups.values()]
 
 
 def _glance(
@@ -372,8 +376,9 @@ def _is_reference(record: Record) -> bool:
     return record.submission.kind == "reconstruction" and not record.submission.files
 
 
-def _ordered(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: (_group_key(record), _order(record)))
+def order_key(record: Record) -> tuple[tuple[str, ...], tuple[float | str, ...]]:
+    """Sort key of rows of tables: by task, and then by bits per token."""
+    return _group_key(record), _order(record)
 
 
 def _group_key(record: Record) -> tuple[str, ...]:
