@@ -32,7 +32,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from remainder.api import Result, evaluate_all
-from remainder.loading.site import LanguageTask, _windows_at_a_time
+from remainder.loading.adapt import StoredModel
+from remainder.loading.site import LanguageTask, open_on
 from remainder.model.device import steady
 from remainder.task.spec import CorpusSpec, ModelSpec, Positions, Site, SplitSpec, Tier
 from remainder.task.text import Corpus
@@ -216,7 +217,7 @@ def opened(name: str, folder: Path, device: torch.device) -> LanguageTask:
     bounds = np.arange(documents + 1, dtype=np.int64) * case.window
     names = tuple(f"page-{i}" for i in range(documents))
     text = Corpus(corpus, splits, ids.astype(np.int32), bounds, names, names)
-    return LanguageTask(task, device, _windows_at_a_time(folder, text, device), None, text, folder)
+    return open_on(task, StoredModel(task.model, folder), text, device)
 
 
 def results(loaded: LanguageTask, saes: list[TopK], **settings: Any) -> list[Result]:

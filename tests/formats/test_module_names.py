@@ -19,9 +19,9 @@ from format_files import (
 )
 
 from remainder.errors import InterpretationError
-from remainder.formats.module_names import Module, module_named
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted
+from remainder.model.module_names import Module, module_named
 from remainder.submission.open import open_submission
 from remainder.task.spec import Site
 
@@ -111,12 +111,12 @@ def test_modules_of_gemma_2_are_where_their_hooks_are() -> None:
 def compare_with_transformers(architecture: str) -> None:
     import torch
 
-    from remainder.loading.fetch import _quiet, load_bridge
+    from remainder.loading.fetch import load_bridge, quiet
     from remainder.task.spec import ModelSpec
 
     folder = tiny.model_folder(architecture)
     model = tiny.make_model(architecture)
-    with _quiet():
+    with quiet():
         bridge = load_bridge(ModelSpec(name="tiny", licence="MIT", hub=str(folder)), folder=folder)
     ends: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
@@ -128,7 +128,7 @@ def compare_with_transformers(architecture: str) -> None:
 
         module.register_forward_hook(keep)
     seen: dict[str, torch.Tensor] = {}
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode(), quiet():
         model(tiny.tokens())
         hooks = [(name, lambda v, hook, n=name: seen.__setitem__(n, v.clone())) for name in ends]
         bridge.run_with_hooks(tiny.tokens(), fwd_hooks=hooks)

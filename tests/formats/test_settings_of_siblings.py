@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 
 from remainder.errors import InterpretationError
 from remainder.formats.coder import Above
-from remainder.formats.module_names import Module, is_in_block, module_named
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted
+from remainder.model.module_names import Module, is_in_block, module_named
 from remainder.submission.objects import object_submission
 from remainder.submission.open import open_submission
 from remainder.task.spec import Site, load_task

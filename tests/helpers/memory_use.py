@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from remainder.api import Result, evaluate_all
 from remainder.base.memory import most_held
-from remainder.loading.site import LanguageTask
+from remainder.loading.adapt import StoredModel
+from remainder.loading.site import LanguageTask, open_on
 from remainder.task.spec import Site, SplitSpec, Tier
 from remainder.task.text import Corpus
 
@@ -71,13 +72,7 @@ def loaded_task(windows: int, vocabulary: int, folder: Path) -> LanguageTask:
     bounds = np.arange(number + 1, dtype=np.int64) * 2 * WINDOW
     names = tuple(f"page-{i}" for i in range(number))
     corpus = Corpus(task.corpus, task.splits, ids, bounds, names, names)
-    return LanguageTask(task, torch.device("cpu"), _size(folder, corpus), None, corpus, folder)
-
-
-def _size(folder: Path, corpus: Corpus) -> int:
-    from remainder.loading.site import _windows_at_a_time
-
-    return _windows_at_a_time(folder, corpus)
+    return open_on(task, StoredModel(task.model, folder), corpus, torch.device("cpu"))
 
 
 def main(windows: int, vocabulary: int, latents: int, saes: int, rung: str) -> None:

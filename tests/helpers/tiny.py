@@ -26,7 +26,8 @@ from transformers import (
 )
 
 from remainder.base.cache import build_once
-from remainder.loading.fetch import _quiet
+from remainder.loading.adapt import StoredModel
+from remainder.loading.fetch import quiet
 from remainder.loading.site import LanguageTask
 from remainder.task.spec import (
     CorpusSpec,
@@ -86,7 +87,7 @@ atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 def make_model(architecture: str = "llama", seed: int = 0) -> Any:
     """A random model whose logits differ by several nats and whose blocks all matter."""
     torch.manual_seed(seed)
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_config(_CONFIGS[architecture]())
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
@@ -99,7 +100,7 @@ def save_model(model: Any, folder: Path) -> Path:
     """Save a model with a tokenizer whose word `w17` has the id 17."""
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    with _quiet():
+    with quiet():
         model.save_pretrained(folder)
         PreTrainedTokenizerFast(
             tokenizer_object=words, bos_token="w1", eos_token="w2", pad_token="w2", unk_token="w0"
@@ -168,8 +169,8 @@ def make_loaded(task: Task | None = None, *, batch_size: int = 4) -> LanguageTas
     """A task on a tiny model made ready to measure, on the CPU."""
     task = task or make_task()
     assert task.model.hub is not None
-    folder = Path(task.model.hub)
-    return LanguageTask(task, torch.device("cpu"), batch_size, None, make_corpus(task), folder)
+    given = StoredModel(task.model, Path(task.model.hub))
+    return LanguageTask(task, torch.device("cpu"), batch_size, None, make_corpus(task), given)
 
 
 class Shrink:

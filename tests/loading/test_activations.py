@@ -79,7 +79,7 @@ def test_the_masks_of_windows_are_independent() -> None:
 
 
 def plain_hidden(loaded: LoadedTask, layer: int, ids: torch.Tensor) -> torch.Tensor:
-    model = AutoModelForCausalLM.from_pretrained(loaded.folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(loaded.given.folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         hidden: torch.Tensor = model(ids, output_hidden_states=True).hidden_states[layer]
     return hidden

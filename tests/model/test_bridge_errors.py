@@ -17,7 +17,7 @@ from tiny import VOCABULARY, WIDTH
 
 from remainder.base.messages import message_of
 from remainder.errors import AssetError, MeasurementError, TaskError
-from remainder.loading.fetch import _quiet, load_bridge
+from remainder.loading.fetch import load_bridge, quiet
 from remainder.model.architecture import Stage
 from remainder.model.bridge import BridgeRunner
 from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge, of_the_file
@@ -99,7 +99,7 @@ def bridges(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in made:
             torch.manual_seed(0)
-            with _quiet():
+            with quiet():
                 model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name]())
             assert type(model).__name__ == name
             for weight in model.parameters():

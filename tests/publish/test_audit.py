@@ -19,7 +19,7 @@ from terminal import Command
 from remainder.board.audits import REGISTER, SealedText, audit_path, read_audits, uses_of
 from remainder.board.merge import read_entries
 from remainder.errors import RecordError, TaskError
-from remainder.loading.fetch import load_tokenizer, tokenizer_key
+from remainder.loading.fetch import tokenizer_key
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.loading.site import LanguageTask
@@ -59,7 +59,7 @@ def loaded() -> LanguageTask:
 @pytest.fixture(scope="module")
 def sealed(loaded: LanguageTask) -> bytes:
     """Documents that score nothing, as a maintainer's own would be."""
-    corpus, tokenizer = loaded.corpus, load_tokenizer(loaded.folder)
+    corpus, tokenizer = loaded.corpus, loaded.given.tokenizer
     chosen = corpus.documents("fit")[:DOCUMENTS]
     texts = [tokenizer.decode(corpus.tokens[corpus.bounds[i] : corpus.bounds[i + 1]]) for i in chosen]
     return seal([(f"secret-{number}", text) for number, text in enumerate(texts)], loaded)

@@ -81,7 +81,7 @@ def test_the_suffix_equals_the_full_pass_to_the_bit(loaded: LoadedTask, ids: tor
 
 @pytest.mark.slow
 def test_the_site_is_what_transformers_calls_it(loaded: LoadedTask, ids: torch.Tensor) -> None:
-    plain = AutoModelForCausalLM.from_pretrained(loaded.folder, dtype=torch.float32).eval()
+    plain = AutoModelForCausalLM.from_pretrained(loaded.given.folder, dtype=torch.float32).eval()
     runner = loaded.runner("float32")
     with torch.inference_mode():
         output = plain(ids[:1], output_hidden_states=True)

@@ -325,7 +325,7 @@ def test_nothing_is_fitted_on_evaluation(loaded: LanguageTask) -> None:
         tokens[start:end] = tokens[start:end][::-1]
     changed = Corpus(corpus.spec, corpus.splits, tokens, corpus.bounds, corpus.ids, corpus.titles)
     assert loaded.task.model.hub is not None
-    other = LanguageTask(loaded.task, loaded.device, 4, None, changed, Path(loaded.task.model.hub))
+    other = LanguageTask(loaded.task, loaded.device, 4, None, changed, loaded.given)
     records = [record_of(each, tiny.Shrink()) for each in (loaded, other)]
     first, second = records
     assert torch.equal(loaded.fit_moments(20).mean, other.fit_moments(20).mean)

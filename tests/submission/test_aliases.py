@@ -28,7 +28,7 @@ from remainder import evaluate
 from remainder.errors import AssetError, TaskError
 from remainder.formats.places import MisfitError, place_at, tensor_of, two_tensors
 from remainder.interpretation.protocol import Adapted, Alias
-from remainder.loading.fetch import _quiet, load_bridge
+from remainder.loading.fetch import load_bridge, quiet
 from remainder.loading.loaded import LoadedTask
 from remainder.publish.check import check, check_whole
 from remainder.submission.aliases import LIMIT, require_same
@@ -112,7 +112,7 @@ def spec_of(architecture: str) -> ModelSpec:
 
 @cache
 def bridge_of(architecture: str) -> Any:
-    with _quiet():
+    with quiet():
         return load_bridge(spec_of(architecture), folder=folder_of(architecture))
 
 
@@ -126,7 +126,7 @@ def seen_by_hand(bridge: Any, names: list[str]) -> dict[str, torch.Tensor]:
 
         return hook
 
-    with torch.inference_mode(), _quiet():
+    with torch.inference_mode(), quiet():
         bridge.run_with_hooks(tiny.tokens(), fwd_hooks=[(name, keep(name)) for name in names])
     return seen
 
@@ -277,7 +277,7 @@ def test_without_gain_and_bias_both_meanings_are_one_tensor() -> None:
     hook = "blocks.2.ln2.hook_normalized"
     # tiny's own GPT-2 has gains of one and biases of zero.
     spec = ModelSpec(name="tiny", licence="MIT", hub=str(tiny.model_folder("gpt2")))
-    with _quiet():
+    with quiet():
         bridge = load_bridge(spec, folder=tiny.model_folder("gpt2"))
     place = place_at((hook, hook), tiny.make_task(tiny.model_folder("gpt2"), hook=hook), "cfg.json")
     assert require_same(holding(bridge, spec), Adapted(object(), 16, "mine", aliases=place.aliases))

@@ -17,7 +17,6 @@ from sae_lens.util import get_special_token_ids
 from saelens_peer import all_numbers, as_saelens
 
 from remainder.loading.activations import SiteActivations, prefix_pass
-from remainder.loading.fetch import load_bridge, load_tokenizer
 from remainder.loading.open import open_task
 from remainder.loading.site import LanguageTask
 from remainder.measure.codes import CodeSample
@@ -92,17 +91,17 @@ def measured(task: str, baseline: str, windows: int, hook: str) -> Both:
     """Both sides on windows with special tokens."""
     opened = open_task(task, device="cpu", batch_size=3)
     assert isinstance(opened, LanguageTask)
-    loaded = WithSpecialTokens(opened.task, opened.device, 3, None, opened.corpus, opened.folder)
+    loaded = WithSpecialTokens(opened.task, opened.device, 3, None, opened.corpus, opened.given)
     interpretation = open_submission(ROOT / "baselines" / baseline).build(
         loaded.task, lambda: opened.fit_moments(2)
     )
     with torch.inference_mode():
         ours = measure_compat(loaded, interpretation, windows, CodeSample())
         tokens = torch.from_numpy(loaded.activations("evaluation", windows).windows.inputs)
-    model = as_saelens(load_bridge(loaded.task.model, folder=loaded.folder))
+    model = as_saelens(loaded.given.bridge())
     sae = SAE.load_from_disk(ROOT / "baselines" / baseline / "weights", dtype="float32").eval()
     sae.cfg.metadata.hook_name = hook
-    return Both(ours, special_ids(load_tokenizer(loaded.folder)), sae, model, tokens)
+    return Both(ours, special_ids(loaded.given.tokenizer), sae, model, tokens)
 
 
 @pytest.fixture(

@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from remainder.loading.fetch import load_tokenizer
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.submission.open import open_submission
@@ -138,7 +137,7 @@ def test_tokenizer_weights_and_text_are_the_pinned_ones(loaded: LoadedTask, name
     assert task.corpus is not None
     assert loaded.corpus.hash == task.corpus.tokens_sha256
     assert loaded.model.sha256 == task.model.weights_sha256
-    tokenizer = load_tokenizer(loaded.folder)
+    tokenizer = loaded.given.tokenizer
     text = "Energy is naïve, 3.14 – said Ångström.\n\nNew line"
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text

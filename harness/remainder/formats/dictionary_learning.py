@@ -1,7 +1,7 @@
 """dictionary_learning: a folder with `config.json` and `ae.pt`, the state of one of its classes.
 
 1. `config.json`, field `trainer`: dict_class, activation_dim, dict_size, k, layer, lm_name, submodule_name.
-2. The place: `submodule_name`, a module of the model (`remainder.formats.module_names`), a hook, or free
+2. The place: `submodule_name`, a module of the model (`remainder.model.module_names`), a hook, or free
    words with a layer; without one it is the residual stream leaving block `layer`, which is what the
    library's own scripts train on. It hooks modules, so an MLP or an attention means the module's own output,
    whatever the block does with it afterwards; with `buffer.io` = `in` its input.
@@ -40,7 +40,6 @@ from remainder.formats.known import (
     optional_count,
     plain,
 )
-from remainder.formats.module_names import is_in_block, module_named
 from remainder.formats.places import (
     HookPlace,
     Loaded,
@@ -51,6 +50,7 @@ from remainder.formats.places import (
     place_untold,
 )
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_torch
+from remainder.model.module_names import is_in_block, module_named
 from remainder.task.spec import Task
 
 __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "files", "found_in", "load"]

@@ -27,7 +27,6 @@ from remainder.errors import InterpretationError
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import AGAIN, count, file_name, flag, table, text
 from remainder.formats.known import Ignore, without_ignored
-from remainder.formats.module_names import hook_of
 from remainder.formats.object_config import config_of
 from remainder.formats.places import (
     HookPlace,
@@ -52,6 +51,7 @@ from remainder.formats.saelens_folding import (
 from remainder.formats.saelens_wrapping import is_of_sae_lens, wrapped
 from remainder.formats.tensors import Layout, header, missing_weights, read_json, read_tensors
 from remainder.interpretation.casting import in_float32, unwrapped
+from remainder.model.module_names import hook_of
 from remainder.task.spec import Site, Task
 
 __all__ = [

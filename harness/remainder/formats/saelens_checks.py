@@ -26,8 +26,8 @@ from remainder.errors import InterpretationError
 from remainder.formats.fields import AGAIN, file_name
 from remainder.formats.known import Ignore, Settings, Table
 from remainder.formats.model_loading import check_options
-from remainder.formats.module_names import hook_of
 from remainder.formats.saelens_fields import METADATA, OBJECT, RELEASE, first_of, table_of
+from remainder.model.module_names import hook_of
 from remainder.task.spec import Site, Task
 
 __all__ = ["Looked", "TanhReLU", "look"]

@@ -3,7 +3,7 @@
 1. `cfg.json`: d_in, num_latents (0: d_in · expansion_factor), k, activation (topk or groupmax), transcode,
    skip_connection.
 2. The place: the folder's name, as in `layers.15` (the output of that block) or `layers.15.mlp`
-   (`remainder.formats.module_names`). A sparse autoencoder is of the module's own output, whatever the block
+   (`remainder.model.module_names`). A sparse autoencoder is of the module's own output, whatever the block
    does with it afterwards; a transcoder reads its input and rebuilds its output.
 3. `sae.safetensors`: encoder.weight and W_dec [num_latents d_in], encoder.bias, b_dec, W_skip [d_in d_in].
 4. b_dec is subtracted before encoding unless cfg.json says that it is a transcoder; early versions said so in
@@ -29,7 +29,6 @@ from remainder.formats.coder import GroupMax, TopK, make_coder
 from remainder.formats.context import context_warnings
 from remainder.formats.fields import count, flag, text
 from remainder.formats.known import Ignore, Rest, Settings, Table, harmless, heeded, only, plain
-from remainder.formats.module_names import module_named
 from remainder.formats.places import (
     HookPlace,
     Loaded,
@@ -41,6 +40,7 @@ from remainder.formats.places import (
     place_at,
 )
 from remainder.formats.tensors import Layout, missing_weights, read_json, read_tensors
+from remainder.model.module_names import module_named
 from remainder.task.spec import Task
 
 __all__ = ["CONFIG", "FIELDS", "RUN", "RUN_FIELDS", "WEIGHTS", "files", "found_in", "load"]

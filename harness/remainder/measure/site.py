@@ -32,7 +32,6 @@ from torch import Tensor
 from remainder.base.cache import Progress, silent
 from remainder.interpretation.protocol import Adapted
 from remainder.loading.activations import Batch
-from remainder.loading.fetch import load_tokenizer
 from remainder.loading.loaded import Outcome
 from remainder.loading.site import LanguageTask, SiteTask
 from remainder.measure.checks import check_zero
@@ -322,7 +321,7 @@ class _Group:
             return None
         assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
         batches = (batch for batch, _ in self._chosen(windows, asked, 32))
-        ids = special_ids(load_tokenizer(self.loaded.folder))
+        ids = special_ids(self.loaded.given.tokenizer)
         return PeerText.of(ids, batches, self.plan.peers or PEERS)
 
     def _gradients(self) -> dict[str, Tensor]:

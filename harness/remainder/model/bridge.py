@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ __all__ = [
     "stored_weights",
     "tensors_hash",
     "weights_hash",
+    "weights_size",
 ]
 
 _ELSEWHERE = "choose another hook, or a model of another architecture"
@@ -106,6 +108,20 @@ def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(f"{name}|{raw.dtype}|{tuple(raw.shape)}|".encode())
         digest.update(raw.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def weights_size(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes that the weights in a folder's safetensors take in `dtype`; only the heads of the files are read.
+
+    Raises:
+        AssetError: if there is no such file, or one is truncated.
+    """
+    with ExitStack() as stack:
+        shapes = [
+            stored.get_slice(name).get_shape() for name, stored in stored_weights(folder, stack).items()
+        ]
+    size: int = dtype.itemsize * sum(math.prod(shape) for shape in shapes)
+    return size
 
 
 def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:

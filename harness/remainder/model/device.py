@@ -1,4 +1,4 @@
-"""Settings of a device by which the same run gives the same numbers, as far as they cost nothing."""
+"""Settings of a device by which the same run gives the same numbers, as far as they are free; its room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import os
 import torch
 from torch import Tensor
 
-__all__ = ["may_round_to_tf32", "moved", "steady"]
+from remainder.base.memory import free_memory
+from remainder.errors import AssetError
+
+__all__ = ["may_round_to_tf32", "moved", "require_room", "steady"]
 
 
 def steady(device: torch.device) -> None:
@@ -37,3 +40,30 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def require_room(size: int, what: str, device: torch.device | str) -> None:
+    """Raise AssetError if a device has less free memory than something takes, before it is put there.
+
+    Where nothing tells how much is free, it is taken to be enough.
+
+    Args:
+        size: bytes.
+        what: a phrase for it, such as `the weights of gpt2 in float32`.
+    """
+    place, here = torch.device(device), "this machine"
+    free = free_memory()
+    if place.type == "cuda":
+        here = str(place)
+        # Memory that torch holds and does not use is free for its tensors.
+        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        free = torch.cuda.mem_get_info(place)[0] + unused
+    if size > free:
+        raise AssetError(
+            f"{what} take {_amount(size)}, and {here} has {_amount(free)} of memory free",
+            fix="free memory, take a device that has more (--device), or a smaller model",
+        )
+
+
+def _amount(size: int | float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

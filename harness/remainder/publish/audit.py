@@ -40,7 +40,7 @@ from remainder.board.audits import (
     uses_of,
 )
 from remainder.errors import RecordError, TaskError
-from remainder.loading.fetch import load_tokenizer, tokenize, tokenizer_key
+from remainder.loading.fetch import tokenize, tokenizer_key
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.site import LanguageTask
 from remainder.publish.remeasure import open_recorded, plan_of, subject_of
@@ -201,7 +201,7 @@ def audit(
 
 def _with(loaded: LanguageTask, content: SealedFile) -> LanguageTask:
     """The task with the documents of a sealed file in place of its evaluation split."""
-    tokenizer = load_tokenizer(loaded.folder)
+    tokenizer = loaded.given.tokenizer
     documents = [(each.id, tokenize(tokenizer, each.text)) for each in content.documents]
     return replace(loaded, corpus=SealedCorpus.of(loaded.corpus, documents))
 

@@ -82,8 +82,9 @@ class WheelSpec(_Spec):
 class ModelSpec(_Spec):
     """A pretrained language model: in a wheel, in a folder of this project, or on the Hugging Face hub.
 
-    A local folder in the same format is accepted in place of a Hugging Face id. A module that a script builds
-    has none of these.
+    A local folder in the same format is accepted in place of a Hugging Face id. A model that was given as an
+    object lies in none of these places, and is known by its hash. A module that a script builds has none of
+    all this.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ModelSpec(_Spec):
     folder: str | None = Field(default=None, description="relative to the project's root")
     hub: str | None = None
     revision: str | None = None
+    given: Literal["object"] | None = Field(default=None, description="that it was an object in memory")
     weights_sha256: str | None = Field(
         default=None, description="hash over the sorted tensors; see model.weights_hash"
     )
@@ -104,15 +106,22 @@ class ModelSpec(_Spec):
         if self.folder is not None:
             return self.folder
         if self.hub is None:
-            return self.name
-        return f"local:{Path(self.hub).name}" if Path(self.hub).is_dir() else self.hub
+            return self.name if self.given is None else f"{self.given}:{self.name}"
+        return f"local:{Path(self.hub).name}" if self.is_local or Path(self.hub).is_dir() else self.hub
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is named by the absolute path of a folder of this machine, whatever lies there."""
+        return self.hub is not None and Path(self.hub).is_absolute()
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        if sum(place is not None for place in (self.wheel, self.folder, self.hub)) > 1:
+        if sum(place is not None for place in (self.wheel, self.folder, self.hub, self.given)) > 1:
             raise ValueError(
                 "[model] needs exactly one of `wheel` (a pinned file), `folder` and `hub` (an id)"
             )
+        if self.given is not None and self.weights_sha256 is None:
+            raise ValueError("[model] of an object needs `weights_sha256`: nothing else says which it was")
         return self
 
     @model_validator(mode="after")
@@ -128,7 +137,7 @@ class ModelSpec(_Spec):
     @property
     def is_language_model(self) -> bool:
         """Whether this names a language model, rather than leaving the model to a script."""
-        return any(place is not None for place in (self.wheel, self.folder, self.hub))
+        return any(place is not None for place in (self.wheel, self.folder, self.hub, self.given))
 
 
 class BuildSpec(_Spec):
@@ -335,7 +344,8 @@ class Task(_Spec):
         """SHA-256 over everything that can change a number (titles, names and descriptions cannot).
 
         Token ids that are pinned by their own hash are the same however they are fetched, so that neither the
-        reader nor the wheel of their text counts. What is absent is left out: a field that a later version of
+        reader nor the wheel of their text counts; nor does the folder of this machine from which pinned
+        weights were read. What is absent is left out: a field that a later version of
         this package adds moves no hash of a task without it.
         """
         words = {"title": True, "description": True, "version": True}
@@ -346,6 +356,8 @@ class Task(_Spec):
         if self.corpus is not None and self.corpus.tokens_sha256 is not None:
             for name in ("reader", "wheel"):
                 content["corpus"].pop(name, None)
+        if self.model.is_local and self.model.weights_sha256 is not None:
+            del content["model"]["hub"]
         content |= {"major": self.major, "ladder": self.ladder}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

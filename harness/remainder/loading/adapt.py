@@ -1,0 +1,211 @@
+"""Anyone's model, however it is given, as a model to measure on.
+
+`given_model` takes a folder or an id of the Hugging Face hub, and gives a `GivenModel`: what a task says of
+the model, its tokenizer, and the model itself behind hooks, in the precision and on the device that measuring
+asks for.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from remainder.base.cache import Progress
+from remainder.errors import AssetError, TaskError
+from remainder.loading.fetch import load_bridge, load_tokenizer, local_model, pinned_model
+from remainder.model.bridge import weights_hash
+from remainder.model.bridge_errors import architecture_in, of_the_bridge
+from remainder.record.schema import Pinned
+from remainder.task.spec import ModelSpec
+
+__all__ = ["GivenModel", "StoredModel", "given_model", "require_stored"]
+
+UNKNOWN = "unknown"
+"""The licence of a model that states none."""
+
+_CONTEXTS = ("max_position_embeddings", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
+
+
+@dataclass
+class GivenModel(ABC):
+    """A language model that tasks are measured on; what was opened once is kept."""
+
+    spec: ModelSpec
+    _opened: dict[tuple[str, str], Any] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    @abstractmethod
+    def pinned(self) -> Pinned:
+        """The source of the model, and the hash of its weights."""
+
+    @property
+    @abstractmethod
+    def config(self) -> Any:
+        """The config of transformers, that of the text where a model reads other things as well."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers.
+
+        Raises:
+            RemainderError: there is none.
+        """
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it has a tokenizer, without which it reads token ids alone."""
+        return True
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder in which it lies; None, if it lies nowhere."""
+        return None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Number of token ids; None, if its config does not tell."""
+        found = getattr(self.config, "vocab_size", None)
+        return found if isinstance(found, int) else None
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of the longest window, by its config; None, if that names no limit."""
+        found = (getattr(self.config, name, None) for name in _CONTEXTS)
+        return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+    def bridge(self, dtype: str = "float32", device: torch.device | str = "cpu") -> Any:
+        """The model behind the hooks of TransformerLens, in evaluation mode, with weights in `dtype`.
+
+        Raises:
+            TaskError: TransformerLens does not know its architecture.
+            AssetError: the device has too little memory for it.
+        """
+        key = dtype, str(device)
+        if key not in self._opened:
+            # Tensors made in inference mode could not take part in a graph, and loss gradients need one.
+            with torch.inference_mode(False):
+                self._opened[key] = self._open(dtype, torch.device(device))
+        return self._opened[key]
+
+    @abstractmethod
+    def _open(self, dtype: str, device: torch.device) -> Any: ...
+
+
+@dataclass
+class StoredModel(GivenModel):
+    """A model whose files lie in a folder of this machine."""
+
+    place: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        return self.place
+
+    @cached_property
+    def pinned(self) -> Pinned:
+        """The source of the model, and the hash of its weights; checked, if the task pins one."""
+        return pinned_model(self.spec, self.place)
+
+    @cached_property
+    def config(self) -> Any:
+        """The config of transformers."""
+        from transformers import AutoConfig
+
+        with of_the_bridge(f"reading the config of the model {self.spec.name}", architecture_in(self.place)):
+            return AutoConfig.from_pretrained(self.place, trust_remote_code=False).get_text_config()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of transformers.
+
+        Raises:
+            AssetError: there is none, or it cannot be loaded.
+        """
+        return load_tokenizer(self.place)
+
+    def _open(self, dtype: str, device: torch.device) -> Any:
+        return load_bridge(self.spec, dtype=dtype, device=device, folder=self.place)
+
+
+def given_model(model: str | Path, *, progress: Progress | None = None) -> GivenModel:
+    """The model that somebody names, made ready to be loaded.
+
+    Args:
+        model: a folder in the format of transformers with weights in safetensors, or an id of the Hugging
+            Face hub: `gpt2`, `OWNER/NAME`, either with `@REVISION`, and with `hub:` before it or not. A
+            folder goes before an id of the same name.
+
+    Raises:
+        AssetError: there is no such folder or id, it holds no model, or the hub does not give it.
+    """
+    name = str(model)
+    if isinstance(model, Path) or (not name.startswith("hub:") and Path(name).expanduser().is_dir()):
+        return _in_folder(Path(name).expanduser())
+    return _on_hub(name, progress)
+
+
+def _in_folder(folder: Path) -> StoredModel:
+    if not (folder / "config.json").is_file():
+        lacks = "holds no config.json of transformers" if folder.is_dir() else "is no folder"
+        raise AssetError(
+            f"{folder} {lacks}",
+            fix="name a folder that save_pretrained wrote, or an id of the hub such as gpt2",
+        )
+    spec = ModelSpec(
+        name=folder.absolute().name,
+        licence=_licence(folder),
+        hub=str(folder.absolute()),
+        weights_sha256=weights_hash(folder),
+    )
+    return StoredModel(spec, folder.absolute())
+
+
+def _on_hub(name: str, progress: Progress | None) -> StoredModel:
+    repo, _, revision = name.removeprefix("hub:").partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or repo.startswith("."):
+        raise AssetError(
+            f"{name!r} is neither a folder here nor the id of a model on the hub",
+            fix="name a folder that save_pretrained wrote, or an id such as gpt2 or OWNER/NAME@REVISION",
+        )
+    wanted = ModelSpec(name=repo, licence=UNKNOWN, hub=repo, revision=revision or None)
+    try:
+        folder = local_model(wanted, progress=progress)
+    except AssetError as problem:
+        raise AssetError(f"{problem.what} (and there is no folder {repo} here)", fix=problem.fix) from problem
+    found = {
+        "revision": folder.name,  # the folder of a snapshot is named by its commit
+        "licence": _licence(folder),
+        "weights_sha256": weights_hash(folder),
+    }
+    return StoredModel(wanted.model_copy(update=found), folder)
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the model card in a folder states."""
+    from huggingface_hub import ModelCard
+
+    card = folder / "README.md"
+    if not card.is_file():
+        return UNKNOWN
+    try:
+        stated = ModelCard.load(card).data.get("license")
+    except ValueError:  # its head is no YAML
+        return UNKNOWN
+    return stated if isinstance(stated, str) else UNKNOWN
+
+
+def require_stored(spec: ModelSpec) -> None:
+    """Raise TaskError for a model that was an object: no task can open it by itself."""
+    if spec.given is not None:
+        raise TaskError(
+            f"the model {spec.name} of this task was an object in memory, which lies nowhere",
+            fix="give the object again, or save it (save_pretrained) and score with that folder as the model",
+        )
