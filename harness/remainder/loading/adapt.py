@@ -140,7 +140,7 @@ def given_model(model: str | Path, *, progress: Progress | None = None) -> Given
 
     Args:
         model: a folder in the format of transformers with weights in safetensors, or an id of the Hugging
-            Face hub: `gpt2`, `OWNER/NAME`, either with `@REVISION`, and with `hub:` before it or not. A
+            Face hub: `OWNER/NAME`, or the name alone of an old model, with `@REVISION` or not, and with `hub:` before it or not. A
             folder goes before an id of the same name.
 
     Raises:
@@ -157,7 +157,7 @@ def _in_folder(folder: Path) -> StoredModel:
         lacks = "holds no config.json of transformers" if folder.is_dir() else "is no folder"
         raise AssetError(
             f"{folder} {lacks}",
-            fix="name a folder that save_pretrained wrote, or an id of the hub such as gpt2",
+            fix="name a folder that save_pretrained wrote, or an id of the hub such as OWNER/NAME",
         )
     spec = ModelSpec(
         name=folder.absolute().name,
@@ -173,7 +173,7 @@ def _on_hub(name: str, progress: Progress | None) -> StoredModel:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", repo) or repo.startswith("."):
         raise AssetError(
             f"{name!r} is neither a folder here nor the id of a model on the hub",
-            fix="name a folder that save_pretrained wrote, or an id such as gpt2 or OWNER/NAME@REVISION",
+            fix="name a folder that save_pretrained wrote, or an id such as OWNER/NAME@REVISION",
         )
     wanted = ModelSpec(name=repo, licence=UNKNOWN, hub=repo, revision=revision or None)
     try:

@@ -49,7 +49,7 @@ def require_room(size: int, what: str, device: torch.device | str) -> None:
 
     Args:
         size: bytes.
-        what: a phrase for it, such as `the weights of gpt2 in float32`.
+        what: a phrase for it, such as `the weights of SmallLM in float32`.
     """
     place, here = torch.device(device), "this machine"
     free = free_memory()
