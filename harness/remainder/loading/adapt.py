@@ -140,8 +140,8 @@ def given_model(model: str | Path, *, progress: Progress | None = None) -> Given
 
     Args:
         model: a folder in the format of transformers with weights in safetensors, or an id of the Hugging
-            Face hub: `OWNER/NAME`, or the name alone of an old model, with `@REVISION` or not, and with `hub:` before it or not. A
-            folder goes before an id of the same name.
+            Face hub: `OWNER/NAME`, or `OWNER/NAME@REVISION`, with `hub:` before it or not. A folder goes
+            before an id of the same name.
 
     Raises:
         AssetError: there is no such folder or id, it holds no model, or the hub does not give it.
