@@ -19,7 +19,6 @@ from torch import Tensor
 from remainder.base.cache import Progress, silent
 from remainder.errors import TaskError
 from remainder.loading.activations import Batch
-from remainder.loading.fetch import load_tokenizer
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.site import LanguageTask
 from remainder.measure.gather import evaluation_part
@@ -145,7 +144,7 @@ def _kept(codes: Float[Tensor, "tokens features"]) -> dict[str, Any]:
 
 def _with_text(worst: pd.DataFrame, loaded: LanguageTask) -> pd.DataFrame:
     """The texts of tokens in place of their ids, and columns in the order in which they are read."""
-    tokenizer = load_tokenizer(loaded.folder)
+    tokenizer = loaded.given.tokenizer
     inputs = loaded.windows("evaluation").inputs
 
     def text(ids: NDArray[Any]) -> str:
