@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remainder._version import __version__
 
 if TYPE_CHECKING:
-    from remainder.api import evaluate, evaluate_all, worst_tokens
+    from remainder.api import evaluate, evaluate_all, score, worst_tokens
     from remainder.circuit.circuit import Circuit
     from remainder.circuit.ranking import NodeRanking, Ranking
     from remainder.errors import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from remainder.interpretation.protocol import Reconstruction
+    from remainder.loading.adhoc import adhoc_task
     from remainder.loading.loaded import LoadedTask
     from remainder.loading.open import open_task
     from remainder.loading.prompts import PromptTask
@@ -69,6 +70,7 @@ __all__ = [
     "Task",
     "TaskError",
     "__version__",
+    "adhoc_task",
     "compare_records",
     "evaluate",
     "evaluate_all",
@@ -80,6 +82,7 @@ __all__ = [
     "open_task",
     "read_record",
     "saebench_result",
+    "score",
     "worst_tokens",
 ]
 
@@ -107,6 +110,7 @@ _HOMES = {
     "Submission": "remainder.submission.submission",
     "Task": "remainder.task.spec",
     "TaskError": "remainder.errors",
+    "adhoc_task": "remainder.loading.adhoc",
     "compare_records": "remainder.report.compare",
     "evaluate": "remainder.api",
     "evaluate_all": "remainder.api",
@@ -118,6 +122,7 @@ _HOMES = {
     "open_task": "remainder.loading.open",
     "read_record": "remainder.record.store",
     "saebench_result": "remainder.report.saebench",
+    "score": "remainder.api",
     "worst_tokens": "remainder.api",
 }
 

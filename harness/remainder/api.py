@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from remainder.base.cache import Progress
 from remainder.base.progress import shown
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError, RemainderError, TaskError
+from remainder.loading.adhoc import Choices
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
-from remainder.measure.plan import plan
+from remainder.measure.plan import Plan, plan
 from remainder.measure.tokens import TOKENS, require_text
 from remainder.measure.tokens import worst_tokens as worst_of
 from remainder.report.result import Result
+from remainder.submission.adhoc import task_for
+from remainder.submission.objects import object_submission
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task, load_task
 
-__all__ = ["evaluate", "evaluate_all", "worst_tokens"]
+__all__ = ["evaluate", "evaluate_all", "score", "worst_tokens"]
 
 
 def evaluate(
@@ -184,6 +188,107 @@ def worst_tokens(
         return worst_of(_open(task, spec, device, batch_size, tell), scored, chosen, most, tell)
 
 
+def score(
+    interpretation: Any,
+    *,
+    model: Any,
+    text: Any,
+    hook: str | None = None,
+    hook_out: str | None = None,
+    field: str = "text",
+    split: str | None = None,
+    first: int | None = None,
+    context: int | None = None,
+    bos: int | None = None,
+    sink_norm: float | None = None,
+    seed: int | None = None,
+    like: str | Path | Task | None = None,
+    save_task: str | Path | None = None,
+    name: str | None = None,
+    ignore_fields: Sequence[str] = (),
+    device: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | bool | None = None,
+    **settings: Any,
+) -> Result:
+    """Score an interpretation on a model, a hook and a text of your own: an ad-hoc task, on no public board.
+
+    For several interpretations make the task once, with `adhoc_task`, and give it to `evaluate`.
+
+    Args:
+        interpretation: what `evaluate` takes.
+        model: a folder of transformers, or an id of the Hugging Face hub.
+        text: a file (`.txt`, `.jsonl`, `.parquet`), a folder of `.txt`, a list of strings or of arrays of
+            token ids, or `hf:OWNER/NAME`, a data set of the hub; see `remainder.loading.texts`.
+        hook: where activations are read, by a name of TransformerLens or of a module; default: what the
+            interpretation's config says.
+        hook_out: what a transcoder rebuilds; default: likewise, or `hook`.
+        field: of `.jsonl`, `.parquet` and data sets, the one that holds the text.
+        split: documents of `.txt`: `blank-lines` or `files`; default: the first for a single file.
+        first: how many documents are read at most; default: all, of a data set of the hub 1,000.
+        context: tokens of a window; default: 128, fewer where the model or documents are too short.
+        bos: id of the token before every window; default: the tokenizer's.
+        sink_norm: norm above which positions are attention sinks; default: found on calibration.
+        seed: of the noise and the splits; default: 0.
+        like: a task on a text whose windows, splits, sinks, seed, tiers and rungs are taken.
+        save_task: a folder that the task is written into; any command takes it as a task.
+        name, ignore_fields, device, batch_size, progress: as for `evaluate`.
+        settings: `tier`, `rungs`, `pairs`, `dtype`, `compat` and `documents` as for `evaluate`. By default
+            the rungs are exact codes, quantised codes, and these with a Gaussian residual.
+
+    Raises:
+        RemainderError: with what is wrong and how to mend it; what is wrong with the text, before anything is
+            measured.
+    """
+    if isinstance(interpretation, (str, Path)):
+        entry: Any = open_submission(interpretation, ignore_fields)
+    else:
+        entry = object_submission(_instance(interpretation), name, ignore_fields)
+    with shown(progress) as tell:
+        loaded = task_for(
+            [entry],
+            model=model,
+            hook=hook,
+            hook_out=hook_out,
+            text=text,
+            field=field,
+            split=split,
+            first=first,
+            choices=Choices(context, bos, sink_norm, seed, like),
+            save=None if save_task is None else Path(save_task),
+            check=partial(_planned, device=device, **settings),
+            device=device,
+            batch_size=batch_size,
+            progress=tell,
+        )
+    more: dict[str, Any] = {"name": name, "ignore_fields": ignore_fields, "progress": progress}
+    return evaluate(loaded, interpretation, **more, **settings)
+
+
+def _planned(
+    task: Task,
+    *,
+    tier: str = "quick",
+    rungs: tuple[str, ...] | list[str] | str | None = None,
+    pairs: int | None = None,
+    dtype: str | None = None,
+    compat: bool | Sequence[str] = False,
+    documents: int | None = None,
+    device: str = "auto",
+) -> Plan:
+    """The plan of some settings of `score`, which are those of `evaluate`."""
+    return plan(
+        task,
+        tier,
+        rungs=_rungs(rungs),
+        pairs=pairs,
+        dtype=dtype,
+        compat=compat,
+        documents=documents,
+        device=device,
+    )
+
+
 def _spec(task: str | Path | Task | LoadedTask) -> Task:
     return task.task if isinstance(task, LoadedTask) else load_task(task)
 
@@ -217,9 +322,13 @@ def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Seq
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
         return open_submission(interpretation, ignore_fields)
+    entry: Entry = resolve(task.kind.wrap)(_instance(interpretation), name, ignore_fields)
+    entry.require_fit(task)
+    return entry
+
+
+def _instance(interpretation: Any) -> Any:
     if isinstance(interpretation, type):
         name = interpretation.__name__
         raise InterpretationError(f"{name} is a class", fix=f"give an instance, {name}(...)")
-    entry: Entry = resolve(task.kind.wrap)(interpretation, name, ignore_fields)
-    entry.require_fit(task)
-    return entry
+    return interpretation

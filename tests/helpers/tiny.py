@@ -98,12 +98,14 @@ def make_model(architecture: str = "llama", seed: int = 0) -> Any:
 
 def save_model(model: Any, folder: Path) -> Path:
     """Save a model with a tokenizer whose word `w17` has the id 17."""
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    # Special tokens are found within words, so none may be the beginning of another one.
+    vocabulary = {"<unk>": 0, "<s>": BOS, "</s>": EOS, **{f"w{i}": i for i in range(3, VOCABULARY)}}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     with quiet():
         model.save_pretrained(folder)
         PreTrainedTokenizerFast(
-            tokenizer_object=words, bos_token="w1", eos_token="w2", pad_token="w2", unk_token="w0"
+            tokenizer_object=words, bos_token="<s>", eos_token="</s>", pad_token="</s>", unk_token="<unk>"
         ).save_pretrained(folder)
     return folder
 

@@ -32,7 +32,7 @@ from remainder.record.schema import Record, SubmissionInfo
 from remainder.submission.description import Description, read_description
 from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submission_hash
 from remainder.task.lock import read_lock
-from remainder.task.spec import Task, load_task
+from remainder.task.spec import ADHOC, Task, load_task
 
 __all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "peer_of"]
 
@@ -83,11 +83,13 @@ def check_task(record: Record, *, board: bool = True) -> Iterator[Remark]:
         return
     lock = read_lock().tasks.get(stated.id)
     if lock is None:
+        is_adhoc = stated.id.startswith(f"{ADHOC}/")
         if board:
-            yield Remark(f"task.id: {stated.id!r} is not in tasks/lock.json")
+            why = "is ad hoc, and on no public board" if is_adhoc else "is not in tasks/lock.json"
+            yield Remark(f"task.id: {stated.id!r} {why}")
         else:
-            what = f"task: {stated.id} does not come with the benchmark: it was not compared"
-            yield Remark(what, is_fault=False)
+            why = "is ad hoc" if is_adhoc else "does not come with the benchmark"
+            yield Remark(f"task: {stated.id} {why}: it was not compared", is_fault=False)
         return
     major, letter = int(match[1]), match[2]
     locked_major, _, locked_letter = lock.version.partition("-")

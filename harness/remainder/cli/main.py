@@ -18,6 +18,7 @@ from remainder.cli import circuit as cli_circuit
 from remainder.cli import export as cli_export
 from remainder.cli import publish as cli_publish
 from remainder.cli import run as cli_run
+from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
 from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, one_record, print_text
@@ -52,6 +53,7 @@ app.command()(cli_tasks.tasks)
 app.command()(cli_tasks.show)
 app.command()(cli_tasks.fetch)
 app.command()(cli_run.run)
+app.command()(cli_score.score)
 app.command()(cli_export.export)
 
 

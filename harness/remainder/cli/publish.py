@@ -59,6 +59,10 @@ def verify(
         str | None,
         typer.Option(metavar="PATH", help="With --rerun: the interpretation; default: found by its name."),
     ] = None,
+    task: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --rerun: the folder of the task; default: found by its id."),
+    ] = None,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
@@ -68,7 +72,10 @@ def verify(
     from remainder.report.layout import require_format
 
     require_format(format, verifications.FORMATS)
-    settings = {"documents": documents, "seed": seed, "nonce": nonce, "submission": submission}
+    place = None if task is None else task.absolute()
+    settings = {
+        "documents": documents, "seed": seed, "nonce": nonce, "submission": submission, "task": place
+    }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
     keys = _keys(draws, given, rerun)
     verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
@@ -95,7 +102,8 @@ def _keys(draws: Path | None, given: Mapping[str, object], rerun: bool) -> dict[
 
     if not rerun and (given or draws is not None):
         raise RecordError(
-            "--documents, --seed, --nonce, --draws and --submission say how a record is measured again",
+            "--documents, --seed, --nonce, --draws, --submission and --task say how a record is measured "
+            "again",
             fix="add --rerun, or leave them out",
         )
     if draws is not None and given:

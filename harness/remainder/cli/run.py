@@ -20,6 +20,23 @@ from remainder.cli.options import (
     require_columns,
     require_dump,
 )
+from remainder.cli.run_options import (
+    BatchSizeOption,
+    CompatOption,
+    DeviceOption,
+    DocumentsOption,
+    DtypeOption,
+    EngineOption,
+    EstimateOption,
+    FigureOption,
+    FreshOption,
+    JsonOption,
+    OutOption,
+    PairsOption,
+    RungsOption,
+    TierOption,
+    WorkersOption,
+)
 from remainder.errors import RecordError, RemainderError, TaskError
 from remainder.record.rungs import CIRCUIT_RUNGS
 
@@ -27,7 +44,7 @@ if TYPE_CHECKING:
     from remainder.cli.session import Session
     from remainder.task.spec import Task
 
-__all__ = ["run"]
+__all__ = ["asked_rungs", "check_outputs", "run"]
 
 _Tasks = Annotated[
     list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
@@ -42,16 +59,6 @@ _With = Annotated[
         "itself; may be given again. Default: all of the task's.",
     ),
 ]
-_Tier = Annotated[
-    str, typer.Option(help="How much is measured: quick or standard; of a text also demo, a first table.")
-]
-_Rungs = Annotated[
-    str | None,
-    typer.Option(
-        help="Rungs, comma-separated; board: what every row of the board has (about 40 passes); all: every "
-        "residual model, annealed losses, couplings, Gaussianity (minutes a row). Default: the task's."
-    ),
-]
 _Background = Annotated[
     list[str] | None,
     typer.Option(
@@ -63,26 +70,6 @@ _Background = Annotated[
 ]
 _FORMER = {"gaussian": "full", "resample": "permuted", "mean-positional": "raw"}
 """Names that backgrounds had until version 0.1."""
-_Pairs = Annotated[int | None, typer.Option(help="Antithetic pairs of draws; default: the tier's.")]
-_Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="float32 or bfloat16, after the site; default: the tier's, but float32 on a CPU without "
-        "units for bfloat16."
-    ),
-]
-_Compat = Annotated[
-    bool,
-    typer.Option("--compat", help="Also take the metrics of SAELens and SAEBench, with their masks."),
-]
-_Documents = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="For a first look: only the first N of the tier's evaluation documents. The record says so, "
-        "and no board takes it.",
-    ),
-]
 _UntilCi = Annotated[
     float | None,
     typer.Option(
@@ -92,23 +79,6 @@ _UntilCi = Annotated[
         "first (of one alone its KL) is known to ± NATS.",
     ),
 ]
-_Estimate = Annotated[
-    bool, typer.Option("--estimate", help="Say what it would take, by timing a few passes; measure nothing.")
-]
-_Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-_BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Windows in one forward pass; default: 8 of a text, on a GPU up to 32; "
-        "64 of data that a script makes; 16 prompts.",
-    ),
-]
-_Out = Annotated[Path, typer.Option(help="Folder where records are kept, and found again.")]
-_Json = Annotated[
-    Path | None, typer.Option("--json", help="Write the record (of one submission) to this file too.")
-]
-_Figure = Annotated[Path | None, typer.Option(help="Draw the results to this file (.png or .svg).")]
 _Shard = Annotated[
     str,
     typer.Option(
@@ -117,19 +87,6 @@ _Shard = Annotated[
         "all, as in an array of jobs.",
     ),
 ]
-_Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Processes that measure beside each other, each with the model in its memory and its share of "
-        "the cores or one of the GPUs. Default: 1; of Ray, one for each GPU, or else core.",
-    ),
-]
-_Engine = Annotated[
-    str,
-    typer.Option(help="Where they run: local, or ray (a cluster, or one on this machine); docs/scale.md."),
-]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is finished already.")]
 
 
 def run(
@@ -137,28 +94,28 @@ def run(
     suite: SuiteOption = None,
     with_: _With = None,
     ignore_field: IgnoreOption = None,
-    tier: _Tier = "quick",
-    rungs: _Rungs = None,
+    tier: TierOption = "quick",
+    rungs: RungsOption = None,
     background: _Background = None,
-    pairs: _Pairs = None,
-    dtype: _Dtype = None,
-    compat: _Compat = False,
-    documents: _Documents = None,
+    pairs: PairsOption = None,
+    dtype: DtypeOption = None,
+    compat: CompatOption = False,
+    documents: DocumentsOption = None,
     until_ci: _UntilCi = None,
-    estimate: _Estimate = False,
-    device: _Device = "auto",
-    batch_size: _BatchSize = None,
-    out: _Out = Path("results"),
-    json: _Json = None,
-    figure: _Figure = None,
+    estimate: EstimateOption = False,
+    device: DeviceOption = "auto",
+    batch_size: BatchSizeOption = None,
+    out: OutOption = Path("results"),
+    json: JsonOption = None,
+    figure: FigureOption = None,
     dump_to: DumpOption = None,
     tokens: CountOption = 100,
     columns: ColumnsOption = None,
     format: FormatOption = "table",
-    fresh: _Fresh = False,
+    fresh: FreshOption = False,
     shard: _Shard = "1/1",
-    workers: _Workers = None,
-    engine: _Engine = "local",
+    workers: WorkersOption = None,
+    engine: EngineOption = "local",
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
     from remainder.base.progress import errors, reporting
@@ -166,7 +123,7 @@ def run(
 
     shown = require_columns(columns, format)
     names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
-    _check_outputs(names, json, figure, out, with_)
+    check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
         from remainder.cli.estimate import print_estimates
@@ -183,7 +140,7 @@ def run(
         require_one(chosen, until_ci, documents, shard)
     require_dump(dump_to, chosen, with_ or [])
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
-    further = _further(chosen, rungs, background)
+    further = asked_rungs(chosen, rungs, background)
     planned = partial(
         plan, tier=tier, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=device
     )
@@ -251,7 +208,7 @@ def _write(session: Session, json: Path | None, figure: Path | None) -> None:
         save(overview(session.records), figure)
 
 
-def _further(tasks: list[Task], rungs: str | None, backgrounds: list[str] | None) -> tuple[str, ...]:
+def asked_rungs(tasks: list[Task], rungs: str | None, backgrounds: list[str] | None) -> tuple[str, ...]:
     """The rungs or backgrounds that are asked for; none: those of each task alone."""
     if rungs is not None and backgrounds:
         raise TaskError("--rungs and --background are both given", fix="give one of the two")
@@ -297,7 +254,7 @@ def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], 
         raise problems[0]
 
 
-def _check_outputs(
+def check_outputs(
     names: list[str], json: Path | None, figure: Path | None, out: Path, with_: list[str] | None
 ) -> None:
     """Refuse before measuring what could not be written afterwards."""

@@ -37,7 +37,7 @@ from remainder.base.paths import project_root
 from remainder.errors import InterpretationError
 from remainder.formats.fields import file_name
 from remainder.interpretation.protocol import Adapted, Alias, Reads, adapt
-from remainder.task.spec import ModelSpec, Site, Task
+from remainder.task.spec import ANYWHERE, ModelSpec, Site, Task
 
 _SAY_LITTLE = frozenset({"base", "chat", "hf", "instruct", "it", "pt", "small"})
 _FOLDERS = frozenset({"checkpoints", "data", "model", "models", "output", "outputs", "runs", "saved"})
@@ -98,6 +98,9 @@ def beside_output(interpretation: Any, task: Task) -> Loaded:
 
 class MisfitError(InterpretationError):
     """A sound file that was made for another place, width or model than the task's."""
+
+    made: tuple[str, str] | None = None
+    """Hook names that it was made for, where these are what does not fit."""
 
 
 _NAMES = (
@@ -193,6 +196,10 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
         lacks: what it should have said, as in `no hook_name`.
     """
     site = task.site
+    if site == ANYWHERE:
+        raise MisfitError(
+            f"{where} does not tell at which hook it was made ({lacks})", fix="name it: --hook HOOK"
+        )
     here = site.hook_in if site.is_reconstruction else f"the output of {site.hook_in} at {site.hook_out}"
     note = (
         f"{file_name(where)} does not tell its place ({lacks}): that it was made for {here} is taken on "
@@ -223,14 +230,18 @@ def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
             return "out"
     stated = f"at {source}" if source == target else f"to read {source} and rebuild {target}"
     here = f"is {site.hook_in}" if site.is_reconstruction else f"reads {site.hook_in} for {site.hook_out}"
-    raise MisfitError(
+    problem = MisfitError(
         f"{where}: it was trained {stated}; the task's site {here}",
         fix="choose the task that it was made for, or write one: a task.toml with that [site]",
     )
+    problem.made = made
+    raise problem
 
 
 def check_width(width: Any, site: Site, where: Path | str, field: str = "d_in") -> None:
-    """Raise MisfitError unless a file's width is that of the site."""
+    """Raise MisfitError unless a file's width is that of the site; nothing is wrong with it at `ANYWHERE`."""
+    if site == ANYWHERE:
+        return
     if width != site.width or not isinstance(width, int):
         raise MisfitError(
             f"{where}: {field} is {brief(width)}; the task's site {site.hook_in} has width {site.width}",
@@ -324,12 +335,15 @@ def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
     Names are compared loosely: the owner, upper case and what follows a comma do not count, nor whether one
     says `small` or `instruct` (`gpt2` and `gpt2-small`, `SmolLM2-135M` and `SmolLM2-135M-Instruct`); other
     words do (`pythia-70m` and `pythia-70m-deduped`). A name that may be a folder's – a path, or a word that
-    is not a model of TransformerLens – tells nothing, and is accepted.
+    is not a model of TransformerLens – tells nothing, and is accepted; nor does that of a model that is
+    called after its folder.
 
     Raises:
         MisfitError: if it names a published model, and that is not the task's.
     """
     if not isinstance(named, str) or not named.strip() or named == model.name:
+        return
+    if model.is_local and model.name == Path(model.hub or "").name:
         return
     here = [words for name in (model.name, model.hub or "") if (words := _words(name))]
     if any(_words(named) ^ words <= _SAY_LITTLE for words in here):

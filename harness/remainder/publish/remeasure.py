@@ -119,6 +119,7 @@ def rerun(
     seed: str | None = None,
     nonce: str | None = None,
     submission: str | Path | None = None,
+    task: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Rerun:
     """Measure some documents of the record at `path` again, as this module's text says.
@@ -130,6 +131,7 @@ def rerun(
         nonce: another; default: drawn now.
         submission: where the interpretation lies, as `remainder run --with` takes it; default: what the task
             brings, or the baseline, of the record's name.
+        task: the folder of its task; default: found by its id.
 
     Raises:
         RecordError: if it cannot be read, or its task or submission is another one here.
@@ -146,7 +148,7 @@ def rerun(
         state = git_state(project_root())
         seed = "" if state is None else state.commit
     nonce = secrets.token_hex(8) if nonce is None else nonce
-    loaded = open_recorded(record, progress)
+    loaded = open_recorded(record, progress, task)
     subject = subject_of(record.submission, submission, loaded)
     measured = plan_of(record, loaded)
     chosen = choose_documents(stored, documents, seed, nonce)
@@ -219,10 +221,10 @@ def render_rerun(found: Rerun) -> str:
     return "\n".join(lines)
 
 
-def open_recorded(record: Record, progress: Progress | None) -> LoadedTask:
-    """The record's task, if it is the same here."""
+def open_recorded(record: Record, progress: Progress | None, task: str | Path | None = None) -> LoadedTask:
+    """The record's task, if it is the same here; `task` is its folder, if its id does not find it."""
     batch_size = _other_batch(record.measurement.batch_size)
-    loaded = open_task(record.task.id, device=_DEVICE, batch_size=batch_size, progress=progress)
+    loaded = open_task(task or record.task.id, device=_DEVICE, batch_size=batch_size, progress=progress)
     if loaded.task.hash != record.task.hash:
         raise RecordError(
             f"record {record.record_id[:12]} is of {record.task.id} {record.task.version} (hash "

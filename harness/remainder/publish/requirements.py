@@ -189,6 +189,11 @@ def public_task(name: str) -> Task:
         TaskError: if there is no such task, or it lies elsewhere.
     """
     task = load_task(name)
+    if task.is_adhoc:
+        raise TaskError(
+            f"{task.id} is ad hoc, of somebody's own model, hook and text, and is on no public board",
+            fix="submit to a task of the benchmark; `remainder tasks` lists all",
+        )
     if task.id not in list_tasks() or str(name) != task.id:
         raise TaskError(
             f"{name} is no task of the benchmark", fix="name one by its id; `remainder tasks` lists all"

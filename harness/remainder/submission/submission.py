@@ -137,7 +137,7 @@ class Submission(Description):
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if it is of another kind than `task` scores, or was made for others."""
         task.kind.require_scored(self.name, self.kind, task.id)
-        if not self.fits(task):
+        if not self.fits(task) and not task.is_adhoc:  # which nobody could name before it was made
             raise InterpretationError(
                 f"submission {self.name} was made for {', '.join(self.tasks)}, not for {task.id}",
                 fix="run it on one of those tasks, or add this one to `tasks` in its submission.toml",
@@ -153,7 +153,7 @@ class Submission(Description):
         with explained(self.folder, InterpretationError):
             fetched = self.fetched()
             loaded = fetched.load(task, fit)
-        if not loaded.stated and self.is_bare:
+        if not loaded.stated and self.is_bare and not task.is_adhoc:  # there the hook was named by hand
             raise _without_site(self.name, task)
         warnings = tuple(map(fetched._named_from_folder, loaded.warnings))
         return loaded._replace(warnings=warnings).adapted(task.site.width, self.name)

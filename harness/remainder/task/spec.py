@@ -27,6 +27,7 @@ from remainder.task.kinds import TaskKind, kind_with
 
 __all__ = [
     "ADHOC",
+    "ANYWHERE",
     "DEMO",
     "PROTOCOL",
     "SIZES",
@@ -244,6 +245,10 @@ class Site(_Spec):
     def is_reconstruction(self) -> bool:
         """Whether the reconstruction replaces the very tensor that it was computed from."""
         return self.hook_in == self.hook_out
+
+
+ANYWHERE = Site(hook_in="anywhere", hook_out="anywhere", width=1)
+"""The site of a draft, which readers of files answer with the hooks that these name."""
 
 
 class Positions(_Spec):
@@ -519,6 +524,11 @@ def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> TaskError:
+    if name.startswith(f"{ADHOC}/"):
+        return TaskError(
+            f"there is no task {name} here, which somebody made of a model, a hook and a text",
+            fix="make it again with `remainder score`, or name the folder that --save-task wrote",
+        )
     known = list_tasks()
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
     return TaskError(

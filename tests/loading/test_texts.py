@@ -1,0 +1,204 @@
+"""Texts of anyone: what a document is, how it is called, and what is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from remainder.errors import AssetError, TaskError
+from remainder.loading import hub_texts
+from remainder.loading.texts import read_text
+
+WORDS = ["one two three", "four five", "six"]
+
+
+def contents(source: Any, **settings: Any) -> list[str]:
+    return sorted(map(str, read_text(source, **settings).contents))
+
+
+def test_one_file_is_split_at_blank_lines_and_several_are_a_document_each(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text("one two three\n\n \t\nfour five\n\n\n\nsix\n", encoding="utf-8")
+    found = read_text(file)
+    assert sorted(found.contents) == sorted(WORDS)
+    assert found.name == "corpus.txt"
+    assert found.rule == "3 documents of corpus.txt, split at blank lines"
+    assert len(read_text(file, split="files").contents) == 1
+    for number, words in enumerate(WORDS):
+        (tmp_path / f"{number}.txt").write_text(f"{words}\n\nmore")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, words in enumerate(WORDS):
+        (folder / f"{number}.txt").write_text(f"{words}\n\nmore", encoding="utf-8")
+    found = read_text(folder)
+    assert sorted(found.contents) == sorted(f"{words}\n\nmore" for words in WORDS)
+    assert found.rule == "3 documents of folder, a file each"
+    assert sorted(found.titles) == ["0.txt", "1.txt", "2.txt"]
+    several = read_text(sorted(folder.glob("*.txt")))
+    assert several.ids == found.ids
+    assert several.name == "0.txt and 2 more"
+    assert len(read_text(folder, split="blank-lines").contents) == 4  # "more" is there three times
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".bz2"])
+def test_lines_of_json_by_field_and_by_id(tmp_path: Path, ending: str) -> None:
+    pack = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}[ending]
+    rows = [{"id": f"page-{i}", "title": f"T{i}", "body": words} for i, words in enumerate(WORDS)]
+    file = tmp_path / f"rows.jsonl{ending}"
+    file.write_bytes(pack("\n".join(map(json.dumps, rows)).encode()))
+    found = read_text(file, field="body")
+    assert found.ids == ("page-0", "page-1", "page-2")
+    assert found.contents == tuple(WORDS)
+    assert found.titles == ("T0", "T1", "T2")
+    assert found.rule.endswith("field body, called by their id")
+    assert read_text(file, field="body", first=2).ids == ("page-0", "page-1")
+    with pytest.raises(TaskError, match="has no field 'text'") as raised:
+        read_text(file)
+    assert "id, title, body" in (raised.value.fix or "")
+
+
+def test_rows_of_parquet(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": WORDS, "n": [1, 2, 3]}), file)
+    assert contents(file) == sorted(WORDS)
+    with pytest.raises(TaskError, match="has no field 'body'"):
+        read_text(file, field="body")
+    with pytest.raises(TaskError, match="n is 1, no text"):
+        read_text(file, field="n")
+    file.write_bytes(b"no parquet at all")
+    with pytest.raises(AssetError, match="is no whole parquet file"):
+        read_text(file)
+
+
+def test_neither_order_nor_names_of_files_change_anything_and_repeated_documents_are_said() -> None:
+    found, other = read_text(WORDS), read_text([*WORDS[::-1], WORDS[1]])
+    assert found.ids == other.ids
+    assert found.contents == other.contents
+    assert other.rule == "3 documents of a list of strings; 1 that repeat another one are left out"
+    assert all(name.startswith("doc-") for name in found.ids)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [[1, 2, 3], [1, 2, 4]],
+        [np.array([1, 2, 3]), np.array([1, 2, 4], dtype=np.int32)],
+        torch.tensor([[1, 2, 3], [1, 2, 4]]),
+        np.array([[1, 2, 3], [1, 2, 4]], dtype=np.uint16),
+    ],
+)
+def test_token_ids(ids: Any) -> None:
+    found = read_text(ids)
+    assert found.has_tokens
+    assert sorted(map(tuple, found.contents)) == [(1, 2, 3), (1, 2, 4)]
+    assert len(read_text(ids[0]).contents) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no such text", "there is no such file or folder"),
+        ([], "the text is empty"),
+        (["", "  \n"], "holds no text"),
+        ([[]], "holds no text"),
+        ([1.5, 2.5], "neither a string nor token ids"),
+        ([[1, -2]], "has the token id -2"),
+        (["a", [1]], "neither a string nor token ids"),
+        (7, "the text is 7"),
+        ("hf:one", "names no data set"),
+    ],
+)
+def test_what_is_no_text_is_refused(source: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=message) as raised:
+        read_text(source)
+    assert raised.value.fix
+
+
+def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n\n ")
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "text.docx").write_bytes(b"PK")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nno json\n')
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:30])
+    (tmp_path / "none").mkdir()
+    for name, message in (
+        ("empty.txt", "holds no text"),
+        ("latin.txt", "is no UTF-8"),
+        ("text.docx", "a text is .txt, .jsonl"),
+        ("bad.jsonl", "line 2 is no JSON"),
+        ("list.jsonl", "no object"),
+        ("cut.jsonl.gz", "cannot be unpacked"),
+        ("none", "holds no .txt"),
+    ):
+        with pytest.raises((TaskError, AssetError), match=message):
+            read_text(tmp_path / name)
+    with pytest.raises(TaskError, match="files of several kinds"):
+        read_text([tmp_path / "empty.txt", tmp_path / "bad.jsonl"])
+    with pytest.raises(TaskError, match="nothing splits"):
+        read_text(WORDS, split="files")
+    with pytest.raises(TaskError, match="the split of the text is 'words'"):
+        read_text(WORDS, split="words")
+
+
+def test_a_data_set_is_streamed_from_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def rows(*place: Any, **settings: Any) -> Iterator[dict[str, Any]]:
+        asked.append((place, settings))
+        number = 0
+        while True:  # whoever asks for all would wait for ever
+            number += 1
+            yield {"text": f"document {number}"}
+
+    monkeypatch.setattr(hub_texts, "_commit", lambda repo, revision: "c0ffee" * 6)
+    monkeypatch.setattr("datasets.load_dataset", rows)
+    found = read_text("hf:owner/name:small@main#test", first=3)
+    assert found.name == "hf:owner/name:small@c0ffeec0ffee#test"
+    assert len(found.contents) == 3
+    expected = {"split": "test", "revision": "c0ffee" * 6, "streaming": True}
+    assert asked == [(("owner/name", "small"), expected)]
+    assert len(read_text("hf:owner/name").contents) == hub_texts.FIRST
+
+
+def test_an_offline_hub_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(AssetError, match="HF_HUB_OFFLINE forbids") as raised:
+        read_text("hf:owner/name")
+    assert ".jsonl" in (raised.value.fix or "")
+
+
+def test_a_gated_data_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    from huggingface_hub.errors import GatedRepoError
+
+    def refused(*_: Any, **__: Any) -> None:
+        answer = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        raise GatedRepoError("gated", response=answer)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refused)
+    with pytest.raises(AssetError, match="datasets/owner/name is gated") as raised:
+        read_text("hf:owner/name")
+    assert "hf auth login" in (raised.value.fix or "")
+
+
+def test_an_unknown_split_of_a_data_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise ValueError("Bad split: tset. Available splits: ['train', 'test']")
+
+    monkeypatch.setattr(hub_texts, "_commit", lambda repo, revision: "c0ffee" * 6)
+    monkeypatch.setattr("datasets.load_dataset", refused)
+    with pytest.raises(TaskError, match=r"Available splits: \['train', 'test'\]"):
+        read_text("hf:owner/name#tset")
