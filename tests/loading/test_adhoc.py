@@ -150,7 +150,7 @@ def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tm
     assert (task.site.hook_in, task.site.hook_out, task.site.width) == (HOOK, HOOK, WIDTH)
     assert not task.gives_places
     assert "No attention sinks" in task.description
-    first = remainder.evaluate(loaded, sae())
+    first = remainder.evaluate(loaded, sae(), rungs="raw")
     # Neither the order of documents nor the place of the model changes anything.
     other = shutil.copytree(model, tmp_path / "elsewhere" / "my model")
     assert adhoc_task(model=other, hook=HOOK, text=DOCUMENTS[::-1], device="cpu").task.id == task.id
@@ -162,7 +162,7 @@ def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tm
         assert again.id == task.id
         assert again.hash == task.hash
         assert again.description == task.description
-    values = remainder.evaluate(tmp_path / "saved", sae(), device="cpu").values
+    values = remainder.evaluate(tmp_path / "saved", sae(), rungs="raw", device="cpu").values
     pd.testing.assert_frame_equal(values, first.values, check_exact=False, rtol=0, atol=1e-6)
     # Of another content under that id.
     path = tmp_path / "saved" / "task.toml"
@@ -171,10 +171,13 @@ def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tm
         load_task(tmp_path / "saved")
 
 
-def test_it_is_on_no_board_and_is_measured_again_like_any_other(tmp_path: Path) -> None:
-    place = tmp_path / "my-sae"
+def test_it_is_on_no_board_and_is_measured_again_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, saved = tmp_path / "my-sae", tmp_path / "saved"
     sae().save_model(place)
-    result = remainder.score(place, model=tiny.model_folder(), text=DOCUMENTS, device="cpu", rungs="raw")
+    settings: dict[str, Any] = {"model": tiny.model_folder(), "text": DOCUMENTS, "device": "cpu"}
+    result = remainder.score(place, save_task=saved, rungs="raw", **settings)
     path = result.save(tmp_path / "record.json")
     assert result.record.task.id.startswith("adhoc/")
     (remark,) = check_task(result.record)
@@ -183,10 +186,12 @@ def test_it_is_on_no_board_and_is_measured_again_like_any_other(tmp_path: Path) 
     assert [remark.is_fault for remark in check_task(result.record, board=False)] == [False]
     with pytest.raises(TaskError, match="on no public board"):
         public_task(result.record.task.id)
-    again = rerun(path, documents=2, submission=place, seed="", nonce="")
+    assert load_task(result.record.task.id).hash == result.record.task.hash
+    monkeypatch.setenv("REMAINDER_CACHE", str(tmp_path / "another machine's"))
+    with pytest.raises(TaskError, match=r"there is no task adhoc/.* here"):
+        rerun(path, submission=place)
+    again = rerun(path, documents=2, submission=place, task=saved, seed="", nonce="")
     assert again.passed, again.faults
-    with pytest.raises(TaskError, match="there is no task adhoc/none here"):
-        load_task("adhoc/none")
 
 
 def test_a_score_equals_that_of_the_task_with_its_model_text_and_hook(tmp_path: Path) -> None:

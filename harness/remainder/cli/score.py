@@ -51,7 +51,7 @@ _Interpretations = Annotated[
 _Model = Annotated[
     str,
     typer.Option(
-        metavar="MODEL", help="A folder of transformers, or an id of the hub: gpt2, OWNER/NAME\\[@REV]."
+        metavar="MODEL", help="A folder of transformers, or an id of the hub, OWNER/NAME\\[@REVISION]."
     ),
 ]
 _Text = Annotated[
