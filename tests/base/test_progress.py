@@ -36,7 +36,7 @@ def test_a_bar_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]
             tell("my-sae", done, 4)
     told = capsys.readouterr().err
     assert "reading" not in told
-    assert "codes: 0" in told
+    assert "codes … 00:00" in told
     assert "my-sae" in told
     assert told.endswith("\r")  # it is wiped away
 

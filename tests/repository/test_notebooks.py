@@ -11,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 from remainder.base.paths import project_root
+from remainder.record.store import read_record
 
 FOLDER = project_root() / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -52,6 +53,16 @@ def test_what_is_read_from_a_published_record_runs(monkeypatch: pytest.MonkeyPat
     assert scope["result"].record.submission.name == "wiki-topk"
 
 
+def test_what_the_prose_says_of_numbers_holds_in_the_records() -> None:
+    """Harm of a dozen latents, of 64 principal components, and of as many random directions."""
+    folder = project_root() / "leaderboard" / "results" / "tiny" / "wiki" / "2"
+    harm = {
+        name: read_record(next((folder / name).glob("*.json"))).record.metrics.rungs["raw"].quenched.kl.value
+        for name in ("wiki-topk", "wiki-pca-64", "wiki-random-64")
+    }
+    assert harm["wiki-topk"] < 1.5 * harm["wiki-pca-64"] < 0.3 * harm["wiki-random-64"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path) -> None:
@@ -69,5 +80,5 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path) -> None:
         last = cell.source.splitlines()[-1]
         if "plt.subplots" in cell.source or last.endswith(".plot()"):
             assert "image/png" in kinds, cell.source
-        if last in ("result", "ranked.explain()", "result.explain()"):
+        if last in ("result", "own", "ranked.explain()", "result.explain()"):
             assert "text/html" in kinds, cell.source

@@ -118,9 +118,10 @@ class _Bar:
             if done == total:
                 return  # over before there was anything to wait for
             bytes_ = (total or 0) > _LARGE
-            self._doing, self._bar = (
-                doing,
-                tqdm(desc=doing, total=total, leave=False, unit="B" if bytes_ else "", unit_scale=bytes_),
+            unit, style = "B" if bytes_ else "", None if total else "{desc} … {elapsed}"
+            self._doing = doing
+            self._bar = tqdm(
+                desc=doing, total=total, leave=False, unit=unit, unit_scale=bytes_, bar_format=style
             )
         self._bar.update(done - self._bar.n)
 

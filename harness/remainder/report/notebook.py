@@ -21,14 +21,14 @@ _TABLE = """
 {%- macro table(cells, words) -%}
 <p><b>{{ cells.title }}</b></p>
 <table><thead><tr>
-{%- for heading in cells.headings %}<th style="text-align:{{ side(loop.index0, words) }}">{{ heading }}</th>
+{%- for heading in cells.headings %}<th style="{{ side(loop.index0 >= words) }}">{{ heading }}</th>
 {%- endfor %}</tr></thead><tbody>
 {%- for row in cells.rows %}<tr>
-{%- for cell in row %}<td style="text-align:{{ side(loop.index0, words) }}">{{ cell }}</td>{% endfor %}</tr>
+{%- for cell in row %}<td style="{{ side(loop.index0 >= words) }}">{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}</tbody></table>
 {{ lines(cells.notes) }}
 {%- endmacro -%}
-{%- macro side(place, words) -%}{{ "left" if place < words else "right" }}{%- endmacro -%}
+{%- macro side(right) -%}padding:2px .6em;text-align:{{ "right" if right else "left" }}{%- endmacro -%}
 {%- macro lines(texts) -%}
 {%- if texts %}<div style="font-size:85%;opacity:.8;max-width:60em">
 {%- for text in texts %}<div>{{ text }}</div>{% endfor %}</div>{% endif %}
@@ -44,7 +44,7 @@ _TEMPLATES = {
 {%- if line is string %}<div style="max-width:60em">{{ line }}</div>
 {%- else %}
 {%- if loop.first or section.body[loop.index0 - 1] is string %}<table><tbody>{% endif %}<tr>
-{%- for cell in line %}<td style="text-align:{{ "right" if loop.index0 == 1 else "left" }}">{{ cell }}</td>
+{%- for cell in line %}<td style="{{ side(loop.index0 == 1) }}">{{ cell }}</td>
 {%- endfor %}</tr>
 {%- if loop.last or section.body[loop.index0 + 1] is string %}</tbody></table>{% endif %}
 {%- endif %}
