@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +22,11 @@ from remainder.measure.plan import Plan, plan
 from remainder.measure.tokens import TOKENS, require_text
 from remainder.measure.tokens import worst_tokens as worst_of
 from remainder.report.result import Result
+from remainder.report.results import Stored, Unmeasured, frame_of_sweep
+from remainder.runs.cells import sweep
+from remainder.runs.work import Row
 from remainder.submission.adhoc import task_for
-from remainder.submission.objects import object_submission
+from remainder.submission.objects import ObjectSubmission, label_of, object_submission
 from remainder.submission.open import open_submission
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task, load_task
@@ -104,31 +109,44 @@ def evaluate_all(
     task: str | Path | Task | LoadedTask,
     interpretations: Sequence[Any] | Mapping[str, Any],
     *,
+    out: str | Path = "results",
     tier: str = "quick",
     rungs: tuple[str, ...] | list[str] | str | None = None,
     pairs: int | None = None,
     dtype: str | None = None,
     compat: bool | Sequence[str] = False,
     documents: int | None = None,
+    ignore_fields: Sequence[str] = (),
+    fresh: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | bool | None = None,
-) -> list[Result | RemainderError]:
-    """Score several interpretations on a task in one go: a further one costs its own passes alone.
+) -> pd.DataFrame:
+    """Score several interpretations on a task, keep their records, and give all as one DataFrame.
 
-    The clean model, zero ablation and noise are made once for all of a group, which is as many as fit
-    `REMAINDER_GROUP_GB` gigabytes (default: 1).
+    The model is loaded once, and a further one costs its own passes alone: the clean model, zero ablation
+    and noise are made once for all of a group, which is as many as fit `REMAINDER_GROUP_GB` gigabytes
+    (default: 1). Who calls this again, after an interruption or with more of them, gets finished rows from
+    `out`, as `remainder run` does: those of the same content, code and settings. An object that holds what
+    cannot be hashed is measured anew, and a warning says so.
 
     Args:
-        interpretations: things that `evaluate` takes; of a mapping, keys are what they are called in tables.
-        compat: as for `evaluate`; all other arguments too.
+        task: as for `evaluate`; all arguments that are not named here too.
+        interpretations: things that `evaluate` takes, objects and paths; of a mapping, keys are what they are
+            called in tables.
+        out: the folder where records are kept, and found again.
+        fresh: measure what is finished already too.
 
     Returns:
-        In their order the result of each, or the error in the place of one that could not be scored.
+        A row for each, in their order, with the columns of `load_results`. One that could not be scored has
+        its message in the column `error`, and how to mend it in `fix`; others go on. `path` is that of the
+        record, which `read_record` reads.
 
     Raises:
-        RemainderError: if one can be refused before anything is measured, or the task cannot be opened.
+        RemainderError: nothing is named, or two by one name; or what concerns all of them, such as a task
+            that cannot be opened or a folder that cannot be written to.
     """
+    given = _named(interpretations)
     spec = _spec(task)
     chosen = plan(
         spec,
@@ -140,16 +158,25 @@ def evaluate_all(
         documents=documents,
         device=_place(task, device),
     )
-    given: list[tuple[str | None, Any]]
-    if isinstance(interpretations, Mapping):
-        given = list(interpretations.items())
-    else:
-        given = [(None, thing) for thing in interpretations]
-    entries = [_entry(thing, spec, name) for name, thing in given]
+    opened = [_opened(thing, spec, chosen, name, ignore_fields) for name, thing in given]
+    entries = [one for one in opened if not isinstance(one, Unmeasured)]
+    _require_distinct([entry.name for entry in entries])
     with shown(progress) as tell:
-        loaded = _open(task, spec, device, batch_size, tell)
-        found = loaded.measure_group(entries, chosen, progress=tell)
-        return [one.problem or Result(*one.record()) for one in found]
+        rows = iter(
+            sweep(
+                spec,
+                entries,
+                chosen,
+                Path(out),
+                loaded=task if isinstance(task, LoadedTask) else None,
+                device=device,
+                batch_size=batch_size,
+                fresh=fresh,
+                progress=tell,
+            )
+        )
+    outcomes = [one if isinstance(one, Unmeasured) else _outcome(next(rows), spec, chosen) for one in opened]
+    return frame_of_sweep(outcomes, chosen.rungs)
 
 
 def worst_tokens(
@@ -289,6 +316,56 @@ def _planned(
     )
 
 
+def _named(interpretations: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str | None, Any]]:
+    """Things to score, with names where they are given."""
+    if isinstance(interpretations, (str, Path)) or not isinstance(interpretations, (Mapping, Sequence)):
+        raise InterpretationError(
+            f"a {type(interpretations).__name__} is no list of interpretations",
+            fix="give {name: object or path}, or a list; `evaluate` scores a single one",
+        )
+    if not interpretations:
+        raise InterpretationError("no interpretation is named", fix="give {name: object or path}")
+    if not isinstance(interpretations, Mapping):
+        return [(None, thing) for thing in interpretations]
+    return [(label_of(str(name)), thing) for name, thing in interpretations.items()]
+
+
+def _opened(
+    thing: Any, task: Task, plan: Plan, name: str | None, ignore_fields: Sequence[str]
+) -> Entry | Unmeasured:
+    """One of several, or why it cannot be scored."""
+    try:
+        entry = _entry(thing, task, name, ignore_fields)
+    except RemainderError as problem:
+        called = name or (str(thing) if isinstance(thing, (str, Path)) else type(thing).__name__)
+        return Unmeasured(task.id, task.version, plan.tier, called, problem)
+    if isinstance(entry, ObjectSubmission) and entry.unseen:
+        parts = ", ".join(entry.unseen[:3])
+        warnings.warn(
+            f"{entry.name} is measured anew whenever it is named: its hash does not cover {parts}",
+            stacklevel=3,
+        )
+    return entry
+
+
+def _outcome(row: Row, task: Task, plan: Plan) -> Stored | Unmeasured:
+    if row.finished is not None:
+        return Stored(row.finished.path, row.finished.record)
+    assert row.problem is not None
+    return Unmeasured(task.id, task.version, plan.tier, row.cell.name, row.problem)
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    """Refuse two of one name, which a table and a folder could not tell apart."""
+    counts = Counter(name.casefold() for name in names)
+    for name in names:
+        if counts[name.casefold()] > 1:
+            raise InterpretationError(
+                f"{counts[name.casefold()]} interpretations are called {name}",
+                fix="give each a name of its own: {name: object or path}",
+            )
+
+
 def _spec(task: str | Path | Task | LoadedTask) -> Task:
     return task.task if isinstance(task, LoadedTask) else load_task(task)
 
@@ -321,10 +398,11 @@ def _rungs(rungs: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] |
 def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
-        return open_submission(interpretation, ignore_fields)
+        submission = open_submission(interpretation, ignore_fields)
+        return submission if name is None else submission.model_copy(update={"name": label_of(name)})
     entry: Entry = resolve(task.kind.wrap)(_instance(interpretation), name, ignore_fields)
     entry.require_fit(task)
-    return entry
+    return entry.with_code() if isinstance(entry, ObjectSubmission) else entry
 
 
 def _instance(interpretation: Any) -> Any:

@@ -28,10 +28,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from tiny import make_task
+from together import evaluate_together
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 
-from remainder.api import Result, evaluate_all
+from remainder.api import Result
 from remainder.loading.adapt import StoredModel
 from remainder.loading.site import LanguageTask, open_on
 from remainder.model.device import steady
@@ -222,7 +223,7 @@ def opened(name: str, folder: Path, device: torch.device) -> LanguageTask:
 
 def results(loaded: LanguageTask, saes: list[TopK], **settings: Any) -> list[Result]:
     """The public call; an SAE that could not be scored is an error here."""
-    found = evaluate_all(loaded, saes, **settings)
+    found = evaluate_together(loaded, saes, **settings)
     for one in found:
         if not isinstance(one, Result):
             raise one

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from saelens_peer import all_numbers, as_saelens
+from together import evaluate_together
 
-from remainder.api import evaluate_all
 from remainder.base.paths import project_root
 from remainder.loading.fetch import load_bridge
 from remainder.loading.loaded import LoadedTask
@@ -97,7 +97,7 @@ def plain_loop(model: Any, sae: Any, tokens: torch.Tensor) -> dict[str, float]:
 def ours(subject: Subject, number: int, **settings: Any) -> list[Any]:
     """The public call for several SAEs."""
     saes = [subject.sae(32 - i) for i in range(number)]
-    return evaluate_all(subject.loaded, saes, tier="bench", **settings)
+    return evaluate_together(subject.loaded, saes, tier="bench", **settings)
 
 
 def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -211,10 +211,12 @@ def test_passes_a_row(benchmark: Any, call: str) -> None:
     for some in (saes[:1], saes[:1], saes):  # what is made once a task is there after the first
         counter = Counted(runner)
         try:
-            for one in evaluate_all(loaded, some, tier="bench", **settings):
+            for one in evaluate_together(loaded, some, tier="bench", **settings):
                 assert one.record
         finally:
             del runner.suffix, runner.prefix
         counted[len(some)] = counter.suffix_windows / WINDOWS
-    benchmark.pedantic(evaluate_all, args=(loaded, saes[:1]), kwargs={"tier": "bench", **settings}, rounds=1)
+    benchmark.pedantic(
+        evaluate_together, args=(loaded, saes[:1]), kwargs={"tier": "bench", **settings}, rounds=1
+    )
     benchmark.extra_info.update({"call": call, "first": counted[1], "further": (counted[3] - counted[1]) / 2})

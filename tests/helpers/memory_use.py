@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from tiny import BOS, EOS, VOCABULARY, make_task, save_model
+from together import evaluate_together
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from remainder.api import Result, evaluate_all
+from remainder.api import Result
 from remainder.base.memory import most_held
 from remainder.loading.adapt import StoredModel
 from remainder.loading.site import LanguageTask, open_on
@@ -82,7 +83,7 @@ def main(windows: int, vocabulary: int, latents: int, saes: int, rung: str) -> N
         loaded: Any = loaded_task(windows, vocabulary, Path(folder))
         loaded.runner("float32")
         before = most_held()
-        found = evaluate_all(loaded, [RandomSae(latents, i) for i in range(saes)], rungs=(rung,))
+        found = evaluate_together(loaded, [RandomSae(latents, i) for i in range(saes)], rungs=(rung,))
         assert all(isinstance(each, Result) for each in found), found
         print(before, most_held())
 

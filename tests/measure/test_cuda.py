@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from tiny import VOCABULARY, WINDOW, Shrink, make_loaded
+from together import evaluate_together
 
-from remainder.api import Result, evaluate, evaluate_all
+from remainder.api import Result, evaluate
 from remainder.board.tolerance import TOLERANCES
 from remainder.loading.site import _windows_at_a_time
 from remainder.model.device import steady
@@ -99,7 +100,7 @@ def test_memory_is_that_of_the_model_and_a_group() -> None:
     loaded.runner("float32")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    found = evaluate_all(loaded, [Shrink(0.9 - 0.02 * i) for i in range(16)], rungs=RUNGS)
+    found = evaluate_together(loaded, [Shrink(0.9 - 0.02 * i) for i in range(16)], rungs=RUNGS)
     assert all(isinstance(each, Result) for each in found)
     assert torch.cuda.max_memory_allocated() - before <= 1.5e9
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from terminal import Command
 from tiny import WIDTH, WINDOW, Shrink, make_loaded
+from together import evaluate_together
 
-from remainder.api import evaluate, evaluate_all
+from remainder.api import evaluate
 from remainder.errors import TaskError
 from remainder.loading.open import open_task
 from remainder.measure.estimate import Estimate, estimate, passes_of
@@ -36,7 +37,7 @@ def counted(loaded: Any, number: int, settings: dict[str, Any]) -> int:
 
     runner.suffix = count
     try:
-        for result in evaluate_all(loaded, [Shrink(0.9 - 0.1 * i) for i in range(number)], **settings):
+        for result in evaluate_together(loaded, [Shrink(0.9 - 0.1 * i) for i in range(number)], **settings):
             assert not isinstance(result, Exception)
     finally:
         del runner.suffix

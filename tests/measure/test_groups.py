@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from tiny import Shrink, make_loaded, make_task
+from together import evaluate_together
 
-from remainder.api import Result, evaluate, evaluate_all
+from remainder.api import Result, evaluate
 from remainder.errors import AssetError, InterpretationError, RemainderError, TaskError
 from remainder.loading.site import SiteTask
 from remainder.measure import losses, site
@@ -86,7 +87,7 @@ def values(found: Result | RemainderError) -> pd.DataFrame:
 def test_a_group_gives_what_each_gives_alone() -> None:
     loaded = loaded_task()
     things = {"halves": Shrink(), "other": projection(1).build(loaded.task, lambda: loaded.fit_moments(20))}
-    together = evaluate_all(loaded, things, rungs=RUNGS, compat=True)
+    together = evaluate_together(loaded, things, rungs=RUNGS, compat=True)
     for (name, thing), found in zip(things.items(), together, strict=True):
         alone = evaluate(loaded, thing, name=name, rungs=RUNGS, compat=True)
         assert isinstance(found, Result)
@@ -100,7 +101,7 @@ def test_a_group_gives_what_each_gives_alone() -> None:
 def test_an_error_ends_its_own_row() -> None:
     loaded = loaded_task()
     broken = Broken(calls=12)
-    first, second, third = evaluate_all(loaded, {"a": Shrink(), "b": broken, "c": Shrink()}, rungs=RUNGS)
+    first, second, third = evaluate_together(loaded, {"a": Shrink(), "b": broken, "c": Shrink()}, rungs=RUNGS)
     assert isinstance(second, InterpretationError)
     assert second.what.startswith("b: encode gave")
     assert values(first).equals(values(third))
@@ -148,15 +149,15 @@ def test_groups_are_as_large_as_memory_is_meant_for(monkeypatch: pytest.MonkeyPa
     need = loaded.bytes_of(wrapped, chosen)
     assert need > 4 * 8 * loaded.task.site.width**2  # the moments of x̂ and r alone
     monkeypatch.setenv("REMAINDER_GROUP_GB", str(2.5 * need / 1e9))
-    evaluate_all(loaded, [Shrink()] * 5, rungs=RUNGS)
+    evaluate_together(loaded, [Shrink()] * 5, rungs=RUNGS)
     assert sizes == [2, 2, 1]
     monkeypatch.setenv("REMAINDER_GROUP_GB", "1e-9")
     sizes.clear()
-    evaluate_all(loaded, [Shrink()] * 2, rungs=("raw",))
+    evaluate_together(loaded, [Shrink()] * 2, rungs=("raw",))
     assert sizes == [2]  # nothing is fitted, and the objects have no files
     monkeypatch.setenv("REMAINDER_GROUP_GB", "little")
     with pytest.raises(AssetError, match="REMAINDER_GROUP_GB is 'little', not a number above 0"):
-        evaluate_all(loaded, [Shrink()], rungs=("raw",))
+        evaluate_together(loaded, [Shrink()], rungs=("raw",))
 
 
 # ---------------------------------------------------------------------------------------- passes
@@ -167,7 +168,7 @@ def passes(loaded: SiteTask, count: int, monkeypatch: pytest.MonkeyPatch, **opti
     loaded.runner("float32")
     counted = Count(loaded, monkeypatch)
     things = [Shrink(0.5 + 0.1 * number) for number in range(count)]
-    evaluate_all(loaded, things, **options)
+    evaluate_together(loaded, things, **options)
     return counted.windows
 
 

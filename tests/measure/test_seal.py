@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from tiny import Shrink, make_loaded
+from together import evaluate_together
 
-from remainder.api import evaluate, evaluate_all
+from remainder.api import evaluate
 from remainder.board.consistency import check_provenance
 from remainder.measure.seal import Log, Spent
 from remainder.record.schema import Record
@@ -48,7 +49,7 @@ def test_a_record_states_cpu_seconds_and_speed() -> None:
 def test_rows_of_a_group_share_the_time_of_what_is_shared() -> None:
     """Counted twice, it would be more than there was."""
     start = Spent.now()
-    rows = evaluate_all(make_loaded(), [Shrink(0.9), Shrink(0.7), Shrink(0.5)], rungs=("raw",))
+    rows = evaluate_together(make_loaded(), [Shrink(0.9), Shrink(0.7), Shrink(0.5)], rungs=("raw",))
     spent = start.since()
     told = [row.record.provenance for row in rows]  # type: ignore[union-attr]
     assert sum(sum(each.timings.values()) for each in told) <= spent.wall

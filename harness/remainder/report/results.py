@@ -15,16 +15,26 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 
 from remainder.base.files import explained, present
-from remainder.errors import RecordError
+from remainder.errors import RecordError, RemainderError
 from remainder.record.rungs import ALL
 from remainder.record.schema import Record
 from remainder.record.store import read_summary
 from remainder.report.ladder import RUNG_NAMES
-from remainder.report.quantities import on_rungs
+from remainder.report.quantities import Quantity, on_rungs
 from remainder.report.quantities import suggestion as near_names
 from remainder.report.tables import order_key, row_of
 
-__all__ = ["Paths", "Reading", "Stored", "frame_of", "load_results", "read_results", "record_files"]
+__all__ = [
+    "Paths",
+    "Reading",
+    "Stored",
+    "Unmeasured",
+    "frame_of",
+    "frame_of_sweep",
+    "load_results",
+    "read_results",
+    "record_files",
+]
 
 Paths: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 _SHOWN = 5  # files that a message names
@@ -35,6 +45,16 @@ class Stored(NamedTuple):
 
     path: Path
     record: Record
+
+
+class Unmeasured(NamedTuple):
+    """A submission that could not be scored, and why."""
+
+    task: str
+    version: str
+    tier: str
+    submission: str
+    problem: RemainderError
 
 
 class Reading(NamedTuple):
@@ -125,10 +145,32 @@ def frame_of(stored: Iterable[Stored], rungs: Collection[str] | str = ()) -> pd.
     stored = list(stored)
     further = on_rungs(_rungs([one.record for one in stored], rungs))
     stored.sort(key=lambda one: (order_key(one.record), one.path))
-    frame: pd.DataFrame = pd.DataFrame(
-        [{**row_of(one.record, further), **_circumstances(one.record, one.path)} for one in stored]
-    )
+    frame: pd.DataFrame = pd.DataFrame([_row(one, further) for one in stored])
     return frame
+
+
+def frame_of_sweep(outcomes: Sequence[Stored | Unmeasured], rungs: Collection[str] = ()) -> pd.DataFrame:
+    """A row for each outcome, in their order: the columns of `load_results`, and `error` and `fix`.
+
+    Args:
+        rungs: get columns `gap_RUNG` and `kl_RUNG` too.
+    """
+    further = on_rungs(rungs)
+    rows: list[dict[str, str | float | None]] = []
+    for one in outcomes:
+        if isinstance(one, Stored):
+            rows.append({**_row(one, further), "error": None, "fix": None})
+        else:
+            *named, problem = one
+            keys = ("task", "version", "tier", "submission")
+            rows.append({**dict(zip(keys, named, strict=True)), "error": problem.what, "fix": problem.fix})
+    columns = next((list(row) for row in rows if row["error"] is None), None)
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=columns)
+    return frame
+
+
+def _row(one: Stored, further: Iterable[Quantity]) -> dict[str, str | float | None]:
+    return {**row_of(one.record, further), **_circumstances(one.record, one.path)}
 
 
 def _rungs(records: Sequence[Record], rungs: Collection[str] | str) -> list[str]:

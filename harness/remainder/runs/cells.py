@@ -1,21 +1,31 @@
-"""Run submissions on one task in this process, keeping every finished record; see `runs.drive`."""
+"""Run submissions on one task in this process, keeping every finished record; see `runs.drive`.
+
+`run` ends with the first error; `sweep` goes on, and the error becomes a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from remainder.base.cache import Progress
+from remainder.base.cache import Progress, silent
+from remainder.base.files import require_folder
+from remainder.errors import RecordError
 from remainder.loading.loaded import LoadedTask
+from remainder.loading.open import open_task
 from remainder.measure.plan import Plan
+from remainder.record.find import find_record
 from remainder.runs.drive import drive
 from remainder.runs.here import Here
 from remainder.runs.job import Openings, Source
-from remainder.runs.work import FinishedRun, cell_of
+from remainder.runs.journal import open_journal
+from remainder.runs.work import FinishedRun, Row, cell_of
+from remainder.submission.names import folder_of
 from remainder.submission.submission import Entry
+from remainder.task.spec import Task
 
-__all__ = ["FinishedRun", "run"]
+__all__ = ["FinishedRun", "Row", "run", "sweep"]
 
 
 def run(
@@ -46,3 +56,46 @@ def run(
                 raise row.problem
             assert row.finished is not None
             yield row.finished
+
+
+def sweep(
+    task: Task,
+    submissions: Sequence[Entry],
+    plan: Plan,
+    out: Path,
+    *,
+    loaded: LoadedTask | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Measure each submission in this process, or find its finished record below `out`; gives all rows in
+    their order. What is finished when this is interrupted is found by the next call.
+
+    Args:
+        loaded: the task, if it is ready; else it is opened when something is to be measured.
+
+    Raises:
+        RemainderError: something that concerns all of them: the task cannot be opened, or nothing can be
+            written.
+    """
+    if not submissions:
+        return []
+    for entry in submissions:
+        require_folder(folder_of(out, task, entry.name), "out", RecordError)
+    cells = tuple(cell_of(task, entry, plan) for entry in submissions)
+    finished = [cell.is_pinned and find_record(out / cell.folder, cell.key) is not None for cell in cells]
+    if loaded is None and (fresh or not all(finished)):
+        loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
+    source = Source(task.id, plan, device, batch_size)
+    openings = Openings([source], progress=progress, out=None if fresh else out.absolute())
+    openings.put(0, loaded, cells, submissions)
+    journal, rows, tell = open_journal(out, cells), [], progress or silent
+    with closing(
+        drive(cells, Here(openings), out, fresh=fresh, journal=journal, progress=progress)
+    ) as outcomes:
+        for row in outcomes:
+            rows.append(row)
+            tell(f"{len(rows)} of {len(cells)} done: {row.cell.name}", len(rows), len(cells))
+    return sorted(rows, key=lambda row: row.number)

@@ -126,9 +126,12 @@ class Openings:
         self._entries: dict[int, Entry] = {}
         self._last: int | None = None
 
-    def put(self, source: int, loaded: LoadedTask, cells: Sequence[Cell], entries: Sequence[Entry]) -> None:
-        """Add a task that is ready, and cells of it, with what is scored in each."""
-        self._loaded[source], self._last = loaded, None
+    def put(
+        self, source: int, loaded: LoadedTask | None, cells: Sequence[Cell], entries: Sequence[Entry]
+    ) -> None:
+        """Add cells of a task, with what is scored in each, and the task if it is ready."""
+        if loaded is not None:
+            self._loaded[source], self._last = loaded, None
         self._entries |= dict(enumerate(entries, len(self.cells)))
         self.cells += tuple(cells)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +19,13 @@ from remainder.formats.eap_ig import Found
 from remainder.formats.known import Ignore
 from remainder.interpretation.casting import require_plain
 from remainder.interpretation.protocol import Adapted, FitMoments
+from remainder.submission.fingerprint import fingerprint
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
     from remainder.loading.prompts import PromptTask
 
-__all__ = ["CircuitSubmission", "ObjectSubmission", "circuit_submission", "object_submission"]
+__all__ = ["CircuitSubmission", "ObjectSubmission", "circuit_submission", "label_of", "object_submission"]
 
 
 _DEPTH = 4  # of attributes of attributes that are hashed
@@ -37,7 +38,13 @@ class _InMemory:
     name: str
     hash: str
     obj: Any
-    is_pinned: ClassVar[bool] = True
+    unseen: tuple[str, ...] = ()
+    """Parts of the object that the hash does not cover, if that was looked into."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a record of the same hash is of the same content."""
+        return not self.unseen
 
     @property
     def files(self) -> dict[str, str]:
@@ -59,13 +66,23 @@ class _InMemory:
 class ObjectSubmission(_InMemory):
     """An object from a notebook, as a submission: named and hashed as well as it can be.
 
-    The hash covers tensors, numbers and words down to a few levels, not the code of its methods.
+    The hash covers tensors, numbers and words down to a few levels, not the code of its methods; that of
+    `with_code` covers both.
     """
 
     kind: str = "reconstruction"
     format_name: None = None
     ignore_fields: tuple[str, ...] = ()
     """Fields of its cfg to be passed over."""
+
+    def with_code(self) -> ObjectSubmission:
+        """A copy whose hash tells it from any object of other content or code, as far as `fingerprint` sees.
+
+        Objects that a task's script makes need no such thing: the hash of the task covers the script.
+        """
+        found = fingerprint(self.obj)
+        digest = hashlib.sha256(f"{self.hash}|{found.hash}".encode()).hexdigest()
+        return replace(self, hash=digest, unseen=found.unseen)
 
     def build(self, task: Task, fit: FitMoments | None = None) -> Adapted:
         """The object, wrapped for the task's site; nothing is fitted.
@@ -87,6 +104,7 @@ class CircuitSubmission(_InMemory):
     """A circuit, or a ranking of edges or nodes, from a notebook or a task's script."""
 
     obj: Circuits
+    unseen: tuple[str, ...] = ()
     kind: str = "circuit"
     format_name: None = None
 
@@ -137,7 +155,7 @@ def circuit_submission(
             f"a {type(obj).__name__} gives circuits that cannot be hashed",
             fix="give a Ranking, a NodeRanking or Sized circuits",
         )
-    return CircuitSubmission(_label(name or type(obj).__name__.lower()), digest.hexdigest(), circuits)
+    return CircuitSubmission(label_of(name or type(obj).__name__.lower()), digest.hexdigest(), circuits)
 
 
 def object_submission(
@@ -153,7 +171,7 @@ def object_submission(
     Raises:
         InterpretationError: if the name cannot stand in a table, or a tensor is no plain array of numbers.
     """
-    label = _label(name or type(obj).__name__.lower())
+    label = label_of(name or type(obj).__name__.lower())
     require_plain(obj, label)
     digest = hashlib.sha256()
 
@@ -191,7 +209,12 @@ def object_submission(
     return ObjectSubmission(label, digest.hexdigest(), obj, ignore_fields=tuple(ignore_fields))
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """The name, if it can stand in a table and be a folder.
+
+    Raises:
+        InterpretationError: it cannot.
+    """
     if not re.fullmatch(r"[\w][\w .-]{0,39}", name):
         raise InterpretationError(
             f"the name {name!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
