@@ -118,9 +118,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(self.served.status)
         if found := re.fullmatch(r"/large/([0-9a-f]{64})", path):
             return self._send_large(found[1])
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
-            return self._send_about(found[1], found[2] or "revision", found[3] or "main")
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        # Data sets are repositories whose names begin with `datasets/`.
+        about = (
+            r"/api/(?:models/|(?=datasets/))((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(/.*)?)?"
+        )
+        if found := re.fullmatch(about, path):
+            return self._send_about(found[1], found[2] or "revision", found[3] or "main", found[4] or "/")
+        if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._send_file(*found.groups())
         return self._send(404)
 
@@ -142,12 +146,13 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return commit, repository.commits[commit]
 
-    def _send_about(self, repo: str, what: str, revision: str) -> None:
+    def _send_about(self, repo: str, what: str, revision: str, folder: str) -> None:
         if (found := self._commit(repo, revision)) is None:
             return
         commit, files = found
         if what == "tree":
-            body: Any = [self._entry(name, content) for name, content in files.items()]
+            below = {name: content for name, content in files.items() if f"/{name}".startswith(folder)}
+            body: Any = [self._entry(name, content) for name, content in below.items()]
         else:
             siblings = [{"rfilename": name} for name in files]
             body = {"id": repo, "modelId": repo, "sha": commit, "private": False, "siblings": siblings}

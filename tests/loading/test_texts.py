@@ -6,6 +6,8 @@ import bz2
 import gzip
 import json
 import lzma
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from hub_server import serving
+from real_run import ENVIRONMENT
 
 from remainder.errors import AssetError, TaskError
 from remainder.loading import hub_texts
@@ -179,26 +183,37 @@ def test_an_offline_hub_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ".jsonl" in (raised.value.fix or "")
 
 
-def test_a_gated_data_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx
-    from huggingface_hub.errors import GatedRepoError
-
-    def refused(*_: Any, **__: Any) -> None:
-        answer = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
-        raise GatedRepoError("gated", response=answer)
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", refused)
-    with pytest.raises(AssetError, match="datasets/owner/name is gated") as raised:
-        read_text("hf:owner/name")
-    assert "hf auth login" in (raised.value.fix or "")
+READING = """
+import sys
+from remainder.errors import RemainderError
+from remainder.loading.texts import read_text
+for name in sys.argv[1:]:
+    try:
+        print(read_text(name, first=7))
+    except RemainderError as problem:
+        print(str(problem).replace("\\n", " "))
+"""
 
 
-def test_an_unknown_split_of_a_data_set_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any, **__: Any) -> None:
-        raise ValueError("Bad split: tset. Available splits: ['train', 'test']")
-
-    monkeypatch.setattr(hub_texts, "_commit", lambda repo, revision: "c0ffee" * 6)
-    monkeypatch.setattr("datasets.load_dataset", refused)
-    with pytest.raises(TaskError, match=r"Available splits: \['train', 'test'\]"):
-        read_text("hf:owner/name#tset")
+def test_data_sets_of_a_hub_and_what_it_refuses(tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    rows = [json.dumps({"text": f"document {number}", "id": f"d{number}"}) for number in range(2000)]
+    (folder / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    names = ["words", "words#test", "words:other", "words@nope", "gated", "none"]
+    with serving() as hub:
+        commit = hub.add("datasets/me/words", folder)
+        hub.add("datasets/me/gated", folder, token="secret")
+        environment = {**ENVIRONMENT, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-c", READING, *(f"hf:me/{name}" for name in names)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found, test, other, nope, gated, none = ran.stdout.splitlines()
+    assert f"name='hf:me/words@{commit[:12]}#train'" in found
+    assert "the first 7 documents of" in found
+    assert "contents=('document 0', 'document 1'" in found
+    assert "Bad split: test. Available splits: ['train']" in test
+    assert "'other' not found" in other
+    assert "has no revision 'nope'" in nope
+    assert "datasets/me/gated is gated" in gated
+    assert "hf auth login" in gated
+    assert "there is no repository datasets/me/none" in none
