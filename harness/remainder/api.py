@@ -240,7 +240,7 @@ def score(
 ) -> Result:
     """Score an interpretation on a model, a hook and a text of your own: an ad-hoc task, on no public board.
 
-    For several interpretations make the task once, with `adhoc_task`, and give it to `evaluate`.
+    For several interpretations make the task once, with `adhoc_task`, and give it to `evaluate_all`.
 
     Args:
         interpretation: what `evaluate` takes.
