@@ -31,6 +31,7 @@ from remainder.interpretation.protocol import Adapted, Alias
 from remainder.loading.fetch import load_bridge, quiet
 from remainder.loading.loaded import LoadedTask
 from remainder.publish.check import check, check_whole
+from remainder.submission import aliases
 from remainder.submission.aliases import LIMIT, require_same
 from remainder.submission.objects import object_submission
 from remainder.task.spec import ModelSpec, Site, Task
@@ -219,14 +220,13 @@ def test_nothing_is_loaded_where_there_is_no_alias() -> None:
 
 def test_a_pair_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
-    bridge = bridge_of("llama")
-    ordinary = bridge.run_with_hooks
+    ordinary = aliases.hooked_pass
 
-    def counted(tokens: torch.Tensor, **settings: Any) -> Any:
+    def counted(bridge: Any, points: Any, tokens: torch.Tensor, hooks: Any) -> Any:
         passes.append(tokens.numel())
-        return ordinary(tokens, **settings)
+        return ordinary(bridge, points, tokens, hooks)
 
-    monkeypatch.setattr(bridge, "run_with_hooks", counted)
+    monkeypatch.setattr(aliases, "hooked_pass", counted)
     alias = with_alias("blocks.0.hook_resid_post", "blocks.1.hook_resid_pre")
     for _ in range(3):
         require_same(as_task("llama"), alias)

@@ -1,8 +1,8 @@
 """Anyone's model, however it is given, as a model to measure on.
 
-`given_model` takes a folder or an id of the Hugging Face hub, and gives a `GivenModel`: what a task says of
-the model, its tokenizer, and the model itself behind hooks, in the precision and on the device that measuring
-asks for.
+`given_model` takes a folder, an id of the Hugging Face hub, or a model in memory, and gives a `GivenModel`:
+what a task says of the model, its tokenizer, and the model itself behind hooks, in the precision and on the
+device that measuring asks for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from remainder.base.cache import Progress
+from remainder.base.resolve import resolve
 from remainder.errors import AssetError, TaskError
 from remainder.loading.fetch import load_bridge, load_tokenizer, local_model, pinned_model
 from remainder.model.bridge import weights_hash
@@ -71,8 +72,8 @@ class GivenModel(ABC):
     @property
     def vocabulary(self) -> int | None:
         """Number of token ids; None, if its config does not tell."""
-        found = getattr(self.config, "vocab_size", None)
-        return found if isinstance(found, int) else None
+        found = (getattr(self.config, name, None) for name in ("vocab_size", "d_vocab"))
+        return next((value for value in found if isinstance(value, int)), None)
 
     @property
     def context(self) -> int | None:
@@ -135,17 +136,29 @@ class StoredModel(GivenModel):
         return load_bridge(self.spec, dtype=dtype, device=device, folder=self.place)
 
 
-def given_model(model: str | Path, *, progress: Progress | None = None) -> GivenModel:
-    """The model that somebody names, made ready to be loaded.
+def given_model(
+    model: str | Path | object, *, tokenizer: object | None = None, progress: Progress | None = None
+) -> GivenModel:
+    """The model that somebody names or holds, made ready to be loaded.
 
     Args:
         model: a folder in the format of transformers with weights in safetensors, or an id of the Hugging
             Face hub: `OWNER/NAME`, or `OWNER/NAME@REVISION`, with `hub:` before it or not. A folder goes
-            before an id of the same name.
+            before an id of the same name. Or a model in memory; see `remainder.loading.objects`.
+        tokenizer: of a model in memory; default: its own, or that which lies where it was loaded from.
 
     Raises:
         AssetError: there is no such folder or id, it holds no model, or the hub does not give it.
+        TaskError: the object is no model that is known, or is in a state that cannot be measured.
     """
+    if not isinstance(model, (str, Path)):
+        opened: GivenModel = resolve("remainder.loading.objects:model_object")(model, tokenizer)
+        return opened
+    if tokenizer is not None:
+        raise TaskError(
+            f"a tokenizer was given along with {model}, which has its own",
+            fix="leave it out, or give the model as an object",
+        )
     name = str(model)
     if isinstance(model, Path) or (not name.startswith("hub:") and Path(name).expanduser().is_dir()):
         return _in_folder(Path(name).expanduser())

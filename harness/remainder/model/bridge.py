@@ -42,6 +42,7 @@ __all__ = [
     "Reached",
     "Runner",
     "hooked_pass",
+    "is_bridge",
     "pick_device",
     "require_hook",
     "require_once",
@@ -143,6 +144,11 @@ def stored_weights(folder: Path, stack: ExitStack) -> dict[str, Any]:
     return where
 
 
+def is_bridge(model: Any) -> bool:
+    """Whether a model behind TransformerLens' hooks is a bridge; else it is a `HookedTransformer`."""
+    return hasattr(model, "original_model")
+
+
 def require_hook(bridge: Any, points: Mapping[str, Any], name: str, hint: str = "") -> None:
     """Raise TaskError for a hook that is missing, or fires only with a switch set (costly in time or memory).
 
@@ -153,9 +159,13 @@ def require_hook(bridge: Any, points: Mapping[str, Any], name: str, hint: str = 
     if name not in points:
         near = ", ".join(difflib.get_close_matches(name, points, n=3, cutoff=0.5)) or "another name"
         raise TaskError(f"the model has no hook {name!r}", fix=f"did you mean {near}?{hint}")
+    point = points[name]
     try:
-        bridge.check_hooks_to_add(points[name].name)
-    except ValueError as problem:
+        if is_bridge(bridge):
+            bridge.check_hooks_to_add(point.name)
+        else:
+            bridge.check_hooks_to_add(point, name, None)
+    except (ValueError, AssertionError) as problem:
         raise TaskError(
             f"{architecture_of(bridge)}: hook {name} is switched off: {problem}",
             fix="choose a hook that is always on",
@@ -179,7 +189,8 @@ def hooked_pass(
     try:
         for name, hook in hooks:
             points[name].add_hook(hook, level=level)
-        return bridge(tokens, return_type="logits", use_cache=False)
+        settings = {"use_cache": False} if is_bridge(bridge) else {}
+        return bridge(tokens, return_type="logits", **settings)
     finally:
         for name, _ in hooks:
             points[name].remove_hooks("fwd", level=level)
@@ -229,7 +240,7 @@ class BridgeRunner:
     """A runner of a bridged model in two halves around a site; see the module's text.
 
     Args:
-        bridge: a TransformerLens `TransformerBridge`.
+        bridge: a TransformerLens `TransformerBridge`, or a `HookedTransformer`.
         site: the hooks at which activations are read and put back.
         probe: token ids of one window, used for the self-check.
 
@@ -364,7 +375,8 @@ class BridgeRunner:
 
     @property
     def _entry(self) -> str:
-        return f"blocks.{self._first}.hook_in" if self._first >= 0 else self.site.hook_out
+        own = "hook_in" if is_bridge(self.bridge) else "hook_resid_pre"
+        return f"blocks.{self._first}.{own}" if self._first >= 0 else self.site.hook_out
 
     def _same_hook(self, one: str, other: str) -> bool:
         return self._points[one] is self._points[other]

@@ -20,6 +20,7 @@ from remainder.errors import InterpretationError, TaskError
 from remainder.formats.places import MisfitError
 from remainder.interpretation.protocol import Adapted, Alias
 from remainder.loading.loaded import LoadedTask
+from remainder.model.bridge import hooked_pass
 
 __all__ = ["LIMIT", "require_same"]
 
@@ -111,9 +112,7 @@ def _rows(bridge: Any, *hooks: str) -> list[Float[Tensor, "tokens d"]]:
     device = next(bridge.parameters()).device
     tokens = torch.linspace(0, bridge.cfg.d_vocab - 1, _TOKENS, device=device).long()[None]
     with torch.inference_mode():
-        bridge.run_with_hooks(
-            tokens, fwd_hooks=[(name, keep(name)) for name in hooks], return_type="logits", use_cache=False
-        )
+        hooked_pass(bridge, bridge.hook_dict, tokens, [(name, keep(name)) for name in hooks])
     for name in hooks:
         if name not in seen:
             raise InterpretationError(
