@@ -219,6 +219,7 @@ def score(
     interpretation: Any,
     *,
     model: Any,
+    tokenizer: Any = None,
     text: Any,
     hook: str | None = None,
     hook_out: str | None = None,
@@ -244,7 +245,9 @@ def score(
 
     Args:
         interpretation: what `evaluate` takes.
-        model: a folder of transformers, or an id of the Hugging Face hub.
+        model: a folder of transformers, an id of the Hugging Face hub, or a model in memory: of transformers,
+            a `TransformerBridge`, a `HookedTransformer`, a model of nnsight or nnterp.
+        tokenizer: of a model in memory; default: its own, or that which lies where it came from.
         text: a file (`.txt`, `.jsonl`, `.parquet`), a folder of `.txt`, a list of strings or of arrays of
             token ids, or `hf:OWNER/NAME`, a data set of the hub; see `remainder.loading.texts`.
         hook: where activations are read, by a name of TransformerLens or of a module; default: what the
@@ -275,6 +278,7 @@ def score(
         loaded = task_for(
             [entry],
             model=model,
+            tokenizer=tokenizer,
             hook=hook,
             hook_out=hook_out,
             text=text,

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
+from hub_files import random_sae
 from model_objects import Wrapped, bridged, hooked, of_transformers
 from transformers import AutoModel, AutoTokenizer
 
+import remainder
 from remainder import evaluate
 from remainder.errors import AssetError, InterpretationError, MeasurementError, TaskError
 from remainder.loading.adapt import GivenModel, given_model
@@ -275,9 +278,26 @@ def test_hooked_transformer_has_no_hook_that_is_surely_a_module() -> None:
         find_site(given, "blocks.9.hook_resid_pre")
 
 
-def test_an_sae_of_another_width_names_both() -> None:
-    from hub_files import random_sae
+def test_one_line_scores_an_object_as_it_does_a_folder() -> None:
+    """A tokenizer is found where the model came from, and token ids need none."""
+    generator = np.random.default_rng(0)
+    ids = [generator.integers(3, tiny.VOCABULARY, 60) for _ in range(30)]
+    model, shrink = of_transformers("llama"), tiny.Shrink()
+    alone = of_transformers("llama")
+    alone.name_or_path = ""
+    settings: dict[str, Any] = {"hook": "model.layers.1", "rungs": ("raw",), "name": "shrink"}
+    texts = [" ".join(f"w{i}" for i in row) for row in ids]
+    folder = remainder.score(shrink, model=tiny.model_folder("llama"), text=texts, **settings)
+    held = remainder.score(shrink, model=model, text=texts, **settings)
+    bare = remainder.score(shrink, model=alone, text=ids, bos=tiny.BOS, compat=True, **settings)
+    losses = [each.values.set_index(["document", "window", "rung"])["loss"] for each in (folder, held)]
+    assert losses[1].to_numpy() == pytest.approx(losses[0].to_numpy(), abs=1e-5)
+    assert (bare.values["tokens"] > 0).all()
+    assert held.record.model.source == "object:llama"
+    assert held.record.model.sha256 == folder.record.model.sha256
 
+
+def test_an_sae_of_another_width_names_both() -> None:
     loaded = opened(given_model(of_transformers("llama")), "model.layers.1.mlp.gate_proj")
     with pytest.raises(InterpretationError, match=r"16.*width 32"):
         evaluate(loaded, random_sae(hook=loaded.task.site.hook_in), name="sae", tier="quick")

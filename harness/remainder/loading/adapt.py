@@ -65,6 +65,11 @@ class GivenModel(ABC):
         return True
 
     @property
+    def own_tokenizer(self) -> Any | None:
+        """The tokenizer, if it has one."""
+        return self.tokenizer if self.has_tokenizer else None
+
+    @property
     def folder(self) -> Path | None:
         """The folder in which it lies; None, if it lies nowhere."""
         return None

@@ -65,6 +65,7 @@ AskHooks = Callable[[Task], tuple[str, str | None]]
 def adhoc_task(
     *,
     model: Any,
+    tokenizer: Any = None,
     hook: str | AskHooks,
     hook_out: str | None = None,
     text: Any,
@@ -81,7 +82,8 @@ def adhoc_task(
     """Make a task of a model, a hook and a text, ready to measure on; see this module's text.
 
     Args:
-        model: what `given_model` takes: a folder, or an id of the hub.
+        model: what `given_model` takes: a folder, an id of the hub, or a model in memory; the last with its
+            `tokenizer`, if that does not lie where it came from.
         hook: where activations are read: a name of TransformerLens, or of a module.
         hook_out: where the reconstruction is put; default: `hook`.
         text: what `read_text` takes, and with it `field`, `split` and `first`.
@@ -100,7 +102,7 @@ def adhoc_task(
         require_savable(save)
     (progress or silent)("reading the text", 0, None)
     documents = read_text(text, field=field, split=split, first=first)
-    given = given_model(model, progress=progress)
+    given = given_model(model, tokenizer=tokenizer, progress=progress)
     if save is not None:
         require_stored(given.spec)
     prepared = prepare(documents, given, Asked(choices.context, choices.bos, choices.seed, like))

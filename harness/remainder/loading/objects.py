@@ -62,7 +62,7 @@ class ModelObject(GivenModel):
 
     module: Any = field(repr=False)
     kind: Kind = field(repr=False)
-    own_tokenizer: Any = field(default=None, repr=False)
+    with_tokenizer: Any = field(default=None, repr=False)
 
     @property
     def pinned(self) -> Pinned:
@@ -98,8 +98,8 @@ class ModelObject(GivenModel):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        if self.own_tokenizer is not None:
-            return self.own_tokenizer
+        if self.with_tokenizer is not None:
+            return self.with_tokenizer
         # TransformerLens changes the special tokens of a tokenizer that it is given, so the file goes first.
         own = getattr(self.module, "tokenizer", None)
         origin = getattr(own, "name_or_path", None) or _origin(self.kind.inner(self.module))

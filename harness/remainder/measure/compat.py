@@ -52,7 +52,7 @@ def measure_compat(
         MeasurementError: a loss or KL is not finite.
     """
     activations = loaded.activations("evaluation", windows)
-    ids, size = special_ids(loaded.given.tokenizer), loaded.batch_size
+    ids, size = special_ids(loaded.given.own_tokenizer), loaded.batch_size
     text = PeerText.of(ids, activations.batches(size, loaded.device), peers)
     sums, runner, done = PeerSums(text, interpretation), loaded.runner("float32"), 0
     for batch in activations.batches(size, loaded.device):

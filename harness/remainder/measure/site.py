@@ -321,7 +321,7 @@ class _Group:
             return None
         assert isinstance(self.loaded, LanguageTask)  # a plan asks this of texts only
         batches = (batch for batch, _ in self._chosen(windows, asked, 32))
-        ids = special_ids(self.loaded.given.tokenizer)
+        ids = special_ids(self.loaded.given.own_tokenizer)
         return PeerText.of(ids, batches, self.plan.peers or PEERS)
 
     def _gradients(self) -> dict[str, Tensor]:

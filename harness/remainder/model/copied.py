@@ -48,7 +48,7 @@ def copy_of(model: nn.Module, name: str, dtype: torch.dtype, device: torch.devic
                 memo[id(value)] = None
                 left_out.append((number, key))
     try:
-        copied = copy.deepcopy(model, memo)
+        copied: Any = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError, ValueError) as problem:  # a module may hold what cannot be copied
         raise TaskError(
             f"the model {name} cannot be copied, and is not measured itself: {message_of(problem)}",
