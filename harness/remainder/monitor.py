@@ -46,7 +46,7 @@ class Monitor:
     `every=1`.
 
     Args:
-        task: as for `evaluate`; a task that `open_task` made ready is used as it is.
+        task: as for `evaluate`; one that `open_task` or `adhoc_task` made ready is used as it is.
         every: calls from one score to the next.
         rungs: default: `raw` alone, for which nothing is fitted.
         tier, documents, device, batch_size: as for `evaluate`.
@@ -63,7 +63,7 @@ class Monitor:
         task: str | Path | Task | LoadedTask,
         *,
         every: int = 1000,
-        rungs: Sequence[str] = ("raw",),
+        rungs: str | Sequence[str] = "raw",
         tier: str = "quick",
         documents: int | None = None,
         prefix: str = "remainder/",
@@ -72,9 +72,11 @@ class Monitor:
         progress: Progress | bool = False,
     ) -> None:
         if every < 1 or every % 1:
-            raise TaskError(f"every is {every}", fix="give a whole number of calls, 1 or more")
+            raise TaskError(f"every is {every!r}", fix="give a whole number of calls, 1 or more")
         self.every, self.prefix, self.calls = every, prefix, 0
-        self._how: dict[str, Any] = {"rungs": tuple(rungs), "tier": tier, "documents": documents}
+        named = rungs.split(",") if isinstance(rungs, str) else rungs
+        asked = tuple(rung.strip() for rung in named)
+        self._how: dict[str, Any] = {"rungs": asked, "tier": tier, "documents": documents}
         self._progress = progress
         self._history: list[dict[str, float]] = []
         if not isinstance(task, LoadedTask):

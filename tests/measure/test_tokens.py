@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from terminal import Command
-from tiny import WINDOW, Shrink, make_loaded, write_task
+from tiny import BOS, EOS, WINDOW, Shrink, make_loaded, write_task
 
 import remainder as library
 from remainder.loading.site import LanguageTask
@@ -19,6 +19,11 @@ from remainder.report.tokens import write_tokens
 ALL = 10**6
 DIGITS = 6e-6
 """Records round to six significant digits."""
+
+
+def word_of(one: int) -> str:
+    """A word of the tiny vocabulary."""
+    return {0: "<unk>", BOS: "<s>", EOS: "</s>"}.get(one, f"w{one}")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +61,7 @@ def test_a_token_is_what_the_row_says(loaded: LanguageTask, every: pd.DataFrame)
     runner = loaded.runner("float32")
     for row in every.iloc[[0, 5, -1]].itertuples():
         ids = windows.inputs[place[row.document, row.window]]
-        words = [f"w{one}" for one in ids]
+        words = [word_of(one) for one in ids]
         assert row.token == words[row.position]
         assert row.next == words[row.position + 1]
         assert row.before.split() == words[: row.position]
@@ -64,7 +69,7 @@ def test_a_token_is_what_the_row_says(loaded: LanguageTask, every: pd.DataFrame)
         with torch.inference_mode():
             prefix = runner.prefix(inputs)
             logits = runner.logits(runner.suffix(inputs, prefix, prefix.x_out)[0, row.position][None])[0]
-        assert row.top_clean == f"w{logits.argmax()}"
+        assert row.top_clean == word_of(logits.argmax().item())
         loss = -logits.log_softmax(-1)[ids[row.position + 1]]
         assert row.loss_clean == pytest.approx(loss.item(), abs=1e-4)
         assert row.l0 == 16  # codes of Shrink are the activation itself
@@ -122,6 +127,7 @@ def test_a_run_writes_the_worst_tokens_and_its_record_is_the_same(
     run = ("run", task, "--with", "mean-only", "--rungs", "raw")
     for words, what in (
         (("--dump-tokens", "worst.txt"), "does not end in .csv or .jsonl"),
+        (("--tokens", 5), "--tokens says how many --dump-tokens writes"),
         (("--dump-tokens", "worst.csv", "--with", "identity"), "is of one submission on one task"),
     ):
         refused = remainder(*run, *words)

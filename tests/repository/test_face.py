@@ -231,6 +231,7 @@ def refused(what, fix, **given):
 refused("the task is 3", "give its id", task=3)
 refused("rungs is 3", 'such as ["raw", "full"]', rungs=3)
 refused("pairs is 1.5", "whole number", pairs=1.5)
+refused("progress is 3", "give True, False", progress=3)
 refused("documents is 2.5", "give 2 to 39", documents=2.5)
 refused("Good is a class", "give an instance, Good(...)", interpretation=Good)
 refused("Good is a class", "give an instance, Good(...)", coarse=Good)

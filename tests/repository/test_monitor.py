@@ -148,6 +148,7 @@ def test_it_is_an_evaluator_of_sae_lens(loaded: LanguageTask, monkeypatch: pytes
     ("given", "what", "fix"),
     [
         ({"every": 0}, "every is 0", "1 or more"),
+        ({"rungs": "raw, rawest"}, "there is no rung 'rawest'", "choose from"),
         ({"rungs": ("rawest",)}, "there is no rung 'rawest'", "choose from"),
         ({"tier": "huge"}, "huge", "quick"),
     ],
@@ -159,6 +160,15 @@ def test_what_cannot_be_measured_is_told_before_training(
         remainder.Monitor(loaded, **given)
     assert what in raised.value.what
     assert fix in (raised.value.fix or "")
+
+
+def test_a_task_is_opened_once(loaded: LanguageTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("remainder.monitor.open_task", lambda task, **_: opened.append(task) or loaded)
+    monitor = remainder.Monitor(loaded.task, every=1, documents=3)
+    coder = Coder()
+    assert monitor(coder) == monitor(coder)
+    assert opened == [loaded.task]
 
 
 def test_what_cannot_be_copied_is_refused(loaded: LanguageTask) -> None:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from remainder.base.cache import Progress as Report
 from remainder.base.cache import silent
+from remainder.errors import TaskError
 
 __all__ = ["errors", "in_notebook", "reporting", "shown"]
 
@@ -85,14 +86,22 @@ def shown(progress: Report | bool | None) -> Iterator[Report | None]:
     Args:
         progress: a function that is told; True: a bar; False: nothing; None: a bar in a notebook, else what
             the work would tell without it.
+
+    Raises:
+        TaskError: if it is none of these.
     """
     if progress is None and not in_notebook():
         yield None
     elif progress is None or progress is True:
         with closing(_Bar()) as bar:
             yield bar
+    elif progress is False:
+        yield silent
+    elif callable(progress):
+        yield progress
     else:
-        yield progress or silent
+        fix = "give True, False, or a function of what is done, how much of it, and how much there is"
+        raise TaskError(f"progress is {progress!r}", fix=fix)
 
 
 def in_notebook() -> bool:

@@ -67,7 +67,8 @@ DumpOption = Annotated[
     ),
 ]
 CountOption = Annotated[
-    int, typer.Option("--tokens", metavar="N", min=1, help="How many tokens --dump-tokens writes.")
+    int | None,
+    typer.Option("--tokens", metavar="N", min=1, help="How many tokens --dump-tokens writes; default: 100."),
 ]
 RECORD_HELP = (
     "A record: its file (.json), a folder (its record with most rungs, newest first; one of --documents "
@@ -83,7 +84,7 @@ SkipOption = Annotated[
 ]
 
 
-def dump_tokens(path: Path, most: int, task: Any, submission: Any, **how: Any) -> None:
+def dump_tokens(path: Path, most: int | None, task: Any, submission: Any, **how: Any) -> None:
     """Look at single tokens of what was measured, and write the worst.
 
     Args:
@@ -91,15 +92,21 @@ def dump_tokens(path: Path, most: int, task: Any, submission: Any, **how: Any) -
     """
     from remainder.api import worst_tokens
     from remainder.base.progress import reporting
+    from remainder.measure.tokens import TOKENS
     from remainder.report.tokens import write_tokens
 
     with reporting() as progress:
-        write_tokens(worst_tokens(task, submission, most=most, progress=progress, **how), path)
+        worst = worst_tokens(task, submission, most=most or TOKENS, progress=progress, **how)
+    write_tokens(worst, path)
 
 
-def require_dump(path: Path | None, tasks: Sequence[Task], submissions: Sequence[object]) -> None:
+def require_dump(
+    path: Path | None, most: int | None, tasks: Sequence[Task], submissions: Sequence[object]
+) -> None:
     """Refuse before measuring what `dump_tokens` could not write afterwards."""
     if path is None:
+        if most is not None:
+            raise RecordError("--tokens says how many --dump-tokens writes", fix="add --dump-tokens FILE")
         return
     from remainder.measure.tokens import require_text
     from remainder.report.tokens import ENDINGS

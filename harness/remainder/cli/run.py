@@ -109,7 +109,7 @@ def run(
     json: JsonOption = None,
     figure: FigureOption = None,
     dump_to: DumpOption = None,
-    tokens: CountOption = 100,
+    tokens: CountOption = None,
     columns: ColumnsOption = None,
     format: FormatOption = "table",
     fresh: FreshOption = False,
@@ -138,7 +138,7 @@ def run(
     chosen = [load_task(name) for name in names]
     if until_ci is not None:
         require_one(chosen, until_ci, documents, shard)
-    require_dump(dump_to, chosen, with_ or [])
+    require_dump(dump_to, tokens, chosen, with_ or [])
     _check_submissions(chosen, with_ or [], ignore_field or [], out)
     further = asked_rungs(chosen, rungs, background)
     planned = partial(

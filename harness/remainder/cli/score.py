@@ -148,7 +148,7 @@ def score(
     json: JsonOption = None,
     figure: FigureOption = None,
     dump_to: DumpOption = None,
-    tokens: CountOption = 100,
+    tokens: CountOption = None,
     columns: ColumnsOption = None,
     format: FormatOption = "table",
     fresh: FreshOption = False,
@@ -167,7 +167,7 @@ def score(
         from remainder.submission.open import open_submission
 
         def check(draft: Task) -> None:
-            require_dump(dump_to, [draft], interpretations)
+            require_dump(dump_to, tokens, [draft], interpretations)
             plan(
                 draft,
                 tier,
