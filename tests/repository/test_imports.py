@@ -33,6 +33,8 @@ LIGHT = [
     "remainder.cli.publish",
     "remainder.report.compare",
     "remainder.report.explain",
+    "remainder.report.export",
+    "remainder.report.results",
     "remainder.record.intervals",
     "remainder.record.summary",
     "remainder.submission.method",
@@ -54,6 +56,7 @@ COMMANDS = {
     ("tasks",): SLOW,
     ("show", "smollm2-135m/resid-15"): SLOW,
     ("show", str(RECORD)): HEAVY | {"scipy", "matplotlib"},
+    ("export", "--help"): SLOW,
     ("cite", str(RECORD)): HEAVY | {"scipy", "matplotlib"},
     ("verify", str(RECORD)): HEAVY | {"matplotlib"},
 }
