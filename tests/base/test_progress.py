@@ -34,10 +34,12 @@ def test_a_bar_is_shown_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]
         tell("codes", 0, None)
         for done in range(5):
             tell("my-sae", done, 4)
+        tell("2 of 3 done", 2, 3)  # a bar that begins in the middle
     told = capsys.readouterr().err
     assert "reading" not in told
     assert "codes … 00:00" in told
     assert "my-sae" in told
+    assert "| 2/3 [" in told
     assert told.endswith("\r")  # it is wiped away
 
 

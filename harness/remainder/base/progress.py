@@ -130,7 +130,13 @@ class _Bar:
             unit, style = "B" if bytes_ else "", None if total else "{desc} … {elapsed}"
             self._doing = doing
             self._bar = tqdm(
-                desc=doing, total=total, leave=False, unit=unit, unit_scale=bytes_, bar_format=style
+                desc=doing,
+                total=total,
+                initial=done,
+                leave=False,
+                unit=unit,
+                unit_scale=bytes_,
+                bar_format=style,
             )
         self._bar.update(done - self._bar.n)
 
