@@ -33,6 +33,8 @@ from remainder.task.spec import Task, load_task
 
 __all__ = ["evaluate", "evaluate_all", "score", "worst_tokens"]
 
+_PARTS = 3  # of an object, in a warning
+
 
 def evaluate(
     task: str | Path | Task | LoadedTask,
@@ -161,6 +163,7 @@ def evaluate_all(
     opened = [_opened(thing, spec, chosen, name, ignore_fields) for name, thing in given]
     entries = [one for one in opened if not isinstance(one, Unmeasured)]
     _require_distinct([entry.name for entry in entries])
+    _warn_of_unseen(entries)
     with shown(progress) as tell:
         rows = iter(
             sweep(
@@ -339,17 +342,10 @@ def _opened(
 ) -> Entry | Unmeasured:
     """One of several, or why it cannot be scored."""
     try:
-        entry = _entry(thing, task, name, ignore_fields)
+        return _entry(thing, task, name, ignore_fields)
     except RemainderError as problem:
         called = name or (str(thing) if isinstance(thing, (str, Path)) else type(thing).__name__)
         return Unmeasured(task.id, task.version, plan.tier, called, problem)
-    if isinstance(entry, ObjectSubmission) and entry.unseen:
-        parts = ", ".join(entry.unseen[:3])
-        warnings.warn(
-            f"{entry.name} is measured anew whenever it is named: its hash does not cover {parts}",
-            stacklevel=3,
-        )
-    return entry
 
 
 def _outcome(row: Row, task: Task, plan: Plan) -> Stored | Unmeasured:
@@ -357,6 +353,19 @@ def _outcome(row: Row, task: Task, plan: Plan) -> Stored | Unmeasured:
         return Stored(row.finished.path, row.finished.record)
     assert row.problem is not None
     return Unmeasured(task.id, task.version, plan.tier, row.cell.name, row.problem)
+
+
+def _warn_of_unseen(entries: Sequence[Entry]) -> None:
+    """Say which objects cannot be found again; once, since those of a sweep are alike."""
+    unseen = [one for one in entries if isinstance(one, ObjectSubmission) and one.unseen]
+    if not unseen:
+        return
+    more = f" and {len(unseen) - 1} more are" if len(unseen) > 1 else " is"
+    warnings.warn(
+        f"{unseen[0].name}{more} measured anew whenever named: the hash does not cover "
+        f"{', '.join(unseen[0].unseen[:_PARTS])}",
+        stacklevel=3,
+    )
 
 
 def _require_distinct(names: Sequence[str]) -> None:

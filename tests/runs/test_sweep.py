@@ -168,6 +168,7 @@ def made(code: str) -> Any:
 
 CELL = """
 scale = 2
+_w = open_file = (part for part in ())
 def helper(x): return x * scale
 class Sae:
     def __init__(self): self._w = 1.0

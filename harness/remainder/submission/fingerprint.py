@@ -13,6 +13,7 @@ corrected in a notebook would be taken for the old one, and a copy for something
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import pathlib
@@ -216,9 +217,10 @@ def _slots(kind: type) -> Iterable[str]:
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """Names that code refers to, and code within it."""
+    """Global names that code refers to, and code within it; names of attributes are none of them."""
     inner = (part for part in code.co_consts if isinstance(part, types.CodeType))
-    return sorted({*code.co_names, *(name for part in inner for name in _names(part))})
+    read = (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return sorted({*read, *(name for part in inner for name in _names(part))})
 
 
 def _installed(module: str) -> str | None:
