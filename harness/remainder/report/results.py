@@ -132,7 +132,7 @@ def record_files(paths: Paths) -> list[Path]:
             if not present(place):
                 raise RecordError(f"{place}: no such record", fix="give the path of a record's .json file")
             for path in below:
-                found.setdefault(path.resolve(), path)
+                found.setdefault(Path(os.path.realpath(path)), path)  # of a link to itself it is that link
     return list(found.values())
 
 
