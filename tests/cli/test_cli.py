@@ -137,7 +137,9 @@ def test_fetch_says_where_things_are(task: Path, cache: Path, remainder: Command
     assert outcome.code == 0, outcome.err
     lines = [line.split("  ") for line in outcome.out.splitlines()]
     assert [line[:2] for line in lines] == [["tiny/site", "model"], ["tiny/site", "corpus"]]
-    assert all(Path(line[2]).is_dir() and Path(line[2]).is_relative_to(cache) for line in lines)
+    assert Path(lines[0][2]).is_dir()
+    assert Path(lines[0][2]).is_relative_to(cache)
+    assert Path(lines[1][2]) == task  # its text is token ids, which lie there
 
 
 @pytest.mark.parametrize("arguments", [["tasks"], ["show", "smollm2-135m/resid-15"], ["-h"], ["run", "-h"]])
@@ -329,13 +331,13 @@ def test_damaged_weights_are_named(damage: str, task: Path, cache: Path, remaind
     assert "remainder fetch --force" in outcome.err
 
 
-def test_a_damaged_text_is_named(task: Path, cache: Path, remainder: Command) -> None:
-    assert remainder("fetch", task).code == 0
-    (tokens,) = (cache / "corpora").glob("*/tokens.safetensors")
-    flip(tokens, -1)
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_damaged_text_is_named(task: Path, remainder: Command, place: int) -> None:
+    tokens = task / "tokens.safetensors"
+    flip(tokens, place)
     outcome = remainder("run", task, "--with", "mean-only")
     assert outcome.code == ASSET
-    assert str(tokens) in outcome.err
+    assert str(tokens if place else task) in outcome.err
 
 
 def test_without_network_and_cache_it_is_said_what_to_do(

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from remainder.base.paths import project_root
@@ -106,8 +107,12 @@ class Corpus:
         for name in (_TOKENS, _DOCUMENTS):
             if not (folder / name).is_file():
                 raise AssetError(f"{folder} lacks {name}, of its text {spec.name}", fix="restore that file")
-        arrays = load_file(folder / _TOKENS)
-        documents = json.loads((folder / _DOCUMENTS).read_text(encoding="utf-8"))
+        try:
+            arrays = load_file(folder / _TOKENS)
+            documents = json.loads((folder / _DOCUMENTS).read_text(encoding="utf-8"))
+        except (SafetensorError, ValueError) as problem:
+            what = f"{folder}: its text {spec.name} cannot be read: {problem}"
+            raise AssetError(what, fix="restore its files") from problem
         corpus = cls(
             spec=spec,
             splits=splits,
@@ -118,7 +123,7 @@ class Corpus:
         )
         if spec.tokens_sha256 is not None and corpus.hash != spec.tokens_sha256:
             raise AssetError(
-                f"the token ids of {spec.name} hash to {corpus.hash[:16]}…, the task pins "
+                f"{folder / _TOKENS}: token ids of {spec.name} hash to {corpus.hash[:16]}…, the task pins "
                 f"{spec.tokens_sha256[:16]}…",
                 fix="restore the files of the text, or install tokenizers, transformers and gguf as in "
                 "constraints.txt and `remainder fetch --force`",
