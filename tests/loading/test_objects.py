@@ -178,6 +178,17 @@ def test_outputs_noted_by_transformers_do_not_hinder() -> None:
     given_model(model).bridge()
 
 
+def test_a_forward_of_nnsight_is_known_by_its_code() -> None:
+    """Before 0.8 it is a function that goes by the name of what it wraps, and leads back to the original."""
+    model = of_transformers("llama")
+    for part in model.modules():
+        scope = {"__name__": "nnsight.intervention.interleaver", "plain": part.forward}
+        exec("def forward(*args, **settings): return plain(*args, **settings)", scope)
+        scope["forward"].__module__ = type(part).__module__
+        part.forward = scope["forward"]
+    assert find_site(given_model(model), "layers.1").hook_out == "blocks.1.hook_resid_post"
+
+
 def test_nnsight_is_not_called_while_measuring() -> None:
     wrapper = Wrapped(of_transformers("llama"))
     score(opened(given_model(wrapper), "layers.1"))
@@ -295,6 +306,16 @@ def test_one_line_scores_an_object_as_it_does_a_folder() -> None:
     assert (bare.values["tokens"] > 0).all()
     assert held.record.model.source == "object:llama"
     assert held.record.model.sha256 == folder.record.model.sha256
+
+
+def test_the_name_of_an_object_counts_if_others_know_it() -> None:
+    model, sae = of_transformers("llama"), random_sae()
+    sae.cfg.metadata.model_name = "pythia-70m"
+    settings: dict[str, Any] = {"name": "sae", "tier": "quick", "rungs": ("raw",)}
+    evaluate(opened(given_model(model), tiny.SITE), sae, **settings)  # `llama` is the name of a folder
+    model.name_or_path = "EleutherAI/pythia-160m"
+    with pytest.raises(InterpretationError, match="made for the model pythia-70m; the task's is"):
+        evaluate(opened(given_model(model), tiny.SITE), sae, **settings)
 
 
 def test_an_sae_of_another_width_names_both() -> None:

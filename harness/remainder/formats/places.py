@@ -345,6 +345,8 @@ def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
         return
     if model.is_local and model.name == Path(model.hub or "").name:
         return
+    if model.given is not None and not _is_published(model.name):
+        return  # an object's name may be that of a folder or a class, which tells as little
     here = [words for name in (model.name, model.hub or "") if (words := _words(name))]
     if any(_words(named) ^ words <= _SAY_LITTLE for words in here):
         return

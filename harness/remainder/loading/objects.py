@@ -9,7 +9,8 @@ Kinds of object are known by the names of their classes, so that no library is i
    is measured with those.
 3. What holds a model of these kinds in `_module` or `_model` (nnsight's `LanguageModel`, nnterp's
    `StandardizedTransformer`) stands for that model. Edits made by `model.edit()` are not part of it. Tried
-   with nnsight 0.8.1 and nnterp 1.3.0 by their sources alone: neither is a dependency.
+   with nnsight 0.7.0 and 0.8.1, and with nnterp 1.3.0 on the former; neither is a dependency, and tests have
+   a stand-in.
 
 The hash is that of the folder which `save_pretrained` would write, where that is exact: for a model of
 transformers, and for a bridge whose weights were not processed. Otherwise it is over the object's own

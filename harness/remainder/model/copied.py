@@ -43,8 +43,9 @@ def copy_of(model: nn.Module, name: str, dtype: torch.dtype, device: torch.devic
                 memo[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
         memo |= {id(buffer): buffer for buffer in module._buffers.values() if buffer is not None}
         for key, value in vars(module).items():
-            # nnsight keeps its own `forward` on the modules that it wraps; the class's is behind it.
-            if _package(type(value)) == "nnsight":
+            # nnsight keeps a `forward` of its own on the modules that it wraps, an object or (before 0.8) a
+            # function, which leads back to the original; the class's is behind it.
+            if _is_of_nnsight(value):
                 memo[id(value)] = None
                 left_out.append((number, key))
     try:
@@ -114,6 +115,12 @@ def _check(model: nn.Module, name: str) -> None:
         raise TaskError(
             f"the model {name} is quantised: it has weights of {whole[0]}", fix="give it unquantised"
         )
+
+
+def _is_of_nnsight(value: Any) -> bool:
+    """Whether an object or function is nnsight's, also where it goes by the name of what it wraps."""
+    code = getattr(getattr(value, "__func__", value), "__globals__", {}).get("__name__", "")
+    return "nnsight" in (str(type(value).__module__).partition(".")[0], code.partition(".")[0])
 
 
 def _package(thing: Any) -> str:
