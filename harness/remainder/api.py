@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from remainder.base.cache import Progress
 from remainder.base.progress import shown
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError, RemainderError, TaskError
-from remainder.loading.adhoc import Choices
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
@@ -277,6 +278,7 @@ def score(
         entry: Any = open_submission(interpretation, ignore_fields)
     else:
         entry = object_submission(_instance(interpretation), name, ignore_fields)
+    _require_settings(settings)
     with shown(progress) as tell:
         loaded = task_for(
             [entry],
@@ -288,8 +290,12 @@ def score(
             field=field,
             split=split,
             first=first,
-            choices=Choices(context, bos, sink_norm, seed, like),
-            save=None if save_task is None else Path(save_task),
+            context=context,
+            bos=bos,
+            sink_norm=sink_norm,
+            seed=seed,
+            like=like,
+            save_task=save_task,
             check=partial(_planned, device=device, **settings),
             device=device,
             batch_size=batch_size,
@@ -321,6 +327,16 @@ def _planned(
         documents=documents,
         device=device,
     )
+
+
+def _require_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that `score` does not have, and offer near names."""
+    measured = list(signature(_planned).parameters)[1:]
+    for name in settings:
+        if name not in measured:
+            known = [*(one for one in signature(score).parameters if one != "settings"), *measured]
+            near = get_close_matches(name, known, n=3, cutoff=0.5) or measured
+            raise TaskError(f"score has no setting {name!r}", fix=f"did you mean {', '.join(near)}?")
 
 
 def _named(interpretations: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str | None, Any]]:

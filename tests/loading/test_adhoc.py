@@ -19,7 +19,7 @@ from remainder.base.paths import project_root
 from remainder.board.origin import check_task
 from remainder.errors import InterpretationError, TaskError
 from remainder.loading.adapt import given_model
-from remainder.loading.adhoc import Choices, adhoc_task
+from remainder.loading.adhoc import adhoc_task
 from remainder.loading.adhoc_text import CONTEXTS, Asked, Prepared, prepare, tiers_of
 from remainder.loading.sinks import sinks_in
 from remainder.loading.texts import read_text
@@ -143,7 +143,7 @@ def test_sinks_lie_beyond_a_gap_in_the_norms() -> None:
 
 def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tmp_path: Path) -> None:
     model = shutil.copytree(tiny.model_folder(), tmp_path / "my model")
-    loaded = adhoc_task(model=model, hook=HOOK, text=DOCUMENTS, save=tmp_path / "saved", device="cpu")
+    loaded = adhoc_task(model=model, hook=HOOK, text=DOCUMENTS, save_task=tmp_path / "saved", device="cpu")
     task = loaded.task
     assert task.id.startswith("adhoc/my-model-blocks.1.hook_resid_pre-")
     assert task.id.endswith(task.content_id)
@@ -169,6 +169,49 @@ def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tm
     path.write_text(path.read_text(encoding="utf-8").replace("seed = 0", "seed = 1", 1), encoding="utf-8")
     with pytest.raises(TaskError, match="was edited since it was saved"):
         load_task(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sink_norm": 0}, "sink_norm is 0"),
+        ({"sink_norm": -1.0}, "sink_norm is -1"),
+        ({"sink_norm": float("nan")}, "sink_norm is nan"),
+        ({"sink_norm": "5"}, "sink_norm is '5'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"context": "64"}, "context is '64'"),
+        ({"context": 64.5}, "context is 64.5"),
+        ({"bos": True}, "bos is True"),
+        ({"hook": 5}, "hook is 5"),
+        ({"hook_out": ["a"]}, "hook_out is"),
+    ],
+)
+def test_settings_that_are_none_are_refused_with_a_word(settings: dict[str, Any], message: str) -> None:
+    make: Any = adhoc_task.__wrapped__  # without the checks of types that tests have
+    with pytest.raises(TaskError, match=message) as raised:
+        make(**{"model": tiny.model_folder(), "text": DOCUMENTS, "hook": HOOK, **settings})
+    assert raised.value.fix
+
+
+@pytest.mark.parametrize(("unknown", "near"), [({"rung": "raw"}, "rungs"), ({"contxt": 16}, "context")])
+def test_near_names_of_an_unknown_setting_are_offered(unknown: dict[str, Any], near: str) -> None:
+    with pytest.raises(TaskError, match=f"score has no setting '{next(iter(unknown))}'") as raised:
+        remainder.score(sae(), model=tiny.model_folder(), text=DOCUMENTS, **unknown)
+    assert near in (raised.value.fix or "")
+
+
+def test_a_task_takes_the_settings_of_a_score_and_says_what_is_left_out() -> None:
+    text = [*DOCUMENTS, "w5 w6", "", "", DOCUMENTS[0]]
+    chosen: dict[str, Any] = {"context": 24, "bos": 2, "sink_norm": 50.0, "seed": 3, "first": 51}
+    settings: dict[str, Any] = {"model": tiny.model_folder(), "text": text, "device": "cpu", **chosen}
+    task = adhoc_task(hook=HOOK, **settings)
+    result = remainder.score(sae(), rungs="raw", **settings)
+    assert result.record.task.id == task.task.id
+    assert (task.task.corpus.window, task.task.corpus.bos, task.task.seed) == (24, 2, 3)
+    said = "Documents of a list of strings left out: 2 empty, 1 shorter than a window of 24 tokens."
+    assert said in task.task.description
+    assert said in result.record.warnings
+    assert said in remainder.evaluate(task.task.id, sae(), rungs="raw", device="cpu").record.warnings
 
 
 def test_it_is_on_no_board_and_is_measured_again_like_any_other(
@@ -250,12 +293,12 @@ def test_tasks_are_not_written_over_others(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     with pytest.raises(TaskError, match="there is something else in it"):
-        adhoc_task(text=DOCUMENTS, save=tmp_path / "full", **settings)
-    choices = Choices(sink_norm=1e4)
-    loaded = adhoc_task(text=DOCUMENTS, save=tmp_path / "one", choices=choices, **settings)
+        adhoc_task(text=DOCUMENTS, save_task=tmp_path / "full", **settings)
+    settings["sink_norm"] = 1e4
+    loaded = adhoc_task(text=DOCUMENTS, save_task=tmp_path / "one", **settings)
     assert loaded.task.positions.sink_norm == 1e4
     assert save_task(loaded.task, loaded.corpus, tmp_path / "one") == tmp_path / "one"
-    other = adhoc_task(text=DOCUMENTS[1:], choices=choices, **settings)
+    other = adhoc_task(text=DOCUMENTS[1:], **settings)
     with pytest.raises(TaskError, match="holds another task"):
         save_task(other.task, other.corpus, tmp_path / "one")
 

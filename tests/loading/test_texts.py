@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -89,7 +91,9 @@ def test_neither_order_nor_names_of_files_change_anything_and_repeated_documents
     found, other = read_text(WORDS), read_text([*WORDS[::-1], WORDS[1]])
     assert found.ids == other.ids
     assert found.contents == other.contents
-    assert other.rule == "3 documents of a list of strings; 1 that repeat another one are left out"
+    assert other.rule == "3 documents of a list of strings"
+    assert other.left_out == ("1 repeating another one",)
+    assert read_text([*WORDS, "", " "]).left_out == ("2 empty",)
     assert all(name.startswith("doc-") for name in found.ids)
 
 
@@ -118,7 +122,25 @@ def test_token_ids(ids: Any) -> None:
         ([[]], "holds no text"),
         ([1.5, 2.5], "neither a string nor token ids"),
         ([[1, -2]], "has the token id -2"),
-        (["a", [1]], "neither a string nor token ids"),
+        (["a", [1]], r"document 2 of the text is \[1\], and others are strings"),
+        (["a", "b", None], "document 3 of the text is None"),
+        ([[1], "b"], "document 2 of the text is 'b', neither"),
+        ([{"text": "a"}], "document 1 of the text is {'text': 'a'}, neither"),
+        ([[2**40]], "has the token id 1099511627776"),
+        ([b"ab"], "neither a string"),
+        (b"ab", "no list"),
+        (iter("ab"), "no list"),
+        ({"a", "b"}, "no list"),
+        ({"title": "a document"}, "a dict with keys"),
+        ({"title": "a document"}.values(), "no list"),
+        (pd.DataFrame({"text": ["a", "b"]}), "a DataFrame with columns"),
+        (pyarrow.table({"text": ["a", "b"]}), "a Table with columns"),
+        (pd.Series([1, 2]), "a Series, whose value 1 is 1"),
+        (pd.Series(["a", None]), "a Series, whose value 2 is nan"),
+        (np.array("a"), "no list"),
+        (datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})}), "with keys"),
+        (["a \ud800 b"], r"document 1 holds '\\ud800', half of a letter"),
+        ("two words " * 1000, "there is no such file or folder"),
         (7, "the text is 7"),
         ("hf:one", "names no data set"),
     ],
@@ -129,10 +151,33 @@ def test_what_is_no_text_is_refused(source: Any, message: str) -> None:
     assert raised.value.fix
 
 
+def test_columns_and_data_sets_in_memory_are_read_by_row() -> None:
+    assert contents(pd.Series(WORDS)) == contents(np.array(WORDS)) == sorted(WORDS)
+    assert contents(pd.Series([[1, 2], [3]])) == contents([[1, 2], [3]])
+    data = datasets.Dataset.from_dict({"text": WORDS, "n": [1, 2, 3]})
+    assert contents(data["text"]) == contents(data) == sorted(WORDS)
+    assert contents(data.to_iterable_dataset(), first=3) == sorted(WORDS)
+    with pytest.raises(TaskError, match="row 1: n is 1, no text"):
+        read_text(data, field="n")
+    with pytest.raises(TaskError, match="has no field 'body'"):
+        read_text(data, field="body")
+
+
+@pytest.mark.parametrize("first", [0, "5", 2.5, True])
+def test_a_number_of_documents_is_whole_and_above_zero(first: Any) -> None:
+    read: Any = read_text.__wrapped__  # without the checks of types that tests have
+    with pytest.raises(TaskError, match=f"first is {first!r}"):
+        read(WORDS, first=first)
+    assert len(read(WORDS, first=np.int64(2)).contents) == 2
+    with pytest.raises(TaskError, match="the field of the text is 5"):
+        read(WORDS, field=5)
+
+
 def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n\n ")
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     (tmp_path / "text.docx").write_bytes(b"PK")
+    (tmp_path / "half.jsonl").write_text('{"text": "a \\ud83d b"}\n')
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\nno json\n')
     (tmp_path / "list.jsonl").write_text("[1]\n")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99)[:30])
@@ -143,6 +188,7 @@ def test_files_that_are_no_text_are_named(tmp_path: Path) -> None:
         ("text.docx", "a text is .txt, .jsonl"),
         ("bad.jsonl", "line 2 is no JSON"),
         ("list.jsonl", "no object"),
+        ("half.jsonl", "document 1 holds .*, half of a letter"),
         ("cut.jsonl.gz", "cannot be unpacked"),
         ("none", "holds no .txt"),
     ):

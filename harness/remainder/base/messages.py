@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from remainder.errors import TaskError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["comes_from_within", "first_fault", "message_of", "placed_fault"]
+__all__ = ["comes_from_within", "first_fault", "message_of", "placed_fault", "whole_number"]
 
 _MOST = 400  # longest message that is passed on, in letters
 
@@ -61,3 +64,18 @@ def comes_from_within(problem: BaseException, package: str) -> bool:
         elif passed and Path(frame.filename).is_relative_to(ours):
             return True
     return False
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """A setting that is a whole number.
+
+    Raises:
+        TaskError: it is another thing, or smaller than `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        raise TaskError(f"{name} is {value!r}", fix=f"give a whole number of at least {least}")
+    return number

@@ -161,7 +161,6 @@ def score(
     check_outputs(["adhoc"], json, figure, out, interpretations)
     with reporting() as progress:
         progress("loading libraries", 0, None)
-        from remainder.loading.adhoc import Choices
         from remainder.measure.plan import plan
         from remainder.submission.adhoc import task_for
         from remainder.submission.open import open_submission
@@ -189,8 +188,12 @@ def score(
             field=field,
             split=split,
             first=first,
-            choices=Choices(context, bos, sink_norm, seed, like),
-            save=save_task,
+            context=context,
+            bos=bos,
+            sink_norm=sink_norm,
+            seed=seed,
+            like=like,
+            save_task=save_task,
             check=check,
             device=device,
             batch_size=batch_size,

@@ -20,11 +20,15 @@ Whatever is wrong with a text is said before the model is run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from remainder.base.cache import Progress, silent
+from remainder.base.messages import whole_number
+from remainder.base.progress import shown
 from remainder.errors import TaskError
 from remainder.loading.adapt import GivenModel, given_model, require_stored
 from remainder.loading.adhoc_text import Asked, Prepared, prepare, tiers_of
@@ -34,28 +38,14 @@ from remainder.loading.site import LanguageTask, open_on
 from remainder.loading.texts import read_text
 from remainder.model.bridge import pick_device
 from remainder.model.device import steady
-from remainder.task.adhoc import keep, named, require_savable, save_task
+from remainder.task.adhoc import keep, named, require_savable
+from remainder.task.adhoc import save_task as write_task
 from remainder.task.spec import ADHOC, ANYWHERE, Positions, Task, load_task
 
-__all__ = ["AskHooks", "Choices", "adhoc_task"]
+__all__ = ["AskHooks", "adhoc_task"]
 
 _NEVER = 1e30  # a norm that nothing has, while norms are measured
 _RUNGS = ("raw", "full")
-
-
-class Choices(NamedTuple):
-    """Settings of an ad-hoc task in place of what is found."""
-
-    context: int | None = None
-    """Tokens of a window, the beginning-of-sequence token included."""
-    bos: int | None = None
-    """Id of the token put before every window."""
-    sink_norm: float | None = None
-    """Positions whose norm is above this are attention sinks."""
-    seed: int | None = None
-    """Seed of the noise, and of the order of documents; default: 0."""
-    like: str | Path | Task | None = None
-    """A task on a text, whose settings are taken."""
 
 
 AskHooks = Callable[[Task], tuple[str, str | None]]
@@ -72,12 +62,16 @@ def adhoc_task(
     field: str = "text",
     split: str | None = None,
     first: int | None = None,
-    choices: Choices = Choices(),  # noqa: B008 -- a tuple
-    save: Path | None = None,
+    context: int | None = None,
+    bos: int | None = None,
+    sink_norm: float | None = None,
+    seed: int | None = None,
+    like: str | Path | Task | None = None,
+    save_task: str | Path | None = None,
     require: Callable[[Task], None] | None = None,
     device: str = "auto",
     batch_size: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> LanguageTask:
     """Make a task of a model, a hook and a text, ready to measure on; see this module's text.
 
@@ -87,26 +81,57 @@ def adhoc_task(
         hook: where activations are read: a name of TransformerLens, or of a module.
         hook_out: where the reconstruction is put; default: `hook`.
         text: what `read_text` takes, and with it `field`, `split` and `first`.
-        choices: settings in place of what is found.
-        save: a folder that the task is written into.
+        context: tokens of a window, the beginning-of-sequence token included; default: by the rules.
+        bos: id of the token put before every window; default: the tokenizer's.
+        sink_norm: positions whose norm is above this are attention sinks; default: found on calibration.
+        seed: of the noise, and of the order of documents; default: 0.
+        like: a task on a text, whose settings are taken.
+        save_task: a folder that the task is written into.
         require: called with the task but for its sinks and its name, to raise what there is to be said before
             the model is run on the text.
-        device, batch_size, progress: as for `open_task`.
+        device, batch_size, progress: as for `evaluate`.
 
     Raises:
-        TaskError: if the model has no such hook, or the text is not enough.
+        TaskError: if the model has no such hook, the text is not enough, or a setting is none.
         AssetError: if model or text cannot be had.
     """
-    like = None if choices.like is None else _on_text(choices.like)
-    if save is not None:
-        require_savable(save)
-    (progress or silent)("reading the text", 0, None)
-    documents = read_text(text, field=field, split=split, first=first)
-    given = given_model(model, tokenizer=tokenizer, progress=progress)
-    if save is not None:
-        require_stored(given.spec)
-    prepared = prepare(documents, given, Asked(choices.context, choices.bos, choices.seed, like))
-    draft = _draft(given, prepared, choices.seed, like)
+    _require_names(hook=hook if not callable(hook) else None, hook_out=hook_out)
+    _require_norm(sink_norm)
+    settled = Asked(
+        None if context is None else whole_number("context", context, 3),
+        None if bos is None else whole_number("bos", bos, 0),
+        None if seed is None else whole_number("seed", seed, 0),
+        None if like is None else _on_text(like),
+    )
+    if save_task is not None:
+        require_savable(Path(save_task))
+    with shown(progress) as tell:
+        (tell or silent)("reading the text", 0, None)
+        documents = read_text(text, field=field, split=split, first=first)
+        given = given_model(model, tokenizer=tokenizer, progress=tell)
+        if save_task is not None:
+            require_stored(given.spec)
+        prepared = prepare(documents, given, settled)
+        loaded = _made(given, prepared, settled, hook, hook_out, sink_norm, require, device, batch_size, tell)
+    if save_task is not None:
+        write_task(loaded.task, prepared.corpus, Path(save_task))
+    return loaded
+
+
+def _made(
+    given: GivenModel,
+    prepared: Prepared,
+    asked: Asked,
+    hook: str | AskHooks,
+    hook_out: str | None,
+    sink_norm: float | None,
+    require: Callable[[Task], None] | None,
+    device: str,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> LanguageTask:
+    """The task of a model and a prepared text."""
+    draft = _draft(given, prepared, asked)
     if not isinstance(hook, str):
         hook, stated = hook(draft)
         hook_out = hook_out or stated
@@ -120,12 +145,23 @@ def adhoc_task(
     def opened(task: Task) -> LanguageTask:
         return open_on(task, given, prepared.corpus, place, batch_size=batch_size, progress=progress)
 
-    task = _with_sinks(opened(draft), choices.sink_norm, like)
+    task = _with_sinks(opened(draft), sink_norm, asked.like)
     if given.folder is not None:  # what is in memory alone cannot be opened again
         keep(task, prepared.corpus)
-    if save is not None:
-        save_task(task, prepared.corpus, save)
     return opened(task)
+
+
+def _require_names(**names: Any) -> None:
+    for setting, name in names.items():
+        if name is not None and not (isinstance(name, str) and name.strip()):
+            raise TaskError(f"{setting} is {name!r}", fix="give the name of a hook or of a module")
+
+
+def _require_norm(norm: Any) -> None:
+    if norm is not None and (
+        isinstance(norm, bool) or not isinstance(norm, Real) or not 0 < float(norm) < math.inf
+    ):
+        raise TaskError(f"sink_norm is {norm!r}", fix="give a norm, a number above 0")
 
 
 def _on_text(name: str | Path | Task) -> Task:
@@ -135,9 +171,9 @@ def _on_text(name: str | Path | Task) -> Task:
     return task
 
 
-def _draft(given: GivenModel, prepared: Prepared, seed: int | None, like: Task | None) -> Task:
+def _draft(given: GivenModel, prepared: Prepared, asked: Asked) -> Task:
     """The task but for its site, sinks and name."""
-    corpus, model = prepared.corpus, given.spec
+    corpus, model, seed, like = prepared.corpus, given.spec, asked.seed, asked.like
     return Task(
         id=ADHOC,
         version="1-A",
@@ -160,7 +196,10 @@ def _with_sinks(draft: LanguageTask, chosen: float | None, like: Task | None) ->
     if stated is None and like is not None and like.positions is not None:
         stated = like.positions.sink_norm
     if stated is not None:
-        norm, words = stated, f"Attention sinks are positions with norms above {stated:g}, as was asked for."
+        norm, words = (
+            float(stated),
+            f"Attention sinks are positions with norms above {stated:g}, as was asked for.",
+        )
     else:
         windows = task.tier("quick").calibration_windows
         norm, words = sinks_in(norms_of(draft.activations("calibration", windows)))

@@ -29,7 +29,10 @@ _STANDARD = 4  # windows of a document
 
 
 class Asked(NamedTuple):
-    """Settings that are chosen, not found; None takes what the rules give."""
+    """Settings that are chosen, not found; None takes what the rules give.
+
+    See `loading.adhoc.adhoc_task`.
+    """
 
     context: int | None = None
     bos: int | None = None
@@ -57,6 +60,8 @@ def prepare(text: Text, given: GivenModel, asked: Asked) -> Prepared:
     ids = _token_ids(text, tokenizer, given, bos)
     window = _window(text, [len(row) for row in ids], given, asked)
     usable = sum(len(row) >= window - 1 for row in ids)
+    short = len(ids) - usable
+    left_out = [*text.left_out, *([f"{short:,} shorter than a window of {window} tokens"] if short else [])]
     spec = CorpusSpec(
         name=text.name,
         licence="unknown",
@@ -66,6 +71,7 @@ def prepare(text: Text, given: GivenModel, asked: Asked) -> Prepared:
         bos=bos,
         special_tokens=special,
         tokens_sha256="0" * 64,
+        left_out=f"Documents of {text.name} left out: {', '.join(left_out)}." if left_out else None,
     )
     splits = _splits(text, usable, window, asked)
     corpus = Corpus.of_documents(spec, splits, text.ids, text.titles, ids)
@@ -74,6 +80,7 @@ def prepare(text: Text, given: GivenModel, asked: Asked) -> Prepared:
         f"{text.rule}; {usable:,} hold at least one window of {window} tokens: {splits.evaluation} for "
         f"evaluation, {splits.calibration} for calibration, "
         f"{usable - splits.evaluation - splits.calibration} for fit."
+        f"{'' if spec.left_out is None else f' {spec.left_out}'}"
     )
     return Prepared(Corpus.of_documents(pinned, splits, text.ids, text.titles, ids), words)
 
@@ -117,13 +124,13 @@ def _special(tokenizer: Any | None, given: GivenModel, asked: Asked) -> tuple[in
         raise TaskError(
             f"the tokenizer of {given.spec.name} has no beginning-of-sequence token, which stands before "
             "every window",
-            fix=f"choose a token for it by its id (--bos ID){instead}",
+            fix=f"choose a token for it by its id: `bos` (--bos ID){instead}",
         )
     if bos < 0 or bos >= (given.vocabulary or bos + 1):
         raise TaskError(
             f"the beginning-of-sequence token is {bos}; the vocabulary of {given.spec.name} has "
             f"{given.vocabulary} tokens",
-            fix="give the id of one of them (--bos ID)",
+            fix="give the id of one of them: `bos` (--bos ID)",
         )
     return int(bos), tuple(sorted({*known, int(bos)}))
 
@@ -181,7 +188,7 @@ def _splits(text: Text, usable: int, window: int, asked: Asked) -> SplitSpec:
             raise TaskError(
                 f"{text.rule}: {_counted({window: usable})}; the splits of {asked.like.id} need more than "
                 f"{splits.evaluation + splits.calibration}",
-                fix="give a larger text, or leave out --like",
+                fix="give a larger text, or leave out `like` (--like)",
             )
         return splits
     if usable < FEWEST:
@@ -200,6 +207,6 @@ def _counted(counts: Mapping[int, int]) -> str:
 
 def _more() -> str:
     return (
-        f"give at least {FEWEST} such documents: a larger text, another split of it (--split), or a shorter "
-        "window (--context)"
+        f"give at least {FEWEST} such documents: a larger text, another `split` of it (--split), or a "
+        "shorter window: `context` (--context)"
     )

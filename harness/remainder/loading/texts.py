@@ -6,23 +6,26 @@ What a document is, is never guessed without being said (`Text.rule`, which the 
    `split` (`files` or `blank-lines`) asks for one of the two.
 2. `.jsonl` (also compressed: `.gz`, `.xz`, `.bz2`) and `.parquet`: a document is a line or a row, its text
    the field `text` or the one that `field` names.
-3. A list: a document is a string, or an array of token ids; of a two-dimensional array it is a row.
+3. A list: a document is a string, or an array of token ids; of a two-dimensional array it is a row. So are
+   other sequences; what has columns or keys is refused, but for a `Dataset` of `datasets`, whose rows are
+   read as those of a file.
 4. `hf:OWNER/NAME[:CONFIG][@REVISION][#SPLIT]`: a row of that split (`train`) of a data set, streamed.
 
 Documents are called by their field `id`, if each has one of its own that can be shown, and else after the
 SHA-256 of their content; they are ordered by these names. So neither their order nor the names of files
-change a number. Of equal ones the first is kept, and the rule says how many were left out.
+change a number. Of equal ones the first is kept, and empty ones are left out; how many is counted.
 """
 
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -31,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.base.files import brief, explained, require_file
+from remainder.base.messages import whole_number
 from remainder.errors import AssetError, TaskError
 from remainder.loading.hub_texts import PREFIX, hub_rows
 
@@ -46,6 +50,7 @@ _COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".xz": lzma.
 _BLANK = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 _ID = re.compile(r"\w[\w .:-]{0,79}")
 _LONGEST_NAME = 60
+_HIGHEST = 2**31 - 1  # of a token id
 _KINDS = ".txt, .jsonl (also .gz, .xz, .bz2) or .parquet"
 
 
@@ -59,6 +64,8 @@ class Text(NamedTuple):
     ids: tuple[str, ...]
     titles: tuple[str, ...]
     contents: tuple[Content, ...]
+    left_out: tuple[str, ...] = ()
+    """Phrases on what of it is no document, with counts."""
 
     @property
     def has_tokens(self) -> bool:
@@ -96,20 +103,37 @@ def read_text(
     """
     if split not in (None, *SPLITS):
         raise TaskError(f"the split of the text is {split!r}", fix=f"choose one of: {', '.join(SPLITS)}")
-    if first is not None and first < 1:
-        raise TaskError(f"the first {first} documents of a text are none", fix="give a number above 0")
+    if not isinstance(field, str):
+        raise TaskError(f"the field of the text is {field!r}", fix='give its name, such as "text"')
+    first = None if first is None else whole_number("first", first, 1)
     found = _source(source, field, split, first)
-    rows = [row for row in islice(found.rows, first) if not _is_empty(row.content)]
+    every = list(islice(found.rows, first))
+    rows = [row for row in every if not _is_empty(row.content)]
     if not rows:
         raise TaskError(f"the text {found.name} holds no text", fix="give one with words in it")
-    return _text(found, rows)
+    for number, row in enumerate(every, 1):
+        _require_letters(row.content, f"{found.name}, document {number}")
+    return _text(found, rows, len(every) - len(rows))
+
+
+def _require_letters(content: Content, where: str) -> None:
+    """Refuse halves of letters, which JSON and Python can hold, and no tokenizer takes."""
+    try:
+        _name_of(content)
+    except UnicodeEncodeError as problem:
+        half = problem.object[problem.start : problem.end]
+        raise TaskError(
+            f"{where} holds {half!a}, half of a letter (a lone surrogate)",
+            fix="decode the text anew, or replace such: "
+            'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        ) from None
 
 
 def _is_empty(content: Content) -> bool:
     return not content.strip() if isinstance(content, str) else not len(content)
 
 
-def _text(found: _Source, rows: Sequence[_Row]) -> Text:
+def _text(found: _Source, rows: Sequence[_Row], empty: int) -> Text:
     """Name documents, leave repeated ones out, and order them."""
     kept: dict[str, _Row] = {}
     given = [row.id for row in rows if row.id is not None and _ID.fullmatch(row.id)]
@@ -119,8 +143,8 @@ def _text(found: _Source, rows: Sequence[_Row]) -> Text:
     rule = found.rule.format(f"{len(kept):,} document{'' if len(kept) == 1 else 's'}")
     if named:
         rule += ", called by their id"
-    if repeated := len(rows) - len(kept):
-        rule += f"; {repeated:,} that repeat another one are left out"
+    counts = {"empty": empty, "repeating another one": len(rows) - len(kept)}
+    left_out = tuple(f"{count:,} {why}" for why, count in counts.items() if count)
     ordered = sorted(kept.items())
     return Text(
         found.name,
@@ -128,6 +152,7 @@ def _text(found: _Source, rows: Sequence[_Row]) -> Text:
         tuple(name for name, _ in ordered),
         tuple(row.title for _, row in ordered),
         tuple(row.content for _, row in ordered),
+        left_out,
     )
 
 
@@ -143,18 +168,66 @@ def _source(source: Any, field: str, split: str | None, first: int | None) -> _S
         return _Source(data.name, f"the first {{}} of {data.name}, field {field}", rows)
     if isinstance(source, (str, Path)):
         return _files([Path(source)], field, split)
-    if not hasattr(source, "__len__"):
-        raise TaskError(f"the text is {brief(source)}", fix=_fix())
-    parts = list(source)
+    if hasattr(source, "column_names") and hasattr(source, "features"):  # a data set in memory
+        if split is not None:
+            raise TaskError(
+                "a row of a data set is a document, which nothing splits", fix="leave `split` out"
+            )
+        rows = (_field_row(row, field, f"the data set, row {i}") for i, row in enumerate(source, 1))
+        return _Source("a data set", f"{{}} of a data set, a row each, field {field}", rows)
+    parts = _parts(source)
     if parts and all(isinstance(part, Path) for part in parts):
         return _files(parts, field, split)
     if not parts:
         raise TaskError("the text is empty", fix=_fix())
     if split is not None:
         raise TaskError("a list is documents already, which nothing splits", fix="leave `split` out")
-    if all(isinstance(part, str) for part in parts):
-        return _Source("a list of strings", "{} of a list of strings", (_Row(part, "") for part in parts))
+    if isinstance(parts[0], str):
+        return _Source("a list of strings", "{} of a list of strings", _strings(parts))
     return _Source("token ids", "{} of token ids", [_Row(ids, "") for ids in _token_ids(parts)])
+
+
+def _parts(source: Any) -> list[Any]:
+    """The documents in a sequence or an array.
+
+    Raises:
+        TaskError: it is none, or has keys or columns, whose names would be read as documents.
+    """
+    kind = type(source).__name__
+    if isinstance(source, Mapping):
+        raise TaskError(
+            f"the text is a {kind} with keys; documents are a list",
+            fix="give its documents, list(text.values()), one of its splits, or its token ids "
+            '(text["input_ids"])',
+        )
+    if hasattr(source, "columns") or hasattr(source, "column_names"):
+        raise TaskError(
+            f"the text is a {kind} with columns; documents are a list",
+            fix='give a column, list(table["text"])',
+        )
+    dimensions = getattr(source, "ndim", None)
+    arrays = dimensions in (1, 2) and hasattr(source, "tolist")  # NumPy's, PyTorch's, and a column of pandas
+    if isinstance(source, (bytes, bytearray, memoryview)) or not (arrays or isinstance(source, Sequence)):
+        raise TaskError(f"the text is {brief(source)}, no list ({kind})", fix=_fix())
+    parts = list(source)
+    if hasattr(source, "index") and arrays and not all(map(_is_document, parts)):
+        number, part = next((i, part) for i, part in enumerate(parts, 1) if not _is_document(part))
+        raise TaskError(f"the text is a {kind}, whose value {number} is {brief(part)}", fix=_fix())
+    return parts
+
+
+def _is_document(part: Any) -> bool:
+    return isinstance(part, str) or (hasattr(part, "__len__") and not isinstance(part, Mapping))
+
+
+def _strings(parts: Sequence[Any]) -> Iterator[_Row]:
+    for number, part in enumerate(parts, 1):
+        if not isinstance(part, str):
+            raise TaskError(
+                f"document {number} of the text is {brief(part)}, and others are strings",
+                fix="leave it out, or give a string",
+            )
+        yield _Row(str(part), "")
 
 
 def _fix() -> str:
@@ -169,17 +242,23 @@ def _token_ids(parts: Sequence[Any]) -> Iterator[NDArray[np.int64]]:
     one = all(isinstance(part, (int, np.integer)) or getattr(part, "ndim", None) == 0 for part in parts)
     for number, part in enumerate([parts] if one else parts, 1):
         try:
-            array = np.asarray(part)
+            array = np.asarray(part.cpu() if hasattr(part, "cpu") else part)
         except (ValueError, TypeError, RuntimeError):
             array = np.asarray("nothing")
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        if (
+            isinstance(part, (bytes, bytearray, Mapping))
+            or array.ndim != 1
+            or (array.size and array.dtype.kind not in "iu")
+        ):
             raise TaskError(
                 f"document {number} of the text is {brief(part)}, neither a string nor token ids",
                 fix=_fix(),
             )
-        if array.size and array.min() < 0:
+        wrong = array[(array < 0) | (array > _HIGHEST)] if array.size else array
+        if len(wrong):
             raise TaskError(
-                f"document {number} of the text has the token id {array.min()}", fix="ids begin at 0"
+                f"document {number} of the text has the token id {wrong[0]}",
+                fix=f"ids are from 0 to {_HIGHEST}",
             )
         yield array.astype(np.int64)
 
@@ -212,15 +291,24 @@ def _shown(name: str) -> str:
     return plain if len(plain) <= _LONGEST_NAME else f"{plain[: _LONGEST_NAME - 1]}…"
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise AssetError(f"{path}: {problem.strerror}", fix="let it be readable") from None
+        return False  # a whole text in place of a path
+
+
 def _listed(path: Path) -> list[Path]:
-    if path.is_dir():
+    if _is_there(path) and path.is_dir():
         found = sorted(path.rglob("*.txt"))
         if not found:
             raise TaskError(
                 f"the folder {path} holds no .txt", fix=f"give one that does, or a file: {_KINDS}"
             )
         return found
-    if not path.exists():
+    if not _is_there(path):
         short = str(path) if len(str(path)) <= _LONGEST_NAME else f"{str(path)[:_LONGEST_NAME]}…"
         raise TaskError(
             f"the text {short!r}: there is no such file or folder",
@@ -255,9 +343,12 @@ def _decoded(path: Path) -> str:
 
 def _plain(path: Path, whole: bool) -> Iterator[_Row]:
     text = _decoded(path)
-    for part in [text] if whole else _BLANK.split(text):
+    if whole:
+        yield _Row(text.strip(), _shown(path.name))
+        return
+    for part in _BLANK.split(text):
         if block := part.strip():
-            yield _Row(block, _shown(path.name) if whole else "")
+            yield _Row(block, "")
 
 
 def _lines(path: Path, field: str) -> Iterator[_Row]:
@@ -316,5 +407,5 @@ def _field_row(row: Any, field: str, where: str) -> _Row:
 
 
 def _no_field(where: str, field: str, names: Sequence[Any]) -> TaskError:
-    shown = ", ".join(str(name)[:30] for name in names[:8]) or "none"
+    shown = ", ".join(_shown(str(name))[:30] for name in names[:8]) or "none"
     return TaskError(f"{where} has no field {field!r}", fix=f"name one of its fields by `field`: {shown}")

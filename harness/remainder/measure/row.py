@@ -121,7 +121,9 @@ class Row:
 
     def build(self) -> None:
         """Make the interpretation."""
-        self.log.warnings[:0] = self.plan.notes
+        corpus = self.loaded.task.corpus
+        left_out = () if corpus is None or corpus.left_out is None else (corpus.left_out,)
+        self.log.warnings[:0] = [*self.plan.notes, *left_out]
         self.phase("reading it")
         self.interpretation = build(self.loaded, self.entry, self.plan, self.log)
         self.calibration = Calibration.empty(

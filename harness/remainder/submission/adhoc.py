@@ -62,7 +62,7 @@ def task_for(
         if hooks.writes is None and hook_out is None:
             raise TaskError(
                 f"{entries[0].name} reads {hooks.reads}, and does not say what it rebuilds",
-                fix="name the hook of that: --hook-out HOOK",
+                fix="name the hook of that: `hook_out` (--hook-out HOOK)",
             )
         return hooks
 
@@ -92,7 +92,9 @@ def stated_hooks(entry: SiteEntry, draft: Task) -> Hooks:
             raise
         reads, writes = problem.made
         return Hooks(reads, None if writes == ANYWHERE.hook_out else writes)
-    raise TaskError(f"{entry.name} does not say at which hook it was made", fix="name it: --hook HOOK")
+    raise TaskError(
+        f"{entry.name} does not say at which hook it was made", fix="name it: `hook` (--hook HOOK)"
+    )
 
 
 class _FitsLaterError(RemainderError):

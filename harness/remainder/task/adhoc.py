@@ -54,9 +54,9 @@ def save_task(task: Task, corpus: Corpus, folder: Path) -> Path:
 
 def require_savable(folder: Path) -> None:
     """Raise TaskError unless a task can be written as that folder, or one lies there already."""
-    require_folder(folder, "--save-task", TaskError)
+    require_folder(folder, "the folder of the task", TaskError)
     if present(folder) and any(folder.iterdir()) and not (folder / "task.toml").is_file():
-        raise TaskError(f"--save-task {folder}: there is something else in it", fix="name another folder")
+        raise TaskError(f"{folder}: there is something else in it", fix="save the task in another folder")
 
 
 def keep(task: Task, corpus: Corpus) -> Path:

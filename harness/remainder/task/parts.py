@@ -140,6 +140,7 @@ class CorpusSpec(TaskPart):
     bos: int = Field(description="id of the beginning-of-sequence token put before every window")
     special_tokens: tuple[int, ...] = Field(description="ids that are never spliced, fitted or scored")
     tokens_sha256: str | None = Field(default=None, description="hash of all token ids and document bounds")
+    left_out: str | None = Field(default=None, description="what of a text is not measured, in words")
 
     @model_validator(mode="after")
     def _one_place(self) -> CorpusSpec:

@@ -165,7 +165,7 @@ class Task(TaskPart):
         words = {"title": True, "description": True, "version": True}
         content = self.model_dump(mode="json", exclude=words, exclude_none=True)
         for part in ("model", "corpus", "build"):
-            for name in ("name", "licence", "attribution", "data", "data_licence", "expected"):
+            for name in ("name", "licence", "attribution", "left_out", "data", "data_licence", "expected"):
                 content.get(part, {}).pop(name, None)
         if self.corpus is not None and self.corpus.tokens_sha256 is not None:
             for name in ("reader", "wheel"):
