@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forging import (
@@ -20,12 +21,17 @@ from forging import (
     write,
 )
 from terminal import Command
+from tiny import Shrink, make_loaded
 
+import remainder
+from remainder.board.agreement import disagreements
+from remainder.board.plausibility import check_cost
 from remainder.board.shelf import Shelf, is_board, results_root
 from remainder.board.snapshot import results_folder
 from remainder.board.verifications import verification_path
 from remainder.board.verify import Verdict, verify_paths, verify_record
-from remainder.record.store import values_path
+from remainder.record.number import Number
+from remainder.record.store import read_record, values_path, write_record
 
 OTHER = "5" * 64  # a hash of another content
 
@@ -257,3 +263,37 @@ def test_write_is_refused_before_anything_is_measured_again(
     done = remainder("verify", alone, "--rerun", "--write")
     assert done.code == 7
     assert "does not lie in a folder of results" in done.err
+
+
+PLANS: tuple[dict[str, Any], ...] = (
+    {"rungs": "raw"},
+    {"rungs": ("raw", "true")},
+    {"rungs": "coded"},
+    {"rungs": "full"},
+    {"rungs": "raw", "compat": True},
+    {},
+)
+"""Plans of which each lacks something that another one measures."""
+
+
+def test_records_that_measured_less_accuse_none_and_are_accused_by_none(tmp_path: Path) -> None:
+    loaded, shelf = make_loaded(), Shelf(tmp_path, board=False)
+    paths = []
+    for plan in PLANS:
+        result = remainder.evaluate(loaded, Shrink(), documents=6, **plan)
+        path = shelf.place(result.record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_record(result.record, result.values, path)
+        paths.append(path)
+    verdicts = {one.path: one.faults for one in verify_paths([tmp_path], jobs=1)}
+    assert [fault for faults in verdicts.values() for fault in faults] == []
+    assert sorted(verdicts) == sorted(paths)
+    bare, whole = (read_record(path).record for path in (paths[0], paths[-1]))
+    assert bare.complexity.bits_per_token.value is None
+    # What a whole record lacks, and what a bare one states all the same, is compared as before.
+    for record, number in ((whole, Number.null("hidden")), (bare, Number.bare(1.0, "made up"))):
+        cost = record.complexity.model_copy(update={"bits_per_token": number})
+        told = list(disagreements(record.model_copy(update={"complexity": cost}), whole))
+        assert [text.partition(":")[0] for text in told] == ["complexity.bits_per_token"]
+    unfitted = whole.model_copy(update={"calibration": bare.calibration})
+    assert any(text.startswith("calibration.documents: 0, ") for text in check_cost(unfitted))

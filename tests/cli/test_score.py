@@ -66,6 +66,32 @@ def test_a_table_with_intervals_and_everything_else_that_takes_a_record(
     assert "found finished" in again.err
     for command in (["show", str(path)], ["show", "saved"], ["show", record.task.id], ["explain", str(path)]):
         assert remainder(*command).code == 0
+    other = make_sae(
+        "StandardSAE", 0, {"hook_name": HOOK, "model_name": "google/gemma-2-2b"}, d_in=16, d_sae=24
+    )
+    other.save_model("other")
+    scored = remainder(
+        *("score", "other", "--model", "model", "--text", "corpus.txt", "--device", "cpu", "--rungs", "raw")
+    )
+    assert scored.code == 0, scored.err
+    assert "it was made for the model google/gemma-2-2b" in " ".join((scored.out + scored.err).split())
+    shown = remainder("show", record.task.id)  # of two names
+    assert shown.code == 0, shown.err
+    assert record.task.id in shown.out
+    verified = remainder("verify", "results")
+    assert verified.code == 0, verified.out
+    built = remainder("board", "build", "--results", "results", "--site", "site")
+    assert built.code != 0
+    assert "left out, 2 file(s)" in built.err
+    assert "Its task is ad hoc, of whoever measured: no board takes this record." in " ".join(
+        built.err.split()
+    )
+    assert ".runs" not in built.err
+    assert not any(Path("site/records").iterdir())
+    assert "0 of 0 records are new" in remainder("board", "order", "--results", "results").out
+    frozen = remainder("board", "freeze", "2026.12", "--results", "results", "--out", "frozen")
+    assert "is ad hoc, and on no public board" in " ".join(frozen.err.split())
+    Path("results/order.jsonl").unlink(missing_ok=True)
     verified = remainder("verify", path)
     assert verified.code == 0, verified.out
     assert "is ad hoc: it was not compared" in " ".join(verified.out.split())

@@ -154,7 +154,20 @@ GPT2 = ModelSpec(name="GPT-2 small", licence="MIT", hub="openai-community/gpt2")
     ],
 )
 def test_names_of_the_same_model_and_of_none(named: object, model: ModelSpec) -> None:
-    check_model(named, model, "cfg.json")
+    assert check_model(named, model, "cfg.json") == ()
+
+
+def test_a_folder_and_an_object_may_be_another_model_and_it_is_told() -> None:
+    folder = ModelSpec(name="GPT2", licence="MIT", hub="/models/GPT2")
+    thing = ModelSpec(name="my-gpt2", licence="MIT", given="object", weights_sha256="0" * 64)
+    for named in ("gpt2", "openai-community/gpt2", "gpt2-small", "/models/other"):
+        assert check_model(named, folder, "cfg.json") == ()
+    for model in (folder, thing):
+        (told,) = check_model("google/gemma-2-2b", model, Path("/here/cfg.json"))
+        assert told == (
+            f"cfg.json: it was made for the model google/gemma-2-2b, and this one is called {model.name}: "
+            "that both are the same is taken on trust."
+        )
 
 
 @pytest.mark.parametrize(

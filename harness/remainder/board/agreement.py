@@ -2,7 +2,7 @@
 
 Noise is keyed, so a second measurement must give the same numbers but for rounding. Compared are those that
 do not depend on how much else was measured: losses and KL of every rung that both have, what is
-reconstructed, and the cost. Rungs with noise are compared if both took as many draws.
+reconstructed, and the cost where both counted it. Rungs with noise are compared if both took as many draws.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from remainder.board.tolerance import Tolerance, tolerance_of
 from remainder.record.number import Number
-from remainder.record.rungs import RUNGS
+from remainder.record.rungs import NULLS, RUNGS
 from remainder.record.schema import Record
 
 __all__ = ["content_of", "disagreements"]
@@ -31,9 +31,14 @@ def disagreements(first: Record, second: Record) -> Iterator[str]:
     tolerance = tolerance_of(first, same_device=same_device)
     mine, theirs = _numbers(first), _numbers(second)
     draws = first.measurement.pairs == second.measurement.pairs
+    # Beside exact codes alone, noise has their residual; else that of quantised codes.
+    apart = NULLS.keys() if first.is_bare != second.is_bare else ()
     for place in sorted(mine.keys() & theirs.keys()):
         part, _, rest = place.partition(".")
-        drawn = part == "circuit" or (part == "rungs" and rest.partition(".")[0] not in _STILL)
+        rung = rest.partition(".")[0]
+        if part == "rungs" and rung in apart:
+            continue
+        drawn = part == "circuit" or (part == "rungs" and rung not in _STILL)
         (one, allowed), (other, _) = mine[place], theirs[place]
         if (draws or not drawn) and not _agree(one, other, allowed, tolerance):
             yield f"{place}: {_said(one)} here, {_said(other)} in another record of the same content"
@@ -45,10 +50,13 @@ def _numbers(record: Record) -> dict[str, tuple[Number, float | None]]:
     found: dict[str, tuple[Number, float | None]] = {
         "clean.loss": (metrics.clean.loss, 0.0),
         "reconstruction.explained_variance": (metrics.reconstruction.explained_variance, None),
-        "complexity.bits_per_token": (cost.bits_per_token, None),
-        "complexity.live_features": (cost.live_features, None),
         "complexity.l0": (cost.l0, None),
     }
+    counted = {"bits_per_token": cost.bits_per_token, "live_features": cost.live_features}
+    for name, number in counted.items():
+        # One that did not ask for it says nothing about it; whatever it states all the same is compared.
+        if not record.is_bare or number.value is not None:
+            found[f"complexity.{name}"] = number, None
     for name, rung in metrics.rungs.items():
         kl = rung.quenched.kl.value or 0.0
         found[f"rungs.{name}.loss"] = rung.quenched.loss, kl

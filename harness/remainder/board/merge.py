@@ -2,8 +2,9 @@
 
 1. A record stands at `<task>/<N>/<submission>/<record_id>.json`, its values beside it. Its content, its two
    hashes and the hash of its values are verified. What is missing, edited, of another schema, or stands
-   elsewhere than it says, is a `Fault` with its path: it is left out, and never silently. Whether its numbers
-   follow from its values is `verify`'s business; its verdict, where one was kept, is shown beside it.
+   elsewhere than it says, of a part of a tier or of an ad-hoc task, is a `Fault` with its path: it is left
+   out, and never silently. Whether its numbers follow from its values is `verify`'s business; its verdict,
+   where one was kept, is shown beside it.
 2. Of the values, only what paired comparisons need is kept: KL of some rungs summed over each document.
 3. Records are comparable within a `Group`: one task, one N of its version, one tier, one dtype, so that all
    were measured on the same documents and round alike.
@@ -50,8 +51,10 @@ from remainder.record.part import part_of
 from remainder.record.rungs import CURVE
 from remainder.record.schema import Record
 from remainder.record.store import LARGEST_VALUES, read_summary, values_path
+from remainder.record.turns import RUNS
 from remainder.report.quantities import MAIN_RUNGS
 from remainder.submission.method import FORMATS
+from remainder.task.spec import ADHOC
 
 __all__ = [
     "LEAST_REMEASURED",
@@ -207,7 +210,11 @@ def strays(results: Path) -> list[Fault]:
     return [
         Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
         for path in sorted(results.rglob("*"))
-        if path.is_file() and path.suffix != ".json" and path != results / ORDER and not _is_values(path)
+        if path.is_file()
+        and path.suffix != ".json"
+        and path != results / ORDER
+        and not _is_values(path)
+        and RUNS not in path.relative_to(results).parts
     ]
 
 
@@ -226,6 +233,8 @@ def folders_of_tasks(results: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(results.rglob("*.json")):
         parts = path.relative_to(results).parts
+        if RUNS in parts:
+            continue
         found.setdefault("/".join(parts[:-3]), []).append(path)
     return found
 
@@ -294,6 +303,8 @@ def _check(record: Record, place: str) -> None:
     folder, _, name = place.rpartition("/")
     if (fewer := part_of(record.tier)) is not None:
         raise RecordError(f"{place}: {fewer.note}")
+    if record.task.id.startswith(f"{ADHOC}/"):
+        raise RecordError(f"{place}: Its task is ad hoc, of whoever measured: no board takes this record.")
     if not _VERSION.fullmatch(record.task.version):
         raise RecordError(f"{place}: its task's version {record.task.version[:40]!r} is not of the form N-X")
     base = f"{record.task.id}/{record.task.version.partition('-')[0]}/"

@@ -138,8 +138,10 @@ def peer_of(content: Mapping[str, Any]) -> Peer:
             "model": content["model"],
             "corpus": content["corpus"],
         }
+        # What was not fitted says nothing of the split; whether it had to be is `plausibility`'s question.
+        extent = ("documents", "tokens", "bank_rows") if content["calibration"]["tokens"] else ()
         for part, names in (
-            ("calibration", ("documents", "tokens", "dimension", "bank_rows")),
+            ("calibration", ("dimension", *extent)),
             ("documents", ("documents", "windows", "tokens")),
         ):
             shared |= {f"{part}.{name}|{tier}": content[part][name] for name in names}

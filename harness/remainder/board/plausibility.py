@@ -62,7 +62,7 @@ def check_cost(record: Record) -> Iterator[str]:
         )
     yield from _circuit_sizes(record)
     ranges = {
-        "documents": (fit.documents, 1, fit.tokens),
+        "documents": (fit.documents, 0 if record.is_unfitted else 1, fit.tokens),
         "dimension": (fit.dimension, 1, math.inf),
         "shrinkage": (fit.shrinkage, 0, 1),
         "oas": (fit.oas, 0, 1),

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from remainder.base.wrapping import fill
 
 if TYPE_CHECKING:
     from remainder.publish.remeasure import Rerun
@@ -81,7 +82,7 @@ def verify(
     verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
     print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
-        print(f"  To mend it: {fix}", file=sys.stderr)
+        print(_wrapped(f"  To mend it: {fix}"), file=sys.stderr)
     plans = plans_of(verdicts, given, keys) if rerun else {}
     show = partial(_show_rerun, to_stderr=format != "table")
     # Where draws are given, all records of a board are looked at: one that lies elsewhere than it says, which
@@ -210,7 +211,7 @@ def _wrapped(sentence: str) -> str:
     """A sentence in lines of a terminal."""
     from remainder.report.layout import WIDTH
 
-    return fill(sentence, WIDTH, subsequent_indent="  ")
+    return fill(sentence, WIDTH, hanging="  ")
 
 
 def _print_commands(done: Submitted) -> None:

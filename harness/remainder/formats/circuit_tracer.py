@@ -156,7 +156,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     """
     where = _yaml_of(path)
     config = Settings(read_yaml(where), FIELDS, where, ignore)
-    check_model(config["model_name"], task.model, where)
+    named = check_model(config["model_name"], task.model, where)
     if config["model_kind"] not in (None, "transcoder_set"):
         raise InterpretationError(
             f"{where}: model_kind is {brief(config['model_kind'])}; a task replaces one place by one "
@@ -187,6 +187,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
             fix="fetch it (`hf download OWNER/REPO FILE`), or convert the set with circuit-tracer's "
             "save_transcoders_to_cache, and write the file's path there",
         )
+    place = place._replace(warnings=place.warnings + named)
     return Loaded(_read(entry.path, task, place.reads, config), *place)
 
 

@@ -223,7 +223,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
             f"{where}: trainer.dict_class is {brief(kind)}; known are {', '.join(_TENSORS)}",
             fix="convert it to one of these, or score the object: remainder.evaluate(task, dictionary)",
         )
-    check_model(trainer["lm_name"], task.model, where)
+    named = check_model(trainer["lm_name"], task.model, where)
     place = _place(trainer, buffer, task, where)
     check_width(trainer["activation_dim"], task.site, where, "trainer.activation_dim")
     sizes = {"activation_dim": int(trainer["activation_dim"])}
@@ -237,7 +237,7 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     found = read_torch(path / WEIGHTS, layout)
     coder = _make(kind, found, trainer, path)
     _check_counters(found, trainer, coder.W_enc.shape[1], path / WEIGHTS)
-    place = place._replace(warnings=place.warnings + trainer.warnings)
+    place = place._replace(warnings=place.warnings + named + trainer.warnings)
     return Loaded(coder, *place)
 
 

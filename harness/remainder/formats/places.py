@@ -329,32 +329,34 @@ def _last(name: str) -> str:
     return name.rpartition("/")[2].lower()
 
 
-def check_model(named: Any, model: ModelSpec, where: Path | str) -> None:
-    """Refuse an interpretation of another model, as far as its name can tell.
+def check_model(named: Any, model: ModelSpec, where: Path | str) -> tuple[str, ...]:
+    """Refuse an interpretation of another model, as far as its name can tell; gives warnings.
 
     Names are compared loosely: the owner, upper case and what follows a comma do not count, nor whether one
     says `small` or `instruct` (`gpt2` and `gpt2-small`, `SmolLM2-135M` and `SmolLM2-135M-Instruct`); other
     words do (`pythia-70m` and `pythia-70m-deduped`). A name that may be a folder's – a path, or a word that
-    is not a model of TransformerLens – tells nothing, and is accepted; nor does that of a model that is
-    called after its folder.
+    is not a model of TransformerLens – tells nothing, and is accepted. A model that is called after its
+    folder, or was given as an object, may be that model under another name: there a warning says so.
 
     Raises:
         MisfitError: if it names a published model, and that is not the task's.
     """
     if not isinstance(named, str) or not named.strip() or named == model.name:
-        return
-    if model.is_local and model.name == Path(model.hub or "").name:
-        return
-    if model.given is not None and not _is_published(model.name):
-        return  # an object's name may be that of a folder or a class, which tells as little
+        return ()
     here = [words for name in (model.name, model.hub or "") if (words := _words(name))]
-    if any(_words(named) ^ words <= _SAY_LITTLE for words in here):
-        return
-    if _is_published(named):
-        raise MisfitError(
-            f"{where}: it was made for the model {named}; the task's is {model.name}",
-            fix="choose a task of that model; if the name is wrong, correct it in the file",
+    if any(_words(named) ^ words <= _SAY_LITTLE for words in here) or not _is_published(named):
+        return ()
+    is_folder = model.is_local and model.name == Path(model.hub or "").name
+    # An object's name may be that of a folder or a class, which tells as little.
+    if is_folder or (model.given is not None and not _is_published(model.name)):
+        return (
+            f"{file_name(where)}: it was made for the model {named}, and this one is called {model.name}: "
+            "that both are the same is taken on trust.",
         )
+    raise MisfitError(
+        f"{where}: it was made for the model {named}; the task's is {model.name}",
+        fix="choose a task of that model; if the name is wrong, correct it in the file",
+    )
 
 
 def _words(name: str) -> set[str]:

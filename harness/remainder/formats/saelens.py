@@ -269,7 +269,7 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
         InterpretationError: if it is of another width, hook or model.
     """
     stated = {**config, **table(config, "metadata", where)}
-    check_model(text(stated, "model_name", where), task.model, where)
+    named = check_model(text(stated, "model_name", where), task.model, where)
     _check_widths(config, task.site, where)
     hooks, notes = _hooks(stated, task.site, where), context_warnings(stated, task, where)
     if hooks is not None:
@@ -279,7 +279,7 @@ def _place(config: dict[str, Any], task: Task, where: Path | str) -> HookPlace:
         place = place_untold(task, where, "no hook_name")
         if "d_out" in config:
             place = place._replace(reads="in")
-    return place._replace(warnings=place.warnings + notes)
+    return place._replace(warnings=place.warnings + named + notes)
 
 
 def _target_warning(stated: dict[str, Any], site: Site, where: Path | str) -> tuple[str, ...]:

@@ -152,9 +152,9 @@ def _run(path: Path, own: bool | None, task: Task, ignore: Ignore | None) -> tup
         above = folder / RUN
         if above.is_file():
             run = Settings(read_json(above), RUN_FIELDS, above, ignore)
-            check_model(run["model"], task.model, run.where)
+            named = check_model(run["model"], task.model, run.where)
             is_stated = is_stated or _is_transcoder(run, own)
-            notes = notes or context_warnings(run.all(), task, above, length="ctx_len")
+            notes = notes or named + context_warnings(run.all(), task, above, length="ctx_len")
     return is_stated, notes
 
 

@@ -7,8 +7,8 @@
    documents, and so are intervals.
 2. The splits, by a seeded hash of documents' names: two fifths (at most 64) evaluation, two fifths (at most
    256) calibration, the rest fit.
-3. The tiers: `quick` is the first window of every evaluation document, `standard` four of each; both with up
-   to 1,000 windows of calibration and 200 of fit.
+3. The tiers: `quick` is one window of every evaluation document, the first by a seeded order of its windows,
+   `standard` four of each; both with up to 1,000 windows of calibration and 200 of fit.
 4. The site: hooks by name, their width from the model (`loading.hooks`).
 5. Attention sinks, from the norms of activations on the calibration windows (`loading.sinks`).
 

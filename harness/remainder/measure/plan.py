@@ -16,7 +16,7 @@ from remainder.model.bridge import DTYPES, pick_device
 from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, BOARD, BOARD_RUNGS, CODED, KERNELS, NULLS, draws_of
+from remainder.record.rungs import ALL, BARE, BOARD, BOARD_RUNGS, CODED, KERNELS, NULLS, draws_of
 from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import DEMO, Task, Tier
 
@@ -26,7 +26,6 @@ _QUICK = "quick"
 _DEMO_RUNGS = ("full",)  # beside exact and quantised codes
 _NULL = "noise-fitted"  # of the nulls of the Gaussian ratio the one that every table shows
 _CHECK = "true"  # a rung that must give back the clean model, which one batch can tell
-_BARE = frozenset({"raw", _CHECK})
 _LEAST = 2  # documents
 _ANNEALED_PAIRS = 8
 
@@ -70,7 +69,7 @@ class Plan(NamedTuple):
     @property
     def is_bare(self) -> bool:
         """Whether nothing but exact codes is spliced in: then nothing is fitted and no bits are counted."""
-        return not self.whole and set(self.rungs) <= _BARE
+        return not self.whole and set(self.rungs) <= BARE
 
     @property
     def needs_codes(self) -> bool:
@@ -80,7 +79,7 @@ class Plan(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether anything is fitted to the residual."""
-        return self.whole or bool(self.nulls) or not set(self.rungs) <= {*_BARE, CODED}
+        return self.whole or bool(self.nulls) or not set(self.rungs) <= {*BARE, CODED}
 
     @property
     def describes(self) -> bool:
@@ -171,7 +170,7 @@ def plan(
         compat=bool(peers) or (whole and task.corpus is not None),
         peers=None if whole or not peers or peers == PEERS else peers,
         nulls=_nulls(tier, ordered, everything=everything),
-        is_coded=task.ladder == "coded" and not set(ordered) <= _BARE,
+        is_coded=task.ladder == "coded" and not set(ordered) <= BARE,
         documents=None if part is None or tier == DEMO else part.documents,
         notes=notes if part is None else (*notes, part.note),
     )
@@ -218,7 +217,7 @@ def _ordered(
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {names}")
     everything = ALL in chosen
     # Every other rung is compared with exact and with quantised codes alone; `raw` by itself needs neither.
-    beside = {"raw"} if set(chosen) <= _BARE else {"raw", CODED}
+    beside = {"raw"} if set(chosen) <= BARE else {"raw", CODED}
     # With everything come all nulls, whichever the ladder's rungs are.
     ordered = tuple(
         rung for rung in known if (everything and rung not in NULLS) or rung in {*beside, *chosen}

@@ -201,7 +201,7 @@ def render_rerun(found: Rerun) -> str:
         f"{record.submission.name} on {record.task.id}: measured again",
         f"  {len(found.documents)} documents, {found.rows} rows of values",
         fill(f"  documents: {names}", WIDTH, hanging="    "),
-        f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}",
+        fill(f"  chosen by: seed {found.seed or '(none)'}, nonce {found.nonce}", WIDTH, hanging="    "),
         f"  largest deviation: {found.largest:.2g} nats per token",
         f"    at {found.where or 'nothing compared'}",
         f"  allowed: {found.tolerance.row:.2g} a row, {found.tolerance.mean:.2g} in the mean of a rung,",
@@ -212,8 +212,8 @@ def render_rerun(found: Rerun) -> str:
             WIDTH,
             hanging="    ",
         ),
-        *(f"  note: {note}" for note in found.notes),
-        *(f"  fault: {fault}" for fault in faults[:_SHOWN]),
+        *(fill(f"  note: {note}", WIDTH, hanging=" " * 8) for note in found.notes),
+        *(fill(f"  fault: {fault}", WIDTH, hanging=" " * 9) for fault in faults[:_SHOWN]),
     ]
     if len(faults) > _SHOWN:
         lines.append(f"  and {len(faults) - _SHOWN} faults more")

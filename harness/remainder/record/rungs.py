@@ -16,6 +16,7 @@ __all__ = [
     "AMPLITUDES",
     "ANNEALED",
     "AROUND",
+    "BARE",
     "BATH",
     "BATH_PAIRS",
     "BESIDE",
@@ -45,6 +46,9 @@ __all__ = [
     "reference_rung",
     "reference_step",
 ]
+
+BARE = frozenset({"raw", "true"})
+"""Rungs of exact codes alone: where there are no others no bits are counted."""
 
 ALL = "all"
 """Asks for every rung, and for what is only worth its time together with them."""

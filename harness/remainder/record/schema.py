@@ -13,6 +13,7 @@ from remainder.record import old
 from remainder.record.compat import Compat
 from remainder.record.metrics import CircuitMetrics, Metrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha256
+from remainder.record.rungs import BARE, CODED
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -338,6 +339,20 @@ class Record(FrozenModel):
     def is_of_circuits(self) -> bool:
         """Whether it is of circuits, which are scored on prompts."""
         return isinstance(self.metrics.circuit, CircuitMetrics)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing but exact codes was asked for (`--rungs raw`): then no bits are counted."""
+        return self._asks_only(BARE)
+
+    @property
+    def is_unfitted(self) -> bool:
+        """Whether nothing was fitted to the calibration split, and nothing that is fitted was asked for."""
+        return self._asks_only(BARE | {CODED}) and not self.calibration.tokens
+
+    def _asks_only(self, rungs: frozenset[str]) -> bool:
+        stated = self.measurement
+        return not (self.is_of_circuits or stated.whole) and rungs.issuperset(stated.rungs)
 
     @property
     def circuits(self) -> CircuitMetrics:

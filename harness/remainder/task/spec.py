@@ -228,8 +228,9 @@ def list_tasks(suite: str | None = None) -> list[str]:
 
 
 def is_task(name: str) -> bool:
-    """Whether `name` is the id of a task that comes with this installation, or the folder of one."""
-    return name in list_tasks() or present(Path(name) / "task.toml")
+    """Whether `name` is the id of a task that comes with this installation or was kept when it was made, or
+    the folder of one."""
+    return name in list_tasks() or present(Path(name) / "task.toml") or _kept(name) is not None
 
 
 def load_task(name: str | Path | Task) -> Task:
