@@ -13,11 +13,12 @@ import pytest
 import tiny
 from format_files import make_sae
 from tiny import BOS, VOCABULARY, WIDTH
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import remainder
 from remainder.base.paths import project_root
 from remainder.board.origin import check_task
-from remainder.errors import InterpretationError, TaskError
+from remainder.errors import AssetError, InterpretationError, TaskError
 from remainder.loading.adapt import given_model
 from remainder.loading.adhoc import adhoc_task
 from remainder.loading.adhoc_text import CONTEXTS, Asked, Prepared, prepare, tiers_of
@@ -212,6 +213,49 @@ def test_a_task_takes_the_settings_of_a_score_and_says_what_is_left_out() -> Non
     assert said in task.task.description
     assert said in result.record.warnings
     assert said in remainder.evaluate(task.task.id, sae(), rungs="raw", device="cpu").record.warnings
+
+
+def test_another_config_is_another_model_and_a_moved_one_is_told(tmp_path: Path) -> None:
+    model, saved = tmp_path / "model", tmp_path / "saved"
+    shutil.copytree(tiny.model_folder(), model)
+    settings: dict[str, Any] = {"hook": HOOK, "text": DOCUMENTS, "device": "cpu", "sink_norm": 1e4}
+    task = adhoc_task(model=model, save_task=saved, **settings).task
+    own = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    assert given_model(own).config_hash == given_model(model).config_hash == task.model.config_sha256
+    config = model / "config.json"
+    stated = json.loads(config.read_text(encoding="utf-8"))
+    words = {**stated, "transformers_version": "4.0", "dtype": "bfloat16", "architectures": None}
+    config.write_text(json.dumps({**words, "architectures": stated["architectures"]}), encoding="utf-8")
+    assert given_model(model).config_hash == task.model.config_sha256
+    for changed in (
+        {"rms_norm_eps": 1e-3},
+        {"hidden_act": "gelu"},
+        {"rope_parameters": {"rope_theta": 99.0}},
+    ):
+        config.write_text(json.dumps({**stated, **changed}), encoding="utf-8")
+        assert given_model(model).config_hash != task.model.config_sha256
+    assert adhoc_task(model=model, **settings).task.id != task.id
+    with pytest.raises(AssetError, match=r"config\.json is not the one that the task was made with"):
+        remainder.evaluate(saved, sae(), rungs="raw", device="cpu")
+    config.write_text(json.dumps(stated), encoding="utf-8")
+    away = shutil.move(model, tmp_path / "away")
+    with pytest.raises(AssetError, match="which the task names, is gone") as raised:
+        remainder.evaluate(saved, sae(), rungs="raw", device="cpu")
+    assert "`hub` in [model]" in (raised.value.fix or "")
+    file = saved / "task.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace(str(model), str(away)), encoding="utf-8")
+    assert remainder.evaluate(saved, sae(), rungs="raw", device="cpu").record.task.id == task.id
+    tiny.save_model(tiny.make_model(seed=1), Path(away))
+    with pytest.raises(AssetError, match="the task pins") as raised:
+        remainder.evaluate(saved, sae(), rungs="raw", device="cpu")
+    assert "another model lies in" in (raised.value.fix or "")
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    small = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=VOCABULARY, n_positions=64)
+    GPT2LMHeadModel(small).save_pretrained(tmp_path)
+    with pytest.raises(AssetError, match="holds no tokenizer"):
+        adhoc_task(model=tmp_path, hook="transformer.h.0", text=DOCUMENTS, device="cpu")
 
 
 def test_it_is_on_no_board_and_is_measured_again_like_any_other(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import tiny
@@ -74,6 +75,7 @@ def test_both_ways_of_naming_lead_to_one_hook() -> None:
         ("mlp", "several modules are called mlp: model.layers.0.mlp", "write the whole path"),
         ("residual", "the model has no hook 'residual'", "did you mean"),
         ("blocks.1.attn.hook_result", "is switched off", "always on"),
+        ("lm_head", "hook unembed.hook_out is of the unembedding", "before it"),
         ("blocks.1.attn.hook_pattern", "expected .docs, positions, width.", "a value for every token"),
     ],
 )
@@ -81,6 +83,29 @@ def test_a_name_that_the_model_lacks_or_has_twice(hook: str, message: str, near:
     with pytest.raises(TaskError, match=message) as raised:
         find_site(given("llama"), hook)
     assert near in (raised.value.fix or "")
+
+
+def test_nothing_is_rebuilt_that_is_computed_before_what_is_read() -> None:
+    for read, written in (
+        ("blocks.1.hook_resid_post", "blocks.0.hook_mlp_out"),
+        ("blocks.1.hook_mlp_out", "blocks.1.mlp.hook_in"),
+        ("model.layers.2", "hook_embed"),
+    ):
+        with pytest.raises(TaskError, match="is rebuilt, which the model computes before it"):
+            find_site(given("llama"), read, written)
+        assert find_site(given("llama"), written, read).hook_out
+
+
+def test_a_model_whose_weights_hold_nan_is_named(tmp_path: Path) -> None:
+    model = tiny.make_model()
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight[0, 0] = torch.nan
+    said = r"the model .* itself gives NaN or infinite logits: its weight .*down_proj"
+    with pytest.raises(TaskError, match=said):
+        find_site(given_model(model, tokenizer=None), "model.layers.0")
+    tiny.save_model(model, tmp_path / "model")
+    with pytest.raises(TaskError, match=said):
+        find_site(given_model(tmp_path / "model"), "model.layers.0")
 
 
 def test_two_hooks_of_two_widths() -> None:

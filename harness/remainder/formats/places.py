@@ -198,7 +198,7 @@ def place_untold(task: Task, where: Path | str, lacks: str) -> HookPlace:
     site = task.site
     if site == ANYWHERE:
         raise MisfitError(
-            f"{where} does not tell at which hook it was made ({lacks})", fix="name it: --hook HOOK"
+            f"{where} does not tell at which hook it was made ({lacks})", fix="name it: `hook` (--hook HOOK)"
         )
     here = site.hook_in if site.is_reconstruction else f"the output of {site.hook_in} at {site.hook_out}"
     note = (
@@ -232,7 +232,7 @@ def reads_at(made: tuple[str, str], site: Site, where: Path | str) -> Reads:
     here = f"is {site.hook_in}" if site.is_reconstruction else f"reads {site.hook_in} for {site.hook_out}"
     problem = MisfitError(
         f"{where}: it was trained {stated}; the task's site {here}",
-        fix="choose the task that it was made for, or write one: a task.toml with that [site]",
+        fix="score it at the hook that it was made for (`remainder score` makes a task at any)",
     )
     problem.made = made
     raise problem

@@ -7,6 +7,8 @@ device that measuring asks for.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -29,6 +31,14 @@ __all__ = ["GivenModel", "StoredModel", "given_model", "require_stored"]
 
 UNKNOWN = "unknown"
 """The licence of a model that states none."""
+
+_SAYS_NOTHING = re.compile(
+    r"_.*|transformers_version|(torch_)?dtype|architectures|use_cache|return_dict|output_\w+|\w+_token_id"
+    r"|\w*(dropout|_pdrop)|init\w*|summary_\w+|id2label|label2id|problem_type|task_specific_params"
+    r"|pretraining_tp|quantization_config|device|n_devices|model_name|tokenizer\w*|default_\w+|seed"
+    r"|use_(attn_result|split_qkv_input|hook_mlp_in|attn_in|hook_tokens)|from_checkpoint|checkpoint\w*"
+)
+"""Words of a config that change nothing of what a model computes when it is measured."""
 
 _CONTEXTS = ("max_position_embeddings", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
 
@@ -86,6 +96,25 @@ class GivenModel(ABC):
         found = (getattr(self.config, name, None) for name in _CONTEXTS)
         return next((value for value in found if isinstance(value, int) and value > 0), None)
 
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 over what the config says of the forward pass, where it departs from its class's defaults.
+
+        The same weights with another base of the rotary embedding, say, are another model.
+        """
+        config = self.config
+        stated, defaults = dict(config.to_dict()), {}
+        if hasattr(config, "has_no_defaults_at_init") and not config.has_no_defaults_at_init:
+            defaults = type(config)().to_dict()  # so that what a later version adds moves no hash
+        kept = {
+            name: value
+            for name, value in stated.items()
+            if not _SAYS_NOTHING.fullmatch(name) and (name not in defaults or defaults[name] != value)
+        }
+        kept["model_type"] = getattr(config, "model_type", type(config).__name__)
+        text = json.dumps(kept, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def bridge(self, dtype: str = "float32", device: torch.device | str = "cpu") -> Any:
         """The model behind the hooks of TransformerLens, in evaluation mode, with weights in `dtype`.
 
@@ -117,8 +146,19 @@ class StoredModel(GivenModel):
 
     @cached_property
     def pinned(self) -> Pinned:
-        """The source of the model, and the hash of its weights; checked, if the task pins one."""
-        return pinned_model(self.spec, self.place)
+        """The source of the model, and the hash of its weights; checked, if the task pins one.
+
+        Raises:
+            AssetError: weights or config are others than those that the task pins.
+        """
+        found = pinned_model(self.spec, self.place)
+        if self.spec.config_sha256 not in (None, self.config_hash):
+            raise AssetError(
+                f"{self.place / 'config.json'} is not the one that the task was made with: it computes "
+                "something else with the same weights",
+                fix="put that one back, or make the task again with this model",
+            )
+        return found
 
     @cached_property
     def config(self) -> Any:
@@ -157,8 +197,7 @@ def given_model(
         TaskError: the object is no model that is known, or is in a state that cannot be measured.
     """
     if not isinstance(model, (str, Path)):
-        opened: GivenModel = resolve("remainder.loading.objects:model_object")(model, tokenizer)
-        return opened
+        return _with_config(resolve("remainder.loading.objects:model_object")(model, tokenizer))
     if tokenizer is not None:
         raise TaskError(
             f"a tokenizer was given along with {model}, which has its own",
@@ -166,8 +205,13 @@ def given_model(
         )
     name = str(model)
     if isinstance(model, Path) or (not name.startswith("hub:") and Path(name).expanduser().is_dir()):
-        return _in_folder(Path(name).expanduser())
-    return _on_hub(name, progress)
+        return _with_config(_in_folder(Path(name).expanduser()))
+    return _with_config(_on_hub(name, progress))
+
+
+def _with_config(given: GivenModel) -> GivenModel:
+    given.spec = given.spec.model_copy(update={"config_sha256": given.config_hash})
+    return given
 
 
 def _in_folder(folder: Path) -> StoredModel:

@@ -33,6 +33,7 @@ from remainder.task.text import Corpus, build_corpus, read_documents, text_of
 __all__ = [
     "check_weights",
     "fetch",
+    "is_empty",
     "load_bridge",
     "load_corpus",
     "load_tokenizer",
@@ -157,7 +158,19 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     with of_the_tokenizer(folder):
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if is_empty(tokenizer):
+            raise AssetError(
+                f"the folder {folder} holds no tokenizer",
+                fix="put the model's own there: AutoTokenizer.from_pretrained(MODEL)"
+                f".save_pretrained({str(folder)!r})",
+            )
+        return tokenizer
+
+
+def is_empty(tokenizer: Any) -> bool:
+    """Whether a tokenizer has special tokens alone: where its files are missing, transformers makes such."""
+    return len(tokenizer) <= len(tokenizer.all_special_ids)
 
 
 def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
@@ -248,9 +261,18 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
     if spec.weights_sha256 is not None and found != spec.weights_sha256:
         raise AssetError(
             f"the weights of {spec.name} hash to {found[:16]}…, the task pins {spec.weights_sha256[:16]}…",
-            fix="install transformers and gguf as in constraints.txt, then `remainder fetch --force`",
+            fix=_own_weights(spec, folder),
         )
     return found
+
+
+def _own_weights(spec: ModelSpec, folder: Path) -> str:
+    """A remedy for weights that are not those of the task."""
+    if spec.wheel is not None:
+        return "install transformers and gguf as in constraints.txt, then `remainder fetch --force`"
+    if spec.folder is not None or Path(spec.hub or "").is_dir():
+        return f"another model lies in {folder}: put that of the task there, or make a task of this one"
+    return "name the `revision` of it that the task was made with, in [model] of its task.toml"
 
 
 def pinned_model(spec: ModelSpec, folder: Path) -> Pinned:
@@ -273,6 +295,12 @@ def _hub_snapshot(spec: ModelSpec, *, progress: Progress | None = None) -> Path:
     assert spec.hub is not None
     if Path(spec.hub).is_dir():
         return Path(spec.hub)
+    if spec.is_local:
+        raise AssetError(
+            f"the model's folder {spec.hub}, which the task names, is gone",
+            fix="write the path where it lies now as `hub` in [model] of the task's task.toml, or score "
+            "again with that folder as the model (--model DIR)",
+        )
     # Of the root only: folders hold the same model in other formats.
     folder = snapshot(spec.hub, spec.revision, _MODEL_FILES, ignore=["*/*"], progress=progress).folder
     if not (folder / "config.json").is_file():

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from remainder.errors import TaskError
 from remainder.loading.adapt import GivenModel
-from remainder.model.bridge import Reached, hooked_pass, require_hook
-from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge
+from remainder.model.bridge import hooked_pass, require_hook
+from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge, require_finite
 from remainder.model.module_names import module_named
 from remainder.task.spec import Site
 
@@ -58,16 +58,28 @@ def find_site(
 
     Raises:
         TaskError: the model has no such hook (near names are offered), the name fits several modules, the
-            hook has no value for every token, or the two have different widths.
+            hook has no value for every token, the two have different widths, what is rebuilt is computed
+            before what is read, or the model's logits are not finite.
     """
     bridge = given.bridge("float32", device)
     read = hook_named(bridge, hook)
     written = read if hook_out is None else hook_named(bridge, hook_out)
-    widths = _widths(bridge, sorted({read, written}), given.context or _TOKENS)
+    for name in (read, written):
+        if name.startswith("unembed."):
+            raise TaskError(
+                f"hook {name} is of the unembedding, which is run apart: nothing is replaced there",
+                fix="choose a hook before it, such as that of the last norm or block",
+            )
+    widths = _widths(bridge, sorted({read, written}), given)
     if widths[read] != widths[written]:
         raise TaskError(
             f"hook {read} has width {widths[read]}, and hook {written} has width {widths[written]}",
             fix="choose two hooks of one width",
+        )
+    if next(iter(widths)) != read:
+        raise TaskError(
+            f"{read} is read, and {written} is rebuilt, which the model computes before it",
+            fix="name the earlier one as `hook` (--hook), the later one as `hook_out` (--hook-out)",
         )
     return Site(hook_in=read, hook_out=written, width=widths[read])
 
@@ -147,31 +159,29 @@ def _classic_hook(bridge: Any, points: Mapping[str, Any], place: Place) -> str |
     return hook
 
 
-def _widths(bridge: Any, hooks: list[str], context: int) -> dict[str, int]:
-    """The width of the activation at each hook, from one pass of a few tokens.
+def _widths(bridge: Any, hooks: list[str], given: GivenModel) -> dict[str, int]:
+    """The width of the activation at each hook, in the order of computation, from one pass of a few tokens.
 
     Raises:
-        TaskError: if one did not fire, or has no value for every token.
+        TaskError: if one did not fire, or has no value for every token, or logits are not finite.
     """
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         def hook(value: Tensor, hook: Any) -> None:
             seen[name] = value
-            if len(seen) == len(hooks):
-                raise Reached
 
         return hook
 
     architecture = architecture_of(bridge)
-    tokens = torch.arange(min(_TOKENS, context), device=next(bridge.parameters()).device)[None]
-    try:
-        with torch.inference_mode(), of_the_bridge("a pass with hooks", architecture, "choose another hook"):
-            hooked_pass(bridge, bridge.hook_dict, tokens, [(name, keep(name)) for name in hooks])
-    except Reached:
-        return {name: by_token(name, value, tokens, architecture).shape[-1] for name, value in seen.items()}
-    missing = ", ".join(name for name in hooks if name not in seen)
-    raise TaskError(
-        f"{architecture}: hook {missing} exists and does not fire in a pass",
-        fix="choose a hook that this architecture really calls",
-    )
+    count = min(_TOKENS, given.context or _TOKENS)
+    tokens = torch.arange(count, device=next(bridge.parameters()).device)[None]
+    with torch.inference_mode(), of_the_bridge("a pass with hooks", architecture, "choose another hook"):
+        logits = hooked_pass(bridge, bridge.hook_dict, tokens, [(name, keep(name)) for name in hooks])
+    if missing := ", ".join(name for name in hooks if name not in seen):
+        raise TaskError(
+            f"{architecture}: hook {missing} exists and does not fire in a pass",
+            fix="choose a hook that this architecture really calls",
+        )
+    require_finite(logits, bridge, given.spec.name)
+    return {name: by_token(name, value, tokens, architecture).shape[-1] for name, value in seen.items()}

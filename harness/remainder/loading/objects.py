@@ -28,11 +28,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from remainder.base.files import brief
 from remainder.errors import MeasurementError, TaskError
 from remainder.loading.adapt import UNKNOWN, GivenModel
-from remainder.loading.fetch import quiet
+from remainder.loading.fetch import is_empty, quiet
 from remainder.model.bridge import DTYPES, hooked_pass, tensors_hash
-from remainder.model.bridge_errors import of_the_bridge
+from remainder.model.bridge_errors import of_the_bridge, require_finite
 from remainder.model.copied import copy_of, parts_of
 from remainder.model.device import require_room
 from remainder.record.schema import Pinned
@@ -137,6 +138,11 @@ def model_object(model: object, tokenizer: object | None) -> ModelObject:
             fix=f"{merge}give a model of transformers, a TransformerBridge, a HookedTransformer, a model of "
             "nnsight, a folder or an id of the hub",
         )
+    if tokenizer is not None and not hasattr(tokenizer, "all_special_ids"):
+        raise TaskError(
+            f"the tokenizer is {brief(tokenizer)}",
+            fix="give a tokenizer of transformers: AutoTokenizer.from_pretrained(…)",
+        )
     inner, name = kind.inner(held), _name(kind.inner(held))
     if hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is None:
         raise TaskError(
@@ -175,9 +181,10 @@ def _stored_tokenizer(origin: str) -> Any | None:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
+            found = AutoTokenizer.from_pretrained(origin, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError):  # what transformers raises where it finds none
         return None
+    return None if is_empty(found) else found
 
 
 def _without_ties(tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -222,6 +229,7 @@ def _bridged(model: Any, name: str) -> Any:
     tokens = torch.arange(_TOKENS, device=device)[None] % model.config.get_text_config().vocab_size
     with of_the_bridge(f"a pass of the model {name}", architecture), torch.inference_mode():
         expected = model(tokens, use_cache=False).logits
+    require_finite(expected, model, name)
     with of_the_bridge(f"putting the model {name} behind TransformerLens' bridge", architecture):
         known = determine_architecture_from_hf_config(model.config)  # type: ignore[no-untyped-call]
         # Without a tokenizer: given one, TransformerLens may ask the hub for another.

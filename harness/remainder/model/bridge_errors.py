@@ -28,6 +28,7 @@ __all__ = [
     "of_the_bridge",
     "of_the_file",
     "of_the_tokenizer",
+    "require_finite",
 ]
 
 _PACKAGE = "transformer_lens"
@@ -129,6 +130,19 @@ def _as_asset_error(what: str, fix: str, *passed: type[Exception]) -> Iterator[N
         raise
     except Exception as problem:  # the libraries raise anything on such files
         raise AssetError(f"{what}: {type(problem).__name__}: {message_of(problem)}", fix=fix) from problem
+
+
+def require_finite(logits: Shaped[Tensor, "*shape"], model: Any, name: str) -> None:
+    """Raise TaskError if a model's own logits are NaN or infinite, naming a weight that is."""
+    if torch.isfinite(logits).all():
+        return
+    weights = (key for key, weight in model.named_parameters() if not torch.isfinite(weight).all())
+    found = next(weights, None)
+    raise TaskError(
+        f"the model {name} itself gives NaN or infinite logits"
+        + ("" if found is None else f": its weight {found} holds such values"),
+        fix="check how it was trained or saved; load it in float32 if it was in half precision",
+    )
 
 
 def _advice(problem: Exception) -> str:

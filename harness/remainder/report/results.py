@@ -130,7 +130,9 @@ def record_files(paths: Paths) -> list[Path]:
             if not below:
                 raise RecordError(f"{place}: holds no record", fix="name a folder with records' .json files")
             if not present(place):
-                raise RecordError(f"{place}: no such record", fix="give the path of a record's .json file")
+                raise RecordError(
+                    f"{place}: no such record", fix="name a record's .json file, or a folder of them"
+                )
             for path in below:
                 found.setdefault(Path(os.path.realpath(path)), path)  # of a link to itself it is that link
     return list(found.values())

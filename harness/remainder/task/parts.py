@@ -63,6 +63,9 @@ class ModelSpec(TaskPart):
     weights_sha256: str | None = Field(
         default=None, description="hash over the sorted tensors; see model.weights_hash"
     )
+    config_sha256: str | None = Field(
+        default=None, description="hash of what the config says of the forward pass; of ad-hoc tasks"
+    )
 
     @property
     def source(self) -> str:
