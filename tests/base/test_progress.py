@@ -7,9 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from remainder.base.cache import silent
 from remainder.base.progress import in_notebook, shown
+
+
+@pytest.fixture(autouse=True)
+def alone() -> None:
+    """No bar that another test left open stands above."""
+    tqdm._instances.clear()
 
 
 def kernel(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]) -> None:

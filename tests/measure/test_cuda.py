@@ -112,10 +112,10 @@ def test_a_gpu_takes_as_many_windows_as_fit(monkeypatch: pytest.MonkeyPatch) -> 
     place = torch.device("cuda")
     monkeypatch.setattr("remainder.loading.site._OUTPUTS", outputs)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (4 * 24 * 5 * outputs, 2**40))
-    assert _windows_at_a_time(loaded.folder, loaded.corpus, place) == 5
-    assert _windows_at_a_time(loaded.folder, loaded.corpus) == 1
+    assert _windows_at_a_time(VOCABULARY, loaded.corpus, place) == 5
+    assert _windows_at_a_time(VOCABULARY, loaded.corpus) == 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
-    assert _windows_at_a_time(loaded.folder, loaded.corpus, place) == 32
+    assert _windows_at_a_time(VOCABULARY, loaded.corpus, place) == 32
 
 
 @pytest.mark.parametrize("device", DEVICES)
