@@ -34,7 +34,11 @@ def test_a_folder_says_what_a_task_needs() -> None:
     folder = tiny.model_folder("gpt2")
     given = given_model(str(folder))
     assert given.spec == ModelSpec(
-        name="gpt2", licence="unknown", hub=str(folder), weights_sha256=weights_hash(folder)
+        name="gpt2",
+        licence="unknown",
+        hub=str(folder),
+        weights_sha256=weights_hash(folder),
+        config_sha256=given.config_hash,
     )
     assert given.folder == folder
     assert (given.vocabulary, given.context) == (tiny.VOCABULARY, 64)

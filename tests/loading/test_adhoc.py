@@ -184,6 +184,9 @@ def test_a_task_is_named_by_its_content_and_opens_again_with_the_same_numbers(tm
         ({"context": 64.5}, "context is 64.5"),
         ({"bos": True}, "bos is True"),
         ({"hook": 5}, "hook is 5"),
+        ({"hook": ""}, "hook is ''"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"save_task": 5}, "save_task is 5"),
         ({"hook_out": ["a"]}, "hook_out is"),
     ],
 )

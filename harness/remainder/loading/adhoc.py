@@ -97,6 +97,7 @@ def adhoc_task(
     """
     _require_names(hook=hook if not callable(hook) else None, hook_out=hook_out)
     _require_norm(sink_norm)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     settled = Asked(
         None if context is None else whole_number("context", context, 3),
         None if bos is None else whole_number("bos", bos, 0),
@@ -104,6 +105,8 @@ def adhoc_task(
         None if like is None else _on_text(like),
     )
     if save_task is not None:
+        if not isinstance(save_task, (str, Path)):
+            raise TaskError(f"save_task is {save_task!r}", fix="give the path of a folder")
         require_savable(Path(save_task))
     with shown(progress) as tell:
         (tell or silent)("reading the text", 0, None)

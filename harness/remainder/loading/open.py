@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from remainder.base.cache import Progress
+from remainder.base.messages import whole_number
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
@@ -39,6 +40,7 @@ def open_task(
         AssetError: if something cannot be fetched, or is not what the task pins.
     """
     content = load_task(task)
+    batch_size = None if batch_size is None else whole_number("batch_size", batch_size, 1)
     place = pick_device(device)
     steady(place)
     loaded: LoadedTask = resolve(content.kind.open)(content, place, batch_size, progress)

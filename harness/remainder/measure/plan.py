@@ -6,9 +6,11 @@ Source: protocol 1, sections 1 and 5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 from remainder._version import __version__
+from remainder.base.messages import whole_number
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
@@ -142,11 +144,14 @@ def plan(
         TaskError: if there is no such tier, rung, peer, dtype or device, `compat` is asked of a task that is
             no text, or the number of documents is too small.
     """
+    if not isinstance(tier, str):
+        raise TaskError(f"the tier is {tier!r}", fix='give its name, such as "quick"')
+    if documents is not None and not isinstance(documents, Real):
+        raise TaskError(f"documents is {documents!r}", fix="give a whole number, or leave it out")
     tier, part = _part(task, tier, documents)
     amount = task.tier(tier)
     ordered, everything = _ordered(task, rungs, _DEMO_RUNGS if tier == DEMO else task.rungs)
-    if pairs is not None and (pairs < 1 or pairs % 1):
-        raise TaskError(f"pairs is {pairs}", fix="ask for a whole number of antithetic pairs, 1 or more")
+    pairs = None if pairs is None else whole_number("pairs", pairs, 1)
     peers = _peers(compat)
     if peers and task.corpus is None:
         raise TaskError(

@@ -81,10 +81,10 @@ def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name := str(name)):
+        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu, cuda")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise TaskError("--device cuda: this PyTorch sees no CUDA device", fix="use --device cpu or auto")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu, cuda")
     return torch.device(name)
 
 

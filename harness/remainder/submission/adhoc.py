@@ -71,7 +71,7 @@ def task_for(
         for entry in entries:
             _build(entry, draft)
 
-    return adhoc_task(hook=hook or asked, hook_out=hook_out, require=require, **settings)
+    return adhoc_task(hook=asked if hook is None else hook, hook_out=hook_out, require=require, **settings)
 
 
 def stated_hooks(entry: SiteEntry, draft: Task) -> Hooks:

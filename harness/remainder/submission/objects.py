@@ -215,7 +215,7 @@ def label_of(name: str) -> str:
     Raises:
         InterpretationError: it cannot.
     """
-    if not re.fullmatch(r"[\w][\w .-]{0,39}", name):
+    if not re.fullmatch(r"[\w][\w .-]{0,39}", name := str(name)):
         raise InterpretationError(
             f"the name {name!r} cannot stand in a table", fix="use at most 40 letters, digits, '.', '-', '_'"
         )
