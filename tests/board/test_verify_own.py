@@ -31,6 +31,7 @@ from remainder.board.snapshot import results_folder
 from remainder.board.verifications import verification_path
 from remainder.board.verify import Verdict, verify_paths, verify_record
 from remainder.record.number import Number
+from remainder.record.rungs import AMPLITUDES
 from remainder.record.store import read_record, values_path, write_record
 
 OTHER = "5" * 64  # a hash of another content
@@ -271,6 +272,7 @@ PLANS: tuple[dict[str, Any], ...] = (
     {"rungs": "coded"},
     {"rungs": "full"},
     {"rungs": "raw", "compat": True},
+    {"rungs": ("full", *AMPLITUDES)},
     {},
 )
 """Plans of which each lacks something that another one measures."""

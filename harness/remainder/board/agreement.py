@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from remainder.board.tolerance import Tolerance, tolerance_of
 from remainder.record.number import Number
-from remainder.record.rungs import NULLS, RUNGS
+from remainder.record.rungs import NULLS, RUNGS, draws_of
 from remainder.record.schema import Record
 
 __all__ = ["content_of", "disagreements"]
@@ -30,7 +30,6 @@ def disagreements(first: Record, second: Record) -> Iterator[str]:
     same_device = first.measurement.device == second.measurement.device
     tolerance = tolerance_of(first, same_device=same_device)
     mine, theirs = _numbers(first), _numbers(second)
-    draws = first.measurement.pairs == second.measurement.pairs
     # Beside exact codes alone, noise has their residual; else that of quantised codes.
     apart = NULLS.keys() if first.is_bare != second.is_bare else ()
     for place in sorted(mine.keys() & theirs.keys()):
@@ -39,9 +38,17 @@ def disagreements(first: Record, second: Record) -> Iterator[str]:
         if part == "rungs" and rung in apart:
             continue
         drawn = part == "circuit" or (part == "rungs" and rung not in _STILL)
+        as_many = not drawn or _draws(first, rung) == _draws(second, rung)
         (one, allowed), (other, _) = mine[place], theirs[place]
-        if (draws or not drawn) and not _agree(one, other, allowed, tolerance):
+        if as_many and not _agree(one, other, allowed, tolerance):
             yield f"{place}: {_said(one)} here, {_said(other)} in another record of the same content"
+
+
+def _draws(record: Record, rung: str) -> int:
+    """Number of draws of a noisy rung; some have more in the company of others (of circuits none)."""
+    stated = record.measurement
+    rungs = () if record.is_of_circuits else stated.rungs
+    return draws_of(rung, rungs, stated.pairs, stated.annealed_draws // 2)
 
 
 def _numbers(record: Record) -> dict[str, tuple[Number, float | None]]:
