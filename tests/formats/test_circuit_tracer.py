@@ -126,7 +126,7 @@ BROKEN = {
     "other input": (
         rewrite(feature_input_hook="hook_resid_mid"),
         r"to read blocks\.1\.hook_resid_mid and rebuild",
-        "choose",
+        "score it at the hook that it was made for",
     ),
     "other output": (
         rewrite(feature_output_hook="hook_attn_out"),

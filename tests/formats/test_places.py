@@ -120,7 +120,7 @@ def test_which_place_is_read(made: tuple[str, str], where: Site, reads: str) -> 
 def test_another_place_is_refused(made: tuple[str, str], where: Site, message: str) -> None:
     with pytest.raises(InterpretationError, match=message) as raised:
         reads_at(made, where, "cfg.json")
-    assert "choose the task" in (raised.value.fix or "")
+    assert "score it at the hook that it was made for" in (raised.value.fix or "")
 
 
 def test_another_width_is_refused() -> None:
