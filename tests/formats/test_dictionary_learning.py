@@ -175,7 +175,7 @@ BROKEN = {
     "other layer": (
         lambda f: change(f, layer=3, submodule_name="resid_post_layer_3"),
         r"trained at blocks\.3\.hook_resid_post",
-        "choose the task",
+        "score it at the hook",
     ),
     "odd place": (
         lambda f: change(f, submodule_name="embed"),

@@ -197,7 +197,7 @@ FAILING: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "other layer": (
         lambda f: only_config(f, metadata={"hook_name": "blocks.1.hook_resid_pre"}),
         "fits",
-        "choose the task",
+        "score it at the hook",
     ),
     "other model": (
         lambda f: only_config(f, metadata={"model_name": "gpt2"}),
