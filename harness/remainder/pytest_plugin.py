@@ -285,10 +285,10 @@ def _wanted(item: pytest.Item) -> _Requirement:
 
 def _tasks_of_suite(config: pytest.Config) -> list[str]:
     from remainder.errors import TaskError
-    from remainder.task.spec import list_tasks
+    from remainder.task.listing import task_names
 
     try:
-        return list_tasks(config.getoption("remainder_suite"))
+        return task_names(config.getoption("remainder_suite"))
     except TaskError as problem:
         raise pytest.UsageError(f"--remainder-suite: {problem}") from None
 

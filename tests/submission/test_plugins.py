@@ -57,6 +57,7 @@ def make(submission, task, fit):
 FORMAT = Format("shrink", "reconstruction", ShrinkMethod, make="shrink_format:make")
 OTHER = Format("other", "reconstruction", ShrinkMethod, make="shrink_format:nothing")
 FOLDER = Path(__file__).parent / "folder"
+TASK = Path(__file__).parent / "task"
 '''
 """The new file. In the table of the benchmark's own formats it would be one line, of the same words."""
 
@@ -79,11 +80,12 @@ Install = Callable[..., Path]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Install a package of one module with these entry points, as pip leaves it on the disk."""
 
-    def make(groups: dict[str, dict[str, str]], module: str = FORMAT, name: str = "shrink") -> Path:
+    def make(groups: dict[str, dict[str, str]], module: str | None = FORMAT, name: str = "shrink") -> Path:
         site = tmp_path / f"site-{name}"
         info = site / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
-        (site / "shrink_format.py").write_text(module)
+        if module is not None:
+            (site / "shrink_format.py").write_text(module)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(
             "\n".join(
@@ -171,7 +173,12 @@ def test_what_is_not_installed_is_no_format(submission: Path) -> None:
             "is registered in remainder.formats as the format other",
         ),
         (SHRINK, FORMAT.replace("shrink_format:make", "shrink_format:gone"), "code as 'shrink_format:gone'"),
-        (SHRINK, "raise SystemExit", "shrink_format:FORMAT, which cannot be imported: SystemExit"),
+        (
+            SHRINK,
+            "raise SystemExit",
+            "the package shrink 1.0 registers 'shrink' in remainder.formats as shrink_format:FORMAT, which "
+            "cannot be imported: SystemExit",
+        ),
         (SHRINK, FORMAT.replace("shrink_format:make", "shrink_format"), 'write "module:function"'),
         (
             SHRINK,
@@ -261,8 +268,7 @@ def test_a_submission_and_a_task_are_opened_by_the_name_that_a_package_gives_the
     assert open_submission("half").name == "shrunk"
     with pytest.raises(InterpretationError, match="there is no such folder, and no baseline of that name"):
         open_submission("third")
-    other = FORMAT.replace("FOLDER =", "TASK =").replace('"folder"', '"task"')
-    site = install({"remainder.tasks": {"third/digits": "shrink_format:TASK"}}, other, "tasks")
+    site = install({"remainder.tasks": {"third/digits": "shrink_format:TASK"}}, name="tasks")
     sys.modules.pop("shrink_format", None)
     shutil.copytree(project_root() / "tasks" / TASK, site / "task")
     task = load_task("third/digits")
@@ -283,3 +289,135 @@ def test_what_is_registered_and_is_no_folder_is_named(install: Install) -> None:
         open_submission("half")
     with pytest.raises(TaskError, match=r"which is no folder with a task\.toml"):
         load_task("a/b")
+
+
+THIRD = {
+    "remainder.formats": {"shrink": "shrink_format:FORMAT"},
+    "remainder.submissions": {"half": "shrink_format:FOLDER"},
+    "remainder.tasks": {"third/digits": "shrink_format:TASK"},
+}
+
+
+@pytest.fixture
+def third(install: Install) -> Path:
+    """The folder of an installed package with a format, an interpretation and a task."""
+    site = install(THIRD)
+    (site / "folder").mkdir()
+    (site / "folder" / "submission.toml").write_text(TOML.replace(TASK, "third/digits"))
+    shutil.copytree(project_root() / "tasks" / TASK, site / "task")
+    return site
+
+
+def test_tasks_check_and_run_know_what_a_package_adds(
+    third: Path, tmp_path: Path, remainder: Command
+) -> None:
+    listed = json.loads(remainder("tasks", "--format", "json").out)
+    assert [one["id"] for one in listed] == [*list_tasks(), "third/digits"]
+    # Its place apart, which its hash covers, it is the task that it was copied from.
+    ours = next(one for one in listed if one["id"] == TASK)
+    different = {"id": "third/digits", "suite": "third", "hash": listed[-1]["hash"]}
+    assert listed[-1] == {**ours, **different}
+    assert remainder("tasks", "--suite", "third").out.split()[:2] == ["third/digits", "2-A"]
+    checked = remainder("check", "half")
+    assert checked.code == 0, checked.out + checked.err
+    assert "half on third/digits" in checked.out
+    ran = remainder("run", "--suite", "third", "--with", "half", "--out", tmp_path / "results")
+    assert ran.code == 0, ran.err
+    (record,) = (tmp_path / "results" / "third" / "digits").rglob("*.json")
+    assert json.loads(record.read_text())["task"]["hash"] == listed[-1]["hash"]
+
+
+def test_what_cannot_be_imported_is_named_and_spoils_nothing_else(
+    install: Install, third: Path, remainder: Command
+) -> None:
+    install({"remainder.tasks": {"broken/task": "nothing_of_that_name:TASK"}}, None, "broken-package")
+    install({"remainder.tasks": {"../up": "shrink_format:TASK"}}, None, "odd")
+    done = remainder("tasks")
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines() if "/" in line][-1] == "third/digits"
+    told = " ".join(done.err.split())
+    assert (
+        "! broken/task: not listed: the package broken-package 1.0 registers 'broken/task' in "
+        "remainder.tasks as nothing_of_that_name:TASK, which cannot be imported: ModuleNotFoundError"
+    ) in told
+    assert "To mend it: mend or uninstall broken-package" in told
+    assert "'../up', which is no id To mend it: register it as SUITE/TASK" in told
+    assert remainder("check", "half").code == 0
+    assert remainder("run", "broken/task").code == TaskError.exit_code
+    assert "did you mean broken/task" in " ".join(remainder("run", "broken/tasks").err.split())
+
+
+def test_a_task_of_the_benchmark_is_never_a_packages(install: Install, remainder: Command) -> None:
+    install({"remainder.tasks": {TASK: "shrink_format:TASK"}}, "raise SystemExit")
+    done = remainder("tasks")
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out.splitlines()) >= len(list_tasks())
+    assert "shrink_format" not in sys.modules
+
+
+def test_only_what_reads_a_submission_or_a_task_loads_a_package(
+    third: Path, remainder: Command, tmp_path: Path
+) -> None:
+    (third / "shrink_format.py").write_text("raise SystemExit('run')")
+    first, second, *_ = sorted((results_folder() / TASK).glob("*/*/*.json"))
+    results = tmp_path / "results"
+    shutil.copytree(first.parent, results / first.parent.relative_to(results_folder()))
+    for command in (
+        ("verify", first),
+        ("compare", first, second),
+        ("cite", first),
+        ("show", first),
+        ("board", "build", "--site", tmp_path / "board", "--results", results),
+    ):
+        done = remainder(*command)
+        assert "shrink_format" not in sys.modules
+        assert done.code == 0, f"{command}: {done.err}"
+
+
+def test_tasks_of_a_folder_are_listed_checked_and_run(tmp_path: Path, remainder: Command) -> None:
+    shutil.copytree(project_root() / "tasks" / TASK, tmp_path / "mine" / "some" / "digits")
+    there = ("--tasks", tmp_path / "mine")
+    assert remainder("tasks", *there).out.split()[:2] == ["some/digits", "2-A"]
+    (listed,) = json.loads(remainder("tasks", *there, "--format", "json").out)
+    assert (listed["id"], listed["tiers"]) == ("some/digits", ["quick", "standard"])
+    checked = remainder("check", "mean-only", "--task", "some/digits", *there)
+    assert checked.code == 0, checked.err
+    ran = remainder(
+        "run", "some/digits", *there, "--with", "mean-only", "--rungs", "raw", "--out", tmp_path / "results"
+    )
+    assert ran.code == 0, ran.err
+    (record,) = (tmp_path / "results" / "some" / "digits").rglob("*.json")
+    assert json.loads(record.read_text())["task"]["hash"] == listed["hash"]
+    (tmp_path / "mine" / "some" / "torn").mkdir()
+    (tmp_path / "mine" / "some" / "torn" / "task.toml").write_text("title = 3")
+    done = remainder("tasks", "--suite", "some", *there)
+    assert done.out.split()[0] == "some/digits"
+    assert "torn: not listed: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("tasks", "--tasks", "nowhere"), "--tasks nowhere is no folder"),
+        (("tasks", "--tasks", "."), "--tasks . holds no SUITE/TASK/task.toml"),
+        (
+            ("tasks", "--tasks", "mine", "--suite", "other"),
+            "there is no suite 'other' To mend it: choose one of: some",
+        ),
+        (
+            ("run", "some/digit", "--tasks", "mine"),
+            "holds no task 'some/digit' To mend it: it has: some/digits",
+        ),
+        (("run", TASK, "--tasks", "mine"), f"--tasks mine holds no task '{TASK}'"),
+        (("tasks", "--format", "csv"), "there is no format 'csv'"),
+    ],
+)
+def test_what_a_folder_of_tasks_lacks_is_told(
+    tmp_path: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "mine" / "some" / "digits").mkdir(parents=True)
+    (tmp_path / "mine" / "some" / "digits" / "task.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    done = remainder(*command)
+    assert done.code != 0
+    assert words in " ".join(done.err.split())

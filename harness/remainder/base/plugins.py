@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from remainder.base.messages import message_of
 from remainder.errors import RemainderError
 
-__all__ = ["plugin", "plugin_folder"]
+__all__ = ["Registered", "plugin", "plugin_folder", "registered"]
+
+
+class Registered(NamedTuple):
+    """An entry point, as the files of an installed package state it; nothing is imported."""
+
+    name: str
+    place: str
+    """The `module:object` that it stands for."""
+    package: str
+    """The package that registers it, with its version."""
+
+
+def registered(group: str) -> list[Registered]:
+    """All that installed packages register in a group, by name; nothing of theirs is imported."""
+    return sorted({_stated(point) for point in entry_points(group=group)})
+
+
+def _stated(point: EntryPoint) -> Registered:
+    package = point.dist
+    named = "a package without a name" if package is None else f"{package.name} {package.version}"
+    return Registered(point.name, point.value, named)
 
 
 def plugin(group: str, name: str, error: type[RemainderError]) -> Any | None:
@@ -25,17 +46,18 @@ def plugin(group: str, name: str, error: type[RemainderError]) -> Any | None:
     """
     matches = list(entry_points(group=group, name=name))
     if len({match.value for match in matches}) > 1:
-        places = " and ".join(sorted(match.value for match in matches))
+        places = " and ".join(f"{one.place} by {one.package}" for one in sorted(map(_stated, matches)))
         raise error(f"{name!r} is registered twice in {group}: {places}", fix="uninstall one of the packages")
     if not matches:
         return None
     try:
         return matches[0].load()
     except (Exception, SystemExit) as problem:  # whatever another package's import brings about
+        stated = _stated(matches[0])
         raise error(
-            f"{name!r} is registered in {group} as {matches[0].value}, which cannot be imported: "
-            f"{type(problem).__name__}: {message_of(problem)}",
-            fix="mend or uninstall the package that registers it",
+            f"the package {stated.package} registers {name!r} in {group} as {stated.place}, which cannot be "
+            f"imported: {type(problem).__name__}: {message_of(problem)}",
+            fix=f"mend or uninstall {stated.package.split()[0]}",
         ) from problem
 
 

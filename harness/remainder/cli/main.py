@@ -21,7 +21,7 @@ from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
-from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, one_record, print_text
+from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, TasksOption, one_record, print_text
 from remainder.errors import AssetError, RemainderError
 
 app = typer.Typer(
@@ -66,6 +66,7 @@ def check(
     task: Annotated[
         str | None, typer.Option(metavar="TASK", help="A task's id or folder; default: its own.")
     ] = None,
+    folder: TasksOption = None,
     ignore_field: IgnoreOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
@@ -74,8 +75,10 @@ def check(
     from remainder.base.progress import reporting
     from remainder.publish.check import FORMATS, check_whole, render
     from remainder.report.layout import require_format
+    from remainder.task.listing import task_in
 
     require_format(format, FORMATS)
+    task = None if task is None else task_in(folder, task)
     with reporting() as progress:
         outcome = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
     if outcome.error is None or format == "json":

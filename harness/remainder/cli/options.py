@@ -26,6 +26,7 @@ __all__ = [
     "IgnoreOption",
     "SkipOption",
     "SuiteOption",
+    "TasksOption",
     "dump_tokens",
     "one_record",
     "print_text",
@@ -36,6 +37,14 @@ __all__ = [
 
 SuiteOption = Annotated[
     str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
+]
+TasksOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tasks",
+        metavar="DIR",
+        help="Look for tasks in this folder, which holds SUITE/TASK/task.toml, and nowhere else.",
+    ),
 ]
 IgnoreOption = Annotated[
     list[str] | None,

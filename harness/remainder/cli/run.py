@@ -16,6 +16,7 @@ from remainder.cli.options import (
     FormatOption,
     IgnoreOption,
     SuiteOption,
+    TasksOption,
     dump_tokens,
     require_columns,
     require_dump,
@@ -92,6 +93,7 @@ _Shard = Annotated[
 def run(
     tasks: _Tasks = None,
     suite: SuiteOption = None,
+    folder: TasksOption = None,
     with_: _With = None,
     ignore_field: IgnoreOption = None,
     tier: TierOption = "quick",
@@ -119,10 +121,11 @@ def run(
 ) -> None:
     """Score interpretations on a task, raw and with a Gaussian residual."""
     from remainder.base.progress import errors, reporting
-    from remainder.task.spec import list_tasks, load_task
+    from remainder.task.listing import task_in, task_names
+    from remainder.task.spec import load_task
 
     shown = require_columns(columns, format)
-    names = [*(tasks or []), *(list_tasks(suite) if suite else [])]
+    names = [task_in(folder, name) for name in tasks or []] + (task_names(suite, folder) if suite else [])
     check_outputs(names, json, figure, out, with_)
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from remainder.cli.options import (
     FormatOption,
     SkipOption,
     SuiteOption,
+    TasksOption,
     print_text,
     read_named,
     require_columns,
@@ -29,15 +31,46 @@ if TYPE_CHECKING:
 __all__ = ["fetch", "show", "tasks"]
 
 
-def tasks(suite: SuiteOption = None) -> None:
-    """List all tasks, or those of a suite."""
-    from remainder.task.spec import list_tasks, load_task
+def tasks(
+    suite: SuiteOption = None,
+    folder: TasksOption = None,
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
+) -> None:
+    """List all tasks, or those of a suite; those that other packages register come last."""
+    from remainder.base.progress import errors
+    from remainder.report.layout import require_format
+    from remainder.task.listing import load_all, task_names
 
-    listed = [load_task(name) for name in list_tasks(suite)]
-    width = max(len(task.id) for task in listed)
-    for task in listed:
-        start = f"{task.id:<{width}}  {task.version}  "
-        print(fill(start + task.title, WIDTH, hanging=" " * len(start)))
+    require_format(format, ("table", "json"))
+    listed, faults = load_all(task_names(suite, folder))
+    if format == "json":
+        print(json.dumps([_described(task) for task in listed], indent=1, ensure_ascii=False))
+    else:
+        width = max((len(task.id) for task in listed), default=0)
+        for task in listed:
+            start = f"{task.id:<{width}}  {task.version}  "
+            print(fill(start + task.title, WIDTH, hanging=" " * len(start)))
+    for name, problem in faults.items():
+        errors.print(f"! {name}: not listed: {problem}", markup=False, soft_wrap=True)
+
+
+def _described(task: Task) -> dict[str, Any]:
+    """What `tasks --format json` says of a task."""
+    return {
+        "id": task.id,
+        "suite": task.suite,
+        "version": task.version,
+        "hash": task.hash,
+        "title": task.title,
+        "kind": task.kind.name,
+        "model": task.model.name,
+        "hook_in": task.site.hook_in,
+        "hook_out": task.site.hook_out,
+        "width": task.site.width,
+        "rungs": list(task.rungs),
+        "tiers": list(task.every_tier),
+        "gives_places": task.gives_places,
+    }
 
 
 def show(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from remainder.base.files import present, read_toml
 from remainder.base.messages import placed_fault
 from remainder.base.paths import cache_root, is_within, machine_paths, project_root
-from remainder.base.plugins import plugin_folder
+from remainder.base.plugins import plugin_folder, registered
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.task.kinds import TaskKind, kind_with
@@ -43,6 +44,7 @@ __all__ = [
     "ADHOC",
     "ANYWHERE",
     "DEMO",
+    "GROUP",
     "PROTOCOL",
     "SIZES",
     "BuildSpec",
@@ -74,6 +76,8 @@ _LETTERS = 12  # of a hash, at the end of an id
 
 GROUP = "remainder.tasks"
 """Entry points of other packages' tasks."""
+
+_ID = r"\w[\w.-]*/\w[\w.-]*"
 
 
 _DEMO_TIER = Tier(evaluation_windows=8, calibration_windows=16, fit_windows=16, pairs=1, dtype="float32")
@@ -254,8 +258,13 @@ def load_task(name: str | Path | Task) -> Task:
             identifier = "/".join(folder.parts[-2:])
         elif (kept := _kept(identifier)) is not None:
             folder = kept
-        elif (registered := plugin_folder(GROUP, identifier, "task.toml", TaskError)) is not None:
-            folder = registered
+        elif (of_package := plugin_folder(GROUP, identifier, "task.toml", TaskError)) is not None:
+            if not re.fullmatch(_ID, identifier):
+                raise TaskError(
+                    f"a package registers the task {identifier!r}, which is no id",
+                    fix="register it as SUITE/TASK, of letters, digits and '_-.'",
+                )
+            folder = of_package
         else:
             raise _unknown(identifier)
     family = folder.parent / "family.toml"
@@ -339,7 +348,7 @@ def _unknown(name: str) -> TaskError:
             f"there is no task {name} here, which somebody made of a model, a hook and a text",
             fix="make it again with `remainder score`, or name the folder that --save-task wrote",
         )
-    known = list_tasks()
+    known = [*list_tasks(), *(one.name for one in registered(GROUP))]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
     return TaskError(
         f"there is no task {name!r}",
