@@ -55,7 +55,7 @@ def tasks(
 
 
 def _described(task: Task) -> dict[str, Any]:
-    """What `tasks --format json` says of a task."""
+    """A task as `tasks --format json` states it."""
     return {
         "id": task.id,
         "suite": task.suite,

@@ -1,6 +1,4 @@
-"""Where tasks are looked for: those that come with this installation, those that other packages register, and
-those in a folder of somebody's own.
-"""
+"""Lists of tasks: those that come with this installation, those of other packages, and those of a folder."""
 
 from __future__ import annotations
 
