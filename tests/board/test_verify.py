@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -327,7 +327,7 @@ def test_committed_verifications_are_of_committed_records() -> None:
 )
 def test_a_time_in_the_future_is_a_fault(one: Path, hours: float, told: bool) -> None:
     content, data = read(one)
-    time = datetime.now(timezone.utc) + timedelta(hours=hours)
+    time = datetime.now(UTC) + timedelta(hours=hours)
     content["provenance"]["timestamp"] = time.isoformat(timespec="seconds")
     path = write(seal(content), data, one.parents[4])
     assert ("lies in the future" in faults_of(path)) == told

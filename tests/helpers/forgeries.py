@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,7 +287,7 @@ def other_circumstances(original: Original, of: Ranking, chance: random.Random) 
     elif kind == "device":
         measured = measured.model_copy(update={"device": "cuda", "device_name": "NVIDIA H100"})
     else:
-        later = datetime.now(timezone.utc) + timedelta(days=chance.choice([-1.0, 0.01, 2.0, 2000.0]))
+        later = datetime.now(UTC) + timedelta(days=chance.choice([-1.0, 0.01, 2.0, 2000.0]))
         told = told.model_copy(update={"timestamp": later.isoformat(timespec="seconds")})
 
     def change(values: pd.DataFrame) -> pd.DataFrame:

@@ -577,7 +577,7 @@ class OmegaLike(Mapping[str, Any]):
         return len(self._fields)
 
 
-class Word(str, Enum):
+class Word(str, Enum):  # noqa: UP042  (a StrEnum prints as its value, which is no trap)
     HOOK = SITE.hook_in
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -12,11 +12,6 @@ import pytest
 
 from remainder.base.paths import project_root
 from remainder.record.rungs import CIRCUIT_RUNGS, NULLS, RUNGS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = project_root()
 NOTES = sorted((ROOT / "docs" / "design").glob("*.md"))

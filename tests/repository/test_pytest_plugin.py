@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,6 @@ from remainder.loading.loaded import LoadedTask
 from remainder.record.store import read_record
 from remainder.report import gate as regression
 from remainder.task.spec import Task, list_tasks
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 pytest_plugins = ["pytester"]
 

@@ -16,19 +16,14 @@ import json
 import os
 import reprlib
 import stat
-import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from remainder.errors import InterpretationError, RecordError, RemainderError, TaskError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = [
     "IMAGES",

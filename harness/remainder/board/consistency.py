@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -233,7 +233,7 @@ def check_provenance(record: Record) -> Iterator[str]:
         time = datetime.fromisoformat(told.timestamp)
         if time.tzinfo is None:
             yield f"provenance.timestamp: {told.timestamp} names no time zone"
-        elif time > datetime.now(timezone.utc) + _SKEW:
+        elif time > datetime.now(UTC) + _SKEW:
             yield f"provenance.timestamp: {told.timestamp} lies in the future"
     except ValueError:
         yield f"provenance.timestamp: {told.timestamp!r} is no ISO 8601 time"

@@ -165,10 +165,11 @@ def _turned(both: pd.DataFrame, allowed: Mapping[str, pd.Series], tolerance: Tol
     """
     moved = pd.Series(0.0, index=both.index)
     for name in _LOSSES & allowed.keys():
-        moved = np.maximum(moved, ((both[name] - both[f"{name}_now"]).abs() / allowed[name]).fillna(0.0))
+        now = ((both[name] - both[f"{name}_now"]).abs() / allowed[name]).fillna(0.0)
+        moved = moved.where(moved >= now, now)
     here: pd.Series = pd.Series(np.zeros(len(both), dtype=bool), index=both.index)
     if tolerance.turned > 1 and bool((moved > 1).any()):
-        worst = both.loc[moved.idxmax()]
+        worst = both.iloc[int(moved.argmax())]
         here |= both[["document", "window"]].eq(worst[["document", "window"]]).all(axis=1)
     return here
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +62,7 @@ def collect_provenance(
         platform=f"{platform.system()} {platform.machine()}",
         git_commit=None if state is None else state.commit,
         dirty=None if state is None else state.dirty,
-        timestamp=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        timestamp=datetime.now(UTC).isoformat(timespec="seconds"),
         timings=dict(timings or {}),
         cpu=None if cpu is None else dict(cpu),
         tokens_per_second=tokens_per_second,

@@ -190,7 +190,7 @@ def document_totals(values: pd.DataFrame, split: str = "evaluation") -> dict[str
     sums = rows.groupby(["rung", "document"], sort=True)[columns].sum(min_count=1).astype(np.float64)
     totals = {}
     for rung, number in rows.groupby("rung", sort=True)["draw"].nunique().items():
-        means = sums.loc[rung] / number
+        means = sums.loc[(str(rung),), :] / number
         means["kl"] = without_rounding(column(means, "kl"), column(means, "tokens"))
         totals[str(rung)] = means
     return totals

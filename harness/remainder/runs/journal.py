@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Journal:
         Raises:
             RecordError: it cannot be written.
         """
-        who = {"time": datetime.now(timezone.utc).isoformat(timespec="seconds"), "process": os.getpid()}
+        who = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "process": os.getpid()}
         self._append({"event": event, **fields, **who, "host": platform.node()})
 
     def begin(self, cells: Sequence[Cell]) -> None:
