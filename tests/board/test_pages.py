@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import re
 import threading
@@ -20,14 +21,14 @@ from terminal import Command
 from remainder.base.paths import project_root
 from remainder.board.audits import AuditVerdict, keep_verdict
 from remainder.board.build import build, check, write_readme
-from remainder.board.bundle import classic
+from remainder.board.bundle import DATATABLES, VENDOR
 from remainder.board.merge import BoardRow, read_entries
 from remainder.board.pages import TaskText, record_html, task_html
 from remainder.board.readme import section
 from remainder.board.serve import server
 from remainder.board.text import markdown, oddities, page_name, visible
 from remainder.board.view import boards, cell
-from remainder.errors import AssetError, RecordError
+from remainder.errors import RecordError
 from remainder.record.metrics import CircuitMetrics, CircuitPoint, CircuitRung
 from remainder.record.number import Number
 from remainder.record.schema import CircuitSize, TaskInfo
@@ -412,19 +413,22 @@ def test_pages_of_different_tasks_have_different_names() -> None:
 # -------------------------------------------------------------------------------------- assets and serving
 
 
-def test_the_bundle_becomes_a_classic_script() -> None:
-    script = classic("var a=1,b=2;export{a as Table,b as jQuery,b as default};\n/* end */")
-    assert script == '(function(){"use strict";\nvar a=1,b=2;window.jQuery=b;\n/* end */\n})();\n'
-    for module in ("var a=1;", "export{a as b};", 'import x from "y";export{a as jQuery}'):
-        with pytest.raises(AssetError, match="not of the form"):
-            classic(module)
+def test_datatables_is_the_release_that_is_named_and_comes_with_its_licence() -> None:
+    """The hash is that of js/dataTables.min.js in the npm package datatables.net."""
+    script = (VENDOR / "datatables.js").read_bytes()
+    digest = "38017a5586acd9c6eb6bbfe8b6938e1a25bdc717c5acfcb07e0c9d663282c59d"
+    assert hashlib.sha256(script).hexdigest() == digest
+    assert script.startswith(f"/*! DataTables {DATATABLES}\n".encode())
+    licence = (VENDOR / "datatables.txt").read_text(encoding="utf-8")
+    assert "MIT License" in licence
+    assert "SpryMedia" in licence
 
 
 def test_the_wheel_carries_templates_and_scripts() -> None:
     builder = WheelBuilder(str(project_root()))
     files = {Path(file.relative_path).as_posix() for file in builder.recurse_project_files()}
     board = project_root() / "harness/remainder/board"
-    wanted = [*board.glob("templates/*.html"), *board.glob("static/*")]
+    wanted = [*board.glob("templates/*.html"), *board.glob("static/*"), *board.glob("vendor/*")]
     assert len(wanted) > 8
     for path in wanted:
         assert path.relative_to(project_root()).as_posix() in files

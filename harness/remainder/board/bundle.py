@@ -1,7 +1,7 @@
-"""Files of other projects that the pages need, copied from installed packages; nothing is fetched.
+"""Files of other projects that the pages need, copied from this package and plotly; nothing is fetched.
 
-1. DataTables with jQuery: the offline bundle of itables. It is an ES module, and browsers load no modules
-   from `file://`; its one `export` is turned into an assignment, and the whole becomes a classic script.
+1. DataTables, from `vendor/`: `js/dataTables.min.js` of the npm package datatables.net, byte for byte, and
+   its licence. It needs no jQuery.
 2. plotly.js, from plotly; a page loads it only when a reader asks for it (5 MB).
 3. Their licences, and our own styles and scripts from `static/`.
 """
@@ -15,44 +15,31 @@ from pathlib import Path
 
 from remainder.errors import AssetError
 
-__all__ = ["write_assets"]
+__all__ = ["DATATABLES", "VENDOR", "write_assets"]
 
 _STATIC = Path(__file__).parent / "static"
-_EXPORT = re.compile(r"export\{([^{}]*\b(\w+) as jQuery\b[^{}]*)\};?")
+VENDOR = Path(__file__).parent / "vendor"
+"""Folder of other projects' files: `<name>.js`, and its licence as `<name>.txt`."""
+
+DATATABLES = "3.1.5"
+"""Release of datatables.net that lies in `VENDOR`."""
 
 
 def write_assets(folder: Path) -> None:
     """Write every script and style of the site into `folder`.
 
     Raises:
-        AssetError: a package is missing, or its bundle is not of the form that is known.
+        AssetError: a package is missing, or lacks a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(_STATIC.iterdir()):
         if path.suffix in (".css", ".js", ".svg"):
             (folder / path.name).write_bytes(path.read_bytes())
-    bundle = _file("itables", "html/dt_bundle.js").read_text(encoding="utf-8")
-    (folder / "datatables.js").write_text(classic(bundle), encoding="utf-8")
+    (folder / "datatables.js").write_bytes((VENDOR / "datatables.js").read_bytes())
     (folder / "plotly.js").write_bytes(_file("plotly", "package_data/plotly.min.js").read_bytes())
-    licences = [_licence("itables"), _licence("plotly")]
+    datatables = (VENDOR / "datatables.txt").read_text(encoding="utf-8")
+    licences = [f"DataTables {DATATABLES}\n\n{datatables}", _licence("plotly")]
     (folder / "licences.txt").write_text("\n\n".join(licences) + "\n", encoding="utf-8")
-
-
-def classic(module: str) -> str:
-    """An ES module that exports jQuery as a classic script that sets `window.jQuery` (with DataTables in it).
-
-    Raises:
-        AssetError: it has not exactly one such export.
-    """
-    found = list(_EXPORT.finditer(module))
-    if len(found) != 1 or re.search(r"^\s*import\s*[\w{*\"']", module, re.MULTILINE):
-        raise AssetError(
-            "the bundle of itables is not of the form that is known: one export, with jQuery, and no import",
-            fix="install the version of itables that constraints.txt names",
-        )
-    (match,) = found
-    script = f"{module[: match.start()]}window.jQuery={match[2]};{module[match.end() :]}"
-    return f'(function(){{"use strict";\n{script}\n}})();\n'
 
 
 def _file(package: str, name: str) -> Path:

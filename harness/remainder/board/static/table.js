@@ -1,9 +1,9 @@
 // Tables that sort and filter. Without it they stand there as they are, ordered by KL, with every column.
 (function () {
   "use strict";
-  const jQuery = window.jQuery;
+  const DataTable = window.DataTable;
   // The order of this project's cells: numbers by `data-order`, words by letters, what is missing always last.
-  const types = jQuery.fn.dataTable.ext.type.order;
+  const types = DataTable.ext.type.order;
   const asNumber = (text) => (text === "" || Number.isNaN(Number(text)) ? null : Number(text));
   const last = (sign) => (a, b) => {
     if (a === null || b === null) return (a === null) - (b === null);
@@ -22,7 +22,7 @@
       })
     );
     const pages = Number(board.dataset.pages || 0);
-    const table = jQuery(element).DataTable({
+    const table = new DataTable(element, {
       autoWidth: false,
       info: false,
       order: [],
