@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a package that is not there; where slow tests are run too, nothing may be left out."""
+    typechecks.begin()
     for mark in item.iter_markers("needs"):
         (package,) = mark.args
         if find_spec(package) is None:
