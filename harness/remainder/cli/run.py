@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remainder.base.files import IMAGES, require_folder, require_target
+from remainder.cli.graph import (
+    GraphModelOption,
+    GraphOption,
+    NodesOption,
+    PromptsOption,
+    SaveTaskOption,
+    TranscodersOption,
+    of_graphs,
+)
 from remainder.cli.options import (
     ColumnsOption,
     CountOption,
@@ -95,6 +104,12 @@ def run(
     suite: SuiteOption = None,
     folder: TasksOption = None,
     with_: _With = None,
+    graph: GraphOption = None,
+    transcoders: TranscodersOption = None,
+    model: GraphModelOption = None,
+    prompts: PromptsOption = None,
+    nodes: NodesOption = "all",
+    save_task: SaveTaskOption = None,
     ignore_field: IgnoreOption = None,
     tier: TierOption = "quick",
     rungs: RungsOption = None,
@@ -126,7 +141,17 @@ def run(
 
     shown = require_columns(columns, format)
     names = [task_in(folder, name) for name in tasks or []] + (task_names(suite, folder) if suite else [])
-    check_outputs(names, json, figure, out, with_)
+    own = ["graph"] if graph or transcoders else []
+    check_outputs(names or own, json, figure, out, with_ or own)
+    names, with_ = of_graphs(
+        graph or (),
+        transcoders,
+        (names, with_),
+        model=model,
+        prompts=prompts,
+        nodes=nodes,
+        save_task=save_task,
+    )
     with reporting() as progress:  # right after an installation this takes a while
         progress("loading libraries", 0, None)
         from remainder.cli.estimate import print_estimates

@@ -161,7 +161,12 @@ def load(path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
 
 
 def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) -> FeatureGraph:
-    metadata = _field(content, "metadata", dict, "the graph")
+    if not isinstance(content.get("metadata"), dict):
+        raise InterpretationError(
+            "it has no metadata, which say of which prompt and model it is",
+            fix="export it with circuit-tracer's create_graph_files, or download it whole from Neuronpedia",
+        )
+    metadata = content["metadata"]
     params = _optional(content, "qParams", dict, "the graph") or {}
     scan = _field(metadata, "scan", str, "metadata")
     if "/" not in scan:  # else it names the transcoders

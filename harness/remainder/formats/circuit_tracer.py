@@ -40,7 +40,20 @@ from remainder.formats.tensors import Layout, header, read_tensors, read_yaml
 from remainder.interpretation.protocol import Reads
 from remainder.task.spec import Task
 
-__all__ = ["CONFIG", "ENTRY", "FIELDS", "files", "found_in", "load", "require"]
+__all__ = [
+    "CONFIG",
+    "ENTRY",
+    "FIELDS",
+    "Entry",
+    "entries_of",
+    "files",
+    "found_in",
+    "hook_of",
+    "load",
+    "require",
+    "require_single_layers",
+    "yaml_of",
+]
 
 CONFIG = "config.yaml"
 
@@ -98,7 +111,9 @@ _ACTIVATIONS = ("relu", "topk", "jumprelu")
 _THRESHOLDS = ("activation_function.threshold", "threshold")
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """A transcoder of a set."""
+
     layer: int
     written: str
     """The path as the file has it."""
@@ -106,12 +121,13 @@ class _Entry(NamedTuple):
 
     @property
     def is_remote(self) -> bool:
+        """Whether it lies on a hub."""
         return "://" in self.written
 
 
 def found_in(path: Path) -> bool:
     """Whether `path` is circuit-tracer's YAML file, or a folder with one."""
-    return present(_yaml_of(path))
+    return present(yaml_of(path))
 
 
 def files(path: Path) -> list[Path]:
@@ -122,8 +138,8 @@ def files(path: Path) -> list[Path]:
     """
     if path.is_file():
         require(path)
-    entries = _entries(_yaml_of(path))
-    return [_yaml_of(path), *(entry.path for entry in entries if not entry.is_remote and present(entry.path))]
+    entries = entries_of(yaml_of(path))
+    return [yaml_of(path), *(entry.path for entry in entries if not entry.is_remote and present(entry.path))]
 
 
 def require(path: Path) -> None:
@@ -132,7 +148,7 @@ def require(path: Path) -> None:
     Raises:
         InterpretationError: it has none of circuit-tracer's fields.
     """
-    where = _yaml_of(path)
+    where = yaml_of(path)
     fields = read_yaml(where)
     if not fields.keys() & _FIELDS:
         held = ", ".join(brief(name)[1:-1] for name in list(fields)[:6]) or "nothing"
@@ -154,18 +170,15 @@ def load(path: Path, task: Task, ignore: Ignore | None = None) -> Loaded:
     Raises:
         InterpretationError: naming the file, what was found and what was expected.
     """
-    where = _yaml_of(path)
+    where = yaml_of(path)
     config = Settings(read_yaml(where), FIELDS, where, ignore)
     named = check_model(config["model_name"], task.model, where)
-    if config["model_kind"] not in (None, "transcoder_set"):
-        raise InterpretationError(
-            f"{where}: model_kind is {brief(config['model_kind'])}; a task replaces one place by one "
-            "transcoder",
-            fix="give a set of transcoders that read and write one layer each (model_kind: transcoder_set)",
-        )
-    source, target = (_hook(config, field, where) for field in ("feature_input_hook", "feature_output_hook"))
-    _check_entries(config)
-    entries = _entries(where)
+    require_single_layers(config)
+    source, target = (
+        hook_of(config, field, where) for field in ("feature_input_hook", "feature_output_hook")
+    )
+    _checkentries_of(config)
+    entries = entries_of(where)
     chosen = [e for e in entries if tensor_of(f"blocks.{e.layer}.{target}") == tensor_of(task.site.hook_out)]
     if not chosen:
         layers = ", ".join(str(entry.layer) for entry in entries) or "none"
@@ -273,11 +286,28 @@ def _activation(
     return nn.ReLU() if threshold is None else Above(threshold)
 
 
-def _yaml_of(path: Path) -> Path:
+def require_single_layers(config: Settings) -> None:
+    """Raise InterpretationError for the settings of anything but transcoders of one layer each."""
+    if config["model_kind"] not in (None, "transcoder_set"):
+        raise InterpretationError(
+            f"{config.where}: model_kind is {brief(config['model_kind'])}; what is measured here reads and "
+            "writes one place each, and a latent of a cross-layer transcoder writes into all later blocks",
+            fix="give a set of transcoders that read and write one layer each (model_kind: transcoder_set), "
+            "and make graphs with that",
+        )
+
+
+def yaml_of(path: Path) -> Path:
+    """The YAML file of a set that is named by it, or by its folder."""
     return path if path.suffix.lower() in _ENDINGS and not path.is_dir() else path / CONFIG
 
 
-def _hook(config: Settings, field: str, where: Path) -> str:
+def hook_of(config: Settings, field: str, where: Path) -> str:
+    """The name of a hook within a block.
+
+    Raises:
+        InterpretationError: the field holds something else.
+    """
     value = config[field]
     if not isinstance(value, str) or value.startswith("blocks."):
         raise InterpretationError(
@@ -287,7 +317,7 @@ def _hook(config: Settings, field: str, where: Path) -> str:
     return value
 
 
-def _check_entries(config: Settings) -> None:
+def _checkentries_of(config: Settings) -> None:
     """Refuse a field that nobody knows in an entry of the list."""
     listed = config["transcoders"]
     for number, item in enumerate(listed if isinstance(listed, list) else [listed]):
@@ -295,14 +325,18 @@ def _check_entries(config: Settings) -> None:
             Settings(item, ENTRY, config.where, config.ignore, f"transcoders[{number}].")
 
 
-def _entries(where: Path) -> list[_Entry]:
-    """The set's files by layer."""
+def entries_of(where: Path) -> list[Entry]:
+    """The set's files by layer.
+
+    Raises:
+        InterpretationError: an entry of the list is none.
+    """
     listed = read_yaml(where).get("transcoders")
     if listed is None:
         matches = [
             (re.fullmatch(r"layer_(\d+)", path.stem), path) for path in where.parent.glob("*.safetensors")
         ]
-        found = [_Entry(int(match[1]), path.name, path) for match, path in matches if match]
+        found = [Entry(int(match[1]), path.name, path) for match, path in matches if match]
         return sorted(found)
     entries = []
     for number, item in enumerate(listed if isinstance(listed, list) else [listed]):
@@ -314,5 +348,5 @@ def _entries(where: Path) -> list[_Entry]:
                 f"{where}: transcoders[{number}] is {brief(item)}; expected a path, or layer and filepath",
                 fix="write each as a path, or as {layer: 0, filepath: layer_0.safetensors}",
             )
-        entries.append(_Entry(layer, written, where.parent / written))
+        entries.append(Entry(layer, written, where.parent / written))
     return entries

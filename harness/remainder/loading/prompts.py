@@ -2,7 +2,7 @@
 
 What the model gives on a behaviour's candidates (`remainder.loading.behaviour`) is kept on disk under the
 hash of the candidates and of the weights. If fewer solved prompts remain than the tiers of the task take, the
-task is refused.
+task is refused. Prompts that lie in the task's folder are taken as they are, solved or not.
 
 Source: protocol 1, section 8.
 """
@@ -26,6 +26,7 @@ from torch import nn
 
 from remainder.base.cache import Progress, build_once, verify
 from remainder.errors import AssetError, TaskError
+from remainder.loading.adapt import StoredModel, require_stored
 from remainder.loading.behaviour import (
     Answers,
     BehaviourFacts,
@@ -46,9 +47,10 @@ from remainder.task.behaviour import SPLITS, Candidates, make_candidates, read_b
 from remainder.task.prompts import Prompts, first
 from remainder.task.script import BuiltCircuit, run_circuit_script
 from remainder.task.spec import CircuitSpec, Task
+from remainder.task.stored_prompts import StoredPrompts
 from remainder.task.text import Split
 
-__all__ = ["BehaviourTask", "PromptTask", "ScriptBehaviourTask", "open_prompt_task"]
+__all__ = ["BehaviourTask", "PromptTask", "ScriptBehaviourTask", "StoredPromptTask", "open_prompt_task"]
 
 _PROMPTS = 16  # in one forward pass, if nothing else is asked for
 
@@ -74,8 +76,8 @@ class PromptTask(LoadedTask):
 
     @property
     @abstractmethod
-    def facts(self) -> BehaviourFacts:
-        """The results of the model on the prompts that it was tried on."""
+    def facts(self) -> BehaviourFacts | None:
+        """The results of the model on the prompts that it was tried on; None, if it was tried on none."""
 
     @abstractmethod
     def _make_circuit_model(self, dtype: str) -> CircuitModel: ...
@@ -251,6 +253,42 @@ class ScriptBehaviourTask(PromptTask):
         return placed
 
 
+@dataclass
+class StoredPromptTask(PromptTask):
+    """A language model, and prompts that lie in the task's folder; all of them are used."""
+
+    given: StoredModel
+    stored: StoredPrompts
+
+    @property
+    def model(self) -> Pinned:
+        return self.given.pinned
+
+    @cached_property
+    def data(self) -> Pinned:
+        return Pinned(source="prompts of the task's own", sha256=prompts_hash(self.stored.groups))
+
+    @property
+    def facts(self) -> None:
+        return None
+
+    def prompts(self, split: Split) -> tuple[Prompts, ...]:
+        return self.stored.groups[split]
+
+    def hooked(self, dtype: str = "float32") -> Any:
+        return self.given.bridge(dtype, self.device)
+
+    def site_model(self, dtype: str = "float32") -> BridgeSiteModel:
+        # Hooks are all that features need: not every architecture can be split into heads.
+        return BridgeSiteModel(self.hooked(dtype))
+
+    def _make_circuit_model(self, dtype: str) -> CircuitModel:
+        raise TaskError(
+            f"{self.task.id} has prompts without counterfactuals, which circuits of edges need",
+            fix="give a circuit of features, or choose a task of a behaviour",
+        )
+
+
 def open_prompt_task(
     task: Task, device: torch.device, batch_size: int | None, progress: Progress | None
 ) -> PromptTask:
@@ -271,6 +309,8 @@ def open_prompt_task(
             )
         return ScriptBehaviourTask(task, device, batch_size, progress, built)
     assert task.circuit is not None
+    if task.circuit.reader is not None:
+        return _open_stored(task, device, batch_size, progress)
     assert task.circuit.file is not None
     behaviour = read_behaviour(task.circuit.file)
     folder = local_model(task.model, progress=progress)
@@ -285,3 +325,19 @@ def open_prompt_task(
     opened = BehaviourTask(task, device, batch_size, progress, folder, candidates)
     opened.prompts("evaluation")  # refused now, if it is
     return opened
+
+
+def _open_stored(
+    task: Task, device: torch.device, batch_size: int, progress: Progress | None
+) -> StoredPromptTask:
+    assert task.circuit is not None
+    assert task.circuit.folder is not None
+    require_stored(task.model)
+    stored = StoredPrompts.load(task.circuit.folder)
+    if prompts_hash(stored.groups) != task.circuit.prompts_sha256:
+        raise AssetError(
+            f"{task.id}: the prompts in {task.circuit.folder} are not those that the task pins",
+            fix="make the task again, or copy its folder whole",
+        )
+    given = StoredModel(task.model, local_model(task.model, progress=progress))
+    return StoredPromptTask(task, device, batch_size, progress, given, stored)

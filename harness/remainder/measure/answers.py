@@ -79,8 +79,10 @@ def check_kl(name: str, kl: Float[Tensor, " scored"], note: str, before: Check |
     return Check(passed=True, value=value, limit=CIRCUIT_LIMIT, note=note)
 
 
-def behaviour_of(facts: BehaviourFacts) -> BehaviourInfo:
-    """The behaviour of the model by itself, for a record."""
+def behaviour_of(facts: BehaviourFacts | None) -> BehaviourInfo | None:
+    """The behaviour of the model by itself, for a record; None where it was tried on no prompts."""
+    if facts is None:
+        return None
     kept = [part for part in facts.templates if part.answer_solved is not None]
     solved = sum(part.solved for part in kept)
     return BehaviourInfo(

@@ -62,6 +62,8 @@ ABLATIONS = {
 
 _NOISE = "noise-fitted"
 _NO_EDGES = "features have no edges, layers or single mean of their own; this rung is of circuits of edges"
+_OTHER = "counterfactual"
+_NO_OTHER = "the prompts have no counterfactuals"
 _WHOLE_STREAM = re.compile(r"blocks\.\d+\.(hook_out|hook_resid_(pre|mid|post))")
 """Hooks that everything that reaches the logits passes through."""
 
@@ -74,7 +76,9 @@ class FeatureRun(PromptRun[_ByTemplate, FeatureScene]):
 
     def wanted(self) -> list[Wanted[_ByTemplate]]:
         self.log.unmeasured |= {name: _NO_EDGES for name in self.plan.rungs if name not in ABLATIONS}
-        chosen = tuple(name for name in self.plan.rungs if name in ABLATIONS and name != _NOISE)
+        if not any(group.has_counterfactuals for group in self.loaded.prompts("evaluation")):
+            self.log.unmeasured |= {name: _NO_OTHER for name in self.plan.rungs if name == _OTHER}
+        chosen = tuple(name for name in self.plan.rungs if name not in self.log.unmeasured and name != _NOISE)
         chosen = (*chosen, *ERROR_RUNGS)
         asked = set(self.plan.rungs) - set(self.loaded.task.rungs)
         swept = tuple(name for name in chosen if name in SWEPT or name in asked)
@@ -145,7 +149,8 @@ class FeatureRun(PromptRun[_ByTemplate, FeatureScene]):
         note = "largest KL of the whole circuit to the clean model"
         yield Agreement("full_equals_clean", clean, scene.run(empty.complement), note)
         # Elsewhere something bypasses the sites, and the empty circuit keeps it.
-        if any(_WHOLE_STREAM.fullmatch(site.hook_out) for site in self.circuits.sites):
+        whole = any(_WHOLE_STREAM.fullmatch(site.hook_out) for site in self.circuits.sites)
+        if whole and scene.evaluation.has_counterfactuals:
             yield Agreement(
                 "empty_equals_counterfactual",
                 scene.clean(counterfactual=True),

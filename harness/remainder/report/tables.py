@@ -279,7 +279,12 @@ def _further(records: Sequence[Record], rungs: Collection[str], notes: Notes) ->
     rung_column = Column("Background" if circuits else "Rung", overflow="fold", max_width=28)
     table = ruled_table([_name_column(), rung_column], ("Δ", "f" if circuits else "KL"))
     for record, rung in lines:
-        second = record.circuits.points[HEADLINE].rungs[rung.name].faithfulness if circuits else rung.kl
+        if not circuits:
+            second = rung.kl
+        elif (kept := record.circuits.points[HEADLINE].rungs.get(rung.name)) is not None:
+            second = kept.faithfulness
+        else:  # asked for, and not measured: the gap says why
+            second = rung.gap
         cells = (Text(shown[record.submission.name]), Text(rung.name))
         table.add_row(*cells, *map(notes.stacked, (rung.gap, second)))
     return [table, ""]

@@ -16,11 +16,14 @@ Source: protocol 1, section 8; Marks et al., "Sparse feature circuits", 2024.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 
 from remainder.circuit.feature_circuits import FeatureCircuits
+from remainder.circuit.feature_graph import FeatureGraph
 from remainder.circuit.feature_scores import (
     THRESHOLDS,
     NodeScores,
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 __all__ = ["FoundFeatures", "attribute", "read_graphs", "read_scores", "site_tasks"]
 
 _STEPS = 10
+_AWAY = 0.25
+"""Largest median by which a graph's activations may be off, as a share: most graphs are made in bfloat16."""
 
 
 class FoundFeatures(NamedTuple):
@@ -153,7 +158,11 @@ def _placed(submission: Submission, loaded: PromptTask) -> _Placed:
     ]
     for _, each in placed:
         require_same(loaded, each)
-    notes = dict.fromkeys(f"{each.name}: {warning}" for _, each in placed for warning in each.warnings)
+    named: dict[str, list[str]] = {}
+    for _, each in placed:
+        for warning in each.warnings:
+            named.setdefault(warning, []).append(each.name)
+    notes = (f"{_some(names)}: {warning}" for warning, names in named.items())
     sites = (FeatureSite(site.hook_in, site.hook_out, each.placed(loaded.device)) for site, each in placed)
     return _Placed(loaded.site_model(), tuple(sites), tuple(notes))
 
@@ -241,7 +250,8 @@ def _of_graphs(submission: Submission, loaded: PromptTask, placed: _Placed) -> F
             f"{path} is one graph, and {loaded.task.id} has the templates {', '.join(sorted(lengths))}",
             fix="give a folder with a graph TEMPLATE.json of a prompt of each",
         )
-    layers = loaded.circuit_model().graph.architecture.layers
+    layers: int = placed.model.bridge.cfg.n_layers
+    groups = {group.template: group for group in loaded.prompts("evaluation")}
     by_template = {}
     notes: list[str] = []
     for template, length in lengths.items():
@@ -255,8 +265,10 @@ def _of_graphs(submission: Submission, loaded: PromptTask, placed: _Placed) -> F
         chosen = graph.pinned() if method.get("pinned") else graph
         chosen = chosen if method.get("share") is None else chosen.pruned(method.get("share"))
         by_template[template] = circuit_of_graph(chosen, placed.sites, features, length)
+        agreement = _agreement(graph, file, placed, groups[template], loaded.device)
         notes += [
-            note if note.startswith(f"{file.name} ") else f"{file.name}: {note}" for note in graph.notes
+            note if note.startswith(f"{file.name} ") else f"{file.name}: {note}"
+            for note in (*graph.notes, *agreement)
         ]
         if not graph.has_probabilities:
             notes.append(f"{file.name}: no logit has a probability (token_prob), so its graph has no scores")
@@ -273,6 +285,44 @@ def _of_graphs(submission: Submission, loaded: PromptTask, placed: _Placed) -> F
     return FoundFeatures(circuits, tuple(notes))
 
 
+def _agreement(
+    graph: FeatureGraph, file: Path, placed: _Placed, prompts: Prompts, device: torch.device
+) -> tuple[str, ...]:
+    """A sentence on how well the activations in a graph are those here, if its prompt is one of `prompts`.
+
+    Raises:
+        InterpretationError: most are others.
+    """
+    ids = {node.position: node.number for node in graph.nodes if node.kind == "token"}
+    own = [ids.get(position, -1) for position in range(len(graph.tokens))]
+    rows = np.flatnonzero((prompts.tokens == np.array(own)).all(1))
+    stated = [node for node in graph.nodes if node.kind == "feature" and node.activation]
+    if not len(rows) or not stated:
+        return ()
+    tokens = torch.from_numpy(prompts.tokens[rows[:1]]).to(device)
+    latents = {
+        site.name: part.latents[0].cpu()
+        for site, part in zip(
+            placed.sites, record_nodes(placed.model, placed.sites, tokens, 1).values(), strict=True
+        )
+    }
+    by_block = {int(name.split(".")[1]): part for name, part in latents.items()}
+    here = np.array([float(by_block[node.layer][node.position, node.number]) for node in stated])
+    there = np.array([node.activation for node in stated], dtype=np.float64)
+    away = np.abs(here - there) / np.abs(there)
+    median = float(np.median(away))
+    if median > _AWAY:
+        worst = int(np.argsort(away)[len(away) // 2])
+        raise InterpretationError(
+            f"{file}: half of its {len(stated)} features have activations that are off by over {median:.0%} "
+            f"here, such as {stated[worst].id}: {there[worst]:.4g} in the graph, {here[worst]:.4g} here",
+            fix="give the model and the transcoders that the graph was made with",
+        )
+    return (
+        f"the activations of its {len(stated)} features are off by {median:.2g} of their size here (median)",
+    )
+
+
 def _features(placed: _Placed, loaded: PromptTask) -> dict[str, int]:
     """Latents of each site, by its name."""
     group: Prompts = loaded.prompts("calibration")[0]
@@ -280,6 +330,12 @@ def _features(placed: _Placed, loaded: PromptTask) -> dict[str, int]:
     with torch.no_grad():
         nodes = record_nodes(placed.model, placed.sites, tokens, 1)
     return {name: part.latents.shape[-1] for name, part in nodes.items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many others there are."""
+    several = len(set(names)) - 1
+    return names[0] if not several else f"{names[0]} and {several} other{'s' if several > 1 else ''}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -82,8 +82,11 @@ def _require_prompts(task: Task) -> None:
         raise ValueError(f"a task with [circuit] has prompts and no text: leave out {', '.join(text)}")
     if (task.build is None) != task.model.is_language_model:
         raise ValueError("a task with [circuit] needs a place of its model in [model], or a [build]")
-    if (task.build is None) == (task.circuit.behaviour is None):
-        raise ValueError("[circuit] needs a `behaviour`, except where a script ([build]) makes the prompts")
+    if (task.build is None) == (task.circuit.behaviour is None and task.circuit.reader is None):
+        raise ValueError(
+            "[circuit] needs a `behaviour`, or a `reader` of prompts in the task's folder, except where a "
+            "script ([build]) makes the prompts"
+        )
 
 
 def _site_facts(task: Task) -> Iterator[tuple[str, str]]:
@@ -96,6 +99,8 @@ def _prompt_facts(task: Task) -> Iterator[tuple[str, str]]:
     if spec.behaviour is not None:
         solved = f"{spec.candidates} candidates a template and split; those that the model solves"
         yield "prompts", f"tasks/{spec.behaviour}: {solved}"
+    if spec.reader is not None:
+        yield "prompts", "token ids, beside its task.toml"
     sizes = ", ".join(f"{size:g}" for size in spec.sizes)
     yield "sizes", f"{sizes} of all edges; headline {spec.headline:g}"
 

@@ -162,7 +162,8 @@ class CorpusSpec(TaskPart):
 class CircuitSpec(TaskPart):
     """Prompts that ask for a behaviour, whose circuit is scored; see `remainder.task.behaviour`.
 
-    With a table `[build]` the script makes the prompts and the model, and there is no `behaviour`.
+    With a table `[build]` the script makes the prompts and the model, and there is no `behaviour`; nor is
+    there where the prompts lie in the task's folder (`remainder.task.stored_prompts`).
     """
 
     behaviour: str | None = Field(
@@ -170,6 +171,12 @@ class CircuitSpec(TaskPart):
         description="TOML of templates and fillers, relative to the task's folder, or else to tasks/",
     )
     file: Path | None = Field(default=None, exclude=True, description="path of that file; found, not given")
+    reader: Literal["tokens"] | None = Field(
+        default=None, description="in place of `behaviour`: prompts as token ids in the task's folder"
+    )
+    folder: Path | None = Field(
+        default=None, exclude=True, description="where the token ids lie; found, not given"
+    )
     sha256: str | None = Field(default=None, description="hash of that file; computed, not given")
     seed: int = Field(default=0, description="seed of the split of the fillers and the draw of prompts")
     bos: int | None = Field(default=None, description="id of the token put before every prompt")
@@ -189,6 +196,10 @@ class CircuitSpec(TaskPart):
         if self.behaviour is not None and Path(self.behaviour).is_absolute():
             raise ValueError(
                 f"`behaviour` is relative to the folder of the task, or to tasks/; {self.behaviour} is not"
+            )
+        if self.reader is not None and (self.behaviour is not None or self.prompts_sha256 is None):
+            raise ValueError(
+                'prompts with reader = "tokens" need `prompts_sha256`, and take the place of `behaviour`'
             )
         if self.headline not in self.sizes:
             raise ValueError(f"`headline` is {self.headline}, which is none of `sizes`")

@@ -72,6 +72,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def has_counterfactuals(self) -> bool:
+        """Whether any counterfactual is another prompt."""
+        return not np.array_equal(self.tokens, self.counterfactual)
+
     def take(self, rows: NDArray[np.int64] | slice) -> Prompts:
         """Some of the prompts."""
         which = range(len(self))[rows] if isinstance(rows, slice) else rows

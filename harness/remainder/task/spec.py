@@ -278,7 +278,7 @@ def load_task(name: str | Path | Task) -> Task:
         raise TaskError(f"{folder / 'task.toml'}: id: the place of its folder is its id", fix="remove `id`")
     for table, reserved in (
         ("build", {"folder", "sha256"}),
-        ("circuit", {"file", "sha256"}),
+        ("circuit", {"file", "sha256", "folder"}),
         ("corpus", {"folder"}),
     ):
         if isinstance(content.get(table), dict) and (given := sorted(reserved & content[table].keys())):
@@ -329,9 +329,9 @@ def _hashes(folder: Path, build: dict[str, Any]) -> dict[str, str]:
 
 
 def _behaviour(folder: Path, circuit: dict[str, Any]) -> dict[str, Any]:
-    """The path of a behaviour's file, and its hash."""
+    """The path of a behaviour's file, and its hash; or the folder of prompts that lie there."""
     if "behaviour" not in circuit:
-        return {}
+        return {"folder": folder} if circuit.get("reader") == "tokens" else {}
     name = str(circuit["behaviour"])
     for path in (folder / name, project_root() / "tasks" / name):
         if path.is_file():
