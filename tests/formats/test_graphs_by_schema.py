@@ -197,7 +197,7 @@ def test_a_pinned_id_that_is_gone_is_said_and_refused_where_it_is_asked_for(tmp_
 
 
 NEEDED: dict[str, tuple[Change, str]] = {
-    "no metadata": (lambda content: content.pop("metadata"), "metadata of the graph is None; expected dict"),
+    "no metadata": (lambda content: content.pop("metadata"), "it has no metadata, which say of which prompt"),
     "no tokens": (top("metadata", prompt_tokens=...), "prompt_tokens of metadata is None; expected list"),
     "no scan": (top("metadata", scan=None), "scan of metadata is None; expected str"),
     "no nodes": (lambda content: content.update(nodes=None), "nodes of the graph is None; expected list"),

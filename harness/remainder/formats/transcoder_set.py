@@ -57,16 +57,16 @@ class TranscoderSet(NamedTuple):
     """The list of a set, and where its files are."""
 
     named: str
-    """As it was asked for; of a folder, its name."""
+    """The name that it was asked for by; the name of a folder."""
     where: Path
-    """Its YAML file."""
+    """The YAML file of the set."""
     fields: dict[str, Any]
     source: str
     """The hook within a block that is read, such as `mlp.hook_in`."""
     target: str
     """The hook within a block that is rebuilt."""
     entries: dict[int, Entry]
-    """By block."""
+    """The transcoders by block."""
     hub: _Address | None
 
     @property
@@ -126,7 +126,7 @@ class TranscoderSet(NamedTuple):
         return found
 
     def _address(self, entry: Entry) -> _Address | None:
-        """Where a file lies on a hub; None for one on this machine."""
+        """The place of a file on a hub; None for one on this machine."""
         if entry.is_remote:
             return _of_uri(entry.written, self.where)
         if self.hub is None:
