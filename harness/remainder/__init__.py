@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from remainder.interpretation.protocol import Reconstruction
+    from remainder.interpretation.site_info import SiteInfo
     from remainder.loading.adhoc import adhoc_task
     from remainder.loading.loaded import LoadedTask
     from remainder.loading.open import open_task
@@ -63,6 +64,7 @@ __all__ = [
     "RecordError",
     "RemainderError",
     "Result",
+    "SiteInfo",
     "SiteTask",
     "SitesResult",
     "StoredRecord",
@@ -104,6 +106,7 @@ _HOMES = {
     "RecordError": "remainder.errors",
     "RemainderError": "remainder.errors",
     "Result": "remainder.report.result",
+    "SiteInfo": "remainder.interpretation.site_info",
     "SiteTask": "remainder.loading.site",
     "SitesResult": "remainder.measure.several_sites",
     "StoredRecord": "remainder.record.store",

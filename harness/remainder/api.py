@@ -50,6 +50,7 @@ def evaluate(
     compat: bool | Sequence[str] = False,
     documents: int | None = None,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | bool | None = None,
@@ -80,6 +81,8 @@ def evaluate(
             says so, and no board takes it. Default: all.
         ignore_fields: of the config of what is scored, to be passed over where they would be refused; the
             record's warnings name them.
+        trust_code: whether the code of a submission that is code may be executed, in a confined process; see
+            docs/design/code.md.
         device: `auto`, `cpu` or `cuda`.
         batch_size: windows in one forward pass; default: of a text up to 8 (on a GPU 32), of a script's
             examples 64.
@@ -101,8 +104,8 @@ def evaluate(
         device=_place(task, device),
     )
     # Before anything is loaded, whatever can be refused at once.
-    scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields)
-    finer = None if coarse is None else _entry(interpretation, spec, None)
+    scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields, trust_code)
+    finer = None if coarse is None else _entry(interpretation, spec, None, trust_code=trust_code)
     with shown(progress) as tell:
         loaded = _open(task, spec, device, batch_size, tell)
         return Result(*loaded.measure(scored, chosen, reference=finer, progress=tell))
@@ -120,6 +123,7 @@ def evaluate_all(
     compat: bool | Sequence[str] = False,
     documents: int | None = None,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     fresh: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
@@ -161,7 +165,7 @@ def evaluate_all(
         documents=documents,
         device=_place(task, device),
     )
-    opened = [_opened(thing, spec, chosen, name, ignore_fields) for name, thing in given]
+    opened = [_opened(thing, spec, chosen, name, ignore_fields, trust_code) for name, thing in given]
     entries = [one for one in opened if not isinstance(one, Unmeasured)]
     _require_distinct([entry.name for entry in entries])
     _warn_of_unseen(entries)
@@ -192,6 +196,7 @@ def worst_tokens(
     dtype: str | None = None,
     documents: int | None = None,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | bool | None = None,
@@ -201,8 +206,8 @@ def worst_tokens(
     Exact codes are spliced in, as on rung `raw`: over all scored tokens the mean of `kl` is the record's.
 
     Args:
-        task, interpretation, tier, dtype, documents, ignore_fields, device, batch_size, progress: as for
-            `evaluate`.
+        task, interpretation, tier, dtype, documents, ignore_fields, trust_code, device, batch_size, progress:
+            as for `evaluate`.
         most: rows; where there are fewer scored tokens, all of them.
 
     Returns:
@@ -214,7 +219,7 @@ def worst_tokens(
     spec = _spec(task)
     require_text(spec)
     chosen = plan(spec, tier, rungs=("raw",), dtype=dtype, documents=documents, device=_place(task, device))
-    scored: Any = _entry(interpretation, spec, None, ignore_fields)
+    scored: Any = _entry(interpretation, spec, None, ignore_fields, trust_code)
     with shown(progress) as tell:
         return worst_of(_open(task, spec, device, batch_size, tell), scored, chosen, most, tell)
 
@@ -238,6 +243,7 @@ def score(
     save_task: str | Path | None = None,
     name: str | None = None,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
     progress: Progress | bool | None = None,
@@ -266,7 +272,7 @@ def score(
         seed: of the noise and the splits; default: 0.
         like: a task on a text whose windows, splits, sinks, seed, tiers and rungs are taken.
         save_task: a folder that the task is written into; any command takes it as a task.
-        name, ignore_fields, device, batch_size, progress: as for `evaluate`.
+        name, ignore_fields, trust_code, device, batch_size, progress: as for `evaluate`.
         settings: `tier`, `rungs`, `pairs`, `dtype`, `compat` and `documents` as for `evaluate`. By default
             the rungs are exact codes, quantised codes, and these with a Gaussian residual.
 
@@ -275,7 +281,7 @@ def score(
             measured.
     """
     if isinstance(interpretation, (str, Path)):
-        entry: Any = open_submission(interpretation, ignore_fields)
+        entry: Any = open_submission(interpretation, ignore_fields, trust_code=trust_code)
     else:
         entry = object_submission(_instance(interpretation), name, ignore_fields)
     _require_settings(settings)
@@ -301,7 +307,10 @@ def score(
             batch_size=batch_size,
             progress=tell,
         )
-    more: dict[str, Any] = {"name": name, "ignore_fields": ignore_fields, "progress": progress}
+    more: dict[str, Any] = {
+        **{"name": name, "ignore_fields": ignore_fields, "trust_code": trust_code},
+        "progress": progress,
+    }
     return evaluate(loaded, interpretation, **more, **settings)
 
 
@@ -354,11 +363,11 @@ def _named(interpretations: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str
 
 
 def _opened(
-    thing: Any, task: Task, plan: Plan, name: str | None, ignore_fields: Sequence[str]
+    thing: Any, task: Task, plan: Plan, name: str | None, ignore_fields: Sequence[str], trust_code: bool
 ) -> Entry | Unmeasured:
     """One of several, or why it cannot be scored."""
     try:
-        return _entry(thing, task, name, ignore_fields)
+        return _entry(thing, task, name, ignore_fields, trust_code)
     except RemainderError as problem:
         called = name or (str(thing) if isinstance(thing, (str, Path)) else type(thing).__name__)
         return Unmeasured(task.id, task.version, plan.tier, called, problem)
@@ -424,10 +433,16 @@ def _rungs(rungs: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] |
     return tuple(rungs) if rungs else None
 
 
-def _entry(interpretation: Any, task: Task, name: str | None, ignore_fields: Sequence[str] = ()) -> Entry:
+def _entry(
+    interpretation: Any,
+    task: Task,
+    name: str | None,
+    ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
+) -> Entry:
     """An interpretation from a notebook, or what `remainder run --with` takes."""
     if isinstance(interpretation, (str, Path)):
-        submission = open_submission(interpretation, ignore_fields)
+        submission = open_submission(interpretation, ignore_fields, trust_code=trust_code)
         return submission if name is None else submission.model_copy(update={"name": label_of(name)})
     entry: Entry = resolve(task.kind.wrap)(_instance(interpretation), name, ignore_fields)
     entry.require_fit(task)

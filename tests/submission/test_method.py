@@ -135,6 +135,7 @@ SETTINGS: dict[str, tuple[dict[str, st.SearchStrategy[Any]], dict[str, st.Search
     "pca": ({"rank": counts}, {}),
     "random-projection": ({"rank": counts}, {"seed": seeds}),
     **dict.fromkeys(("subspace", "codebook"), ({"path": names}, {})),
+    "code": ({"entry": st.sampled_from(["method.py:build", "deep/er.py:make_it", "my-method"])}, {}),
     **dict.fromkeys(
         ("saelens", "dictionary-learning", "sparsify", "circuit-tracer", "gemma-scope", "eap-ig", "mib"),
         ({"path": names}, {"ignore_fields": ignored}),
@@ -209,7 +210,7 @@ def test_circuits_that_were_found_are_known_by_their_hash() -> None:
 
 @pytest.mark.parametrize("row", FORMATS.values(), ids=FORMATS.keys())
 def test_the_code_behind_every_format_is_there(row: Any) -> None:
-    places = [row.read, row.make, row.files, row.require, row.recognise]
+    places = [row.read, row.make, row.files, row.require, row.recognise, row.elsewhere]
     assert all(isinstance(resolve(place), Callable) for place in places if place is not None)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "is_checkout",
     "is_within",
     "machine_paths",
+    "positive",
     "project_root",
     "root_of",
     "texts",
@@ -58,15 +59,24 @@ def gigabytes(variable: str, default: float = math.inf) -> float:
     Raises:
         AssetError: if it is not a number above 0.
     """
+    return positive(variable, default, "gigabytes") * 1e9
+
+
+def positive(variable: str, default: float, unit: str = "seconds") -> float:
+    """The number that an environment variable states, in its unit.
+
+    Raises:
+        AssetError: if it is not a number above 0.
+    """
     text = os.environ.get(variable)
     if text is None:
-        return default * 1e9
+        return default
     try:
-        found = float(text) * 1e9
+        found = float(text)
     except ValueError:
         found = math.nan
     if not found > 0:
-        raise AssetError(f"{variable} is {text!r}, not a number above 0", fix="give gigabytes")
+        raise AssetError(f"{variable} is {text!r}, not a number above 0", fix=f"give {unit}")
     return found
 
 

@@ -21,7 +21,15 @@ from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
-from remainder.cli.options import RECORD_HELP, FormatOption, IgnoreOption, TasksOption, one_record, print_text
+from remainder.cli.options import (
+    RECORD_HELP,
+    FormatOption,
+    IgnoreOption,
+    TasksOption,
+    TrustOption,
+    one_record,
+    print_text,
+)
 from remainder.errors import AssetError, RemainderError
 
 app = typer.Typer(
@@ -68,6 +76,7 @@ def check(
     ] = None,
     folder: TasksOption = None,
     ignore_field: IgnoreOption = None,
+    trust_code: TrustOption = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
@@ -80,7 +89,14 @@ def check(
     require_format(format, FORMATS)
     task = None if task is None else task_in(folder, task)
     with reporting() as progress:
-        outcome = check_whole(path, task, ignore_fields=ignore_field or [], device=device, progress=progress)
+        outcome = check_whole(
+            path,
+            task,
+            ignore_fields=ignore_field or [],
+            trust_code=trust_code,
+            device=device,
+            progress=progress,
+        )
     if outcome.error is None or format == "json":
         print_text(render(outcome, format, color=sys.stdout.isatty()))
     if outcome.error is not None:

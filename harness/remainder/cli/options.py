@@ -27,6 +27,7 @@ __all__ = [
     "SkipOption",
     "SuiteOption",
     "TasksOption",
+    "TrustOption",
     "dump_tokens",
     "one_record",
     "print_text",
@@ -53,6 +54,28 @@ IgnoreOption = Annotated[
         metavar="NAME",
         help="A field of its files that would be refused and changes nothing; may be given again. The record "
         "says so.",
+    ),
+]
+
+
+def _trusting(trusted: bool) -> bool:
+    """Say what a submission's code could do here that it should not, if it is going to be executed."""
+    if trusted:
+        from remainder.base.progress import errors
+        from remainder.submission.sandbox.confine import unlimited
+
+        if open_doors := unlimited():
+            what = f"--trust-code: nothing limits here {', '.join(open_doors)}"
+            errors.print(f"! {what}; a recent Linux (6.10 or later) limits all of it", soft_wrap=True)
+    return trusted
+
+
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        callback=_trusting,
+        help="Execute the code of a submission that is code, in a confined process. Read it first.",
     ),
 ]
 FormatOption = Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remainder.base.wrapping import fill
+from remainder.cli.options import TrustOption
 
 if TYPE_CHECKING:
     from remainder.publish.remeasure import Rerun
@@ -163,6 +164,7 @@ def submit(
             "submission.toml.",
         ),
     ] = None,
+    trust_code: TrustOption = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Commit, push, and open a pull request, with git and gh.")
     ] = False,
@@ -185,10 +187,17 @@ def submit(
             fix="install it (https://cli.github.com), or leave out --open: the commands are then printed",
         )
     if open_:  # before anything is measured
-        require_repository(to, read_described(path).name)
+        require_repository(to, read_described(path, trust_code=trust_code).name)
     with reporting() as progress:
         done = submit_folder(
-            path, to, tasks=task or (), tier=tier, device=device, family=family, progress=progress
+            path,
+            to,
+            tasks=task or (),
+            tier=tier,
+            device=device,
+            family=family,
+            trust_code=trust_code,
+            progress=progress,
         )
     stated: set[str] = set()
     for row in done.rows:

@@ -26,6 +26,7 @@ from remainder.cli.options import (
     IgnoreOption,
     SuiteOption,
     TasksOption,
+    TrustOption,
     dump_tokens,
     require_columns,
     require_dump,
@@ -111,6 +112,7 @@ def run(
     nodes: NodesOption = "all",
     save_task: SaveTaskOption = None,
     ignore_field: IgnoreOption = None,
+    trust_code: TrustOption = False,
     tier: TierOption = "quick",
     rungs: RungsOption = None,
     background: _Background = None,
@@ -167,7 +169,7 @@ def run(
     if until_ci is not None:
         require_one(chosen, until_ci, documents, shard)
     require_dump(dump_to, tokens, chosen, with_ or [])
-    _check_submissions(chosen, with_ or [], ignore_field or [], out)
+    _check_submissions(chosen, with_ or [], ignore_field or [], out, trust_code)
     further = asked_rungs(chosen, rungs, background)
     planned = partial(
         plan, tier=tier, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=device
@@ -180,7 +182,7 @@ def run(
         errors.print(f"! {note}", soft_wrap=True)
     ignored = tuple(ignore_field or ())
     sources = [
-        Source(_place(name), chosen_plan, device, batch_size, ignored)
+        Source(_place(name), chosen_plan, device, batch_size, ignored, trust_code)
         for name, chosen_plan in zip(names, plans, strict=True)
     ]
     wanted = Wanted(tuple(with_ or ()), out, fresh, part, pool_of(engine, workers))
@@ -203,7 +205,7 @@ def run(
         if dump_to is not None and session.records:
             found = session.records[0]
             how = {"tier": found.tier, "dtype": found.measurement.dtype, "ignore_fields": ignored}
-            place = {"device": device, "batch_size": batch_size}
+            place = {"device": device, "batch_size": batch_size, "trust_code": trust_code}
             dump_tokens(dump_to, tokens, names[0], wanted.named[0], **how, **place)
         session.show_all()
     except KeyboardInterrupt:
@@ -258,7 +260,9 @@ def asked_rungs(tasks: list[Task], rungs: str | None, backgrounds: list[str] | N
     return tuple(backgrounds or ())
 
 
-def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], out: Path) -> None:
+def _check_submissions(
+    tasks: list[Task], named: list[str], ignored: list[str], out: Path, trust_code: bool
+) -> None:
     """Refuse before anything is loaded what does not fit; a script's own are known only afterwards."""
     from remainder.submission.names import folder_of
     from remainder.submission.open import open_submission
@@ -272,7 +276,7 @@ def _check_submissions(tasks: list[Task], named: list[str], ignored: list[str], 
     problems = []
     for name in named:
         try:
-            submission = open_submission(name, ignored)
+            submission = open_submission(name, ignored, trust_code=trust_code)
         except RemainderError as problem:  # of one among others: it is a row that says so
             problems.append(problem)
             continue

@@ -14,6 +14,7 @@ from remainder.cli.options import (
     DumpOption,
     FormatOption,
     IgnoreOption,
+    TrustOption,
     require_columns,
     require_dump,
 )
@@ -135,6 +136,7 @@ def score(
     like: _Like = None,
     save_task: _SaveTask = None,
     ignore_field: IgnoreOption = None,
+    trust_code: TrustOption = False,
     tier: TierOption = "quick",
     rungs: RungsOption = None,
     pairs: PairsOption = None,
@@ -178,7 +180,9 @@ def score(
                 device=device,
             )
 
-        entries = [open_submission(name, ignore_field or ()) for name in interpretations]
+        entries = [
+            open_submission(name, ignore_field or (), trust_code=trust_code) for name in interpretations
+        ]
         loaded = task_for(
             entries,
             model=model,
@@ -206,6 +210,7 @@ def score(
         tasks=[name],
         with_=interpretations,
         ignore_field=ignore_field,
+        trust_code=trust_code,
         tier=tier,
         rungs=rungs,
         pairs=pairs,

@@ -183,7 +183,7 @@ def _call(name: str, method: str, function: Any, argument: Tensor) -> Tensor:
     try:
         # A copy, since foreign code may work in place, and these activations are also its target.
         value = function(argument.clone())
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InterpretationError):  # the latter of code that runs elsewhere
         raise
     except Exception as problem:  # foreign code may raise anything; the cause is shown
         raise InterpretationError(

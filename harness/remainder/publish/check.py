@@ -100,6 +100,8 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
     ignored: tuple[str, ...] = ()
     """Fields that the caller asked to ignore; the command that scores it must name them as well."""
+    trusted: bool = False
+    """Whether its code may be executed, if it is code; likewise."""
     error: RemainderError | None = None
     """The error that ended the check and is not the fault of the interpretation, such as an unknown task."""
     to_come: tuple[str, ...] = _STEPS
@@ -127,6 +129,7 @@ def check(
     task: str | None = None,
     *,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Checked:
@@ -136,13 +139,16 @@ def check(
         where: what `remainder run --with` takes.
         task: an id or folder; default: the first that a submission names for itself.
         ignore_fields: of its files, to be passed over; see `open_submission`.
+        trust_code: whether its code may be executed, if it is code.
 
     Raises:
         TaskError: if there is no such task, or none is named.
         AssetError: if model or text cannot be had.
         MeasurementError: if the task replaces nothing, or what it replaces does not vary.
     """
-    found = check_whole(where, task, ignore_fields=ignore_fields, device=device, progress=progress)
+    found = check_whole(
+        where, task, ignore_fields=ignore_fields, trust_code=trust_code, device=device, progress=progress
+    )
     if found.error is not None:
         raise found.error
     return found
@@ -153,11 +159,12 @@ def check_whole(
     task: str | None = None,
     *,
     ignore_fields: Sequence[str] = (),
+    trust_code: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Checked:
     """Run `check`, and put what it raises into the field `error`."""
-    found = Checked(where, ignored=tuple(ignore_fields))
+    found = Checked(where, ignored=tuple(ignore_fields), trusted=trust_code)
     try:
         with explained(where, AssetError):
             return _check(found, task, device, progress)
@@ -169,7 +176,7 @@ def check_whole(
 def _check(found: Checked, task: str | None, device: str, progress: Progress | None) -> Checked:
     where = found.where
     try:
-        submission = open_submission(where, found.ignored)
+        submission = open_submission(where, found.ignored, trust_code=found.trusted)
         require_plain(submission)  # what `submit` would refuse
     except InterpretationError as problem:
         return found.fail("found", problem)
@@ -371,6 +378,7 @@ def render(checked: Checked, format: str = "table", *, width: int = WIDTH, color
 def _numbers(checked: Checked) -> list[Text]:
     words = ["remainder", "run", str(checked.named), "--with", checked.where]
     words += [word for name in checked.ignored for word in ("--ignore-field", name)]
+    words += ["--trust-code"] if checked.trusted else []
     to_copy = Text(f"  {command(words)}")
     if checked.numbers is None:
         return [Text("To score it:", "dim"), to_copy] if checked.passed else []

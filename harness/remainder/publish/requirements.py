@@ -54,13 +54,17 @@ format = "{format}"
 {place}"""
 
 
-def read_described(where: str | Path) -> Submission:
+def read_described(where: str | Path, *, trust_code: bool = False) -> Submission:
     """The submission at a folder, if it says all that a leaderboard must know.
+
+    Args:
+        where: the folder.
+        trust_code: whether its code may be executed, if it is code.
 
     Raises:
         InterpretationError: if something is missing; the message says what to write.
     """
-    found = open_submission(where)
+    found = open_submission(where, trust_code=trust_code)
     folder = found.folder
     if folder is None or not (folder / "submission.toml").is_file():
         text = str(where)

@@ -107,6 +107,7 @@ def submit(
     tier: str = "quick",
     device: str = "auto",
     family: str | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Submitted:
     """Take `where` through the steps of this module's text.
@@ -117,6 +118,7 @@ def submit(
         tier: how much is measured: `quick` or `standard`.
         device: `auto`, `cpu` or `cuda`.
         family: the method that it is of, which is written into its `submission.toml` first.
+        trust_code: whether its code may be executed, if it is code.
         progress: told what is being done.
 
     Raises:
@@ -125,7 +127,7 @@ def submit(
         TaskError: if it says nowhere which task it is for, or there is no such task.
         RecordError: if a record does not verify.
     """
-    submission = read_described(where)
+    submission = read_described(where, trust_code=trust_code)
     if family is not None:
         submission = _of_family(submission, family)
     assert submission.folder is not None
@@ -137,7 +139,7 @@ def submit(
     _require_ready(chosen, tier, to)
     for task in chosen:
         if task.kind.has_residual:  # a circuit is checked when it is read
-            _check_rules(where, task, device, progress)
+            _check_rules(where, task, device, progress, trust_code)
     # Nothing that the checkout holds is touched until all is measured and verified.
     staging = cache_root() / "submit" / submission.hash[:24]
     rows: list[FinishedRun] = []
@@ -200,7 +202,7 @@ def _of_family(submission: Submission, family: str) -> Submission:
         raise InterpretationError(f"--family {family}: it is no name ({NAME})", fix="choose another one")
     # At the top, where no table has begun.
     write_atomically(file, f'family = "{family}"\n'.encode() + file.read_bytes())
-    return read_described(submission.folder)
+    return read_described(submission.folder, trust_code=submission.is_trusted)
 
 
 def _require_ready(tasks: Sequence[Task], tier: str, to: Destinations) -> None:
@@ -260,8 +262,8 @@ def _named(name: str, submission: Submission) -> Task:
     return task
 
 
-def _check_rules(where: str, task: Task, device: str, progress: Progress | None) -> None:
-    found = check(where, task.id, device=device, progress=progress)
+def _check_rules(where: str, task: Task, device: str, progress: Progress | None, trust_code: bool) -> None:
+    found = check(where, task.id, trust_code=trust_code, device=device, progress=progress)
     for step in found.steps:
         if step.passed is False:
             raise InterpretationError(

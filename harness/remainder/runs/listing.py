@@ -63,7 +63,7 @@ def list_cells(
                 raise
             problems[number] = problem
             continue
-        places, entries, faults = _named(loaded, named, source.ignored)
+        places, entries, faults = _named(loaded, named, source)
         unread += [(f"{name} on {loaded.task.id}", problem) for name, problem in faults]
         # In the order of `distinct`, which keeps the first of equal ones, and may call others otherwise.
         first: dict[tuple[str, str], str] = {}
@@ -90,7 +90,7 @@ class _Named(NamedTuple):
     """The submissions that could not be opened."""
 
 
-def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> _Named:
+def _named(loaded: LoadedTask, named: Sequence[str], source: Source) -> _Named:
     """Entries that are scored on a task."""
     if not named:
         entries = list(submissions_for(loaded))
@@ -100,7 +100,7 @@ def _named(loaded: LoadedTask, named: Sequence[str], ignored: Sequence[str]) -> 
     found = _Named([], [], [])
     for name in named:
         try:
-            found.entries.extend(submissions_for(loaded, [name], ignored))
+            found.entries.extend(submissions_for(loaded, [name], source.ignored, trust_code=source.trusted))
             found.places.append(_place(name))
         except RemainderError as problem:
             found.faults.append((name, problem))

@@ -17,6 +17,8 @@ __all__ = ["own_hashes", "site_hashes"]
 def own_hashes(folder: Path, method: Method) -> dict[str, str]:
     """SHA-256 of the files at the place of a method, by name relative to `folder`; empty without a place.
 
+    Files of installed packages, which lie in no folder of a submission, are there by the package's name.
+
     Raises:
         InterpretationError: nothing lies there, or what is seen to be something else.
     """
@@ -24,7 +26,8 @@ def own_hashes(folder: Path, method: Method) -> dict[str, str]:
     if row.files is None or path is None:
         return {}
     paths = call(row, "files", folder / path)
-    if not paths or not all(map(present, paths)):
+    more: dict[str, str] = {} if row.elsewhere is None else call(row, "elsewhere", folder, method)
+    if not (paths or more) or not all(map(present, paths)):
         raise InterpretationError(
             f"{folder / 'submission.toml'}: method.path: there is no file of format {row.name} at "
             f"{folder / path}",
@@ -38,7 +41,7 @@ def own_hashes(folder: Path, method: Method) -> dict[str, str]:
         each.relative_to(folder).as_posix() if each.is_relative_to(folder) else f"{number}/{each.name}"
         for number, each in enumerate(paths)
     ]
-    return {name: sha256_file(each) for name, each in zip(names, paths, strict=True)}
+    return {name: sha256_file(each) for name, each in zip(names, paths, strict=True)} | more
 
 
 def site_hashes(folder: Path, source: SiteSource, files: dict[str, str]) -> dict[str, str]:

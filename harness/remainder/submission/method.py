@@ -273,6 +273,28 @@ class FeatureGraphMethod(SitesMethod):
         return self
 
 
+def _entry(name: str) -> str:
+    file, colon, function = name.partition(":")
+    if colon and file.endswith(".py") and re.fullmatch(r"[A-Za-z_]\w*", function):
+        _in_folder(file)
+    elif not re.fullmatch(r"[\w][\w.-]*", name):
+        raise ValueError(f'`entry` is {name!r:.80}; write "FILE.py:FUNCTION", or the name of an entry point')
+    return name
+
+
+class EntryMethod(Method):
+    """Settings of a method that is code; which `format` that is need not be said."""
+
+    entry: Annotated[str, AfterValidator(_entry)] = Field(
+        description='the function that builds it, such as entry = "method.py:build"'
+    )
+
+    @property
+    def place(self) -> str | None:
+        """The folder itself, all of whose files its code can read."""
+        return "."
+
+
 # -------------------------------------------------------------------------------------- the table of formats
 
 
@@ -302,18 +324,23 @@ class Format:
     sources: tuple[Source, ...] = ()
     features: Callable[[int], int] | None = None
     """Number of features at a site of some width, where the format alone fixes it."""
+    elsewhere: str | None = None
+    """`elsewhere(folder, method) -> dict[str, str]`: hashes of what lies in no folder of a submission."""
+    runs_code: bool = False
+    """Whether its submissions are code, which is executed only where somebody says that it is trusted."""
     ranks_edges: bool = False
     """Whether it ranks single edges whatever is in its files, so that a size allows a share of all edges."""
 
     def __post_init__(self) -> None:
-        for name in ("read", "make", "files", "require", "recognise"):
+        for name in ("read", "make", "files", "require", "recognise", "elsewhere"):
             place = getattr(self, name)
             if place is not None and not (isinstance(place, str) and re.fullmatch(r"[\w.]+:\w+", place)):
                 raise ValueError(f'format {self.name}: `{name}` is {place!r:.80}; write "module:function"')
         if (self.read is None) == (self.make is None):
             raise ValueError(f"format {self.name}: give `read` or `make`, and not both")
         # Weights that are not hashed could be exchanged under a record.
-        if ("path" in self.settings.model_fields) != (self.files is not None):
+        has_place = "path" in self.settings.model_fields or self.settings.place is not Method.place
+        if has_place != (self.files is not None):
             raise ValueError(
                 f"format {self.name}: a setting `path` and `files`, which are hashed, go together"
             )
@@ -329,7 +356,10 @@ def _weights(name: str, *more: Source, settings: type[WeightsMethod] = WeightsMe
     )  # fmt: skip
 
 
+CODE = "code"
+"""The format of a `[method]` with an `entry` and no `format`."""
 _MADE = "remainder.submission.references:"
+_CODE = "remainder.submission.code:"
 _CIRCUITS = "remainder.submission.circuits:"
 _FEATURES = "remainder.submission.feature_circuits:"
 _READ = "remainder.formats."
@@ -345,6 +375,10 @@ FORMATS: Mapping[str, Format] = {
         Format("random-projection", "reconstruction", RandomRankMethod, make=f"{_MADE}random"),
         Format("subspace", "reconstruction", ArrayMethod, f"{_ARRAYS}subspace", files=f"{_ARRAYS}files"),
         Format("codebook", "reconstruction", ArrayMethod, f"{_ARRAYS}codebook", files=f"{_ARRAYS}files"),
+        Format(
+            CODE, "reconstruction", EntryMethod, make=f"{_CODE}make", files=f"{_CODE}files",
+            require=f"{_CODE}require", elsewhere=f"{_CODE}elsewhere", runs_code=True,
+        ),
         # Folders are recognised in this order: what marks a later format may lie in that of an earlier one.
         _weights("sparsify"),
         _weights("dictionary-learning"),
@@ -402,6 +436,8 @@ def read_method(content: Any, find: Callable[[str], Format | None] = FORMATS.get
     """
     if isinstance(content, Method):
         return content
+    if isinstance(content, Mapping) and "entry" in content and "format" not in content:
+        content = {"format": CODE, **content}
     name = content.get("format") if isinstance(content, Mapping) else None
     row = find(name) if isinstance(name, str) else None
     if row is not None:

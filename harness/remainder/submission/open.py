@@ -27,6 +27,7 @@ from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
+from remainder.submission.code import require_trust
 from remainder.submission.description import baselines, read_description
 from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
@@ -46,19 +47,26 @@ GROUP = "remainder.submissions"
 _LEAST = 8  # letters of a repository's name that say something
 
 
-def open_submission(where: str | Path, ignore_fields: Sequence[str] = ()) -> Submission:
+def open_submission(
+    where: str | Path, ignore_fields: Sequence[str] = (), *, trust_code: bool = False
+) -> Submission:
     """The submission that `where` names; see this module's text.
 
     Args:
         where: a folder (or the YAML file of circuit-tracer), a baseline, or `hub:OWNER/REPO:SAE_ID`.
         ignore_fields: fields of its files, to be passed over where they would be refused; beside those that
             its `submission.toml` names. They are part of what the submission is, and of its hash.
+        trust_code: whether its code may be executed when it is scored, if it is code.
 
     Raises:
-        InterpretationError: if there is none, or its `submission.toml` is malformed.
+        InterpretationError: if there is none, its `submission.toml` is malformed, or it is code that is not
+            trusted.
     """
     with explained(where, InterpretationError):
         submission = _opened(str(where))
+    if trust_code:
+        submission = submission.model_copy(update={"is_trusted": True})
+    require_trust(submission)
     return _ignoring(submission, ignore_fields) if ignore_fields else submission
 
 
@@ -140,8 +148,9 @@ def open_site(folder: Path, source: SiteSource) -> Submission:
     described = present(place / "submission.toml")
     # It is hashed only when its kind is known: it might have sites of its own, even this one.
     submission = _described(place) if described else open_submission(place)
-    if submission.kind != "reconstruction" or submission.is_on_hub:
-        what = "submission that lies on a hub" if submission.is_on_hub else submission.kind
+    if submission.kind != "reconstruction" or submission.is_on_hub or submission.format.runs_code:
+        what: str = "submission that lies on a hub" if submission.is_on_hub else submission.kind
+        what = "method that is code" if submission.format.runs_code else what
         raise InterpretationError(
             f"{where}: method.sites: {source.submission} is a {what}",
             fix="name the submission of a reconstruction, such as that of an SAE, with all files in a folder",
@@ -156,7 +165,11 @@ def baselines_for(task: Task) -> list[Submission]:
 
 
 def submissions_for(
-    loaded: LoadedTask, names: Sequence[str] | None = None, ignore_fields: Sequence[str] = ()
+    loaded: LoadedTask,
+    names: Sequence[str] | None = None,
+    ignore_fields: Sequence[str] = (),
+    *,
+    trust_code: bool = False,
 ) -> list[Entry]:
     """Entries to score on a task: those named, or all that it brings itself and all baselines that fit it.
 
@@ -164,6 +177,7 @@ def submissions_for(
         loaded: the task.
         names: what is scored, each as `remainder run --with` takes it.
         ignore_fields: fields of the files of what is named; see `open_submission`.
+        trust_code: whether code of what is named may be executed.
 
     Raises:
         InterpretationError: if there is none of that name.
@@ -171,13 +185,15 @@ def submissions_for(
     wrap = resolve(loaded.task.kind.wrap)
     own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
-        return [own.get(name) or _open_beside(name, own, ignore_fields) for name in names]
+        return [own.get(name) or _open_beside(name, own, ignore_fields, trust_code) for name in names]
     return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
 
 
-def _open_beside(name: str, own: Mapping[str, Entry], ignore_fields: Sequence[str]) -> Entry:
+def _open_beside(
+    name: str, own: Mapping[str, Entry], ignore_fields: Sequence[str], trust_code: bool
+) -> Entry:
     try:
-        return open_submission(name, ignore_fields)
+        return open_submission(name, ignore_fields, trust_code=trust_code)
     except InterpretationError as problem:
         if own and not Path(name).exists():
             raise InterpretationError(

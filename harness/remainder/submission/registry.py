@@ -27,6 +27,7 @@ _GIVEN = {
     "circuit": "remainder.formats.eap_ig:Found",
     "feature-circuit": "remainder.submission.feature_circuits:FoundFeatures",
     "files": "builtins:list",
+    "elsewhere": "builtins:dict",
     "require": "builtins:object",
 }
 """Types that the code of a format gives: `read` and `make` by its kind, other functions by their name."""

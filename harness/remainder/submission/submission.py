@@ -3,8 +3,8 @@
 Every baseline is a submission like any other. `[method] format` names one of the formats of
 `remainder.submission.method.FORMATS`: a reader of weights, a reference that is made from moments of the
 task's `fit` split, circuits that are read from files or found on the task's `fit` prompts, or circuits of
-features, which name the submissions of reconstructions whose latents are their nodes. All of these are data;
-nothing of a submission is executed.
+features, which name the submissions of reconstructions whose latents are their nodes. All of these are data.
+One format is code, which is executed only where somebody trusts it, and confined (`submission.code`).
 
 How one is opened: `submission.open`. What can be scored without a folder: `submission.objects`.
 """
@@ -78,6 +78,9 @@ class Submission(Description):
 
     folder: Path | None = Field(default=None, exclude=True)
     files: dict[str, str] = Field(default_factory=dict, exclude=True)
+    is_trusted: bool = Field(
+        default=False, exclude=True, description="whether its code may be executed, if it is code"
+    )
     commit: str | None = Field(default=None, exclude=True, description="of what lies on a hub, once fetched")
 
     @staticmethod

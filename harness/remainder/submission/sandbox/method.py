@@ -1,0 +1,172 @@
+"""A submission's code as an interpretation: `encode`, `decode` and perhaps `skip`, answered by its process.
+
+Activations go over batch by batch, and codes and reconstructions come back; targets and texts never go over.
+The code runs on the CPU wherever the model is.
+
+A fresh process is given the batch of a call now and then (of the 4th, the 16th, the 64th …), and has to
+answer the same: so neither what a method keeps of earlier batches, nor how it drew its weights when it was
+built, can be in a score. It takes the place of the former one.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from remainder.base.cache import sha256_file
+from remainder.errors import InterpretationError
+from remainder.interpretation.site_info import SiteInfo
+from remainder.submission.sandbox.limits import Limits
+from remainder.submission.sandbox.process import Process
+
+__all__ = ["CodeMethod", "Skipping", "open_method"]
+
+_BASE = 4  # a fresh process answers at its powers
+_TOLERANCE = 1e-4  # of the root mean square of an answer, as in the rules
+
+
+class CodeMethod:
+    """An object with `encode` and `decode`, whose methods run in the process of its code."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        return self._server.ask("encode", x)
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        return self._server.ask("decode", codes)
+
+
+class Skipping(CodeMethod):
+    """An object of the same kind, whose method has a path past its codes."""
+
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos e"]:
+        return self._server.ask("skip", x)
+
+
+def open_method(
+    name: str, folder: Path, files: Mapping[str, str], entry: str, site: SiteInfo, limits: Limits
+) -> CodeMethod:
+    """Copy the files of a submission to a place that nothing else is in, and start its code there.
+
+    Args:
+        name: of the submission, for messages.
+        folder: of the submission.
+        files: those of its folder that it may read, with the hashes that they must have.
+        entry: `file:function`, in the folder, or `module:function`, installed.
+        site: what its function is told.
+        limits: what it may take.
+
+    Raises:
+        InterpretationError: a file has changed, or the code does not start, or gives no method.
+    """
+    home = Path(tempfile.mkdtemp(prefix="remainder-code-"))
+    try:
+        copied = home / "submission"
+        copied.mkdir()
+        for file, digest in files.items():
+            target = copied / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, target)
+            if sha256_file(target) != digest:
+                raise InterpretationError(
+                    f"{name}: {file} has changed since it was hashed", fix="change nothing while it is scored"
+                )
+        server = _Server(name, home, entry, site, limits)
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)
+        raise
+    method = (Skipping if server.has_skip else CodeMethod)(server)
+    weakref.finalize(method, server.close)
+    return method
+
+
+class _Server:
+    """The process of a method, exchanged for a fresh one now and then."""
+
+    def __init__(self, name: str, home: Path, entry: str, site: SiteInfo, limits: Limits) -> None:
+        self.name, self._home, self._entry, self._site, self._limits = name, home, entry, site, limits
+        self._calls = 0
+        self.has_skip = False
+        self._process = self._started()
+
+    def ask(self, verb: str, x: Tensor) -> Tensor:
+        """The answer to a batch, float32, on its device."""
+        self._calls += 1
+        answer = _asked(self._process, verb, x)
+        if self._calls > 1 and math.log(self._calls, _BASE).is_integer():
+            self._renew(verb, x, answer)
+        return answer.to(x.device)
+
+    def close(self) -> None:
+        """End its process, and remove its files."""
+        self._process.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _started(self) -> Process:
+        work = Path(tempfile.mkdtemp(prefix="work-", dir=self._home))
+        process = Process(self.name, [self._home / "submission"], work, self._limits)
+        words: dict[str, Any] = {
+            "verb": "build",
+            "entry": self._entry,
+            "is_file": self._entry.partition(":")[0].endswith(".py"),
+            "folder": str(self._home / "submission"),
+            "site": asdict(self._site),
+        }
+        try:
+            self.has_skip = bool(process.ask(words, expected="built").words.get("skip"))
+        except BaseException:
+            process.close()
+            raise
+        return process
+
+    def _renew(self, verb: str, x: Tensor, answer: Tensor) -> None:
+        fresh = self._started()
+        former, self._process = self._process, fresh
+        former.close()
+        again = _asked(fresh, verb, x)
+        change = math.inf
+        if again.shape == answer.shape:
+            finite = answer.isfinite() & again.isfinite()
+            same = finite | (answer.isfinite() == again.isfinite())
+            scale = float(answer[finite].double().square().mean().sqrt()) if bool(finite.any()) else 0.0
+            moved = float((answer - again)[finite].abs().max()) if bool(finite.any()) else 0.0
+            change = (moved / scale if scale else moved) if bool(same.all()) else math.inf
+        if not change <= _TOLERANCE:
+            raise InterpretationError(
+                f"{self.name}: {verb} gives something else for the same batch in a fresh process ("
+                f"{change:.2g} of the root mean square): it keeps something of earlier batches, or draws "
+                "anew when it is built",
+                fix="seed whatever is drawn, and make encode and decode functions of their argument alone",
+            )
+
+
+def _asked(process: Process, verb: str, x: Tensor) -> Tensor:
+    plain = x.detach().to("cpu", torch.float32).contiguous()
+    data = plain.numpy().reshape(-1).view("uint8").data
+    words = {"verb": verb, "shape": list(plain.shape)}
+    message = process.ask(words, data, expected="tensor")
+    shape, numbers = message.words.get("shape"), message.numbers
+    if (
+        not isinstance(shape, list)
+        or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
+        or 4 * math.prod(shape) != len(numbers)
+    ):
+        process.close()
+        raise InterpretationError(
+            f"{process.name}: {verb} sent numbers of another shape than it says",
+            fix="leave its open files alone",
+        )
+    found = torch.frombuffer(numbers, dtype=torch.float32) if numbers else torch.empty(0)
+    return found.reshape(shape)
