@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXAMPLES = sorted((ROOT / "docs" / "examples").rglob("*.py"))
 
 DOTTED = re.compile(r"\bremainder\.[A-Za-z_][\w.]*\w")
-NOT_NAMES = {"yml", "submissions", "tasks"}
+NOT_NAMES = {"yml", "methods", "submissions", "tasks"}
 """What follows `remainder.` in names of files and of groups of entry points."""
 
 
