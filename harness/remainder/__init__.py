@@ -135,6 +135,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'remainder' has no attribute {name!r}")
     from importlib import import_module
 
+    from remainder.base.platforms import require_platform
+
+    require_platform()
     return getattr(import_module(_HOMES[name]), name)
 
 

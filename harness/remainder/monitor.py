@@ -24,8 +24,7 @@ from remainder.formats.saelens_training import snapshot
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import plan
-from remainder.model.bridge import pick_device
-from remainder.model.device import steady
+from remainder.model.device import pick_device, steady
 from remainder.record.schema import Record
 from remainder.report.quantities import applicable
 from remainder.task.spec import Task, load_task

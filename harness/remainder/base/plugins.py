@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from remainder.base.messages import message_of
 from remainder.errors import RemainderError
 
-__all__ = ["Registered", "plugin", "plugin_folder", "registered"]
+__all__ = ["FORMATS", "SUBMISSIONS", "TASKS", "Registered", "plugin", "plugin_folder", "registered"]
+
+FORMATS, SUBMISSIONS, TASKS = "remainder.formats", "remainder.submissions", "remainder.tasks"
+"""Groups of entry points: the objects are a `Format`, and paths of folders."""
 
 
 class Registered(NamedTuple):

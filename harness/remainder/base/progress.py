@@ -20,17 +20,39 @@ from remainder.base.cache import Progress as Report
 from remainder.base.cache import silent
 from remainder.errors import TaskError
 
-__all__ = ["errors", "in_notebook", "reporting", "shown"]
+__all__ = ["errors", "in_notebook", "reporting", "say", "set_talk", "shown", "talk"]
 
 errors = Console(stderr=True, highlight=False, markup=False)  # paths may look like markup
 
 _LINE_SECONDS = 10.0  # between lines about the same work where there is no terminal
 _LARGE = 10_000_000  # totals above it are of bytes
 
+_talk = 0
+
+
+def set_talk(level: int) -> None:
+    """Set how much commands say beside results: -1 no progress, 0 as usual, 1 what helps to find a fault."""
+    global _talk
+    _talk = level
+
+
+def talk() -> int:
+    """The level that `set_talk` set."""
+    return _talk
+
+
+def say(text: str, level: int = 0) -> None:
+    """Print a remark on the course of a command to standard error, unless less than its level is wanted."""
+    if _talk >= level:
+        errors.print(text, soft_wrap=True)
+
 
 @contextmanager
 def reporting() -> Iterator[Report]:
     """Give a function that reports what is being done, how much of it is done, and how much there is."""
+    if _talk < 0:
+        yield silent
+        return
     if not sys.stderr.isatty():
         yield _lines()
         return

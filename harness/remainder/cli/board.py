@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from remainder.cli.app import App
+
 __all__ = ["board"]
 
-board = typer.Typer(
+board = App(
     help="The board of all records: its pages, and snapshots of it.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

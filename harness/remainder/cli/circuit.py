@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from remainder.cli.run_options import DeviceOption
 from remainder.errors import InterpretationError, TaskError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def circuit(
     signed: _Signed = False,
     ungrouped: _Ungrouped = False,
     tier: Annotated[str, typer.Option(help="How many prompts a circuit is looked for on.")] = "quick",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Find or read the circuit of a submission, and write it to a file that EAP-IG and MIB read too."""
     from remainder.base.files import require_target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +14,20 @@ import typer
 
 from remainder._version import __version__
 from remainder.base.files import IMAGES, refused, require_target
+from remainder.base.platforms import require_platform
+from remainder.base.progress import talk
 from remainder.cli import board as cli_board
+from remainder.cli import cache as cli_cache
 from remainder.cli import circuit as cli_circuit
+from remainder.cli import complete
+from remainder.cli import doctor as cli_doctor
 from remainder.cli import export as cli_export
 from remainder.cli import publish as cli_publish
 from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
+from remainder.cli.app import App
 from remainder.cli.options import (
     RECORD_HELP,
     FormatOption,
@@ -30,12 +37,12 @@ from remainder.cli.options import (
     one_record,
     print_text,
 )
+from remainder.cli.run_options import DeviceOption
 from remainder.errors import AssetError, RemainderError
 
-app = typer.Typer(
+app = App(
     help="Score what an interpretation of a neural network leaves out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -69,15 +76,22 @@ app.command()(cli_export.export)
 def check(
     path: Annotated[
         str,
-        typer.Argument(metavar="PATH", help="What `run --with` takes: a folder, a baseline, a hub: id."),
+        typer.Argument(
+            metavar="PATH",
+            help="What `run --with` takes: a folder, a baseline, a hub: id.",
+            autocompletion=complete.submissions,
+        ),
     ],
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="A task's id or folder; default: its own.")
+        str | None,
+        typer.Option(
+            metavar="TASK", help="A task's id or folder; default: its own.", autocompletion=complete.tasks
+        ),
     ] = None,
     folder: TasksOption = None,
     ignore_field: IgnoreOption = None,
     trust_code: TrustOption = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Check that an interpretation can be scored: format, site, weights, rules. Fails if it cannot."""
@@ -174,6 +188,8 @@ app.command()(cli_publish.submit)
 app.command()(cli_publish.review)
 app.command()(cli_publish.audit)
 app.add_typer(cli_board.board, name="board")
+app.command()(cli_doctor.doctor)
+app.add_typer(cli_cache.cache, name="cache")
 
 
 def main() -> None:
@@ -189,11 +205,14 @@ def main() -> None:
             # Paths and names may hold what the terminal's encoding does not.
             stream.reconfigure(errors="backslashreplace")
     try:
+        require_platform()
         try:
             app()
         except OSError as problem:  # a full disk, or whatever else a file system may say
             raise refused(problem, None, AssetError) from problem
     except RemainderError as problem:
+        if talk() > 0:
+            traceback.print_exception(problem)
         print(f"remainder: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from remainder.base.files import require_target
+from remainder.cli import complete
 from remainder.errors import RecordError
 from remainder.report.layout import FORMATS
 
@@ -37,7 +38,12 @@ __all__ = [
 ]
 
 SuiteOption = Annotated[
-    str | None, typer.Option(metavar="SUITE", help="All tasks of a suite: the word before the slash.")
+    str | None,
+    typer.Option(
+        metavar="SUITE",
+        help="All tasks of a suite: the word before the slash.",
+        autocompletion=complete.suites,
+    ),
 ]
 TasksOption = Annotated[
     Path | None,
@@ -172,12 +178,12 @@ def require_columns(columns: str | None, format: str) -> tuple[str, ...]:
 
 def one_record(what: str) -> Path:
     """The file of the record that is meant; its path is printed unless it was given."""
-    from remainder.base.progress import errors
+    from remainder.base.progress import say
     from remainder.board.which import record_of
 
     path = record_of(what)
     if path != Path(what):
-        errors.print(f"record: {path}", soft_wrap=True)
+        say(f"record: {path}")
     return path
 
 

@@ -12,6 +12,7 @@ import typer
 
 from remainder.base.wrapping import fill
 from remainder.cli.options import TrustOption
+from remainder.cli.run_options import DeviceOption
 
 if TYPE_CHECKING:
     from remainder.publish.remeasure import Rerun
@@ -145,7 +146,7 @@ def submit(
         typer.Option(metavar="TASK", help="May be given again; default: all that the submission names."),
     ] = None,
     tier: Annotated[str, typer.Option(help="How much is measured: quick or standard.")] = "quick",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     out: Annotated[
         Path | None,
         typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from remainder.base.files import IMAGES, require_folder, require_target
+from remainder.cli import complete
 from remainder.cli.graph import (
     GraphModelOption,
     GraphOption,
@@ -58,7 +59,10 @@ if TYPE_CHECKING:
 __all__ = ["asked_rungs", "check_outputs", "run"]
 
 _Tasks = Annotated[
-    list[str] | None, typer.Argument(metavar="[TASK]...", help="A task's id, or the folder of a task.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[TASK]...", help="A task's id, or the folder of a task.", autocompletion=complete.tasks
+    ),
 ]
 _With = Annotated[
     list[str] | None,
@@ -68,6 +72,7 @@ _With = Annotated[
         help="A submission's folder, one that SAELens, dictionary_learning, sparsify or circuit-tracer "
         "wrote, hub:OWNER/REPO\\[@REVISION]:SAE_ID, or the name of a baseline or of what the task brings "
         "itself; may be given again. Default: all of the task's.",
+        autocompletion=complete.submissions,
     ),
 ]
 _Background = Annotated[
@@ -160,6 +165,7 @@ def run(
         from remainder.cli.session import Session, Wanted
         from remainder.cli.until import measure_until, require_one
         from remainder.measure.plan import plan
+        from remainder.model.device import asked_device
         from remainder.runs.engines import pool_of
         from remainder.runs.job import Source
         from remainder.runs.work import Shard
@@ -182,7 +188,7 @@ def run(
         errors.print(f"! {note}", soft_wrap=True)
     ignored = tuple(ignore_field or ())
     sources = [
-        Source(_place(name), chosen_plan, device, batch_size, ignored, trust_code)
+        Source(_place(name), chosen_plan, asked_device(device), batch_size, ignored, trust_code)
         for name, chosen_plan in zip(names, plans, strict=True)
     ]
     wanted = Wanted(tuple(with_ or ()), out, fresh, part, pool_of(engine, workers))

@@ -58,7 +58,9 @@ DocumentsOption = Annotated[
 EstimateOption = Annotated[
     bool, typer.Option("--estimate", help="Say what it would take, by timing a few passes; measure nothing.")
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="auto, cpu or cuda; auto is what $REMAINDER_DEVICE says, or else the best.")
+]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(

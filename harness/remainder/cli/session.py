@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from remainder.base.progress import errors, reporting
+from remainder.base.progress import errors, reporting, say
 from remainder.base.wrapping import fill
 from remainder.cli.options import print_text
 from remainder.errors import RemainderError
@@ -144,9 +144,10 @@ class Session:
                 self._problems.append((row.cell.title, row.problem))
                 errors.print(f"{place}: not measured: {row.problem.what}", markup=False, soft_wrap=True)
                 continue
-            seconds = sum(row.finished.record.provenance.timings.values())
-            state = "found finished" if row.finished.kept else f"measured in {seconds:.0f} s"
-            errors.print(f"{place}: {state}", soft_wrap=True)
+            timings = row.finished.record.provenance.timings
+            state = "found finished" if row.finished.kept else f"measured in {sum(timings.values()):.0f} s"
+            say(f"{place}: {state}")
+            say("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items()), level=1)
 
     def _show(self, source: int) -> None:
         from remainder.report.tables import render

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from remainder.base.wrapping import fill
+from remainder.cli import complete
 from remainder.cli.options import (
     RECORDS_HELP,
     ColumnsOption,
@@ -76,7 +77,11 @@ def _described(task: Task) -> dict[str, Any]:
 def show(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="TASK|RECORD...", help=f"A task's id, or its folder; or {RECORDS_HELP}"),
+        typer.Argument(
+            metavar="TASK|RECORD...",
+            help=f"A task's id, or its folder; or {RECORDS_HELP}",
+            autocompletion=complete.tasks,
+        ),
     ],
     format: FormatOption = "table",
     columns: ColumnsOption = None,
@@ -151,7 +156,11 @@ def _is_near_task(what: str) -> bool:
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK]...", help="Tasks; default: all whose model is on no hub."),
+        typer.Argument(
+            metavar="[TASK]...",
+            help="Tasks; default: all whose model is on no hub.",
+            autocompletion=complete.tasks,
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
 ) -> None:

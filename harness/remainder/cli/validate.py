@@ -10,6 +10,7 @@ import typer
 
 from remainder.base.files import require_folder, require_target
 from remainder.cli.options import SuiteOption, print_text
+from remainder.cli.run_options import DeviceOption
 from remainder.errors import RecordError
 
 __all__ = ["validate"]
@@ -37,7 +38,7 @@ def validate(
             "of the checkout, if all controls are run.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table, csv or json.")] = "table",
 ) -> None:
     """Measure the benchmark itself: controls whose right answer is known. Fails if one is missed."""

@@ -36,8 +36,7 @@ from remainder.loading.hooks import find_site
 from remainder.loading.sinks import norms_of, sinks_in
 from remainder.loading.site import LanguageTask, open_on
 from remainder.loading.texts import read_text
-from remainder.model.bridge import pick_device
-from remainder.model.device import steady
+from remainder.model.device import pick_device, steady
 from remainder.task.adhoc import keep, named, require_savable
 from remainder.task.adhoc import save_task as write_task
 from remainder.task.spec import ADHOC, ANYWHERE, Positions, Task, load_task

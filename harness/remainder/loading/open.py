@@ -11,8 +11,7 @@ from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
-from remainder.model.bridge import pick_device
-from remainder.model.device import steady
+from remainder.model.device import pick_device, steady
 from remainder.task.spec import Task, load_task
 
 __all__ = ["at_site", "on_prompts", "open_task"]

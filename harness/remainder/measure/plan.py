@@ -14,7 +14,8 @@ from remainder.base.messages import whole_number
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.measure.precision import bfloat16_cost, has_bfloat16_units
-from remainder.model.bridge import DTYPES, pick_device
+from remainder.model.bridge import DTYPES
+from remainder.model.device import pick_device
 from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of

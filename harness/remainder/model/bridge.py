@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -43,7 +43,6 @@ __all__ = [
     "Runner",
     "hooked_pass",
     "is_bridge",
-    "pick_device",
     "require_hook",
     "require_once",
     "stored_weights",
@@ -71,21 +70,6 @@ class Prefix(NamedTuple):
 
 class Reached(Exception):  # noqa: N818 -- a signal, not an error
     """A signal raised inside a hook, to leave a forward pass once everything wanted has been seen."""
-
-
-def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
-    """The device of this name; `auto` is CUDA where available and the CPU otherwise.
-
-    Raises:
-        TaskError: if CUDA is asked for and there is none, or there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name := str(name)):
-        raise TaskError(f"there is no device {name!r}", fix="choose from: auto, cpu, cuda")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TaskError("--device cuda: this PyTorch sees no CUDA device", fix="use --device cpu or auto")
-    return torch.device(name)
 
 
 def weights_hash(folder: Path) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from remainder.base.messages import message_of
 from remainder.errors import TaskError
+from remainder.model.device import pick_device
 
 __all__ = ["copy_of", "parts_of"]
 
@@ -108,9 +109,11 @@ def _check(model: nn.Module, name: str) -> None:
         raise TaskError(f"the weights of the model {name} are not loaded", fix="load them: model.dispatch()")
     if len(places) != 1:
         raise TaskError(
-            f"the weights of the model {name} lie in several places: {', '.join(places)}",
-            fix="load it without device_map, or give its folder",
+            f"the weights of the model {name} lie in several places ({', '.join(places)}), and models over "
+            "several devices are not supported",
+            fix="load it on one, without device_map, or give its folder",
         )
+    pick_device(places[0])  # refuses kinds that are not supported
     if whole := [tensor.dtype for tensor in tensors if not tensor.is_floating_point()]:
         raise TaskError(
             f"the model {name} is quantised: it has weights of {whole[0]}", fix="give it unquantised"

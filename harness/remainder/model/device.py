@@ -3,14 +3,50 @@
 from __future__ import annotations
 
 import os
+import re
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from remainder.base.memory import free_memory
-from remainder.errors import AssetError
+from remainder.errors import AssetError, TaskError
 
-__all__ = ["may_round_to_tf32", "moved", "require_room", "steady"]
+__all__ = ["DEVICE", "asked_device", "may_round_to_tf32", "moved", "pick_device", "require_room", "steady"]
+
+DEVICE = "REMAINDER_DEVICE"
+"""The environment variable that names the device which `auto` stands for."""
+
+
+def asked_device(name: str) -> str:
+    """The name of the device that is meant: for `auto` the one that `REMAINDER_DEVICE` says, if it is set."""
+    return (os.environ.get(DEVICE) or name) if str(name) == "auto" else str(name)
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"] | str) -> torch.device:
+    """The device of this name.
+
+    `auto` is the one that `REMAINDER_DEVICE` names; without it CUDA where available, and the CPU otherwise.
+
+    Raises:
+        TaskError: if CUDA is asked for and there is none, or there is no such device.
+    """
+    asked = asked_device(name)
+    place = "--device " if asked == str(name) else f"{DEVICE}="
+    if asked == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if asked.partition(":")[0] == "mps":
+        raise TaskError(
+            f"{place}{asked}: GPUs of Apple are not supported: they have no float64, in which sums and fits "
+            "are kept",
+            fix="use cpu",
+        )
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
+        where = "" if asked == str(name) else f", which {DEVICE} names"
+        raise TaskError(f"there is no device {asked!r}{where}", fix="choose from: auto, cpu, cuda")
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise TaskError(f"{place}{asked}: this PyTorch sees no CUDA device", fix="use cpu, or auto")
+    return torch.device(asked)
 
 
 def steady(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from remainder.errors import RecordError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan
+from remainder.model.device import asked_device
 from remainder.record.find import find_record
 from remainder.runs.drive import drive
 from remainder.runs.here import Here
@@ -88,7 +89,7 @@ def sweep(
     finished = [cell.is_pinned and find_record(out / cell.folder, cell.key) is not None for cell in cells]
     if loaded is None and (fresh or not all(finished)):
         loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
-    source = Source(task.id, plan, device, batch_size)
+    source = Source(task.id, plan, asked_device(device), batch_size)
     openings = Openings([source], progress=progress, out=None if fresh else out.absolute())
     openings.put(0, loaded, cells, submissions)
     journal, rows, tell = open_journal(out, cells), [], progress or silent

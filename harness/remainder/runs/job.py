@@ -22,7 +22,7 @@ from remainder.errors import InterpretationError, RecordError, RemainderError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.plan import Plan
-from remainder.model.bridge import pick_device
+from remainder.model.device import pick_device
 from remainder.record.json import canonical_json
 from remainder.record.schema import Record
 from remainder.record.store import StoredRecord

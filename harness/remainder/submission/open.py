@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from remainder.base.files import explained, present, require_file
 from remainder.base.messages import first_fault
 from remainder.base.paths import BENCHMARK, project_root, root_of
-from remainder.base.plugins import plugin_folder
+from remainder.base.plugins import SUBMISSIONS, plugin_folder
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError
 from remainder.formats import attribution_graph, hub
@@ -39,10 +39,7 @@ from remainder.task.spec import Task
 if TYPE_CHECKING:
     from remainder.loading.loaded import LoadedTask
 
-__all__ = ["GROUP", "baselines_for", "open_site", "open_submission", "read_folder", "submissions_for"]
-
-GROUP = "remainder.submissions"
-"""Entry points of other packages' submissions."""
+__all__ = ["baselines_for", "open_site", "open_submission", "read_folder", "submissions_for"]
 
 _LEAST = 8  # letters of a repository's name that say something
 
@@ -91,7 +88,7 @@ def _opened(text: str) -> Submission:
         if baseline.is_dir():
             folder = baseline
         elif not present(folder):
-            folder = plugin_folder(GROUP, text, "submission.toml", InterpretationError) or folder
+            folder = plugin_folder(SUBMISSIONS, text, "submission.toml", InterpretationError) or folder
     if present(folder) and not folder.is_dir():
         require_file(folder)
     if folder.is_file():

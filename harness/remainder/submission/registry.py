@@ -11,16 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from remainder.base import plugins
 from remainder.base.files import brief
 from remainder.base.messages import message_of
-from remainder.base.plugins import plugin
 from remainder.base.resolve import resolve as base_resolve
 from remainder.errors import InterpretationError, RemainderError
 from remainder.submission.method import FORMATS, Format, Source
 
-__all__ = ["GROUP", "call", "find", "format_of", "recognised", "resolve"]
-
-GROUP = "remainder.formats"
+__all__ = ["call", "find", "format_of", "recognised", "resolve"]
 
 _GIVEN = {
     "reconstruction": "remainder.formats.places:Loaded",
@@ -41,11 +39,11 @@ def find(name: str) -> Format | None:
     """
     if name in FORMATS:
         return FORMATS[name]
-    row = plugin(GROUP, name, InterpretationError)
+    row = plugins.plugin(plugins.FORMATS, name, InterpretationError)
     if row is not None and not (isinstance(row, Format) and row.name == name):
         what = f"the format {row.name}" if isinstance(row, Format) else f"type {type(row).__name__}"
         raise InterpretationError(
-            f"{name!r} is registered in {GROUP} as {what}",
+            f"{name!r} is registered in {plugins.FORMATS} as {what}",
             fix=f"register a remainder.submission.method.Format of the name {name!r}",
         )
     return row

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remainder.base.files import present
-from remainder.base.plugins import registered
+from remainder.base.plugins import TASKS, registered
 from remainder.errors import TaskError
-from remainder.task.spec import GROUP, Task, list_tasks, load_task
+from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = ["Listing", "load_all", "task_in", "task_names"]
 
@@ -35,7 +35,7 @@ def task_names(suite: str | None = None, folder: Path | None = None) -> list[str
     """
     if folder is None:
         own = list_tasks()
-        others = dict.fromkeys(one.name for one in registered(GROUP))
+        others = dict.fromkeys(one.name for one in registered(TASKS))
         named = {name: name for name in [*own, *(name for name in others if name not in own)]}
     else:
         files = sorted(folder.glob("*/*/task.toml"))

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError, model_validator
 from remainder.base.files import present, read_toml
 from remainder.base.messages import placed_fault
 from remainder.base.paths import cache_root, is_within, machine_paths, project_root
-from remainder.base.plugins import plugin_folder, registered
+from remainder.base.plugins import TASKS, plugin_folder, registered
 from remainder.base.resolve import resolve
 from remainder.errors import TaskError
 from remainder.task.kinds import TaskKind, kind_with
@@ -44,7 +44,6 @@ __all__ = [
     "ADHOC",
     "ANYWHERE",
     "DEMO",
-    "GROUP",
     "PROTOCOL",
     "SIZES",
     "BuildSpec",
@@ -73,9 +72,6 @@ DEMO = "demo"
 """The tier that every text has without naming it: for a first table, and for no board."""
 
 _LETTERS = 12  # of a hash, at the end of an id
-
-GROUP = "remainder.tasks"
-"""Entry points of other packages' tasks."""
 
 _ID = r"\w[\w.-]*/\w[\w.-]*"
 
@@ -258,7 +254,7 @@ def load_task(name: str | Path | Task) -> Task:
             identifier = "/".join(folder.parts[-2:])
         elif (kept := _kept(identifier)) is not None:
             folder = kept
-        elif (of_package := plugin_folder(GROUP, identifier, "task.toml", TaskError)) is not None:
+        elif (of_package := plugin_folder(TASKS, identifier, "task.toml", TaskError)) is not None:
             if not re.fullmatch(_ID, identifier):
                 raise TaskError(
                     f"a package registers the task {identifier!r}, which is no id",
@@ -348,7 +344,7 @@ def _unknown(name: str) -> TaskError:
             f"there is no task {name} here, which somebody made of a model, a hook and a text",
             fix="make it again with `remainder score`, or name the folder that --save-task wrote",
         )
-    known = [*list_tasks(), *(one.name for one in registered(GROUP))]
+    known = [*list_tasks(), *(one.name for one in registered(TASKS))]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
     return TaskError(
         f"there is no task {name!r}",

@@ -1,0 +1,64 @@
+"""The commands `remainder cache ...`: how large the cache is, and how room is made in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from remainder.base.wrapping import fill
+from remainder.cli.app import App
+from remainder.cli.complete import parts_of_cache
+from remainder.report.layout import WIDTH, require_format
+
+__all__ = ["cache"]
+
+cache = App(
+    help="The cache of models, texts and activations: how large it is, and how it is cleared.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@cache.command()
+def size(
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
+) -> None:
+    """Show where the cache is, and how large each part of it."""
+    from remainder.base.housekeeping import PARTS, parts
+    from remainder.base.paths import cache_root
+
+    require_format(format, ("table", "json"))
+    found = parts()
+    if format == "json":
+        sizes = {part.name: {"entries": part.entries, "bytes": part.bytes} for part in found}
+        print(json.dumps({"place": str(cache_root()), "parts": sizes}, indent=1))
+        return
+    print(f"{cache_root()}\n")
+    for part in found:
+        start = f"{part.name:<16}{part.bytes / 1e6:>10,.1f} MB  "
+        print(fill(start + PARTS[part.name].holds, WIDTH, hanging=" " * len(start)))
+    print(f"{'in all':<16}{sum(part.bytes for part in found) / 1e6:>10,.1f} MB")
+
+
+@cache.command()
+def clear(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PART]...",
+            help="Parts, as `cache size` names them; default: all that is made or fetched again when it is "
+            "needed.",
+            autocompletion=parts_of_cache,
+        ),
+    ] = None,
+) -> None:
+    """Remove parts of the cache. Not while something is measured, which may need them."""
+    from remainder.base.housekeeping import clear as clear_parts
+    from remainder.base.progress import errors
+
+    freed, in_use = clear_parts(names or ())
+    print(f"removed: {freed / 1e6:,.1f} MB")
+    for entry in in_use:
+        errors.print(f"! {entry} is being made by another process, and was left", markup=False)
