@@ -39,6 +39,7 @@ PARTS: Mapping[str, Kind] = {
     "activations": Kind("activations of texts"),
     "reference": Kind("transform coding of tasks"),
     "random-circuits": Kind("scores of random circuits"),
+    "graph-circuits": Kind("submissions made of graphs of circuit-tracer", False),
     "adhoc": Kind("tasks of `remainder score`, without which no record on them is measured again", False),
     "submit": Kind("rows of submissions that are not finished", False),
 }
