@@ -9,10 +9,21 @@ from typing import Any, NamedTuple
 from remainder.base.messages import message_of
 from remainder.errors import RemainderError
 
-__all__ = ["FORMATS", "SUBMISSIONS", "TASKS", "Registered", "plugin", "plugin_folder", "registered"]
+__all__ = [
+    "FORMATS",
+    "METHODS",
+    "SUBMISSIONS",
+    "TASKS",
+    "Registered",
+    "plugin",
+    "plugin_folder",
+    "registered",
+]
 
-FORMATS, SUBMISSIONS, TASKS = "remainder.formats", "remainder.submissions", "remainder.tasks"
-"""Groups of entry points: the objects are a `Format`, and paths of folders."""
+FORMATS, METHODS = "remainder.formats", "remainder.methods"
+"""Groups of entry points whose objects are a `Format`, and a function that builds a method."""
+SUBMISSIONS, TASKS = "remainder.submissions", "remainder.tasks"
+"""Groups of entry points whose objects are paths of folders."""
 
 
 class Registered(NamedTuple):

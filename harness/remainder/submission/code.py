@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remainder.base.cache import sha256_file
+from remainder.base.plugins import METHODS
 from remainder.errors import InterpretationError
 from remainder.formats.places import Loaded
 from remainder.interpretation.protocol import FitMoments
@@ -30,9 +31,8 @@ from remainder.task.spec import ANYWHERE, Task
 if TYPE_CHECKING:
     from remainder.submission.submission import Submission
 
-__all__ = ["GROUP", "elsewhere", "files", "make", "require", "require_trust"]
+__all__ = ["elsewhere", "files", "make", "require", "require_trust"]
 
-GROUP = "remainder.methods"
 """Entry points of functions `build(folder, site)` in installed packages."""
 _DESCRIPTION = "submission.toml"
 
@@ -93,12 +93,12 @@ def elsewhere(folder: Path, method: Method) -> dict[str, str]:
 
 
 def _point(name: str, folder: Path) -> EntryPoint:
-    points = list({point.value: point for point in entry_points(group=GROUP, name=name)}.values())
+    points = list({point.value: point for point in entry_points(group=METHODS, name=name)}.values())
     if len(points) == 1 and points[0].dist is not None:
         return points[0]
     said = f"{len(points)} packages register" if points else "no installed package registers"
     raise InterpretationError(
-        f"{folder / _DESCRIPTION}: method.entry: {said} {name!r} in {GROUP}",
+        f"{folder / _DESCRIPTION}: method.entry: {said} {name!r} in {METHODS}",
         fix='install the package, or name a file of the folder: entry = "method.py:build"',
     )
 
