@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,9 +119,18 @@ class GitHub:
         command = ["git", "-C", str(self.origin), "rev-parse", "main"]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    def open_pull(self, number: int, head: str, *, author: str = "somebody", branch: str = "mine") -> None:
+    def open_pull(
+        self,
+        number: int,
+        head: str,
+        *,
+        author: str = "somebody",
+        branch: str = "mine",
+        labels: Sequence[str] = (),
+    ) -> None:
         """A pull request into main with this head; one of the same number is replaced."""
         pull = {
+            "labels": [{"name": name} for name in labels],
             "number": number,
             "head": {"sha": head, "label": f"{author}:{branch}"},
             "base": {"ref": "main"},

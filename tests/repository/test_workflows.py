@@ -82,7 +82,10 @@ def test_no_job_has_more_than_it_needs(name: str, job: str) -> None:
 
 def test_the_workflow_that_a_pull_request_may_change_has_nothing() -> None:
     workflow = load("submission.yml")
-    assert workflow["on"] == {"pull_request": {"paths": ["leaderboard/results/**", "baselines/**"]}}
+    types = ["opened", "synchronize", "reopened", "labeled"]
+    assert workflow["on"] == {
+        "pull_request": {"types": types, "paths": ["leaderboard/results/**", "baselines/**"]}
+    }
     assert workflow["permissions"] == {}
     assert "secrets." not in (FOLDER / "submission.yml").read_text()
     assert all("uses" not in step for step in steps(workflow))
@@ -217,11 +220,39 @@ def test_a_request_is_what_github_says(hub: GitHub) -> None:
         "author": "somebody",
         "failed": "0",
         "records": json.dumps(ids, separators=(",", ":")),
+        "code": "false",
     }
     # Another head, branch or base is none of ours.
     assert ask(hub, head, branch="other")["number"] == ""
     hub.open_pull(7, "c" * 40)
     assert ask(hub, head)["number"] == ""
+
+
+def test_code_is_run_only_with_a_label_of_this_very_commit(hub: GitHub) -> None:
+    head = commit(hub, {f"{RECORD}{'a' * 64}.json": "{}"})
+    others = [f"run-code:{'b' * 40}", f"run-code:{head[:12]}", "run-code", f"run-code:{head} ", head]
+    hub.open_pull(7, head, labels=others)
+    assert ask(hub, head)["code"] == "false"
+    hub.open_pull(7, head, labels=[*others, f"run-code:{head}"])
+    assert ask(hub, head)["code"] == "true"
+    assert len(f"run-code:{head}") <= 50  # the longest name that GitHub gives a label
+    # A push after it is another commit, which nobody has read.
+    later = commit(hub, {f"{RECORD}{'c' * 64}.json": "{}"})
+    hub.open_pull(7, later, labels=[f"run-code:{head}"])
+    assert ask(hub, later)["code"] == "false"
+    # What measures reads the label by way of the request's word, and nothing else tells it to run code.
+    review, board = (load(name) for name in ("review.yml", "board.yml"))
+    told = [
+        (name, step)
+        for name, job in review["jobs"].items()
+        for step in job["steps"]
+        if "--trust-code" in step.get("run", "")
+    ]
+    ((name, step),) = told
+    assert name == "measure"
+    assert step["env"]["CODE"] == "${{ needs.request.outputs.code }}"
+    assert 'if [[ "$CODE" == true ]]; then trust=(--trust-code); fi' in step["run"].splitlines()
+    assert {name for name, job in board["jobs"].items() if "--trust-code" in yaml.safe_dump(job)} == {"make"}
 
 
 @pytest.mark.parametrize(
@@ -290,12 +321,15 @@ def test_without_a_secret_nothing_is_drawn(secret: str, hub: GitHub) -> None:
 # the comment: its commands with a report that somebody made up
 
 
-def post(hub: GitHub, files: dict[str, bytes], result: str = "success", failed: str = "0") -> str:
+def post(
+    hub: GitHub, files: dict[str, bytes], result: str = "success", failed: str = "0", waits: str = ""
+) -> str:
     """Run the job `comment` beside an artifact with these files; gives the comment."""
     hub.keep_artifact("review", files)
     needs = {"number": "7", "author": "somebody", "failed": failed}
     values = {f"needs.request.outputs.{name}": text for name, text in needs.items()}
-    values |= {"needs.measure.result": result, "github.event.workflow_run.head_sha": "a" * 40}
+    values |= {"needs.measure.result": result, "needs.measure.outputs.waits": waits}
+    values |= {"github.event.workflow_run.head_sha": "a" * 40}
     job = run_workflow("review.yml", hub, values, only=("comment",))["comment"]
     assert job.result == "success", job.output
     return hub.comment()
@@ -311,17 +345,20 @@ def test_a_report_becomes_a_comment_and_a_mark(hub: GitHub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "word", "state", "failed"),
+    ("result", "waits", "word", "state", "failed"),
     [
-        ("failure", "Failed", "failure", 3),
-        ("cancelled", "Failed", "failure", 3),
-        ("skipped", "Not made", "error", 2),
+        ("failure", "", "Failed", "failure", 3),
+        ("failure", "true", "Failed", "failure", 3),
+        ("cancelled", "", "Failed", "failure", 3),
+        ("skipped", "", "Not made", "error", 2),
+        ("success", "true", "Waits", "pending", 2),  # for a label: it has neither passed nor failed
+        ("success", "anything", "Failed", "failure", 3),
     ],
 )
 def test_a_review_that_does_not_pass_is_counted_and_shown(
-    result: str, word: str, state: str, failed: int, hub: GitHub
+    result: str, waits: str, word: str, state: str, failed: int, hub: GitHub
 ) -> None:
-    comment = post(hub, {}, result, "2")
+    comment = post(hub, {}, result, "2", waits)
     assert f".** {word}. Author: somebody." in comment
     assert f"Failed reviews of this author so far, in all pull requests: {failed};" in comment
     assert "There is no report: the log says why." in comment

@@ -74,7 +74,9 @@ def section(title: str, board: Board) -> str:
     columns = [column for column in board.columns if column.default]
     cells = []
     for row in board.rows[:_LONGEST]:
-        name = markdown(row.entry.record.submission.name, 48) + (" ●" if row.front else "")
+        submission = row.entry.record.submission
+        marks = (" (code)" if submission.runs_code else "") + (" ●" if row.front else "")
+        name = markdown(submission.name, 48) + marks
         places = [MISSING if place is None else place.text for place in row.places.values()]
         shown = [_cell(row.cells[one.key], interval=not one.quantity.is_cost) for one in columns]
         cells.append([*places, name, *shown])
@@ -87,6 +89,8 @@ def section(title: str, board: Board) -> str:
     failed = [markdown(row.entry.record.submission.name, 48) for row in board.rows if row.entry.failed]
     if failed:
         below.append(f"In no place, since a check failed: {', '.join(failed)}.")
+    if any(row.entry.record.submission.runs_code for row in board.rows[:_LONGEST]):
+        below.append("(code): it encodes and decodes by code of its own, which ran in a sandbox.")
     if len(board.rows) > _LONGEST:
         below.append(f"{len(board.rows) - _LONGEST} more rows are on the site.")
     if board.nested:

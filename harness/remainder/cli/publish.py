@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["audit", "cite", "review", "submit", "verify"]
 
+_WAITS = 8
+"""Exit code of a review that found no fault, and waits for somebody; review.yml reads it."""
+
 SeedOption = Annotated[
     str | None,
     typer.Option(metavar="COMMIT", help="With --rerun: the first seed of the draw; default: HEAD."),
@@ -66,6 +69,7 @@ def verify(
         Path | None,
         typer.Option(metavar="DIR", help="With --rerun: the folder of the task; default: found by its id."),
     ] = None,
+    trust_code: TrustOption = False,
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="table or json.")] = "table",
 ) -> None:
     """Recompute and check all that a record says, without a model. Fails if a record is at fault."""
@@ -80,12 +84,13 @@ def verify(
         "documents": documents, "seed": seed, "nonce": nonce, "submission": submission, "task": place
     }  # fmt: skip
     given = {name: value for name, value in settings.items() if value is not None}
-    keys = _keys(draws, given, rerun)
+    keys = _keys(draws, given | ({"trust_code": True} if trust_code and not rerun else {}), rerun)
     verdicts = verify_paths([path for name in paths for path in _files(name)], jobs=jobs)
     print(verifications.render_verdicts(verdicts, format))
     for fix in dict.fromkeys(fix for verdict in verdicts for fix in verdict.fixes):
         print(_wrapped(f"  To mend it: {fix}"), file=sys.stderr)
     plans = plans_of(verdicts, given, keys) if rerun else {}
+    plans = {path: {**one, "trust_code": trust_code} for path, one in plans.items()}
     show = partial(_show_rerun, to_stderr=format != "table")
     # Where draws are given, all records of a board are looked at: one that lies elsewhere than it says, which
     # is a fault, or cannot be measured, stops no other.
@@ -105,8 +110,8 @@ def _keys(draws: Path | None, given: Mapping[str, object], rerun: bool) -> dict[
 
     if not rerun and (given or draws is not None):
         raise RecordError(
-            "--documents, --seed, --nonce, --draws, --submission and --task say how a record is measured "
-            "again",
+            "--documents, --seed, --nonce, --draws, --submission, --task and --trust-code say how a record is "
+            "measured again",
             fix="add --rerun, or leave them out",
         )
     if draws is not None and given:
@@ -267,11 +272,15 @@ def review(
             min=0, help="Reviews of this author that failed before; from 3 on, all is measured again."
         ),
     ] = 0,
+    trust_code: TrustOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.md", help="Write the report here too, pass or fail.")
     ] = None,
 ) -> None:
-    """Review a pull request with a submission, in a checkout of its base. Fails if anything is wrong."""
+    """Review a pull request with a submission, in a checkout of its base.
+
+    Fails if anything is wrong; leaves with 8 if nothing is, and code was not run for want of --trust-code.
+    """
     from remainder.base.files import require_target
     from remainder.base.progress import reporting
     from remainder.publish.draws import read_draws
@@ -283,13 +292,19 @@ def review(
     keys = None if draws is None else read_draws(draws)
     with reporting() as progress:
         outcome = review_changes(
-            base, head, draws=keys, documents=documents, failed=failed, progress=progress
+            base,
+            head,
+            draws=keys,
+            documents=documents,
+            failed=failed,
+            trust_code=trust_code,
+            progress=progress,
         )
     text = outcome.markdown()
     if out is not None:
         write_atomically(out, text.encode())
     print(text, end="")
-    raise typer.Exit(0 if outcome.passed else 1)
+    raise typer.Exit(0 if outcome.passed else 1 if outcome.faults else _WAITS)
 
 
 def audit(
@@ -304,6 +319,7 @@ def audit(
     submission: Annotated[
         str | None, typer.Option(metavar="PATH", help="The interpretation; default: found by its name.")
     ] = None,
+    trust_code: TrustOption = False,
     write: Annotated[
         bool, typer.Option("--write", help="Keep the verdict beside results: it counts as a use of the text.")
     ] = False,
@@ -322,7 +338,15 @@ def audit(
     if (root := results_root(found[0])) is None:
         raise RecordError(f"{found[0]} lies in no folder of results", fix=fix)
     with reporting() as progress:
-        done = audit_record(found[0], text, root, submission=submission, keep=write, progress=progress)
+        done = audit_record(
+            found[0],
+            text,
+            root,
+            submission=submission,
+            trust_code=trust_code,
+            keep=write,
+            progress=progress,
+        )
     print(render_audit(done))
     raise typer.Exit(0 if done.verdict.holds else 1)
 

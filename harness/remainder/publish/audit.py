@@ -157,6 +157,7 @@ def audit(
     root: Path,
     *,
     submission: str | Path | None = None,
+    trust_code: bool = False,
     keep: bool = False,
     progress: Progress | None = None,
 ) -> Audited:
@@ -167,6 +168,8 @@ def audit(
         file: the sealed text.
         root: the folder of results that the record belongs to.
         submission: where the interpretation lies; default: found by its name.
+        trust_code: whether its own code may be executed, if it brings any: it is given activations of the
+            text, and neither its words nor its tokens.
         keep: whether the verdict is written beside the results, which counts as a use of the text.
 
     Raises:
@@ -189,7 +192,7 @@ def audit(
             f"{record.submission.name} was audited with the text {entry.name} before",
             fix="audit it with another one: the same text tells nothing new",
         )
-    subject = subject_of(record.submission, submission, loaded)
+    subject = subject_of(record.submission, submission, loaded, trust_code=trust_code)
     assert isinstance(loaded, LanguageTask)
     sealed = _with(loaded, content)
     found, _ = sealed.measure(subject, plan_of(record, loaded), progress=progress)

@@ -120,6 +120,7 @@ def rerun(
     nonce: str | None = None,
     submission: str | Path | None = None,
     task: str | Path | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Rerun:
     """Measure some documents of the record at `path` again, as this module's text says.
@@ -132,6 +133,7 @@ def rerun(
         submission: where the interpretation lies, as `remainder run --with` takes it; default: what the task
             brings, or the baseline, of the record's name.
         task: the folder of its task; default: found by its id.
+        trust_code: whether its own code may be executed, if it brings any.
 
     Raises:
         RecordError: if it cannot be read, or its task or submission is another one here.
@@ -149,10 +151,14 @@ def rerun(
         seed = "" if state is None else state.commit
     nonce = secrets.token_hex(8) if nonce is None else nonce
     loaded = open_recorded(record, progress, task)
-    subject = subject_of(record.submission, submission, loaded)
+    subject = subject_of(record.submission, submission, loaded, trust_code=trust_code)
     measured = plan_of(record, loaded)
     chosen = choose_documents(stored, documents, seed, nonce)
-    reference = None if record.reference is None else subject_of(record.reference, None, loaded)
+    reference = (
+        None
+        if record.reference is None
+        else subject_of(record.reference, None, loaded, trust_code=trust_code)
+    )
     found = loaded.remeasure(subject, measured, chosen, reference=reference, progress=progress)
     return replace(
         _compared(stored, found, measured.tier, seed, nonce),
@@ -250,9 +256,15 @@ def _other_batch(recorded: int | None) -> int:
     return recorded // 2 + 1 if recorded > 2 else recorded + 1
 
 
-def subject_of(stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask) -> Entry:
+def subject_of(
+    stated: SubmissionInfo, given: str | Path | None, loaded: LoadedTask, *, trust_code: bool = False
+) -> Entry:
     """The interpretation that a record names, if it is the same here."""
-    found = open_submission(given) if given is not None else submissions_for(loaded, [stated.name])[0]
+    found = (
+        open_submission(given, trust_code=trust_code)
+        if given is not None
+        else submissions_for(loaded, [stated.name], trust_code=trust_code)[0]
+    )
     if found.hash != stated.hash:
         raise RecordError(
             f"the record is of a submission {stated.name} with hash {stated.hash[:12]}…; "

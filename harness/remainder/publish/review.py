@@ -9,7 +9,8 @@ by file, after their names, kinds and sizes have been looked at.
 2. Metadata of the submission; records of every task that it names.
 3. Every record: schema, hashes, all summaries recomputed (`remainder.board.verify`).
 4. Documents of every record measured again (`remainder.publish.remeasure`): as many as
-   `remainder.publish.draws` says, chosen by the key that was drawn for that record.
+   `remainder.publish.draws` says, chosen by the key that was drawn for that record. Of a submission that brings
+   code this executes its code, in a sandbox; unless that is trusted, the review waits.
 5. A report in Markdown: the table, places and ties, the comparison with the previous record, every fault.
 """
 
@@ -77,20 +78,26 @@ class Review:
     records: list[Record] = field(default_factory=list)
     standings: list[str] = field(default_factory=list)
     reruns: list[Rerun] = field(default_factory=list)
+    waits: list[str] = field(default_factory=list)
+    """Sentences on what somebody has to do before the rest can be looked at."""
 
     @property
     def passed(self) -> bool:
-        """Whether there is no fault."""
-        return not self.faults
+        """Whether there is no fault, and everything was looked at."""
+        return not self.faults and not self.waits
 
     def markdown(self) -> str:
         """The report. Whatever somebody else may have written stands in fences, and cannot leave them."""
         outcome = "everything came out as it is recorded" if self.passed else f"{len(self.faults)} at fault"
+        if self.waits and not self.faults:
+            outcome = "it waits for a maintainer"
         lines = [f"## Submission {self.name or '(none)'}: {outcome}", ""]
         if self.records:
             lines += [render(self.records, "markdown").strip(), "", *_fenced(self.standings)]
         if self.faults:
             lines += ["### Faults", "", *_fenced(self.faults)]
+        if self.waits:
+            lines += ["### Not looked at yet", "", *_fenced(self.waits)]
         if self.reruns:
             again = [line for one in self.reruns for line in render_rerun(one).splitlines()]
             lines += ["### Measured again", "", *_fenced(again)]
@@ -105,6 +112,7 @@ def review(
     draws: Draws | None = None,
     documents: int | None = None,
     failed: int = 0,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Review:
     """Review what `head` adds to `base`, as this module's text says; its files are written into the checkout.
@@ -115,6 +123,7 @@ def review(
         draws: the key of each record's draw, which its author could not know; default: drawn now.
         documents: of each record, that are measured again; default: what `number_drawn` says.
         failed: reviews of the same author that failed before.
+        trust_code: whether code that the submission brings may be executed.
         progress: told what is being done.
 
     Raises:
@@ -143,8 +152,11 @@ def review(
                 result.faults.append(f"{verdict.path.stem[:12]}: no documents were drawn to measure again")
                 continue
             settings = settings_of(verdict.record, key, documents=documents, failed=failed)
-            _measure_again(verdict.path, result, settings, progress)
+            if trust_code or not submission.format.runs_code:
+                _measure_again(verdict.path, result, settings | {"trust_code": trust_code}, progress)
             result.standings += describe_place(verdict.record, results)
+    if submission is not None and submission.format.runs_code and not trust_code:
+        result.waits += _waits(submission, head)
     try:
         if submission is not None:
             result.faults += _missing_tasks(submission, results)
@@ -246,7 +258,8 @@ def _submission(root: Path, result: Review, *, is_new: bool) -> Submission | Non
     try:
         if not folder.is_dir():
             raise RecordError(f"baselines/{result.name} is missing", fix="commit the submission's folder")
-        found = read_described(folder)
+        # To read a description executes nothing; what measures is told by itself whether it may.
+        found = read_described(folder, trust_code=True)
         if is_new:
             known = {path.parent.name for path in folder.parent.glob("*/submission.toml")}
             refuse_taken_name(found.name, known - {folder.name})
@@ -256,6 +269,19 @@ def _submission(root: Path, result: Review, *, is_new: bool) -> Submission | Non
     except RemainderError as problem:
         result.faults.append(_public(problem))
         return None
+
+
+def _waits(submission: Submission, head: str) -> list[str]:
+    """Why nothing of a submission was measured again, and what to do about it."""
+    return [
+        f"{submission.name} brings code, {len(submission.files)} files of it and for it, which was not run, so "
+        "that no record of it was measured again.",
+        "A maintainer reads it; if nothing speaks against running it in a sandbox, this lets the review run it "
+        "for this very commit and for no later one:",
+        f"gh label create run-code:{head}",
+        f"gh pr edit NUMBER --add-label run-code:{head}",
+        f"By hand, in a checkout of the base: remainder review BASE {head[:12]} --trust-code",
+    ]
 
 
 def _public(problem: RemainderError) -> str:

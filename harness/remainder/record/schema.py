@@ -16,6 +16,7 @@ from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha25
 from remainder.record.rungs import BARE, CODED
 
 __all__ = [
+    "CODE",
     "SCHEMA_VERSION",
     "BehaviourInfo",
     "CalibrationInfo",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 5
+
+CODE = "code"
+"""The format of a method that brings code of its own."""
 
 _NO_CIRCUITS = CircuitMetrics(answer=Number.null("it is no circuit"), points={}, cpr={}, cmd={})
 
@@ -82,6 +86,11 @@ class SubmissionInfo(GrownModel):
     def format(self) -> str | None:
         """Name of its format, as far as the record tells it."""
         return old.format_of(self.hash) if self.method is None else self.method.format
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether code of its own encodes and decodes, and no reader of the benchmark's."""
+        return self.format == CODE
 
 
 class Pinned(FrozenModel):

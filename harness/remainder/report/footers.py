@@ -13,7 +13,7 @@ from remainder.record.schema import Record
 from remainder.report.quantities import QUANTITIES, Quantity, number_of
 from remainder.report.second_score import INTERACTING, interacts
 
-__all__ = ["DEEP", "INTERACTS", "Shown", "interaction_lines", "mark_of", "shown_of"]
+__all__ = ["DEEP", "INTERACTS", "Shown", "code_lines", "interaction_lines", "mark_of", "shown_of"]
 
 DEEP, INTERACTS = "†", "‡"
 """Marks behind the heading of a column of the deep plan, and behind a number that is no arithmetic."""
@@ -63,6 +63,12 @@ def _listed(names: Sequence[str]) -> str:
 def mark_of(column: Quantity, record: Record) -> str:
     """The mark of a number that the raw one and the noise do not tell already; empty of all others."""
     return INTERACTS if column.key in _MARKED and interacts(number_of(record, "interaction")) else ""
+
+
+def code_lines(records: Collection[Record]) -> list[str]:
+    """A sentence on the rows whose own code encodes and decodes; none where there is no such row."""
+    names = [record.submission.name for record in records if record.submission.runs_code]
+    return [f"code: {_listed(names)}: its own code encodes and decodes, in a sandbox."] if names else []
 
 
 def interaction_lines(columns: Iterable[Quantity], records: Collection[Record]) -> list[str]:
