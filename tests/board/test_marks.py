@@ -13,9 +13,13 @@ from threat_lists import never
 
 from remainder.base.paths import project_root
 from remainder.board.merge import BoardRow, read_entries
-from remainder.board.pages import record_html
+from remainder.board.pages import TaskText, record_html, task_html
+from remainder.board.readme import section
 from remainder.board.verifications import RemeasuredDocuments, Verification
-from remainder.record.schema import TaskInfo
+from remainder.board.view import boards
+from remainder.record.schema import CODE, MethodInfo, TaskInfo
+from remainder.report.results import Stored, frame_of
+from remainder.report.tables import render
 
 
 def again(*, passed: bool, documents: str = "abcd", afresh: bool = True) -> RemeasuredDocuments:
@@ -125,3 +129,27 @@ def test_the_page_names_every_part_that_nothing_catches() -> None:
     }
     assert {pattern.partition(".")[0] for pattern in never()} == set(words)
     assert all(said in text for said in words.values())
+
+
+def test_rows_whose_own_code_is_run_are_marked(tmp_path: Path) -> None:
+    """On the page of the task, of the record, in the tables, and in data formats."""
+    rows = []
+    for name, format in (("quantiser", CODE), ("sae", "saelens")):
+        stated = submission(name).model_copy(update={"method": MethodInfo(format=format)})
+        task = TaskInfo(id="family/task", version="2-A", hash=fake_hash("task"))
+        path = put(tmp_path / name, synthetic_values(), task=task, submission=stated)
+        ((row,), _) = read_entries(tmp_path / name, [path])
+        rows.append(row)
+    for row, marked in zip(rows, (True, False), strict=True):
+        boards_ = boards([row])
+        text = TaskText("family/task", "2", "", [("2", "x.html")])
+        assert (">code</span>" in task_html(text, boards_)) == marked
+        assert (">code</span>" in record_html(row, [], [row])) == marked
+        assert ("(code)" in section("", boards_[0])) == marked
+        assert ("its own code encodes and decodes" in render([row.record])) == marked
+        assert not row.is_reference
+    frame = frame_of([Stored(Path(row.path), row.record) for row in rows])
+    assert dict(zip(frame["submission"], frame["format"], strict=True)) == {
+        "quantiser": CODE,
+        "sae": "saelens",
+    }

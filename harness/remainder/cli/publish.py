@@ -110,8 +110,8 @@ def _keys(draws: Path | None, given: Mapping[str, object], rerun: bool) -> dict[
 
     if not rerun and (given or draws is not None):
         raise RecordError(
-            "--documents, --seed, --nonce, --draws, --submission, --task and --trust-code say how a record is "
-            "measured again",
+            "--documents, --seed, --nonce, --draws, --submission, --task and --trust-code say how a record "
+            "is measured again",
             fix="add --rerun, or leave them out",
         )
     if draws is not None and given:

@@ -9,8 +9,8 @@ by file, after their names, kinds and sizes have been looked at.
 2. Metadata of the submission; records of every task that it names.
 3. Every record: schema, hashes, all summaries recomputed (`remainder.board.verify`).
 4. Documents of every record measured again (`remainder.publish.remeasure`): as many as
-   `remainder.publish.draws` says, chosen by the key that was drawn for that record. Of a submission that brings
-   code this executes its code, in a sandbox; unless that is trusted, the review waits.
+   `remainder.publish.draws` says, chosen by the key that was drawn for that record. Where a submission
+   brings code, that is executed for it, in a sandbox; unless it is trusted, the review waits.
 5. A report in Markdown: the table, places and ties, the comparison with the previous record, every fault.
 """
 
@@ -274,10 +274,10 @@ def _submission(root: Path, result: Review, *, is_new: bool) -> Submission | Non
 def _waits(submission: Submission, head: str) -> list[str]:
     """Why nothing of a submission was measured again, and what to do about it."""
     return [
-        f"{submission.name} brings code, {len(submission.files)} files of it and for it, which was not run, so "
-        "that no record of it was measured again.",
-        "A maintainer reads it; if nothing speaks against running it in a sandbox, this lets the review run it "
-        "for this very commit and for no later one:",
+        f"{submission.name} brings code, which was not run: so no record of it was measured again.",
+        f"Any of its files may be a part of it: {', '.join(sorted(submission.files))}.",
+        "A maintainer reads it. If nothing speaks against running it in a sandbox, this lets the review run "
+        "it, for this very commit and for no later one:",
         f"gh label create run-code:{head}",
         f"gh pr edit NUMBER --add-label run-code:{head}",
         f"By hand, in a checkout of the base: remainder review BASE {head[:12]} --trust-code",
