@@ -172,7 +172,7 @@ def test_the_example_is_scored_and_says_that_it_is_code(submitted: Submitted) ->
         *("submission.toml", "__pycache__")
     }
     assert all(verdict.passed for verdict in verify_paths([row.path], jobs=1))
-    assert record.failed_checks == ()
+    assert not record.failed_checks
     coding = record.metrics.coding
     assert coding is not None
     assert coding.points["coded"].efficiency.low is not None

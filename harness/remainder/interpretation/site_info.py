@@ -4,6 +4,10 @@ them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from remainder.task.spec import Task
 
 __all__ = ["SiteInfo"]
 
@@ -22,3 +26,9 @@ class SiteInfo:
     """Size of the last axis of what `encode` is given."""
     d_out: int
     """Size of the last axis of what `decode` returns."""
+
+    @classmethod
+    def of(cls, task: Task) -> SiteInfo:
+        """The place that a task asks about, such as `remainder.load_task("tiny/digits")`."""
+        site = task.site
+        return cls(task.model.name, site.hook_in, site.hook_out, site.width, site.width)

@@ -141,5 +141,5 @@ def make(submission: Submission, task: Task, fit: FitMoments) -> Loaded:
         for name in elsewhere(submission.folder, submission.method):
             own.pop(name, None)
         entry = point.value
-    told = SiteInfo(task.model.name, site.hook_in, site.hook_out, site.width, site.width)
+    told = SiteInfo.of(task)
     return Loaded(open_method(submission.name, submission.folder, own, entry, told, current_limits()), "in")

@@ -33,6 +33,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from remainder.record.schema import CODE
+
 __all__ = ["FORMATS", "NAME", "Format", "Kind", "Method", "SiteSource", "read_method", "submission_hash"]
 
 NAME = r"^[a-z0-9][a-z0-9._-]{0,39}$"
@@ -356,8 +358,6 @@ def _weights(name: str, *more: Source, settings: type[WeightsMethod] = WeightsMe
     )  # fmt: skip
 
 
-CODE = "code"
-"""The format of a `[method]` with an `entry` and no `format`."""
 _MADE = "remainder.submission.references:"
 _CODE = "remainder.submission.code:"
 _CIRCUITS = "remainder.submission.circuits:"

@@ -1,16 +1,19 @@
-"""A submission's code as an interpretation: `encode`, `decode` and perhaps `skip`, answered by its process.
+"""A submission's code as an interpretation: `encode`, `decode` and perhaps `skip`, answered by its processes.
 
 Activations go over batch by batch, and codes and reconstructions come back; targets and texts never go over.
 The code runs on the CPU wherever the model is.
 
-A fresh process is given the batch of a call now and then (of the 4th, the 16th, the 64th …), and has to
-answer the same: so neither what a method keeps of earlier batches, nor how it drew its weights when it was
-built, can be in a score. It takes the place of the former one.
+`decode` has a process of its own, which has never seen an activation: so nothing but the codes can be in what
+it gives. In each of both, a fresh process is given the batch of a call now and then, and has to answer the
+same: so neither what a method keeps of earlier batches, nor how it drew its weights when it was built, can be
+in a score. It takes the place of the former one. Which calls these are is drawn, for a method can count them:
+the next one lies up to eight times as far as the last.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -31,28 +34,28 @@ from remainder.submission.sandbox.process import Process
 
 __all__ = ["CodeMethod", "Skipping", "open_method"]
 
-_BASE = 4  # a fresh process answers at its powers
+_FARTHER = 8  # times as many calls as before, at most, until a fresh process answers again
 _TOLERANCE = 1e-4  # of the root mean square of an answer, as in the rules
 
 
 class CodeMethod:
-    """An object with `encode` and `decode`, whose methods run in the process of its code."""
+    """An object with `encode` and `decode`, which run in a process each."""
 
-    def __init__(self, server: _Server) -> None:
-        self._server = server
+    def __init__(self, encoder: _Server, decoder: _Server) -> None:
+        self._encoder, self._decoder = encoder, decoder
 
     def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
-        return self._server.ask("encode", x)
+        return self._encoder.ask("encode", x)
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
-        return self._server.ask("decode", codes)
+        return self._decoder.ask("decode", codes)
 
 
 class Skipping(CodeMethod):
     """An object of the same kind, whose method has a path past its codes."""
 
     def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos e"]:
-        return self._server.ask("skip", x)
+        return self._encoder.ask("skip", x)
 
 
 def open_method(
@@ -83,36 +86,51 @@ def open_method(
                 raise InterpretationError(
                     f"{name}: {file} has changed since it was hashed", fix="change nothing while it is scored"
                 )
-        server = _Server(name, home, entry, site, limits)
+        encoder, decoder = (_Server(name, home, entry, site, limits) for _ in range(2))
+        encoder.start()
     except BaseException:
         shutil.rmtree(home, ignore_errors=True)
         raise
-    method = (Skipping if server.has_skip else CodeMethod)(server)
-    weakref.finalize(method, server.close)
+    method = (Skipping if encoder.has_skip else CodeMethod)(encoder, decoder)
+    weakref.finalize(method, _close, encoder, decoder, home)
     return method
 
 
+def _close(encoder: _Server, decoder: _Server, home: Path) -> None:
+    """End the processes of a method, and remove its files."""
+    encoder.close()
+    decoder.close()
+    shutil.rmtree(home, ignore_errors=True)
+
+
 class _Server:
-    """The process of a method, exchanged for a fresh one now and then."""
+    """A process of a method, started when it is first asked, and exchanged for a fresh one now and then."""
 
     def __init__(self, name: str, home: Path, entry: str, site: SiteInfo, limits: Limits) -> None:
         self.name, self._home, self._entry, self._site, self._limits = name, home, entry, site, limits
-        self._calls = 0
+        self._calls, self._next = 0, _drawn(1)
         self.has_skip = False
-        self._process = self._started()
+        self._process: Process | None = None
 
     def ask(self, verb: str, x: Tensor) -> Tensor:
         """The answer to a batch, float32, on its device."""
         self._calls += 1
-        answer = _asked(self._process, verb, x)
-        if self._calls > 1 and math.log(self._calls, _BASE).is_integer():
+        answer = _asked(self.start(), verb, x)
+        if self._calls == self._next:
+            self._next = _drawn(self._calls)
             self._renew(verb, x, answer)
         return answer.to(x.device)
 
+    def start(self) -> Process:
+        """The process, which is there from now on."""
+        if self._process is None:
+            self._process = self._started()
+        return self._process
+
     def close(self) -> None:
-        """End its process, and remove its files."""
-        self._process.close()
-        shutil.rmtree(self._home, ignore_errors=True)
+        """End it, if it was ever started."""
+        if self._process is not None:
+            self._process.close()
 
     def _started(self) -> Process:
         work = Path(tempfile.mkdtemp(prefix="work-", dir=self._home))
@@ -132,9 +150,8 @@ class _Server:
         return process
 
     def _renew(self, verb: str, x: Tensor, answer: Tensor) -> None:
-        fresh = self._started()
-        former, self._process = self._process, fresh
-        former.close()
+        self.close()
+        self._process = fresh = self._started()
         again = _asked(fresh, verb, x)
         change = math.inf
         if again.shape == answer.shape:
@@ -150,6 +167,11 @@ class _Server:
                 "anew when it is built",
                 fix="seed whatever is drawn, and make encode and decode functions of their argument alone",
             )
+
+
+def _drawn(calls: int) -> int:
+    """The number of the next call that a fresh process answers too, after so many."""
+    return calls + 1 + secrets.randbelow((_FARTHER - 1) * calls)
 
 
 def _asked(process: Process, verb: str, x: Tensor) -> Tensor:
