@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from attacks import Known, write
+from code_files import write_code
+from safetensors.torch import save_file
 from synthetic_board import coded, put, submission
 from synthetic_records import synthetic_record
 from terminal import Command
 
 from remainder.board.audits import REGISTER, SealedText, audit_path, read_audits, uses_of
 from remainder.board.merge import read_entries
-from remainder.errors import RecordError, TaskError
+from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.loading.fetch import tokenizer_key
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
@@ -282,3 +284,41 @@ def test_a_board_says_whether_a_row_is_audited_and_gives_no_place_to_one_that_fa
     assert "holds no verdicts of an audit" in faults[0].what
     assert entries[0].audit == "unaudited"
     shutil.rmtree(kept[0].parent)
+
+
+CODEBOOK = """import torch
+from safetensors.torch import load_file
+
+
+class Table:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def encode(self, x):
+        return torch.nn.functional.one_hot(torch.cdist(x, self.rows).argmin(-1), len(self.rows)).float()
+
+    def decode(self, codes):
+        return self.rows[codes.argmax(-1)] * (codes.amax(-1, keepdim=True) > 0.5)
+
+
+def build(folder, site):
+    return Table(load_file(folder / "rows.safetensors")["rows"])
+"""
+
+
+@pytest.mark.slow
+def test_code_that_memorised_its_text_has_no_place(
+    prepared: Prepared, loaded: LanguageTask, tmp_path: Path
+) -> None:
+    """No process can show what it remembers; other documents do. And an audit runs no code unasked."""
+    folder = write_code(tmp_path / "mine", CODEBOOK, name="mine")
+    rows = loaded.rows("evaluation", loaded.task.tier("quick").evaluation_windows)
+    save_file({"rows": rows.unique(dim=0).contiguous()}, folder / "rows.safetensors")
+    file, root = prepared()
+    entry = open_submission(folder, trust_code=True)
+    (row,) = run(loaded, [entry], plan(loaded.task, "quick", rungs=("raw",)), root)
+    with pytest.raises(InterpretationError, match=r"method\.py is executed on this machine"):
+        audit(row.path, file, root, submission=folder)
+    found = audit(row.path, file, root, submission=folder, trust_code=True, keep=True)
+    assert not found.verdict.holds
+    assert any("may have memorised" in fault for fault in found.verdict.faults)

@@ -43,7 +43,7 @@ Open = Callable[[float], CodeMethod]
 
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """A method that counts its calls, and lets its codes tell so much of it; a fresh one answers the second."""
+    """A method that counts its calls, and whose codes may tell it; a fresh one answers the second call."""
     monkeypatch.setattr(module, "_drawn", lambda calls: calls + 1)
 
     def begin(keeps: float) -> CodeMethod:
@@ -79,6 +79,6 @@ def test_which_calls_a_fresh_process_answers_is_drawn() -> None:
 
 
 def test_a_site_is_told_of_by_its_task() -> None:
-    site = SiteInfo.of(load_task("tiny/wiki-mlp"))
-    assert (site.hook_in, site.hook_out) == ("blocks.2.mlp.hook_in", "blocks.2.hook_mlp_out")
-    assert site.d_in == site.d_out == 112
+    site = SiteInfo.of(load_task("smollm2-135m/mlp-15"))
+    assert (site.hook_in, site.hook_out) == ("blocks.15.mlp.hook_in", "blocks.15.hook_mlp_out")
+    assert site.d_in == site.d_out == 576
