@@ -124,9 +124,20 @@ def fill(x):
 
 @act
 def fill_file(x):
-    with open("large", "wb") as file:
-        for _ in range(40):
-            file.write(bytes(50_000_000))
+    try:
+        with open("large", "wb") as file:
+            for _ in range(40):
+                file.write(bytes(5_000_000))
+    finally:
+        os.remove("large")
+
+
+@act
+def fill_folder(x):
+    for number in range(20):
+        Path(f"part-{number}").write_bytes(bytes(5_000_000))
+    time.sleep(20)
+    return x
 
 
 @act

@@ -287,6 +287,7 @@ def test_a_decoder_that_is_not_affine_is_told_and_passes(task: Path, monkeypatch
     assert found.passed
     assert found.steps[-1].passed is None
     assert "not affine" in found.steps[-1].detail
+    assert found.steps[-1].detail.endswith("codes are quantised in units of their standard deviations")
     assert found.numbers is not None
     assert "· decode affine" in render(found)
 

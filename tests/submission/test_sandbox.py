@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from remainder.submission.sandbox.confine import unlimited
 from remainder.submission.sandbox.limits import Limits
 from remainder.submission.sandbox.process import Process
 
-LIMITS = Limits(memory=2_000_000_000, seconds=20.0)
+LIMITS = Limits(memory=2_000_000_000, seconds=20.0, largest=50_000_000)
 ACTS = re.findall(r"^@act\ndef (\w+)", HOSTILE, re.M)
 SITE = {"model": "m", "hook_in": "a", "hook_out": "a", "d_in": 3, "d_out": 3}
 
@@ -157,10 +158,19 @@ def test_an_entry_that_gives_no_method(process: Process, entry: str, words: str,
 ENDED = [
     ("loop", "encode took longer than 2 seconds", "REMAINDER_CODE_SECONDS"),
     ("vanish", "encode ended its process with code 7; it printed last: about to leave", "return"),
+    ("fill_folder", "encode wrote more than 0.05 GB or 10,000 files to its temporary folder", "write less"),
     ("crash", "encode was ended by signal 11", "compiled code"),
     ("babble", "encode sent what is no answer: it is no message", "open files"),
     ("announce", "encode sent what is no answer: it announces 1,000,000,000,000,002 bytes", "open files"),
 ]
+
+
+def test_a_process_that_cannot_be_confined_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "remainder.submission.sandbox.process._PROGRAM", "print('no room'); raise SystemExit(4)"
+    )
+    with pytest.raises(InterpretationError, match=r"starting ended its process with code 4.*no room"):
+        Process("mine", [], tmp_path, LIMITS)
 
 
 @pytest.mark.parametrize(("act", "words", "fix"), ENDED[:1])
@@ -175,7 +185,7 @@ def test_whatever_ends_it_is_told_and_it_stays_ended(start: Start, act: str, wor
 
 
 def ends(start: Start, act: str, words: str, fix: str) -> None:
-    process = start(Limits(memory=2_000_000_000, seconds=2.0 if act == "loop" else 20.0))
+    process = start(dataclasses.replace(LIMITS, seconds=2.0) if act == "loop" else LIMITS)
     for _ in range(2):
         with pytest.raises(InterpretationError, match=f"mine: its code was stopped: {words}") as caught:
             ask(process, act)

@@ -89,6 +89,7 @@ def evaluate_sites(
     evaluation_windows: int,
     pairs: int = 1,
     dtype: str = "float32",
+    trust_code: bool = False,
     batch_size: int = 4,
     progress: Progress | None = None,
 ) -> tuple[SitesResult, pd.DataFrame]:
@@ -101,6 +102,7 @@ def evaluate_sites(
         calibration_windows, evaluation_windows: how many; windows are those of the tasks.
         pairs: antithetic pairs of draws.
         dtype: of the model.
+        trust_code: whether code of submissions that are code may be executed.
         batch_size: windows in one pass; outputs over the whole vocabulary are held for as many.
 
     Raises:
@@ -112,7 +114,9 @@ def evaluate_sites(
     device, seed = loaded[0].device, loaded[0].task.seed
     sites = [
         FeatureSite(
-            one.task.site.hook_in, one.task.site.hook_out, _opened(interpretation, one).placed(device)
+            one.task.site.hook_in,
+            one.task.site.hook_out,
+            _opened(interpretation, one, trust_code).placed(device),
         )
         for one, interpretation in zip(loaded, interpretations, strict=True)
     ]
@@ -139,12 +143,14 @@ def evaluate_sites(
     return _result(values, [site.name for site in sites], shift, seed), values
 
 
-def _opened(interpretation: Any, loaded: SiteTask) -> Adapted:
+def _opened(interpretation: Any, loaded: SiteTask, trust_code: bool) -> Adapted:
     """An interpretation that was read before, an object from a notebook, or what a name or path means."""
     if isinstance(interpretation, Adapted):
         return interpretation
     named = isinstance(interpretation, (str, Path))
-    entry = open_submission(interpretation) if named else object_submission(interpretation)
+    entry = (
+        open_submission(interpretation, trust_code=trust_code) if named else object_submission(interpretation)
+    )
     return entry.build(loaded.task, lambda: loaded.fit_moments(loaded.task.tier("quick").fit_windows))
 
 

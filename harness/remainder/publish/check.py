@@ -5,7 +5,8 @@
    another hook than the site's own, are both one tensor of the loaded model?
 3. Encode and decode activations of calibration windows: are shapes right and values finite?
 4. The rules that every interpretation keeps: deterministic, causal, local, by its codes.
-5. Is `decode` an affine map of the codes? Where it is not, bits per token cannot be told; all else can.
+5. Is `decode` an affine map of the codes? Where it is not, they are quantised in units of their standard
+   deviations, not by what they contribute; where codes cannot be decoded by themselves, they have no bits.
 6. Fraction of variance unexplained, active features a token, and the share of features that are ever active.
 
 A step that fails is the last one; nothing is scored and no record is written. Of circuits only the first two
@@ -270,9 +271,13 @@ def _look(found: Checked, interpretation: Adapted, loaded: SiteTask) -> None:
         active += float((codes[here] != 0).sum())
         rows.update(target[here].cpu())
     decoder = affine_decoder(sample, interpretation, loaded.device)
-    affine = (
-        decoder if isinstance(decoder, str) else "so contributions of features and bits per token can be told"
-    )
+    affine = "so contributions of features and bits per token can be told"
+    if isinstance(decoder, str):
+        has_bits = decoder.startswith("decode is not affine")
+        more = (
+            "codes are quantised in units of their standard deviations" if has_bits else "they have no bits"
+        )
+        affine = f"{decoder}; {more}"
     found.steps.append(Step("decode affine", None if isinstance(decoder, str) else True, affine))
     features = sample.features or 0
     variance = float(rows.scatter.trace())

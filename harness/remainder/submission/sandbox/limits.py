@@ -38,7 +38,11 @@ class Limits:
     total: int = 24 * 3600
     """Processor time of the process, in seconds: a second line of defence."""
     largest: int = 1_000_000_000
-    """Bytes of one file that it writes."""
+    """Bytes that it writes to its folder, in one file or in all."""
+    files: int = 10_000
+    """Files and folders that it may have there."""
+    answer: int = 4_000_000_000
+    """Bytes of an answer."""
 
 
 def current_limits() -> Limits:

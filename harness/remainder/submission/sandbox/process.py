@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,6 +41,7 @@ del sys.path[0]
 main(int(sys.argv[2]))
 """
 _PART = 1 << 20
+_LOOK = 1.0  # seconds between two looks at what it has written
 _KEPT = 2000  # letters of what it printed last
 _LETTERS = 400  # of those, in a message
 _OUT_OF_MEMORY = ("MemoryError", "alloc", "Cannot allocate memory")
@@ -61,9 +62,9 @@ class Process:
     """
 
     def __init__(self, name: str, readable: Sequence[Path], writable: Path, limits: Limits) -> None:
-        self.name, self.limits = name, limits
+        self.name, self.limits, self._writable = name, limits, writable
         self._broken: InterpretationError | None = None
-        self._printed = b""
+        self._printed = bytearray()
         ours, theirs = socket.socketpair()
         self._channel = ours
         ours.setblocking(False)
@@ -121,10 +122,9 @@ class Process:
         seconds = self.limits.seconds if seconds is None else seconds
         text = wire.packed(words)
         try:
-            exchange = _Exchange(
-                self._channel, self._process.stdout, wire.head_of(text, len(numbers)) + text, numbers
-            )
-            answer = exchange.run(time.monotonic() + seconds, self.limits.memory)
+            head = wire.head_of(text, len(numbers)) + text
+            exchange = _Exchange(self._channel, self._process.stdout, self._printed, head, numbers)
+            answer = exchange.run(time.monotonic() + seconds, self.limits.answer, self._look)
         except TimeoutError:
             self._end(
                 f"{verb} took longer than {seconds:g} seconds",
@@ -132,13 +132,13 @@ class Process:
             )
         except (EOFError, ConnectionError):
             self._end(*self._death(verb))
+        except _TooMuchError as problem:
+            self._end(f"{verb} wrote {problem} to its temporary folder", "write less, and remove it")
         except (ValueError, OSError) as problem:
             self._end(f"{verb} sent what is no answer: {problem}", "leave its open files alone")
         except BaseException:  # interrupted in the middle of a message
             self.close()
             raise
-        finally:
-            self._printed = (self._printed + exchange.printed)[-_KEPT:]
         if answer.words.get("kind") == "fault":
             raise self._fault(answer.words)
         if answer.words.get("kind") != expected:
@@ -155,6 +155,23 @@ class Process:
         self._channel.close()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _look(self) -> None:
+        """Raise _TooMuchError if it has written more than it may."""
+        size = count = 0
+        waiting = [self._writable]
+        while waiting:
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_size
+                    if size > self.limits.largest or count > self.limits.files:
+                        raise _TooMuchError(
+                            f"more than {self.limits.largest / 1e9:g} GB or {self.limits.files:,} files"
+                        )
 
     def _end(self, what: str, fix: str) -> NoReturn:
         self._broken = InterpretationError(f"{self.name}: its code was stopped: {what}", fix=fix)
@@ -186,6 +203,7 @@ class Process:
         """The cause of the end of the process, and a remedy."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
+        _drain(self._process.stdout, self._printed)
         code = self._process.poll()
         if code is None:
             return f"{verb} closed the channel", "leave its open files alone"
@@ -209,6 +227,7 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "LC_ALL": "C.UTF-8",
+        "MALLOC_ARENA_MAX": "4",  # each takes 64 MB of addresses, which memory is limited by
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": str(threads),
@@ -218,23 +237,44 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
     }
 
 
+def _drain(output: Any, printed: bytearray) -> bool:
+    """Take what was printed, and keep its end; False once nothing can be printed any more."""
+    with suppress(BlockingIOError):
+        found = os.read(output.fileno(), _PART)
+        printed += found
+        del printed[:-_KEPT]
+        return bool(found)
+    return True
+
+
+class _TooMuchError(Exception):
+    """The code has written too much; the message says what it may."""
+
+
 class _Exchange:
     """One question and its answer, while what the process prints is taken off its hands."""
 
-    def __init__(self, channel: socket.socket, output: Any, head: bytes, numbers: memoryview | bytes) -> None:
-        self._channel, self._output = channel, output
+    def __init__(
+        self,
+        channel: socket.socket,
+        output: Any,
+        printed: bytearray,
+        head: bytes,
+        numbers: memoryview | bytes,
+    ) -> None:
+        self._channel, self._output, self._printed = channel, output, printed
         self._left = [memoryview(part) for part in (head, numbers) if len(part)]
         self._received = bytearray()
         self._wanted = wire.HEAD.size
         self._sizes: tuple[int, int] | None = None
-        self.printed = b""
 
-    def run(self, deadline: float, most: int) -> wire.Message:
+    def run(self, deadline: float, most: int, look: Callable[[], None]) -> wire.Message:
         """Send all, and receive one message.
 
         Args:
             deadline: by `time.monotonic`.
             most: bytes of numbers that are taken.
+            look: called every second, and at the end; what it raises ends the exchange.
 
         Raises:
             TimeoutError: it is not there by then.
@@ -244,28 +284,25 @@ class _Exchange:
         with selectors.DefaultSelector() as selector:
             selector.register(self._channel, selectors.EVENT_READ | selectors.EVENT_WRITE)
             selector.register(self._output, selectors.EVENT_READ)
+            looked = time.monotonic()
             while True:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
-                for key, events in selector.select(left):
+                if time.monotonic() > looked + _LOOK:
+                    look()
+                    looked = time.monotonic()
+                for key, events in selector.select(min(left, _LOOK)):
                     if key.fileobj is self._output:
-                        if not self._drain():
+                        if not _drain(self._output, self._printed):
                             selector.unregister(self._output)
                         continue
                     if events & selectors.EVENT_WRITE and not self._write():
                         selector.modify(self._channel, selectors.EVENT_READ)
                     if events & selectors.EVENT_READ and (message := self._read(most)) is not None:
-                        self._drain()
+                        _drain(self._output, self._printed)
+                        look()
                         return message
-
-    def _drain(self) -> bool:
-        """Take what was printed; False once nothing can be printed any more."""
-        with suppress(BlockingIOError):
-            found = os.read(self._output.fileno(), _PART)
-            self.printed = (self.printed + found)[-_KEPT:]
-            return bool(found)
-        return True
 
     def _write(self) -> bool:
         """Send what the channel takes; False once all is sent."""
