@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from remainder.report.result import Result
     from remainder.report.results import load_results
     from remainder.report.saebench import saebench_result
+    from remainder.submission.graphs import prepare_graphs
     from remainder.submission.open import open_submission
     from remainder.submission.submission import Submission
     from remainder.task.spec import Task, list_tasks, load_task
@@ -82,6 +83,7 @@ __all__ = [
     "load_task",
     "open_submission",
     "open_task",
+    "prepare_graphs",
     "read_record",
     "saebench_result",
     "score",
@@ -123,6 +125,7 @@ _HOMES = {
     "load_task": "remainder.task.spec",
     "open_submission": "remainder.submission.open",
     "open_task": "remainder.loading.open",
+    "prepare_graphs": "remainder.submission.graphs",
     "read_record": "remainder.record.store",
     "saebench_result": "remainder.report.saebench",
     "score": "remainder.api",

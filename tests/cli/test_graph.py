@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +12,24 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from graph_files import IDS, LATENTS, Parts, World
+from graph_files import IDS, LATENTS, WEIGHTS, Parts, ScopeWorld, World
+from hub_files import connected
 from safetensors.torch import load_file, save_file
 from terminal import Command, Outcome
 from torch import Tensor
+from typer.main import get_command
 
+from remainder.base.paths import project_root
+from remainder.cli.main import app
+from remainder.loading.graph_prompts import ORDERS
+from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.store import read_record
+from remainder.submission.feature_circuits import _AWAY
 from remainder.submission.graphs import prepare_graphs
 from remainder.task.spec import load_task
 
 CPU = ("--device", "cpu")
+PAGE = (project_root() / "docs" / "feature-circuits.md").read_text(encoding="utf-8")
 LONGER = (*IDS, 12)
 
 
@@ -68,11 +77,17 @@ def none_of(flags: dict[int, Parts]) -> dict[int, Parts]:
     return {block: (torch.zeros_like(part[0]), torch.zeros_like(part[1])) for block, part in flags.items()}
 
 
-def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: Command) -> None:
+def test_graphs_are_scored_in_one_command(
+    world: World, place: Path, remainder: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each prompt by its own graph; kept nodes in hooks on the model of transformers give the same KL."""
-    graphs = {"some": world.graph("some", 0.5), "whole": world.graph("whole", 1.1, ids=LONGER)}
-    arguments = [part for path in graphs.values() for part in ("--graph", path)]
-    found = remainder("run", *arguments, "--transcoders", world.folder / "set", "--save-task", "saved", *CPU)
+    Path("graphs").mkdir()
+    made = (world.graph("some", 0.5), world.graph("whole", 1.1, ids=LONGER))
+    graphs = {path.stem: path.rename(place / "graphs" / path.name) for path in made}
+    (place / "graphs" / "graph-metadata.json").write_text('{"graphs": []}')  # circuit-tracer's own
+    Path("set").symlink_to(world.folder / "set")
+    (command,) = re.findall(r"^remainder (run --graph .*)$", PAGE, re.MULTILINE)
+    found = remainder(*command.split(), *CPU)
     assert found.code == 0, found.err
     assert max(map(len, found.out.splitlines())) <= 80
     words = " ".join(found.err.split())
@@ -105,11 +120,34 @@ def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: 
     kept = sum(int(part.sum()) for one in flags.values() for parts in one.values() for part in parts)
     assert cost.nodes == kept
     assert record.complexity.features == tiny.LAYERS * (len(IDS) + len(LONGER)) * (LATENTS + 1)
-    for command in (["show", "saved"], ["verify", "results"]):
-        outcome = remainder(*command)
+    for other in (["show", "saved"], ["verify", "results"]):
+        outcome = remainder(*other)
         assert outcome.code == 0, outcome.out + outcome.err
-    again = remainder("run", *arguments, "--transcoders", world.folder / "set", *CPU)
+    again = remainder(*command.split(), *CPU)
     assert "found finished" in again.err
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "prepare_graphs" in block
+    )
+    exec(compile(code, "docs/feature-circuits.md", "exec"), {})
+    assert float(capsys.readouterr().out) == pytest.approx(
+        record.metrics.rungs["raw"].quenched.kl.value, abs=1e-6
+    )
+
+
+def test_the_page_states_what_holds() -> None:
+    """Its words on versions, on orders, and on documents that an interval takes."""
+    requirements = (project_root() / "pyproject.toml").read_text(encoding="utf-8")
+    page = " ".join(PAGE.split())
+    assert '"transformers>=5.9"' in requirements
+    assert "this package for 5.9 or later" in page
+    assert f"up to {ORDERS} other orders" in page
+    assert MINIMUM_DOCUMENTS == 4
+    assert "intervals, and with them f and completeness, take four" in page
+    assert _AWAY == 1 / 4
+    options = {option for line in re.findall(r"^\| `(--[\w-]+)`", PAGE, re.MULTILINE) for option in [line]}
+    parameters = get_command(app).commands["run"].params  # type: ignore[attr-defined]
+    assert len(options) == 5
+    assert options <= {name for parameter in parameters for name in parameter.opts}
 
 
 def test_other_prompts_and_a_share_of_nodes(world: World, place: Path, remainder: Command) -> None:
@@ -137,6 +175,28 @@ def test_other_prompts_and_a_share_of_nodes(world: World, place: Path, remainder
     expected = kl(world, tokens, world.kept(tokens, flags, means(world, others)))
     found_kl = values.set_index("rung")["kl"]["raw"]
     assert found_kl == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_set_of_a_hub_that_lists_gemma_scope(
+    tmp_path: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ScopeWorld(tmp_path)
+    graph = world.graph("scope", 0.5)
+    with connected(tmp_path / "hub-cache", monkeypatch) as hub:
+        hub.add("somebody/tiny-transcoders", tmp_path / "set" / "list")
+        hub.add(WEIGHTS, tmp_path / "set" / "weights")
+        arguments = ("--graph", graph, "--transcoders", "somebody/tiny-transcoders", "--rungs", "raw", *CPU)
+        found = remainder("run", *arguments, "--save-task", "saved")
+        assert found.code == 0, found.err
+        assert len(hub.downloads()) == 1 + tiny.LAYERS  # the list, and what it names
+    (path,) = Path("results").glob("adhoc/*/1/scope/*.json")
+    stored = load_file("saved/prompts.safetensors")
+    mean = means(world, stored["calibration/scope/tokens"])
+    tokens = torch.tensor([IDS])
+    expected = kl(world, tokens, world.kept(tokens, keeps(graph, len(IDS)), mean))
+    values = read_record(path).values.set_index("rung")["kl"]
+    assert values["raw"] == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.01
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -211,7 +271,7 @@ def test_a_graph_that_is_not_sound_or_of_another_model_is_refused(
 
 def test_tokens_may_be_those_of_the_tokenizer(world: World) -> None:
     graph = edited(world.graph("some", 0.5), no_token_nodes)
-    made = prepare_graphs([graph], world.folder / "set", save="saved")
+    made = prepare_graphs([graph], world.folder / "set", save_task="saved")
     assert made.task.hash == load_task("saved").hash
     assert load_file("saved/prompts.safetensors")["evaluation/some/tokens"].tolist() == [list(IDS)]
 

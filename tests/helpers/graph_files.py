@@ -30,20 +30,23 @@ Parts = tuple[Tensor, Tensor]
 
 @dataclass
 class World:
-    """A folder with `model` and `set`, and the graphs that are written into it."""
+    """A folder with `model` and `set`, and the graphs that are written into it.
+
+    The transcoders are skip-transcoders with ReLU, of what the MLPs read and write.
+    """
 
     folder: Path
     architecture: str = "llama"
-    skips: bool = True
 
     def __post_init__(self) -> None:
         tiny.save_model(tiny.make_model(self.architecture), self.folder / "model")
-        self.weights = {block: self._drawn(block) for block in range(tiny.LAYERS)}
+        self.weights = {block: self.drawn(block) for block in range(tiny.LAYERS)}
         self.write_set(self.folder / "set")
 
-    def _drawn(self, block: int) -> dict[str, Tensor]:
-        drawn = {name: 0.3 * value for name, value in random_weights(tiny.WIDTH, LATENTS, seed=block).items()}
-        return drawn if self.skips else without_skip(drawn)
+    def drawn(self, block: int) -> dict[str, Tensor]:
+        """Random weights of a block's transcoder."""
+        weights = random_weights(tiny.WIDTH, LATENTS, seed=block)
+        return {name: 0.3 * value for name, value in weights.items()}
 
     def write_set(self, folder: Path, blocks: range = range(tiny.LAYERS), **config: Any) -> Path:
         """The set as circuit-tracer writes it, with some of its blocks."""
@@ -61,21 +64,32 @@ class World:
 
     def rebuilt(self, block: int, latents: Tensor, read: Tensor) -> Tensor:
         weights = self.weights[block]
-        passed = read @ weights["W_skip"].T if self.skips else 0.0
-        return latents @ weights["W_dec"] + weights["b_dec"] + passed
+        return latents @ weights["W_dec"] + weights["b_dec"] + read @ weights["W_skip"].T
+
+    def places(self, layer: Any) -> tuple[Any, Any]:
+        """The module whose input a transcoder reads, and that whose output it rebuilds."""
+        return layer.mlp, layer.mlp
+
+    def read(self, given: Tensor) -> Tensor:
+        """What a transcoder reads, of the input of that module."""
+        return given
 
     def run(self, tokens: Tensor, change: Callable[[int, Tensor, Parts], Parts | None]) -> Tensor:
         """Logits of a pass; `change` sees what each MLP reads and its parts, and may give other parts."""
-        handles = []
+        handles, seen = [], dict[int, Tensor]()
         for block, layer in enumerate(self.model.model.layers):
 
-            def hook(module: Any, given: Any, output: Tensor, block: int = block) -> Tensor:
-                read = given[0]
+            def before(module: Any, given: Any, block: int = block) -> None:
+                seen[block] = self.read(given[0])
+
+            def after(module: Any, given: Any, output: Tensor, block: int = block) -> Tensor:
+                read = seen[block]
                 found = self.latents(block, read)
                 parts = change(block, read, (found, output - self.rebuilt(block, found, read)))
                 return output if parts is None else self.rebuilt(block, parts[0], read) + parts[1]
 
-            handles.append(layer.mlp.register_forward_hook(hook))
+            first, last = self.places(layer)
+            handles += [first.register_forward_pre_hook(before), last.register_forward_hook(after)]
         try:
             with torch.no_grad():
                 logits: Tensor = self.model(tokens).logits
@@ -163,6 +177,56 @@ class World:
         path = self.folder / f"{name}.json"
         path.write_text(json.dumps(content), encoding="utf-8")
         return path
+
+
+@dataclass
+class ScopeWorld(World):
+    """Gemma 2 with the transcoders of Gemma Scope, as circuit-tracer lists them of another repository."""
+
+    architecture: str = "gemma-2"
+
+    def drawn(self, block: int) -> dict[str, Tensor]:
+        weights = without_skip(super().drawn(block))
+        threshold = torch.full((LATENTS,), 0.2)
+        return {**weights, "threshold": threshold}
+
+    def latents(self, block: int, read: Tensor) -> Tensor:
+        weights = self.weights[block]
+        before = read @ weights["W_enc"] + weights["b_enc"]
+        return torch.where(before > weights["threshold"], before, 0.0).relu()
+
+    def rebuilt(self, block: int, latents: Tensor, read: Tensor) -> Tensor:
+        return latents @ self.weights[block]["W_dec"] + self.weights[block]["b_dec"]
+
+    def places(self, layer: Any) -> tuple[Any, Any]:
+        return layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
+
+    def read(self, given: Tensor) -> Tensor:
+        """The normalised residual stream, before the norm's gain."""
+        return given * (given.pow(2).mean(-1, keepdim=True) + self.model.config.rms_norm_eps).rsqrt()
+
+    def write_set(self, folder: Path, blocks: range = range(tiny.LAYERS), **config: Any) -> Path:
+        """Two repositories in `folder`: `list` with the list, and `weights` with the arrays."""
+        listed = []
+        for block in blocks:
+            place = f"layer_{block}/width_16k/average_l0_{70 + block}/params.npz"
+            listed.append(f"hf://{WEIGHTS}/{place}")
+            (folder / "weights" / place).parent.mkdir(parents=True)
+            np.savez(
+                folder / "weights" / place,
+                **{name: part.numpy() for name, part in self.weights[block].items()},
+            )
+        settings = {
+            "model_name": str(self.folder / "model"),
+            "feature_input_hook": "ln2.hook_normalized",
+            **config,
+        }
+        write_circuit_tracer(folder / "list", {}, listed, **settings)
+        return folder
+
+
+WEIGHTS = "google/gemma-scope-2b-pt-transcoders"
+"""The repository that the list of `ScopeWorld` names."""
 
 
 def _node(name: str, number: int, layer: str, place: int, kind: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def of_graphs(
             model=model,
             prompts=prompts,
             nodes=nodes,
-            save=save_task,
+            save_task=save_task,
             progress=progress,
         )
     errors.print(_words(made), soft_wrap=True, markup=False)

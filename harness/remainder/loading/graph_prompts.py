@@ -37,7 +37,7 @@ ORDERS = 64
 """Most orders of a prompt's words."""
 _TRIES = 20  # draws for each of them
 _LEAST = 2  # prompts of which a covariance is taken
-_PAIRS = 8  # a pass is of one prompt, and costs little
+_PAIRS = 4  # a pass is of one prompt, and costs little
 _RUNGS = ("raw", "full", "permuted")
 _SIGNS = str.maketrans({"⏎": "\n", "→": "\t", "↵": "\r", "▁": " ", "Ġ": " ", "Ċ": "\n"})
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from remainder.base.cache import Progress, build_once, sha256_file
 from remainder.base.files import read_text, require_file
+from remainder.base.progress import shown
 from remainder.circuit.feature_graph import FeatureGraph
 from remainder.errors import AssetError, InterpretationError, TaskError
 from remainder.formats import attribution_graph
@@ -29,8 +30,9 @@ from remainder.formats.transcoder_set import TranscoderSet, open_set, write_site
 from remainder.loading.adapt import GivenModel, given_model
 from remainder.loading.graph_prompts import depth_of, graph_task
 from remainder.record.naming import LONGEST, shortened
-from remainder.task.adhoc import keep, require_savable, save_task
-from remainder.task.spec import Task
+from remainder.task.adhoc import keep, require_savable
+from remainder.task.adhoc import save_task as write_task
+from remainder.task.spec import Task, load_task
 
 __all__ = ["Prepared", "prepare_graphs"]
 
@@ -39,7 +41,7 @@ _GRAPHS = "graphs"
 
 
 class Prepared(NamedTuple):
-    """A task, and a submission to score on it."""
+    """The task of attribution graphs, and the submission that they are."""
 
     task: Task
     folder: Path
@@ -49,27 +51,30 @@ class Prepared(NamedTuple):
 
 
 def prepare_graphs(
-    graphs: Sequence[str | Path],
+    graphs: str | Path | Sequence[str | Path],
     transcoders: str | Path,
     *,
     model: str | Path | None = None,
     prompts: str | Path | Sequence[str] | None = None,
     nodes: str | float = ALL,
     seed: int = 0,
-    save: str | Path | None = None,
-    progress: Progress | None = None,
+    save_task: str | Path | None = None,
+    progress: Progress | bool | None = None,
 ) -> Prepared:
-    """Make the task of some graphs, and the submission that they are; nothing is measured.
+    """Make the task of attribution graphs, and the submission that they are; nothing is measured.
+
+    What it gives is for `evaluate`: `evaluate(made.task, made.folder)`.
 
     Args:
-        graphs: files of circuit-tracer or Neuronpedia, or folders of them; all of one model.
+        graphs: a file of circuit-tracer or Neuronpedia, a folder of them, or several; all of one model.
         transcoders: the set that they were made with: a folder, or OWNER/REPO[/FOLDER][@REVISION] of a hub.
         model: a folder or id, in place of the one that the set names.
         prompts: other prompts, whose activations removed nodes carry: texts, or a file with one a line;
             default: other orders of each graph's own words.
         nodes: `all`, `pinned`, or the share of influence that kept nodes make up.
         seed: of the noise, and of the orders.
-        save: a folder that the task is written into.
+        save_task: a folder that the task is written into.
+        progress: as for `evaluate`.
 
     Raises:
         InterpretationError: there is no graph or no set, or they do not belong together, or to the model.
@@ -77,26 +82,28 @@ def prepare_graphs(
         AssetError: model or set cannot be had.
     """
     method = _kept(nodes)
-    if save is not None:
-        require_savable(Path(save))
-    files, notes = _files(graphs)
+    if save_task is not None:
+        require_savable(Path(save_task))
+    named = [graphs] if isinstance(graphs, (str, Path)) else graphs
+    files, notes = _files(named)
     texts = _texts(prompts)
-    one = open_set(str(transcoders), progress=progress)
-    given = _model(model, one, progress)
-    blocks, _ = depth_of(given)
-    if one.hub is not None:  # one without a list has a file a block
-        one = open_set(str(transcoders), blocks=blocks, progress=progress)
-    warnings = () if one.model is None else check_model(one.model, given.spec, one.where)
-    one.require_blocks(blocks)
-    read = {name: attribution_graph.load(path, given.spec, blocks) for name, path in files.items()}
-    for name, graph in read.items():
-        _require_made_with(name, graph, one, given)
-    made = graph_task(read, given, prompts=texts, seed=seed)
-    folder = _submission(files, one, blocks, method, progress)
-    keep(made.task, made.prompts)
-    if save is not None:
-        save_task(made.task, made.prompts, Path(save))
-    return Prepared(made.task, folder, (*notes, *warnings))
+    with shown(progress) as tell:
+        one = open_set(str(transcoders), progress=tell)
+        given = _model(model, one, tell)
+        blocks, _ = depth_of(given)
+        if one.hub is not None:  # one without a list has a file a block
+            one = open_set(str(transcoders), blocks=blocks, progress=tell)
+        warnings = () if one.model is None else check_model(one.model, given.spec, one.where)
+        one.require_blocks(blocks)
+        read = {name: attribution_graph.load(path, given.spec, blocks) for name, path in files.items()}
+        for name, graph in read.items():
+            _require_made_with(name, graph, one, given)
+        made = graph_task(read, given, prompts=texts, seed=seed)
+        folder = _submission(files, one, blocks, method, tell)
+        place = keep(made.task, made.prompts)
+        if save_task is not None:
+            write_task(made.task, made.prompts, Path(save_task))
+    return Prepared(load_task(place), folder, (*notes, *warnings))
 
 
 def _kept(nodes: str | float) -> dict[str, bool | float]:

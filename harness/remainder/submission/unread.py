@@ -86,7 +86,9 @@ def graph_alone(path: Path) -> InterpretationError:
     """The error for a graph that is named alone; it shows what belongs beside it."""
     return InterpretationError(
         f"{path} is a circuit-tracer graph, which names features and does not hold them",
-        fix="put it into a folder with its transcoders, and a submission.toml that says where these belong:"
+        fix=f"score it as it is: `remainder run --graph {path} --transcoders SET`; or, for a task of a "
+        "behaviour, put it into a folder with its transcoders and a submission.toml that says where these "
+        "belong:"
         "\n\n" + _OF_GRAPH.format(path=path.name),
     )
 
