@@ -77,9 +77,7 @@ def none_of(flags: dict[int, Parts]) -> dict[int, Parts]:
     return {block: (torch.zeros_like(part[0]), torch.zeros_like(part[1])) for block, part in flags.items()}
 
 
-def test_graphs_are_scored_in_one_command(
-    world: World, place: Path, remainder: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: Command) -> None:
     """Each prompt by its own graph; kept nodes in hooks on the model of transformers give the same KL."""
     Path("graphs").mkdir()
     made = (world.graph("some", 0.5), world.graph("whole", 1.1, ids=LONGER))
@@ -87,7 +85,7 @@ def test_graphs_are_scored_in_one_command(
     (place / "graphs" / "graph-metadata.json").write_text('{"graphs": []}')  # circuit-tracer's own
     Path("set").symlink_to(world.folder / "set")
     (command,) = re.findall(r"^remainder (run --graph .*)$", PAGE, re.MULTILINE)
-    found = remainder(*command.split(), *CPU)
+    found = remainder(*command.split(), "--pairs", "1", *CPU)
     assert found.code == 0, found.err
     assert max(map(len, found.out.splitlines())) <= 80
     words = " ".join(found.err.split())
@@ -123,15 +121,24 @@ def test_graphs_are_scored_in_one_command(
     for other in (["show", "saved"], ["verify", "results"]):
         outcome = remainder(*other)
         assert outcome.code == 0, outcome.out + outcome.err
-    again = remainder(*command.split(), *CPU)
+    again = remainder(*command.split(), "--pairs", "1", *CPU)
     assert "found finished" in again.err
-    (code,) = (
-        block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "prepare_graphs" in block
-    )
-    exec(compile(code, "docs/feature-circuits.md", "exec"), {})
-    assert float(capsys.readouterr().out) == pytest.approx(
-        record.metrics.rungs["raw"].quenched.kl.value, abs=1e-6
-    )
+
+
+def test_the_lines_of_the_page_do_the_same(
+    world: World, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("graphs").mkdir()
+    graph = world.graph("some", 0.5).rename(place / "graphs" / "some.json")
+    Path("set").symlink_to(world.folder / "set")
+    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (code,) = (block for block in blocks if "prepare_graphs" in block)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/feature-circuits.md", "exec"), names)
+    stored = load_file(names["made"].task.circuit.folder / "prompts.safetensors")
+    mean, tokens = means(world, stored["calibration/some/tokens"]), torch.tensor([IDS])
+    expected = kl(world, tokens, world.kept(tokens, keeps(graph, len(IDS)), mean))
+    assert float(capsys.readouterr().out) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_page_states_what_holds() -> None:
