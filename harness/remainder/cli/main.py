@@ -7,34 +7,32 @@ import os
 import sys
 import traceback
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from remainder._version import __version__
-from remainder.base.files import IMAGES, refused, require_target
+from remainder.base.files import refused
 from remainder.base.platforms import require_platform
 from remainder.base.progress import talk
 from remainder.cli import board as cli_board
 from remainder.cli import cache as cli_cache
+from remainder.cli import ci as cli_ci
 from remainder.cli import circuit as cli_circuit
 from remainder.cli import complete
 from remainder.cli import doctor as cli_doctor
 from remainder.cli import export as cli_export
 from remainder.cli import publish as cli_publish
+from remainder.cli import records as cli_records
 from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
 from remainder.cli.app import App
 from remainder.cli.options import (
-    RECORD_HELP,
-    FormatOption,
     IgnoreOption,
     TasksOption,
     TrustOption,
-    one_record,
     print_text,
 )
 from remainder.cli.run_options import DeviceOption
@@ -118,68 +116,9 @@ def check(
     raise typer.Exit(0 if outcome.passed else 1)
 
 
-@app.command()
-def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help=RECORD_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another of the same task, named likewise.")],
-    fail_on_regression: Annotated[
-        str | None,
-        typer.Option(
-            "--fail-on-regression",
-            metavar="KEY=MARGIN,...",
-            help="Exit with 1 if B is worse by more than a margin, and not by chance. For example "
-            "gap_raw=0.01,kl_raw=0.02; docs/ci.md lists the keys.",
-        ),
-    ] = None,
-    format: FormatOption = "table",
-) -> None:
-    """Show paired differences B − A on the documents that two records share, with intervals."""
-    from remainder.record.store import read_record
-    from remainder.report.compare import compare_records, render_comparison
-    from remainder.report.gate import find_changes, parse_margins, refuse, render_changes
-
-    margins = {} if fail_on_regression is None else parse_margins(fail_on_regression)
-    paths = one_record(a), one_record(b)
-    first, second = map(read_record, paths)
-    color = sys.stdout.isatty()
-    shown = render_comparison(compare_records(first, second, paths=paths), format, color=color)
-    changes = find_changes(first, second, margins)
-    print_text(shown)
-    if changes:
-        # Standard output of csv and json is for programs, with or without a gate.
-        print(
-            "\n" + render_changes(changes, format, color=color),
-            end="",
-            file=sys.stderr if format in ("csv", "json") else sys.stdout,
-        )
-        refuse(changes, first, second)
-
-
-@app.command()
-def explain(
-    record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
-    save: Annotated[
-        Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
-    ] = None,
-    format: FormatOption = "table",
-) -> None:
-    """Show the whole ladder of a record, and where the lost nats live."""
-    from remainder.record.store import read_record
-    from remainder.report.explain import explain as explain_record
-    from remainder.report.layout import require_format
-
-    require_format(format)
-    if save is not None:
-        require_target(save, "--save", IMAGES)
-    explained = read_record(one_record(record)).record
-    if save is not None:
-        from remainder.report.plot import explanation
-        from remainder.report.plot import save as save_figure
-
-        save_figure(explanation(explained), save)
-    print_text(explain_record(explained, format, color=sys.stdout.isatty()))
-
-
+app.command()(cli_records.compare)
+app.command()(cli_records.explain)
+app.command()(cli_ci.ci)
 app.command()(cli_validate.validate)
 app.command()(cli_circuit.circuit)
 app.command()(cli_publish.verify)

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["elsewhere", "files", "make", "require", "require_trust"]
 
-"""Entry points of functions `build(folder, site)` in installed packages."""
 _DESCRIPTION = "submission.toml"
 
 
