@@ -44,9 +44,9 @@ class _Case:
     """A task, and the files that a job leaves of it."""
 
     task: str
-    """As it was named."""
+    """The name that was given."""
     place: str
-    """As `run` finds it."""
+    """The name by which `run` finds it."""
     stem: Path
     """The path of its files, without their endings."""
     record: Path | None
