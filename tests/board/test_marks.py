@@ -17,7 +17,8 @@ from remainder.board.pages import TaskText, record_html, task_html
 from remainder.board.readme import section
 from remainder.board.verifications import RemeasuredDocuments, Verification
 from remainder.board.view import boards
-from remainder.record.schema import CODE, MethodInfo, TaskInfo
+from remainder.record.code import CODE
+from remainder.record.schema import MethodInfo, TaskInfo
 from remainder.report.results import Stored, frame_of
 from remainder.report.tables import render
 

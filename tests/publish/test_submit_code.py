@@ -23,7 +23,8 @@ from remainder.errors import InterpretationError
 from remainder.publish import remeasure, review
 from remainder.publish.place import describe_place
 from remainder.publish.submit import Destinations, Submitted, submit
-from remainder.record.schema import CODE, Record
+from remainder.record.code import CODE
+from remainder.record.schema import Record
 from remainder.record.store import read_record
 from remainder.submission.method import FORMATS
 

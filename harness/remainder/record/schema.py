@@ -10,13 +10,13 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from remainder.record import old
+from remainder.record.code import CODE
 from remainder.record.compat import Compat
 from remainder.record.metrics import CircuitMetrics, Metrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha256
 from remainder.record.rungs import BARE, CODED
 
 __all__ = [
-    "CODE",
     "SCHEMA_VERSION",
     "BehaviourInfo",
     "CalibrationInfo",
@@ -37,9 +37,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 5
-
-CODE = "code"
-"""The format of a method that brings code of its own."""
 
 _NO_CIRCUITS = CircuitMetrics(answer=Number.null("it is no circuit"), points={}, cpr={}, cmd={})
 

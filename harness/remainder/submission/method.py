@@ -33,7 +33,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from remainder.record.schema import CODE
+from remainder.record.code import CODE
 
 __all__ = ["FORMATS", "NAME", "Format", "Kind", "Method", "SiteSource", "read_method", "submission_hash"]
 
