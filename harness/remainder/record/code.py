@@ -1,4 +1,4 @@
-"""The name by which records tell methods that bring code of their own; by itself, since nothing is lighter."""
+"""The name by which records tell methods with code of their own; by itself, so that it loads nothing."""
 
 from __future__ import annotations
 
