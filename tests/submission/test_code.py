@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from code_files import SOUND, write_code
-from tiny import make_loaded
+from code_files import SOUND, TOML, write_code
+from terminal import Command
+from tiny import make_loaded, write_task
 
 import remainder
 from remainder.errors import InterpretationError
 from remainder.interpretation.site_info import SiteInfo
+from remainder.loading.site import LanguageTask
+from remainder.report.result import Result
 from remainder.submission.description import Description, read_description
 from remainder.submission.method import FORMATS
 from remainder.submission.open import open_submission
@@ -80,21 +85,187 @@ def test_an_entry_that_is_none(tmp_path: Path, entry: str, words: str) -> None:
         open_submission(folder, trust_code=True)
 
 
-@confined
-def test_the_score_is_that_of_the_same_object_in_this_process(tmp_path: Path) -> None:
-    folder, rungs = write_code(tmp_path / "mine"), ("raw", "coded")
-    here: dict[str, object] = {}
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Install a package of one module that registers a method, as pip leaves it on the disk."""
+
+    def make(source: str = SOUND) -> Path:
+        site, info = tmp_path / "site", tmp_path / "site" / "Bent_Codes-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "bent_codes.py").write_text(source)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bent-codes\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[remainder.methods]\nbent = bent_codes:build\n")
+        names = ["bent_codes.py", *(f"{info.name}/{name}" for name in ("METADATA", "entry_points.txt"))]
+        (info / "RECORD").write_text("".join(f"{name},,\n" for name in [*names, f"{info.name}/RECORD"]))
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    return make
+
+
+def named(folder: Path) -> Path:
+    """A submission that names the entry point."""
+    folder.mkdir()
+    (folder / "submission.toml").write_text(TOML.format(name="coded", entry="bent"))
+    return folder
+
+
+def test_all_files_of_an_installed_package_are_hashed(tmp_path: Path, install: Callable[..., Path]) -> None:
+    site, folder = install(), named(tmp_path / "mine")
+    with pytest.raises(InterpretationError, match="bent_codes:build of an installed package is executed"):
+        open_submission(folder)
+    found = open_submission(folder, trust_code=True)
+    info = "bent-codes-1.0/Bent_Codes-1.0.dist-info"
+    names = ["bent-codes-1.0/bent_codes.py", f"{info}/METADATA", f"{info}/entry_points.txt"]
+    assert sorted(found.files) == sorted(names)
+    assert found.kilobytes is None
+    (site / "bent_codes.py").write_text(f"{SOUND}\n")
+    assert open_submission(folder, trust_code=True).hash != found.hash
+    (site / "Bent_Codes-1.0.dist-info" / "RECORD").write_text("Bent_Codes-1.0.dist-info/METADATA,,\n")
+    with pytest.raises(InterpretationError, match="bent_codes is not among that package") as caught:
+        open_submission(folder, trust_code=True)
+    assert "editable" in (caught.value.fix or "")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LanguageTask:
+    return make_loaded()
+
+
+@pytest.fixture
+def rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No fresh process is asked: each takes a second or two."""
+    monkeypatch.setattr("remainder.submission.sandbox.method._drawn", lambda calls: 10**9)
+
+
+def numbers(result: Result) -> Any:
+    return result.values.select_dtypes("number").to_numpy()
+
+
+def same(one: Any, other: Any) -> None:
+    assert one.shape == other.shape
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def ours(loaded: LanguageTask, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The score of the same object in this process."""
+    here: dict[str, Any] = {}
     exec(SOUND, here)
-    site = SiteInfo("m", "a", "a", 16, 16)
-    loaded = make_loaded()
-    ours = remainder.evaluate(loaded, here["build"](tmp_path, site), rungs=rungs)  # type: ignore[operator]
-    found = remainder.evaluate(loaded, folder, rungs=rungs, trust_code=True)
+    thing = here["build"](tmp_path_factory.mktemp("none"), SiteInfo("m", "a", "a", 16, 16))
+    return remainder.evaluate(loaded, thing, rungs=("raw", "coded"))
+
+
+@confined
+def test_the_score_is_that_of_the_same_object_in_this_process(
+    tmp_path: Path, loaded: LanguageTask, ours: Result, rarely: None
+) -> None:
+    folder = write_code(tmp_path / "mine")
+    found = remainder.evaluate(loaded, folder, rungs=("raw", "coded"), trust_code=True)
     assert found.record.submission.format == "code"
     assert found.record.submission.hash == open_submission(folder, trust_code=True).hash
-    numbers = [result.values.select_dtypes("number").to_numpy() for result in (ours, found)]
-    assert numbers[0].shape == numbers[1].shape
-    np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-6, atol=1e-6, equal_nan=True)
+    same(numbers(ours), numbers(found))
     # Its decoder is not affine, and yet its codes have bits and it has a place among others of that size.
     assert found.record.metrics.coding is not None
     assert found.record.metrics.coding.points["coded"].bits.value > 0
     assert json.loads(found.record.model_dump_json())["submission"]["method"] == {"format": "code"}
+
+
+@confined
+@pytest.mark.slow
+def test_a_fresh_process_now_and_then_changes_nothing(
+    tmp_path: Path, loaded: LanguageTask, ours: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remainder.submission.sandbox.method._drawn", lambda calls: 3 * calls)
+    folder = write_code(tmp_path / "mine")
+    same(numbers(ours), numbers(remainder.evaluate(loaded, folder, rungs=("raw", "coded"), trust_code=True)))
+
+
+@confined
+@pytest.mark.slow
+def test_an_installed_method_scores_as_its_file(
+    tmp_path: Path, loaded: LanguageTask, ours: Result, install: Callable[..., Path], rarely: None
+) -> None:
+    install()
+    folder = named(tmp_path / "mine")
+    (folder / "weights.bin").write_bytes(b"1")
+    found = remainder.evaluate(loaded, folder, rungs=("raw", "coded"), trust_code=True)
+    same(numbers(ours), numbers(found))
+    assert "weights.bin" in found.record.submission.files
+
+
+LEAK = """import torch
+
+
+class Leak:
+    def __init__(self, width):
+        self.calls, self.kept, self.draw = 0, None, 1 + torch.rand(1, generator=GENERATOR)
+
+    def encode(self, x):
+        self.calls += 1
+        self.kept = x
+        ENCODE
+
+    def decode(self, codes):
+        DECODE
+
+
+def build(folder, site):
+    return Leak(site.d_in)
+"""
+"""A method with a fault."""
+
+SEEDED, FREE = "torch.Generator().manual_seed(1)", "torch.seed() and None"
+FAULTS = {
+    "deterministic": ("return x + 0.1 * self.calls", "return codes", SEEDED, "are given again"),
+    "causal": ("return x + 0.1 * x.flip(1)", "return codes", SEEDED, "later positions change"),
+    "local": ("return x + 0.1 * x.mean(0)", "return codes", SEEDED, "other windows"),
+    "by its codes": ("return x[..., :2]", "return self.kept", SEEDED, "gave NoneType instead of a tensor"),
+    "late": (
+        "return x * (1 + 0.01 * (self.calls > 18))", "return codes", SEEDED, "else for the same batch in a fr"
+    ),
+    "drawn": ("return x * self.draw", "return codes", FREE, "else for the same batch in a fresh process"),
+    "shape": ("return x", "return codes[..., :3]", SEEDED, r"decode gave shape \(.*, 3\)"),
+    "nan": ("return x / 0 * 0", "return codes", SEEDED, "encode gave .* values that are NaN or infinite"),
+    "windows": ("return x[0]", "return codes", SEEDED, "encode gave shape"),
+}  # fmt: skip
+
+
+@confined
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_method_that_breaks_a_rule_has_no_score(
+    tmp_path: Path, loaded: LanguageTask, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(
+        "remainder.submission.sandbox.method._drawn", lambda calls: 20 if calls < 20 else 10**9
+    )
+    encode, decode, generator, words = FAULTS[fault]
+    source = LEAK.replace("ENCODE", encode).replace("DECODE", decode).replace("GENERATOR", generator)
+    folder = write_code(tmp_path / "mine", source)
+    with pytest.raises(InterpretationError, match=words):
+        remainder.evaluate(loaded, folder, rungs=("raw", "coded"), trust_code=True)
+
+
+def test_a_run_without_trust_says_so_at_once(tmp_path: Path, remainder: Command) -> None:
+    place, folder = write_task(tmp_path / "tasks"), write_code(tmp_path / "mine")
+    done = remainder("run", place, "--with", folder, "--out", tmp_path / "results")
+    assert done.code == InterpretationError.exit_code
+    assert "method.py is executed" in "".join(done.err.split("\n"))
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+@confined
+@pytest.mark.slow
+def test_workers_measure_code_and_what_fails_leaves_no_record(tmp_path: Path, remainder: Command) -> None:
+    place, out = write_task(tmp_path / "tasks"), tmp_path / "results"
+    good = write_code(tmp_path / "good", name="good")
+    bad = write_code(
+        tmp_path / "bad", SOUND.replace("torch.tanh(", "__import__('os')._exit(3 or "), name="bad"
+    )
+    told = ("--with", good, "--with", bad, "--trust-code", "--out", out, "--rungs", "raw,coded")
+    done = remainder("run", place, *told, "--workers", "2")
+    assert done.code != 0
+    assert "bad: its code was stopped: decode" in " ".join(done.err.split())
+    records = [path for path in out.rglob("*.json") if "/good/" in str(path) or "/bad/" in str(path)]
+    assert {path.parent.name for path in records} == {"good"}

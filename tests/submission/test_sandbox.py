@@ -70,7 +70,7 @@ def process(start: Start) -> Process:
 
 def build(process: Process, entry: str = "method.py:build") -> None:
     own = process.own  # type: ignore[attr-defined]
-    words = {"verb": "build", "entry": entry, "is_file": True, "folder": str(own), "site": SITE}
+    words = {"verb": "build", "entry": entry, "package": None, "folder": str(own), "site": SITE}
     process.ask(words, expected="built")
 
 

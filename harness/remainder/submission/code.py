@@ -25,7 +25,7 @@ from remainder.interpretation.references import Identity
 from remainder.interpretation.site_info import SiteInfo
 from remainder.submission.method import Method
 from remainder.submission.sandbox.limits import current_limits
-from remainder.submission.sandbox.method import open_method
+from remainder.submission.sandbox.method import OWN, PACKAGE, open_method
 from remainder.task.spec import ANYWHERE, Task
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["elsewhere", "files", "make", "require", "require_trust"]
 
 _DESCRIPTION = "submission.toml"
+_OF_INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
+"""Files that say how and where a package was installed."""
 
 
 def files(folder: Path) -> list[Path]:
@@ -75,17 +77,32 @@ def elsewhere(folder: Path, method: Method) -> dict[str, str]:
             )
         return {}
     point = _point(entry, folder)
+    return {f"{_label(point)}/{name}": sha256_file(path) for name, path in _package(point).items()}
+
+
+def _label(point: EntryPoint) -> str:
+    """The name and version of the package that registers an entry point."""
+    assert point.dist is not None
+    return f"{point.dist.name}-{point.dist.version}"
+
+
+def _package(point: EntryPoint) -> dict[str, Path]:
+    """The files of the package that registers an entry point, by their names below where it is installed.
+
+    Raises:
+        InterpretationError: the module of the entry point is not among them.
+    """
     assert point.dist is not None
     found = {}
-    listed = [file for file in point.dist.files or [] if file.suffix != ".pyc"]
-    for each in listed:
+    for each in point.dist.files or ():
         path = Path(str(each.locate()))
-        if path.is_file() and each.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
-            found[f"{point.dist.name}-{point.dist.version}/{each.as_posix()}"] = sha256_file(path)
+        is_content = each.suffix != ".pyc" and each.name not in _OF_INSTALLERS and ".." not in each.parts
+        if is_content and path.is_file():
+            found[each.as_posix()] = path
     top = re.split(r"[.:]", point.value)[0]
-    if not any(each.parts[0] in (top, f"{top}.py") for each in listed):
+    if not any(name.split("/")[0] in (top, f"{top}.py") for name in found):
         raise InterpretationError(
-            f"{entry} is registered by {point.dist.name}, and {top} is not among the files of that package",
+            f"{point.name} is registered by {point.dist.name}, and {top} is not among that package's files",
             fix="install it as a wheel, and not in editable mode: what is executed has to be hashed",
         )
     return found
@@ -134,11 +151,12 @@ def make(submission: Submission, task: Task, fit: FitMoments) -> Loaded:
         return Loaded(Identity(), "in")
     assert submission.folder is not None
     entry: str = submission.method.get("entry")
-    own = dict(submission.files)
+    places = {file: (f"{OWN}/{file}", submission.folder / file) for file in submission.files}
     if ":" not in entry:
         point = _point(entry, submission.folder)
-        for name in elsewhere(submission.folder, submission.method):
-            own.pop(name, None)
         entry = point.value
+        for name, path in _package(point).items():
+            places[f"{_label(point)}/{name}"] = (f"{PACKAGE}/{name}", path)
+    copied = {where: (path, submission.files.get(file)) for file, (where, path) in places.items()}
     told = SiteInfo.of(task)
-    return Loaded(open_method(submission.name, submission.folder, own, entry, told, current_limits()), "in")
+    return Loaded(open_method(submission.name, copied, entry, told, current_limits()), "in")

@@ -64,7 +64,9 @@ class _WrongError(Exception):
 def _build(words: dict[str, Any]) -> Any:
     module, _, name = words["entry"].partition(":")
     folder = Path(words["folder"])
-    make: Any = _module_at(folder / module) if words["is_file"] else importlib.import_module(module)
+    if words["package"] is not None:
+        sys.path.insert(0, words["package"])
+    make: Any = importlib.import_module(module) if words["package"] else _module_at(folder / module)
     for part in name.split("."):
         if not hasattr(make, part):
             raise _WrongError(f"{module} has no {name}; expected a function {name}(folder, site)")

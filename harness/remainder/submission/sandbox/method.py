@@ -32,42 +32,45 @@ from remainder.interpretation.site_info import SiteInfo
 from remainder.submission.sandbox.limits import Limits
 from remainder.submission.sandbox.process import Process
 
-__all__ = ["CodeMethod", "Skipping", "open_method"]
+__all__ = ["OWN", "PACKAGE", "CodeMethod", "Skipping", "open_method"]
+
+OWN, PACKAGE = "submission", "package"
+"""Folders that files are copied to: those of the submission, and of an installed package that it names."""
 
 _FARTHER = 8  # times as many calls as before, at most, until a fresh process answers again
 _TOLERANCE = 1e-4  # of the root mean square of an answer, as in the rules
 
 
 class CodeMethod:
-    """An object with `encode` and `decode`, which run in a process each."""
+    """An object with `encode` and `decode`, which run in a process each; `Adapted` checks what they give."""
 
     def __init__(self, encoder: _Server, decoder: _Server) -> None:
         self._encoder, self._decoder = encoder, decoder
 
-    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Tensor:
         return self._encoder.ask("encode", x)
 
-    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Tensor:
         return self._decoder.ask("decode", codes)
 
 
 class Skipping(CodeMethod):
     """An object of the same kind, whose method has a path past its codes."""
 
-    def skip(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos e"]:
+    def skip(self, x: Float[Tensor, "docs pos d"]) -> Tensor:
         return self._encoder.ask("skip", x)
 
 
 def open_method(
-    name: str, folder: Path, files: Mapping[str, str], entry: str, site: SiteInfo, limits: Limits
+    name: str, files: Mapping[str, tuple[Path, str | None]], entry: str, site: SiteInfo, limits: Limits
 ) -> CodeMethod:
     """Copy the files of a submission to a place that nothing else is in, and start its code there.
 
     Args:
         name: of the submission, for messages.
-        folder: of the submission.
-        files: those of its folder that it may read, with the hashes that they must have.
-        entry: `file:function`, in the folder, or `module:function`, installed.
+        files: all that it may read, by their place below `OWN` or `PACKAGE`: the file, and the hash that it
+            must have.
+        entry: `file:function`, of its own, or `module:function`, of the package.
         site: what its function is told.
         limits: what it may take.
 
@@ -76,12 +79,12 @@ def open_method(
     """
     home = Path(tempfile.mkdtemp(prefix="remainder-code-"))
     try:
-        copied = home / "submission"
-        copied.mkdir()
-        for file, digest in files.items():
-            target = copied / file
+        for folder in (OWN, PACKAGE):
+            (home / folder).mkdir()
+        for place, (file, digest) in files.items():
+            target = home / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file, target)
+            shutil.copyfile(file, target)
             if sha256_file(target) != digest:
                 raise InterpretationError(
                     f"{name}: {file} has changed since it was hashed", fix="change nothing while it is scored"
@@ -134,12 +137,12 @@ class _Server:
 
     def _started(self) -> Process:
         work = Path(tempfile.mkdtemp(prefix="work-", dir=self._home))
-        process = Process(self.name, [self._home / "submission"], work, self._limits)
+        process = Process(self.name, [self._home / OWN, self._home / PACKAGE], work, self._limits)
         words: dict[str, Any] = {
             "verb": "build",
             "entry": self._entry,
-            "is_file": self._entry.partition(":")[0].endswith(".py"),
-            "folder": str(self._home / "submission"),
+            "package": None if ".py:" in self._entry else str(self._home / PACKAGE),
+            "folder": str(self._home / OWN),
             "site": asdict(self._site),
         }
         try:
