@@ -239,20 +239,13 @@ def test_without_an_archive_no_page_speaks_of_one(tmp_path: Path) -> None:
     assert "archived" not in (tmp_path / "site" / "history.html").read_text(encoding="utf-8")
 
 
-def test_an_installed_package_holds_no_archive_and_says_so(
-    one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_installed_package_holds_no_records_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remainder: Command
 ) -> None:
-    results = one.parents[7] / "results"
-    made = small_board(results)
-    snapshots = results.parent / "snapshots"
-    snapshots.mkdir()
-    frozen = make_snapshot("2026.12", results, [one, made["good"]])
-    (snapshots / "2026.12.json").write_bytes(frozen.content)
-    shutil.rmtree(results.parent / "archive")
-    monkeypatch.setattr("remainder.board.shelf.is_checkout", lambda: False)
-    monkeypatch.setattr("remainder.board.shelf.project_root", lambda: results.parent.parent)
-    with pytest.raises(RecordError, match="is archived, and an installed package holds no archive"):
-        check_snapshot("2026.12", folder=snapshots)
-    assert not build(results, tmp_path / "site").faults
-    page = (tmp_path / "site" / "snapshots" / "2026.12.html").read_text(encoding="utf-8")
-    assert page.count("archived; an installed package holds no archive") == 1
+    monkeypatch.setattr("remainder.board.shelf.project_root", lambda: tmp_path)
+    with pytest.raises(RecordError, match="an installed package carries no records"):
+        check_snapshot("2026.12")
+    done = remainder("board", "build", "--site", tmp_path / "site")
+    assert done.code == RecordError.exit_code
+    assert "remainder show SUITE/TASK" in done.err
+    assert not (tmp_path / "site").exists()

@@ -128,8 +128,7 @@ def test_a_submission_on_a_hub_is_fetched_when_it_is_needed(
         f'name = "mine"\nkind = "reconstruction"\ntitle = "T"\nauthors = []\nlicence = "MIT"\n'
         f'[method]\nformat = "saelens"\nhub = "{SAES}:{SITE}"\nrevision = "{saes}"\n'
     )
-    for room in ("open", "description"):
-        monkeypatch.setattr(f"remainder.submission.{room}.project_root", lambda: tmp_path)
+    monkeypatch.setattr("remainder.base.paths.project_root", lambda: tmp_path)
     (listed,) = baselines_for(make_task())
     assert not listed.is_pinned
     assert hub.requests == []  # `remainder show` needs no hub

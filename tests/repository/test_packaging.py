@@ -13,11 +13,17 @@ import zipfile
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import hatch_build as hook
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from remainder import __version__
+from remainder.base.paths import SECOND_PACKAGE
+from remainder.submission.description import baselines
+from remainder.task.spec import list_tasks, load_task
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -108,14 +114,61 @@ def test_precommit_runs_the_pinned_ruff() -> None:
     assert f"rev: v{str(ruff.specifier).removeprefix('==')} " in hooks
 
 
-def test_wheel_carries_tasks_and_baselines_and_finds_them(tmp_path: Path) -> None:
+def _files(chosen: dict[str, str]) -> dict[str, int]:
+    """Files that a wheel carries besides its package, with their bytes."""
+    files = [path for name in chosen for path in (ROOT / name, *(ROOT / name).rglob("*")) if path.is_file()]
+    kept = [path for path in files if "__pycache__" not in path.parts]
+    return {path.relative_to(ROOT).as_posix(): path.stat().st_size for path in kept}
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.rglob("*.safetensors"))
+
+
+def test_two_wheels_carry_all_baselines_between_them() -> None:
+    first, second = _files(hook.first_wheel()), _files(hook.second_wheel())
+    assert _tracked("tasks") <= first.keys()
+    assert {
+        "tasks/lock.json",
+        "leaderboard/leaderboard.json",
+        "leaderboard/snapshots/2026.12.json",
+    } <= first.keys()
+    described = {name for name in _tracked("baselines") if name.endswith("/submission.toml")}
+    assert described <= first.keys()
+    folders = {name for name in _tracked("baselines") if name.count("/") > 1}
+    assert folders == {name for name in first | second if name.startswith("baselines/")}
+    assert not any(name.startswith("leaderboard/") and name.count("/") > 2 for name in first)
+    assert first.keys() & second.keys() == {
+        f"baselines/{name}/submission.toml" for name in hook.large_baselines()
+    }
+    # What is in them hardly gets smaller when it is packed: weights are.
+    assert sum(first.values()) < 25_000_000
+    assert sum(second.values()) < 100_000_000
+
+
+def test_each_family_of_real_models_has_an_autoencoder_in_the_first_wheel() -> None:
+    tasks = [load_task(name) for name in list_tasks()]
+    for family in {task.id.partition("/")[0] for task in tasks if task.gives_places}:
+        fitting = [found for task in tasks if task.id.startswith(f"{family}/") for found in baselines(task)]
+        trained = {folder.name for folder, _ in fitting if _has_weights(folder)}
+        assert not trained or trained - set(hook.large_baselines()), family
+
+
+def test_the_extra_names_the_second_wheel_of_this_version() -> None:
+    config = tomllib.loads((ROOT / "baselines" / "pyproject.toml").read_text(encoding="utf-8"))
+    (extra,) = PYPROJECT["project"]["optional-dependencies"]["baselines"]
+    assert config["project"]["name"] == SECOND_PACKAGE
+    assert extra == f"{SECOND_PACKAGE}=={__version__}"
+    assert config["project"]["requires-python"] == PYPROJECT["project"]["requires-python"]
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_its_data_and_finds_them(tmp_path: Path) -> None:
     wheel = _build_wheel(ROOT, tmp_path, "standard")
+    assert wheel.stat().st_size < 25_000_000
     prefix = "remainder/_bundled/"
     bundled = {name.removeprefix(prefix) for name in _names(wheel) if name.startswith(prefix)}
-    assert any(name.startswith("tasks/") and name.endswith("/task.toml") for name in bundled)
-    assert _tracked("tasks") | _tracked("baselines") | _tracked("leaderboard/results") <= bundled
-    assert "tasks/lock.json" in bundled
-    assert not any("archive" in Path(name).parts for name in bundled)
+    assert bundled == _files(hook.first_wheel()).keys()
     assert "remainder/py.typed" in _names(wheel)
 
     installed = tmp_path / "site"
@@ -135,11 +188,13 @@ def test_editable_install_reads_the_checkout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:
+def test_source_distribution_builds_the_same_wheels(tmp_path: Path) -> None:
     (sdist,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path / "sdist"), versions=["standard"])
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     (unpacked,) = tmp_path.glob("remainder-*")
-    from_sdist = _names(_build_wheel(unpacked, tmp_path / "a", "standard"))
-    from_checkout = _names(_build_wheel(ROOT, tmp_path / "b", "standard"))
-    assert from_sdist == from_checkout
+    assert Path(sdist).stat().st_size < 100_000_000
+    for part in (".", "baselines"):
+        from_sdist = _names(_build_wheel(unpacked / part, tmp_path / "a", "standard"))
+        from_checkout = _names(_build_wheel(ROOT / part, tmp_path / "b", "standard"))
+        assert from_sdist == from_checkout

@@ -251,7 +251,7 @@ def test_verify_runs_nothing_of_another_package(
     baselines.mkdir(parents=True)
     (baselines / "submission.toml").write_text(TOML.replace('"shrunk"', '"digits-pca-4"'))
     (tmp_path / "project" / "tasks").symlink_to(project_root() / "tasks")
-    monkeypatch.setattr("remainder.board.origin.project_root", lambda: tmp_path / "project")
+    monkeypatch.setattr("remainder.base.paths.project_root", lambda: tmp_path / "project")
     install(SHRINK, "raise SystemExit('run')")
     done = remainder("verify", source)
     assert done.code == 1

@@ -308,7 +308,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def verified(board: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    monkeypatch.setattr("remainder.board.origin.project_root", lambda: board)
+    monkeypatch.setattr("remainder.base.paths.project_root", lambda: board)
     done = remainder("verify", board / "leaderboard" / "results")
     return done.code, flat(done.out, done.err)
 
@@ -365,8 +365,6 @@ def test_fields_are_held_to_the_same_rules_by_all_commands(
                 ("submit", folder, "--submissions", tmp_path / "baselines", "--out", tmp_path / "results"),
             )
         ]
-        for room in ("open", "description"):
-            monkeypatch.setattr(f"remainder.submission.{room}.project_root", lambda: board)
         others.append(remainder("show", TASK))
     finally:
         shutil.rmtree(folder)

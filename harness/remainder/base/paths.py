@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from remainder.errors import AssetError
 
 __all__ = [
     "BENCHMARK",
+    "SECOND_PACKAGE",
+    "baseline",
+    "baseline_folders",
     "cache_root",
     "gigabytes",
     "is_checkout",
@@ -30,6 +34,10 @@ __all__ = [
 BENCHMARK = "baselines/"
 """Prefix by which a submission names files that come with the benchmark."""
 
+SECOND_PACKAGE = "remainder-baselines"
+"""The package with the baselines that are too large for this one, which has their descriptions alone."""
+
+_DESCRIPTION = "submission.toml"
 _ABSOLUTE = re.compile(r"""(?:^|[\s'"=(\[,])(?:/[\w.@+~-]+/[\w.@+~-]|~/|[A-Za-z]:\\)""")
 
 
@@ -80,9 +88,39 @@ def positive(variable: str, default: float, unit: str = "seconds") -> float:
     return found
 
 
+@cache
+def _second_root() -> Path | None:
+    """The folder in which `SECOND_PACKAGE` has its `baselines/`; None if it is not installed."""
+    spec = find_spec(SECOND_PACKAGE.replace("-", "_"))
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(places))) if places else None
+
+
+def _roots() -> tuple[Path, ...]:
+    """Folders that hold `baselines/`: the project's, and before it, if that is an installed package, the one
+    of the second package."""
+    second = None if is_checkout() else _second_root()
+    return (project_root(),) if second is None else (second, project_root())
+
+
 def root_of(folder: Path, name: str) -> Path:
     """The root of a file name in a submission: its own folder, or the project's for `baselines/…`."""
-    return project_root() if name.startswith(BENCHMARK) else folder
+    if not name.startswith(BENCHMARK):
+        return folder
+    own = "/".join(name.split("/")[:2])
+    return next((root for root in _roots() if (root / own / _DESCRIPTION).is_file()), project_root())
+
+
+def baseline(name: str) -> Path:
+    """The folder of the baseline `name`, whether there is one or not."""
+    place = f"{BENCHMARK}{name}"
+    return root_of(project_root(), place) / place
+
+
+def baseline_folders() -> dict[str, Path]:
+    """The folders of all baselines, by name and in the order of names."""
+    files = (project_root() / BENCHMARK).glob(f"*/{_DESCRIPTION}")
+    return {name: baseline(name) for name in sorted(path.parent.name for path in files)}
 
 
 def is_checkout() -> bool:

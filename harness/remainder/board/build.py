@@ -32,7 +32,7 @@ from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entrie
 from remainder.board.overall import Overall, Scored, overall, scored_of
 from remainder.board.pages import HistoryRow, PlaceWithin, TaskText, history_row, record_html, task_html
 from remainder.board.readme import readme, section
-from remainder.board.shelf import archives, in_package
+from remainder.board.shelf import archives
 from remainder.board.text import page_name
 from remainder.board.view import Board, boards, record_page
 from remainder.errors import RecordError
@@ -89,7 +89,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
     paths = {path.stem: path for root in archives(results) for path in root.rglob("*.json")}
     paths |= {path.stem: path for some in found.values() for path in some}
     faults = [*strays(results), *unreadable, *damaged]
-    for one in () if in_package(results) else snapshots:
+    for one in snapshots:
         faults += missing(one, results, paths)
     if site is None:
         return _summary(list(_each(results, found, None, held, processes)), old, faults)[0]
@@ -104,8 +104,7 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
         lines = [line for one in done for line in one.lines]
         history = [row for one in done for row in one.history]
         circuits = [table for one in done for table in one.circuits]
-        packaged = in_package(results)
-        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults, packaged))
+        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults))
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)

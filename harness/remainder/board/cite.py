@@ -1,6 +1,7 @@
 """Citations of a snapshot or a record: BibTeX, the Citation File Format 1.2, and APA style.
 
-1. Find what is meant: a snapshot by name, a record by its file or by how its id begins, archived ones last.
+1. Find what is meant: a snapshot by name, a record by its file or by how its id begins, archived ones last;
+   in an installed package, which has no records, a row of its newest snapshot.
 2. Who: of a snapshot the benchmark's authors, as CITATION.cff has them; of a record those of the submission,
    if it comes with the benchmark.
 3. When: of a record the day that it was written; of a snapshot that of its commit, since its name is a label.
@@ -19,7 +20,8 @@ import yaml  # type: ignore[import-untyped]
 
 from remainder._version import __version__
 from remainder.base.files import read_toml
-from remainder.base.paths import project_root
+from remainder.base.paths import baseline_folders
+from remainder.board.packaged import packaged
 from remainder.board.shelf import archives, relative_place, results_folder
 from remainder.board.snapshot import Snapshot, read_snapshot, snapshots_folder
 from remainder.board.which import record_of
@@ -106,7 +108,7 @@ def citation_of(what: str) -> Citation:
         if matching := [file for file in root.rglob("*.json") if file.stem.startswith(what)]:
             break
     else:
-        raise _unknown(what)
+        return _of_package(what)
     if len(matching) > 1:
         names = ", ".join(sorted(_named(file) for file in matching)[:5])
         raise RecordError(f"{len(matching)} records begin with {what}: {names}", fix="give more digits")
@@ -135,27 +137,57 @@ def of_snapshot(snapshot: Snapshot, date: str | None) -> Citation:
 
 
 def _of_record(record: Record) -> Citation:
-    name = record.submission.name
-    if record.reference is not None:
-        name += f" nested in {record.reference.name}"
-    return Citation(
-        key=f"remainder-{record.record_id[:12]}",
-        title=f"{name} on {record.task.id} {record.task.version}, {record.tier}: a record of Remainder",
-        authors=_authors(record) or _AUTHORS,
+    return _of_measurement(
+        record.submission.name,
+        None if record.reference is None else record.reference.name,
+        record.record_id,
+        f"{record.task.id} {record.task.version}, {record.tier}",
         version=record.provenance.packages.get("remainder", __version__),
         date=record.provenance.timestamp[:10],
-        hash=record.record_id,
+    )
+
+
+def _of_measurement(
+    submission: str, reference: str | None, record_id: str, where: str, *, version: str, date: str
+) -> Citation:
+    name = submission if reference is None else f"{submission} nested in {reference}"
+    return Citation(
+        key=f"remainder-{record_id[:12]}",
+        title=f"{name} on {where}: a record of Remainder",
+        authors=_authors(submission) or _AUTHORS,
+        version=version,
+        date=date,
+        hash=record_id,
         hash_name="record id",
     )
 
 
-def _authors(record: Record) -> tuple[str, ...]:
-    """Authors of the submission, if it comes with the benchmark and its name leads nowhere else."""
-    folder = project_root() / "baselines"
-    path = folder / record.submission.name / "submission.toml"
-    if path.parent.parent != folder or ".." in path.parts or not path.is_file():
+def _of_package(start: str) -> Citation:
+    """The citation of the one record of an installed package whose id begins so."""
+    board = packaged()
+    rows = [] if board is None else [row for row in board.rows if str(row["record_id"]).startswith(start)]
+    if not rows:
+        raise _unknown(start)
+    if len(rows) > 1:
+        names = ", ".join(f"{str(row['record_id'])[:12]} ({row['submission']})" for row in rows[:5])
+        raise RecordError(f"{len(rows)} records begin with {start}: {names}", fix="give more digits")
+    row = {key: str(value) for key, value in rows[0].items()}
+    return _of_measurement(
+        row["submission"],
+        row.get("reference"),
+        row["record_id"],
+        f"{row['task']} {row['version']}, {row['tier']}",
+        version=row["remainder"],
+        date=row["written"],
+    )
+
+
+def _authors(submission: str) -> tuple[str, ...]:
+    """Authors of a submission, if it comes with the benchmark."""
+    folder = baseline_folders().get(submission)
+    if folder is None:
         return ()
-    found = read_toml(path, error=InterpretationError).get("authors", [])
+    found = read_toml(folder / "submission.toml", error=InterpretationError).get("authors", [])
     return tuple(str(author) for author in found)
 
 

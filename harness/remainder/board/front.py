@@ -69,8 +69,6 @@ class Shared(NamedTuple):
     snapshots: Sequence[Frozen]
     archives: Sequence[Archive]
     faults: Sequence[Fault]
-    packaged: bool
-    """Whether the records came with an installed package, which holds no archive."""
 
 
 def write_shared(site: Path, it: Shared) -> None:
@@ -93,7 +91,7 @@ def write_shared(site: Path, it: Shared) -> None:
     former = {row.record_id: row for one in it.archives for row in one.rows}
     for one in it.snapshots:
         listed = sorted(one.snapshot.records, key=lambda entry: (entry.path, entry.record_id))
-        known = {"rows": rows, "former": former, "packaged": it.packaged}
+        known = {"rows": rows, "former": former}
         page = plain_page("snapshot.html", root="../", here="snapshots", one=one, listed=listed, **known)
         (site / one.page).write_text(page, encoding="utf-8")
         shutil.copyfile(one.file, (site / one.page).with_name(one.file.name))

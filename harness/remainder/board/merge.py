@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from remainder.base.files import present, read_toml, require_file
-from remainder.base.paths import project_root
+from remainder.base.paths import baseline_folders
 from remainder.board.agreement import content_of, disagreements
 from remainder.board.audits import Audits, audit_path, read_audits
 from remainder.board.verifications import Verification, read_verification, verification_path
@@ -201,8 +201,8 @@ class BoardRow:
 @lru_cache(maxsize=1)
 def _authors() -> dict[str, object]:
     """Authors of the submissions in this checkout, by name."""
-    files = (project_root() / "baselines").glob("*/submission.toml")
-    return {path.parent.name: read_toml(path).get("authors") for path in files}
+    folders = baseline_folders().items()
+    return {name: read_toml(folder / "submission.toml").get("authors") for name, folder in folders}
 
 
 def strays(results: Path) -> list[Fault]:

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 from remainder.base.cache import sha256_file
 from remainder.base.files import present
-from remainder.base.paths import project_root, root_of
+from remainder.base.paths import SECOND_PACKAGE, baseline, baseline_folders, root_of
 from remainder.board.once import agree, of_random_circuits, of_reference
 from remainder.errors import InterpretationError, RecordError
 from remainder.record.json import significant
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
-from remainder.submission.description import Description, read_description
+from remainder.submission.description import Description, comes_with_second_package, read_description
 from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submission_hash
 from remainder.task.lock import read_lock
 from remainder.task.spec import ADHOC, Task, load_task
@@ -259,7 +259,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         return
     if stated.family is not None and not re.fullmatch(NAME.removesuffix("$"), stated.family):
         yield Remark(f"{part}.family: {stated.family[:60]!a} is no name ({NAME})")
-    folder = project_root() / "baselines" / stated.name
+    folder = baseline(stated.name)
     if not present(folder / "submission.toml"):
         what = f"{part}: {stated.name} does not come with the benchmark: its files were not compared"
         yield Remark(what, is_fault=False)
@@ -271,6 +271,10 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         yield Remark(f"{part}: {stated.name}/submission.toml cannot be read: {what}", board, problem.fix)
         return
     method = described.method
+    if comes_with_second_package(folder, described):
+        what = f"{part}: the files of {stated.name} come with {SECOND_PACKAGE}, and were not compared"
+        yield Remark(what, is_fault=False)
+        return
     if not board and not _is_content_of(folder, method, stated):
         yield Remark(
             f"{part}: another {stated.name} comes with the benchmark; this one has hash {stated.hash[:12]}…, "
@@ -411,15 +415,14 @@ def _sizes(path: Path) -> Iterator[int]:
 
 def _mimicry(record: Record, others: Iterable[Peer], board: bool) -> Iterator[Remark]:
     """Names that differ from this one only in what the eye takes for the same."""
-    baselines = project_root() / "baselines"
-    known = {path.parent.name for path in baselines.glob("*/submission.toml")}
+    known = baseline_folders()
     own, hashes = record.submission, {(peer.submission, peer.hash) for peer in others}
     if own.name in known:
         return
     for other in sorted({*known, *(name for name, _ in hashes)} - {own.name}):
         if skeleton(other) != skeleton(own.name):
             continue
-        same = (other, own.hash) in hashes or (other in known and _is_baseline(baselines / other, own))
+        same = (other, own.hash) in hashes or (other in known and _is_baseline(known[other], own))
         yield Remark(f"submission.name: {own.name[:60]!a} reads like {other[:60]!a}", is_fault=board or same)
 
 

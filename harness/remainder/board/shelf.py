@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from remainder.base.paths import is_checkout, project_root
+from remainder.base.paths import project_root
 from remainder.board import origin
 from remainder.board.origin import Peer
 from remainder.errors import RecordError
@@ -29,7 +29,7 @@ __all__ = [
     "Shelf",
     "archived_protocol",
     "archives",
-    "in_package",
+    "chosen_results",
     "is_board",
     "place_in",
     "relative_place",
@@ -46,6 +46,20 @@ def results_folder() -> Path:
     return project_root() / "leaderboard" / "results"
 
 
+def chosen_results(named: Path | None) -> Path:
+    """The folder of records that is meant: the one that is named, by default the benchmark's own.
+
+    Raises:
+        RecordError: none is named, and this is an installed package, which has none.
+    """
+    if named is None and not results_folder().is_dir():
+        raise RecordError(
+            "an installed package carries no records, but one row of each (`remainder show SUITE/TASK`)",
+            fix="name a folder of records by --results, or run this in a checkout of the repository",
+        )
+    return named or results_folder()
+
+
 def archives(results: Path) -> list[Path]:
     """The folders of archived results beside a leaderboard's, those of the newest protocol first."""
     found = (results.absolute().parent / "archive").glob("*/results")
@@ -56,11 +70,6 @@ def archived_protocol(root: Path) -> str | None:
     """The protocol whose records an archive's folder of results holds; None of any other folder."""
     parts = root.absolute().parts
     return parts[-2] if parts[-4:-2] == ("leaderboard", "archive") and parts[-1] == "results" else None
-
-
-def in_package(results: Path) -> bool:
-    """Whether these results came with an installed package, which holds no archive."""
-    return not is_checkout() and results.resolve() == results_folder().resolve()
 
 
 def place_in(results: Path, relative: str) -> Path:

@@ -27,7 +27,7 @@ from remainder.base.files import LARGEST, present, require_file, require_folder
 from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
-from remainder.board.shelf import in_package, place_in, relative_place, results_folder
+from remainder.board.shelf import chosen_results, place_in, relative_place, results_folder
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
@@ -106,12 +106,13 @@ def freeze(name: str, *, results: Path | None = None, folder: Path | None = None
     Raises:
         RecordError: if there is such a snapshot already, or a record does not pass.
     """
-    root, target = results or results_folder(), _file(name, folder)
+    target = _file(name, folder)
     if folder is None and not is_checkout():
         raise RecordError(
             "this is an installed package, whose snapshots are those that it came with",
             fix="freeze in a checkout of the repository, or name a folder by --out",
         )
+    root = chosen_results(results)
     require_folder(target.parent, "--out", RecordError)
     if target.exists():
         raise RecordError(f"{target}: is frozen, and never written again", fix="choose another name")
@@ -187,17 +188,12 @@ def check_snapshot(name: str, *, results: Path | None = None, folder: Path | Non
     Raises:
         RecordError: if a record is gone or changed, or the file is not what its records give.
     """
-    root, path = results or results_folder(), _file(name, folder)
+    root, path = chosen_results(results), _file(name, folder)
     stated = read_snapshot(name, folder=folder)
     for entry in stated.records:
         place = PurePosixPath(entry.path)
         if place.is_absolute() or ".." in place.parts:
             raise RecordError(f"{path}: {entry.path!a} lies outside of the results", fix=_RESTORE)
-        if in_package(root) and not place_in(root, entry.path).exists():
-            raise RecordError(
-                f"{path}: {entry.path} is archived, and an installed package holds no archive",
-                fix=f"run `{command(['remainder', 'board', 'freeze', name, '--check'])}` in a checkout",
-            )
     rebuilt = make_snapshot(name, root, [place_in(root, entry.path) for entry in stated.records])
     if rebuilt.content != path.read_bytes():
         changed = sorted(set(rebuilt.records) ^ set(stated.records), key=lambda entry: entry.path)

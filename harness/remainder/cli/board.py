@@ -51,10 +51,10 @@ def build(
     from remainder.board.build import check as check_readme
     from remainder.board.build import write_readme
     from remainder.board.pages import faults_text
-    from remainder.board.shelf import results_folder
+    from remainder.board.shelf import chosen_results
     from remainder.errors import RecordError
 
-    where = results or results_folder()
+    where = chosen_results(results)
     if check and readme is None and results is None and is_checkout():
         readme = where.parent / "README.md"
     if check and readme is None:
@@ -84,10 +84,10 @@ def build(
 def order(results: ResultsOption = None) -> None:
     """Note the arrival of records that are new, for the job on the main branch; see `order.jsonl`."""
     from remainder.board.merge import folders_of_tasks, read_entries
-    from remainder.board.shelf import results_folder
+    from remainder.board.shelf import chosen_results
     from remainder.record.order import ORDER, append_order
 
-    where = results or results_folder()
+    where = chosen_results(results)
     paths = [path for some in folders_of_tasks(where).values() for path in some]
     entries, _ = read_entries(where, paths)  # what cannot be read is told by `verify` and `board build`
     added = append_order(where, [entry.record for entry in entries])
@@ -124,8 +124,12 @@ def freeze(
     ] = None,
 ) -> None:
     """Write an immutable list of all records, with one hash over them."""
+    from remainder.board.packaged import rows_file
+    from remainder.board.rows import newest_snapshot, rows_of
+    from remainder.board.shelf import chosen_results
     from remainder.board.snapshot import check_snapshot, read_snapshot
     from remainder.board.snapshot import freeze as freeze_records
+    from remainder.record.json import write_atomically
 
     if check:
         snapshot = check_snapshot(name, results=results, folder=out)
@@ -133,5 +137,7 @@ def freeze(
         return
     path = freeze_records(name, results=results, folder=out)
     snapshot = read_snapshot(name, folder=out)
+    if out is None and newest_snapshot() == snapshot:
+        write_atomically(rows_file(), rows_of(snapshot, chosen_results(results)))
     counts = f"{len(snapshot.records)} records of {len(snapshot.tasks)} tasks"
     print(f"{path}: {counts}\nroot {snapshot.root}")

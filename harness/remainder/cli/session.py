@@ -150,6 +150,7 @@ class Session:
             say("  " + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in timings.items()), level=1)
 
     def _show(self, source: int) -> None:
+        from remainder.board.rows import context
         from remainder.report.tables import render
 
         records = [row.finished.record for row in self.rows[source] if row.finished is not None]
@@ -163,6 +164,8 @@ class Session:
             color = sys.stdout.isatty()
             print_text(render(records, rungs=further, columns=self.columns, color=color, stated=self._stated))
             sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
+        for line in context(records):
+            errors.print(line, markup=False, highlight=False, soft_wrap=True)
         self.records += records
         self._rungs |= dict.fromkeys(further)
 

@@ -88,6 +88,7 @@ def show(
     skip_damaged: SkipOption = False,
 ) -> None:
     """Show what a task measures, or the numbers of records: a table for each task."""
+    from remainder.board.packaged import packaged, text_of
     from remainder.report.layout import require_format
     from remainder.task.spec import is_task, load_task
 
@@ -95,16 +96,23 @@ def show(
     if len(what) > 1 or not (is_task(what[0]) or _is_near_task(what[0])):
         _show_records(what, format, columns, skip_damaged)
         return
+    board = packaged()
+    if board is not None and not is_task(what[0]) and (rows := board.named(what[0])):
+        print_text(text_of(rows, format, board))
+        return
     task = load_task(what[0])
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
     print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
     for word, text in _facts(task):
         print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
+    if board is not None and (rows := board.of_task(task.id, str(task.major))):
+        print_text(f"\n{text_of(rows, 'table', board)}")
 
 
 def _facts(task: Task) -> Iterator[tuple[str, str]]:
     """Facts about a task, each with the word that its line begins with."""
-    from remainder.submission.description import baselines
+    from remainder.base.paths import SECOND_PACKAGE
+    from remainder.submission.description import baselines, comes_with_second_package
 
     yield "model", f"{task.model.name} ({task.model.licence})"
     if build := task.build:
@@ -125,7 +133,11 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
         counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration"
         draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
         yield "tier", f"{name}: {counts} {task.kind.samples}, {draws}, {tier.dtype}"
-    yield "baselines", ", ".join(baseline.name for _, baseline in baselines(task))
+    fitting = baselines(task)
+    absent = [found.name for folder, found in fitting if comes_with_second_package(folder, found)]
+    yield "baselines", ", ".join(found.name for _, found in fitting if found.name not in absent)
+    if absent:
+        yield "absent", f"{', '.join(absent)} (pip install {SECOND_PACKAGE})"
 
 
 def _show_records(what: Sequence[str], format: str, columns: str | None, skip_damaged: bool) -> None:

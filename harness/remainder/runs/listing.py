@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from remainder.base.cache import Progress
 from remainder.base.files import require_folder
+from remainder.base.paths import SECOND_PACKAGE
 from remainder.errors import RecordError, RemainderError
 from remainder.loading.loaded import LoadedTask
 from remainder.runs.job import Openings, Source
 from remainder.runs.work import cell_of
 from remainder.submission.names import distinct, folder_of, namesakes
-from remainder.submission.open import baselines_for, submissions_for
+from remainder.submission.open import absent_baselines, baselines_for, submissions_for
 from remainder.submission.submission import Entry
 
 __all__ = ["Listing", "list_cells"]
@@ -64,6 +65,11 @@ def list_cells(
             problems[number] = problem
             continue
         places, entries, faults = _named(loaded, named, source)
+        if not named and (absent := absent_baselines(loaded.task)):
+            notes.append(
+                f"{loaded.task.id}: not measured, since they come with {SECOND_PACKAGE}: {', '.join(absent)} "
+                f"(pip install {SECOND_PACKAGE})"
+            )
         unread += [(f"{name} on {loaded.task.id}", problem) for name, problem in faults]
         # In the order of `distinct`, which keeps the first of equal ones, and may call others otherwise.
         first: dict[tuple[str, str], str] = {}

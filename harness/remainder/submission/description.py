@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from remainder.base.files import brief, read_toml
+from remainder.base.files import brief, present, read_toml
 from remainder.base.messages import placed_fault
-from remainder.base.paths import project_root
+from remainder.base.paths import baseline, baseline_folders, is_checkout, root_of
 from remainder.errors import InterpretationError
 from remainder.submission.method import FORMATS, NAME, Format, Kind, Method, read_method
 from remainder.task.spec import Task
 
-__all__ = ["Description", "baselines", "read_description"]
+__all__ = ["Description", "baselines", "comes_with_second_package", "read_description"]
 
 _Model = TypeVar("_Model", bound="Description")
 
@@ -101,6 +101,23 @@ def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
 
 def baselines(task: Task) -> list[tuple[Path, Description]]:
     """The folders of all bundled baselines that fit a task, by name, and what the file in each says."""
-    places = [path.parent for path in sorted((project_root() / "baselines").glob("*/submission.toml"))]
-    described = [(place, read_description(place, Description)) for place in places]
-    return [(place, baseline) for place, baseline in described if baseline.fits(task)]
+    described = [(place, read_description(place, Description)) for place in baseline_folders().values()]
+    return [(place, found) for place, found in described if found.fits(task)]
+
+
+def comes_with_second_package(folder: Path, described: Description) -> bool:
+    """Whether a baseline, or one that it is made of, lacks files here, which `SECOND_PACKAGE` has.
+
+    In a checkout none do: what is missing there was removed.
+    """
+    if is_checkout() or folder != baseline(folder.name):
+        return False
+    place, sites = described.method.place, described.method.get("sites") or ()
+    if place is not None and not present(folder / place):
+        return True
+    parts = [root_of(folder, source.submission) / source.submission for source in sites]
+    return any(
+        comes_with_second_package(part, read_description(part, Description))
+        for part in parts
+        if present(part / "submission.toml")
+    )

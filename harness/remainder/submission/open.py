@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from remainder.base.files import explained, present, require_file
 from remainder.base.messages import first_fault
-from remainder.base.paths import BENCHMARK, project_root, root_of
+from remainder.base.paths import BENCHMARK, SECOND_PACKAGE, baseline, root_of
 from remainder.base.plugins import SUBMISSIONS, plugin_folder
 from remainder.base.resolve import resolve
 from remainder.errors import InterpretationError
@@ -28,7 +28,7 @@ from remainder.formats import attribution_graph, hub
 from remainder.formats.recognition import look
 from remainder.record.naming import LONGEST, shortened
 from remainder.submission.code import require_trust
-from remainder.submission.description import baselines, read_description
+from remainder.submission.description import baselines, comes_with_second_package, read_description
 from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
 from remainder.submission.registry import format_of, recognised
@@ -39,7 +39,14 @@ from remainder.task.spec import Task
 if TYPE_CHECKING:
     from remainder.loading.loaded import LoadedTask
 
-__all__ = ["baselines_for", "open_site", "open_submission", "read_folder", "submissions_for"]
+__all__ = [
+    "absent_baselines",
+    "baselines_for",
+    "open_site",
+    "open_submission",
+    "read_folder",
+    "submissions_for",
+]
 
 _LEAST = 8  # letters of a repository's name that say something
 
@@ -84,9 +91,9 @@ def _opened(text: str) -> Submission:
         return _on_hub(hub.parse(text[4:]))
     folder = Path(text)
     if not folder.exists():
-        baseline = project_root() / "baselines" / text.removeprefix("baselines/")
-        if baseline.is_dir():
-            folder = baseline
+        own = baseline(text.removeprefix(BENCHMARK))
+        if own.is_dir():
+            folder = own
         elif not present(folder):
             folder = plugin_folder(SUBMISSIONS, text, "submission.toml", InterpretationError) or folder
     if present(folder) and not folder.is_dir():
@@ -156,9 +163,16 @@ def open_site(folder: Path, source: SiteSource) -> Submission:
 
 
 def baselines_for(task: Task) -> list[Submission]:
-    """All bundled baselines that fit a task, by name; those on a hub are not fetched yet."""
+    """All bundled baselines that fit a task, by name; those on a hub are not fetched yet, and those of
+    `SECOND_PACKAGE` are left out without it."""
     # Files of others are not even looked at.
-    return [read_folder(folder) for folder, _ in baselines(task)]
+    absent = absent_baselines(task)
+    return [read_folder(folder) for folder, found in baselines(task) if found.name not in absent]
+
+
+def absent_baselines(task: Task) -> list[str]:
+    """Names of the baselines that fit a task and come with `SECOND_PACKAGE`, which is not installed."""
+    return [found.name for folder, found in baselines(task) if comes_with_second_package(folder, found)]
 
 
 def submissions_for(
@@ -214,6 +228,11 @@ def _described(folder: Path) -> Submission:
 
 
 def _hashed(folder: Path, submission: Submission) -> Submission:
+    if comes_with_second_package(folder, submission):
+        raise InterpretationError(
+            f"the files of the baseline {submission.name} are not here: they come with {SECOND_PACKAGE}",
+            fix=f"pip install {SECOND_PACKAGE}",
+        )
     files = own_hashes(folder, submission.method)
     for source in submission.method.get("sites") or ():
         files |= site_hashes(folder, source, open_site(folder, source).files)

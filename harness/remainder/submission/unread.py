@@ -12,7 +12,7 @@ import difflib
 from pathlib import Path
 
 from remainder.base.files import present
-from remainder.base.paths import project_root
+from remainder.base.paths import baseline_folders
 from remainder.errors import InterpretationError
 from remainder.formats.recognition import Seen, look
 from remainder.submission.registry import recognised, resolve
@@ -112,7 +112,7 @@ def not_found(text: str, folder: Path) -> InterpretationError:
             if below
             else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote",
         )
-    known = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
+    known = list(baseline_folders())
     near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
     return InterpretationError(
         f"{text} is no submission: there is no such folder, and no baseline of that name",
