@@ -55,7 +55,7 @@ def _row(record: Record) -> Row:
 
 
 def context(records: Sequence[Record]) -> list[str]:
-    """What the board that this package came with says beside records that were just measured; one line each.
+    """Lines that set records just measured beside the rows that this package came with, one for each record.
 
     Raises:
         RecordError: the file of its rows is damaged.
