@@ -71,6 +71,11 @@ def change_mode(x):
 
 
 @act
+def truncate(x):
+    os.truncate("OUTSIDE/kept", 0)
+
+
+@act
 def read(x):
     Path("OUTSIDE/kept").read_text()
 

@@ -86,6 +86,7 @@ REFUSED = [
     ("write_home", "PermissionError"),
     ("remove", "PermissionError"),
     ("change_mode", "PermissionError"),
+    ("truncate", "PermissionError"),
     ("read", "PermissionError"),
     ("read_environment", "PermissionError"),
     ("connect", "PermissionError"),

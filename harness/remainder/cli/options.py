@@ -72,7 +72,7 @@ def _trusting(trusted: bool) -> bool:
 
         if open_doors := unlimited():
             what = f"--trust-code: nothing limits here {', '.join(open_doors)}"
-            errors.print(f"! {what}; a recent Linux (6.10 or later) limits all of it", soft_wrap=True)
+            errors.print(f"! {what}; Linux 5.13 or later on x86-64 or ARM64 limits all of it", soft_wrap=True)
     return trusted
 
 

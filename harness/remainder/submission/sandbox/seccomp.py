@@ -41,18 +41,19 @@ _MACHINES: Mapping[str, _Machine] = {
             62, 200, 129, 297,  # kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo
             101, 310, 311,  # ptrace, process_vm_readv, process_vm_writev
             272, 308,  # unshare, setns
-            29, 319,  # shmget, memfd_create: memory that no limit of this process counts
+            29, 64, 68, 319,  # shmget, semget, msgget, memfd_create: memory that no limit counts
             321, 298, 323, 248, 249, 250,  # bpf, perf_event_open, userfaultfd, add_key, request_key, keyctl
             90, 268, 92, 94, 260,  # chmod, fchmodat, chown, lchown, fchownat
             188, 189, 197, 198,  # setxattr, lsetxattr, removexattr, lremovexattr
             132, 235, 261, 280,  # utime, utimes, futimesat, utimensat
+            76, 141,  # truncate, which Landlock knows from version 3; setpriority
         ),
     ),
     "aarch64": _Machine(
         0xC00000B7, 220, 131, 261,
         (
             221, 281, 198, 129, 130, 138, 240, 117, 270, 271, 97, 268, 194, 279,
-            280, 241, 282, 217, 218, 219, 53, 54, 5, 6, 14, 15, 88,
+            280, 241, 282, 217, 218, 219, 53, 54, 5, 6, 14, 15, 88, 186, 190, 45, 140,
         ),  # the same, as far as they exist there
     ),
 }  # fmt: skip
