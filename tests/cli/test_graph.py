@@ -125,6 +125,28 @@ def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: 
     assert "found finished" in again.err
 
 
+def test_what_circuit_tracer_leaves_out_is_0_and_the_first_token_stays(
+    world: World, remainder: Command
+) -> None:
+    """All that is active, and half of it, with everything else at 0 but at the first token."""
+    graphs = {"all": world.graph("all", 1.1, active=True), "half": world.graph("half", 0.5, active=True)}
+    arguments = [part for path in graphs.values() for part in ("--graph", path)]
+    found = remainder("run", *arguments, "--transcoders", world.folder / "set", "--rungs", "raw,zero", *CPU)
+    assert found.code == 0, found.err
+    (path,) = Path("results").glob("adhoc/*/1/2-graphs/*.json")
+    kls = read_record(path).values.set_index(["document", "rung"])["kl"]
+    tokens, zero = torch.tensor([IDS]), means(world, torch.tensor([IDS]))
+    zero = {block: (torch.zeros_like(part[0]), torch.zeros_like(part[1])) for block, part in zero.items()}
+    for name, graph in graphs.items():
+        flags = keeps(graph, len(IDS))
+        for latents, errors in flags.values():
+            latents[0], errors[0] = True, True
+        expected = kl(world, tokens, world.kept(tokens, flags, zero))
+        assert kls[name, "zero"] == pytest.approx(expected, abs=1e-5)
+    assert kls["all", "zero"] < 1e-6 < 0.1 < kls["half", "zero"]
+    assert kls["all", "raw"] > 0.001  # latents that are off carry a mean that is not
+
+
 def test_the_lines_of_the_page_do_the_same(
     world: World, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -316,3 +316,22 @@ def test_a_truncated_file_is_no_graph(tmp_path: Path) -> None:
     assert attribution_graph.found_in(path)
     with pytest.raises(InterpretationError, match="is not valid JSON"):
         attribution_graph.load(path, MODEL, LAYERS)
+
+
+def test_an_error_with_the_id_of_a_feature_is_told_apart(tmp_path: Path) -> None:
+    """circuit-tracer 0.5.0 calls the error of block 1 at position 0 as feature 1 of block 0 there."""
+    one = feature(0, 1, 0)
+    other = error(1, 0) | {"node_id": "0_1_0"}
+    last = link(one, L, 2.0)
+    graph = load(tmp_path, whole([T0, one, other, G, L], [last, last, LINKS[3]], pinnedIds=["0_1_0"]))
+    assert graph.features() == {0: {0: (1,)}, 2: {2: (40_000,)}}
+    assert graph.errors() == {1: (0,)}
+    assert len(graph.weights) == 1
+    assert graph.shared_ids == ("0_1_0",)
+    assert "each the id of a feature and of an error" in graph.notes[0]
+    for refused in (graph.pinned, graph.scores, lambda: graph.pruned(0.5)):
+        with pytest.raises(InterpretationError, match="'0_1_0' is the id of a feature and of an error"):
+            refused()
+    newer = error(1, 0)
+    with pytest.raises(InterpretationError, match="two nodes are called '1_-1_0'"):
+        load(tmp_path, whole([one, other, newer, L], []))

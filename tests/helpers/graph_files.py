@@ -119,16 +119,25 @@ class World:
 
         return self.run(tokens, mix)
 
-    def graph(self, name: str, share: float, *, seed: int = 0, ids: tuple[int, ...] = IDS) -> Path:
-        """A graph of a prompt that keeps about that share of all latents and errors; gives its file."""
+    def graph(
+        self, name: str, share: float, *, seed: int = 0, ids: tuple[int, ...] = IDS, active: bool = False
+    ) -> Path:
+        """A graph of a prompt that keeps about that share of all latents and errors; gives its file.
+
+        Args:
+            active: only latents that are not 0 there, and nothing of the first token, as circuit-tracer does.
+        """
         tokens = torch.tensor([ids])
         parts, logits = self.record(tokens)
         generator = np.random.default_rng(seed)
         last = len(ids) - 1
         nodes = [_node(f"E_{word}_{place}", place, "E", place, "embedding") for place, word in enumerate(ids)]
         for block, (latents, _) in parts.items():
-            for place in range(len(ids)):
-                for number in np.flatnonzero(generator.random(LATENTS) < share).tolist():
+            for place in range(int(active), len(ids)):
+                chosen = generator.random(LATENTS) < share
+                if active:
+                    chosen &= latents[0, place].numpy() > 0
+                for number in np.flatnonzero(chosen).tolist():
                     paired = (block + number) * (block + number + 1) // 2 + number
                     made = _node(
                         f"{block}_{number}_{place}", paired, str(block), place, "cross layer transcoder"

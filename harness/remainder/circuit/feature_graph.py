@@ -84,18 +84,26 @@ class FeatureGraph:
     """Nodes that a person pinned in the frontend."""
     gone_ids: tuple[str, ...] = ()
     """Pinned ids without a node, for example of nodes that were pruned after pinning."""
+    shared_ids: tuple[str, ...] = ()
+    """Ids that a feature and an error have in common, so that links of these are not in the graph."""
     unknown: tuple[str, ...] = ()
     """A sentence for each unknown field, which was ignored."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on parts of the file that are not used."""
-        if not self.gone_ids:
-            return self.unknown
-        return (
-            f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph: left out",
-            *self.unknown,
-        )
+        found = self.unknown
+        if self.shared_ids:
+            found = (
+                f"{_some(self.shared_ids)}: each the id of a feature and of an error, as up to "
+                "circuit-tracer 0.5.0; both are read, and links of these left out, so that the graph has no "
+                "scores",
+                *found,
+            )
+        if self.gone_ids:
+            gone = f"qParams.pinnedIds names {_some(self.gone_ids)}, no node of the graph: left out"
+            found = (gone, *found)
+        return found
 
     def features(self) -> dict[int, dict[int, tuple[int, ...]]]:
         """Block → position → ids of its features, ascending."""
@@ -126,6 +134,8 @@ class FeatureGraph:
                 "are asked for",
                 fix="pin nodes of this graph, or export it with the nodes that are pinned",
             )
+        if unclear := [name for name in self.pinned_ids if name in self.shared_ids]:
+            raise self._unclear(f"{_some(unclear)} is pinned", "pin other nodes, or")
         if not self.pinned_ids:
             raise InterpretationError(
                 "the graph pins no node (qParams.pinnedIds is empty)",
@@ -145,6 +155,8 @@ class FeatureGraph:
         """
         if not 0 <= share <= 1:
             raise InterpretationError(f"{share} is not a share of influence", fix="choose one from 0 to 1")
+        if self.shared_ids:
+            raise self._unclear("a share of influence is taken along links", "keep all nodes, or")
         reach = []
         for node in self.nodes:
             if node.influence is None and node.kind != "logit":
@@ -180,6 +192,8 @@ class FeatureGraph:
         Raises:
             InterpretationError: if no logit has a probability.
         """
+        if self.shared_ids:
+            raise self._unclear("scores are of links", "do without them, or")
         weight = np.array([node.probability for node in self.nodes])
         if weight.sum() <= 0:
             raise InterpretationError(
@@ -204,6 +218,13 @@ class FeatureGraph:
         return GraphScores(
             replacement=float(tokens / (tokens + errors)) if tokens + errors > 0 else None,
             completeness=float(((1 - from_errors) * total).sum() / total.sum()),
+        )
+
+    def _unclear(self, why: str, instead: str) -> InterpretationError:
+        """The error where it matters which of two nodes an id means."""
+        return InterpretationError(
+            f"{why}, and {_some(self.shared_ids)} is the id of a feature and of an error",
+            fix=f"{instead} export the graph with circuit-tracer after 0.5.0",
         )
 
     def _of(self, kept: NDArray[np.bool_]) -> FeatureGraph:

@@ -178,6 +178,7 @@ class FeatureScene:
         calibration, evaluation: prompts of one template, of one length.
         seed: seed of the noise, which is keyed by document.
         rows: prompts in one pass.
+        spared: number of first positions at which all nodes are kept, whatever a circuit says.
 
     Raises:
         TaskError: if calibration and evaluation prompts differ in length, or two sites share a name.
@@ -190,6 +191,7 @@ class FeatureScene:
     seed: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rows: int = 16
+    spared: int = 0
 
     def __post_init__(self) -> None:
         self._recorded: dict[str, dict[str, NodeValues]] = {}
@@ -234,7 +236,7 @@ class FeatureScene:
             edits: Edits = [
                 edit
                 for site in self.sites
-                for edit in site.edits(_mix(site, circuit, errors, values[site.name]))
+                for edit in site.edits(_mix(site, circuit, errors, values[site.name], self.spared))
             ]
             tokens = self._tokens(self.evaluation.tokens[rows])
             parts.append(run_from(self.model, self._entry(rows), tokens, edits, self.positions))
@@ -350,13 +352,14 @@ def map_nodes(bank: Mapping[str, NodeValues], change: Any) -> dict[str, NodeValu
     return {name: NodeValues(change(part.latents), change(part.error)) for name, part in bank.items()}
 
 
-def _mix(site: FeatureSite, circuit: FeatureCircuit, errors: str, background: NodeValues) -> Any:
+def _mix(site: FeatureSite, circuit: FeatureCircuit, errors: str, background: NodeValues, spared: int) -> Any:
     """An edit that keeps some nodes of this pass and takes the others from the background."""
-    kept = circuit.latents[site.name]
+    first = (torch.arange(len(circuit.errors[site.name])) < spared).to(circuit.errors[site.name].device)
+    kept = circuit.latents[site.name] | first[:, None]
     kept_errors = {
         "nodes": circuit.errors[site.name],
         "kept": torch.ones_like(circuit.errors[site.name]),
-    }.get(errors, torch.zeros_like(circuit.errors[site.name]))[:, None]
+    }.get(errors, torch.zeros_like(circuit.errors[site.name]))[:, None] | first[:, None]
 
     def change(read: Tensor, x_out: Tensor) -> Tensor:
         now = site.split(read, x_out)

@@ -177,6 +177,7 @@ def run(
     require_dump(dump_to, tokens, chosen, with_ or [])
     _check_submissions(chosen, with_ or [], ignore_field or [], out, trust_code)
     further = asked_rungs(chosen, rungs, background)
+    beside = further or (("zero",) if graph else ())  # of a graph, what the field itself sets nodes to
     planned = partial(
         plan, tier=tier, pairs=pairs, dtype=dtype, compat=compat, documents=documents, device=device
     )
@@ -199,13 +200,13 @@ def run(
         )
     if estimate:
         return print_estimates(wanted, sources)
-    session = Session(wanted, sources, format, further, shown)
+    session = Session(wanted, sources, format, beside, shown)
     try:
         if until_ci is None:
             session.measure()
         else:
             session = measure_until(
-                until_ci, chosen[0], sources[0], lambda one: Session(wanted, [one], format, further, shown)
+                until_ci, chosen[0], sources[0], lambda one: Session(wanted, [one], format, beside, shown)
             )
         _write(session, json, figure)
         if dump_to is not None and session.records:

@@ -17,6 +17,8 @@
    of qParams nothing, of metadata `scan` and `prompt_tokens`. A number or a position that stands in a node's
    id may be missing beside it. A pinned id that is no node's is said, and refused if pinned nodes are asked
    for.
+6. Two nodes that share an id (`_told_apart`) are both read, but which of them a link means is not known: such
+   links are left out, and what would rest on links is refused.
 
 Source: https://github.com/safety-research/circuit-tracer, `frontend/graph_models.py`, `graph.py`
 (`compute_graph_scores`, `find_threshold`), `utils/create_graph_files.py`;
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,19 +175,15 @@ def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) ->
     if "/" not in scan:  # else it names the transcoders
         check_model(scan, model, path)
     tokens = tuple(str(token) for token in _field(metadata, "prompt_tokens", list, "metadata"))
-    nodes = [_node(entry, len(tokens), layers) for entry in _field(content, "nodes", list, "the graph")]
+    entries = _field(content, "nodes", list, "the graph")
+    nodes, shared = _told_apart([_node(entry, len(tokens), layers) for entry in entries])
     places = {node.id: place for place, node in enumerate(nodes)}
-    if len(places) < len(nodes):
-        names = [node.id for node in nodes]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InterpretationError(
-            f"two nodes are called {twice!r}",
-            fix="export it with circuit-tracer after 0.5.0; up to it, errors can get the ids of features",
-        )
     if not any(node.kind == "logit" for node in nodes):
         raise InterpretationError("no node is a logit", fix="export it again with circuit-tracer")
     links: dict[tuple[int, int], float] = {}
     for entry in _field(content, "links", list, "the graph"):
+        if {_field(entry, end, str, "a link") for end in ("source", "target")} & shared:
+            continue
         place, weight = _link(entry, places, nodes)
         if weight == 0:
             continue
@@ -206,8 +205,36 @@ def _read(content: dict[str, Any], path: Path, model: ModelSpec, layers: int) ->
         weights=np.array(list(links.values()), dtype=np.float64),
         pinned_ids=tuple(name for name in pinned if name in places),
         gone_ids=tuple(dict.fromkeys(name for name in pinned if name not in places)),
+        shared_ids=tuple(sorted(shared)),
         unknown=_unknown(content, path),
     )
+
+
+def _told_apart(nodes: list[FeatureNode]) -> tuple[list[FeatureNode], frozenset[str]]:
+    """Nodes of which no two have one id, and the ids that a feature and an error had in common.
+
+    Up to circuit-tracer 0.5.0 the error of block 3 at position 5 is called 0_3_5, as feature 3 of block 0
+    there; later 3_-1_5. The error gets the later name.
+
+    Raises:
+        InterpretationError: other nodes share an id.
+    """
+    counts = Counter(node.id for node in nodes)
+    kinds = {(node.id, node.kind) for node in nodes}
+    shared = {name for name, count in counts.items() if count > 1}
+    shared = {name for name in shared if {(name, "error"), (name, "feature")} <= kinds}
+    apart = [
+        node._replace(id=f"{node.layer}_-1_{node.position}")
+        if node.kind == "error" and node.id in shared
+        else node
+        for node in nodes
+    ]
+    for name, count in Counter(node.id for node in apart).items():
+        if count > 1:
+            raise InterpretationError(
+                f"two nodes are called {name!r}", fix="export it again with circuit-tracer"
+            )
+    return apart, frozenset(shared)
 
 
 def _unknown(content: dict[str, Any], path: Path) -> tuple[str, ...]:

@@ -7,7 +7,8 @@
 3. What removed nodes carry needs other prompts of the same length. Given none, they are up to 64 other orders
    of the prompt's own words: its first token, and special ones, stay where they are. Given some, those with
    as many tokens are taken, behind the same first token; the others are counted in the task's description.
-4. `fit` has the graphs' own prompts, which they were made on. There are no counterfactuals.
+4. At the first token nothing is removed: a graph has no nodes there.
+5. `fit` has the graphs' own prompts, which they were made on. There are no counterfactuals.
 
 Source of the first token and of the words: https://github.com/decoderesearch/circuit-tracer,
 `utils/tokenization.py`, `utils/create_graph_files.py`.
@@ -38,7 +39,8 @@ ORDERS = 64
 _TRIES = 20  # draws for each of them
 _LEAST = 2  # prompts of which a covariance is taken
 _PAIRS = 4  # a pass is of one prompt, and costs little
-_RUNGS = ("raw", "full", "permuted")
+_RUNGS = ("raw", "zero", "full", "permuted")
+_SPARED = 1  # circuit-tracer gives the first token neither features nor errors
 _SIGNS = str.maketrans({"⏎": "\n", "→": "\t", "↵": "\r", "▁": " ", "Ġ": " ", "Ċ": "\n"})
 
 
@@ -117,7 +119,7 @@ def _task(given: GivenModel, groups: Groups, description: str, seed: int) -> Tas
         title=f"{'Prompt' if count == 1 else 'Prompts'} of attribution graphs of {given.spec.name}",
         description=f"Ad hoc, a task of whoever measured. {description}",
         model=given.spec,
-        circuit=CircuitSpec(reader="tokens", prompts_sha256=prompts_hash(groups)),
+        circuit=CircuitSpec(reader="tokens", prompts_sha256=prompts_hash(groups), spared=_SPARED),
         site=Site(hook_in=hook, hook_out=hook, width=width),
         seed=seed,
         rungs=_RUNGS,

@@ -126,6 +126,7 @@ class FeatureRun(PromptRun[_ByTemplate, FeatureScene]):
                 self.loaded.task.seed,
                 self.loaded.device,
                 rows=self.loaded.batch_size,
+                spared=self.loaded.spec.spared or 0,
             )
             for group in groups
         )

@@ -273,6 +273,8 @@ def _of_graphs(submission: Submission, loaded: PromptTask, placed: _Placed) -> F
         if not graph.has_probabilities:
             notes.append(f"{file.name}: no logit has a probability (token_prob), so its graph has no scores")
             continue
+        if graph.shared_ids:  # its notes say why it has no scores
+            continue
         scores = graph.scores()
         replacement = "none" if scores.replacement is None else f"{scores.replacement:.3g}"
         notes.append(

@@ -184,6 +184,11 @@ class CircuitSpec(TaskPart):
         default=96, gt=1, description="prompts of each template and split on which the model is tried"
     )
     prompts_sha256: str | None = Field(default=None, description="hash of the prompts that the model solves")
+    spared: int | None = Field(
+        default=None,
+        gt=0,
+        description="number of first positions at which circuits of features remove nothing",
+    )
     sizes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=SIZES, min_length=1, description="shares of all edges at which a ranking is cut"
     )
