@@ -85,6 +85,7 @@ def test_nested_records_belong_to_the_coarser_of_both(branch: Branch) -> None:
         ({"leaderboard/verifications/x.json": "{}"}, "made on the main branch"),
         ({"leaderboard/results/order.jsonl": "{}"}, "made on the main branch"),
         ({"leaderboard/snapshots/2026.12.json": "{}"}, "neither of a submission nor a record"),
+        ({"leaderboard/results/withdrawn.jsonl": "{}"}, "neither of a submission nor a record"),
         ({"baselines/train.py": "mine"}, "neither of a submission nor a record"),
         ({"baselines/my-sae/.git/config": "mine"}, "neither of a submission nor a record"),
         ({"baselines/my-sae/a b": "mine"}, "neither of a submission nor a record"),

@@ -18,7 +18,8 @@
    random directions, the full and the empty graph, what a task brings itself. It is a reference row: shown
    always, in no place. Circuits that a method found on the task's prompts are none, though without files.
 7. Two records of the same content in a group must agree (`board.agreement`). Where they do not, one of them
-   is wrong and nobody can tell which: both are `disputed`, and in no place, until one is taken out.
+   is wrong and nobody can tell which: both are `disputed`, and in no place, until one is withdrawn.
+8. A record that was withdrawn (`record.withdrawn`) is current for nobody and disputes no other.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from remainder.record.rungs import CURVE
 from remainder.record.schema import Record
 from remainder.record.store import LARGEST_VALUES, read_summary, values_path
 from remainder.record.turns import RUNS
+from remainder.record.withdrawn import WITHDRAWN, Withdrawal, read_withdrawn
 from remainder.report.quantities import MAIN_RUNGS
 from remainder.submission.method import FORMATS
 from remainder.task.spec import ADHOC
@@ -134,6 +136,8 @@ class BoardRow:
     """Verdicts on its submission from sealed texts, if it was scored on one."""
     arrival: tuple[int, str, str] = (0, "", "")
     """Sorts records by when they came, the newest last; see `record.order`."""
+    withdrawn: Withdrawal | None = None
+    """When, by whom and why it was withdrawn, if it was (step 8)."""
 
     @property
     def group(self) -> Group:
@@ -212,7 +216,7 @@ def strays(results: Path) -> list[Fault]:
         for path in sorted(results.rglob("*"))
         if path.is_file()
         and path.suffix != ".json"
-        and path != results / ORDER
+        and path not in (results / ORDER, results / WITHDRAWN)
         and not _is_values(path)
         and RUNS not in path.relative_to(results).parts
     ]
@@ -243,9 +247,11 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
     """Records at `paths`, with the current ones marked; and what could not be read, with the reason.
 
     Raises:
-        RecordError: the order in which they came is damaged; see `record.order`.
+        RecordError: the order in which they came is damaged, or the list of those that were withdrawn; see
+            `record.order`, `record.withdrawn`.
     """
     entries, faults = [], []
+    withdrawn = read_withdrawn(results)
     for path in paths:
         place = path.relative_to(results).as_posix()
         try:
@@ -259,7 +265,8 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
         verdict, told = _kept(read_verification, verification_path(results, entry.record.record_id))
         audits, more = _kept(read_audits, audit_path(results, entry.record))
         faults += told + more
-        entries.append(replace(entry, verification=verdict, audits=audits))
+        gone = withdrawn.get(entry.record.record_id)
+        entries.append(replace(entry, verification=verdict, audits=audits, withdrawn=gone))
     return _with_disputes(list(_marked(entries, read_order(results)))), faults
 
 
@@ -380,7 +387,8 @@ def _marked(entries: list[BoardRow], order: Order) -> Iterator[BoardRow]:
     by_subject: dict[tuple[str, ...], list[BoardRow]] = {}
     entries = [replace(entry, arrival=order.key(entry.record)) for entry in entries]
     for entry in entries:
-        by_subject.setdefault(subject(entry), []).append(entry)
+        if entry.withdrawn is None:
+            by_subject.setdefault(subject(entry), []).append(entry)
     chosen: dict[tuple[str, ...], BoardRow] = {}
     for key, same in by_subject.items():
         last = max(same, key=lambda entry: entry.arrival).record.submission.hash
@@ -389,7 +397,7 @@ def _marked(entries: list[BoardRow], order: Order) -> Iterator[BoardRow]:
             key=lambda entry: (len(entry.record.measurement.rungs), *entry.arrival),
         )
     for entry in entries:
-        current = chosen[subject(entry)] is entry
+        current = chosen.get(subject(entry)) is entry
         yield replace(entry, current=current)
 
 
@@ -397,6 +405,8 @@ def _with_disputes(entries: list[BoardRow]) -> list[BoardRow]:
     """Entries with the ids of those of the same content that say something else (step 7)."""
     by_content: dict[tuple[object, ...], list[BoardRow]] = {}
     for entry in entries:
+        if entry.withdrawn is not None:
+            continue
         by_content.setdefault((*entry.group, *content_of(entry.record)), []).append(entry)
     found: dict[str, list[str]] = {}
     for same in by_content.values():

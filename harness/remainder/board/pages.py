@@ -95,7 +95,7 @@ class HistoryRow(NamedTuple):
 def history_row(entry: BoardRow, snapshots: Sequence[str] = ()) -> HistoryRow:
     """The row of a record in a list."""
     record, group = entry.record, entry.group
-    state = "current" if entry.current else "replaced"
+    state = "current" if entry.current else "withdrawn" if entry.withdrawn else "replaced"
     if entry.is_nested:
         state += ", nested"
     if entry.failed:

@@ -34,6 +34,7 @@ from remainder.record.json import canonical_json, sha256, write_atomically
 from remainder.record.number import FrozenModel, Sha256
 from remainder.record.schema import TaskInfo
 from remainder.record.store import read_sealed
+from remainder.record.withdrawn import read_withdrawn
 
 __all__ = [
     "Snapshot",
@@ -96,7 +97,7 @@ def leaves_of(entries: Sequence[SnapshotEntry]) -> list[bytes]:
 
 
 def freeze(name: str, *, results: Path | None = None, folder: Path | None = None) -> Path:
-    """Verify all records and write the snapshot `name` of them; gives its file.
+    """Verify all records and write the snapshot `name` of those that were not withdrawn; gives its file.
 
     Args:
         name: year and month, e.g. `2026.12`; a number may follow, e.g. `2026.12.1`.
@@ -124,7 +125,9 @@ def freeze(name: str, *, results: Path | None = None, folder: Path | None = None
             f"{len(faulty)} of {len(verdicts)} files do not pass, the first: {first.path}: {first.faults[0]}",
             fix=f"mend or remove what `{command(['remainder', 'verify', str(root)])}` names, and freeze then",
         )
-    write_atomically(target, make_snapshot(name, root, record_files(root)[0]).content)
+    gone = read_withdrawn(root)
+    paths = [path for path in record_files(root)[0] if path.stem not in gone]
+    write_atomically(target, make_snapshot(name, root, paths).content)
     return target
 
 

@@ -45,6 +45,7 @@ from remainder.record.schema import Record
 from remainder.record.store import LARGEST_VALUES, read_record, values_path
 from remainder.record.turns import RUNS
 from remainder.record.windows import scored_in, windows_hash, windows_of
+from remainder.record.withdrawn import WITHDRAWN, check_withdrawn, read_withdrawn
 from remainder.task.lock import read_lock
 from remainder.task.spec import PROTOCOL
 
@@ -208,11 +209,18 @@ def _shared(subject: _Subject) -> Iterator[Remark]:
     yield from origin.check_peers(subject.record, peers, board=_on_board(subject))
 
 
+def _withdrawn(subject: _Subject) -> Iterator[Remark]:
+    gone = {} if subject.shelf is None else read_withdrawn(subject.shelf.root)
+    if subject.record.record_id in gone:
+        yield Remark(gone[subject.record.record_id].sentence, is_fault=False)
+
+
 def _agreement(subject: _Subject) -> Iterator[Remark]:
     """Compare with other records of the same content, of which there can be one truth only."""
-    if subject.shelf is None:
+    gone = {} if subject.shelf is None else read_withdrawn(subject.shelf.root)
+    if subject.shelf is None or subject.record.record_id in gone:
         return
-    for other in subject.shelf.same_content(subject.record):
+    for other in (one for one in subject.shelf.same_content(subject.record) if one.record_id not in gone):
         for text in disagreements(subject.record, other):
             yield Remark(f"{text} ({other.record_id[:12]}…)", fix=_DISPUTED)
 
@@ -290,7 +298,7 @@ def verify_record(path: Path, shelf: Shelf | None = None) -> Verdict:
     subject = _Subject(path, record, values, shelf)
     findings: list[Remark] = []
     checks = CHECKS if record.protocol == PROTOCOL else _CHECKS_OF_ARCHIVED
-    for name, check in checks.items():
+    for name, check in {**checks, "withdrawals": _withdrawn}.items():
         try:
             findings += check(subject)
         except (RemainderError, ValueError, LookupError, ArithmeticError, TypeError) as problem:
@@ -342,6 +350,10 @@ def _within(given: Path) -> Path:
     return inner if archived_protocol(inner) is not None and inner.is_dir() else given
 
 
+_LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: check_withdrawn}
+"""Files at the root of a folder of results that are no records, with what they are checked by."""
+
+
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it."""
     if not path.is_dir():
@@ -349,13 +361,14 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     records, strays = [], []
     for folder, names, files in os.walk(path):
         names[:] = [name for name in names if name != RUNS]
-        order = Path(folder) / ORDER
-        if ORDER in files and not order.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
-            files.remove(ORDER)
-            try:
-                read_order(Path(folder))
-            except RecordError as problem:
-                strays.append((order, problem.what))
+        for name, check in _LISTS.items():
+            file = Path(folder) / name
+            if name in files and not file.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
+                files.remove(name)
+                try:
+                    check(Path(folder))
+                except RecordError as problem:
+                    strays.append((file, problem.what))
         strays += [(Path(folder) / name, _LINK) for name in names if (Path(folder) / name).is_symlink()]
         for name in sorted(files):
             file = Path(folder) / name

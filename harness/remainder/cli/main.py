@@ -28,6 +28,7 @@ from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
+from remainder.cli import withdraw as cli_withdraw
 from remainder.cli.app import App
 from remainder.cli.options import (
     IgnoreOption,
@@ -124,6 +125,7 @@ app.command()(cli_circuit.circuit)
 app.command()(cli_publish.verify)
 app.command()(cli_publish.cite)
 app.command()(cli_publish.submit)
+app.command()(cli_withdraw.withdraw)
 app.command()(cli_publish.review)
 app.command()(cli_publish.audit)
 app.add_typer(cli_board.board, name="board")

@@ -365,9 +365,14 @@ def cite(
     """Print how a snapshot or a record is cited, with its hash."""
     from remainder.board.cite import citation_of
     from remainder.board.cite import cite as cite_text
+    from remainder.board.shelf import results_folder
+    from remainder.record.withdrawn import read_withdrawn
 
     print(cite_text(what, format))
-    if citation_of(what).date is None:
+    found = citation_of(what)
+    if (gone := read_withdrawn(results_folder()).get(found.hash)) is not None:
+        print(_wrapped(f"  This record {gone.sentence}"), file=sys.stderr)
+    if found.date is None:
         print(
             "  It has no date here: a snapshot's is that of its commit, which only a checkout with its whole "
             "history knows.",

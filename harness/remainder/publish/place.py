@@ -46,6 +46,8 @@ def describe_place(record: Record, results: Path) -> list[str]:
             f"record {record.record_id[:12]} does not lie below {results}", fix="put it there, and verify it"
         )
     peers = groups(entries)[own.group]
+    if own.withdrawn is not None:
+        return [f"It {own.withdrawn.sentence}"]
     if not own.current:
         return ["Not the current record of its submission: another one has more rungs, or came later."]
     lines = list(_places(own, peers))

@@ -16,19 +16,14 @@ place in time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from remainder.base.files import LARGEST, refused, require_file
-from remainder.base.messages import message_of
+from remainder.base.files import refused
 from remainder.errors import RecordError
-from remainder.record.json import canonical_json, sha256, write_atomically
-from remainder.record.number import FrozenModel, Sha256
+from remainder.record.chain import RESTORE, Link, hash_after, read_chain, write_chain
 from remainder.record.schema import Record
 
 __all__ = ["ORDER", "Arrival", "Order", "append_order", "order_above", "read_order"]
@@ -36,17 +31,10 @@ __all__ = ["ORDER", "Arrival", "Order", "append_order", "order_above", "read_ord
 ORDER = "order.jsonl"
 """The name of the file, at the root of a folder of results."""
 
-_FIRST = "0" * 64  # what the first line holds in place of a hash
-_RESTORE = "restore it from the main branch (git checkout origin/main -- FILE): lines are only ever added"
 
-
-class Arrival(FrozenModel):
+class Arrival(Link):
     """One line: a record that came, after all those of the lines above."""
 
-    after: Sha256
-    """Hash of the line before, without its line feed; 64 zeros in the first."""
-    record: Sha256
-    """The `record_id`."""
     submission: str
     task: str
 
@@ -102,28 +90,29 @@ def append_order(results: Path, records: Iterable[Record]) -> list[Arrival]:
         RecordError: as `read_order`; then nothing is written.
     """
     path = results / ORDER
-    lines = _lines(path) if path.exists() else []
-    places = _places(lines, path)
-    last = sha256(lines[-1].encode()) if lines else _FIRST
-    added: list[Arrival] = []
+    links = read_chain(path, Arrival) if path.exists() else []
+    known = {link.record: link for link in links}
+    count = len(links)
     for record in sorted(records, key=lambda one: one.record_id):
-        if record.record_id in places:
-            _require_names(lines[places[record.record_id]], record, path)
+        if record.record_id in known:
+            _require_names(known[record.record_id], record, path)
             continue
-        arrival = Arrival(
-            after=last, record=record.record_id, submission=record.submission.name, task=record.task.id
+        links.append(
+            Arrival(
+                after=hash_after(links),
+                record=record.record_id,
+                submission=record.submission.name,
+                task=record.task.id,
+            )
         )
-        added.append(arrival)
-        lines.append(_line(arrival))
-        last = sha256(lines[-1].encode())
+    added = links[count:]
     if added:
-        write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+        write_chain(path, links)
     return added
 
 
-def _require_names(line: str, record: Record, path: Path) -> None:
+def _require_names(arrival: Arrival, record: Record, path: Path) -> None:
     """Raise RecordError unless the line of a record names its submission and task."""
-    arrival = Arrival.model_validate(json.loads(line))
     for what, stated, own in (
         ("submission", arrival.submission, record.submission.name),
         ("task", arrival.task, record.task.id),
@@ -131,51 +120,10 @@ def _require_names(line: str, record: Record, path: Path) -> None:
         if stated != own:
             raise RecordError(
                 f"{path}: the line of record {record.record_id[:12]} has {what} {stated[:40]!a}; it is {own}",
-                fix=_RESTORE,
+                fix=RESTORE,
             )
 
 
 @lru_cache(maxsize=16)
 def _read_order(path: Path, changed: int, size: int) -> Order:
-    return Order(_places(_lines(path), path))
-
-
-def _lines(path: Path) -> list[str]:
-    require_file(path, most=LARGEST, error=RecordError)
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecordError(f"{path}: cannot be read ({problem})", fix=_RESTORE) from problem
-    if not text:  # where no record came there is no file
-        raise RecordError(f"{path}: is empty", fix=_RESTORE)
-    if not text.endswith("\n"):
-        raise RecordError(f"{path}: its last line is cut short", fix=_RESTORE)
-    return text.split("\n")[:-1]
-
-
-def _places(lines: list[str], path: Path) -> dict[str, int]:
-    """Number of the line of each record, if every line follows from the one before."""
-    places: dict[str, int] = {}
-    last = _FIRST
-    for number, line in enumerate(lines):
-        where = f"{path}, line {number + 1}"
-        try:
-            arrival = Arrival.model_validate(json.loads(line))
-        except (ValidationError, ValueError, RecursionError) as problem:
-            raise RecordError(f"{where}: is no line of it ({message_of(problem)})", fix=_RESTORE) from problem
-        if line != _line(arrival):
-            raise RecordError(f"{where}: is not in the one form that lines are written in", fix=_RESTORE)
-        if arrival.after != last:
-            raise RecordError(
-                f"{where}: does not follow from the line before: a line was edited, moved or taken out",
-                fix=_RESTORE,
-            )
-        if arrival.record in places:
-            raise RecordError(f"{where}: record {arrival.record[:12]} has a line already", fix=_RESTORE)
-        places[arrival.record] = number
-        last = sha256(line.encode())
-    return places
-
-
-def _line(arrival: Arrival) -> str:
-    return canonical_json(arrival.model_dump())
+    return Order({link.record: number for number, link in enumerate(read_chain(path, Arrival))})
