@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from code_files import SOUND, TOML, write_code
+from filelock import FileLock
 from terminal import Command
-from tiny import make_loaded, write_task
+from tiny import make_loaded, make_task, write_task
 
 import remainder
 from remainder.errors import InterpretationError
 from remainder.interpretation.site_info import SiteInfo
 from remainder.loading.site import LanguageTask
+from remainder.measure.plan import plan
 from remainder.report.result import Result
 from remainder.submission.description import Description, read_description
 from remainder.submission.method import FORMATS
@@ -142,6 +148,11 @@ def numbers(result: Result) -> Any:
     return result.values.select_dtypes("number").to_numpy()
 
 
+def children() -> list[str]:
+    """Processes that this one has started and that still run."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
 def same(one: Any, other: Any) -> None:
     assert one.shape == other.shape
     np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, equal_nan=True)
@@ -165,6 +176,8 @@ def test_the_score_is_that_of_the_same_object_in_this_process(
     assert found.record.submission.format == "code"
     assert found.record.submission.hash == open_submission(folder, trust_code=True).hash
     same(numbers(ours), numbers(found))
+    # Nothing of it is left once it is measured.
+    assert children() == []
     # Its decoder is not affine, and yet its codes have bits and it has a place among others of that size.
     assert found.record.metrics.coding is not None
     assert found.record.metrics.coding.points["coded"].bits.value > 0
@@ -192,6 +205,42 @@ def test_an_installed_method_scores_as_its_file(
     found = remainder.evaluate(loaded, folder, rungs=("raw", "coded"), trust_code=True)
     same(numbers(ours), numbers(found))
     assert "weights.bin" in found.record.submission.files
+
+
+@confined
+def test_it_is_closed_and_asked_again_and_what_was_left_behind_is_removed(
+    tmp_path: Path, rarely: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    left = {age: tmp_path / "tmp" / f"remainder-code-{age}" for age in ("old", "new", "held")}
+    for age, folder in left.items():
+        folder.mkdir()
+        (folder / "weights").write_text("a")
+        if age != "new":
+            os.utime(folder, (1, 1))
+    held = FileLock(left["held"] / "lock")
+    held.acquire()
+    os.utime(left["held"], (1, 1))
+    mine, x = open_submission(write_code(tmp_path / "mine"), trust_code=True), torch.ones(1, 2, 16)
+    method = mine.build(make_task(), lambda: pytest.fail("it is told no moments"))
+    assert [age for age, folder in left.items() if folder.exists()] == ["new", "held"]
+    first = method.encode(x)
+    assert len(children()) == 1
+    method.rest()
+    assert children() == []
+    assert torch.equal(method.encode(x), first)
+    del method
+    gc.collect()
+    assert children() == []
+    assert {folder.name for folder in (tmp_path / "tmp").iterdir()} == {left["new"].name, left["held"].name}
+
+
+def test_code_takes_memory_for_its_processes(tmp_path: Path, loaded: LanguageTask) -> None:
+    """So that a sweep of many does not hold the processes of all of them."""
+    entry = open_submission(write_code(tmp_path / "mine"), trust_code=True)
+    groups = loaded.groups([entry] * 7, plan(loaded.task, "quick", rungs=("raw",), device="cpu"))
+    assert [len(group) for group in groups] == [3, 3, 1]
 
 
 LEAK = """import torch

@@ -29,6 +29,7 @@ __all__ = [
     "FitMoments",
     "Reads",
     "Reconstruction",
+    "Resting",
     "adapt",
 ]
 
@@ -72,6 +73,14 @@ class Reconstruction(Protocol):
         ...
 
 
+class Resting:
+    """The base of objects that hold a process, and can do without it until they are asked again."""
+
+    def rest(self) -> None:
+        """End the process; it is started again when it is needed."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Adapted:
     """An object with encode and decode (and skip), its results converted to float32 and checked.
@@ -112,6 +121,11 @@ class Adapted:
         """This interpretation on `device`: a copy, if any of its tensors are elsewhere."""
         moved = on_device(self.inner, self.name, self.width, device)
         return self if moved is self.inner else dataclasses.replace(self, inner=moved)
+
+    def rest(self) -> None:
+        """End a process that it is answered by, if there is one, until it is asked again."""
+        if isinstance(self.inner, Resting):
+            self.inner.rest()
 
     def coded(
         self, x_out: Float[Tensor, "docs pos d"], read: Float[Tensor, "docs pos d"]

@@ -29,6 +29,7 @@ from remainder.loading.fetch import load_corpus, local_model
 from remainder.loading.loaded import LoadedTask, Outcome
 from remainder.model.bridge import BridgeRunner, Runner
 from remainder.model.module import ModuleRunner, module_hash
+from remainder.record.code import CODE
 from remainder.record.rungs import FOLDS
 from remainder.record.schema import Pinned
 from remainder.residual.calibration import LARGE
@@ -51,6 +52,7 @@ _OUTPUTS = 2**27  # outputs of a batch, 537 MB of them; the losses keep as many
 _BYTES_OF_OUTPUT = 24  # of a pass and its losses on a GPU: 21 were measured
 _GROUP_LIMIT = "REMAINDER_GROUP_GB"
 _GROUP = 1.0  # gigabytes of what belongs to the interpretations of a group
+_PROCESS = 1.5e8  # bytes of a process that runs a submission's code, which are two
 _WINDOWS_OF_SCRIPT = 64
 
 
@@ -175,6 +177,8 @@ class SiteTask(LoadedTask):
     def bytes_of(self, entry: Entry, plan: Plan) -> float:
         """Memory of one interpretation: its weights, and what is fitted to it, moments, a bank and codes."""
         width, weights = self.task.site.width, 1000.0 * (entry.kilobytes or 0)
+        if entry.format_name == CODE:
+            weights = 2 * (weights + _PROCESS)
         if not plan.fits:
             return weights
         tokens = plan.calibration_windows * math.prod(self.windows("calibration").inputs.shape[1:2])

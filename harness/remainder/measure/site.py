@@ -154,7 +154,15 @@ class _Group:
     """Times, checks and warnings that all rows share."""
 
     def run(self) -> None:
-        """All steps."""
+        """All steps; then no interpretation holds a process any more."""
+        try:
+            self._run()
+        finally:
+            for held in (self.finer, *(getattr(row, "interpretation", None) for row in self.rows)):
+                if held is not None:
+                    held.rest()
+
+    def _run(self) -> None:
         with self.log.timed("build"):
             self._build()
         steps = {"codes": self._look, "calibration": self._calibrate, "couplings": self._couple}

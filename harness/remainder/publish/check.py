@@ -222,6 +222,7 @@ def check_reconstruction(
         found.steps[fits] = Step("fits", True, "; ".join([_fits(task, interpretation), *same]))
     with torch.inference_mode():
         _look(found, interpretation.placed(site().device), site())
+    interpretation.rest()
     return found
 
 

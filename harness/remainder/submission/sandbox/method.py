@@ -16,18 +16,22 @@ import math
 import secrets
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Float
 from torch import Tensor
 
 from remainder.base.cache import sha256_file
 from remainder.errors import InterpretationError
+from remainder.interpretation.protocol import Resting
 from remainder.interpretation.site_info import SiteInfo
 from remainder.submission.sandbox.limits import Limits
 from remainder.submission.sandbox.process import Process
@@ -37,11 +41,13 @@ __all__ = ["OWN", "PACKAGE", "CodeMethod", "Skipping", "open_method"]
 OWN, PACKAGE = "submission", "package"
 """Folders that files are copied to: those of the submission, and of an installed package that it names."""
 
+_PREFIX, _LOCK = "remainder-code-", "lock"
+_AGE = 3600.0  # seconds after which a folder that nobody holds is removed
 _FARTHER = 8  # times as many calls as before, at most, until a fresh process answers again
 _TOLERANCE = 1e-4  # of the root mean square of an answer, as in the rules
 
 
-class CodeMethod:
+class CodeMethod(Resting):
     """An object with `encode` and `decode`, which run in a process each; `Adapted` checks what they give."""
 
     def __init__(self, encoder: _Server, decoder: _Server) -> None:
@@ -52,6 +58,10 @@ class CodeMethod:
 
     def decode(self, codes: Float[Tensor, "docs pos features"]) -> Tensor:
         return self._decoder.ask("decode", codes)
+
+    def rest(self) -> None:
+        self._encoder.close()
+        self._decoder.close()
 
 
 class Skipping(CodeMethod):
@@ -77,7 +87,10 @@ def open_method(
     Raises:
         InterpretationError: a file has changed, or the code does not start, or gives no method.
     """
-    home = Path(tempfile.mkdtemp(prefix="remainder-code-"))
+    _sweep()
+    home = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = FileLock(home / _LOCK)
+    lock.acquire(timeout=0)
     try:
         for folder in (OWN, PACKAGE):
             (home / folder).mkdir()
@@ -92,18 +105,34 @@ def open_method(
         encoder, decoder = (_Server(name, home, entry, site, limits) for _ in range(2))
         encoder.start()
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home, lock)
         raise
     method = (Skipping if encoder.has_skip else CodeMethod)(encoder, decoder)
-    weakref.finalize(method, _close, encoder, decoder, home)
+    weakref.finalize(method, _close, encoder, decoder, home, lock)
     return method
 
 
-def _close(encoder: _Server, decoder: _Server, home: Path) -> None:
+def _close(encoder: _Server, decoder: _Server, home: Path, lock: FileLock) -> None:
     """End the processes of a method, and remove its files."""
     encoder.close()
     decoder.close()
+    _remove(home, lock)
+
+
+def _remove(home: Path, lock: FileLock) -> None:
     shutil.rmtree(home, ignore_errors=True)
+    lock.release()
+
+
+def _sweep() -> None:
+    """Remove what processes left behind that were killed, such as workers: folders that nobody holds."""
+    for home in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Another user's cannot be locked, and one that was just made may not be locked yet.
+        with suppress(OSError, Timeout):
+            if time.time() - home.stat().st_mtime > _AGE:
+                lock = FileLock(home / _LOCK)
+                lock.acquire(timeout=0)
+                _remove(home, lock)
 
 
 class _Server:
@@ -131,9 +160,11 @@ class _Server:
         return self._process
 
     def close(self) -> None:
-        """End it, if it was ever started."""
+        """End it, if there is one; it is started again when it is asked."""
         if self._process is not None:
             self._process.close()
+            shutil.rmtree(self._process.writable, ignore_errors=True)
+            self._process = None
 
     def _started(self) -> Process:
         work = Path(tempfile.mkdtemp(prefix="work-", dir=self._home))
@@ -149,12 +180,13 @@ class _Server:
             self.has_skip = bool(process.ask(words, expected="built").words.get("skip"))
         except BaseException:
             process.close()
+            shutil.rmtree(work, ignore_errors=True)
             raise
         return process
 
     def _renew(self, verb: str, x: Tensor, answer: Tensor) -> None:
         self.close()
-        self._process = fresh = self._started()
+        fresh = self.start()
         again = _asked(fresh, verb, x)
         change = math.inf
         if again.shape == answer.shape:

@@ -62,7 +62,7 @@ class Process:
     """
 
     def __init__(self, name: str, readable: Sequence[Path], writable: Path, limits: Limits) -> None:
-        self.name, self.limits, self._writable = name, limits, writable
+        self.name, self.limits, self.writable = name, limits, writable
         self._broken: InterpretationError | None = None
         self._printed = bytearray()
         ours, theirs = socket.socketpair()
@@ -159,7 +159,7 @@ class Process:
     def _look(self) -> None:
         """Raise _TooMuchError if it has written more than it may."""
         size = count = 0
-        waiting = [self._writable]
+        waiting = [self.writable]
         while waiting:
             with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
                 for entry in entries:
