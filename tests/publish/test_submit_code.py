@@ -13,8 +13,9 @@ from code_files import write_code
 from terminal import Command
 
 import remainder as face
+from remainder.base.cache import sha256_file
 from remainder.base.paths import project_root
-from remainder.board import rank, view
+from remainder.board import origin, rank, view
 from remainder.board.merge import BoardRow, folders_of_tasks, read_entries
 from remainder.board.readme import section
 from remainder.board.verify import verify_paths
@@ -24,8 +25,9 @@ from remainder.publish import remeasure, review
 from remainder.publish.place import describe_place
 from remainder.publish.submit import Destinations, Submitted, submit
 from remainder.record.code import CODE
-from remainder.record.schema import Record
+from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import read_record
+from remainder.submission.description import Description, read_description
 from remainder.submission.method import FORMATS
 
 EXAMPLE = project_root() / "docs" / "examples" / "my-method"
@@ -56,6 +58,19 @@ def test_a_method_of_an_installed_package_is_not_submitted(tmp_path: Path) -> No
     (folder / "submission.toml").write_text(text.replace("method.py:build", "elsewhere"))
     with pytest.raises(InterpretationError, match="no installed package registers 'elsewhere'"):
         submit(str(folder), destinations(tmp_path / "to"), trust_code=True)
+
+
+def test_a_file_that_code_could_read_and_no_record_names_is_told(tmp_path: Path) -> None:
+    folder = write_code(tmp_path / "mine", name="mine")
+    (folder / ".notes").write_text("hidden")
+    described = read_description(folder, Description)
+    files = {"method.py": sha256_file(folder / "method.py")}
+    stated = SubmissionInfo(name="mine", kind="reconstruction", files=files, hash="0" * 64)
+    assert list(origin._files(folder, described.method, stated, "submission")) == []
+    (folder / "deep").mkdir()
+    (folder / "deep" / "table.txt").write_text("what it leans on")
+    (remark,) = origin._files(folder, described.method, stated, "submission")
+    assert remark.text == "submission.files: lacks deep/table.txt"
 
 
 # a review
@@ -164,7 +179,9 @@ def beside(submitted: Submitted) -> BoardRow:
 
 
 @pytest.mark.slow
-def test_the_example_is_scored_and_says_that_it_is_code(submitted: Submitted) -> None:
+def test_the_example_is_scored_and_says_that_it_is_code(
+    submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (row,) = submitted.rows
     record = row.record
     assert record.submission.format == CODE
@@ -172,7 +189,11 @@ def test_the_example_is_scored_and_says_that_it_is_code(submitted: Submitted) ->
     assert set(record.submission.files) == {path.name for path in EXAMPLE.iterdir()} - {
         *("submission.toml", "__pycache__")
     }
-    assert all(verdict.passed for verdict in verify_paths([row.path], jobs=1))
+    # As in a checkout, where its files are compared, too.
+    monkeypatch.setattr(origin, "project_root", lambda: submitted.places.root)
+    (verdict,) = verify_paths([row.path], jobs=1)
+    assert verdict.passed, verdict.faults
+    assert any(note.startswith("complexity.features: its code alone") for note in verdict.notes)
     assert not record.failed_checks
     coding = record.metrics.coding
     assert coding is not None

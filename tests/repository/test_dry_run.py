@@ -30,7 +30,8 @@ from remainder.record.store import make_record, read_record, values_path, write_
 pytestmark = pytest.mark.slow
 
 ROOT = project_root()
-COPIED = ("harness", "tasks/tiny/induction", "docs/examples/my-sae", "baselines/induction-pca-32")
+EXAMPLES = ("docs/examples/my-sae", "docs/examples/my-method")
+COPIED = ("harness", "tasks/tiny/induction", *EXAMPLES, "baselines/induction-pca-32")
 FILES = (
     "pyproject.toml",
     "tasks/lock.json",
@@ -63,6 +64,19 @@ class World:
         self.git("clean", "--quiet", "-ffd")
         if honest:
             shutil.copytree(self.honest, self.author, dirs_exist_ok=True)
+
+    def submit(self, *words: str) -> None:
+        """Run `remainder submit` in the author's clone."""
+        own = {"PYTHONPATH": str(self.author / "harness"), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "remainder", "submit", *words],
+            cwd=self.author,
+            env={**os.environ, **self.hub.environment, **own},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
     def record(self) -> Path:
         (path,) = self.author.glob("leaderboard/results/tiny/induction/*/my-sae/*.json")
@@ -113,15 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         (folder, ("clone", "--quiet", str(hub.origin), str(author))),
     ):
         subprocess.run(["git", "-C", str(where), *arguments], check=True, capture_output=True)
-    submitted = subprocess.run(
-        [sys.executable, "-m", "remainder", "submit", "docs/examples/my-sae"],
-        cwd=author,
-        env={**os.environ, **cache, "PYTHONPATH": str(author / "harness"), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stderr
+    made.submit(EXAMPLES[0])
     for name in ("baselines/my-sae", "leaderboard"):
         shutil.copytree(author / name, made.honest / name)
     return made
@@ -229,6 +235,27 @@ def test_a_hostile_request_is_refused_with_its_reason(
     measured = world.hub.folder / "runners" / "measure" / "work"
     assert (measured / "harness/remainder/errors.py").is_file()
     assert not (measured / "harness/remainder/review.py").exists()
+
+
+def test_code_waits_for_a_label_of_its_commit_and_is_then_run(world: World) -> None:
+    world.hub.write("comments", [])
+    world.start(honest=False)
+    world.submit(EXAMPLES[1], "--trust-code")
+    head = world.propose(30)
+    outcomes = []
+    for labels in ([], [f"run-code:{'0' * 40}"], [f"run-code:{head}"]):
+        world.hub.open_pull(30, head, labels=labels)
+        done = world.hub.review(head)
+        comment, status = world.hub.comment(), world.hub.read("statuses")[-1]
+        outcomes.append((done["measure"].outputs["waits"], status["state"]))
+        assert "Failed reviews of this author so far, in all pull requests: 0;" in comment
+        assert ("my-method on tiny/induction: measured again" in comment) == (
+            labels[-1:] == [f"run-code:{head}"]
+        )
+        assert (f"gh pr edit NUMBER --add-label run-code:{head}" in comment) == (status["state"] == "pending")
+        for ran in done["measure"].ran:
+            assert not {SECRET, "the token"} & set(ran.environment.values())
+    assert outcomes == [("true", "pending"), ("true", "pending"), ("", "success")]
 
 
 @pytest.fixture

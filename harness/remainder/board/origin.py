@@ -29,7 +29,12 @@ from remainder.errors import InterpretationError, RecordError
 from remainder.record.json import significant
 from remainder.record.part import part_of
 from remainder.record.schema import Record, SubmissionInfo
-from remainder.submission.description import Description, comes_with_second_package, read_description
+from remainder.submission.description import (
+    Description,
+    comes_with_second_package,
+    read_description,
+    readable,
+)
 from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submission_hash
 from remainder.task.lock import read_lock
 from remainder.task.spec import ADHOC, Task, load_task
@@ -345,7 +350,10 @@ def _files(folder: Path, method: Method, stated: SubmissionInfo, part: str) -> I
     for site in method.get("sites") or ():
         root = root_of(folder, site.submission)
         places += [(path, root) for path in sorted((root / site.submission).rglob("*"))]
-    names = [path.relative_to(root).as_posix() for path, root in places if path.suffix in _WEIGHTS]
+    if FORMATS[method.format].runs_code:
+        names = [path.relative_to(folder).as_posix() for path in readable(folder)]
+    else:
+        names = [path.relative_to(root).as_posix() for path, root in places if path.suffix in _WEIGHTS]
     if missing := [name for name in names if name not in stated.files]:
         yield Remark(f"{part}.files: lacks {', '.join(missing)}")
 
@@ -358,6 +366,8 @@ def _features(record: Record, folder: Path, method: Method) -> Iterator[Remark]:
         return
     row = FORMATS[method.format]
     if row.runs_code:  # which may make any number of features from its weights
+        what = "complexity.features: its code alone tells them, and was not run: they were not compared"
+        yield Remark(what, is_fault=False)
         return
     expected = method.get("rank") if row.features is None else row.features(record.calibration.dimension)
     if expected is not None and features != expected:

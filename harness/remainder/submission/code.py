@@ -23,6 +23,7 @@ from remainder.formats.places import Loaded
 from remainder.interpretation.protocol import FitMoments
 from remainder.interpretation.references import Identity
 from remainder.interpretation.site_info import SiteInfo
+from remainder.submission.description import DESCRIPTION, readable
 from remainder.submission.method import Method
 from remainder.submission.sandbox.limits import current_limits
 from remainder.submission.sandbox.method import OWN, PACKAGE, open_method
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["elsewhere", "files", "make", "require", "require_trust"]
 
-_DESCRIPTION = "submission.toml"
 _OF_INSTALLERS = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
 """Files that say how and where a package was installed."""
 
@@ -45,15 +45,10 @@ def files(folder: Path) -> list[Path]:
     Raises:
         InterpretationError: one is a link, or no file.
     """
-    found = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if "__pycache__" in parts or any(part.startswith(".") for part in parts) or parts == (_DESCRIPTION,):
-            continue
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+    found = readable(folder)
+    for path in found:
+        if path.is_symlink() or not path.is_file():
             raise InterpretationError(f"{path} is a link or no file", fix="put plain files into the folder")
-        if path.is_file():
-            found.append(path)
     return found
 
 
@@ -72,7 +67,7 @@ def elsewhere(folder: Path, method: Method) -> dict[str, str]:
     if colon:
         if not (folder / file).is_file():
             raise InterpretationError(
-                f"{folder / _DESCRIPTION}: method.entry: there is no {file} in {folder}",
+                f"{folder / DESCRIPTION}: method.entry: there is no {file} in {folder}",
                 fix='name a file of the folder, and a function in it: entry = "method.py:build"',
             )
         return {}
@@ -114,7 +109,7 @@ def _point(name: str, folder: Path) -> EntryPoint:
         return points[0]
     said = f"{len(points)} packages register" if points else "no installed package registers"
     raise InterpretationError(
-        f"{folder / _DESCRIPTION}: method.entry: {said} {name!r} in {METHODS}",
+        f"{folder / DESCRIPTION}: method.entry: {said} {name!r} in {METHODS}",
         fix='install the package, or name a file of the folder: entry = "method.py:build"',
     )
 

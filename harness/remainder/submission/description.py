@@ -20,7 +20,17 @@ from remainder.errors import InterpretationError
 from remainder.submission.method import FORMATS, NAME, Format, Kind, Method, read_method
 from remainder.task.spec import Task
 
-__all__ = ["Description", "baselines", "comes_with_second_package", "read_description"]
+__all__ = [
+    "DESCRIPTION",
+    "Description",
+    "baselines",
+    "comes_with_second_package",
+    "read_description",
+    "readable",
+]
+
+DESCRIPTION = "submission.toml"
+"""The file that describes a submission, in its folder."""
 
 _Model = TypeVar("_Model", bound="Description")
 
@@ -97,6 +107,19 @@ def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
             what = f"{name}: {stated}; expected {own[name].description}"
         fix = fault.get("ctx", {}).get("fix", "correct that field")
         raise InterpretationError(f"{where}: {what}", fix=fix) from None
+
+
+def readable(folder: Path) -> list[Path]:
+    """Files of a folder that code in it can read: all but its submission.toml, whose settings are hashed as
+    such, and what is hidden or a cache. Links are among them."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if (parts := path.relative_to(folder).parts) != (DESCRIPTION,)
+        and "__pycache__" not in parts
+        and not any(part.startswith(".") for part in parts)
+        and (path.is_symlink() or not path.is_dir())
+    ]
 
 
 def baselines(task: Task) -> list[tuple[Path, Description]]:
