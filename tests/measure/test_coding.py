@@ -284,6 +284,36 @@ def test_a_million_latents_take_memory_for_a_few_numbers_each() -> None:
         assert 0 <= other.off - one.off < 1e-3
 
 
+class Picked:
+    """A codebook: a latent is 1 where its codeword is the nearest; decoded by a table, or a small network."""
+
+    def __init__(self, rows: torch.Tensor, *, bent: bool) -> None:
+        self.rows, self.bent = rows, bent
+        self.inner = normal(len(rows), 16, seed=3) - 0.2
+        self.outer = normal(16, rows.shape[1], seed=4)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        nearest = (x[..., None, :] - self.rows).square().sum(-1).argmin(-1)
+        return torch.nn.functional.one_hot(nearest, len(self.rows)).float()
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        more = torch.relu(codes @ self.inner - 0.5) @ self.outer if self.bent else 0.0
+        return codes @ self.rows + more
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_codes_of_one_size_do_not_hide_a_bent_decoder(bent: bool) -> None:
+    """Rounded codes are of other sizes, and what they are decoded to is what is counted and spliced in."""
+    x, spliced = data()
+    thing = Picked(x[spliced][:24], bent=bent)
+    coder = coder_of(thing, x, spliced)
+    assert (coder.decoder is None, coder.unit) == (bent, "sd" if bent else "contribution")
+    codes, number = thing.encode(x), coder.points[CODED]
+    batch = CodedBatch(coder, codes, x, spliced)
+    left = (x - batch.reconstruction(number))[spliced].double().square().sum()
+    assert sum(batch.squares(number)) == pytest.approx(float(left), rel=1e-5)
+
+
 def test_a_latent_that_calibration_never_saw_is_probed_when_it_fires() -> None:
     x, spliced = data()
 

@@ -6,6 +6,8 @@
 2. Else each latent is probed, at the size that its codes have. That takes as many rows as there are latents,
    each through the whole decoder.
 3. Latents that calibration never saw are probed when they first fire.
+4. What is an affine map of codes as they are may be none of rounded ones: a code that is always 0 or 1, as
+   that of a codebook, does not tell what is decoded in between. So rows are decoded with moved codes, too.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ _PROBE = 512  # latents probed at a time
 _TRIED = 8  # rows in which all latents are on, by which a matrix is tried
 _ROUNDING = 3e-5  # of the largest number in such a row, that float32 rounds sums of many latents by
 _SAME = 1e-6  # of the variance of what is rebuilt, by which two ways of decoding may differ
+_MOVED = 0.5  # of its size, by which a code is moved at most
 _DENSE = 0.02  # share of codes that are not zero, above which products of dense matrices are faster
 
 
@@ -112,15 +115,22 @@ def affine_decoder(sample: CodeSample, interpretation: Adapted, device: torch.de
             directions = _directions(interpretation, base, live, sizes, features, device)
         size = math.sqrt(float(sample.squares.sum()) / float(counts.sum())) if len(live) else 1.0
         found = AffineDecoder(base, directions, row, interpretation, device, size)
-        dense = torch.zeros(part.tokens, len(live), device=device)
-        dense[part.token, row[part.latent]] = part.value.float()
-        decoded = _decode_rows(interpretation, dense, live, features, device)
+        shares = torch.rand(len(part.value), generator=torch.Generator().manual_seed(0)).to(device)
+        moved = part._replace(value=part.value.float() * (1 + _MOVED * (2 * shares - 1)))
+        decoded, elsewhere = (
+            _decode_rows(interpretation, _dense(each, row, len(live)), live, features, device)
+            for each in (part, moved)
+        )
     except InterpretationError as problem:
         # A decoder may lean on what `encode` left behind, as that of a layer-normalised SAE does.
         return f"codes cannot be decoded by themselves: {problem.what}"
-    linear = base + found.decode(part)
+    linear, added = base + found.decode(part), found.decode(moved)
+    # Codes that nearly cancel do not when they are moved: what is decoded may be large, and so its rounding.
+    room = max(sample.variance, float(added.square().sum(-1).mean()))
     # Written so that a NaN is refused as well.
-    if not float((decoded - linear).square().sum(-1).mean()) <= _SAME * sample.variance:
+    if not (
+        _error(decoded, linear) <= _SAME * sample.variance and _error(elsewhere, base + added) <= _SAME * room
+    ):
         return "decode is not affine in the codes, so contributions of features are not defined"
     if checked is not None and not _error(linear, checked) <= _SAME * sample.variance:
         return "what codes are decoded to by themselves is not what they stood for in a pass"
@@ -153,6 +163,13 @@ def _matrix(
     if not float((decoded - factor * expected).abs().max()) <= room:
         return None
     return rows * (1.0 if abs(factor - 1) <= _ROUNDING else factor)
+
+
+def _dense(codes: Codes, row: Int[Tensor, " features"], known: int) -> Float[Tensor, "tokens known"]:
+    """Codes of some tokens as rows, of the latents that were probed alone."""
+    found = torch.zeros(codes.tokens, known, device=codes.value.device)
+    found[codes.token, row[codes.latent]] = codes.value.float()
+    return found
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

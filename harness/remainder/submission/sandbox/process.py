@@ -195,6 +195,8 @@ class Process:
                 "read nothing but its own folder and installed packages, write to no place but tempfile's, "
                 "start no process and open no connection"
             )
+        elif error == "FileNotFoundError":
+            fix = "it starts in an empty folder: read its files by `folder / NAME`, as `build` is given it"
         elif error in ("ModuleNotFoundError", "ImportError"):
             fix = "install what it imports, or put it beside the file of the entry"
         return InterpretationError(told + (f" ({where})" if where else ""), fix=fix)
