@@ -13,10 +13,12 @@ Source: protocol 2, section 5.
 4. No place: references, records in which a finer interpretation stands for the model, failed checks, codes
    that are not paid for, other documents than most. Tasks without a public pretrained model – controls,
    compiled and tiny ones – are checks and give no places at all, nor do circuits, whose sizes are no bits.
+5. Of trainings that differ in the seed alone (`record.seeds`) the least efficient has the place.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ from remainder.board.paired import separate
 from remainder.record.intervals import Bootstrap, Estimate, Ratio
 from remainder.record.metrics import CodedPoint
 from remainder.record.number import Number
+from remainder.record.schema import Record
+from remainder.record.seeds import trainings
 from remainder.report.quantities import number_of
 from remainder.task.spec import list_tasks, load_task
 
@@ -202,12 +206,30 @@ def rank(entries: Iterable[BoardRow], budget: Budget) -> BoardRanking:
     common = Counter((one.entry.sums.documents, one.entry.sums.tokens.tobytes()) for one in within)
     most = max(common, key=lambda key: (common[key], len(key[0]), key)) if common else None
     order, apart = [], {}
+    further = _further_seeds([one.entry for one in within])
     for one in within:
-        if (one.entry.sums.documents, one.entry.sums.tokens.tobytes()) == most:
+        if one.entry.record.record_id in further:
+            apart[one.entry.record.record_id] = further[one.entry.record.record_id]
+        elif (one.entry.sums.documents, one.entry.sums.tokens.tobytes()) == most:
             order.append(one)
         else:
             apart[one.entry.record.record_id] = "it was measured on other documents than most"
     return BoardRanking(budget, tuple(order), _places(order), apart)
+
+
+def _further_seeds(entries: Sequence[BoardRow]) -> dict[str, str]:
+    """Why trainings of one method have no place of their own, by `record_id`: the least efficient has it."""
+    found: dict[str, str] = {}
+    for stem, some in trainings(entry.record for entry in entries).items():
+        worst = min(some, key=lambda record: (_efficiency(record), record.submission.name))
+        why = f"of the {len(some)} seeds of {stem} the least efficient counts, {worst.submission.name}"
+        found |= {record.record_id: why for record in some if record is not worst}
+    return found
+
+
+def _efficiency(record: Record) -> float:
+    value = number_of(record, "efficiency").value
+    return -math.inf if value is None else value
 
 
 def difference(entry: BoardRow, other: BoardRow, by: str) -> Estimate:

@@ -10,6 +10,7 @@ from remainder.board.overall import LEAST, Overall
 from remainder.board.pages import ordered
 from remainder.board.text import markdown
 from remainder.board.view import Board, Cell
+from remainder.report.footers import seed_lines
 from remainder.report.text import MISSING, written_table
 
 __all__ = ["readme", "section"]
@@ -91,6 +92,9 @@ def section(title: str, board: Board) -> str:
         below.append(f"In no place, since a check failed: {', '.join(failed)}.")
     if any(row.entry.record.submission.runs_code for row in board.rows[:_LONGEST]):
         below.append("(code): it encodes and decodes by code of its own, which ran in a sandbox.")
+    below += seed_lines(
+        [column.quantity for column in board.columns], [row.entry.record for row in board.rows]
+    )
     if len(board.rows) > _LONGEST:
         below.append(f"{len(board.rows) - _LONGEST} more rows are on the site.")
     if board.nested:

@@ -26,7 +26,7 @@ from remainder.board.rank import (
 from remainder.record.number import Number
 from remainder.record.rungs import ALL
 from remainder.record.schema import Record
-from remainder.report.footers import DEEP, interaction_lines, mark_of, shown_of
+from remainder.report.footers import DEEP, interaction_lines, mark_of, seed_lines, shown_of
 from remainder.report.quantities import QUANTITIES, Quantity, default_columns, number_of
 from remainder.report.text import in_words
 
@@ -224,7 +224,11 @@ def _columns(
     there = [one for one in rest if any(row.cells[one.key].order for row in rows)]
     shown = shown_of([*first, *there], records)
     columns = (Column(one, one.key in keys, one.key in shown.deep) for one in shown.columns)
-    return tuple(columns), (*interaction_lines(shown.columns, records), *shown.lines)
+    return tuple(columns), (
+        *seed_lines(shown.columns, records),
+        *interaction_lines(shown.columns, records),
+        *shown.lines,
+    )
 
 
 def _unplaced(entry: BoardRow, ranking: BoardRanking) -> str:

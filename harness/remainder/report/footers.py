@@ -6,14 +6,26 @@ Source: protocol 2, sections 1 and 9.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from remainder.record.rungs import ALL
 from remainder.record.schema import Record
-from remainder.report.quantities import QUANTITIES, Quantity, number_of
+from remainder.record.seeds import trainings
+from remainder.report.quantities import QUANTITIES, Quantity, default_columns, number_of
 from remainder.report.second_score import INTERACTING, interacts
+from remainder.report.text import format_value
 
-__all__ = ["DEEP", "INTERACTS", "Shown", "code_lines", "interaction_lines", "mark_of", "shown_of"]
+__all__ = [
+    "DEEP",
+    "INTERACTS",
+    "Shown",
+    "code_lines",
+    "interaction_lines",
+    "mark_of",
+    "seed_lines",
+    "shown_of",
+]
 
 DEEP, INTERACTS = "†", "‡"
 """Marks behind the heading of a column of the deep plan, and behind a number that is no arithmetic."""
@@ -69,6 +81,29 @@ def code_lines(records: Collection[Record]) -> list[str]:
     """A sentence on the rows whose own code encodes and decodes; none where there is no such row."""
     names = [record.submission.name for record in records if record.submission.runs_code]
     return [f"code: {_listed(names)}: its own code encodes and decodes, in a sandbox."] if names else []
+
+
+def seed_lines(columns: Iterable[Quantity], records: Collection[Record]) -> list[str]:
+    """A sentence for each method that was trained several times; none where nothing was.
+
+    It has the mean over trainings and their standard deviation (with n − 1), of the quantities that a table
+    shows by default and that every training has.
+    """
+    lines = []
+    for stem, some in trainings(records).items():
+        usual = {column.key for column in default_columns(some)}
+        spreads = []
+        for column in columns:
+            values = [value for record in some if (value := column.of_record(record).value) is not None]
+            if column.key in usual and len(values) == len(some):
+                mean, spread = fmean(values), stdev(values)
+                shown = format_value(mean, spread), format_value(spread, spread)
+                spreads.append(f"{column.heading} {shown[0]} ± {shown[1]}")
+        if spreads:
+            said = "mean ± standard deviation over trainings, where brackets are over "
+            units = "prompts" if some[0].is_of_circuits else "documents"
+            lines.append(f"{stem}, {len(some)} seeds: {', '.join(spreads)} ({said}{units}).")
+    return lines
 
 
 def interaction_lines(columns: Iterable[Quantity], records: Collection[Record]) -> list[str]:

@@ -23,7 +23,7 @@ from remainder.record.circuit_summary import HEADLINE
 from remainder.record.naming import numbered, told_apart
 from remainder.record.rungs import ERROR_RUNGS
 from remainder.record.schema import Record
-from remainder.report.footers import DEEP, Shown, code_lines, interaction_lines, mark_of, shown_of
+from remainder.report.footers import DEEP, Shown, code_lines, interaction_lines, mark_of, seed_lines, shown_of
 from remainder.report.ladder import ladder
 from remainder.report.layout import WIDTH, require_format
 from remainder.report.quantities import (
@@ -211,7 +211,12 @@ def _heading(column: Quantity, records: Sequence[Record], deep: Collection[str] 
 
 def _of_rows(records: Sequence[Record], shown: Shown) -> list[str]:
     """Sentences that hold for these rows alone."""
-    return [*code_lines(records), *interaction_lines(shown.columns, records), *shown.lines]
+    return [
+        *code_lines(records),
+        *seed_lines(shown.columns, records),
+        *interaction_lines(shown.columns, records),
+        *shown.lines,
+    ]
 
 
 def _wrapped(lines: Iterable[str]) -> list[str]:
