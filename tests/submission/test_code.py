@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from code_files import SOUND, TOML, write_code
+from code_files import HOSTILE, SOUND, TOML, write_code
 from filelock import FileLock
 from terminal import Command
 from tiny import make_loaded, make_task, write_task
@@ -318,3 +319,37 @@ def test_workers_measure_code_and_what_fails_leaves_no_record(tmp_path: Path, re
     assert "bad: its code was stopped: decode" in " ".join(done.err.split())
     records = [path for path in out.rglob("*.json") if "/good/" in str(path) or "/bad/" in str(path)]
     assert {path.parent.name for path in records} == {"good"}
+
+
+STOPPED = {
+    "loop": "encode took longer than 3 seconds",
+    "fill": "REMAINDER_CODE_GB",
+    "bomb": "raised BlockingIOError|raised PermissionError",
+    "connect": "raised PermissionError",
+    "write_home": "raised PermissionError",
+    "vanish": "ended its process with code 7",
+    "leave": "raised SystemExit",
+}
+"""Acts of the hostile code that end a measurement, and words of the message."""
+
+
+@confined
+@pytest.mark.slow
+def test_whatever_code_does_a_run_tells_it_and_writes_no_record(
+    tmp_path: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REMAINDER_CODE_SECONDS", "3")
+    place, out, outside = write_task(tmp_path / "tasks"), tmp_path / "results", tmp_path / "outside"
+    outside.mkdir()
+    told: list[object] = []
+    for act in STOPPED:
+        source = HOSTILE.replace("OUTSIDE", str(outside))
+        source = source.replace("ACTS[int(x.flatten()[0])](x)", f"{act}(x)")
+        told += ["--with", write_code(tmp_path / act, source, name=act.replace("_", "-"))]
+    done = remainder("run", place, *told, "--trust-code", "--out", out, "--rungs", "raw")
+    assert done.code == InterpretationError.exit_code
+    said = " ".join((done.out + done.err).split())
+    for act, words in STOPPED.items():
+        assert re.search(rf"{act.replace('_', '-')}: [^!]*({words})", said), act
+    assert not list(out.rglob("*.csv.gz"))
+    assert list(outside.iterdir()) == []
