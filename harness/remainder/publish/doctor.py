@@ -29,6 +29,8 @@ from remainder.base.messages import message_of
 from remainder.base.paths import cache_root, is_checkout, project_root
 from remainder.errors import RemainderError
 from remainder.record.provenance import git_state, machine_name
+from remainder.submission.sandbox.confine import unlimited
+from remainder.submission.sandbox.limits import MEMORY, SECONDS
 
 __all__ = ["Section", "examine", "render"]
 
@@ -37,6 +39,8 @@ _OPTIONAL = ("ray", "nnsight", "nnterp", "circuit-tracer", "pytest")
 _SETTINGS = (
     "REMAINDER_DEVICE",
     "REMAINDER_HUB_GB",
+    MEMORY,
+    SECONDS,
     "HF_HUB_OFFLINE",
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
@@ -91,6 +95,7 @@ def _machine() -> Section:
         "system": machine_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory free": f"{free_memory() / 1e9:.1f} GB",
+        "not limited with --trust-code": unlimited(),
     }
     for name in ("tasks", "baselines"):
         count = len([*(project_root() / name).rglob("task.toml" if name == "tasks" else "submission.toml")])
