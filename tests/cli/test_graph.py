@@ -31,6 +31,7 @@ from remainder.task.spec import load_task
 CPU = ("--device", "cpu")
 PAGE = (project_root() / "docs" / "feature-circuits.md").read_text(encoding="utf-8")
 LONGER = (*IDS, 12)
+FIELD = Path(__file__).parents[1] / "formats" / "circuit_tracer_0_5_0.json"
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +60,16 @@ def means(world: World, tokens: Tensor) -> dict[int, Parts]:
 
 
 def keeps(path: Path, length: int) -> dict[int, Parts]:
-    """Flags of the nodes that a graph has, from the ids of its nodes alone."""
+    """Flags of the nodes that a graph has, from the JSON alone."""
     found = {
         block: (torch.zeros(length, LATENTS).bool(), torch.zeros(length).bool())
         for block in range(tiny.LAYERS)
     }
     for node in json.loads(path.read_text())["nodes"]:
-        block, number, position = node["node_id"].split("_")
         if node["feature_type"].startswith("cross"):
-            found[int(block)][0][int(position), int(number)] = True
+            found[int(node["layer"])][0][node["ctx_idx"], int(node["node_id"].split("_")[1])] = True
         if node["feature_type"].startswith("mlp"):
-            found[int(block)][1][int(position)] = True
+            found[int(node["layer"])][1][node["ctx_idx"]] = True
     return found
 
 
@@ -90,7 +90,7 @@ def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: 
     assert max(map(len, found.out.splitlines())) <= 80
     words = " ".join(found.err.split())
     assert "some (6 tokens)" in words
-    assert "64 other orders of the words of whole" in words
+    assert f"{ORDERS} other orders of the words of whole" in words
     (path,) = (place / "results").glob("adhoc/*/1/2-graphs/*.json")
     record, values = read_record(path)
     assert record.task.id.startswith("adhoc/model-prompts-")
@@ -125,6 +125,41 @@ def test_graphs_are_scored_in_one_command(world: World, place: Path, remainder: 
     assert "found finished" in again.err
 
 
+def zeros(flags: dict[int, Parts]) -> dict[int, Parts]:
+    """Nothing in place of each node."""
+    width = torch.zeros(len(IDS), tiny.WIDTH)
+    return {
+        block: (torch.zeros_like(latents, dtype=torch.float32), width)
+        for block, (latents, _) in flags.items()
+    }
+
+
+def spared(flags: dict[int, Parts]) -> dict[int, Parts]:
+    """The flags, with all nodes of the first token."""
+    for latents, errors in flags.values():
+        latents[0], errors[0] = True, True
+    return flags
+
+
+def test_a_graph_that_circuit_tracer_wrote_is_scored(world: World, remainder: Command) -> None:
+    """Version 0.5.0, of this model and set, in an environment of its own; pruned at 0.8."""
+    graph = Path(shutil.copyfile(FIELD, "field.json"))
+    arguments = ("--graph", graph, "--transcoders", world.folder / "set", "--rungs", "raw,zero", *CPU)
+    found = remainder("run", *arguments)
+    assert found.code == 0, found.err
+    (path,) = Path("results").glob("adhoc/*/1/field/*.json")
+    record, values = read_record(path)
+    tokens, flags = torch.tensor([IDS]), spared(keeps(graph, len(IDS)))
+    expected = kl(world, tokens, world.kept(tokens, flags, zeros(flags)))
+    assert values.set_index("rung")["kl"]["zero"] == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.1
+    said = " ".join(record.warnings)
+    assert "'0_0_2', '0_0_4': each the id of a feature and of an error" in said
+    off = re.search(r"the activations of its 13 features are off by (\S+) of their size", said)
+    assert off is not None
+    assert float(off[1]) < 1e-5
+
+
 def test_what_circuit_tracer_leaves_out_is_0_and_the_first_token_stays(
     world: World, remainder: Command
 ) -> None:
@@ -135,13 +170,10 @@ def test_what_circuit_tracer_leaves_out_is_0_and_the_first_token_stays(
     assert found.code == 0, found.err
     (path,) = Path("results").glob("adhoc/*/1/2-graphs/*.json")
     kls = read_record(path).values.set_index(["document", "rung"])["kl"]
-    tokens, zero = torch.tensor([IDS]), means(world, torch.tensor([IDS]))
-    zero = {block: (torch.zeros_like(part[0]), torch.zeros_like(part[1])) for block, part in zero.items()}
+    tokens = torch.tensor([IDS])
     for name, graph in graphs.items():
-        flags = keeps(graph, len(IDS))
-        for latents, errors in flags.values():
-            latents[0], errors[0] = True, True
-        expected = kl(world, tokens, world.kept(tokens, flags, zero))
+        flags = spared(keeps(graph, len(IDS)))
+        expected = kl(world, tokens, world.kept(tokens, flags, zeros(flags)))
         assert kls[name, "zero"] == pytest.approx(expected, abs=1e-5)
     assert kls["all", "zero"] < 1e-6 < 0.1 < kls["half", "zero"]
     assert kls["all", "raw"] > 0.001  # latents that are off carry a mean that is not
@@ -335,6 +367,10 @@ def no_model(world: World) -> Path:
     return other_set(world, model_name=None)
 
 
+def model_elsewhere(world: World) -> Path:
+    return other_set(world, model_name="nobody/no-such-model")
+
+
 def other_weights(world: World) -> Path:
     path = world.write_set(Path("other"))
     weights = load_file(path / "layer_1.safetensors")
@@ -370,6 +406,7 @@ SETS: dict[str, tuple[Callable[[World], Path], str]] = {
     "cross-layer, unlisted": (cross_layer_files, "other is a cross-layer transcoder"),
     "nothing there": (lambda world: Path("nowhere"), "there is no folder nowhere of transcoders"),
     "no list": (lambda world: world.folder / "model", "model has no config.yaml"),
+    "model elsewhere": (model_elsewhere, "other says that it is of this model"),
     "no model": (no_model, "other does not say which model it is of"),
     "other weights": (other_weights, "features have activations that are off by over"),
     "fewer features": (fewer_features, "its transcoder has 3"),

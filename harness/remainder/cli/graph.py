@@ -121,4 +121,5 @@ def _words(made: Prepared) -> str:
     """The task in words, and what was left out."""
     described = fill(f"  {made.task.description}", WIDTH, hanging="  ")
     notes = [fill(f"! {note}", WIDTH, hanging="  ") for note in made.notes]
-    return "\n".join([made.task.id, described, *notes])
+    kept = fill(f"  The circuit is kept as a submission: {made.folder}", WIDTH, hanging="  ")
+    return "\n".join([made.task.id, described, kept, *notes])

@@ -4,7 +4,7 @@
    that the tokenizer gives for its text. Either way each is compared with the graph's own words for it.
 2. Each graph is a template with one evaluation prompt. What counts is the position of its logits; the right
    token is its likeliest logit (where none has a probability, all of them), the wrong ones are all others.
-3. What removed nodes carry needs other prompts of the same length. Given none, they are up to 64 other orders
+3. What removed nodes carry needs other prompts of the same length. Given none, they are up to 32 other orders
    of the prompt's own words: its first token, and special ones, stay where they are. Given some, those with
    as many tokens are taken, behind the same first token; the others are counted in the task's description.
 4. At the first token nothing is removed: a graph has no nodes there.
@@ -34,8 +34,8 @@ from remainder.task.stored_prompts import StoredPrompts
 
 __all__ = ["ORDERS", "GraphTask", "depth_of", "graph_task", "token_ids"]
 
-ORDERS = 64
-"""Most orders of a prompt's words."""
+ORDERS = 32
+"""Most orders of a prompt's words; all latents of all blocks are kept of each while one is scored."""
 _TRIES = 20  # draws for each of them
 _LEAST = 2  # prompts of which a covariance is taken
 _PAIRS = 4  # a pass is of one prompt, and costs little
