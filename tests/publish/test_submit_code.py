@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from code_files import write_code
 from terminal import Command
 
 import remainder as face
+from remainder.base import paths
 from remainder.base.cache import sha256_file
 from remainder.base.paths import project_root
 from remainder.board import origin, rank, view
@@ -71,6 +73,38 @@ def test_a_file_that_code_could_read_and_no_record_names_is_told(tmp_path: Path)
     (folder / "deep" / "table.txt").write_text("what it leans on")
     (remark,) = origin._files(folder, described.method, stated, "submission")
     assert remark.text == "submission.files: lacks deep/table.txt"
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Baselines one of which is code, for a task of digits."""
+    root, other = tmp_path / "checkout", "digits-pca-4"
+    shutil.copytree(project_root() / "baselines" / other, root / "baselines" / other)
+    write_code(root / "baselines" / "coded")
+    monkeypatch.setattr(paths, "project_root", lambda: root)
+    monkeypatch.chdir(tmp_path)
+    return other
+
+
+def test_a_run_of_all_baselines_leaves_out_code_and_says_so(
+    bundled: str, tmp_path: Path, remainder: Command
+) -> None:
+    """Else nobody could run all baselines any more, once one of them is code."""
+    done = remainder("run", "tiny/digits", "--rungs", "raw", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "tiny/digits: not measured, since they are code: coded (read it, and add --trust-code)" in done.err
+    assert bundled in done.out
+    assert "coded" not in done.out
+
+
+@pytest.mark.slow
+def test_a_run_of_all_baselines_has_code_that_is_trusted(
+    bundled: str, tmp_path: Path, remainder: Command
+) -> None:
+    done = remainder("run", "tiny/digits", "--rungs", "raw", "--out", tmp_path / "out", "--trust-code")
+    assert done.code == 0, done.err
+    assert "not measured" not in done.err
+    assert "code: coded: its own code encodes and decodes, in a sandbox." in done.out
 
 
 # a review

@@ -14,7 +14,7 @@ from remainder.loading.loaded import LoadedTask
 from remainder.runs.job import Openings, Source
 from remainder.runs.work import cell_of
 from remainder.submission.names import distinct, folder_of, namesakes
-from remainder.submission.open import absent_baselines, baselines_for, submissions_for
+from remainder.submission.open import absent_baselines, baselines_for, coded_baselines, submissions_for
 from remainder.submission.submission import Entry
 
 __all__ = ["Listing", "list_cells"]
@@ -70,6 +70,11 @@ def list_cells(
                 f"{loaded.task.id}: not measured, since they come with {SECOND_PACKAGE}: {', '.join(absent)} "
                 f"(pip install {SECOND_PACKAGE})"
             )
+        if not named and not source.trusted and (coded := coded_baselines(loaded.task)):
+            notes.append(
+                f"{loaded.task.id}: not measured, since they are code: {', '.join(coded)} (read it, and add "
+                "--trust-code)"
+            )
         unread += [(f"{name} on {loaded.task.id}", problem) for name, problem in faults]
         # In the order of `distinct`, which keeps the first of equal ones, and may call others otherwise.
         first: dict[tuple[str, str], str] = {}
@@ -99,8 +104,8 @@ class _Named(NamedTuple):
 def _named(loaded: LoadedTask, named: Sequence[str], source: Source) -> _Named:
     """Entries that are scored on a task."""
     if not named:
-        entries = list(submissions_for(loaded))
-        own = len(entries) - len(baselines_for(loaded.task))
+        entries = list(submissions_for(loaded, trust_code=source.trusted))
+        own = len(entries) - len(baselines_for(loaded.task, trust_code=source.trusted))
         places = [entry.name if i < own else f"baselines/{entry.name}" for i, entry in enumerate(entries)]
         return _Named(places, entries, [])
     found = _Named([], [], [])

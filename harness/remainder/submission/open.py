@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "absent_baselines",
     "baselines_for",
+    "coded_baselines",
     "open_site",
     "open_submission",
     "read_folder",
@@ -162,12 +163,18 @@ def open_site(folder: Path, source: SiteSource) -> Submission:
     return _hashed(place, submission) if described else submission
 
 
-def baselines_for(task: Task) -> list[Submission]:
+def baselines_for(task: Task, *, trust_code: bool = False) -> list[Submission]:
     """All bundled baselines that fit a task, by name; those on a hub are not fetched yet, and those of
-    `SECOND_PACKAGE` are left out without it."""
+    `SECOND_PACKAGE` are left out without it, as those that are code are without trust."""
     # Files of others are not even looked at.
-    absent = absent_baselines(task)
-    return [read_folder(folder) for folder, found in baselines(task) if found.name not in absent]
+    absent = {*absent_baselines(task), *(() if trust_code else coded_baselines(task))}
+    found = [read_folder(folder) for folder, found in baselines(task) if found.name not in absent]
+    return [each.model_copy(update={"is_trusted": trust_code}) for each in found]
+
+
+def coded_baselines(task: Task) -> list[str]:
+    """Names of the baselines that fit a task and are code."""
+    return [found.name for _, found in baselines(task) if format_of(found.method.format).runs_code]
 
 
 def absent_baselines(task: Task) -> list[str]:
@@ -188,7 +195,7 @@ def submissions_for(
         loaded: the task.
         names: what is scored, each as `remainder run --with` takes it.
         ignore_fields: fields of the files of what is named; see `open_submission`.
-        trust_code: whether code of what is named may be executed.
+        trust_code: whether code may be executed; without it, baselines that are code are left out.
 
     Raises:
         InterpretationError: if there is none of that name.
@@ -197,7 +204,8 @@ def submissions_for(
     own: dict[str, Entry] = {name: wrap(thing, name) for name, thing in loaded.interpretations.items()}
     if names:
         return [own.get(name) or _open_beside(name, own, ignore_fields, trust_code) for name in names]
-    return [*own.values(), *(submission.fetched() for submission in baselines_for(loaded.task))]
+    found = baselines_for(loaded.task, trust_code=trust_code)
+    return [*own.values(), *(submission.fetched() for submission in found)]
 
 
 def _open_beside(
