@@ -22,6 +22,7 @@ from remainder.cli import circuit as cli_circuit
 from remainder.cli import complete
 from remainder.cli import doctor as cli_doctor
 from remainder.cli import export as cli_export
+from remainder.cli import flow as cli_flow
 from remainder.cli import publish as cli_publish
 from remainder.cli import records as cli_records
 from remainder.cli import run as cli_run
@@ -68,6 +69,7 @@ app.command()(cli_tasks.show)
 app.command()(cli_tasks.fetch)
 app.command()(cli_run.run)
 app.command()(cli_score.score)
+app.command()(cli_flow.flow)
 app.command()(cli_export.export)
 
 

@@ -21,7 +21,7 @@ from remainder.measure.decoders import AffineDecoder
 from remainder.measure.likelihood import likelihood_of
 from remainder.model.bridge import Prefix, Runner
 
-__all__ = ["decoder_directions", "gradient_directions"]
+__all__ = ["decoder_directions", "gradient_directions", "loss_gradients"]
 
 _PART = 4  # windows whose graph is in memory at a time
 
@@ -41,6 +41,12 @@ def gradient_directions(
     _, vectors = torch.linalg.eigh(total)
     leading: Tensor = vectors.flip(-1).T[:count].contiguous()
     return leading
+
+
+def loss_gradients(runner: Runner, batch: Batch) -> Float[Tensor, "docs pos d"]:
+    """Gradients of the summed loss of each window with respect to its activations at the site."""
+    starts = range(0, len(batch.windows), _PART)
+    return torch.cat([_gradients(runner, batch, slice(start, start + _PART)) for start in starts])
 
 
 def _gradients(runner: Runner, batch: Batch, part: slice) -> Float[Tensor, "docs pos d"]:

@@ -1,0 +1,126 @@
+"""The command `remainder flow`: ever fewer sources kept, and the scale at which the rest becomes a bath."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from remainder.base.files import IMAGES, require_folder, require_target
+from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption, print_text
+from remainder.cli.run_options import (
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    FreshOption,
+    OutOption,
+    TierOption,
+)
+from remainder.errors import RecordError, TaskError
+
+__all__ = ["flow"]
+
+_Task = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
+_With = Annotated[
+    str,
+    typer.Option(
+        "--with", metavar="SUBMISSION", help="What `run --with` takes; one whose codes are sources."
+    ),
+]
+_Order = Annotated[
+    str,
+    typer.Option(
+        metavar="ORDER",
+        help="Which sources are kept first: dynamic (largest contributions of each token), energy, variance, "
+        "attribution, index (prefixes of the dictionary), random.",
+    ),
+]
+_Keep = Annotated[
+    str | None,
+    typer.Option(metavar="K,K,...", help="How many sources the shells keep; default: by --ratio."),
+]
+_Ratio = Annotated[float, typer.Option(help="How many times the sources of a shell the one above it keeps.")]
+_Shells = Annotated[int | None, typer.Option(help="How many shells at most, beside the one that keeps none.")]
+_Documents = Annotated[int, typer.Option(metavar="N", help="Evaluation documents of each shell.")]
+_Save = Annotated[
+    Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
+]
+
+
+def flow(
+    task: _Task,
+    with_: _With,
+    folder: TasksOption = None,
+    order: _Order = "dynamic",
+    keep: _Keep = None,
+    ratio: _Ratio = 2.0,
+    shells: _Shells = None,
+    tier: TierOption = "quick",
+    documents: _Documents = 16,
+    dtype: DtypeOption = None,
+    ignore_field: IgnoreOption = None,
+    trust_code: TrustOption = False,
+    device: DeviceOption = "auto",
+    batch_size: BatchSizeOption = None,
+    out: OutOption = Path("results"),
+    save: _Save = None,
+    format: FormatOption = "table",
+    fresh: FreshOption = False,
+) -> None:
+    """Keep fewer and fewer sources: at which scale does what is left out become a Gaussian bath?"""
+    from remainder.base.progress import reporting
+    from remainder.report.layout import require_format
+
+    require_format(format)
+    require_folder(out, "--out", RecordError)
+    if save is not None:
+        require_target(save, "--save", IMAGES)
+    keeps = None if keep is None else _numbers(keep)
+    with reporting() as progress:
+        progress("loading libraries", 0, None)
+        from remainder.runs.flow import flow_of
+
+        found = flow_of(
+            task,
+            with_,
+            out,
+            folder=folder,
+            order=order,
+            keeps=keeps,
+            ratio=ratio,
+            shells=shells,
+            tier=tier,
+            documents=documents,
+            dtype=dtype,
+            ignore_fields=ignore_field or (),
+            trust_code=trust_code,
+            device=device,
+            batch_size=batch_size,
+            fresh=fresh,
+            progress=progress,
+        )
+    from remainder.report.flow import render_flow
+
+    if save is not None:
+        from remainder.report.plot import save as save_figure
+        from remainder.report.plot_flow import flow_figure
+
+        save_figure(flow_figure(*found), save)
+    print_text(render_flow(*found, format, color=sys.stdout.isatty()))
+
+
+def _numbers(text: str) -> list[int]:
+    """The numbers of a list.
+
+    Raises:
+        TaskError: one is no whole number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit()):
+            raise TaskError(
+                f"--keep {text!r}: {part!r} is no number of sources", fix="write --keep 0,1,2,4,8"
+            )
+    return [int(part) for part in parts]

@@ -1,0 +1,246 @@
+"""The flow: one interpretation with ever fewer of its sources kept, and the scales that its shells show.
+
+1. A shell keeps k sources; all others join the bath. It is measured as any submission is, and has a record.
+2. From these records, on the same documents, follow four scales k*. Each criterion asks for numbers below 0,
+   which are ratios of sums over documents:
+
+   | scale | criterion |
+   |---|---|
+   | `shape` | abs(full − permuted) ≤ 5 % of (sampled − zero): real rows cost what Gaussian ones do |
+   | `perturbative` | abs(sampled − one) ≤ 10 % of (sampled − zero): one order in the noise tells the loss |
+   | `raw` | abs(gap of raw) ≤ 5 % of that with nothing kept |
+   | `bath` | annealed − mean < 0 at amplitude 0.6 or 1; with fitted couplings, their difference |
+
+3. All shells' numbers of a criterion have simultaneous intervals. k_hi is the smallest shell from which on
+   the upper ends meet the criterion, k_lo the same by lower ends: k* lies between them. With k_lo alone it is
+   undecided; with neither it is not reached.
+4. Several scales are claimed at once, so their levels are Holm's: those that are reached at 1 − 5 %/4 are
+   claimed, the others are tried again at 1 − 5 %/m with the m that are left.
+
+Zero, one and sampled are the orders of `record.orders`, of common draws.
+
+Source: protocol 1, section 8; protocol 2, sections 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from remainder.record.bath import bath_of
+from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap
+from remainder.record.number import FrozenModel, Sha256
+from remainder.record.orders import order_weights, shared_draws
+from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS
+from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.store import StoredRecord
+from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
+
+__all__ = ["SCALES", "Bracket", "Flow", "FlowShell", "Shells", "brackets_of"]
+
+Array = NDArray[np.float64]
+
+SCALES = ("shape", "perturbative", "raw", "bath")
+"""Scales that a flow may show, in the order of tables."""
+
+_SHARES = {"shape": 0.05, "perturbative": 0.10, "raw": 0.05}
+"""How much of what stands beside it a criterion allows."""
+
+
+class Bracket(FrozenModel):
+    """A scale k*, between two of the shells."""
+
+    low: int | None
+    """Number of kept sources from which on the criterion may hold; null where it fails at the largest."""
+    high: int | None
+    """Number of kept sources from which on it holds; null where that is not shown."""
+    reason: str | None = None
+    """Why it could not be looked for; null where it was."""
+
+    @property
+    def verdict(self) -> str:
+        """A few words for tables."""
+        if self.reason is not None:
+            return "not measured"
+        if self.high is None:
+            return "not reached" if self.low is None else f"undecided, ≥ {self.low}"
+        return f"{self.high}" if self.low == self.high else f"{self.low} to {self.high}"
+
+
+class FlowShell(FrozenModel):
+    """One shell: how many sources are kept, and the record of it."""
+
+    keep: int
+    record: Sha256
+    """The `record_id`."""
+
+
+class Flow(FrozenModel):
+    """A flow: shells, and what they show together."""
+
+    flow_version: int = 1
+    protocol: str
+    task: TaskInfo
+    submission: SubmissionInfo
+    """The whole interpretation."""
+    tier: str
+    order: str
+    """The order in which sources are kept."""
+    sources: int
+    """How many there are to keep; of `dynamic` the largest number at one token."""
+    ties: int
+    """Sources whose place in the order their index decided."""
+    shells: tuple[FlowShell, ...]
+    """Ascending."""
+    scales: dict[str, Bracket]
+
+
+class Shells(NamedTuple):
+    """Per-document sums of all shells, ascending by how many sources are kept."""
+
+    keeps: tuple[int, ...]
+    totals: tuple[Totals, ...]
+    tables: tuple[pd.DataFrame, ...]
+
+    @classmethod
+    def of(cls, records: Mapping[int, StoredRecord]) -> Shells:
+        """Sums of the values of some records, by how many sources each keeps.
+
+        Raises:
+            ValueError: they are of different documents.
+        """
+        keeps = tuple(sorted(records))
+        tables = tuple(canonical_values(records[keep].values) for keep in keeps)
+        totals = tuple(map(document_totals, tables))
+        for one in totals:
+            if list(one["clean"].index) != list(totals[0]["clean"].index):
+                raise ValueError("shells of a flow are measured on the same documents")
+        return cls(keeps, totals, tables)
+
+
+def brackets_of(shells: Shells, *, seed: int) -> dict[str, Bracket]:
+    """The scales of a flow.
+
+    Args:
+        seed: of the bootstrap, as in the records.
+    """
+    tokens = column(shells.totals[0]["clean"], "tokens")
+    found: dict[str, Bracket] = {}
+    criteria: dict[str, Criterion] = {}
+    for name, columns_of in _COLUMNS.items():
+        columns = columns_of(shells)
+        if len(shells.keeps) < 2:
+            columns = "one shell shows no scale"
+        elif len(tokens) < MINIMUM_DOCUMENTS:
+            columns = f"{len(tokens)} documents; an interval needs {MINIMUM_DOCUMENTS}"
+        if isinstance(columns, str):
+            found[name] = Bracket(low=None, high=None, reason=columns)
+        else:
+            criteria[name] = columns
+    bootstrap = Bootstrap(len(tokens), seed=seed)
+    while criteria:
+        at = bootstrap.at_level(1 - (1 - LEVEL) / len(criteria))
+        now = {name: _bracket(at, tokens, shells.keeps, one) for name, one in criteria.items()}
+        claimed = {name: one for name, one in now.items() if one.high is not None}
+        if not claimed or len(claimed) == len(now):
+            found |= now
+            break
+        found |= claimed
+        criteria = {name: one for name, one in criteria.items() if name not in claimed}
+    return {name: found[name] for name in SCALES}
+
+
+class Criterion(NamedTuple):
+    """Numerators, `[shells, sides, documents]`; the criterion asks that sums are below 0."""
+
+    numerators: Array
+    any_side: bool = False
+    """Whether one side below 0 is enough; else all have to be."""
+    unknown: tuple[bool, ...] = ()
+    """Shells that may meet it or not, since their number has no value; none where this is empty."""
+
+
+def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterion: Criterion) -> Bracket:
+    shells, sides, documents = criterion.numerators.shape
+    columns = criterion.numerators.reshape(shells * sides, documents).T
+    _, low, high = bootstrap.simultaneous(np.ascontiguousarray(columns), tokens)
+    join = np.min if criterion.any_side else np.max
+    lower, upper = (join(ends.reshape(shells, sides), axis=1) for ends in (low, high))
+    # Strictly where the claim is that something is below 0; at most 0 where it is an equivalence.
+    met = (lower < 0, upper < 0) if criterion.any_side else (lower <= 0, upper <= 0)
+    unknown = np.array(criterion.unknown or (False,) * shells)
+    met = (met[0] | unknown, met[1] & ~unknown)
+    return Bracket(low=_first(met[0], keeps), high=_first(met[1], keeps))
+
+
+def _first(met: NDArray[np.bool_], keeps: Sequence[int]) -> int | None:
+    """The smallest shell from which on all meet the criterion."""
+    on = np.logical_and.accumulate(met[::-1])[::-1]
+    return keeps[int(on.argmax())] if on.any() else None
+
+
+def _within(sizes: Sequence[Array], allowed: Sequence[Array], share: float) -> Criterion:
+    """|size| ≤ share · allowed, as two sides."""
+    pairs = zip(sizes, allowed, strict=True)
+    return Criterion(np.stack([[size - share * room, -size - share * room] for size, room in pairs]))
+
+
+def _loss(totals: Totals, rung: str) -> Array:
+    return column(totals[rung], "loss")
+
+
+def _missing(shells: Shells, *rungs: str) -> str | None:
+    lacking = [rung for rung in rungs if not all(rung in totals for totals in shells.totals)]
+    return f"rung {lacking[0]} was not measured" if lacking else None
+
+
+def _raw(shells: Shells) -> Criterion | str:
+    if shells.keeps[0] != 0:
+        return "no shell keeps nothing"
+    gaps = [_loss(totals, "raw") - _loss(totals, "clean") for totals in shells.totals]
+    return _within(gaps, [gaps[0]] * len(gaps), _SHARES["raw"])
+
+
+def _shape(shells: Shells) -> Criterion | str:
+    if lacking := _missing(shells, "full", "permuted", "mean"):
+        return lacking
+    shapes = [_loss(totals, "full") - _loss(totals, "permuted") for totals in shells.totals]
+    rooms = [_loss(totals, "full") - _loss(totals, "mean") for totals in shells.totals]
+    return _within(shapes, rooms, _SHARES["shape"])
+
+
+def _perturbative(shells: Shells) -> Criterion | str:
+    if lacking := _missing(shells, "mean", *AMPLITUDES):
+        return lacking
+    small = {rung: amplitude for rung, amplitude in AMPLITUDES.items() if amplitude != 1}
+    weights = order_weights(np.array(list(small.values())))
+    left, rooms = [], []
+    for totals, table in zip(shells.totals, shells.tables, strict=True):
+        same = shared_draws(table, list(AMPLITUDES))
+        assert same is not None
+        zero, sampled = _loss(totals, "mean"), _loss(same, "full")
+        a2 = weights[0] @ np.stack([_loss(same, rung) - zero for rung in small])
+        left.append(sampled - zero - a2)
+        rooms.append(sampled - zero)
+    return _within(left, rooms, _SHARES["perturbative"])
+
+
+def _bath(shells: Shells) -> Criterion | str:
+    if lacking := _missing(shells, "mean", *BATH):
+        return lacking
+    sides, unknown = [], []
+    for totals, table in zip(shells.totals, shells.tables, strict=True):
+        points = bath_of(Bootstrap(len(totals["clean"]), seed=0), table, totals) or ()
+        unknown.append(any(point.difference.value is None for point in points))
+        annealed = [annealed_totals(table, rung).get(2 * BATH_PAIRS[rung]) for rung in BATH]
+        if any(one is None for one in annealed):
+            return "the amplitudes have too few draws for an annealed loss"
+        sides.append([column(one, "annealed") - _loss(totals, "mean") for one in annealed if one is not None])
+    return Criterion(np.asarray(sides, dtype=np.float64), any_side=True, unknown=tuple(unknown))
+
+
+_COLUMNS = {"shape": _shape, "perturbative": _perturbative, "raw": _raw, "bath": _bath}

@@ -1,0 +1,184 @@
+"""The flow as a table: what shells lose, order by order, and the scales that they show. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from rich.console import RenderableType
+
+from remainder.base.wrapping import fill
+from remainder.record.flow import SCALES, Flow
+from remainder.record.number import Number
+from remainder.record.schema import Record
+from remainder.report.layout import FORMATS, WIDTH, require_format
+from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
+
+__all__ = ["COLUMNS", "flow_frame", "render_flow"]
+
+
+class Column(NamedTuple):
+    """One number of a shell."""
+
+    heading: str
+    part: int
+    """The table that shows it."""
+    of: Callable[[Record], Number]
+
+
+def _gap(rung: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        found = record.metrics.rungs.get(rung)
+        return Number.null(f"rung {rung} was not measured") if found is None else found.quenched.gap
+
+    return of
+
+
+def _order(name: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        orders = record.metrics.orders
+        none = Number.null("not all amplitudes were measured")
+        found: Number = none if orders is None else getattr(orders.loss, name)
+        return found
+
+    return of
+
+
+def _bath(place: int) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        points = record.metrics.bath
+        return Number.null("not all amplitudes were measured") if points is None else points[place].difference
+
+    return of
+
+
+def _ratio(name: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        parts = record.metrics.ratio_parts
+        none = Number.null("the residual was not mirrored")
+        found: Number = none if parts is None else getattr(parts, name)
+        return found
+
+    return of
+
+
+def _kl(record: Record) -> Number:
+    return record.metrics.rungs["raw"].quenched.kl
+
+
+def _fvu(record: Record) -> Number:
+    explained = record.metrics.reconstruction.explained_variance
+    if explained.value is None:
+        return explained
+    ends = {
+        "value": 1 - explained.value,
+        "low": None if explained.high is None else 1 - explained.high,
+        "high": None if explained.low is None else 1 - explained.low,
+    }
+    return Number(**ends, reason=explained.reason)
+
+
+COLUMNS = {
+    "fvu": Column("left out", 0, _fvu),
+    "bits": Column("bits", 0, lambda record: record.complexity.bits_per_token),
+    "gap_raw": Column("raw", 0, _gap("raw")),
+    "gap_renormalised_mean": Column("told", 0, _gap("renormalised-mean")),
+    "zero": Column("zero", 0, _order("zero")),
+    "one": Column("one", 0, _order("one")),
+    "two": Column("two", 0, _order("two")),
+    "sampled": Column("sampled", 0, _order("sampled")),
+    "gap_permuted": Column("permuted", 1, _gap("permuted")),
+    "gap_cluster": Column("cluster", 1, _gap("cluster")),
+    "gap_neighbour": Column("neighbour", 1, _gap("neighbour")),
+    "annealed_06": Column("bath .6", 1, _bath(0)),
+    "annealed_1": Column("bath 1", 1, _bath(1)),
+    "kl_raw": Column("KL", 1, _kl),
+    "rho_even": Column("ρ even", 1, _ratio("even")),
+    "rho_odd": Column("ρ odd", 1, _ratio("odd")),
+    "perturbativity": Column("π", 1, _order("perturbativity")),
+}
+"""Numbers of a shell by their keys, in the order of tables."""
+
+_LEGEND = (
+    "left out: share of the activation's variance, of exact codes; bits: of the codes, a token",
+    "raw … neighbour: loss less clean, nats a token; told: with what the kept codes tell of the rest",
+    "zero, one, two, sampled: the Gaussian bath order by order, about its mean",
+    "bath: annealed loss less that of the mean, at amplitude .6 and 1; below 0 the bath helps",
+)
+
+_SAYS = {
+    "shape": "the bath costs what a Gaussian does (5 %)",
+    "perturbative": "one order in the noise tells its cost (10 %)",
+    "raw": "leaving the bath out costs 5 % of leaving all out",
+    "bath": "integrated out, the bath helps to predict",
+}
+
+
+def flow_frame(flow: Flow, records: Sequence[Record]) -> pd.DataFrame:
+    """One row a shell: how many sources it keeps, every number with the ends of its interval, its record."""
+    rows = []
+    for shell, record in zip(flow.shells, records, strict=True):
+        row: dict[str, object] = {"keep": shell.keep}
+        for key, column in COLUMNS.items():
+            row |= frame_cells(key, column.of(record))
+        rows.append(row | {"record": shell.record})
+    return pd.DataFrame(rows)
+
+
+def render_flow(
+    flow: Flow, records: Sequence[Record], format: str = "table", *, width: int = WIDTH, color: bool = False
+) -> str:
+    """The flow as text; as `json` the scales too, as `csv` the shells alone.
+
+    Args:
+        records: of its shells, in their order.
+
+    Raises:
+        RecordError: there is no such format.
+    """
+    require_format(format, FORMATS)
+    if format == "csv":
+        return render_frame(flow_frame(flow, records), format)
+    if format == "json":
+        rows = json.loads(render_frame(flow_frame(flow, records), format))
+        content = {**flow.model_dump(mode="json"), "shells": rows}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    titles = (_title(flow), "The same shells with other baths")
+    parts = []
+    for part, title in enumerate(titles):
+        notes = Notes()
+        columns = [column for column in COLUMNS.values() if column.part == part]
+        headings = ["kept", *(column.heading for column in columns)]
+        rows = [
+            [str(shell.keep), *(notes.value(column.of(record)).plain for column in columns)]
+            for shell, record in zip(flow.shells, records, strict=True)
+        ]
+        below = [*notes.lines(), *([] if part < len(titles) - 1 else [*_LEGEND, *_verdicts(flow)])]
+        if format == "table":
+            lines = [fill(line, width, hanging="  ") for line in below]
+            shown: list[RenderableType] = ["", fill(title, width), plain_table(headings, rows), *lines]
+            parts.append(draw(shown, width=width, color=color).lstrip("\n"))
+        else:
+            parts.append(render_cells(headings, rows, format, title=title, notes=below))
+    return "\n".join(parts)
+
+
+def _title(flow: Flow) -> str:
+    where = "at each token" if flow.order == "dynamic" else "of the dictionary"
+    return (
+        f"{flow.submission.name} on {flow.task.id}, version {flow.task.version}, tier {flow.tier}: "
+        f"k of {flow.sources} sources {where} kept ({flow.order})"
+    )
+
+
+def _verdicts(flow: Flow) -> list[str]:
+    lines = ["From which k on (95 %, all shells and scales together):"]
+    for name in SCALES:
+        bracket = flow.scales[name]
+        reason = "" if bracket.reason is None else f" ({bracket.reason})"
+        lines.append(f"  k_{name}: {bracket.verdict}{reason} – {_SAYS[name]}")
+    if flow.ties:
+        lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")
+    return lines
