@@ -43,7 +43,10 @@ _Keep = Annotated[
 ]
 _Ratio = Annotated[float, typer.Option(help="How many times the sources of a shell the one above it keeps.")]
 _Shells = Annotated[int | None, typer.Option(help="How many shells at most, beside the one that keeps none.")]
-_Documents = Annotated[int, typer.Option(metavar="N", help="Evaluation documents of each shell.")]
+_Documents = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Evaluation documents of each shell; default: 16 of a text, else all."),
+]
 _Save = Annotated[
     Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
 ]
@@ -58,7 +61,7 @@ def flow(
     ratio: _Ratio = 2.0,
     shells: _Shells = None,
     tier: TierOption = "quick",
-    documents: _Documents = 16,
+    documents: _Documents = None,
     dtype: DtypeOption = None,
     ignore_field: IgnoreOption = None,
     trust_code: TrustOption = False,

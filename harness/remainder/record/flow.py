@@ -14,6 +14,7 @@
 3. All shells' numbers of a criterion have simultaneous intervals. k_hi is the smallest shell from which on
    the upper ends meet the criterion, k_lo the same by lower ends: k* lies between them. With k_lo alone it is
    undecided; with neither it is not reached.
+   A shell that leaves nothing out meets every criterion.
 4. Several scales are claimed at once, so their levels are Holm's: those that are reached at 1 − 5 %/4 are
    claimed, the others are tried again at 1 − 5 %/m with the m that are left.
 
@@ -160,21 +161,23 @@ class Criterion(NamedTuple):
     numerators: Array
     any_side: bool = False
     """Whether one side below 0 is enough; else all have to be."""
-    unknown: tuple[bool, ...] = ()
-    """Shells that may meet it or not, since their number has no value; none where this is empty."""
+    unknown: NDArray[np.bool_] | None = None
+    """Sides that have no value, `[shells, sides]`: they may be below 0 or not; None: all have one."""
 
 
 def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterion: Criterion) -> Bracket:
     shells, sides, documents = criterion.numerators.shape
-    columns = criterion.numerators.reshape(shells * sides, documents).T
+    unknown = np.zeros((shells, sides), dtype=np.bool_) if criterion.unknown is None else criterion.unknown
+    columns = np.where(unknown[..., None], 0.0, criterion.numerators).reshape(shells * sides, documents).T
     _, low, high = bootstrap.simultaneous(np.ascontiguousarray(columns), tokens)
-    join = np.min if criterion.any_side else np.max
-    lower, upper = (join(ends.reshape(shells, sides), axis=1) for ends in (low, high))
-    # Strictly where the claim is that something is below 0; at most 0 where it is an equivalence.
-    met = (lower < 0, upper < 0) if criterion.any_side else (lower <= 0, upper <= 0)
-    unknown = np.array(criterion.unknown or (False,) * shells)
-    met = (met[0] | unknown, met[1] & ~unknown)
-    return Bracket(low=_first(met[0], keeps), high=_first(met[1], keeps))
+    lower = np.where(unknown, -np.inf, low.reshape(shells, sides))
+    upper = np.where(unknown, np.inf, high.reshape(shells, sides))
+    if criterion.any_side:  # a claim that something is below 0
+        met = (lower < 0).any(1), (upper < 0).any(1)
+    else:  # an equivalence
+        met = (lower <= 0).all(1), (upper <= 0).all(1)
+    nothing = ~criterion.numerators.any(axis=(1, 2))  # nothing is left out, and so there is nothing to claim
+    return Bracket(low=_first(met[0] | nothing, keeps), high=_first(met[1] | nothing, keeps))
 
 
 def _first(met: NDArray[np.bool_], keeps: Sequence[int]) -> int | None:
@@ -235,12 +238,12 @@ def _bath(shells: Shells) -> Criterion | str:
     sides, unknown = [], []
     for totals, table in zip(shells.totals, shells.tables, strict=True):
         points = bath_of(Bootstrap(len(totals["clean"]), seed=0), table, totals) or ()
-        unknown.append(any(point.difference.value is None for point in points))
+        unknown.append([point.difference.value is None for point in points])
         annealed = [annealed_totals(table, rung).get(2 * BATH_PAIRS[rung]) for rung in BATH]
         if any(one is None for one in annealed):
             return "the amplitudes have too few draws for an annealed loss"
         sides.append([column(one, "annealed") - _loss(totals, "mean") for one in annealed if one is not None])
-    return Criterion(np.asarray(sides, dtype=np.float64), any_side=True, unknown=tuple(unknown))
+    return Criterion(np.asarray(sides, dtype=np.float64), any_side=True, unknown=np.array(unknown))
 
 
 _COLUMNS = {"shape": _shape, "perturbative": _perturbative, "raw": _raw, "bath": _bath}

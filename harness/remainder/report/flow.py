@@ -80,39 +80,48 @@ def _fvu(record: Record) -> Number:
     return Number(**ends, reason=explained.reason)
 
 
+_PARTS = ("What the bath costs", "Order by order, and integrated out", "What the bath looks like")
+"""Tables, by their titles; the first has the flow's own."""
+
 COLUMNS = {
     "fvu": Column("left out", 0, _fvu),
     "bits": Column("bits", 0, lambda record: record.complexity.bits_per_token),
     "gap_raw": Column("raw", 0, _gap("raw")),
+    "kl_raw": Column("KL", 0, _kl),
     "gap_renormalised_mean": Column("told", 0, _gap("renormalised-mean")),
-    "zero": Column("zero", 0, _order("zero")),
-    "one": Column("one", 0, _order("one")),
-    "two": Column("two", 0, _order("two")),
-    "sampled": Column("sampled", 0, _order("sampled")),
-    "gap_permuted": Column("permuted", 1, _gap("permuted")),
-    "gap_cluster": Column("cluster", 1, _gap("cluster")),
-    "gap_neighbour": Column("neighbour", 1, _gap("neighbour")),
-    "annealed_06": Column("bath .6", 1, _bath(0)),
-    "annealed_1": Column("bath 1", 1, _bath(1)),
-    "kl_raw": Column("KL", 1, _kl),
-    "rho_even": Column("ρ even", 1, _ratio("even")),
-    "rho_odd": Column("ρ odd", 1, _ratio("odd")),
+    "gap_full": Column("Gaussian", 0, _gap("full")),
+    "zero": Column("zero", 1, _order("zero")),
+    "one": Column("one", 1, _order("one")),
+    "two": Column("two", 1, _order("two")),
+    "sampled": Column("sampled", 1, _order("sampled")),
     "perturbativity": Column("π", 1, _order("perturbativity")),
+    "annealed_06": Column("bath × .6", 1, _bath(0)),
+    "annealed_1": Column("bath × 1", 1, _bath(1)),
+    "gap_permuted": Column("permuted", 2, _gap("permuted")),
+    "gap_cluster": Column("cluster", 2, _gap("cluster")),
+    "gap_neighbour": Column("neighbour", 2, _gap("neighbour")),
+    "rho_even": Column("ρ even", 2, _ratio("even")),
+    "rho_odd": Column("ρ odd", 2, _ratio("odd")),
 }
 """Numbers of a shell by their keys, in the order of tables."""
 
-_LEGEND = (
-    "left out: share of the activation's variance, of exact codes; bits: of the codes, a token",
-    "raw … neighbour: loss less clean, nats a token; told: with what the kept codes tell of the rest",
-    "zero, one, two, sampled: the Gaussian bath order by order, about its mean",
-    "bath: annealed loss less that of the mean, at amplitude .6 and 1; below 0 the bath helps",
+_LEGENDS = (
+    (
+        "left out: share of the activation's variance, of exact codes; bits of the codes a token",
+        "raw, told, Gaussian: loss less clean, nats a token; told adds what the kept codes tell of the rest",
+    ),
+    (
+        "zero to sampled: the Gaussian bath order by order about its mean, loss less clean, nats a token",
+        "bath: annealed loss less that of the mean alone, at two amplitudes; below 0 the bath helps",
+    ),
+    ("permuted, cluster, neighbour: other samples of the bath, loss less clean, nats a token",),
 )
 
 _SAYS = {
-    "shape": "the bath costs what a Gaussian does (5 %)",
-    "perturbative": "one order in the noise tells its cost (10 %)",
-    "raw": "leaving the bath out costs 5 % of leaving all out",
-    "bath": "integrated out, the bath helps to predict",
+    "shape": "it costs what a Gaussian does (5 %)",
+    "perturbative": "one order tells its cost (10 %)",
+    "raw": "leaving it out costs under 5 % of all",
+    "bath": "integrated out, it helps to predict",
 }
 
 
@@ -145,9 +154,8 @@ def render_flow(
         rows = json.loads(render_frame(flow_frame(flow, records), format))
         content = {**flow.model_dump(mode="json"), "shells": rows}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    titles = (_title(flow), "The same shells with other baths")
     parts = []
-    for part, title in enumerate(titles):
+    for part, title in enumerate((_title(flow), *_PARTS[1:])):
         notes = Notes()
         columns = [column for column in COLUMNS.values() if column.part == part]
         headings = ["kept", *(column.heading for column in columns)]
@@ -155,13 +163,17 @@ def render_flow(
             [str(shell.keep), *(notes.value(column.of(record)).plain for column in columns)]
             for shell, record in zip(flow.shells, records, strict=True)
         ]
-        below = [*notes.lines(), *([] if part < len(titles) - 1 else [*_LEGEND, *_verdicts(flow)])]
+        below = [*notes.lines(), *_LEGENDS[part]]
+        if part == len(_PARTS) - 1:
+            below += ["", *_verdicts(flow)]
         if format == "table":
             lines = [fill(line, width, hanging="  ") for line in below]
-            shown: list[RenderableType] = ["", fill(title, width), plain_table(headings, rows), *lines]
-            parts.append(draw(shown, width=width, color=color).lstrip("\n"))
+            shown: list[RenderableType] = [fill(title, width), "", plain_table(headings, rows), *lines]
+            parts.append(draw(shown, width=width, color=color))
         else:
-            parts.append(render_cells(headings, rows, format, title=title, notes=below))
+            parts.append(
+                render_cells(headings, rows, format, title=title, notes=[line for line in below if line])
+            )
     return "\n".join(parts)
 
 
@@ -169,16 +181,16 @@ def _title(flow: Flow) -> str:
     where = "at each token" if flow.order == "dynamic" else "of the dictionary"
     return (
         f"{flow.submission.name} on {flow.task.id}, version {flow.task.version}, tier {flow.tier}: "
-        f"k of {flow.sources} sources {where} kept ({flow.order})"
+        f"k of {flow.sources} sources kept {where} ({flow.order})"
     )
 
 
 def _verdicts(flow: Flow) -> list[str]:
-    lines = ["From which k on (95 %, all shells and scales together):"]
+    lines = ["The scales, from which k on (95 %, all shells and scales together):"]
     for name in SCALES:
         bracket = flow.scales[name]
         reason = "" if bracket.reason is None else f" ({bracket.reason})"
-        lines.append(f"  k_{name}: {bracket.verdict}{reason} – {_SAYS[name]}")
+        lines.append(f"{f'k_{name}':15} {f'{bracket.verdict}{reason}':18} {_SAYS[name]}")
     if flow.ties:
         lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")
     return lines

@@ -83,10 +83,10 @@ def _band(
 def _draw_costs(
     axes: Axes, keeps: np.ndarray[tuple[int], np.dtype[np.float64]], columns: dict[str, list[Number]]
 ) -> None:
-    axes.set_title("What the bath costs", **TITLE)
+    axes.set_title("What the bath costs; shaded: its mean, and its Gaussian noise above", **TITLE)
     zero, sampled = _values(columns["zero"]), _values(columns["sampled"])
-    axes.fill_between(keeps, 0, zero, color=PALE, alpha=0.7, lw=0, label="mean of the bath")
-    axes.fill_between(keeps, zero, sampled, color="#eeeeee", lw=0, label="its Gaussian noise")
+    axes.fill_between(keeps, 0, zero, color=PALE, alpha=0.7, lw=0)
+    axes.fill_between(keeps, zero, sampled, color="#eeeeee", lw=0)
     _band(axes, keeps, columns["gap_raw"], "left out (raw)", "black")
     _band(axes, keeps, columns["gap_renormalised_mean"], "told by codes", GREEN, "--", "s")
     _band(axes, keeps, columns["sampled"], "Gaussian, sampled", BLUE, "-", "^")

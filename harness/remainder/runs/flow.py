@@ -19,7 +19,7 @@ from remainder.measure.keeping import ORDERS, Sources, look_at_sources
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.record.flow import Flow, FlowShell, Shells, brackets_of
-from remainder.record.rungs import BOARD_RUNGS
+from remainder.record.rungs import BOARD
 from remainder.record.schema import Record, TaskInfo
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
@@ -30,8 +30,10 @@ from remainder.task.listing import task_in
 
 __all__ = ["RUNGS", "MeasuredFlow", "flow_of", "flow_plan", "keeps_of", "measure_flow"]
 
-RUNGS = (*BOARD_RUNGS, "renormalised-mean")
+RUNGS = (BOARD, "renormalised-mean")
 """Rungs of every shell: those of a row of the board, and what the kept codes tell of the rest."""
+
+_DOCUMENTS = 16  # of a text: a first look at ten shells in minutes
 
 
 class MeasuredFlow(NamedTuple):
@@ -66,8 +68,14 @@ def keeps_of(full: int, ratio: float, shells: int | None = None) -> tuple[int, .
 
 
 def flow_plan(loaded: SiteTask, tier: str, documents: int | None, dtype: str | None) -> Plan:
-    """The plan of every shell."""
+    """The plan of every shell.
+
+    Args:
+        documents: of the evaluation split; default: 16 of a text, else all of the tier.
+    """
     task = loaded.task
+    if documents is None and task.corpus is not None:
+        documents = _DOCUMENTS
     if documents is not None and documents >= task.tier(tier).evaluation_windows:
         documents = None
     return plan(task, tier, rungs=RUNGS, dtype=dtype, documents=documents, device=loaded.device.type)
@@ -84,7 +92,7 @@ def flow_of(
     ratio: float = 2.0,
     shells: int | None = None,
     tier: str = "quick",
-    documents: int | None = 16,
+    documents: int | None = None,
     dtype: str | None = None,
     ignore_fields: Sequence[str] = (),
     trust_code: bool = False,
