@@ -176,7 +176,8 @@ def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterio
         met = (lower < 0).any(1), (upper < 0).any(1)
     else:  # an equivalence
         met = (lower <= 0).all(1), (upper <= 0).all(1)
-    nothing = ~criterion.numerators.any(axis=(1, 2))  # nothing is left out, and so there is nothing to claim
+    # Where nothing is left out there is nothing to claim.
+    nothing = np.asarray(~criterion.numerators.any(axis=(1, 2)), dtype=np.bool_)
     return Bracket(low=_first(met[0] | nothing, keeps), high=_first(met[1] | nothing, keeps))
 
 

@@ -1,0 +1,132 @@
+"""Scales of a flow: simultaneous ends, and brackets that are told from made-up sums over documents."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from remainder.record.flow import Bracket, Criterion, _bracket, _first, _within
+from remainder.record.intervals import Bootstrap, Ratio
+
+TOKENS = np.full(40, 10.0)
+
+
+def test_of_one_ratio_the_ends_are_those_of_the_studentised_interval() -> None:
+    generator = np.random.default_rng(0)
+    numerator, tokens = generator.normal(1.0, 2.0, 30), generator.integers(5, 40, 30).astype(float)
+    bootstrap = Bootstrap(30, seed=3)
+    alone = bootstrap.estimate(Ratio(numerator, tokens))
+    value, low, high = bootstrap.simultaneous(numerator[:, None], tokens)
+    assert value[0] == pytest.approx(alone.value, rel=1e-12)
+    assert low[0] == pytest.approx(alone.low, rel=1e-9)
+    assert high[0] == pytest.approx(alone.high, rel=1e-9)
+
+
+def test_copies_of_a_ratio_cost_nothing_and_independent_ones_do() -> None:
+    generator = np.random.default_rng(1)
+    columns = generator.normal(size=(60, 8))
+    bootstrap, tokens = Bootstrap(60, seed=0), np.ones(60)
+    _, low, high = bootstrap.simultaneous(columns[:, :1], tokens)
+    _, same_low, same_high = bootstrap.simultaneous(np.repeat(columns[:, :1], 8, axis=1), tokens)
+    assert same_low == pytest.approx(low[0])
+    assert same_high == pytest.approx(high[0])
+    _, wide_low, wide_high = bootstrap.simultaneous(columns, tokens)
+    assert wide_low[0] < low[0]
+    assert wide_high[0] > high[0]
+
+
+def test_all_ends_of_a_side_hold_together_as_often_as_they_should() -> None:
+    """Normal documents, eight independent ratios: the upper ends all hold in about 97.5 % of samples."""
+    generator = np.random.default_rng(2)
+    held, tries = 0, 200
+    for seed in range(tries):
+        columns = generator.normal(size=(40, 8))
+        _, _, high = Bootstrap(40, seed=seed, resamples=400).simultaneous(columns, np.ones(40))
+        held += bool((high > 0).all())
+    assert 0.94 <= held / tries <= 1.0
+
+
+def test_what_does_not_vary_has_its_value_at_both_ends() -> None:
+    columns = np.column_stack([np.zeros(40), TOKENS * 0.5, np.random.default_rng(0).normal(size=40)])
+    value, low, high = Bootstrap(40, seed=0).simultaneous(columns, TOKENS)
+    assert (value[0], low[0], high[0]) == (0, 0, 0)
+    assert low[1] == high[1] == pytest.approx(0.5)
+    assert low[2] < value[2] < high[2]
+
+
+@pytest.mark.parametrize("documents", [1, 3])
+def test_too_few_documents_have_no_ends(documents: int) -> None:
+    with pytest.raises(ValueError, match="an interval needs"):
+        Bootstrap(documents, seed=0).simultaneous(np.ones((documents, 2)), np.ones(documents))
+
+
+def spread(means: list[float], sd: float) -> np.ndarray:
+    """Sums over documents whose ratios to `TOKENS` are about `means`, `[shells, documents]`."""
+    noise = np.random.default_rng(4).normal(size=(len(means), 40))
+    noise -= noise.mean(1, keepdims=True)
+    return 10.0 * (np.array(means)[:, None] + sd * noise)
+
+
+def bracket(criterion: Criterion, keeps: tuple[int, ...] = (0, 1, 2, 4, 8)) -> Bracket:
+    return _bracket(Bootstrap(40, seed=0), TOKENS, keeps, criterion)
+
+
+def test_a_scale_lies_between_the_shell_that_may_meet_it_and_the_one_that_does() -> None:
+    sizes = spread([1.0, 0.5, 0.101, 0.02, 0.01], 0.05)
+    rooms = spread([1.0] * 5, 0.0)
+    found = bracket(_within(list(sizes), list(rooms), 0.1))
+    assert (found.low, found.high, found.verdict) == (2, 4, "2 to 4")
+
+
+def test_the_sign_of_what_has_to_be_small_does_not_matter() -> None:
+    rooms = list(spread([1.0] * 5, 0.0))
+    for sign in (1, -1):
+        sizes = [sign * size for size in spread([1.0, 0.5, 0.3, 0.02, 0.01], 0.02)]
+        assert bracket(_within(sizes, rooms, 0.1)) == Bracket(low=4, high=4)
+
+
+def test_one_larger_shell_that_fails_puts_the_scale_beyond_it() -> None:
+    rooms = list(spread([1.0] * 5, 0.0))
+    sizes = list(spread([0.01, 0.01, 0.01, 0.5, 0.01], 0.01))
+    assert bracket(_within(sizes, rooms, 0.1)) == Bracket(low=8, high=8)
+    sizes = list(spread([0.01, 0.01, 0.01, 0.01, 0.5], 0.01))
+    found = bracket(_within(sizes, rooms, 0.1))
+    assert (found.low, found.high, found.verdict) == (None, None, "not reached")
+
+
+def test_what_the_documents_do_not_decide_is_undecided() -> None:
+    found = bracket(_within(list(spread([0.1] * 5, 0.3)), list(spread([1.0] * 5, 0.0)), 0.1))
+    assert (found.low, found.high, found.verdict) == (0, None, "undecided, ≥ 0")
+
+
+def test_of_several_sides_one_is_enough_where_something_is_claimed_to_help() -> None:
+    good, bad = spread([-1.0] * 5, 0.1), spread([1.0] * 5, 0.1)
+    sides = np.stack([good, bad], axis=1)
+    assert bracket(Criterion(sides, any_side=True)) == Bracket(low=0, high=0)
+    assert bracket(Criterion(sides)).verdict == "not reached"
+
+
+def test_a_side_without_a_value_decides_nothing() -> None:
+    sides = np.stack([spread([-1.0] * 5, 0.1), spread([1.0] * 5, 0.1)], axis=1)
+    unknown = np.zeros((5, 2), dtype=np.bool_)
+    unknown[1, 0] = True
+    found = bracket(Criterion(sides, any_side=True, unknown=unknown))
+    assert (found.low, found.high) == (0, 2)
+    unknown[:, 0], unknown[1, 0] = False, False
+    unknown[:, 1] = True  # the other side still tells
+    assert bracket(Criterion(sides, any_side=True, unknown=unknown)) == Bracket(low=0, high=0)
+
+
+def test_where_nothing_is_left_out_there_is_nothing_to_claim() -> None:
+    sides = np.stack([spread([-1.0] * 5, 0.1), spread([-1.0] * 5, 0.1)], axis=1)
+    sides[-1] = 0
+    assert bracket(Criterion(sides, any_side=True)) == Bracket(low=0, high=0)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+def test_the_first_shell_from_which_on_all_meet_it(met: list[bool]) -> None:
+    keeps = tuple(range(len(met)))
+    expected = next((place for place in keeps if all(met[place:])), None)
+    assert _first(np.array(met), keeps) == expected

@@ -1,0 +1,289 @@
+"""The flow end to end: shells of controls whose numbers are known, and of a small language model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from terminal import Command
+from tiny import Shrink, make_loaded
+
+from remainder.base.paths import project_root
+from remainder.build import load_script
+from remainder.errors import InterpretationError, TaskError
+from remainder.interpretation.kept import Kept, Some
+from remainder.loading.open import open_task
+from remainder.measure.keeping import ORDERS, look_at_sources
+from remainder.measure.plan import plan
+from remainder.record.flow import SCALES
+from remainder.record.number import Number
+from remainder.report.flow import COLUMNS, flow_frame, render_flow
+from remainder.report.plot import save
+from remainder.report.plot_flow import flow_figure
+from remainder.runs.cells import sweep
+from remainder.runs.flow import MeasuredFlow, flow_of, flow_plan, keeps_of, measure_flow
+from remainder.submission.objects import object_submission
+from remainder.submission.open import submissions_for
+
+CHAIN = "controls/shell-chain-2"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("flow")
+
+
+@pytest.fixture(scope="module")
+def chain(place: Path) -> MeasuredFlow:
+    """All shells of the chain that branches in two: coordinates in their order are shells."""
+    return flow_of(CHAIN, "identity", place, order="index", keeps=(2, 3, 4), documents=64, device="cpu")
+
+
+def test_a_shell_is_what_the_task_calls_the_first_k_parts(chain: MeasuredFlow, place: Path) -> None:
+    loaded = open_task(CHAIN, device="cpu")
+    settings = flow_plan(loaded, "quick", 64, None)
+    rows = sweep(loaded.task, submissions_for(loaded, ["keep-3"]), settings, place, loaded=loaded)
+    (kept,) = (row.finished for row in rows)
+    assert kept is not None
+    shell = chain.records[1].metrics
+    for name in ("raw", "mean", "full", "permuted", "neighbour"):
+        ours, theirs = (metrics.rungs[name].quenched.gap.value for metrics in (shell, kept.record.metrics))
+        assert ours == pytest.approx(theirs, rel=1e-5), name
+    assert shell.orders == kept.record.metrics.orders
+
+
+@pytest.fixture(scope="module")
+def formulas() -> ModuleType:
+    return load_script(project_root() / "tasks" / "controls" / "sums" / "expected.py")
+
+
+def within(number: Number, value: float, errors: float = 3) -> bool:
+    """Whether a value lies within so many standard errors."""
+    assert number.value is not None
+    assert number.low is not None
+    assert number.high is not None
+    return abs(number.value - value) <= errors * (number.high - number.low) / 3.92
+
+
+def test_the_chain_has_the_numbers_of_its_formulas(chain: MeasuredFlow, formulas: ModuleType) -> None:
+    for shell, record in zip(chain.flow.shells, chain.records, strict=True):
+        known = formulas.expected(formulas.Parameters(branching=2, kept=shell.keep))
+        metrics = record.metrics
+        for rung in ("raw", "full", "permuted"):
+            assert within(metrics.rungs[rung].quenched.kl, known[f"{rung} kl"]), (shell.keep, rung)
+        assert metrics.orders is not None
+        for name, claim in (("zero", "mean"), ("one", "full one"), ("two", "full two"), ("sampled", "full")):
+            value = known[claim] - known["clean"]
+            assert within(getattr(metrics.orders.kl, name), value), (shell.keep, name)
+        assert metrics.bath is not None
+        if metrics.bath[0].difference.value is not None:
+            assert within(metrics.bath[0].difference, known["bath 0.6"], 3.5), shell.keep
+
+
+def test_the_chain_has_the_scales_of_its_formulas(chain: MeasuredFlow, formulas: ModuleType) -> None:
+    """The smallest shell from which on the formulas meet a criterion lies in its bracket."""
+    known = {keep: formulas.expected(formulas.Parameters(branching=2, kept=keep)) for keep in (2, 3, 4)}
+    one = [keep for keep, at in known.items() if abs(at["missing"]) <= 0.1 * (at["full"] - at["mean"])]
+    scale = chain.flow.scales["perturbative"]
+    assert scale.low is not None
+    assert scale.high is not None
+    assert scale.low <= min(one) <= scale.high
+    assert chain.flow.scales["raw"].reason == "no shell keeps nothing"
+
+
+def test_the_next_run_finds_all_shells(chain: MeasuredFlow, place: Path) -> None:
+    again = flow_of(CHAIN, "identity", place, order="index", keeps=(2, 3, 4), documents=64, device="cpu")
+    assert again == chain
+
+
+def test_the_flow_in_every_format(chain: MeasuredFlow, tmp_path: Path) -> None:
+    text = render_flow(*chain)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text  # no number is cut short
+    for scale in SCALES:
+        assert f"k_{scale}" in text
+    content = json.loads(render_flow(*chain, "json"))
+    assert [shell["keep"] for shell in content["shells"]] == [2, 3, 4]
+    assert set(COLUMNS) <= content["shells"][0].keys()
+    frame = flow_frame(*chain)
+    assert list(frame["gap_raw"]) == [
+        record.metrics.rungs["raw"].quenched.gap.value for record in chain.records
+    ]
+    assert render_flow(*chain, "csv").count("\n") == 4
+    for format in ("markdown", "latex"):
+        assert "bath" in render_flow(*chain, format)
+    save(flow_figure(*chain), tmp_path / "flow.svg")
+    assert (tmp_path / "flow.svg").stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------------- which sources are kept
+
+
+def test_dynamic_keeps_the_largest_contributions_and_breaks_ties_by_index() -> None:
+    codes = torch.tensor([[[3.0, -2.0, 0.0, 2.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0]]])
+    sizes = torch.tensor([1.0, 2.0, 9.0, 2.0, 1.0])  # contributions 3 4 0 4 1
+    expected = {
+        0: [[0.0] * 5, [0.0] * 5],
+        1: [[0, -2.0, 0, 0, 0], [0, 1.0, 0, 0, 0]],
+        2: [[0, -2.0, 0, 2.0, 0], [0, 1.0, 0, 0, 0]],
+        3: [[3.0, -2.0, 0, 2.0, 0], [0, 1.0, 0, 0, 0]],
+        5: codes[0].tolist(),
+    }
+    for keep, rows in expected.items():
+        assert Some(keep, sizes=sizes).of(codes)[0].tolist() == rows
+
+
+def test_what_is_kept_depends_on_no_other_token() -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 4, (3, 7, 50), generator=generator).float()  # full of ties
+    some = Some(5, sizes=torch.ones(50))
+    together = some.of(codes)
+    assert (together.ne(0).sum(-1) == 5).all()
+    for window in range(3):
+        assert torch.equal(some.of(codes[window : window + 1])[0], together[window])
+
+
+def test_a_static_choice_keeps_the_same_sources_everywhere() -> None:
+    chosen = torch.tensor([True, False, True])
+    codes = torch.ones(1, 2, 3)
+    assert Some(2, chosen=chosen).of(codes).tolist() == [[[1.0, 0.0, 1.0]] * 2]
+
+
+def test_kept_has_what_the_whole_one_has() -> None:
+    kept = Kept(Shrink(), Some(1, sizes=torch.ones(16)))
+    assert hasattr(kept, "skip") == hasattr(Shrink(), "skip")
+
+
+def test_orders_rank_by_what_they_say() -> None:
+    loaded = make_loaded()
+    rows = loaded.rows("calibration")
+    generator = torch.Generator().manual_seed(1)
+    decoder = torch.randn(6, 16, generator=generator)
+
+    class Linear:
+        W_dec = decoder
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x @ decoder.T - torch.arange(6.0) / 10)
+
+        def decode(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes @ decoder
+
+    entry = object_submission(Linear(), "linear")
+    settings = plan(loaded.task, "quick")
+    found = {order: look_at_sources(loaded, entry, settings, order) for order in ORDERS}
+    codes = Linear().encode(rows).double()
+    norms = decoder.double().norm(dim=1)
+    assert found["dynamic"].ranking is None
+    assert found["dynamic"].full == int((codes > 0).sum(1).max())
+    assert found["dynamic"].sizes == pytest.approx(norms.numpy(), rel=1e-5)
+    energy, variance = codes.square().mean(0) * norms**2, codes.var(0, correction=0) * norms**2
+    for order, scores in (("energy", energy), ("variance", variance)):
+        ranking = found[order].ranking
+        assert ranking is not None
+        assert ranking.tolist() == scores.argsort(descending=True).tolist()
+    index, random = found["index"].ranking, found["random"].ranking
+    assert index is not None
+    assert random is not None
+    assert index.tolist() == list(range(6))
+    assert sorted(random.tolist()) == list(range(6)) != random.tolist()
+    attributed = found["attribution"].ranking
+    assert attributed is not None
+    assert sorted(attributed.tolist()) == list(range(6))
+
+
+def test_keeping_all_sources_is_the_whole_interpretation(tmp_path: Path) -> None:
+    loaded = make_loaded()
+    entry = object_submission(Shrink(), "shrink")
+    settings = plan(loaded.task, "quick", rungs=("raw", "full"), pairs=1)
+    found = measure_flow(loaded, entry, settings, tmp_path, order="index", keeps=(0, 16))
+    whole, _ = loaded.measure(entry, settings)
+    assert found.records[-1].metrics.rungs == whole.metrics.rungs
+    assert found.flow.scales["bath"].reason == "rung mean was not measured"
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+def test_shells_fall_by_a_ratio() -> None:
+    assert keeps_of(32, 2.0) == (0, 1, 2, 4, 8, 16, 32)
+    assert keeps_of(32, 2.0, shells=4) == (0, 8, 16, 32)
+    assert keeps_of(5, 1.3) == (0, 1, 2, 3, 4, 5)
+    assert keeps_of(1, 2.0) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shells", "says"),
+    [(1.0, None, "not above 1"), (np.nan, None, "not above 1"), (2.0, 1, "one shell")],
+)
+def test_shells_that_cannot_be(ratio: float, shells: int | None, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        keeps_of(32, ratio, shells)
+
+
+class Square:
+    """Decodes to squares: no source has a contribution of its own."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return x.abs()
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes * codes.sum(-1, keepdim=True)
+
+
+class Silent(Shrink):
+    """Codes that are never on."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    ("thing", "order", "says"),
+    [(Square(), "dynamic", "no contributions: decode is not affine"), (Silent(), "index", "has no source")],
+)
+def test_what_has_no_sources_is_refused(thing: object, order: str, says: str, tmp_path: Path) -> None:
+    loaded = make_loaded()
+    with pytest.raises(InterpretationError, match=says):
+        measure_flow(
+            loaded, object_submission(thing, "thing"), plan(loaded.task, "quick"), tmp_path, order=order
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("keeps", "says"), [((0, 17), "--keep 17: .* has 16 sources"), ((4,), "one shell")])
+def test_more_than_there_is_is_refused(keeps: tuple[int, ...], says: str, tmp_path: Path) -> None:
+    loaded = make_loaded()
+    with pytest.raises(TaskError, match=says):
+        measure_flow(
+            loaded,
+            object_submission(Shrink(), "shrink"),
+            plan(loaded.task, "quick"),
+            tmp_path,
+            order="index",
+            keeps=keeps,
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((CHAIN, "--with", "identity", "--order", "fame"), "no order of keeping"),
+        ((CHAIN, "--with", "identity", "--keep", "1,x"), "'x' is no number"),
+        ((CHAIN, "--with", "identity", "--ratio", "1"), "not above 1"),
+        ((CHAIN, "--with", "identity", "--save", "flow.txt"), "flow.txt"),
+        ((CHAIN, "--with", "nobody"), "nobody"),
+        (("tiny/induction-circuit", "--with", "full-graph"), "has no site"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    arguments: tuple[str, ...], says: str, remainder: Command, tmp_path: Path
+) -> None:
+    outcome = remainder("flow", *arguments, "--out", str(tmp_path / "out"))
+    assert outcome.code != 0
+    assert says in outcome.err
+    assert not (tmp_path / "out").exists()
