@@ -38,7 +38,7 @@ def _largest(
 
 @dataclass(frozen=True)
 class Some:
-    """Which sources are kept."""
+    """A choice of sources, which are kept."""
 
     keep: int
     """How many; of `dynamic`, at each token."""

@@ -18,7 +18,8 @@
 4. Several scales are claimed at once, so their levels are Holm's: those that are reached at 1 − 5 %/4 are
    claimed, the others are tried again at 1 − 5 %/m with the m that are left.
 
-Zero, one and sampled are the orders of `record.orders`, of common draws.
+Zero, one and sampled are the orders of `record.orders`, of common draws; of circuits zero is the mean at each
+position, and there are no orders.
 
 Source: protocol 1, section 8; protocol 2, sections 1 and 2.
 """
@@ -197,6 +198,11 @@ def _loss(totals: Totals, rung: str) -> Array:
     return column(totals[rung], "loss")
 
 
+def _zero(shells: Shells) -> str:
+    """The rung of the bath's mean alone: of circuits the mean at each position."""
+    return "raw" if "answer" in shells.totals[0]["clean"] else "mean"
+
+
 def _missing(shells: Shells, *rungs: str) -> str | None:
     lacking = [rung for rung in rungs if not all(rung in totals for totals in shells.totals)]
     return f"rung {lacking[0]} was not measured" if lacking else None
@@ -210,10 +216,11 @@ def _raw(shells: Shells) -> Criterion | str:
 
 
 def _shape(shells: Shells) -> Criterion | str:
-    if lacking := _missing(shells, "full", "permuted", "mean"):
+    zero = _zero(shells)
+    if lacking := _missing(shells, "full", "permuted", zero):
         return lacking
     shapes = [_loss(totals, "full") - _loss(totals, "permuted") for totals in shells.totals]
-    rooms = [_loss(totals, "full") - _loss(totals, "mean") for totals in shells.totals]
+    rooms = [_loss(totals, "full") - _loss(totals, zero) for totals in shells.totals]
     return _within(shapes, rooms, _SHARES["shape"])
 
 

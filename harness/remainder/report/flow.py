@@ -26,6 +26,8 @@ class Column(NamedTuple):
     part: int
     """The table that shows it."""
     of: Callable[[Record], Number]
+    says: str
+    """A few words for the legend."""
 
 
 def _gap(rung: str) -> Callable[[Record], Number]:
@@ -84,38 +86,28 @@ _PARTS = ("What the bath costs", "Order by order, and integrated out", "What the
 """Tables, by their titles; the first has the flow's own."""
 
 COLUMNS = {
-    "fvu": Column("left out", 0, _fvu),
-    "bits": Column("bits", 0, lambda record: record.complexity.bits_per_token),
-    "gap_raw": Column("raw", 0, _gap("raw")),
-    "kl_raw": Column("KL", 0, _kl),
-    "gap_renormalised_mean": Column("told", 0, _gap("renormalised-mean")),
-    "gap_full": Column("Gaussian", 0, _gap("full")),
-    "zero": Column("zero", 1, _order("zero")),
-    "one": Column("one", 1, _order("one")),
-    "two": Column("two", 1, _order("two")),
-    "sampled": Column("sampled", 1, _order("sampled")),
-    "perturbativity": Column("π", 1, _order("perturbativity")),
-    "annealed_06": Column("bath × .6", 1, _bath(0)),
-    "annealed_1": Column("bath × 1", 1, _bath(1)),
-    "gap_permuted": Column("permuted", 2, _gap("permuted")),
-    "gap_cluster": Column("cluster", 2, _gap("cluster")),
-    "gap_neighbour": Column("neighbour", 2, _gap("neighbour")),
-    "rho_even": Column("ρ even", 2, _ratio("even")),
-    "rho_odd": Column("ρ odd", 2, _ratio("odd")),
+    "fvu": Column("left out", 0, _fvu, "share of the activation's variance, of exact codes"),
+    "bits": Column("bits", 0, lambda record: record.complexity.bits_per_token, "of the codes, a token"),
+    "gap_raw": Column("raw", 0, _gap("raw"), "the bath left out"),
+    "kl_raw": Column("KL", 0, _kl, "to the clean model, of raw"),
+    "gap_renormalised_mean": Column("told", 0, _gap("renormalised-mean"), "what kept codes tell of the bath"),
+    "gap_full": Column("Gaussian", 0, _gap("full"), "fitted to the bath, sampled"),
+    "zero": Column("zero", 1, _order("zero"), "the bath's mean"),
+    "one": Column("one", 1, _order("one"), "and its noise to first order"),
+    "two": Column("two", 1, _order("two"), "to second order"),
+    "sampled": Column("sampled", 1, _order("sampled"), "the noise itself, of common draws"),
+    "perturbativity": Column("π", 1, _order("perturbativity"), "(sampled − one)/(one − zero)"),
+    "annealed_06": Column("bath × .6", 1, _bath(0), "annealed loss less that of the mean, noise × .6"),
+    "annealed_1": Column("bath × 1", 1, _bath(1), "the same, noise × 1; below 0 the bath helps"),
+    "gap_permuted": Column("permuted", 2, _gap("permuted"), "the bath of other tokens, or prompts"),
+    "gap_cluster": Column("cluster", 2, _gap("cluster"), "a Gaussian in each cell of what is kept"),
+    "gap_neighbour": Column("neighbour", 2, _gap("neighbour"), "the bath of the nearest token"),
+    "rho_even": Column("ρ even", 2, _ratio("even"), "harm of the bath over that of Gaussian noise"),
+    "rho_odd": Column("ρ odd", 2, _ratio("odd"), "its part that turns with the bath's sign"),
 }
 """Numbers of a shell by their keys, in the order of tables."""
 
-_LEGENDS = (
-    (
-        "left out: share of the activation's variance, of exact codes; bits of the codes a token",
-        "raw, told, Gaussian: loss less clean, nats a token; told adds what the kept codes tell of the rest",
-    ),
-    (
-        "zero to sampled: the Gaussian bath order by order about its mean, loss less clean, nats a token",
-        "bath: annealed loss less that of the mean alone, at two amplitudes; below 0 the bath helps",
-    ),
-    ("permuted, cluster, neighbour: other samples of the bath, loss less clean, nats a token",),
-)
+_UNIT = "Losses are less that of the clean model, nats a token."
 
 _SAYS = {
     "shape": "it costs what a Gaussian does (5 %)",
@@ -157,13 +149,20 @@ def render_flow(
     parts = []
     for part, title in enumerate((_title(flow), *_PARTS[1:])):
         notes = Notes()
-        columns = [column for column in COLUMNS.values() if column.part == part]
+        columns = [
+            column
+            for column in COLUMNS.values()
+            if column.part == part and any(column.of(record).value is not None for record in records)
+        ]
+        if not columns and part < len(_PARTS) - 1:
+            continue
         headings = ["kept", *(column.heading for column in columns)]
         rows = [
             [str(shell.keep), *(notes.value(column.of(record)).plain for column in columns)]
             for shell, record in zip(flow.shells, records, strict=True)
         ]
-        below = [*notes.lines(), *_LEGENDS[part]]
+        says = "; ".join(f"{column.heading}: {column.says}" for column in columns)
+        below = [*notes.lines(), *([f"{says}."] if says else []), *([] if part else [_UNIT])]
         if part == len(_PARTS) - 1:
             below += ["", *_verdicts(flow)]
         if format == "table":
@@ -178,10 +177,11 @@ def render_flow(
 
 
 def _title(flow: Flow) -> str:
-    where = "at each token" if flow.order == "dynamic" else "of the dictionary"
+    where = {"dynamic": "sources kept at each token", "edges": "edges kept"}
+    kept = where.get(flow.order, "sources of the dictionary kept")
     return (
         f"{flow.submission.name} on {flow.task.id}, version {flow.task.version}, tier {flow.tier}: "
-        f"k of {flow.sources} sources kept {where} ({flow.order})"
+        f"k of {flow.sources:,} {kept} ({flow.order})"
     )
 
 
@@ -189,8 +189,8 @@ def _verdicts(flow: Flow) -> list[str]:
     lines = ["The scales, from which k on (95 %, all shells and scales together):"]
     for name in SCALES:
         bracket = flow.scales[name]
-        reason = "" if bracket.reason is None else f" ({bracket.reason})"
-        lines.append(f"{f'k_{name}':15} {f'{bracket.verdict}{reason}':18} {_SAYS[name]}")
+        told = _SAYS[name] if bracket.reason is None else bracket.reason
+        lines.append(f"{f'k_{name}':15} {bracket.verdict:18} {told}")
     if flow.ties:
         lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")
     return lines

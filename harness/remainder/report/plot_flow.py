@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,23 +31,29 @@ def flow_figure(flow: Flow, records: Sequence[Record]) -> Figure:
     Args:
         records: of its shells, in their order.
     """
-    figure = Figure(figsize=(7.2, 8.6), dpi=150, layout="constrained")
-    costs, scales, looks, steps = figure.subplots(
-        4, 1, sharex=True, gridspec_kw={"height_ratios": [2.6, 0.9, 1.8, 1.8]}
-    )
     keeps = np.array([shell.keep for shell in flow.shells], dtype=np.float64)
     columns = {key: [column.of(record) for record in records] for key, column in COLUMNS.items()}
-    _draw_costs(costs, keeps, columns)
-    _draw_scales(scales, flow)
-    _draw_looks(looks, keeps, columns)
-    _draw_steps(steps, keeps, columns)
-    for axes in (costs, scales, looks, steps):
+    panels: list[tuple[float, Callable[[Axes], None]]] = [
+        (2.6, lambda axes: _draw_costs(axes, keeps, columns)),
+        (0.9, lambda axes: _draw_scales(axes, flow)),
+    ]
+    if _has(columns, "rho_even", "perturbativity"):
+        panels.append((1.8, lambda axes: _draw_looks(axes, keeps, columns)))
+    if _has(columns, "one", "annealed_1"):
+        panels.append((1.8, lambda axes: _draw_steps(axes, keeps, columns)))
+    heights = [height for height, _ in panels]
+    figure = Figure(figsize=(7.2, 0.8 + 1.1 * sum(heights)), dpi=150, layout="constrained")
+    found = figure.subplots(len(panels), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+    for axes, (_, draw) in zip(found, panels, strict=True):
+        draw(axes)
         axes.set_xscale("symlog", linthresh=1, linscale=0.5)
         axes.set_xlim(-0.15, keeps.max() * 1.15)
-    steps.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
-    steps.minorticks_off()
-    where = "at each token" if flow.order == "dynamic" else "of the dictionary"
-    steps.set_xlabel(f"sources kept {where} ({flow.order}); all others are the bath", fontsize=8)
+    last = found[-1]
+    last.set_xticks(keeps, [f"{keep:g}" for keep in keeps])
+    last.minorticks_off()
+    where = {"dynamic": "sources kept at each token", "edges": "edges kept"}
+    kept = where.get(flow.order, f"sources of the dictionary kept ({flow.order})")
+    last.set_xlabel(f"{kept}; all others are the bath", fontsize=8)
     figure.suptitle(
         f"{flow.submission.name} on {flow.task.id}, version {flow.task.version}, tier {flow.tier}; "
         "bands: 95 % intervals of each shell",
@@ -56,6 +62,11 @@ def flow_figure(flow: Flow, records: Sequence[Record]) -> Figure:
         ha="left",
     )
     return figure
+
+
+def _has(columns: dict[str, list[Number]], *keys: str) -> bool:
+    """Whether any shell has one of these numbers."""
+    return any(number.value is not None for key in keys for number in columns[key])
 
 
 def _values(numbers: Sequence[Number]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

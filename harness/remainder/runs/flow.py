@@ -7,25 +7,31 @@ file beside them that names these records, and follows from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from remainder.base.cache import Progress
+from remainder.circuit.circuit import Circuit
+from remainder.circuit.ranking import Circuits
 from remainder.errors import TaskError
+from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
+from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, Sources, look_at_sources
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.record.flow import Flow, FlowShell, Shells, brackets_of
 from remainder.record.rungs import BOARD
-from remainder.record.schema import Record, TaskInfo
+from remainder.record.schema import Record
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
 from remainder.submission.open import submissions_for
-from remainder.submission.shells import Shell
-from remainder.submission.submission import SiteEntry
+from remainder.submission.shells import CircuitShell, Shell
+from remainder.submission.submission import Entry, PromptEntry, SiteEntry
 from remainder.task.listing import task_in
 
 __all__ = ["RUNGS", "MeasuredFlow", "flow_of", "flow_plan", "keeps_of", "measure_flow"]
@@ -67,7 +73,7 @@ def keeps_of(full: int, ratio: float, shells: int | None = None) -> tuple[int, .
     return (0, *reversed(found if shells is None else found[: shells - 1]))
 
 
-def flow_plan(loaded: SiteTask, tier: str, documents: int | None, dtype: str | None) -> Plan:
+def flow_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str | None) -> Plan:
     """The plan of every shell.
 
     Args:
@@ -78,7 +84,8 @@ def flow_plan(loaded: SiteTask, tier: str, documents: int | None, dtype: str | N
         documents = _DOCUMENTS
     if documents is not None and documents >= task.tier(tier).evaluation_windows:
         documents = None
-    return plan(task, tier, rungs=RUNGS, dtype=dtype, documents=documents, device=loaded.device.type)
+    rungs = RUNGS if task.kind.has_residual else (*task.rungs, "mean")
+    return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
 
 
 def flow_of(
@@ -104,7 +111,7 @@ def flow_of(
     """The flow of a submission that is named, on a task that is named; see `measure_flow`.
 
     Raises:
-        TaskError: there is no such task or order, or it has no site.
+        TaskError: there is no such task or order.
         RemainderError: as `measure_flow`.
     """
     if order not in ORDERS:
@@ -113,15 +120,8 @@ def flow_of(
         keeps_of(1, ratio, shells)  # before anything is loaded
     place = task if folder is None else task_in(folder, task)
     loaded = open_task(place, device=device, batch_size=batch_size, progress=progress)
-    if not isinstance(loaded, SiteTask):
-        raise TaskError(
-            f"{loaded.task.id} has no site whose sources could be kept",
-            fix="`remainder explain` shows a circuit at every size",
-        )
     (entry,) = submissions_for(loaded, [name], ignore_fields, trust_code=trust_code)
-    if not isinstance(entry, SiteEntry):
-        entry.require_fit(loaded.task)
-        raise TaskError(f"{name} rebuilds no activations", fix="name an interpretation of a site")
+    entry.require_fit(loaded.task)
     settings = flow_plan(loaded, tier, documents, dtype)
     return measure_flow(
         loaded, entry, settings, out, order=order, keeps=keeps, ratio=ratio, shells=shells, fresh=fresh,
@@ -130,8 +130,8 @@ def flow_of(
 
 
 def measure_flow(
-    loaded: SiteTask,
-    entry: SiteEntry,
+    loaded: LoadedTask,
+    entry: Entry,
     settings: Plan,
     out: Path,
     *,
@@ -146,40 +146,95 @@ def measure_flow(
 
     Args:
         out: the folder of results.
-        order: in which sources are kept, one of `measure.keeping.ORDERS`.
+        order: in which sources of a reconstruction are kept, one of `measure.keeping.ORDERS`; circuits keep
+            the edges of largest score, at their own sizes.
         keeps: how many sources the shells keep; default: by `ratio` and `shells`, see `keeps_of`.
 
     Raises:
         InterpretationError: it has no sources in that order, or breaks a rule.
         TaskError: more are to be kept than there are, or one shell alone is asked for.
     """
-    sources = look_at_sources(loaded, entry, settings, order, progress=progress)
-    chosen = keeps_of(sources.full, ratio, shells) if keeps is None else _asked(keeps, sources, entry.name)
-    entries = [Shell(entry, sources.label, sources.adapted, sources.keeping(keep)) for keep in chosen]
-    rows = sweep(
-        loaded.task, entries, settings, out, loaded=loaded, device=loaded.device.type, fresh=fresh,
-        progress=progress,
-    )  # fmt: skip
-    for row in rows:
-        if row.problem is not None:
-            raise row.problem
-    finished = {
-        keep: row.finished for keep, row in zip(chosen, rows, strict=True) if row.finished is not None
+    if isinstance(loaded, SiteTask) and isinstance(entry, SiteEntry):
+        sources = look_at_sources(loaded, entry, settings, order, progress=progress)
+        chosen = (
+            keeps_of(sources.full, ratio, shells) if keeps is None else _asked(keeps, sources, entry.name)
+        )
+        found = _site_shells(entry, sources, chosen)
+    elif isinstance(loaded, PromptTask) and isinstance(entry, PromptEntry):
+        found = _circuit_shells(loaded, entry, settings)
+    else:
+        raise TaskError(
+            f"{entry.name} has no sources on {loaded.task.id}", fix="name an interpretation, or a circuit"
+        )
+    return _measured(loaded, entry, settings, out, found, fresh=fresh, progress=progress)
+
+
+class _Found(NamedTuple):
+    """Shells to be measured, and what is said of all of them."""
+
+    order: str
+    sources: int
+    ties: int
+    entries: Mapping[int, Entry]
+    """Entries by how many sources each keeps, ascending."""
+
+
+def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> _Found:
+    entries = {
+        keep: Shell(entry, sources.label, keep, adapted=sources.adapted, some=sources.keeping(keep))
+        for keep in keeps
     }
-    stored = {keep: StoredRecord(one.record, one.values) for keep, one in finished.items()}
-    first = finished[chosen[0]].record
+    return _Found(sources.label, sources.full, sources.ties, entries)
+
+
+def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> _Found:
+    """A shell for each size of the submission's circuits, and the empty one."""
+    with torch.inference_mode():
+        circuits = entry.circuits(loaded, settings.fit_windows).circuits
+    if not isinstance(circuits, Circuits):
+        raise TaskError(
+            f"{entry.name} is a circuit of features; a flow keeps edges or the codes at one site",
+            fix="`remainder explain` shows a circuit of features at every threshold",
+        )
+    graph = circuits.graph
+    kept = [Circuit.empty(graph), *(circuits.at(size, absolute=True) for size in circuits.sizes)]
+    entries = {one.edges: CircuitShell(entry, "edges", one.edges, circuit=one) for one in kept}
+    return _Found("edges", graph.edges, 0, dict(sorted(entries.items())))
+
+
+def _measured(
+    loaded: LoadedTask,
+    entry: Entry,
+    settings: Plan,
+    out: Path,
+    found: _Found,
+    *,
+    fresh: bool,
+    progress: Progress | None,
+) -> MeasuredFlow:
+    device, entries = loaded.device.type, list(found.entries.values())
+    rows = sweep(
+        loaded.task, entries, settings, out, loaded=loaded, device=device, fresh=fresh, progress=progress
+    )
+    stored: dict[int, StoredRecord] = {}
+    for keep, row in zip(found.entries, rows, strict=True):
+        if row.finished is None:
+            assert row.problem is not None
+            raise row.problem
+        stored[keep] = StoredRecord(row.finished.record, row.finished.values)
+    first = next(iter(stored.values())).record
     flow = Flow(
         protocol=loaded.task.protocol,
-        task=TaskInfo(id=first.task.id, version=first.task.version, hash=first.task.hash),
+        task=first.task,
         submission=info(entry),
         tier=settings.tier,
-        order=sources.label,
-        sources=sources.full,
-        ties=sources.ties,
-        shells=tuple(FlowShell(keep=keep, record=stored[keep].record.record_id) for keep in chosen),
+        order=found.order,
+        sources=found.sources,
+        ties=found.ties,
+        shells=tuple(FlowShell(keep=keep, record=one.record.record_id) for keep, one in stored.items()),
         scales=brackets_of(Shells.of(stored), seed=first.measurement.seed),
     )
-    return MeasuredFlow(flow, tuple(stored[keep].record for keep in chosen))
+    return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
 
 
 def _asked(keeps: Sequence[int], sources: Sources, name: str) -> tuple[int, ...]:

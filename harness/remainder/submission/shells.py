@@ -1,7 +1,7 @@
 """Shells of an interpretation: itself with some of its sources kept, as submissions like any other.
 
 A shell is measured, kept and found again as every submission is; its hash covers the whole interpretation's,
-the order in which sources are kept and how many.
+the order in which sources are kept and how many. Of circuits the sources are edges.
 """
 
 from __future__ import annotations
@@ -10,34 +10,46 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from remainder.circuit.circuit import Circuit
+from remainder.circuit.ranking import Sized
+from remainder.formats.eap_ig import Found
 from remainder.interpretation.kept import Kept, Some
 from remainder.interpretation.protocol import Adapted, FitMoments
 from remainder.record.naming import LONGEST, shortened
-from remainder.submission.submission import SiteEntry
+from remainder.submission.submission import Entry
 from remainder.task.spec import Task
 
-__all__ = ["Shell"]
+if TYPE_CHECKING:
+    from remainder.loading.prompts import PromptTask
+
+__all__ = ["CircuitShell", "Shell"]
 
 
 @dataclass(frozen=True)
-class Shell:
-    """An interpretation with `some` of its sources."""
+class _Part:
+    """The common part of all shells."""
 
-    whole: SiteEntry
+    whole: Entry
     order: str
     """The order in which sources are kept, with all that it depends on besides the interpretation."""
-    adapted: Adapted = field(repr=False)
-    """The whole interpretation, built."""
-    some: Some = field(repr=False)
-    kind: str = "reconstruction"
+    keep: int
+    """How many sources are kept."""
     family: None = None
+    format_name: None = None
+    """No format: it is read from no file of its own."""
 
     @property
     def name(self) -> str:
         """The whole one's name, the order and how many are kept."""
-        own = f".{self.order.partition(' ')[0]}-{self.some.keep}"
+        own = f".{self.order.partition(' ')[0]}-{self.keep}"
         return shortened(self.whole.name, LONGEST - len(own)) + own
+
+    @property
+    def kind(self) -> str:
+        """The whole one's kind."""
+        return self.whole.kind
 
     @property
     def files(self) -> dict[str, str]:
@@ -52,7 +64,7 @@ class Shell:
     @property
     def hash(self) -> str:
         """SHA-256 over the whole one's hash, the order and how many are kept."""
-        content = {"whole": self.whole.hash, "order": self.order, "keep": self.some.keep}
+        content = {"whole": self.whole.hash, "order": self.order, "keep": self.keep}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -60,17 +72,32 @@ class Shell:
         """Whether the whole one's hash says everything."""
         return self.whole.is_pinned
 
-    @property
-    def format_name(self) -> None:
-        """No format: it is read from no file of its own."""
-        return None
-
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if the whole one was made for other tasks."""
         self.whole.require_fit(task)
 
+
+@dataclass(frozen=True)
+class Shell(_Part):
+    """A reconstruction with some of its sources."""
+
+    adapted: Adapted = field(kw_only=True, repr=False)
+    """The whole interpretation, built."""
+    some: Some = field(kw_only=True, repr=False)
+
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site."""
-        return dataclasses.replace(
-            self.adapted, inner=Kept(self.adapted.inner, self.some), name=self.name, warnings=()
-        )
+        inner = Kept(self.adapted.inner, self.some)
+        return dataclasses.replace(self.adapted, inner=inner, name=self.name, warnings=())
+
+
+@dataclass(frozen=True)
+class CircuitShell(_Part):
+    """One of the circuits of a submission."""
+
+    circuit: Circuit = field(kw_only=True, repr=False)
+
+    def circuits(self, loaded: PromptTask, fit_windows: int) -> Found:
+        """The circuit, by its share of all edges."""
+        graph = self.circuit.graph
+        return Found(Sized(graph, {self.circuit.edges / graph.edges: self.circuit}), ())
