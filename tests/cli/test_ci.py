@@ -118,6 +118,7 @@ def test_without_a_stored_record_nothing_is_compared(
         (("--task", ""), "no task is named To mend it: give `task` or `suite`"),
         (("--task", "tiny/digit"), "there is no task 'tiny/digit' To mend it: did you mean tiny/digits"),
         (("--suite", "tinny"), "there is no suite 'tinny'"),
+        (("--tier", "slow"), "task tiny/digits has no tier 'slow'"),
         (("--baseline-record", "good/tiny-digits.json"), "is one record, and there are 2 tasks"),
         (("--baseline-record", "nowhere"), "nowhere"),
         (("--baseline-record", "empty"), "empty/tiny-digits.json"),

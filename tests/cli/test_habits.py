@@ -69,6 +69,8 @@ def test_quiet_is_the_table_alone_and_verbose_has_seconds_of_stages(
     quiet = remainder(*RUN, "--out", tmp_path, "-q")
     assert (quiet.code, quiet.err) == (0, "")
     assert quiet.out == usual.out
+    assert remainder("-q", "run", "no/task").err.startswith("remainder: there is no task")
+    assert remainder("run", "no/task").err.startswith("loading libraries")  # one call leaves nothing behind
     verbose = remainder(*RUN, "--out", tmp_path, "--verbose")
     assert verbose.out == usual.out
     assert re.search(r"^  \w+ \d+\.\d s, ", verbose.err, re.MULTILINE)

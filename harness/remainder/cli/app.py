@@ -12,14 +12,35 @@ import typer
 
 from remainder.base.progress import set_talk
 
-__all__ = ["App"]
+__all__ = ["App", "QuietOption", "VerboseOption", "set_levels"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_LEVELS = {
-    "quiet": ("-q", "Print the result and errors alone: no progress, no remarks on it."),
-    "verbose": ("-v", "Also print seconds of stages, warnings of libraries, and the traceback of an error."),
-}
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print the result and errors alone: no progress, no remarks on it."),
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Also print seconds of stages, warnings of libraries, and the traceback of an error.",
+    ),
+]
+
+
+def set_levels(quiet: bool, verbose: bool) -> None:
+    """Set how much is said beside results.
+
+    Raises:
+        typer.BadParameter: both are given.
+    """
+    if quiet and verbose:
+        raise typer.BadParameter("--quiet and --verbose are both given")
+    set_talk(int(verbose) - int(quiet))
+    if verbose:
+        warnings.simplefilter("default")
 
 
 class App(typer.Typer):
@@ -43,21 +64,13 @@ def _with_levels(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         quiet, verbose = kwargs.pop("quiet"), kwargs.pop("verbose")
-        if quiet and verbose:
-            raise typer.BadParameter("--quiet and --verbose are both given")
-        set_talk(int(verbose) - int(quiet))
-        if verbose:
-            warnings.simplefilter("default")
+        if quiet or verbose:  # else it is as before the name of the command
+            set_levels(quiet, verbose)
         return function(*args, **kwargs)
 
     options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option(f"--{name}", short, help=text)],
-        )
-        for name, (short, text) in _LEVELS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+        for name, option in (("quiet", QuietOption), ("verbose", VerboseOption))
     ]
     signature = stated.replace(parameters=[*stated.parameters.values(), *options])
     call.__signature__ = signature  # type: ignore[attr-defined]

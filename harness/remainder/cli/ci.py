@@ -101,6 +101,7 @@ def ci(
     try:
         cases += _cases(" ".join(task or ()).split(), suite or None, folder, baseline_record, out)
         for case in cases:
+            _require_measurable(case, tier)
             _require_comparable(case, fail_on_regression)
         for case in cases:
             _measure(case, submission, tier, out, ignore_field, trust_code)
@@ -122,7 +123,6 @@ def _cases(
     """
     from remainder.base.files import require_folder
     from remainder.task.listing import task_in, task_names
-    from remainder.task.spec import load_task
 
     places = {name: task_in(folder, name) for name in names}
     if suite is not None:
@@ -130,8 +130,6 @@ def _cases(
         places |= {place: place for place in found if place not in places.values()}
     if not places:
         raise TaskError("no task is named", fix="give `task` or `suite`; `remainder tasks` lists all")
-    for place in places.values():
-        load_task(place)
     if Path(baseline).is_file() and len(places) > 1:
         raise RecordError(
             f"{baseline} is one record, and there are {len(places)} tasks",
@@ -148,6 +146,13 @@ def _cases(
             raise TaskError(f"{name}: another task has files called {stem.name} too", fix="run it by itself")
         cases.append(_Case(name, place, stem, record))
     return cases
+
+
+def _require_measurable(case: _Case, tier: str) -> None:
+    """Raise TaskError unless the task is there, and has the tier."""
+    from remainder.task.spec import load_task
+
+    load_task(case.place).tier(tier)
 
 
 def _require_comparable(case: _Case, margins: str) -> None:

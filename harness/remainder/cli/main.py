@@ -30,7 +30,7 @@ from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
 from remainder.cli import validate as cli_validate
 from remainder.cli import withdraw as cli_withdraw
-from remainder.cli.app import App
+from remainder.cli.app import App, QuietOption, VerboseOption, set_levels
 from remainder.cli.options import (
     IgnoreOption,
     TasksOption,
@@ -60,8 +60,10 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    pass
+    set_levels(quiet, verbose)
 
 
 app.command()(cli_tasks.tasks)
