@@ -224,7 +224,7 @@ def test_the_example_is_scored_and_says_that_it_is_code(
         *("submission.toml", "__pycache__")
     }
     # As in a checkout, where its files are compared, too.
-    monkeypatch.setattr(origin, "project_root", lambda: submitted.places.root)
+    monkeypatch.setattr(origin, "baseline", lambda name: submitted.places.submissions / name)
     (verdict,) = verify_paths([row.path], jobs=1)
     assert verdict.passed, verdict.faults
     assert any(note.startswith("complexity.features: its code alone") for note in verdict.notes)
