@@ -22,7 +22,7 @@ from remainder.board.merge import BoardRow, folders_of_tasks, read_entries
 from remainder.board.readme import section
 from remainder.board.verify import verify_paths
 from remainder.cli import publish as commands
-from remainder.errors import InterpretationError
+from remainder.errors import InterpretationError, RecordError
 from remainder.publish import remeasure, review
 from remainder.publish.place import describe_place
 from remainder.publish.submit import Destinations, Submitted, submit
@@ -161,11 +161,24 @@ def test_a_review_waits_where_code_would_have_to_be_run(proposed: list[dict[str,
     assert f"gh label create run-code:{'h' * 40}" in text.splitlines()
 
 
-def test_a_review_runs_code_when_it_is_told_to(proposed: list[dict[str, Any]]) -> None:
+def test_a_review_runs_code_when_it_is_told_to(
+    proposed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "unlimited", lambda: ())
     found = review.review("base", "h" * 40, trust_code=True)
     assert [settings["trust_code"] for settings in proposed] == [True]
     assert found.passed
     assert "waits" not in found.markdown()
+
+
+def test_a_review_runs_no_code_where_nothing_confines_it(
+    proposed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "unlimited", lambda: ("connections", "memory"))
+    with pytest.raises(RecordError, match="nothing limits here connections, memory"):
+        review.review("base", "h" * 40, trust_code=True)
+    assert proposed == []
+    assert review.review("base", "h" * 40).waits
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from remainder.record.json import write_atomically
 from remainder.record.schema import Record
 from remainder.record.store import read_record
 from remainder.report.tables import render
+from remainder.submission.sandbox.confine import unlimited
 from remainder.submission.submission import Submission
 
 __all__ = ["ChangedFile", "Review", "changes", "faults_of_changes", "review"]
@@ -127,8 +128,14 @@ def review(
         progress: told what is being done.
 
     Raises:
-        RecordError: if git does not know the commits, or the checkout has other files of these names.
+        RecordError: if git does not know the commits, the checkout has other files of these names, or code is
+            trusted where the system does not confine it.
     """
+    if trust_code and (doors := unlimited()):
+        raise RecordError(
+            f"nothing limits here {', '.join(doors)}, and a review runs the code of strangers",
+            fix="review on a recent Linux (6.10 or later) or leave out --trust-code, and read the code",
+        )
     root = project_root()
     head = _commit(root, head)
     found = changes(root, _git(root, "merge-base", _commit(root, base), head).decode().strip(), head)
