@@ -12,10 +12,10 @@ SHORTLY := while read -r line; do case "$$line" in \
 	FAILED) exit 1 ;; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo site validate test test-all bench lint format clean
+.PHONY: help install demo site validate test test-all bench dist floors release-check lint format clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 # Made again when a dependency or a pin changes. The stamp is written last: a broken install is repeated.
 $(STAMP): pyproject.toml constraints.txt hatch_build.py
@@ -59,6 +59,14 @@ bench: $(STAMP)  ## benchmarks, without the run-time type checks of the tests; w
 	$(BENCH) tests/benchmarks $(BESIDE:%=--ignore=%) --benchmark-json=.benchmarks/others.json; others=$$?; \
 	wait $$beside; failed=$$?; cat .benchmarks/beside.log; [ $$others = 0 ] && [ $$failed = 0 ]
 	$(BIN)/python tests/benchmarks/page.py .benchmarks/beside.json .benchmarks/others.json docs/performance.md
+
+dist: $(STAMP)  ## build both wheels and the source distribution, and try them in an environment of their own
+	$(BIN)/python tests/packaging/dist.py dist
+
+floors: $(STAMP)  ## try the oldest dependencies that pyproject.toml allows
+	$(BIN)/python tests/packaging/floors.py
+
+release-check: lint test-all dist floors  ## all that must hold before a release
 
 lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check

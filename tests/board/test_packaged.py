@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from remainder.board.cite import cite
 from remainder.board.packaged import LARGEST_FILE, packaged, rows_file
 from remainder.board.rows import context, newest_snapshot, rows_of
 from remainder.board.shelf import results_folder
-from remainder.board.snapshot import make_snapshot
+from remainder.board.snapshot import make_snapshot, read_snapshot
 from remainder.errors import RecordError
-from remainder.record.store import read_summary
+from remainder.record.store import read_summary, values_path
 from remainder.task.spec import load_task
 
 TASK = "tiny/digits"
@@ -49,6 +50,31 @@ def test_the_committed_rows_are_those_of_the_newest_snapshot() -> None:
     assert content == rows_of(newest, results_folder())
     assert len(json.loads(content)["rows"]) == len(newest.records)
     assert len(content) <= LARGEST_FILE == 1_000_000
+
+
+def test_freezing_writes_the_rows_of_the_newest_snapshot_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remainder: Command
+) -> None:
+    results = tmp_path / "leaderboard" / "results"
+    for path in FILES[:2]:
+        place = results / path.parent.relative_to(results_folder())
+        place.mkdir(parents=True)
+        for file in (path, values_path(path)):
+            shutil.copy(file, place)
+    (tmp_path / "leaderboard" / "snapshots").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    for module in ("base.paths", "board.packaged", "board.shelf", "board.snapshot"):
+        monkeypatch.setattr(f"remainder.{module}.project_root", lambda: tmp_path)
+    assert remainder("board", "freeze", "2026.11").code == 0
+    written = rows_file().read_bytes()
+    assert written == rows_of(read_snapshot("2026.11"), results)
+    assert len(json.loads(written)["rows"]) == 2
+    assert remainder("board", "freeze", "2026.10").code == 0
+    assert rows_file().read_bytes() == written
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert remainder("board", "freeze", "2026.12", "--out", elsewhere).code == 0
+    assert rows_file().read_bytes() == written
 
 
 def test_where_the_records_are_nobody_reads_rows() -> None:

@@ -23,10 +23,10 @@ def suites(incomplete: str) -> list[str]:
 
 def submissions(incomplete: str) -> list[str]:
     """Names of baselines and of submissions that other packages register."""
-    from remainder.base.paths import project_root
+    from remainder.base.paths import baseline_folders
     from remainder.base.plugins import SUBMISSIONS, registered
 
-    own = sorted(path.parent.name for path in (project_root() / "baselines").glob("*/submission.toml"))
+    own = list(baseline_folders())
     return _beginning([*own, *(one.name for one in registered(SUBMISSIONS))], incomplete)
 
 
