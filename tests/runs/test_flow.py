@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +17,21 @@ from tiny import Shrink, make_loaded
 
 from remainder.base.paths import project_root
 from remainder.build import load_script
-from remainder.errors import InterpretationError, TaskError
+from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.interpretation.kept import Kept, Some
 from remainder.loading.open import open_task
 from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, look_at_sources
 from remainder.measure.plan import Plan, plan
-from remainder.record.flow import SCALES
+from remainder.record.flow import SCALES, Bracket, MeasuredFlow
+from remainder.record.flow_file import read_flow, write_flow
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
 from remainder.report.flow import COLUMNS, flow_frame, render_flow
 from remainder.report.plot import save
 from remainder.report.plot_flow import flow_figure
 from remainder.runs.cells import sweep
-from remainder.runs.flow import MeasuredFlow, flow_of, keeps_of, measure_flow
+from remainder.runs.flow import flow_of, keeps_of, measure_flow
 from remainder.submission.objects import object_submission
 from remainder.submission.open import submissions_for
 
@@ -129,6 +133,8 @@ def test_the_command_on_a_small_language_model(remainder: Command, tmp_path: Pat
     assert "k of 12 sources kept at each token" in " ".join(outcome.out.split())
     assert figure.stat().st_size > 10_000
     assert remainder("verify", str(tmp_path / "out")).code == 0
+    (kept,) = (tmp_path / "out").rglob("*.flow")
+    assert remainder("explain", str(kept)).out == outcome.out
 
 
 def test_the_flow_in_every_format(chain: MeasuredFlow, tmp_path: Path) -> None:
@@ -163,6 +169,58 @@ def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path) -> None
     assert "k of 81 edges kept" in " ".join(text.split())
     assert "bits" not in text  # columns without a value are left out
     save(flow_figure(*found), tmp_path / "edges.png")
+
+
+def test_a_flow_is_kept_beside_its_shells_and_proves_itself(
+    chain: MeasuredFlow, place: Path, remainder: Command, tmp_path: Path
+) -> None:
+    (kept,) = place.rglob("*.flow")
+    assert read_flow(kept) == chain
+    shown = remainder("explain", str(kept), "--save", str(tmp_path / "flow.png"))
+    assert shown.out == render_flow(*chain)
+    assert remainder("verify", str(place)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda flow: flow["scales"]["shape"].update(low=3, high=3), "it was edited"),
+        (lambda flow: flow.update(flow_id="0" * 64), "it was edited"),
+        (lambda flow: flow.pop("order"), "is no flow"),
+        (lambda flow: flow.update(more=1), "is no flow"),
+    ],
+)
+def test_an_edited_flow_is_at_fault(
+    edit: Callable[[dict[str, Any]], object], says: str, chain: MeasuredFlow, place: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(place, copy)
+    (kept,) = copy.rglob("*.flow")
+    content = json.loads(kept.read_text(encoding="utf-8"))
+    edit(content)
+    kept.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(RecordError, match=says):
+        read_flow(kept)
+
+
+def test_scales_and_shells_that_were_forged_with_their_hash_are_at_fault(
+    chain: MeasuredFlow, place: Path, tmp_path: Path, remainder: Command
+) -> None:
+    copy = tmp_path / "results"
+    shutil.copytree(place, copy)
+    forged = chain.flow.model_copy(
+        update={"scales": {**chain.flow.scales, "perturbative": Bracket(low=2, high=2)}}
+    )
+    with pytest.raises(RecordError, match="k_perturbative does not follow from the shells: it is 2 to 3"):
+        read_flow(write_flow(forged, copy))
+    outcome = remainder("verify", str(copy))
+    assert outcome.code != 0
+    assert "k_perturbative does not follow" in " ".join(outcome.out.split())
+    gone = chain.flow.shells[1]
+    for file in copy.rglob(f"{gone.record}.json"):
+        file.unlink()
+    with pytest.raises(RecordError, match="the shell that keeps 3 is missing"):
+        read_flow(write_flow(chain.flow, copy))
 
 
 # ------------------------------------------------------------------------------------- which sources are kept

@@ -27,8 +27,9 @@ from remainder.base.files import LARGEST, present, require_file, require_folder
 from remainder.base.messages import placed_fault
 from remainder.base.paths import is_checkout, project_root
 from remainder.base.wrapping import command
+from remainder.board.listing import record_files
 from remainder.board.shelf import chosen_results, place_in, relative_place, results_folder
-from remainder.board.verify import record_files, verify_paths
+from remainder.board.verify import verify_paths
 from remainder.errors import RecordError
 from remainder.record.json import canonical_json, sha256, write_atomically
 from remainder.record.number import FrozenModel, Sha256

@@ -34,18 +34,17 @@ import pandas as pd
 
 from remainder.board import coding_checks, consistency, origin, plausibility
 from remainder.board.agreement import disagreements
+from remainder.board.listing import LINK, record_files
 from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_board, results_root
 from remainder.errors import RecordError, RemainderError
 from remainder.record.json import canonical_json
-from remainder.record.order import ORDER, read_order
 from remainder.record.part import part_of
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
 from remainder.record.store import LARGEST_VALUES, read_record, values_path
-from remainder.record.turns import RUNS
 from remainder.record.windows import scored_in, windows_hash, windows_of
-from remainder.record.withdrawn import WITHDRAWN, check_withdrawn, read_withdrawn
+from remainder.record.withdrawn import read_withdrawn
 from remainder.task.lock import read_lock
 from remainder.task.spec import PROTOCOL
 
@@ -54,7 +53,6 @@ __all__ = [
     "FIRST_CHECKS",
     "Shelf",
     "Verdict",
-    "record_files",
     "results_root",
     "verify_paths",
     "verify_record",
@@ -64,8 +62,6 @@ _LARGEST_JSON = LARGEST_JSON
 _LARGEST_VALUES = 50_000_000  # bytes as they lie on the disk
 _LARGEST_UNPACKED = LARGEST_VALUES
 _CHUNK = 1 << 20
-_VALUES = ".csv.gz"
-_LINK = "is a link; results are plain files"
 _RESTORE = "restore what is at fault as it was written, or measure again; never edit a record"
 _DISPUTED = (
     "measure both again with `verify --rerun`, and take out the one that does not come out as recorded"
@@ -350,39 +346,6 @@ def _within(given: Path) -> Path:
     return inner if archived_protocol(inner) is not None and inner.is_dir() else given
 
 
-_LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: check_withdrawn}
-"""Files at the root of a folder of results that are no records, with what they are checked by."""
-
-
-def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it."""
-    if not path.is_dir():
-        return [path], []
-    records, strays = [], []
-    for folder, names, files in os.walk(path):
-        names[:] = [name for name in names if name != RUNS]
-        for name, check in _LISTS.items():
-            file = Path(folder) / name
-            if name in files and not file.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
-                files.remove(name)
-                try:
-                    check(Path(folder))
-                except RecordError as problem:
-                    strays.append((file, problem.what))
-        strays += [(Path(folder) / name, _LINK) for name in names if (Path(folder) / name).is_symlink()]
-        for name in sorted(files):
-            file = Path(folder) / name
-            if file.suffix == ".json":
-                records.append(file)
-            elif file.is_symlink():
-                strays.append((file, _LINK))
-            elif not name.endswith(_VALUES):
-                strays.append((file, "is neither a record nor its values"))
-            elif not file.with_name(name.removesuffix(_VALUES) + ".json").is_file():
-                strays.append((file, "are values without their record"))
-    return sorted(records), sorted(strays)
-
-
 _Work = tuple[Path, bool, "Path | None"]
 """A record, whether it was found in a folder that was given, and the leaderboard's folder if that is it."""
 
@@ -407,7 +370,7 @@ def _file_faults(path: Path) -> Iterator[str]:
     for file, most in ((path, _LARGEST_JSON), (values, _LARGEST_VALUES)):
         name = "" if file == path else f"the values {file.name[:80]} "
         if file.is_symlink():
-            yield f"{name}{_LINK}"
+            yield f"{name}{LINK}"
         elif file.exists() and not file.is_file():
             yield f"{name}is no file"
         elif file.exists() and file.stat().st_size > most:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from remainder.base.files import IMAGES, require_folder, require_target
-from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption, print_text
+from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption
+from remainder.cli.records import show_flow
 from remainder.cli.run_options import (
     BatchSizeOption,
     DeviceOption,
@@ -104,14 +104,7 @@ def flow(
             fresh=fresh,
             progress=progress,
         )
-    from remainder.report.flow import render_flow
-
-    if save is not None:
-        from remainder.report.plot import save as save_figure
-        from remainder.report.plot_flow import flow_figure
-
-        save_figure(flow_figure(*found), save)
-    print_text(render_flow(*found, format, color=sys.stdout.isatty()))
+    show_flow(found, save, format)
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,17 +1,20 @@
-"""Commands on records that are there: compare two, explain one."""
+"""Commands on records that are there: compare two, explain one, or a flow."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from remainder.base.files import IMAGES, require_target
 from remainder.cli.options import RECORD_HELP, FormatOption, one_record, print_text
 
-__all__ = ["compare", "explain"]
+if TYPE_CHECKING:
+    from remainder.record.flow import MeasuredFlow
+
+__all__ = ["compare", "explain", "show_flow"]
 
 
 def compare(
@@ -50,6 +53,18 @@ def compare(
         refuse(changes, first, second)
 
 
+def show_flow(flow: MeasuredFlow, save: Path | None, format: str) -> None:
+    """Draw a flow, where that is asked for, and print it."""
+    from remainder.report.flow import render_flow
+
+    if save is not None:
+        from remainder.report.plot import save as save_figure
+        from remainder.report.plot_flow import flow_figure
+
+        save_figure(flow_figure(*flow), save)
+    print_text(render_flow(*flow, format, color=sys.stdout.isatty()))
+
+
 def explain(
     record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
     save: Annotated[
@@ -57,7 +72,8 @@ def explain(
     ] = None,
     format: FormatOption = "table",
 ) -> None:
-    """Show the whole ladder of a record, and where the lost nats live."""
+    """Show the whole ladder of a record, or a flow, and where the lost nats live."""
+    from remainder.record.flow_file import FLOW, read_flow
     from remainder.record.store import read_record
     from remainder.report.explain import explain as explain_record
     from remainder.report.layout import require_format
@@ -65,6 +81,9 @@ def explain(
     require_format(format)
     if save is not None:
         require_target(save, "--save", IMAGES)
+    if record.endswith(FLOW):
+        show_flow(read_flow(Path(record)), save, format)
+        return
     explained = read_record(one_record(record)).record
     if save is not None:
         from remainder.report.plot import explanation

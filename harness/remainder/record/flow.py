@@ -38,11 +38,11 @@ from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap
 from remainder.record.number import FrozenModel, Sha256
 from remainder.record.orders import order_weights, shared_draws
 from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS
-from remainder.record.schema import SubmissionInfo, TaskInfo
+from remainder.record.schema import Record, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord
 from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
 
-__all__ = ["SCALES", "Bracket", "Flow", "FlowShell", "Shells", "brackets_of"]
+__all__ = ["SCALES", "Bracket", "Flow", "FlowShell", "MeasuredFlow", "Shells", "brackets_of"]
 
 Array = NDArray[np.float64]
 
@@ -99,6 +99,13 @@ class Flow(FrozenModel):
     shells: tuple[FlowShell, ...]
     """Ascending."""
     scales: dict[str, Bracket]
+
+
+class MeasuredFlow(NamedTuple):
+    """A flow with the records of its shells, ascending by how many sources they keep."""
+
+    flow: Flow
+    records: tuple[Record, ...]
 
 
 class Shells(NamedTuple):

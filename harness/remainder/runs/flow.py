@@ -24,9 +24,9 @@ from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, Sources, look_at_sources
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
-from remainder.record.flow import Flow, FlowShell, Shells, brackets_of
+from remainder.record.flow import Flow, FlowShell, MeasuredFlow, Shells, brackets_of
+from remainder.record.flow_file import write_flow
 from remainder.record.rungs import BOARD
-from remainder.record.schema import Record
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
 from remainder.submission.open import submissions_for
@@ -34,19 +34,12 @@ from remainder.submission.shells import CircuitShell, Shell
 from remainder.submission.submission import Entry, PromptEntry, SiteEntry
 from remainder.task.listing import task_in
 
-__all__ = ["RUNGS", "MeasuredFlow", "flow_of", "flow_plan", "keeps_of", "measure_flow"]
+__all__ = ["RUNGS", "flow_of", "flow_plan", "keeps_of", "measure_flow"]
 
 RUNGS = (BOARD, "renormalised-mean")
 """Rungs of every shell: those of a row of the board, and what the kept codes tell of the rest."""
 
 _DOCUMENTS = 16  # of a text: a first look at ten shells in minutes
-
-
-class MeasuredFlow(NamedTuple):
-    """A flow with the records of its shells, ascending by how many sources they keep."""
-
-    flow: Flow
-    records: tuple[Record, ...]
 
 
 def keeps_of(full: int, ratio: float, shells: int | None = None) -> tuple[int, ...]:
@@ -234,6 +227,7 @@ def _measured(
         shells=tuple(FlowShell(keep=keep, record=one.record.record_id) for keep, one in stored.items()),
         scales=brackets_of(Shells.of(stored), seed=first.measurement.seed),
     )
+    write_flow(flow, out)
     return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
 
 

@@ -1,0 +1,61 @@
+"""The files of a folder of results: records, what belongs to them, and what does not lie there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from remainder.board.shelf import is_board
+from remainder.errors import RecordError
+from remainder.record.flow_file import FLOW, read_flow
+from remainder.record.order import ORDER, read_order
+from remainder.record.turns import RUNS
+from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
+
+__all__ = ["LINK", "VALUES", "record_files"]
+
+VALUES = ".csv.gz"
+LINK = "is a link; results are plain files"
+_LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: check_withdrawn}
+"""Files at the root of a folder of results that are no records, with what they are checked by."""
+
+
+def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it."""
+    if not path.is_dir():
+        return [path], []
+    records, strays = [], []
+    for folder, names, files in os.walk(path):
+        names[:] = [name for name in names if name != RUNS]
+        for name, check in _LISTS.items():
+            file = Path(folder) / name
+            if name in files and not file.is_symlink() and (Path(folder) == path or is_board(Path(folder))):
+                files.remove(name)
+                try:
+                    check(Path(folder))
+                except RecordError as problem:
+                    strays.append((file, problem.what))
+        strays += [(Path(folder) / name, LINK) for name in names if (Path(folder) / name).is_symlink()]
+        for name in sorted(files):
+            file = Path(folder) / name
+            if file.suffix == ".json":
+                records.append(file)
+            elif file.is_symlink():
+                strays.append((file, LINK))
+            elif file.suffix == FLOW:
+                strays += _at_fault(file)
+            elif not name.endswith(VALUES):
+                strays.append((file, "is neither a record nor its values"))
+            elif not file.with_name(name.removesuffix(VALUES) + ".json").is_file():
+                strays.append((file, "are values without their record"))
+    return sorted(records), sorted(strays)
+
+
+def _at_fault(flow: Path) -> list[tuple[Path, str]]:
+    """A flow with what is wrong with it; nothing if it is sound."""
+    try:
+        read_flow(flow)
+    except RecordError as problem:
+        return [(flow, problem.what)]
+    return []
