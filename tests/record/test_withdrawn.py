@@ -20,6 +20,7 @@ from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError
 from remainder.publish.place import describe_place
 from remainder.record.chain import hash_after
+from remainder.record.find import fullest_record
 from remainder.record.schema import TaskInfo
 from remainder.record.store import read_summary
 from remainder.record.withdrawn import WITHDRAWN, Withdrawal, read_withdrawn, withdraw
@@ -94,6 +95,20 @@ def test_one_that_is_withdrawn_disputes_no_other(tmp_path: Path) -> None:
     found = entries(tmp_path)
     assert not any(entry.disputed for entry in found.values())
     assert found[right.stem].current
+
+
+def test_of_several_records_one_that_is_withdrawn_is_taken_last(tmp_path: Path) -> None:
+    values = synthetic_values(documents=12, seed=1)
+    base = synthetic_record(values)
+    fewer = base.measurement.model_copy(update={"rungs": base.measurement.rungs[:3]})
+    task = TaskInfo(id="a/b", version="1-A", hash=fake_hash("t"))
+    full = put(tmp_path, values, task=task, submission=submission("method"))
+    short = put(tmp_path, values, task=task, submission=submission("method"), measurement=fewer)
+    assert fullest_record(tmp_path) == full
+    withdraw(tmp_path, read_summary(full), by="Ada", reason=WHY)
+    assert fullest_record(tmp_path) == short
+    withdraw(tmp_path, read_summary(short), by="Ada", reason=WHY)
+    assert fullest_record(tmp_path) == full
 
 
 def copied(folder: Path) -> tuple[Path, Path]:

@@ -11,6 +11,7 @@ from remainder.record.order import order_above
 from remainder.record.part import part_of
 from remainder.record.schema import Record
 from remainder.record.store import read_sealed, read_summary
+from remainder.record.withdrawn import is_withdrawn
 
 __all__ = ["find_record", "fullest_of", "fullest_record"]
 
@@ -48,7 +49,8 @@ def fullest_record(folder: Path) -> Path:
 def fullest_of(paths: Sequence[Path], where: str) -> Path:
     """The record with the most rungs; of several such records the newest, as `record.order` tells it.
 
-    A record of only some documents of its tier comes after all records of a whole tier.
+    A record of only some documents of its tier comes after all records of a whole tier, and one that was
+    withdrawn after all others.
 
     Args:
         paths: of the records, at least one.
@@ -84,7 +86,7 @@ def fullest_of(paths: Sequence[Path], where: str) -> Path:
     return max(records, key=lambda path: _fullness(path, records[path]))
 
 
-def _fullness(path: Path, record: Record) -> tuple[bool, int, int, str, str]:
-    """Sort key of records of one submission; records of a few documents come first."""
+def _fullness(path: Path, record: Record) -> tuple[bool, bool, int, int, str, str]:
+    """Sort key of records of one submission; withdrawn ones come first, and then those of a few documents."""
     rungs = len(record.measurement.rungs)
-    return part_of(record.tier) is None, rungs, *order_above(path).key(record)
+    return not is_withdrawn(path), part_of(record.tier) is None, rungs, *order_above(path).key(record)

@@ -29,7 +29,7 @@ from remainder.record.number import Sha256
 from remainder.record.recordable import check_words
 from remainder.record.schema import Record
 
-__all__ = ["WITHDRAWN", "Withdrawal", "check_withdrawn", "read_withdrawn", "withdraw"]
+__all__ = ["WITHDRAWN", "Withdrawal", "check_withdrawn", "is_withdrawn", "read_withdrawn", "withdraw"]
 
 WITHDRAWN = "withdrawn.jsonl"
 """The name of the file, at the root of a folder of results."""
@@ -75,6 +75,16 @@ def read_withdrawn(results: Path) -> Mapping[str, Withdrawal]:
 @lru_cache(maxsize=16)
 def _read(path: Path, changed: int, size: int) -> Mapping[str, Withdrawal]:
     return {one.record: one for one in read_chain(path, Withdrawal)}
+
+
+def is_withdrawn(path: Path) -> bool:
+    """Whether the record at a path was withdrawn, by the nearest list above it.
+
+    Raises:
+        RecordError: as `read_withdrawn`.
+    """
+    folder = next((above for above in path.absolute().parents if (above / WITHDRAWN).is_file()), None)
+    return folder is not None and path.stem in read_withdrawn(folder)
 
 
 def check_withdrawn(results: Path) -> None:
