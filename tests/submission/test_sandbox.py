@@ -157,7 +157,7 @@ def test_an_entry_that_gives_no_method(process: Process, entry: str, words: str,
 
 
 ENDED = [
-    ("loop", "encode took longer than 2 seconds", "REMAINDER_CODE_SECONDS"),
+    ("loop", "encode took longer than 1 seconds", "REMAINDER_CODE_SECONDS"),
     ("vanish", "encode ended its process with code 7; it printed last: about to leave", "return"),
     ("fill_folder", "encode wrote more than 0.05 GB or 10,000 files to its temporary folder", "write less"),
     ("crash", "encode was ended by signal 11", "compiled code"),
@@ -186,7 +186,7 @@ def test_whatever_ends_it_is_told_and_it_stays_ended(start: Start, act: str, wor
 
 
 def ends(start: Start, act: str, words: str, fix: str) -> None:
-    process = start(dataclasses.replace(LIMITS, seconds=2.0) if act == "loop" else LIMITS)
+    process = start(dataclasses.replace(LIMITS, seconds=1.0) if act == "loop" else LIMITS)
     for _ in range(2):
         with pytest.raises(InterpretationError, match=f"mine: its code was stopped: {words}") as caught:
             ask(process, act)
