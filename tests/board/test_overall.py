@@ -13,6 +13,8 @@ from synthetic_records import fake_hash, synthetic_record
 from remainder.board.build import build
 from remainder.board.merge import read_entries
 from remainder.board.overall import LEAST, Scored, mean_of, overall, scored_of
+from remainder.board.pages import plain_page
+from remainder.board.readme import readme
 from remainder.board.view import boards
 from remainder.record.number import Number
 from remainder.record.schema import TaskInfo
@@ -135,6 +137,18 @@ def test_rows_of_another_dtype_or_of_other_documents_do_not_count(
         "float32": ["one", "two"],
         "bfloat16": [],
     }
+
+
+def test_methods_with_code_are_marked_here_too() -> None:
+    rows = [scored(f"t/{number}", 1.0, method=name) for number in range(LEAST) for name in ("sae", "mine")]
+    rows = [row._replace(runs_code=row.method == "mine" and row.task == "t/0") for row in rows]
+    found = overall(rows)
+    assert [(one.name, one.runs_code) for one in found.methods] == [("mine", True), ("sae", False)]
+    page = plain_page("overall.html", root="", here="overall", overall=found, least=LEAST)
+    assert page.count(">code</span>") == 1
+    text = readme([], found, [])
+    assert "| mine (code) " in text
+    assert "sae (code)" not in text
 
 
 def test_nothing_yet_is_said(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class Scored(NamedTuple):
     tokens: int
     documents: frozenset[str]
     efficiency: Number
+    runs_code: bool = False
+    """Whether code of its own encodes and decodes."""
 
 
 class Method(NamedTuple):
@@ -53,6 +55,11 @@ class Method(NamedTuple):
     name: str
     mean: Number
     by_task: dict[str, Scored]
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it brought code of its own on any of its tasks."""
+        return any(one.runs_code for one in self.by_task.values())
 
 
 class Overall(NamedTuple):
@@ -79,6 +86,7 @@ def scored_of(board: Board, page: str) -> list[Scored]:
             entry.record.documents.tokens,
             frozenset(entry.sums.documents),
             efficiency,
+            entry.record.submission.runs_code,
         )
         for entry in (row.entry for row in board.rows)
         if entry.record.record_id not in apart and (efficiency := _efficiency(entry)).value is not None

@@ -16,6 +16,8 @@ from remainder.report.text import MISSING, written_table
 __all__ = ["readme", "section"]
 
 _MOST_FAULTS = 20  # that are named
+_CODE = " (code)"
+"""A mark behind names of rows whose own code encodes and decodes."""
 _LONGEST = 25
 """Rows of a table; the page of the task has all."""
 
@@ -61,7 +63,8 @@ def _over_tasks(over: Overall) -> str:
     if not over.methods:
         return f"{heading}: nothing yet.\n"
     rows = [
-        [markdown(one.name, 48), in_words(one.mean), str(len(one.by_task))] for one in over.methods[:_LONGEST]
+        [markdown(one.name, 48) + _CODE * one.runs_code, in_words(one.mean), str(len(one.by_task))]
+        for one in over.methods[:_LONGEST]
     ]
     table = written_table(("Method", "Mean efficiency", "Tasks"), rows, ["left", "right", "right"])
     return (
@@ -76,7 +79,7 @@ def section(title: str, board: Board) -> str:
     cells = []
     for row in board.rows[:_LONGEST]:
         submission = row.entry.record.submission
-        marks = (" (code)" if submission.runs_code else "") + (" ●" if row.front else "")
+        marks = _CODE * submission.runs_code + (" ●" if row.front else "")
         name = markdown(submission.name, 48) + marks
         places = [MISSING if place is None else place.text for place in row.places.values()]
         shown = [_cell(row.cells[one.key], interval=not one.quantity.is_cost) for one in columns]
