@@ -4,8 +4,9 @@
 
 1. The source distribution is built from the checkout, and both wheels from what is in it.
 2. The first wheel is installed into an environment of its own, by the versions of constraints.txt.
-3. Its commands are run from an empty folder. Baselines that it lacks are named; the second wheel has them.
+3. Its commands are run from an empty folder.
 4. For newer releases of Python, which are not at hand, pip is asked for wheels of the same versions.
+5. Baselines that the first wheel lacks are named; the second is installed, and has them.
 """
 
 from __future__ import annotations
@@ -86,11 +87,11 @@ def main(target: Path) -> None:
         if "pip install remainder-baselines" not in absent:
             raise SystemExit(f"the first wheel names no baseline of the second\n{absent}")
         walk(python, work / "empty")
+        ask_for_wheels(python, work)
         install(python, "--no-deps", str(second))
         whole = said(python, ["show", SECOND], work / "empty")
         if "remainder-baselines" in whole:
             raise SystemExit(f"the second wheel is not found\n{whole}")
-        ask_for_wheels(python, work)
     print(f"{target}: both wheels and the source distribution are sound", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -112,6 +113,22 @@ def test_precommit_runs_the_pinned_ruff() -> None:
     (ruff,) = (pin for pin in _pins() if pin.name == "ruff")
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert f"rev: v{str(ruff.specifier).removeprefix('==')} " in hooks
+
+
+def test_a_lower_bound_that_nothing_reaches_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `make floors`, before it installs anything."""
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "packaging"))
+    floors = importlib.import_module("floors")
+    bounds = map(Requirement, PYPROJECT["project"]["dependencies"])
+    lowest = {one.name: next(s.version for s in one.specifier if s.operator == ">=") for one in bounds}
+    found = tmp_path / "floors.txt"
+    found.write_text("".join(f"{name}=={version}\n" for name, version in lowest.items()))
+    floors.hold(found)
+    found.write_text(found.read_text().replace(f"typer=={lowest['typer']}", "typer==99"))
+    with pytest.raises(SystemExit, match=f"typer: >={lowest['typer']} is stated, 99 is the lowest there is"):
+        floors.hold(found)
 
 
 def _files(chosen: dict[str, str]) -> dict[str, int]:
