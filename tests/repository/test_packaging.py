@@ -127,7 +127,9 @@ def test_a_lower_bound_that_nothing_reaches_is_refused(
     found.write_text("".join(f"{name}=={version}\n" for name, version in lowest.items()))
     floors.hold(found)
     found.write_text(found.read_text().replace(f"typer=={lowest['typer']}", "typer==99"))
-    with pytest.raises(SystemExit, match=f"typer: >={lowest['typer']} is stated, 99 is the lowest there is"):
+    with pytest.raises(
+        SystemExit, match=f"typer: >={lowest['typer']} is stated, and 99 is the lowest there is"
+    ):
         floors.hold(found)
 
 
