@@ -14,7 +14,7 @@ from remainder.interpretation.site_info import SiteInfo
 from remainder.submission.sandbox import method as module
 from remainder.submission.sandbox.confine import unlimited
 from remainder.submission.sandbox.limits import Limits
-from remainder.submission.sandbox.method import CodeMethod, open_method
+from remainder.submission.sandbox.method import OWN, CodeMethod, open_method
 from remainder.task.spec import load_task
 
 SOURCE = """
@@ -51,7 +51,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
         file.write_text(SOURCE.replace("KEEPS", repr(keeps)))
         site = SiteInfo("m", "a", "a", 3, 3)
         limits = Limits(memory=2_000_000_000, seconds=20.0)
-        return open_method("mine", tmp_path, {file.name: sha256_file(file)}, "method.py:build", site, limits)
+        files = {f"{OWN}/{file.name}": (file, sha256_file(file))}
+        return open_method("mine", files, "method.py:build", site, limits)
 
     return begin
 
