@@ -16,7 +16,6 @@ from remainder.residual.covariance import (
     DenseCovariance,
     MemoryFreeCovariance,
     NotMeasurableError,
-    _largest,
     bank_covariance,
     covariance_of,
     fit_covariance,
@@ -24,6 +23,7 @@ from remainder.residual.covariance import (
 )
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, NoiseKeys, normal
+from remainder.residual.support import largest_eigenvalue
 
 
 def rows_of(count: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -380,8 +380,10 @@ def test_the_largest_eigenvalue_is_found_alone(width: int) -> None:
     rows = torch.randn(3 * width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for scale in (1.0, 1e-30, 1e20):
         matrix = scale * rows.T @ rows
-        assert _largest(matrix) == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-10)
-    assert _largest(torch.zeros(width, width, dtype=torch.float64)) == 0
+        assert largest_eigenvalue(matrix) == pytest.approx(
+            float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-10
+        )
+    assert largest_eigenvalue(torch.zeros(width, width, dtype=torch.float64)) == 0
 
 
 @pytest.mark.parametrize("smallest", [1e-6, 1e-8])

@@ -32,13 +32,14 @@ from remainder.errors import MeasurementError
 from remainder.record.rungs import FOLDS
 from remainder.record.schema import ConditionalFit
 from remainder.residual.calibration import Calibration
-from remainder.residual.covariance import DenseCovariance, NotMeasurableError, fit_covariance, varies
+from remainder.residual.covariance import DenseCovariance, NotMeasurableError, fit_covariance
 from remainder.residual.held_out import SIZES, HeldOut, floor_of, held_out, rows_of, surprise
 from remainder.residual.kernel import Context, Kernel, Sample
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw
 from remainder.residual.ridge import DIRECT, Design, Ridge, choose_strength, fit_ridge
 from remainder.residual.rows import Rows, Seen, Some
+from remainder.residual.support import varies
 
 __all__ = ["ContextNoise", "Hetero", "Renormalised", "RenormalisedMean", "Token", "figures", "placed"]
 

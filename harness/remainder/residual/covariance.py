@@ -28,7 +28,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,25 +36,19 @@ from remainder.errors import MeasurementError
 from remainder.residual.calibration import Bank, Calibration
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, NoiseKeys, normal
+from remainder.residual.support import Support, largest_eigenvalue, support_of, varies
 
 __all__ = [
     "Covariance",
     "DenseCovariance",
     "MemoryFreeCovariance",
     "NotMeasurableError",
-    "Support",
     "bank_covariance",
     "covariance_of",
     "fit_covariance",
     "oas_intensity",
-    "support_of",
-    "varies",
 ]
 
-_RANK = 1e-7
-"""Eigenvalues of the correlation matrix below this share of the largest are rounding of float32 values."""
-
-_SMALL = 64  # dimensions below which all eigenvalues are found as fast as the largest
 _ENOUGH_ROWS = 5  # rows per dimension, below which a covariance is doubtful
 _CHUNK = 4096
 _CONSTANT = "the residual is constant on calibration: Gaussian rungs add no noise"
@@ -239,93 +233,6 @@ def fit_covariance(
     )
 
 
-@dataclass(frozen=True)
-class Support:
-    """The space that a residual lives in, in coordinates scaled by its standard deviations."""
-
-    scale: Float[Tensor, " d"]
-    varying: Bool[Tensor, " d"]
-    vectors: Float[Tensor, "d rank"] | None
-    """A basis, orthonormal in scaled coordinates; None for all coordinates that vary."""
-
-    @property
-    def rank(self) -> int:
-        return int(self.varying.sum()) if self.vectors is None else self.vectors.shape[1]
-
-    def inside(self, matrix: Float[Tensor, "d d"]) -> Float[Tensor, "rank rank"]:
-        """A covariance in this space."""
-        scaled = matrix / torch.outer(self.scale, self.scale)
-        if self.vectors is not None:
-            within: Tensor = self.vectors.T @ scaled @ self.vectors
-            return within
-        return scaled if bool(self.varying.all()) else scaled[self.varying][:, self.varying]
-
-    def coordinates(self, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows rank"]:
-        """Centred rows in this space."""
-        scaled = rows / self.scale
-        return scaled[:, self.varying] if self.vectors is None else scaled @ self.vectors
-
-    def outside(self, matrix: Float[Tensor, "rank rank"]) -> Float[Tensor, "d d"]:
-        """The covariance that a matrix in this space stands for."""
-        if self.vectors is not None:
-            outer = self.scale[:, None] * self.vectors
-            return outer @ matrix @ outer.T
-        found = matrix
-        if not bool(self.varying.all()):
-            found = matrix.new_zeros(len(self.scale), len(self.scale))
-            (at,) = self.varying.nonzero(as_tuple=True)
-            found[at[:, None], at] = matrix
-        return found * torch.outer(self.scale, self.scale)
-
-
-def support_of(
-    correlation: Float[Tensor, "d d"],
-    scale: Float[Tensor, " d"],
-    varying: Bool[Tensor, " d"],
-    freedom: int,
-) -> tuple[Support, int]:
-    """The space that the residual lives in, and the rank of the correlation matrix.
-
-    Args:
-        freedom: the largest rank that the data allow.
-    """
-    whole = Support(scale, varying, None)
-    if whole.rank <= freedom:
-        # All eigenvalues lie above a bound if and only if what is above it has a Cholesky factor: that takes
-        # a tenth of the time of finding them.
-        above = correlation[varying][:, varying]
-        above.diagonal().sub_(_RANK * _largest(above))
-        if int(torch.linalg.cholesky_ex(above).info) == 0:
-            return whole, whole.rank
-    values, vectors = torch.linalg.eigh(correlation)
-    rank = int((values > _RANK * values[-1]).sum())
-    confined = rank < min(whole.rank, freedom)
-    return (Support(scale, varying, vectors[:, -rank:]) if confined else whole), rank
-
-
-def _largest(matrix: Float[Tensor, "d d"]) -> float:
-    """The largest eigenvalue of a positive semidefinite matrix, by Lanczos iteration."""
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
-    width = len(matrix)
-    if width < _SMALL:
-        return float(torch.linalg.eigvalsh(matrix)[-1])
-    trace = float(matrix.trace())
-    if trace == 0:
-        return 0.0
-    rows = (matrix / trace).cpu().numpy()
-    # Start and operator are fixed, so that the same matrix gives the same number.
-    operator = LinearOperator(rows.shape, matvec=rows.__matmul__, dtype=rows.dtype)
-    start = np.random.default_rng(0).standard_normal(width)
-    (found,) = eigsh(operator, k=1, which="LA", v0=start, tol=1e-12, return_eigenvectors=False)
-    return trace * float(found)
-
-
-def varies(variances: Float[Tensor, " d"], mean: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
-    """Mask of coordinates whose spread exceeds the rounding of float32 activations of that size."""
-    return variances > 1e-10 * mean.square()
-
-
 def oas_intensity(squares: float, trace: float, width: int, count: int) -> float:
     """Oracle-approximating shrinkage of a matrix toward its mean eigenvalue, 0 to 1.
 
@@ -424,7 +331,7 @@ def _warnings(
         )
     if confined_to is not None:
         found.append("the residual lies in a subspace (calibration.rank): Gaussian rungs stay inside it")
-    share = _largest(sample) / float(sample.diagonal().sum())
+    share = largest_eigenvalue(sample) / float(sample.diagonal().sum())
     if share > 0.5 and dimensions > 1:
         found.append(f"one direction holds {share:.0%} of the residual's variance")
     if folds and sum(fold.count > 0 for fold in folds) < 2:

@@ -23,8 +23,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from remainder.residual.covariance import NotMeasurableError, support_of, varies
+from remainder.residual.covariance import NotMeasurableError
 from remainder.residual.moments import Moments
+from remainder.residual.support import support_of, varies
 
 __all__ = ["elliptical_intensity"]
 

@@ -15,11 +15,11 @@ from remainder.residual.covariance import (
     bank_covariance,
     covariance_of,
     fit_covariance,
-    varies,
 )
 from remainder.residual.kernel import Context, Kernel, Sample, of_length
 from remainder.residual.linear import LinearCoupling, fit_linear
 from remainder.residual.noise import Draw, indices
+from remainder.residual.support import varies
 
 __all__ = [
     "Coupled",

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from remainder.residual.calibration import Calibration
-from remainder.residual.covariance import varies
 from remainder.residual.moments import Moments
+from remainder.residual.support import varies
 
 __all__ = ["LinearCoupling", "fit_linear"]
 
