@@ -31,7 +31,7 @@ from remainder.report.flow import COLUMNS, flow_frame, render_flow
 from remainder.report.plot import save
 from remainder.report.plot_flow import flow_figure
 from remainder.runs.cells import sweep
-from remainder.runs.flow import flow_of, keeps_of, measure_flow
+from remainder.runs.flow import flow_plan, keeps_of, measure_flow, plan_flow
 from remainder.submission.objects import object_submission
 from remainder.submission.open import submissions_for
 
@@ -61,7 +61,7 @@ def settings(loaded: SiteTask) -> Plan:
 def chain(loaded: SiteTask, settings: Plan, place: Path) -> MeasuredFlow:
     """Three shells of the chain."""
     (entry,) = submissions_for(loaded, ["identity"])
-    return measure_flow(loaded, entry, settings, place, order="index", keeps=(2, 3, 4))
+    return measure_flow(plan_flow(loaded, entry, settings, order="index", keeps=(2, 3, 4)), place)
 
 
 def test_a_shell_is_what_the_task_calls_the_first_k_parts(
@@ -120,7 +120,7 @@ def test_the_next_run_finds_all_shells(
     chain: MeasuredFlow, loaded: SiteTask, settings: Plan, place: Path
 ) -> None:
     (entry,) = submissions_for(loaded, ["identity"])
-    assert measure_flow(loaded, entry, settings, place, order="index", keeps=(2, 3, 4)) == chain
+    assert measure_flow(plan_flow(loaded, entry, settings, order="index", keeps=(2, 3, 4)), place) == chain
 
 
 @pytest.mark.slow
@@ -158,7 +158,9 @@ def test_the_flow_in_every_format(chain: MeasuredFlow, tmp_path: Path) -> None:
 
 
 def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path) -> None:
-    found = flow_of("tiny/induction-circuit", "other-circuit", tmp_path, device="cpu")
+    loaded = open_task("tiny/induction-circuit", device="cpu")
+    (entry,) = submissions_for(loaded, ["other-circuit"])
+    found = measure_flow(plan_flow(loaded, entry, flow_plan(loaded, "quick", None, None)), tmp_path)
     keeps = [shell.keep for shell in found.flow.shells]
     assert keeps == [0, 23]
     assert found.flow.order == "edges"
@@ -303,7 +305,8 @@ def test_keeping_all_sources_is_the_whole_interpretation(tmp_path: Path) -> None
     loaded = make_loaded()
     entry = object_submission(Shrink(), "shrink")
     settings = plan(loaded.task, "quick", rungs=("raw", "full"), pairs=1)
-    found = measure_flow(loaded, entry, settings, tmp_path, order="index", keeps=(0, 16))
+    planned = plan_flow(loaded, entry, settings, order="index", keeps=(0, 16))
+    found = measure_flow(planned, tmp_path)
     whole, _ = loaded.measure(entry, settings)
     assert found.records[-1].metrics.rungs == whole.metrics.rungs
     assert found.flow.scales["bath"].reason == "rung mean was not measured"
@@ -349,27 +352,32 @@ class Silent(Shrink):
     ("thing", "order", "says"),
     [(Square(), "dynamic", "no contributions: decode is not affine"), (Silent(), "index", "has no source")],
 )
-def test_what_has_no_sources_is_refused(thing: object, order: str, says: str, tmp_path: Path) -> None:
+def test_what_has_no_sources_is_refused(thing: object, order: str, says: str) -> None:
     loaded = make_loaded()
     with pytest.raises(InterpretationError, match=says):
-        measure_flow(
-            loaded, object_submission(thing, "thing"), plan(loaded.task, "quick"), tmp_path, order=order
-        )
-    assert list(tmp_path.iterdir()) == []
+        plan_flow(loaded, object_submission(thing, "thing"), plan(loaded.task, "quick"), order=order)
 
 
 @pytest.mark.parametrize(("keeps", "says"), [((0, 17), "--keep 17: .* has 16 sources"), ((4,), "one shell")])
-def test_more_than_there_is_is_refused(keeps: tuple[int, ...], says: str, tmp_path: Path) -> None:
+def test_more_than_there_is_is_refused(keeps: tuple[int, ...], says: str) -> None:
     loaded = make_loaded()
     with pytest.raises(TaskError, match=says):
-        measure_flow(
+        plan_flow(
             loaded,
             object_submission(Shrink(), "shrink"),
             plan(loaded.task, "quick"),
-            tmp_path,
             order="index",
             keeps=keeps,
         )
+
+
+def test_an_estimate_measures_nothing(remainder: Command, tmp_path: Path) -> None:
+    arguments = (CHAIN, "--with", "identity", "--order", "index", "--keep", "0,4")
+    outcome = remainder("flow", *arguments, "--estimate", "--out", str(tmp_path / "out"))
+    assert outcome.code == 0
+    assert outcome.out.startswith("shells that keep 0, 4 of 8 (index)\npasses: ")
+    assert "2 submission(s)" in outcome.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from remainder.loading.site import SiteTask
 from remainder.measure.plan import plan
 from remainder.record.flow import SCALES, MeasuredFlow
 from remainder.record.rungs import AMPLITUDES
-from remainder.runs.flow import measure_flow
+from remainder.runs.flow import measure_flow, plan_flow
 from remainder.submission.open import submissions_for
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def measured(task: str, name: str, keeps: range, place: Path) -> MeasuredFlow:
     assert isinstance(loaded, SiteTask)
     settings = plan(loaded.task, "quick", rungs=("mean", *AMPLITUDES, "permuted"))
     (entry,) = submissions_for(loaded, [name])
-    return measure_flow(loaded, entry, settings, place, order="index", keeps=tuple(keeps))
+    return measure_flow(plan_flow(loaded, entry, settings, order="index", keeps=tuple(keeps)), place)
 
 
 @pytest.mark.parametrize("branching", [1, 2])

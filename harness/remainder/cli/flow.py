@@ -14,6 +14,7 @@ from remainder.cli.run_options import (
     BatchSizeOption,
     DeviceOption,
     DtypeOption,
+    EstimateOption,
     FreshOption,
     OutOption,
     TierOption,
@@ -71,6 +72,7 @@ def flow(
     save: _Save = None,
     format: FormatOption = "table",
     fresh: FreshOption = False,
+    estimate: EstimateOption = False,
 ) -> None:
     """Keep fewer and fewer sources: at which scale does what is left out become a Gaussian bath?"""
     from remainder.base.progress import reporting
@@ -83,28 +85,37 @@ def flow(
     keeps = None if keep is None else _numbers(keep)
     with reporting() as progress:
         progress("loading libraries", 0, None)
-        from remainder.runs.flow import flow_of
+        from remainder.loading.open import open_task
+        from remainder.measure.estimate import estimate as estimate_rows
+        from remainder.runs.flow import flow_plan, measure_flow, plan_flow, require_asked
+        from remainder.submission.open import submissions_for
+        from remainder.task.listing import task_in
 
-        found = flow_of(
-            task,
-            with_,
-            out,
-            folder=folder,
+        require_asked(order, keeps, ratio, shells)
+        place = task if folder is None else task_in(folder, task)
+        loaded = open_task(place, device=device, batch_size=batch_size, progress=progress)
+        (entry,) = submissions_for(loaded, [with_], ignore_field or (), trust_code=trust_code)
+        entry.require_fit(loaded.task)
+        planned = plan_flow(
+            loaded,
+            entry,
+            flow_plan(loaded, tier, documents, dtype),
             order=order,
             keeps=keeps,
             ratio=ratio,
             shells=shells,
-            tier=tier,
-            documents=documents,
-            dtype=dtype,
-            ignore_fields=ignore_field or (),
-            trust_code=trust_code,
-            device=device,
-            batch_size=batch_size,
-            fresh=fresh,
             progress=progress,
         )
-    show_flow(found, save, format)
+        if not estimate:
+            found = measure_flow(planned, out, fresh=fresh, progress=progress)
+    if not estimate:
+        return show_flow(found, save, format)
+    with reporting() as progress:
+        progress("timing a few passes", 0, None)
+        cost = estimate_rows(loaded, list(planned.shells.values()), planned.plan)
+    kept = ", ".join(map(str, planned.shells))
+    print("\n".join([f"shells that keep {kept} of {planned.sources} ({planned.order})", *cost.lines()]))
+    return None
 
 
 def _numbers(text: str) -> list[int]:

@@ -18,7 +18,6 @@ from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
-from remainder.loading.open import open_task
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, Sources, look_at_sources
@@ -29,12 +28,10 @@ from remainder.record.flow_file import write_flow
 from remainder.record.rungs import BOARD
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
-from remainder.submission.open import submissions_for
 from remainder.submission.shells import CircuitShell, Shell
 from remainder.submission.submission import Entry, PromptEntry, SiteEntry
-from remainder.task.listing import task_in
 
-__all__ = ["RUNGS", "flow_of", "flow_plan", "keeps_of", "measure_flow"]
+__all__ = ["RUNGS", "Planned", "flow_plan", "keeps_of", "measure_flow", "plan_flow", "require_asked"]
 
 RUNGS = (BOARD, "renormalised-mean")
 """Rungs of every shell: those of a row of the board, and what the kept codes tell of the rest."""
@@ -81,107 +78,118 @@ def flow_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str |
     return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
 
 
-def flow_of(
-    task: str,
-    name: str,
-    out: Path,
-    *,
-    folder: Path | None = None,
-    order: str = "dynamic",
-    keeps: Sequence[int] | None = None,
-    ratio: float = 2.0,
-    shells: int | None = None,
-    tier: str = "quick",
-    documents: int | None = None,
-    dtype: str | None = None,
-    ignore_fields: Sequence[str] = (),
-    trust_code: bool = False,
-    device: str = "auto",
-    batch_size: int | None = None,
-    fresh: bool = False,
-    progress: Progress | None = None,
-) -> MeasuredFlow:
-    """The flow of a submission that is named, on a task that is named; see `measure_flow`.
+class Planned(NamedTuple):
+    """A flow before it is measured."""
 
-    Raises:
-        TaskError: there is no such task or order.
-        RemainderError: as `measure_flow`.
-    """
-    if order not in ORDERS:
-        raise TaskError(f"--order {order!r} is no order of keeping", fix=f"use one of {', '.join(ORDERS)}")
-    if keeps is None:
-        keeps_of(1, ratio, shells)  # before anything is loaded
-    place = task if folder is None else task_in(folder, task)
-    loaded = open_task(place, device=device, batch_size=batch_size, progress=progress)
-    (entry,) = submissions_for(loaded, [name], ignore_fields, trust_code=trust_code)
-    entry.require_fit(loaded.task)
-    settings = flow_plan(loaded, tier, documents, dtype)
-    return measure_flow(
-        loaded, entry, settings, out, order=order, keeps=keeps, ratio=ratio, shells=shells, fresh=fresh,
-        progress=progress,
-    )  # fmt: skip
+    loaded: LoadedTask
+    whole: Entry
+    plan: Plan
+    order: str
+    sources: int
+    ties: int
+    shells: Mapping[int, Entry]
+    """Submissions by how many sources each keeps, ascending."""
 
 
-def measure_flow(
+def plan_flow(
     loaded: LoadedTask,
     entry: Entry,
     settings: Plan,
-    out: Path,
     *,
     order: str = "dynamic",
     keeps: Sequence[int] | None = None,
     ratio: float = 2.0,
     shells: int | None = None,
-    fresh: bool = False,
     progress: Progress | None = None,
-) -> MeasuredFlow:
-    """Measure the shells of a submission, or find their records; gives what they show together.
+) -> Planned:
+    """The shells of a submission.
 
     Args:
-        out: the folder of results.
         order: in which sources of a reconstruction are kept, one of `measure.keeping.ORDERS`; circuits keep
             the edges of largest score, at their own sizes.
         keeps: how many sources the shells keep; default: by `ratio` and `shells`, see `keeps_of`.
 
     Raises:
         InterpretationError: it has no sources in that order, or breaks a rule.
-        TaskError: more are to be kept than there are, or one shell alone is asked for.
+        TaskError: there is no such order, more are to be kept than there are, or one shell alone.
     """
+    require_asked(order, keeps, ratio, shells)
     if isinstance(loaded, SiteTask) and isinstance(entry, SiteEntry):
         sources = look_at_sources(loaded, entry, settings, order, progress=progress)
-        chosen = (
-            keeps_of(sources.full, ratio, shells) if keeps is None else _asked(keeps, sources, entry.name)
+        by_ratio = keeps_of(sources.full, ratio, shells)
+        found = _site_shells(
+            entry, sources, by_ratio if keeps is None else _asked(keeps, sources, entry.name)
         )
-        found = _site_shells(entry, sources, chosen)
-    elif isinstance(loaded, PromptTask) and isinstance(entry, PromptEntry):
-        found = _circuit_shells(loaded, entry, settings)
-    else:
-        raise TaskError(
-            f"{entry.name} has no sources on {loaded.task.id}", fix="name an interpretation, or a circuit"
-        )
-    return _measured(loaded, entry, settings, out, found, fresh=fresh, progress=progress)
+        return Planned(loaded, entry, settings, sources.label, sources.full, sources.ties, found)
+    if isinstance(loaded, PromptTask) and isinstance(entry, PromptEntry):
+        edges, circuits = _circuit_shells(loaded, entry, settings)
+        return Planned(loaded, entry, settings, "edges", edges, 0, circuits)
+    raise TaskError(
+        f"{entry.name} has no sources on {loaded.task.id}", fix="name an interpretation, or a circuit"
+    )
 
 
-class _Found(NamedTuple):
-    """Shells to be measured, and what is said of all of them."""
-
-    order: str
-    sources: int
-    ties: int
-    entries: Mapping[int, Entry]
-    """Entries by how many sources each keeps, ascending."""
+def require_asked(order: str, keeps: Sequence[int] | None, ratio: float, shells: int | None) -> None:
+    """Raise TaskError for what can be told to be wrong before anything is loaded."""
+    if order not in ORDERS:
+        raise TaskError(f"--order {order!r} is no order of keeping", fix=f"use one of {', '.join(ORDERS)}")
+    if keeps is None:
+        keeps_of(1, ratio, shells)
 
 
-def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> _Found:
-    entries = {
+def measure_flow(
+    planned: Planned, out: Path, *, fresh: bool = False, progress: Progress | None = None
+) -> MeasuredFlow:
+    """Measure the shells of a flow, or find their records; gives what they show together.
+
+    Args:
+        out: the folder of results.
+
+    Raises:
+        RemainderError: a shell cannot be measured; finished ones are kept.
+    """
+    loaded, entries = planned.loaded, list(planned.shells.values())
+    rows = sweep(
+        loaded.task,
+        entries,
+        planned.plan,
+        out,
+        loaded=loaded,
+        device=loaded.device.type,
+        fresh=fresh,
+        progress=progress,
+    )
+    stored: dict[int, StoredRecord] = {}
+    for keep, row in zip(planned.shells, rows, strict=True):
+        if row.finished is None:
+            assert row.problem is not None
+            raise row.problem
+        stored[keep] = StoredRecord(row.finished.record, row.finished.values)
+    first = next(iter(stored.values())).record
+    flow = Flow(
+        protocol=loaded.task.protocol,
+        task=first.task,
+        submission=info(planned.whole),
+        tier=planned.plan.tier,
+        order=planned.order,
+        sources=planned.sources,
+        ties=planned.ties,
+        shells=tuple(FlowShell(keep=keep, record=one.record.record_id) for keep, one in stored.items()),
+        scales=brackets_of(Shells.of(stored), seed=first.measurement.seed),
+    )
+    write_flow(flow, out)
+    return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
+
+
+def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> dict[int, Entry]:
+    return {
         keep: Shell(entry, sources.label, keep, adapted=sources.adapted, some=sources.keeping(keep))
         for keep in keeps
     }
-    return _Found(sources.label, sources.full, sources.ties, entries)
 
 
-def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> _Found:
-    """A shell for each size of the submission's circuits, and the empty one."""
+def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> tuple[int, dict[int, Entry]]:
+    """Edges of the graph, and a shell for each size of the submission's circuits, with the empty one."""
     with torch.inference_mode():
         circuits = entry.circuits(loaded, settings.fit_windows).circuits
     if not isinstance(circuits, Circuits):
@@ -191,44 +199,10 @@ def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> _
         )
     graph = circuits.graph
     kept = [Circuit.empty(graph), *(circuits.at(size, absolute=True) for size in circuits.sizes)]
-    entries = {one.edges: CircuitShell(entry, "edges", one.edges, circuit=one) for one in kept}
-    return _Found("edges", graph.edges, 0, dict(sorted(entries.items())))
-
-
-def _measured(
-    loaded: LoadedTask,
-    entry: Entry,
-    settings: Plan,
-    out: Path,
-    found: _Found,
-    *,
-    fresh: bool,
-    progress: Progress | None,
-) -> MeasuredFlow:
-    device, entries = loaded.device.type, list(found.entries.values())
-    rows = sweep(
-        loaded.task, entries, settings, out, loaded=loaded, device=device, fresh=fresh, progress=progress
-    )
-    stored: dict[int, StoredRecord] = {}
-    for keep, row in zip(found.entries, rows, strict=True):
-        if row.finished is None:
-            assert row.problem is not None
-            raise row.problem
-        stored[keep] = StoredRecord(row.finished.record, row.finished.values)
-    first = next(iter(stored.values())).record
-    flow = Flow(
-        protocol=loaded.task.protocol,
-        task=first.task,
-        submission=info(entry),
-        tier=settings.tier,
-        order=found.order,
-        sources=found.sources,
-        ties=found.ties,
-        shells=tuple(FlowShell(keep=keep, record=one.record.record_id) for keep, one in stored.items()),
-        scales=brackets_of(Shells.of(stored), seed=first.measurement.seed),
-    )
-    write_flow(flow, out)
-    return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
+    entries: dict[int, Entry] = {
+        one.edges: CircuitShell(entry, "edges", one.edges, circuit=one) for one in kept
+    }
+    return graph.edges, dict(sorted(entries.items()))
 
 
 def _asked(keeps: Sequence[int], sources: Sources, name: str) -> tuple[int, ...]:
