@@ -124,6 +124,7 @@ def test_without_a_stored_record_nothing_is_compared(
         (("--baseline-record", "empty"), "empty/tiny-digits.json"),
         (("--baseline-record", "good", "--out", "good"), "would be overwritten before it is compared with"),
         (("--baseline-record", "good", "--fail-on-regression", "gape=1"), "there is no quantity 'gape'"),
+        (("--fail-on-regression", "gape=1"), "there is no quantity 'gape'"),
         (
             ("--baseline-record", "old"),
             "old/tiny-digits.json is of tiny/rule-and-noise 2-A (hash ",

@@ -311,7 +311,12 @@ def test_the_cache_tells_its_size_and_clears_what_comes_again(cache: Path, remai
     assert remainder("cache", "clear", "models").out.startswith("removed: 0.0 MB")
     assert sorted(path.name for path in (cache / "models").iterdir() if path.is_dir()) == ["mine"]
     assert (cache / "reference" / "r" / "file").is_file()
-    remainder("cache", "clear")
+    for unclear in ((), ("reference", "--all")):
+        done = remainder("cache", "clear", *unclear)
+        assert done.code == 4
+        assert "name parts (files, reference, adhoc), or give --all" in done.err
+    assert (cache / "reference" / "r" / "file").is_file()
+    remainder("cache", "clear", "--all")
     assert list(json.loads(remainder("cache", "size", "--format", "json").out)["parts"]) == ["adhoc"]
     assert (cache / "models" / "mine" / "thesis.tex").is_file()
     assert (cache / "photos").is_dir()

@@ -388,7 +388,13 @@ def test_an_estimate_measures_nothing(remainder: Command, tmp_path: Path) -> Non
         ((CHAIN, "--with", "identity", "--ratio", "1"), "not above 1"),
         ((CHAIN, "--with", "identity", "--save", "flow.txt"), "flow.txt"),
         ((CHAIN, "--with", "nobody"), "nobody"),
+        ((CHAIN, "--with", "identity", "--keep", "1,2", "--shells", "3"), "--keep names the shells"),
+        ((CHAIN, "--with", "identity", "--documents", "100000"), "documents is 100000"),
         (("tiny/induction-circuit", "--with", "identity"), "identity"),
+        (
+            ("tiny/induction-circuit", "--with", "other-circuit", "--keep", "0,2", "--order", "energy"),
+            "--order, --keep: other-circuit has circuits",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong(

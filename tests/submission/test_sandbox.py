@@ -24,6 +24,12 @@ SITE = {"model": "m", "hook_in": "a", "hook_out": "a", "d_in": 3, "d_out": 3}
 pytestmark = pytest.mark.skipif(bool(unlimited()), reason=f"nothing limits here {', '.join(unlimited())}")
 
 Start = Callable[..., Process]
+MUTE = """class Mute(Exception):
+    def __str__(self):
+        raise SystemExit(1)
+
+raise Mute
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,9 @@ def start(outside: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         (own / "fails.py").write_text("import torch\nraise RuntimeError('no way in')\n")
         (own / "needs.py").write_text("import beside\nimport package_that_is_not_there\n")
         (own / "beside.py").write_text("")
+        (own / "long.py").write_text("raise ValueError(5000 * 'A')\n")
+        (own / "mute.py").write_text(MUTE)
+        (own / "tasks.py").write_text("import remainder\nremainder.open_task('tiny/digits')\n")
         (own / "gives.py").write_text("def build(folder, site):\n    return 3\n")
         (own / "half.py").write_text(
             "class A:\n    def encode(self, x): ...\ndef build(f, s):\n    return A()\n"
@@ -144,6 +153,13 @@ def test_what_is_no_tensor_is_refused(process: Process) -> None:
             "correct",
         ),
         ("needs.py:build", "ModuleNotFoundError: No module named 'package_that_is_not_there'", "install"),
+        ("long.py:build", r"raised ValueError: A{400} … \(long.py, line 1\)", "correct"),
+        (
+            "mute.py:build",
+            r"raised Mute: its message cannot be made: SystemExit \(mute.py, line 5\)",
+            "correct",
+        ),
+        ("tasks.py:build", r"raised TaskError: there is no task .* \(tasks.py, line 2\)", "read tasks"),
         ("gives.py:build", "an object of type int, which has no encode and no decode", "correct"),
         ("half.py:build", "an object of type A, which has no decode", "correct"),
         ("gives.py:make", "gives.py has no make; expected a function", "correct"),

@@ -10,6 +10,7 @@ import typer
 from remainder.base.wrapping import fill
 from remainder.cli.app import App
 from remainder.cli.complete import parts_of_cache
+from remainder.errors import AssetError
 from remainder.report.layout import WIDTH, require_format
 
 __all__ = ["cache"]
@@ -48,16 +49,26 @@ def clear(
         list[str] | None,
         typer.Argument(
             metavar="[PART]...",
-            help="Parts, as `cache size` names them; default: all that is made or fetched again when it is "
-            "needed.",
+            help="Parts, as `cache size` names them.",
             autocompletion=parts_of_cache,
         ),
     ] = None,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Every part whose content is made or fetched again when it is needed."),
+    ] = False,
 ) -> None:
     """Remove parts of the cache. Not while something is measured, which may need them."""
     from remainder.base.housekeeping import clear as clear_parts
+    from remainder.base.housekeeping import parts
     from remainder.base.progress import errors
 
+    if bool(names) == everything:
+        held = ", ".join(part.name for part in parts()) or "nothing"
+        raise AssetError(
+            "parts are named, and --all is given too" if names else "no part of the cache is named",
+            fix=f"name parts ({held}), or give --all, for all that is made or fetched again",
+        )
     freed, in_use = clear_parts(names or ())
     print(f"removed: {freed / 1e6:,.1f} MB")
     for entry in in_use:

@@ -96,9 +96,12 @@ def ci(
     trust_code: TrustOption = False,
 ) -> None:
     """Run, and fail if the score got worse than a stored record: for a job of continuous integration."""
+    from remainder.report.gate import parse_margins
+
     cases: list[_Case] = []
     measured: list[_Case] = []
     try:
+        parse_margins(fail_on_regression or _MARGINS)
         cases += _cases(" ".join(task or ()).split(), suite or None, folder, baseline_record, out)
         for case in cases:
             _require_measurable(case, tier)

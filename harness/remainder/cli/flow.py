@@ -31,18 +31,21 @@ _With = Annotated[
     ),
 ]
 _Order = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="ORDER",
-        help="Which sources are kept first: dynamic (largest contributions of each token), energy, variance, "
-        "attribution, index (prefixes of the dictionary), random.",
+        help="Which sources are kept first: dynamic (the default: largest contributions of each "
+        "token), energy, variance, attribution, index (prefixes of the dictionary), random.",
     ),
 ]
 _Keep = Annotated[
     str | None,
     typer.Option(metavar="K,K,...", help="How many sources the shells keep; default: by --ratio."),
 ]
-_Ratio = Annotated[float, typer.Option(help="How many times the sources of a shell the one above it keeps.")]
+_Ratio = Annotated[
+    float | None,
+    typer.Option(help="How many times the sources of a shell the one above it keeps; default: 2."),
+]
 _Shells = Annotated[int | None, typer.Option(help="How many shells at most, beside the one that keeps none.")]
 _Documents = Annotated[
     int | None,
@@ -57,9 +60,9 @@ def flow(
     task: _Task,
     with_: _With,
     folder: TasksOption = None,
-    order: _Order = "dynamic",
+    order: _Order = None,
     keep: _Keep = None,
-    ratio: _Ratio = 2.0,
+    ratio: _Ratio = None,
     shells: _Shells = None,
     tier: TierOption = "quick",
     documents: _Documents = None,

@@ -231,7 +231,8 @@ def _orders(name: str, own: _Own, special: frozenset[int], seed: int) -> list[tu
     """Other orders of a prompt's words, none twice, by a seeded draw."""
     ids = np.array(own.ids)
     free = np.array([place for place, one in enumerate(own.ids) if place and one not in special], dtype=int)
-    digest = hashlib.sha256(f"{seed}|{name}|{own.ids}".encode()).digest()
+    # Not by the graph's name, which changes nothing of what is measured.
+    digest = hashlib.sha256(f"{seed}|{own.ids}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     found: dict[tuple[int, ...], None] = {}
     for _ in range(_TRIES * ORDERS):

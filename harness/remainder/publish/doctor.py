@@ -72,6 +72,8 @@ def render(section: Section) -> str:
     """A section as lines of a terminal."""
     width = max(map(len, section.facts), default=0)
     lines = [section.title, *(f"  {name:<{width}}  {_word(value)}" for name, value in section.facts.items())]
+    if not section.facts and not section.faults:
+        lines.append("  none")
     lines += [f"  ✗ {what}\n    To mend it: {fix}" for what, fix in section.faults]
     return "\n".join(lines)
 

@@ -36,6 +36,7 @@ __all__ = ["RUNGS", "Planned", "flow_plan", "keeps_of", "measure_flow", "plan_fl
 RUNGS = (BOARD, "renormalised-mean")
 """Rungs of every shell: those of a row of the board, and what the kept codes tell of the rest."""
 
+_ORDER, _RATIO = "dynamic", 2.0
 _DOCUMENTS = 16  # of a text: a first look at ten shells in minutes
 
 
@@ -70,10 +71,8 @@ def flow_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str |
         documents: of the evaluation split; default: 16 of a text, else all of the tier.
     """
     task = loaded.task
-    if documents is None and task.corpus is not None:
+    if documents is None and task.corpus is not None and task.tier(tier).evaluation_windows > _DOCUMENTS:
         documents = _DOCUMENTS
-    if documents is not None and documents >= task.tier(tier).evaluation_windows:
-        documents = None
     rungs = RUNGS if task.kind.has_residual else (*task.rungs, "mean")
     return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
 
@@ -96,32 +95,40 @@ def plan_flow(
     entry: Entry,
     settings: Plan,
     *,
-    order: str = "dynamic",
+    order: str | None = None,
     keeps: Sequence[int] | None = None,
-    ratio: float = 2.0,
+    ratio: float | None = None,
     shells: int | None = None,
     progress: Progress | None = None,
 ) -> Planned:
     """The shells of a submission.
 
     Args:
-        order: in which sources of a reconstruction are kept, one of `measure.keeping.ORDERS`; circuits keep
-            the edges of largest score, at their own sizes.
-        keeps: how many sources the shells keep; default: by `ratio` and `shells`, see `keeps_of`.
+        order: in which sources of a reconstruction are kept, one of `measure.keeping.ORDERS`; default:
+            dynamic. Circuits keep the edges of largest score, at their own sizes.
+        keeps: how many sources the shells keep; default: by `ratio` (2) and `shells`, see `keeps_of`.
 
     Raises:
         InterpretationError: it has no sources in that order, or breaks a rule.
-        TaskError: there is no such order, more are to be kept than there are, or one shell alone.
+        TaskError: there is no such order, more are to be kept than there are, or one shell alone; shells are
+            named and a ratio is given too; or something is asked of circuits that they decide themselves.
     """
     require_asked(order, keeps, ratio, shells)
     if isinstance(loaded, SiteTask) and isinstance(entry, SiteEntry):
-        sources = look_at_sources(loaded, entry, settings, order, progress=progress)
-        by_ratio = keeps_of(sources.full, ratio, shells)
+        sources = look_at_sources(loaded, entry, settings, order or _ORDER, progress=progress)
+        by_ratio = keeps_of(sources.full, ratio or _RATIO, shells)
         found = _site_shells(
             entry, sources, by_ratio if keeps is None else _asked(keeps, sources, entry.name)
         )
         return Planned(loaded, entry, settings, sources.label, sources.full, sources.ties, found)
     if isinstance(loaded, PromptTask) and isinstance(entry, PromptEntry):
+        asked = {"--order": order, "--keep": keeps, "--ratio": ratio, "--shells": shells}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise TaskError(
+                f"{', '.join(given)}: {entry.name} has circuits, which keep the edges of largest score, at "
+                "sizes of their own",
+                fix="leave it out",
+            )
         edges, circuits = _circuit_shells(loaded, entry, settings)
         return Planned(loaded, entry, settings, "edges", edges, 0, circuits)
     raise TaskError(
@@ -129,12 +136,17 @@ def plan_flow(
     )
 
 
-def require_asked(order: str, keeps: Sequence[int] | None, ratio: float, shells: int | None) -> None:
+def require_asked(
+    order: str | None, keeps: Sequence[int] | None, ratio: float | None, shells: int | None
+) -> None:
     """Raise TaskError for what can be told to be wrong before anything is loaded."""
-    if order not in ORDERS:
+    if order is not None and order not in ORDERS:
         raise TaskError(f"--order {order!r} is no order of keeping", fix=f"use one of {', '.join(ORDERS)}")
-    if keeps is None:
-        keeps_of(1, ratio, shells)
+    if keeps is not None and (ratio is not None or shells is not None):
+        raise TaskError(
+            "--keep names the shells, and --ratio or --shells would choose them", fix="give one of both"
+        )
+    keeps_of(1, _RATIO if ratio is None else ratio, shells)
 
 
 def measure_flow(

@@ -118,7 +118,12 @@ def _fault(problem: BaseException, verb: str, folder: str | None) -> dict[str, A
         for frame in traceback.extract_tb(problem.__traceback__)
         if own and frame.filename.startswith(own)
     ]
-    text = " ".join(str(problem).replace(own, "").split()) if own else str(problem)
+    try:
+        text = str(problem)
+    except BaseException as another:  # its message is the submission's code too
+        text = f"its message cannot be made: {type(another).__name__}"
+    if own:
+        text = " ".join(text.replace(own, "").split())
     return {
         "kind": "fault",
         "verb": verb,

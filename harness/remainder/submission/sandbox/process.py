@@ -43,8 +43,9 @@ main(int(sys.argv[2]))
 _PART = 1 << 20
 _LOOK = 1.0  # seconds between two looks at what it has written
 _KEPT = 2000  # letters of what it printed last
-_LETTERS = 400  # of those, in a message
+_LETTERS = 400  # of those, or of an error's text, in a message
 _OUT_OF_MEMORY = ("MemoryError", "alloc", "Cannot allocate memory")
+_BEYOND = ("TaskError", "AssetError")  # what this package raises where it reaches no task and no cache
 _REFUSED = ("PermissionError", "Operation not permitted", "Permission denied")
 
 
@@ -181,6 +182,7 @@ class Process:
     def _fault(self, words: dict[str, Any]) -> InterpretationError:
         """The error of what the code raised; it may be asked again."""
         verb, error, what, where = (str(words.get(key, "")) for key in ("verb", "error", "what", "where"))
+        what = what if len(what) <= _LETTERS else f"{what[:_LETTERS]} …"
         if verb == "starting":
             what = f"{self.name}: the process of its code cannot be confined: {error}: {what}"
             return InterpretationError(what, fix="report this, with the version of your kernel")
@@ -195,6 +197,8 @@ class Process:
                 "read nothing but its own folder and installed packages, write to no place but tempfile's, "
                 "start no process and open no connection"
             )
+        elif error in _BEYOND:
+            fix = "read tasks and texts where it is trained; here it has its own files, and what it is given"
         elif error == "FileNotFoundError":
             fix = "it starts in an empty folder: read its files by `folder / NAME`, as `build` is given it"
         elif error in ("ModuleNotFoundError", "ImportError"):
