@@ -444,6 +444,10 @@ ARGUMENTS: dict[str, tuple[list[str], str]] = {
         ["--graph", "some.json", "--transcoders", "set", "--prompts", "own.txt"],
         "prompt 2 of those given is that of graph some itself",
     ),
+    "too many documents": (
+        ["--graph", "some.json", "--transcoders", "set", "--documents", "5"],
+        "leave it out; without a number all are measured",
+    ),
     "no such model": (
         ["--graph", "some.json", "--transcoders", "set", "--model", "set"],
         "set holds no config.json of transformers",
@@ -459,6 +463,16 @@ def test_arguments_that_do_not_go_together_are_refused(world: World, remainder: 
     Path("few.txt").write_text("w3 w4\nw8 w9 w10 w11 w12\n")
     Path("own.txt").write_text("w8 w9 w10 w11 w12\n" + " ".join(f"w{word}" for word in IDS[1:]))
     refused(remainder("run", *arguments, *CPU), message)
+
+
+def test_the_name_of_a_file_decides_nothing(world: World) -> None:
+    drawn = []
+    for name in ("some", "other"):
+        graph = world.graph(name, 0.5)
+        prepare_graphs(graph, world.folder / "set", save_task=name)
+        drawn.append(load_file(f"{name}/prompts.safetensors")[f"calibration/{name}/tokens"])
+    assert len(drawn[0]) == ORDERS
+    assert torch.equal(*drawn)
 
 
 def test_words_without_another_order_need_other_prompts(world: World, remainder: Command) -> None:

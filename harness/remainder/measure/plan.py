@@ -255,10 +255,10 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
     if task.splits is not None:
         most = min(most, task.splits.evaluation)
     if not _LEAST <= documents < most or documents % 1:
+        some = f"give {_LEAST} to {most - 1} (fewer than {MINIMUM_DOCUMENTS} have no intervals)"
         raise TaskError(
             f"documents is {documents}; tier {tier} of {task.id} has {most}",
-            fix=f"give {_LEAST} to {most - 1} (fewer than {MINIMUM_DOCUMENTS} have no intervals); without a "
-            "number all are measured",
+            fix=f"{some if most > _LEAST else 'leave it out'}; without a number all are measured",
         )
 
 
