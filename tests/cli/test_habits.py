@@ -21,6 +21,7 @@ from torch import nn
 import remainder as package
 from remainder.base import housekeeping
 from remainder.base.cache import build_once
+from remainder.base.in_use import hold
 from remainder.base.paths import project_root
 from remainder.cli import complete
 from remainder.cli.main import app
@@ -328,9 +329,22 @@ def test_what_another_process_is_making_is_left(cache: Path, remainder: Command)
     with FileLock(cache / "models" / "b.lock"):
         done = remainder("cache", "clear", "models")
     assert done.code == 0
-    assert "! models/b is being made by another process, and was left" in " ".join(done.err.split())
+    assert "! models/b is in use by another process, and was left" in " ".join(done.err.split())
     assert (cache / "models" / "b" / "file").is_file()
     assert not (cache / "models" / "a-model").exists()
+
+
+def test_what_somebody_reads_is_left(cache: Path, remainder: Command) -> None:
+    class Reader:
+        pass
+
+    reader = Reader()
+    hold(cache / "reference" / "r", reader)
+    assert "! reference/r is in use" in remainder("cache", "clear", "--all").err
+    assert (cache / "reference" / "r" / "file").is_file()
+    del reader
+    assert remainder("cache", "clear", "--all").err == ""
+    assert not (cache / "reference" / "r").exists()
 
 
 def test_a_part_that_is_none_is_refused(cache: Path, remainder: Command) -> None:

@@ -281,6 +281,19 @@ def test_using_activations_keeps_them(cache: Path, monkeypatch: pytest.MonkeyPat
     assert kept(cache) == {used, new}
 
 
+def test_what_is_read_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read batch by batch, perhaps for hours, while other processes need room."""
+    loaded = make_loaded()
+    read = collect(loaded, lambda: loaded.runner("float32"), model_hash="a")
+    os.utime(read.stored.parent, (1, 1))
+    later = make("b", age=5)
+    limit_to(2.1, cache, monkeypatch)
+    new = make("c")
+    assert kept(cache) == {read.stored.parent.name, new}
+    assert later not in kept(cache)
+    assert len(list(read.batches(1))) > 1
+
+
 def test_finding_activations_drops_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {make("a", age=3), make("b", age=2), make("c", age=1)}
     limit_to(3, cache, monkeypatch)

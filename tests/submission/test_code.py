@@ -92,6 +92,25 @@ def test_an_entry_that_is_none(tmp_path: Path, entry: str, words: str) -> None:
         open_submission(folder, trust_code=True)
 
 
+def test_code_that_is_named_alone_is_told_what_belongs_beside_it(tmp_path: Path) -> None:
+    folder = write_code(tmp_path / "mine")
+    with pytest.raises(InterpretationError, match="is a file; a submission is a folder"):
+        open_submission(folder / "method.py", trust_code=True)
+    (folder / "submission.toml").unlink()
+    with pytest.raises(InterpretationError, match="which says what it makes") as alone:
+        open_submission(folder / "method.py", trust_code=True)
+    shown = (alone.value.fix or "").partition("\n\n")[2].replace("SUITE/TASK", "tiny/digits")
+    (folder / "submission.toml").write_text(shown.replace('licence = "…"', 'licence = "MIT"'))
+    assert open_submission(folder, trust_code=True).name == "my-method"
+    (folder / "submission.toml").unlink()
+    with pytest.raises(InterpretationError, match="nor what a known format consists") as bare:
+        open_submission(folder, trust_code=True)
+    assert "docs/submit-a-method.md" in (bare.value.fix or "")
+    with pytest.raises(InterpretationError, match="no baseline of that name") as nobody:
+        open_submission("0")
+    assert len(nobody.value.fix or "") < 200
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Install a package of one module that registers a method, as pip leaves it on the disk."""

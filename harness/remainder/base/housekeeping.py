@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from remainder.base.cache import MANIFEST
 from remainder.base.files import explained
+from remainder.base.in_use import is_held
 from remainder.base.paths import cache_root
 from remainder.errors import AssetError
 
@@ -59,7 +60,7 @@ class Cleared(NamedTuple):
 
     bytes: int
     in_use: list[str]
-    """Entries that another process is making, which were left."""
+    """Entries that another process makes or reads, which were left."""
 
 
 def parts() -> list[Part]:
@@ -114,10 +115,12 @@ def _size(folder: Path) -> int:
 
 
 def _remove(entry: Path) -> int | None:
-    """Remove an entry; gives its bytes, or None if another process is making it."""
+    """Remove an entry; gives its bytes, or None if somebody makes or reads it."""
     lock = FileLock(entry.with_name(f"{entry.name.partition('.tmp-')[0]}.lock"))
     try:
         with lock.acquire(timeout=0):
+            if is_held(entry):
+                return None
             size = _size(entry)
             shutil.rmtree(entry)
     except Timeout:

@@ -58,7 +58,7 @@ def clear(
         typer.Option("--all", help="Every part whose content is made or fetched again when it is needed."),
     ] = False,
 ) -> None:
-    """Remove parts of the cache. Not while something is measured, which may need them."""
+    """Remove parts of the cache; what another process makes, and activations that it reads, are left."""
     from remainder.base.housekeeping import clear as clear_parts
     from remainder.base.housekeeping import parts
     from remainder.base.progress import errors
@@ -72,4 +72,4 @@ def clear(
     freed, in_use = clear_parts(names or ())
     print(f"removed: {freed / 1e6:,.1f} MB")
     for entry in in_use:
-        errors.print(f"! {entry} is being made by another process, and was left", markup=False)
+        errors.print(f"! {entry} is in use by another process, and was left", markup=False)

@@ -3,7 +3,7 @@
 One prefix pass over the first n windows of a split gives a safetensors file in the cache, keyed by model,
 token ids, site and amount, and shared by all interpretations, rungs and draws. Batches are read from it
 lazily, so memory does not grow with the split. The cache of activations is bounded: the least recently
-used files go first.
+used files go first, but none that somebody reads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from remainder.base.cache import Progress, build_once, silent, verify
+from remainder.base.in_use import hold, is_held
 from remainder.base.paths import cache_root, gigabytes
 from remainder.errors import AssetError
 from remainder.model.bridge import Prefix, Runner
@@ -172,9 +173,11 @@ def collect_activations(
         save_file(tensors, folder / _FILE)
 
     folder = build_once("activations", key, build, need=need)
+    found = SiteActivations(task, windows, folder / _FILE)
+    hold(folder, found)
     verify(folder)
     os.utime(folder)
-    return SiteActivations(task, windows, folder / _FILE)
+    return found
 
 
 def is_stored(task: Task, windows: Windows, *, model_hash: str, device: torch.device) -> bool:
@@ -239,7 +242,7 @@ def prefix_pass(
 
 
 def _make_room(need: int, limit: float) -> None:
-    """Drop the least recently used activations until `need` more bytes stay within `limit`."""
+    """Drop activations that nobody reads, least recently used first, until `need` more fit into `limit`."""
     root = cache_root() / "activations"
     # What another process is making has a temporary folder with a dot in its name.
     files = [path for path in root.glob(f"*/{_FILE}") if "." not in path.parent.name]
@@ -248,6 +251,8 @@ def _make_room(need: int, limit: float) -> None:
     for path in files:
         if total + need <= limit:
             return
+        if is_held(path.parent):
+            continue
         total -= path.stat().st_size
         # Renamed first, so that a folder half removed is never taken for a damaged one.
         shutil.rmtree(path.parent.rename(path.parent.with_name(f"{path.parent.name}.tmp-dropped")))

@@ -33,7 +33,7 @@ from remainder.submission.hashes import own_hashes, site_hashes
 from remainder.submission.method import Method, SiteSource, read_method
 from remainder.submission.registry import format_of, recognised
 from remainder.submission.submission import Entry, Submission
-from remainder.submission.unread import graph_alone, not_found, part_of_folder
+from remainder.submission.unread import code_alone, graph_alone, not_found, part_of_folder
 from remainder.task.spec import Task
 
 if TYPE_CHECKING:
@@ -118,8 +118,10 @@ def _of_file(path: Path) -> Submission:
         name = _own_name(path.parent) if "folder" in row.sources else path.stem
         return _bare(name, read_method({"format": row.name, "path": path.name}), path.parent)
     seen = look(path)
-    if seen.beside or path.name == "submission.toml":
+    if seen.beside or present(path.parent / "submission.toml"):
         raise part_of_folder(path, seen)
+    if path.suffix == ".py":
+        raise code_alone(path)
     raise seen.refused(path)
 
 

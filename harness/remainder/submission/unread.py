@@ -2,7 +2,7 @@
 
 1. A file that belongs into a folder with others: that folder, if it can be read with it, or else what is
    missing beside it.
-2. A graph of circuit-tracer: what belongs beside it.
+2. A graph of circuit-tracer, or code: what belongs beside it.
 3. A folder: folders one level below, or what its files are; nothing at all: a baseline of a near name.
 """
 
@@ -17,7 +17,7 @@ from remainder.errors import InterpretationError
 from remainder.formats.recognition import Seen, look
 from remainder.submission.registry import recognised, resolve
 
-__all__ = ["graph_alone", "not_found", "part_of_folder"]
+__all__ = ["code_alone", "graph_alone", "not_found", "part_of_folder"]
 
 _TOLD = frozenset(
     {".json", ".pt", ".pth", ".safetensors", ".npz", ".pkl", ".ipynb"}
@@ -43,6 +43,18 @@ path = "{path}"
 hook_in = "blocks.0.mlp.hook_in"
 hook_out = "blocks.0.hook_mlp_out"
 submission = "FOLDER_OF_THE_TRANSCODER"
+"""
+
+_OF_CODE = """\
+name = "my-method"
+kind = "reconstruction"
+title = "…"
+authors = ["…"]
+licence = "…"
+tasks = ["SUITE/TASK"]
+
+[method]
+entry = "{path}:build"
 """
 
 
@@ -93,6 +105,15 @@ def graph_alone(path: Path) -> InterpretationError:
     )
 
 
+def code_alone(path: Path) -> InterpretationError:
+    """The error for code that is named alone; it shows what belongs beside it."""
+    return InterpretationError(
+        f"{path} is code, and beside it there is no submission.toml, which says what it makes",
+        fix=f"write one, as docs/submit-a-method.md has it, and give the folder, {path.parent}:"
+        "\n\n" + _OF_CODE.format(path=path.name),
+    )
+
+
 def not_found(text: str, folder: Path) -> InterpretationError:
     """The error for a path that holds no submission.
 
@@ -110,13 +131,15 @@ def not_found(text: str, folder: Path) -> InterpretationError:
             f"of (it holds {held})",
             fix=f"give one of the folders in it, such as {below[0]}"
             if below
-            else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote",
+            else "give a folder that SAELens, dictionary_learning, sparsify or circuit-tracer wrote; for a "
+            "method with code of its own write a submission.toml (docs/submit-a-method.md)",
         )
     known = list(baseline_folders())
-    near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4) or known
+    near = difflib.get_close_matches(text.removeprefix("baselines/"), known, n=3, cutoff=0.4)
+    named = ", ".join(near) if near else f"there are {len(known)}, such as {', '.join(known[:3])}"
     return InterpretationError(
         f"{text} is no submission: there is no such folder, and no baseline of that name",
-        fix=f"give a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({', '.join(near)})",
+        fix=f"give a folder, hub:OWNER/REPO:SAE_ID, or a baseline ({named})",
     )
 
 
