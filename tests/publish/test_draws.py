@@ -149,7 +149,7 @@ def test_draws_say_which_records_are_measured_again(
     assert "could not be measured again: no machine" in done.err
     ((path, settings),) = asked
     assert path.stem == sources[0].stem
-    assert settings == settings_of(read_record(path).record, "a" * 64)
+    assert settings == {**settings_of(read_record(path).record, "a" * 64), "trust_code": False}
     # It stays without a verdict, which is what the board's job takes for new, and so is tried again.
     assert {path.stem for path in (tmp_path / "verifications").glob("*.json")} == {sources[1].stem}
     for more in (("--nonce", "n"), ("--documents", 3)):
