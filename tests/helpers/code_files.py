@@ -28,8 +28,11 @@ def build(folder, site):
 
 HOSTILE = '''"""Does what the first number of a batch says."""
 
+import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -93,6 +96,31 @@ def connect(x):
 @act
 def datagram(x):
     socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9))
+
+
+@act
+def lock(x):
+    with open(__file__) as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+
+
+@act
+def lock_bytes(x):
+    """Each byte of a file, of any length, is one bit that another process can ask for."""
+    with open(os.__file__) as file:
+        fcntl.lockf(file, fcntl.LOCK_SH, 1, 10**9)
+
+
+@act
+def lock_an_open_file(x):
+    with open(os.__file__) as file:
+        fcntl.fcntl(file, 37, struct.pack("hhqqi", fcntl.F_RDLCK, 0, 0, 1, 0))
+
+
+@act
+def watch(x):
+    if ctypes.CDLL(None, use_errno=True).inotify_init1(0) < 0:
+        raise OSError(ctypes.get_errno(), "no notices")
 
 
 @act

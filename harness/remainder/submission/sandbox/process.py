@@ -195,7 +195,7 @@ class Process:
         elif any(word in f"{error}: {what}" for word in _REFUSED):
             fix = (
                 "read nothing but its own folder and installed packages, write to no place but tempfile's, "
-                "start no process and open no connection"
+                "start no process, open no connection and lock no file"
             )
         elif error in _BEYOND:
             fix = "read tasks and texts where it is trained; here it has its own files, and what it is given"

@@ -25,6 +25,7 @@ class _Machine(NamedTuple):
     clone: int
     tgkill: int
     prlimit: int
+    fcntl: int
     denied: tuple[int, ...]
 
 
@@ -32,9 +33,11 @@ _EVERYWHERE = (
     *(425, 434, 424, 452),  # io_uring_setup, pidfd_open, pidfd_send_signal, fchmodat2
 )
 _CLONE3 = 435
+_LOCKS = (6, 7, 37, 38, 1024, 1026)
+"""Commands of fcntl that others see: locks of a process, of an open file, waited for or not; leases; notices."""
 _MACHINES: Mapping[str, _Machine] = {
     "x86_64": _Machine(
-        0xC000003E, 56, 234, 302,
+        0xC000003E, 56, 234, 302, 72,
         (
             57, 58, 59, 322,  # fork, vfork, execve, execveat
             41,  # socket: what is left is the channel, which is open
@@ -47,19 +50,23 @@ _MACHINES: Mapping[str, _Machine] = {
             188, 189, 197, 198,  # setxattr, lsetxattr, removexattr, lremovexattr
             132, 235, 261, 280,  # utime, utimes, futimesat, utimensat
             76, 141,  # truncate, which Landlock knows from version 3; setpriority
+            # flock, inotify_init, inotify_init1, fanotify_init, ioprio_set: what one process does with a file
+            # or itself, and another sees; so that encode could tell decode more than the codes.
+            73, 253, 294, 300, 251,
         ),
     ),
     "aarch64": _Machine(
-        0xC00000B7, 220, 131, 261,
+        0xC00000B7, 220, 131, 261, 25,
         (
             221, 281, 198, 129, 130, 138, 240, 117, 270, 271, 97, 268, 194, 279,
-            280, 241, 282, 217, 218, 219, 53, 54, 5, 6, 14, 15, 88, 186, 190, 45, 140,
+            280, 241, 282, 217, 218, 219, 53, 54, 5, 6, 14, 15, 88, 186, 190, 45, 140, 32, 26, 262, 30,
         ),  # the same, as far as they exist there
     ),
 }  # fmt: skip
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _DENY, _MISSING = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-_NUMBER, _ARCHITECTURE, _FIRST = 0, 4, 16  # places in what a filter sees; the low half of the first argument
+# Places in what a filter sees: the last are the low halves of the first two arguments.
+_NUMBER, _ARCHITECTURE, _FIRST, _SECOND = 0, 4, 16, 24
 _CLONE_THREAD = 0x10000
 _X32 = 0x40000000  # system calls of another kind, by the same door
 NO_NEW_PRIVILEGES = 38
@@ -118,6 +125,8 @@ def _program(machine: _Machine) -> list[_Line]:
     lines += only_if(machine.tgkill, _FIRST, (_EQUAL, 1, 0, os.getpid()))
     # Its own limits may only become lower; those of other processes are none of its business.
     lines += only_if(machine.prlimit, _FIRST, (_EQUAL, 1, 0, 0))
+    unseen = [line for command in _LOCKS for line in ((_EQUAL, 0, 1, command), returning(_DENY))]
+    lines += [(_EQUAL, 0, len(unseen) + 2, machine.fcntl), (_LOAD, 0, 0, _SECOND), *unseen, returning(_ALLOW)]
     for call in (*machine.denied, *_EVERYWHERE):
         lines += [(_EQUAL, 0, 1, call), returning(_DENY)]
     return [*lines, returning(_ALLOW)]
