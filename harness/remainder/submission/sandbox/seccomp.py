@@ -34,7 +34,7 @@ _EVERYWHERE = (
 )
 _CLONE3 = 435
 _LOCKS = (6, 7, 37, 38, 1024, 1026)
-"""Commands of fcntl that others see: locks of a process, of an open file, waited for or not; leases; notices."""
+"""Commands of fcntl that others see: locks of a process or of an open file, leases, notices."""
 _MACHINES: Mapping[str, _Machine] = {
     "x86_64": _Machine(
         0xC000003E, 56, 234, 302, 72,
