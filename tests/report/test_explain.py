@@ -531,6 +531,13 @@ def test_the_sections_hold_their_numbers(record: Record) -> None:
     assert "apart: across tokens" not in said(with_metrics(record, telescope=without))
 
 
+def test_where_nothing_was_fitted_nothing_is_said_of_it(record: Record) -> None:
+    title = "What the Gaussian was fitted on"
+    assert title in said(record)
+    none = record.calibration.model_copy(update={"tokens": 0, "documents": 0})
+    assert title not in said(record.model_copy(update={"calibration": none}))
+
+
 def test_failed_checks_are_told() -> None:
     failed = {"true_equals_clean": Check(passed=False, value=2e-3, limit=1e-4)}
     assert "check true_equals_clean failed (value 0.002, limit 0.0001)" in said(full_record(checks=failed))

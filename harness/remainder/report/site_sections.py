@@ -188,8 +188,10 @@ def _ratio(record: Record, notes: Notes) -> Section:
     return Section("ρ: KL of the residual over KL of noise around x (1: like noise)", body)
 
 
-def _calibration(record: Record, notes: Notes) -> Section:
+def _calibration(record: Record, notes: Notes) -> Section | None:
     fit, spread = record.calibration, record.metrics.calibration_spread
+    if not fit.tokens:  # raw alone was asked for
+        return None
     body: list[str | tuple[str, ...]] = [
         f"N = {fit.tokens:,} tokens of {fit.documents:,} documents in d = {fit.dimension:,} dimensions"
         + ("" if fit.rank is None else f", rank {fit.rank:,}")
