@@ -181,6 +181,8 @@ def test_a_flow_is_kept_beside_its_shells_and_proves_itself(
     shown = remainder("explain", str(kept), "--save", str(tmp_path / "flow.png"))
     assert shown.out == render_flow(*chain)
     assert remainder("verify", str(place)).code == 0
+    alone = remainder("verify", str(kept))
+    assert (alone.code, "3 files verified: 3 passed" in alone.out) == (0, True), alone.out
 
 
 @pytest.mark.parametrize(
@@ -214,10 +216,11 @@ def test_scales_and_shells_that_were_forged_with_their_hash_are_at_fault(
         update={"scales": {**chain.flow.scales, "perturbative": Bracket(low=2, high=2)}}
     )
     with pytest.raises(RecordError, match="k_perturbative does not follow from the shells: it is 2 to 3"):
-        read_flow(write_flow(forged, copy))
-    outcome = remainder("verify", str(copy))
-    assert outcome.code != 0
-    assert "k_perturbative does not follow" in " ".join(outcome.out.split())
+        read_flow(wrong := write_flow(forged, copy))
+    for given in (copy, wrong):
+        outcome = remainder("verify", str(given))
+        assert outcome.code != 0
+        assert "k_perturbative does not follow" in " ".join(outcome.out.split())
     gone = chain.flow.shells[1]
     for file in copy.rglob(f"{gone.record}.json"):
         file.unlink()

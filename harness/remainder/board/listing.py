@@ -22,7 +22,12 @@ _LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: che
 
 
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it."""
+    """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it.
+
+    Of a flow, which follows from its shells, these are the records.
+    """
+    if path.suffix == FLOW and path.is_file():
+        return _of_flow(path)
     if not path.is_dir():
         return [path], []
     records, strays = [], []
@@ -50,6 +55,14 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
             elif not file.with_name(name.removesuffix(VALUES) + ".json").is_file():
                 strays.append((file, "are values without their record"))
     return sorted(records), sorted(strays)
+
+
+def _of_flow(flow: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The records of a flow's shells; or, in their place, what is wrong with it."""
+    if wrong := _at_fault(flow):
+        return [], wrong
+    shells = read_flow(flow).flow.shells
+    return sorted(path for shell in shells for path in flow.parent.glob(f"*/{shell.record}.json")), []
 
 
 def _at_fault(flow: Path) -> list[tuple[Path, str]]:
