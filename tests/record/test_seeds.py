@@ -15,6 +15,7 @@ from remainder.board.rank import Budget, rank
 from remainder.board.snapshot import results_folder
 from remainder.record.schema import Record, TaskInfo
 from remainder.record.seeds import stem_of, trainings
+from remainder.report.footers import seed_lines
 from remainder.report.quantities import default_columns, number_of
 from remainder.report.tables import render
 
@@ -62,6 +63,17 @@ def test_what_shares_a_name_and_nothing_else_is_no_training(records: list[Record
     assert len(trainings([*records, other])["sae"]) == 3
     # Two methods under one name: neither is stated.
     assert trainings([*records, other, record_of("sae-seed-4", 1.0, family="another")]) == {}
+
+
+def test_one_content_under_two_seeds_is_one_training(records: list[Record]) -> None:
+    first, second, third, _ = records
+    content = second.submission.model_copy(update={"hash": first.submission.hash})
+    same = second.model_copy(update={"submission": content})
+    columns = default_columns(records)
+    said = "sae-seed-1: of the content of another seed, and no training of its own."
+    assert seed_lines(columns, [first, same]) == [said]
+    assert seed_lines(columns, [first, same, third]) == [said, *seed_lines(columns, [first, third])]
+    assert seed_lines(columns, [first, third])[0].startswith("sae, 2 seeds")
 
 
 @pytest.mark.parametrize("format", ["table", "markdown"])

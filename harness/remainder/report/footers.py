@@ -87,10 +87,15 @@ def seed_lines(columns: Iterable[Quantity], records: Collection[Record]) -> list
     """A sentence for each method that was trained several times; none where nothing was.
 
     It has the mean over trainings and their standard deviation (with n − 1), of the quantities that a table
-    shows by default and that every training has.
+    shows by default and that every training has. Submissions of one content are one training.
     """
     lines = []
-    for stem, some in trainings(records).items():
+    for stem, every in trainings(records).items():
+        some = list({record.submission.hash: record for record in reversed(every)}.values())[::-1]
+        if copies := [record.submission.name for record in every if record not in some]:
+            lines.append(f"{', '.join(copies)}: of the content of another seed, and no training of its own.")
+        if len(some) < 2:
+            continue
         usual = {column.key for column in default_columns(some)}
         spreads = []
         for column in columns:
