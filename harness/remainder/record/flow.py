@@ -9,7 +9,7 @@
    | `shape` | abs(full − permuted) ≤ 5 % of (sampled − zero): real rows cost what Gaussian ones do |
    | `perturbative` | abs(sampled − one) ≤ 10 % of (sampled − zero): one order in the noise tells the loss |
    | `raw` | abs(gap of raw) ≤ 5 % of that with nothing kept |
-   | `bath` | annealed − mean < 0 at amplitude 0.6 or 1; with fitted couplings, their difference |
+   | `bath` | annealed − mean < 0 at amplitude 0.6 or 1: integrated out, the bath helps to predict |
 
 3. All shells' numbers of a criterion have simultaneous intervals. k_hi is the smallest shell from which on
    the upper ends meet the criterion, k_lo the same by lower ends: k* lies between them. With k_lo alone it is
