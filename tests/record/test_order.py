@@ -129,7 +129,7 @@ def test_a_line_that_was_touched_shows(damage: str, told: str, tmp_path: Path) -
         with pytest.raises(RecordError, match=told):
             call(tmp_path)
     (stray,) = record_files(tmp_path)[1]
-    assert told in stray[1]
+    assert told in stray[1].text
     assert any(told in fault for one in verify_paths([tmp_path], jobs=1) for fault in one.faults)
 
 

@@ -138,7 +138,7 @@ def test_verify_says_so_and_finds_a_list_that_was_touched(tmp_path: Path) -> Non
     ):
         path.write_text(damaged)
         strays = record_files(results)[1]
-        assert [told in what for _, what in strays] == ([True] if told else []), damaged
+        assert [told in remark.text for _, remark in strays] == ([True] if told else []), damaged
     with pytest.raises(RecordError, match="is empty"):
         entries(results)
 

@@ -23,10 +23,11 @@ from remainder.loading.open import open_task
 from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, look_at_sources
 from remainder.measure.plan import Plan, plan
-from remainder.record.flow import SCALES, Bracket, MeasuredFlow
+from remainder.record.flow import SCALES, Bracket, Flow, MeasuredFlow, Shells
 from remainder.record.flow_file import read_flow, write_flow
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
+from remainder.record.store import read_record
 from remainder.report.flow import COLUMNS, flow_frame, render_flow
 from remainder.report.plot import save
 from remainder.report.plot_flow import flow_figure
@@ -205,6 +206,90 @@ def test_an_edited_flow_is_at_fault(
     kept.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(RecordError, match=says):
         read_flow(kept)
+
+
+def with_shells(flow: Flow, *places: int) -> Flow:
+    """A flow whose list of shells was changed."""
+    return flow.model_copy(update={"shells": tuple(flow.shells[place] for place in places)})
+
+
+FORGERIES: list[tuple[Callable[[Flow], Flow], str]] = [
+    (
+        lambda flow: flow.model_copy(update={"order": "energy"}),
+        "of identity with 2 sources in the order energy",
+    ),
+    (
+        lambda flow: flow.model_copy(update={"sources": 9}),
+        "9 sources, of which 0 tie: the shell that keeps 2",
+    ),
+    (lambda flow: flow.model_copy(update={"ties": 1}), "8 sources, of which 1 tie: the shell that keeps 2"),
+    (lambda flow: flow.model_copy(update={"tier": "standard"}), "keeps 2 is of another tier"),
+    (lambda flow: flow.model_copy(update={"dtype": "bfloat16"}), "keeps 2 is of another dtype"),
+    (lambda flow: flow.model_copy(update={"protocol": "1"}), "keeps 2 is of another protocol"),
+    (
+        lambda flow: flow.model_copy(update={"task": flow.task.model_copy(update={"hash": "0" * 64})}),
+        "keeps 2 is of another task",
+    ),
+    (
+        lambda flow: flow.model_copy(
+            update={"submission": flow.submission.model_copy(update={"hash": "0" * 64})}
+        ),
+        "keeps 2 is of identity.index-2",
+    ),
+    (lambda flow: with_shells(flow, 0, 0, 1, 2), "one is listed twice"),
+    (lambda flow: with_shells(flow, 2, 1, 0), "do not ascend"),
+    (lambda flow: with_shells(flow, 0), "there is but one"),
+    (
+        lambda flow: flow.model_copy(
+            update={"shells": (flow.shells[0], flow.shells[1].model_copy(update={"keep": 5}))}
+        ),
+        "keeps 5 is of identity.index-3",
+    ),
+    (lambda flow: with_shells(flow, 1, 2), "does not follow from the shells"),
+    (lambda flow: flow.model_copy(update={"scales": {}}), "its scales are not shape"),
+]
+
+
+@pytest.mark.parametrize(("forge", "says"), FORGERIES)
+def test_a_flow_that_was_forged_with_its_hash_is_at_fault(
+    forge: Callable[[Flow], Flow], says: str, chain: MeasuredFlow, place: Path, tmp_path: Path
+) -> None:
+    (folder,) = (path.parent for path in place.rglob("*.flow"))
+    copy = tmp_path / folder.relative_to(place)
+    copy.parent.mkdir(parents=True)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.flow"))
+    forged = write_flow(forge(chain.flow), tmp_path)
+    if forged.parent != copy:  # of another task, as it says
+        forged = forged.rename(copy / forged.name)
+    with pytest.raises(RecordError, match=says) as raised:
+        read_flow(forged)
+    assert raised.value.fix
+
+
+def test_shells_of_other_documents_are_no_flow(chain: MeasuredFlow, place: Path) -> None:
+    stored = {
+        shell.keep: read_record(next(place.rglob(f"{shell.record}.json"))) for shell in chain.flow.shells
+    }
+    values = stored[3].values
+    fewer = values[values["document"] != values["document"].max()]
+    other = values.assign(tokens=values["tokens"] + 1)
+    for changed in (fewer, other):
+        with pytest.raises(
+            ValueError, match="keeps 3 is measured on other documents than the one that keeps 2"
+        ):
+            Shells.of(stored | {3: stored[3]._replace(values=changed)})
+
+
+def test_flows_of_one_submission_lie_side_by_side_unless_only_the_shells_differ(
+    chain: MeasuredFlow, tmp_path: Path
+) -> None:
+    first = write_flow(chain.flow, tmp_path)
+    assert write_flow(with_shells(chain.flow, 0, 1), tmp_path) == first
+    others = [write_flow(chain.flow.model_copy(update=one), tmp_path) for one in (
+        {"order": "energy"}, {"order": "random 0"}, {"tier": "standard"}, {"dtype": "bfloat16"}
+    )]  # fmt: skip
+    assert len({first, *others}) == 5
+    assert {path.parent for path in others} == {first.parent}
 
 
 def test_scales_and_shells_that_were_forged_with_their_hash_are_at_fault(

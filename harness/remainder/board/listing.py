@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from remainder.board.origin import Remark, check_stated
 from remainder.board.shelf import is_board
 from remainder.errors import RecordError
-from remainder.record.flow_file import FLOW, read_flow
+from remainder.record.flow_file import FLOW, flow_place, read_flow
 from remainder.record.order import ORDER, read_order
 from remainder.record.turns import RUNS
 from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
@@ -17,11 +18,12 @@ __all__ = ["LINK", "VALUES", "record_files"]
 
 VALUES = ".csv.gz"
 LINK = "is a link; results are plain files"
+_STRAY = "take what is no record out of a folder of results"
 _LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: check_withdrawn}
 """Files at the root of a folder of results that are no records, with what they are checked by."""
 
 
-def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
     """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it.
 
     Of a flow, which follows from its shells, these are the records.
@@ -30,7 +32,8 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         return _of_flow(path)
     if not path.is_dir():
         return [path], []
-    records, strays = [], []
+    records: list[Path] = []
+    strays: list[tuple[Path, Remark]] = []
     for folder, names, files in os.walk(path):
         names[:] = [name for name in names if name != RUNS]
         for name, check in _LISTS.items():
@@ -40,35 +43,49 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
                 try:
                     check(Path(folder))
                 except RecordError as problem:
-                    strays.append((file, problem.what))
-        strays += [(Path(folder) / name, LINK) for name in names if (Path(folder) / name).is_symlink()]
+                    strays.append(_stray(file, problem.what))
+        strays += [_stray(Path(folder) / name, LINK) for name in names if (Path(folder) / name).is_symlink()]
         for name in sorted(files):
             file = Path(folder) / name
             if file.suffix == ".json":
                 records.append(file)
             elif file.is_symlink():
-                strays.append((file, LINK))
+                strays.append(_stray(file, LINK))
             elif file.suffix == FLOW:
-                strays += _at_fault(file)
+                strays += _at_fault(file, placed=True)
             elif not name.endswith(VALUES):
-                strays.append((file, "is neither a record nor its values"))
+                strays.append(_stray(file, "is neither a record nor its values"))
             elif not file.with_name(name.removesuffix(VALUES) + ".json").is_file():
-                strays.append((file, "are values without their record"))
+                strays.append(_stray(file, "are values without their record"))
     return sorted(records), sorted(strays)
 
 
-def _of_flow(flow: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _stray(file: Path, why: str) -> tuple[Path, Remark]:
+    return file, Remark(why, fix=_STRAY)
+
+
+def _of_flow(flow: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
     """The records of a flow's shells; or, in their place, what is wrong with it."""
-    if wrong := _at_fault(flow):
+    if wrong := _at_fault(flow, placed=False):
         return [], wrong
     shells = read_flow(flow).flow.shells
     return sorted(path for shell in shells for path in flow.parent.glob(f"*/{shell.record}.json")), []
 
 
-def _at_fault(flow: Path) -> list[tuple[Path, str]]:
-    """A flow with what is wrong with it; nothing if it is sound."""
+def _at_fault(path: Path, *, placed: bool) -> list[tuple[Path, Remark]]:
+    """A flow with what is wrong with it; nothing if it is sound.
+
+    Args:
+        placed: whether its place in a folder of results is looked at too.
+    """
     try:
-        read_flow(flow)
+        flow, records = read_flow(path)
     except RecordError as problem:
-        return [(flow, problem.what)]
-    return []
+        return [(path, Remark(problem.what.removeprefix(f"{path}: "), fix=problem.fix))]
+    expected, parts = flow_place(flow, Path()), path.absolute().parts
+    if placed and parts[-len(expected.parts) :] != expected.parts:
+        return [(path, Remark(f"lies at the wrong place; expected {expected}", fix="move it there"))]
+    root = path.absolute().parents[len(expected.parts) - 1]
+    board = placed and is_board(root)
+    remarks = check_stated(records[0], flow.submission, "whole submission", board)
+    return [(path, remark) for remark in remarks if remark.is_fault]

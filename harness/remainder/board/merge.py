@@ -20,6 +20,8 @@
 7. Two records of the same content in a group must agree (`board.agreement`). Where they do not, one of them
    is wrong and nobody can tell which: both are `disputed`, and in no place, until one is withdrawn.
 8. A record that was withdrawn (`record.withdrawn`) is current for nobody and disputes no other.
+9. A shell, an interpretation with some of its sources kept, is no entry: it is shown with its flow
+   (`board.flows`), in no table, place, budget or group.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from remainder.board.audits import Audits, audit_path, read_audits
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
+from remainder.record.flow_file import FLOW
 from remainder.record.json import sha256
 from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
@@ -210,12 +213,13 @@ def _authors() -> dict[str, object]:
 
 
 def strays(results: Path) -> list[Fault]:
-    """Files below `results` that are neither a record nor the values of one."""
+    """Files below `results` that are neither a record, nor the values of one, nor a flow."""
     return [
         Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
         for path in sorted(results.rglob("*"))
         if path.is_file()
         and path.suffix != ".json"
+        and path.suffix != FLOW
         and path not in (results / ORDER, results / WITHDRAWN)
         and not _is_values(path)
         and RUNS not in path.relative_to(results).parts
@@ -244,7 +248,8 @@ def folders_of_tasks(results: Path) -> dict[str, list[Path]]:
 
 
 def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], list[Fault]]:
-    """Records at `paths`, with the current ones marked; and what could not be read, with the reason.
+    """Records at `paths`, with the current ones marked; and what could not be read, with the reason. Shells
+    are left out (step 9).
 
     Raises:
         RecordError: the order in which they came is damaged, or the list of those that were withdrawn; see
@@ -261,6 +266,8 @@ def read_entries(results: Path, paths: Iterable[Path]) -> tuple[list[BoardRow], 
             continue
         except RecursionError:
             faults.append(Fault(place, "its JSON is nested deeper than any record's"))
+            continue
+        if entry is None:
             continue
         verdict, told = _kept(read_verification, verification_path(results, entry.record.record_id))
         audits, more = _kept(read_audits, audit_path(results, entry.record))
@@ -286,8 +293,11 @@ def groups(entries: Iterable[BoardRow]) -> dict[Group, list[BoardRow]]:
     return dict(sorted(found.items(), key=lambda item: (item[0].task, int(item[0].major), *item[0][2:])))
 
 
-def _read(path: Path, place: str) -> BoardRow:
+def _read(path: Path, place: str) -> BoardRow | None:
+    """The entry of a record; None if it is a shell."""
     record = read_summary(path)
+    if record.submission.is_shell:
+        return None
     _check(record, place)
     beside = values_path(path)
     if not present(beside):

@@ -39,7 +39,7 @@ from remainder.submission.method import FORMATS, NAME, Method, SiteSource, submi
 from remainder.task.lock import read_lock
 from remainder.task.spec import ADHOC, Task, load_task
 
-__all__ = ["Peer", "Remark", "check_peers", "check_submission", "check_task", "peer_of"]
+__all__ = ["Peer", "Remark", "check_peers", "check_stated", "check_submission", "check_task", "peer_of"]
 
 _OF_FEATURES = "feature-circuit"
 _WEIGHTS = {".safetensors", ".pt", ".npz"}
@@ -125,9 +125,9 @@ def check_submission(record: Record, *, board: bool = True) -> Iterator[Remark]:
         board: whether a name stands for one content. If not, files are compared only with a submission of
             the same hash, and another content of that name is noted.
     """
-    yield from _submission(record, record.submission, "submission", board)
+    yield from check_stated(record, record.submission, "submission", board)
     if record.reference is not None:
-        yield from _submission(record, record.reference, "reference", board)
+        yield from check_stated(record, record.reference, "reference", board)
 
 
 def peer_of(content: Mapping[str, Any]) -> Peer:
@@ -209,7 +209,7 @@ def check_peers(record: Record, peers: Iterable[Peer], *, board: bool = True) ->
 
 def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
     """Compare the record with what the task's own file pins."""
-    stated = record.measurement
+    stated, ranked = record.measurement, board and not record.submission.is_shell
     pins: dict[str, tuple[Any, Any]] = {
         "protocol": (record.protocol, task.protocol),
         "measurement.seed": (stated.seed, task.seed),
@@ -236,7 +236,7 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
         yield Remark(f"tier: {name!r}, the task has {', '.join(task.every_tier)}")
         return
     if fewer is not None:
-        yield Remark(f"tier: {fewer.note}", is_fault=board, fix=_WHOLE)
+        yield Remark(f"tier: {fewer.note}", is_fault=ranked, fix=_WHOLE)
         if record.documents.documents != fewer.documents:
             found = record.documents.documents
             yield Remark(f"documents.documents: {found}, its tier says {fewer.documents}")
@@ -253,17 +253,21 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
         # A record that claims a larger tier with fewer draws would stand beside those that have all.
         yield Remark(
             f"measurement.pairs: {stated.pairs}, other than the tier's {tier.pairs}",
-            is_fault=board,
+            is_fault=ranked,
             fix="measure with the tier's own number of pairs",
         )
 
 
-def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Remark]:
+def check_stated(record: Record, stated: SubmissionInfo, part: str, board: bool) -> Iterator[Remark]:
+    """A submission that a record or a flow names as a `part` of it, against the files that are here."""
     if not re.fullmatch(NAME.removesuffix("$"), stated.name):
         yield Remark(f"{part}.name: {stated.name[:60]!a} is no name of a submission ({NAME})")
         return
     if stated.family is not None and not re.fullmatch(NAME.removesuffix("$"), stated.family):
         yield Remark(f"{part}.family: {stated.family[:60]!a} is no name ({NAME})")
+    if stated.is_shell:
+        yield Remark(f"{part}: its files are checked with its flow", is_fault=False)
+        return
     folder = baseline(stated.name)
     if not present(folder / "submission.toml"):
         what = f"{part}: {stated.name} does not come with the benchmark: its files were not compared"
@@ -300,8 +304,7 @@ def _submission(record: Record, stated: SubmissionInfo, part: str, board: bool) 
         # Its file may say otherwise elsewhere: tasks are no part of the hash.
         what = f"{part}: {stated.name} is for {', '.join(described.tasks)}, not for {record.task.id}"
         yield Remark(what, is_fault=board)
-    digest = submission_hash(method, stated.files)
-    if digest != stated.hash:
+    if (digest := submission_hash(method, stated.files)) != stated.hash:
         yield Remark(f"{part}.hash: {stated.hash[:12]}…, settings and files give {digest[:12]}…")
     if method.get("hub") is not None:
         yield Remark(f"{part}: {stated.name} lies on a hub: its files were not compared", is_fault=False)

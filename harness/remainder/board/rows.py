@@ -38,7 +38,8 @@ def rows_of(snapshot: Snapshot, results: Path) -> bytes:
     Raises:
         RecordError: a record is gone or unreadable.
     """
-    rows = [_row(read_sealed(place_in(results, entry.path))) for entry in snapshot.records]
+    records = (read_sealed(place_in(results, entry.path)) for entry in snapshot.records)
+    rows = [_row(record) for record in records if not record.submission.is_shell]
     head = json.dumps({"schema_version": 1, "snapshot": snapshot.name, "root": snapshot.root})
     lines = ",\n".join(canonical_json(row) for row in rows)  # a line each, so that two versions compare
     return f'{head[:-1]}, "rows": [\n{lines}\n]}}\n'.encode()

@@ -38,6 +38,7 @@ from remainder.board.listing import LINK, record_files
 from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_board, results_root
 from remainder.errors import RecordError, RemainderError
+from remainder.record.flow_file import flows_beside
 from remainder.record.json import canonical_json
 from remainder.record.part import part_of
 from remainder.record.recordable import check_words
@@ -66,8 +67,8 @@ _RESTORE = "restore what is at fault as it was written, or measure again; never 
 _DISPUTED = (
     "measure both again with `verify --rerun`, and take out the one that does not come out as recorded"
 )
-_STRAY = "take what is no record out of a folder of results"
-_UNREAD = f"{_STRAY}; if it was one, restore it as it was written"
+_UNREAD = "take what is no record out of a folder of results; if it was one, restore it as it was written"
+_FLOWLESS = "run `remainder flow` again, which finds it, or take it out"
 _RECORD = re.compile(r"[0-9a-f]{64}\.json")  # how records are called in folders of results
 _LONGEST = 600  # characters of a finding that are shown
 
@@ -245,6 +246,13 @@ def _on_board(subject: _Subject) -> bool:
     return subject.shelf is not None and subject.shelf.board
 
 
+def _shell(subject: _Subject) -> Iterator[Remark]:
+    """Whether a shell belongs to a flow; that it is the shell which this says is checked with the flow."""
+    if subject.record.submission.is_shell and not flows_beside(subject.path):
+        what = "is a shell, and no flow beside it names it"
+        yield Remark(what, is_fault=_on_board(subject), fix=_FLOWLESS)
+
+
 CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "form": _form,
     "words": _words,
@@ -255,6 +263,7 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[Remark]]] = {
     "submission": lambda subject: origin.check_submission(subject.record, board=_on_board(subject)),
     "peers": _shared,
     "agreement": _agreement,
+    "shell": _shell,
     "measurement": _of(consistency.check_measurement),
     "checks": _of(consistency.check_checks),
     "values": _of(consistency.check_values),
@@ -323,7 +332,7 @@ def verify_paths(paths: Sequence[Path], *, jobs: int | None = None, board: bool 
         records, strays = record_files(_within(given))
         root = given if board and given.is_dir() else None
         work += [(path, given.is_dir(), root) for path in records]
-        verdicts += [Verdict(path, None, (Remark(why, fix=_STRAY),)) for path, why in strays]
+        verdicts += [Verdict(path, None, (remark,)) for path, remark in strays]
     if not work and not verdicts:
         raise RecordError(
             f"{', '.join(map(str, paths))}: holds no record", fix="give a record's .json file, or a folder"

@@ -1,8 +1,11 @@
-"""The name by which records tell methods with code of their own; by itself, so that it loads nothing."""
+"""Names that stand in records in the place of a format of files; by themselves, so that they load nothing."""
 
 from __future__ import annotations
 
-__all__ = ["CODE"]
+__all__ = ["CODE", "SHELL"]
 
 CODE = "code"
 """The format of a method that brings code of its own."""
+
+SHELL = "shell"
+"""Stands for what is an interpretation with some of its sources kept: no board ranks it."""

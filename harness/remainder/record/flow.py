@@ -90,6 +90,8 @@ class Flow(FrozenModel):
     submission: SubmissionInfo
     """The whole interpretation."""
     tier: str
+    dtype: str
+    """The dtype of the model after the site."""
     order: str
     """The order in which sources are kept."""
     sources: int
@@ -120,14 +122,18 @@ class Shells(NamedTuple):
         """Sums of the values of some records, by how many sources each keeps.
 
         Raises:
-            ValueError: they are of different documents.
+            ValueError: they are of different documents, or of different tokens of these.
         """
         keeps = tuple(sorted(records))
         tables = tuple(canonical_values(records[keep].values) for keep in keeps)
         totals = tuple(map(document_totals, tables))
-        for one in totals:
-            if list(one["clean"].index) != list(totals[0]["clean"].index):
-                raise ValueError("shells of a flow are measured on the same documents")
+        first = totals[0]["clean"]
+        for keep, one in zip(keeps, totals, strict=True):
+            if not one["clean"]["tokens"].equals(first["tokens"]):
+                raise ValueError(
+                    f"the shell that keeps {keep} is measured on other documents than the one that keeps "
+                    f"{keeps[0]}"
+                )
         return cls(keeps, totals, tables)
 
 

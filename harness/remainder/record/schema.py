@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from remainder.record import old
-from remainder.record.code import CODE
+from remainder.record.code import CODE, SHELL
 from remainder.record.compat import Compat
 from remainder.record.metrics import CircuitMetrics, Metrics
 from remainder.record.number import FrozenModel, GrownModel, Number, Real, Sha256
@@ -88,6 +88,11 @@ class SubmissionInfo(GrownModel):
     def runs_code(self) -> bool:
         """Whether code of its own encodes and decodes, and no reader of the benchmark's."""
         return self.format == CODE
+
+    @property
+    def is_shell(self) -> bool:
+        """Whether it is an interpretation with some of its sources kept, and belongs to a flow."""
+        return self.format == SHELL
 
 
 class Pinned(FrozenModel):

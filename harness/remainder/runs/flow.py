@@ -16,7 +16,7 @@ import torch
 from remainder.base.cache import Progress
 from remainder.circuit.circuit import Circuit
 from remainder.circuit.ranking import Circuits
-from remainder.errors import TaskError
+from remainder.errors import RecordError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
@@ -24,7 +24,7 @@ from remainder.measure.keeping import ORDERS, Sources, look_at_sources
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.record.flow import Flow, FlowShell, MeasuredFlow, Shells, brackets_of
-from remainder.record.flow_file import write_flow
+from remainder.record.flow_file import require_shells, write_flow
 from remainder.record.rungs import BOARD
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
@@ -183,19 +183,42 @@ def measure_flow(
         task=first.task,
         submission=info(planned.whole),
         tier=planned.plan.tier,
+        dtype=planned.plan.dtype,
         order=planned.order,
         sources=planned.sources,
         ties=planned.ties,
         shells=tuple(FlowShell(keep=keep, record=one.record.record_id) for keep, one in stored.items()),
         scales=brackets_of(Shells.of(stored), seed=first.measurement.seed),
     )
+    _require_same(flow, stored)
     write_flow(flow, out)
     return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
 
 
+def _require_same(flow: Flow, stored: Mapping[int, StoredRecord]) -> None:
+    """Check that shells which were found are those that are asked for now.
+
+    Raises:
+        RecordError: they were chosen among other sources: the order came out otherwise then.
+    """
+    try:
+        require_shells(flow, {keep: one.record for keep, one in stored.items()})
+    except RecordError as problem:
+        fix = "measure all shells in one go, by --fresh (Python: fresh=True), or into a folder of their own"
+        raise RecordError(f"{flow.submission.name} on {flow.task.id}: {problem.what}", fix=fix) from problem
+
+
 def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> dict[int, Entry]:
     return {
-        keep: Shell(entry, sources.label, keep, adapted=sources.adapted, some=sources.keeping(keep))
+        keep: Shell(
+            entry,
+            sources.label,
+            keep,
+            sources.full,
+            sources.ties,
+            adapted=sources.adapted,
+            some=sources.keeping(keep),
+        )
         for keep in keeps
     }
 
@@ -212,7 +235,7 @@ def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> t
     graph = circuits.graph
     kept = [Circuit.empty(graph), *(circuits.at(size, absolute=True) for size in circuits.sizes)]
     entries: dict[int, Entry] = {
-        one.edges: CircuitShell(entry, "edges", one.edges, circuit=one) for one in kept
+        one.edges: CircuitShell(entry, "edges", one.edges, graph.edges, 0, circuit=one) for one in kept
     }
     return graph.edges, dict(sorted(entries.items()))
 

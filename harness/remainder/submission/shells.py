@@ -7,8 +7,6 @@ the order in which sources are kept and how many. Of circuits the sources are ed
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,8 @@ from remainder.circuit.ranking import Sized
 from remainder.formats.eap_ig import Found
 from remainder.interpretation.kept import Kept, Some
 from remainder.interpretation.protocol import Adapted, FitMoments
-from remainder.record.naming import LONGEST, shortened
+from remainder.record.code import SHELL
+from remainder.record.shell import shell_hash, shell_name, shell_note
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task
 
@@ -36,15 +35,17 @@ class _Part:
     """The order in which sources are kept, with all that it depends on besides the interpretation."""
     keep: int
     """How many sources are kept."""
+    sources: int
+    """How many there are to keep."""
+    ties: int
+    """Sources whose place in the order their index decided."""
     family: None = None
-    format_name: None = None
-    """No format: it is read from no file of its own."""
+    format_name: str = SHELL
 
     @property
     def name(self) -> str:
         """The whole one's name, the order and how many are kept."""
-        own = f".{self.order.partition(' ')[0]}-{self.keep}"
-        return shortened(self.whole.name, LONGEST - len(own)) + own
+        return shell_name(self.whole.name, self.order, self.keep)
 
     @property
     def kind(self) -> str:
@@ -64,13 +65,17 @@ class _Part:
     @property
     def hash(self) -> str:
         """SHA-256 over the whole one's hash, the order and how many are kept."""
-        content = {"whole": self.whole.hash, "order": self.order, "keep": self.keep}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return shell_hash(self.whole.hash, self.order, self.keep)
 
     @property
     def is_pinned(self) -> bool:
         """Whether the whole one's hash says everything."""
         return self.whole.is_pinned
+
+    @property
+    def note(self) -> str:
+        """The sentence on its sources in its record."""
+        return shell_note(self.keep, self.order, self.sources, self.ties)
 
     def require_fit(self, task: Task) -> None:
         """Raise InterpretationError if the whole one was made for other tasks."""
@@ -88,7 +93,7 @@ class Shell(_Part):
     def build(self, task: Task, fit: FitMoments) -> Adapted:
         """The interpretation, ready for the task's site."""
         inner = Kept(self.adapted.inner, self.some)
-        return dataclasses.replace(self.adapted, inner=inner, name=self.name, warnings=())
+        return dataclasses.replace(self.adapted, inner=inner, name=self.name, warnings=(self.note,))
 
 
 @dataclass(frozen=True)
@@ -100,4 +105,4 @@ class CircuitShell(_Part):
     def circuits(self, loaded: PromptTask, fit_windows: int) -> Found:
         """The circuit, by its share of all edges."""
         graph = self.circuit.graph
-        return Found(Sized(graph, {self.circuit.edges / graph.edges: self.circuit}), ())
+        return Found(Sized(graph, {self.circuit.edges / graph.edges: self.circuit}), (self.note,))
