@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from remainder.board.origin import Remark, check_stated
 from remainder.board.shelf import is_board
 from remainder.errors import RecordError
 from remainder.record.flow_file import FLOW, flow_place, read_flow
+from remainder.record.levels_file import LEVELS, levels_place, read_levels
 from remainder.record.order import ORDER, read_order
+from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.turns import RUNS
 from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
 
@@ -23,13 +26,37 @@ _LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: che
 """Files at the root of a folder of results that are no records, with what they are checked by."""
 
 
+class _Joint(NamedTuple):
+    """A file that follows from records."""
+
+    expected: Path
+    """Its place in a folder of results."""
+    records: Sequence[Record]
+    stated: SubmissionInfo | None
+    """A submission that it states besides those of the records, if any."""
+
+
+def _flow(path: Path) -> _Joint:
+    flow, records = read_flow(path)
+    return _Joint(flow_place(flow, Path()), records, flow.submission)
+
+
+def _levels(path: Path) -> _Joint:
+    levels, records = read_levels(path)
+    return _Joint(levels_place(levels, Path()), records, None)
+
+
+_JOINT: dict[str, Callable[[Path], _Joint]] = {FLOW: _flow, LEVELS: _levels}
+"""Files beside the folders of records, by their endings, with what reads them."""
+
+
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
     """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it.
 
-    Of a flow, which follows from its shells, these are the records.
+    Of a flow or of levels, which follow from records, these are the records.
     """
-    if path.suffix == FLOW and path.is_file():
-        return _of_flow(path)
+    if path.suffix in _JOINT and path.is_file():
+        return _of_joint(path)
     if not path.is_dir():
         return [path], []
     records: list[Path] = []
@@ -51,7 +78,7 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
                 records.append(file)
             elif file.is_symlink():
                 strays.append(_stray(file, LINK))
-            elif file.suffix == FLOW:
+            elif file.suffix in _JOINT:
                 strays += _at_fault(file, placed=True)
             elif not name.endswith(VALUES):
                 strays.append(_stray(file, "is neither a record nor its values"))
@@ -64,28 +91,30 @@ def _stray(file: Path, why: str) -> tuple[Path, Remark]:
     return file, Remark(why, fix=_STRAY)
 
 
-def _of_flow(flow: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
-    """The records of a flow's shells; or, in their place, what is wrong with it."""
-    if wrong := _at_fault(flow, placed=False):
+def _of_joint(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
+    """The records that a flow or levels follow from; or, in their place, what is wrong with it."""
+    if wrong := _at_fault(path, placed=False):
         return [], wrong
-    shells = read_flow(flow).flow.shells
-    return sorted(path for shell in shells for path in flow.parent.glob(f"*/{shell.record}.json")), []
+    records = _JOINT[path.suffix](path).records
+    return sorted(file for record in records for file in path.parent.glob(f"*/{record.record_id}.json")), []
 
 
 def _at_fault(path: Path, *, placed: bool) -> list[tuple[Path, Remark]]:
-    """A flow with what is wrong with it; nothing if it is sound.
+    """A flow or levels with what is wrong with it; nothing if it is sound.
 
     Args:
         placed: whether its place in a folder of results is looked at too.
     """
     try:
-        flow, records = read_flow(path)
+        joint = _JOINT[path.suffix](path)
     except RecordError as problem:
         return [(path, Remark(problem.what.removeprefix(f"{path}: "), fix=problem.fix))]
-    expected, parts = flow_place(flow, Path()), path.absolute().parts
+    expected, parts = joint.expected, path.absolute().parts
     if placed and parts[-len(expected.parts) :] != expected.parts:
         return [(path, Remark(f"lies at the wrong place; expected {expected}", fix="move it there"))]
+    if joint.stated is None:
+        return []
     root = path.absolute().parents[len(expected.parts) - 1]
     board = placed and is_board(root)
-    remarks = check_stated(records[0], flow.submission, "whole submission", board)
+    remarks = check_stated(joint.records[0], joint.stated, "whole submission", board)
     return [(path, remark) for remark in remarks if remark.is_fault]

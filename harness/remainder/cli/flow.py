@@ -21,16 +21,16 @@ from remainder.cli.run_options import (
 )
 from remainder.errors import RecordError, TaskError
 
-__all__ = ["flow"]
+__all__ = ["Documents", "Keep", "Order", "Ratio", "Save", "Shells", "Task", "flow", "numbers"]
 
-_Task = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
+Task = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the folder of a task.")]
 _With = Annotated[
     str,
     typer.Option(
         "--with", metavar="SUBMISSION", help="What `run --with` takes; one whose codes are sources."
     ),
 ]
-_Order = Annotated[
+Order = Annotated[
     str | None,
     typer.Option(
         metavar="ORDER",
@@ -38,41 +38,41 @@ _Order = Annotated[
         "token), energy, variance, attribution, index (prefixes of the dictionary), random.",
     ),
 ]
-_Keep = Annotated[
+Keep = Annotated[
     str | None,
     typer.Option(metavar="K,K,...", help="How many sources the shells keep; default: by --ratio."),
 ]
-_Ratio = Annotated[
+Ratio = Annotated[
     float | None,
     typer.Option(help="How many times the sources of a shell the one above it keeps; default: 2."),
 ]
-_Shells = Annotated[int | None, typer.Option(help="How many shells at most, beside the one that keeps none.")]
-_Documents = Annotated[
+Shells = Annotated[int | None, typer.Option(help="How many shells at most, beside the one that keeps none.")]
+Documents = Annotated[
     int | None,
     typer.Option(metavar="N", help="Evaluation documents of each shell; default: 16 of a text, else all."),
 ]
-_Save = Annotated[
+Save = Annotated[
     Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
 ]
 
 
 def flow(
-    task: _Task,
+    task: Task,
     with_: _With,
     folder: TasksOption = None,
-    order: _Order = None,
-    keep: _Keep = None,
-    ratio: _Ratio = None,
-    shells: _Shells = None,
+    order: Order = None,
+    keep: Keep = None,
+    ratio: Ratio = None,
+    shells: Shells = None,
     tier: TierOption = "quick",
-    documents: _Documents = None,
+    documents: Documents = None,
     dtype: DtypeOption = None,
     ignore_field: IgnoreOption = None,
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
     batch_size: BatchSizeOption = None,
     out: OutOption = Path("results"),
-    save: _Save = None,
+    save: Save = None,
     format: FormatOption = "table",
     fresh: FreshOption = False,
     estimate: EstimateOption = False,
@@ -85,7 +85,7 @@ def flow(
     require_folder(out, "--out", RecordError)
     if save is not None:
         require_target(save, "--save", IMAGES)
-    keeps = None if keep is None else _numbers(keep)
+    keeps = None if keep is None else numbers(keep)
     with reporting() as progress:
         progress("loading libraries", 0, None)
         from remainder.loading.open import open_task
@@ -121,7 +121,7 @@ def flow(
     return None
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
     """The numbers of a list.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Commands on records that are there: compare two, explain one, or a flow."""
+"""Commands on records that are there: compare two, explain one, a flow, or levels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from remainder.cli.options import RECORD_HELP, FormatOption, one_record, print_t
 
 if TYPE_CHECKING:
     from remainder.record.flow import MeasuredFlow
+    from remainder.record.levels import MeasuredLevels
 
-__all__ = ["compare", "explain", "show_flow"]
+__all__ = ["compare", "explain", "show_flow", "show_levels"]
 
 
 def compare(
@@ -65,6 +66,18 @@ def show_flow(flow: MeasuredFlow, save: Path | None, format: str) -> None:
     print_text(render_flow(*flow, format, color=sys.stdout.isatty()))
 
 
+def show_levels(levels: MeasuredLevels, save: Path | None, format: str) -> None:
+    """Draw levels, where that is asked for, and print them."""
+    from remainder.report.levels import render_levels
+
+    if save is not None:
+        from remainder.report.plot import save as save_figure
+        from remainder.report.plot_levels import levels_figure
+
+        save_figure(levels_figure(*levels), save)
+    print_text(render_levels(*levels, format, color=sys.stdout.isatty()))
+
+
 def explain(
     record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
     save: Annotated[
@@ -72,8 +85,9 @@ def explain(
     ] = None,
     format: FormatOption = "table",
 ) -> None:
-    """Show the whole ladder of a record, or a flow, and where the lost nats live."""
+    """Show the whole ladder of a record, a flow, or levels, and where the lost nats live."""
     from remainder.record.flow_file import FLOW, read_flow
+    from remainder.record.levels_file import LEVELS, read_levels
     from remainder.record.store import read_record
     from remainder.report.explain import explain as explain_record
     from remainder.report.layout import require_format
@@ -83,6 +97,9 @@ def explain(
         require_target(save, "--save", IMAGES)
     if record.endswith(FLOW):
         show_flow(read_flow(Path(record)), save, format)
+        return
+    if record.endswith(LEVELS):
+        show_levels(read_levels(Path(record)), save, format)
         return
     explained = read_record(one_record(record)).record
     if save is not None:

@@ -42,7 +42,18 @@ from remainder.record.schema import Record, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord
 from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
 
-__all__ = ["SCALES", "Bracket", "Flow", "FlowShell", "MeasuredFlow", "Shells", "brackets_of"]
+__all__ = [
+    "SCALES",
+    "Bracket",
+    "Criterion",
+    "Flow",
+    "FlowShell",
+    "MeasuredFlow",
+    "Met",
+    "Shells",
+    "brackets_of",
+    "met",
+]
 
 Array = NDArray[np.float64]
 
@@ -180,6 +191,19 @@ class Criterion(NamedTuple):
 
 
 def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterion: Criterion) -> Bracket:
+    may, does = met(bootstrap, tokens, criterion)
+    return Bracket(low=_first(may, keeps), high=_first(does, keeps))
+
+
+class Met(NamedTuple):
+    """Whether each shell may meet a criterion, by lower ends, and whether it does, by upper ones."""
+
+    may: NDArray[np.bool_]
+    does: NDArray[np.bool_]
+
+
+def met(bootstrap: Bootstrap, tokens: Array, criterion: Criterion) -> Met:
+    """What simultaneous intervals of all shells say of a criterion."""
     shells, sides, documents = criterion.numerators.shape
     unknown = np.zeros((shells, sides), dtype=np.bool_) if criterion.unknown is None else criterion.unknown
     columns = np.where(unknown[..., None], 0.0, criterion.numerators).reshape(shells * sides, documents).T
@@ -187,12 +211,12 @@ def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterio
     lower = np.where(unknown, -np.inf, low.reshape(shells, sides))
     upper = np.where(unknown, np.inf, high.reshape(shells, sides))
     if criterion.any_side:  # a claim that something is below 0
-        met = (lower < 0).any(1), (upper < 0).any(1)
+        may, does = (lower < 0).any(1), (upper < 0).any(1)
     else:  # an equivalence
-        met = (lower <= 0).all(1), (upper <= 0).all(1)
+        may, does = (lower <= 0).all(1), (upper <= 0).all(1)
     # Where nothing is left out there is nothing to claim.
     nothing = np.asarray(~criterion.numerators.any(axis=(1, 2)), dtype=np.bool_)
-    return Bracket(low=_first(met[0] | nothing, keeps), high=_first(met[1] | nothing, keeps))
+    return Met(may | nothing, does | nothing)
 
 
 def _first(met: NDArray[np.bool_], keeps: Sequence[int]) -> int | None:

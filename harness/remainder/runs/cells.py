@@ -22,7 +22,6 @@ from remainder.runs.here import Here
 from remainder.runs.job import Openings, Source
 from remainder.runs.journal import open_journal
 from remainder.runs.work import FinishedRun, Row, cell_of
-from remainder.submission.names import folder_of
 from remainder.submission.submission import Entry
 from remainder.task.spec import Task
 
@@ -65,6 +64,7 @@ def sweep(
     plan: Plan,
     out: Path,
     *,
+    references: Sequence[Entry | None] | None = None,
     loaded: LoadedTask | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -75,6 +75,8 @@ def sweep(
     their order. What is finished when this is interrupted is found by the next call.
 
     Args:
+        references: for each submission a finer one that stands in for the model, or None for the model
+            itself; default: the model for all.
         loaded: the task, if it is ready; else it is opened when something is to be measured.
 
     Raises:
@@ -83,15 +85,24 @@ def sweep(
     """
     if not submissions:
         return []
-    for entry in submissions:
-        require_folder(folder_of(out, task, entry.name), "out", RecordError)
-    cells = tuple(cell_of(task, entry, plan) for entry in submissions)
+    finer = [None] if references is None else list(references)
+    # Rows of one source share passes of its model; those with a reference of their own cannot.
+    sources = [0] * len(submissions) if references is None else range(len(submissions))
+    cells = tuple(
+        cell_of(task, entry, plan, source=source, reference=finer[source])
+        for entry, source in zip(submissions, sources, strict=True)
+    )
+    for cell in cells:
+        require_folder(out / cell.folder, "out", RecordError)
     finished = [cell.is_pinned and find_record(out / cell.folder, cell.key) is not None for cell in cells]
     if loaded is None and (fresh or not all(finished)):
         loaded = open_task(task, device=device, batch_size=batch_size, progress=progress)
     source = Source(task.id, plan, asked_device(device), batch_size)
-    openings = Openings([source], progress=progress, out=None if fresh else out.absolute())
-    openings.put(0, loaded, cells, submissions)
+    openings = Openings([source] * len(finer), progress=progress, out=None if fresh else out.absolute())
+    for number, reference in enumerate(finer):
+        here = [place for place, cell in enumerate(cells) if cell.source == number]
+        own = [submissions[place] for place in here]
+        openings.put(number, loaded, [cells[place] for place in here], own, reference)
     journal, rows, tell = open_journal(out, cells), [], progress or silent
     with closing(
         drive(cells, Here(openings), out, fresh=fresh, journal=journal, progress=progress)

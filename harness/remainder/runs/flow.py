@@ -64,16 +64,19 @@ def keeps_of(full: int, ratio: float, shells: int | None = None) -> tuple[int, .
     return (0, *reversed(found if shells is None else found[: shells - 1]))
 
 
-def flow_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str | None) -> Plan:
+def flow_plan(
+    loaded: LoadedTask, tier: str, documents: int | None, dtype: str | None, *, more: Sequence[str] = ()
+) -> Plan:
     """The plan of every shell.
 
     Args:
         documents: of the evaluation split; default: 16 of a text, else all of the tier.
+        more: further rungs of a site.
     """
     task = loaded.task
     if documents is None and task.corpus is not None and task.tier(tier).evaluation_windows > _DOCUMENTS:
         documents = _DOCUMENTS
-    rungs = RUNGS if task.kind.has_residual else (*task.rungs, "mean")
+    rungs = (*RUNGS, *more) if task.kind.has_residual else (*task.rungs, "mean")
     return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
 
 

@@ -126,14 +126,27 @@ class Openings:
         self.finished = None if out is None else Batches(out)
         self._loaded: dict[int, LoadedTask] = {}
         self._entries: dict[int, Entry] = {}
+        self._references: dict[int, Entry] = {}
+        """Finer interpretations by the sources whose model they stand in for."""
         self._last: int | None = None
 
     def put(
-        self, source: int, loaded: LoadedTask | None, cells: Sequence[Cell], entries: Sequence[Entry]
+        self,
+        source: int,
+        loaded: LoadedTask | None,
+        cells: Sequence[Cell],
+        entries: Sequence[Entry],
+        reference: Entry | None = None,
     ) -> None:
-        """Add cells of a task, with what is scored in each, and the task if it is ready."""
+        """Add cells of a task, with what is scored in each, and the task if it is ready.
+
+        Args:
+            reference: a finer interpretation that stands in for the model of this source.
+        """
         if loaded is not None:
             self._loaded[source], self._last = loaded, None
+        if reference is not None:
+            self._references[source] = reference
         self._entries |= dict(enumerate(entries, len(self.cells)))
         self.cells += tuple(cells)
 
@@ -152,6 +165,10 @@ class Openings:
                 place.task, device=place.device, batch_size=place.batch_size, progress=self.progress
             )
         return self._loaded[source]
+
+    def reference(self, source: int) -> Entry | None:
+        """The interpretation that stands in for the model of a source, if any."""
+        return self._references.get(source)
 
     def entry(self, number: int) -> Entry:
         """The submission of a cell, found by the name that was given for it.
@@ -220,6 +237,7 @@ def _outcomes(
     found = openings.task(source).measure_group(
         list(entries.values()),
         plan,
+        reference=openings.reference(source),
         progress=openings.progress,
         finished=openings.finished if pinned else None,
         part=part,

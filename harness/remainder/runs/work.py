@@ -100,24 +100,37 @@ class Row(NamedTuple):
     problem: RemainderError | None
 
 
-def cell_of(task: Task, entry: Entry, plan: Plan, *, source: int = 0, named: str = "") -> Cell:
-    """The cell of a submission on a task."""
+def cell_of(
+    task: Task,
+    entry: Entry,
+    plan: Plan,
+    *,
+    source: int = 0,
+    named: str = "",
+    reference: Entry | None = None,
+) -> Cell:
+    """The cell of a submission on a task.
+
+    Args:
+        reference: a finer interpretation that stands in for the model, if any.
+    """
+    base = entry.name if reference is None else f"{entry.name}-to-{reference.name}"
     return Cell(
         task=task.id,
         name=entry.name,
         hash=entry.hash,
-        key=plan.key(task, entry),
+        key=plan.key(task, entry, reference),
         identity=measurement_key(
             plan,
             protocol=task.protocol,
             tier=plan.tier,
             task=task,
             submission=entry,
-            reference=None,
+            reference=reference,
             version="any",
         ),
-        folder=folder_of(Path(), task, entry.name).as_posix(),
-        is_pinned=entry.is_pinned,
+        folder=folder_of(Path(), task, base).as_posix(),
+        is_pinned=entry.is_pinned and (reference is None or reference.is_pinned),
         source=source,
         named=named or entry.name,
     )
