@@ -203,7 +203,7 @@ class Met(NamedTuple):
 
 
 def met(bootstrap: Bootstrap, tokens: Array, criterion: Criterion) -> Met:
-    """What simultaneous intervals of all shells say of a criterion."""
+    """Whether shells meet a criterion, by simultaneous intervals of all."""
     shells, sides, documents = criterion.numerators.shape
     unknown = np.zeros((shells, sides), dtype=np.bool_) if criterion.unknown is None else criterion.unknown
     columns = np.where(unknown[..., None], 0.0, criterion.numerators).reshape(shells * sides, documents).T

@@ -60,11 +60,11 @@ CONDITIONAL = ("cluster", "hetero")
 """Samplers that see the coarser level: where δ has one law they do no better than the Gaussian."""
 
 _SHARE, _RATIO = 0.05, 0.15
-"""How far a cost, of the noise's, and a ratio, of 1, may lie from what a statement says."""
+"""Room that statements leave: a share of the cost of the noise, and of a ratio."""
 
 
 class Verdict(FrozenModel):
-    """What the documents say of a statement at a level."""
+    """The documents' answer to a statement at a level."""
 
     holds: bool | None
     """Null where they leave it open, or where it was not measured."""
@@ -96,7 +96,7 @@ class Levels(FrozenModel):
     tier: str
     levels: tuple[Level, ...]
     statements: dict[str, tuple[Verdict, ...]]
-    """By name; a verdict for each level."""
+    """Verdicts on each level, by the name of the statement."""
 
 
 class MeasuredLevels(NamedTuple):
@@ -114,7 +114,7 @@ class _Sums(NamedTuple):
 
 
 def statements_of_records(records: Sequence[StoredRecord], *, seed: int) -> dict[str, tuple[Verdict, ...]]:
-    """What is said of levels that were measured over each other, from coarse to fine.
+    """The verdicts on levels that were measured over each other, from coarse to fine.
 
     Args:
         seed: of the bootstrap, as in the records.
