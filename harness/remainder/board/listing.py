@@ -30,7 +30,7 @@ class _Joint(NamedTuple):
     """A file that follows from records."""
 
     expected: Path
-    """Its place in a folder of results."""
+    """The place where a folder of results has it."""
     records: Sequence[Record]
     stated: SubmissionInfo | None
     """A submission that it states besides those of the records, if any."""
