@@ -28,6 +28,7 @@ from remainder.record.flow_file import read_flow, write_flow
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
 from remainder.record.store import read_record
+from remainder.report.explore_flow import explorable_flow
 from remainder.report.flow import COLUMNS, flow_frame, render_flow
 from remainder.report.plot import save
 from remainder.report.plot_flow import flow_figure
@@ -156,6 +157,11 @@ def test_the_flow_in_every_format(chain: MeasuredFlow, tmp_path: Path) -> None:
         assert "bath" in render_flow(*chain, format)
     save(flow_figure(*chain), tmp_path / "flow.svg")
     assert (tmp_path / "flow.svg").stat().st_size > 10_000
+    shown = json.loads(json.dumps(explorable_flow(*chain), allow_nan=False))
+    (raw,) = (curve for curve in shown["data"] if curve["name"].startswith("left out"))
+    assert raw["x"] == ["2", "3", "4"]
+    assert raw["y"] == list(frame["gap_raw"])
+    assert raw["error_y"]["array"] == pytest.approx(list(frame["gap_raw_high"] - frame["gap_raw"]))
 
 
 def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Marks that all panels of figures share, in Okabe & Ito's colour-blind-safe palette."""
+"""Marks that all panels of figures share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from remainder.record.number import Number
+from remainder.report.palette import BLUE, GREEN, GREY, ORANGE, PALE, VERMILION
 
 __all__ = [
     "BLUE",
@@ -23,8 +24,6 @@ __all__ = [
     "whisker",
 ]
 
-BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
-PALE, GREEN, ORANGE = "#BBDDF3", "#009E73", "#E69F00"
 PLAINLY = FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−"))
 TITLE: dict[str, Any] = {"fontsize": 9, "loc": "left", "fontweight": "bold"}
 
