@@ -17,25 +17,31 @@ from tiny import Shrink, make_loaded
 
 from remainder.base.paths import project_root
 from remainder.build import load_script
+from remainder.circuit.circuit import Circuit
+from remainder.circuit.ranking import NodeRanking, Ranking, Sized, ties_of
 from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.interpretation.kept import Kept, Some
 from remainder.loading.open import open_task
+from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
 from remainder.measure.keeping import ORDERS, look_at_sources
 from remainder.measure.plan import Plan, plan
+from remainder.publish.remeasure import plan_of, rerun
+from remainder.publish.shells import shell_of
 from remainder.record.flow import SCALES, Bracket, Flow, MeasuredFlow, Shells
 from remainder.record.flow_file import read_flow, write_flow
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
-from remainder.record.store import read_record
+from remainder.record.store import read_record, values_path
 from remainder.report.explore_flow import explorable_flow
 from remainder.report.flow import COLUMNS, flow_frame, render_flow
 from remainder.report.plot import save
 from remainder.report.plot_flow import flow_figure
 from remainder.runs.cells import sweep
 from remainder.runs.flow import flow_plan, keeps_of, measure_flow, plan_flow
-from remainder.submission.objects import object_submission
+from remainder.submission.objects import CircuitSubmission, circuit_submission, object_submission
 from remainder.submission.open import submissions_for
+from remainder.submission.submission import Submission
 
 CHAIN = "controls/shell-chain-2"
 
@@ -164,10 +170,27 @@ def test_the_flow_in_every_format(chain: MeasuredFlow, tmp_path: Path) -> None:
     assert raw["error_y"]["array"] == pytest.approx(list(frame["gap_raw_high"] - frame["gap_raw"]))
 
 
-def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path) -> None:
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the submissions whose circuits were looked for, one for each time."""
+    found: list[str] = []
+    for kind in (Submission, CircuitSubmission):
+        search = kind.circuits
+
+        def counted(self: Any, *arguments: Any, search: Any = search) -> Any:
+            found.append(self.name)
+            return search(self, *arguments)
+
+        monkeypatch.setattr(kind, "circuits", counted)
+    return found
+
+
+def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path, searches: list[str]) -> None:
     loaded = open_task("tiny/induction-circuit", device="cpu")
     (entry,) = submissions_for(loaded, ["other-circuit"])
-    found = measure_flow(plan_flow(loaded, entry, flow_plan(loaded, "quick", None, None)), tmp_path)
+    settings = flow_plan(loaded, "quick", None, None)
+    found = measure_flow(plan_flow(loaded, entry, settings, out=tmp_path), tmp_path)
+    assert searches == ["other-circuit"]
     keeps = [shell.keep for shell in found.flow.shells]
     assert keeps == [0, 23]
     assert found.flow.order == "edges"
@@ -178,6 +201,83 @@ def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path) -> None
     assert "k of 81 edges kept" in " ".join(text.split())
     assert "bits" not in text  # columns without a value are left out
     save(flow_figure(*found), tmp_path / "edges.png")
+    # The next run finds all records by the flow's file, and looks for nothing.
+    assert measure_flow(plan_flow(loaded, entry, settings, out=tmp_path), tmp_path) == found
+    assert searches == ["other-circuit"]
+    # Both shells are made again from one more search.
+    for shell in found.flow.shells:
+        (path,) = tmp_path.rglob(f"{shell.record}.json")
+        again = rerun(path)
+        assert again.passed, again.faults
+    assert searches == ["other-circuit"] * 2
+    # A shell whose record is gone is measured again, from circuits that must be those of the flow.
+    path.unlink()
+    forged = found.flow.model_copy(update={"sources": 80})
+    write_flow(forged, tmp_path)
+    with pytest.raises(
+        TaskError, match="other circuits than when its flow was measured: they keep 0, 23 of 81"
+    ):
+        measure_flow(plan_flow(loaded, entry, settings, out=tmp_path), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_search_for_circuits_is_made_once(tmp_path: Path, searches: list[str], remainder: Command) -> None:
+    arguments = ("flow", "tiny/induction-circuit", "--with", "eap-ig", "--out", str(tmp_path))
+    outcome = remainder(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert searches == ["eap-ig"]
+    assert remainder(*arguments).out == outcome.out
+    assert searches == ["eap-ig"]
+    assert remainder("verify", str(tmp_path)).code == 0
+    (kept,) = tmp_path.rglob("*.flow")
+    again = remainder("verify", "--rerun", str(kept))
+    assert again.code == 0, again.err
+    assert again.out.count("as recorded") == len(read_flow(kept).flow.shells)
+
+
+def test_families_of_circuits_that_are_no_flow_are_told() -> None:
+    loaded = open_task("tiny/induction-circuit", device="cpu")
+    assert isinstance(loaded, PromptTask)
+    graph = loaded.circuit_model().graph
+    places = np.argwhere(graph.exists)
+    some = []
+    for start in (0, 1):
+        kept = np.zeros_like(graph.exists)
+        kept[tuple(places[start])] = True
+        some.append(Circuit(graph, kept))
+    settings = flow_plan(loaded, "quick", None, None)
+    for circuits, says in (
+        (Sized(graph, {0.0: Circuit.empty(graph)}), "keeps nothing at any size: one shell shows no scale"),
+        (Sized(graph, {0.5: some[0], 0.6: some[1]}), "two circuits keep 1 edges, and are not the same"),
+    ):
+        with pytest.raises(TaskError, match=says):
+            plan_flow(loaded, circuit_submission(circuits, "given"), settings)
+    scores = np.zeros(graph.exists.shape)
+    scores[tuple(places[0])] = -2.0
+    assert ties_of(Ranking(graph, scores)) == graph.edges - 2
+    assert ties_of(NodeRanking(graph, np.arange(len(graph.writers), dtype=np.float64))) == 0
+    assert ties_of(Sized(graph, {1.0: Circuit.full(graph)})) == 0
+
+
+def test_a_shell_is_measured_again_from_the_whole_submission(
+    chain: MeasuredFlow, place: Path, tmp_path: Path
+) -> None:
+    (path,) = place.rglob(f"{chain.flow.shells[1].record}.json")
+    found = rerun(path, nonce="fixed")
+    assert found.passed, found.faults
+    assert found.rows
+    loaded = open_task(CHAIN, device="cpu")
+    (whole,) = submissions_for(loaded, ["identity"])
+    forged = chain.flow.model_copy(update={"sources": 9})
+    record = chain.records[1]
+    with pytest.raises(RecordError, match="3 of 9 sources"):
+        shell_of(forged, record, whole, loaded, plan_of(record, loaded))
+    alone = tmp_path / path.parent.name / path.name
+    alone.parent.mkdir()
+    shutil.copyfile(path, alone)
+    shutil.copyfile(values_path(path), values_path(alone))
+    with pytest.raises(RecordError, match="is a shell, and no flow beside it names it"):
+        rerun(alone)
 
 
 def test_a_flow_is_kept_beside_its_shells_and_proves_itself(

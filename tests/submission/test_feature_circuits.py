@@ -30,10 +30,14 @@ from remainder.errors import InterpretationError, RecordError, RemainderError, T
 from remainder.loading.open import open_task
 from remainder.loading.prompts import PromptTask
 from remainder.publish import remeasure as rerun_module
+from remainder.record.circuit_summary import EMPTY, HEADLINE
 from remainder.record.recompute import recompute
 from remainder.record.schema import CircuitSize, Record
 from remainder.record.store import StoredRecord, read_record, write_record
 from remainder.record.values import values_to_csv
+from remainder.report.flow import render_flow
+from remainder.runs.flow import flow_plan, measure_flow, plan_flow
+from remainder.submission import feature_circuits
 from remainder.submission.feature_circuits import FoundFeatures
 from remainder.submission.method import read_method, submission_hash
 from remainder.submission.open import open_submission
@@ -146,6 +150,41 @@ def test_thresholds_that_keep_the_same_nodes_are_one_circuit(
     method = FOUND.replace(str(list(THRESHOLDS)), "[0.1, 0.10001]")
     with pytest.raises(InterpretationError, match="two are the same to three digits"):
         found_in(submission(tmp_path, method), task)
+
+
+def test_a_flow_keeps_the_nodes_beyond_each_threshold(
+    task: PromptTask, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, counts = open_submission(folder), []
+    score = feature_circuits.score_nodes
+
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        counts.append(1)
+        return score(*arguments, **settings)
+
+    monkeypatch.setattr(feature_circuits, "score_nodes", counted)
+    settings = flow_plan(task, "quick", None, None)
+    planned = plan_flow(task, entry, settings, out=tmp_path)
+    searched = len(counts)
+    circuits = found_in(folder, task).circuits
+    del counts[searched:]
+    nodes = sorted(circuits.count(name).nodes for name in circuits.circuits)
+    assert list(planned.shells) == [0, *nodes]
+    assert (planned.order, planned.sources, planned.ties) == ("nodes", circuits.count(">0.1").of, 0)
+    flow, records = measure_flow(planned, tmp_path)
+    whole, _ = task.measure(entry, settings)
+    for name, record in zip(reversed(circuits.circuits), records[1:], strict=True):
+        mine, expected = record.circuits.points[HEADLINE], whole.circuits.points[name]
+        assert mine.rungs["raw"] == expected.rungs["raw"]
+    empty = records[0].metrics.rungs["raw"].quenched.gap
+    assert empty == whole.circuits.points[EMPTY].rungs["raw"].gap
+    shape = flow.scales["shape"]
+    assert shape.reason is None or "documents" in shape.reason
+    assert flow.scales["perturbative"].reason == "rung mean was not measured"
+    del counts[searched:]
+    assert measure_flow(plan_flow(task, entry, settings, out=tmp_path), tmp_path) == (flow, records)
+    assert len(counts) == searched
+    assert "nodes kept" in " ".join(render_flow(flow, records).split())
 
 
 # the record, against passes of another implementation

@@ -27,7 +27,7 @@ from remainder.errors import InterpretationError
 from remainder.model.architecture import Graph
 from remainder.task.spec import SIZES
 
-__all__ = ["Circuits", "NodeRanking", "Ranking", "Sized"]
+__all__ = ["Circuits", "NodeRanking", "Ranking", "Sized", "ties_of"]
 
 
 @runtime_checkable
@@ -176,6 +176,21 @@ class Sized:
                 f"there is no circuit of size {size}", fix=f"choose one of {', '.join(map(str, self.sizes))}"
             )
         return self.circuits[size]
+
+
+def ties_of(circuits: Circuits) -> int:
+    """Edges, or nodes, whose score has the size of the one before: their place in the graph decides.
+
+    None of circuits that were given outright.
+    """
+    if isinstance(circuits, Ranking):
+        scores = circuits.scores[circuits.graph.exists]
+    elif isinstance(circuits, NodeRanking):
+        scores = circuits.scores[~np.isnan(circuits.scores)]
+    else:
+        return 0
+    sizes = np.sort(np.abs(scores))
+    return int((sizes[1:] == sizes[:-1]).sum())
 
 
 def _count(size: float, of: int) -> int:

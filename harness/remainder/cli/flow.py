@@ -107,6 +107,7 @@ def flow(
             keeps=keeps,
             ratio=ratio,
             shells=shells,
+            out=None if fresh else out,
             progress=progress,
         )
         if not estimate:

@@ -4,7 +4,7 @@ A record whose values, summaries and hashes were changed in step agrees with its
 that it is wrong.
 
 1. Task and submission, as they are here, must be those of the record, and the record's windows those of the
-   task's tier.
+   task's tier. A shell is made again from its whole submission, by a flow beside it.
 2. Choose documents: those whose SHA-256 of `seed|nonce|record_id|document` is smallest. The seed is the
    commit under review and the nonce a word drawn afterwards, so that nobody knows the choice when a record
    is made.
@@ -38,6 +38,7 @@ from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import Remeasured
 from remainder.publish.comparison import compare
+from remainder.publish.shells import flow_of, shell_of
 from remainder.record.provenance import git_state, machine_name
 from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
@@ -151,8 +152,12 @@ def rerun(
         seed = "" if state is None else state.commit
     nonce = secrets.token_hex(8) if nonce is None else nonce
     loaded = open_recorded(record, progress, task)
-    subject = subject_of(record.submission, submission, loaded, trust_code=trust_code)
     measured = plan_of(record, loaded)
+    flow = flow_of(path) if record.submission.is_shell else None
+    stated = record.submission if flow is None else flow.submission
+    subject = subject_of(stated, submission, loaded, trust_code=trust_code)
+    if flow is not None:
+        subject = shell_of(flow, record, subject, loaded, measured, progress)
     chosen = choose_documents(stored, documents, seed, nonce)
     reference = (
         None

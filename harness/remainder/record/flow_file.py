@@ -25,7 +25,16 @@ from remainder.record.schema import Record
 from remainder.record.shell import shell_hash, shell_name, shell_note
 from remainder.record.store import StoredRecord, read_record
 
-__all__ = ["FLOW", "flow_place", "flow_schema", "flows_beside", "read_flow", "require_shells", "write_flow"]
+__all__ = [
+    "FLOW",
+    "find_flow",
+    "flow_place",
+    "flow_schema",
+    "flows_beside",
+    "read_flow",
+    "require_shells",
+    "write_flow",
+]
 
 FLOW = ".flow"
 """The ending of such files."""
@@ -46,6 +55,25 @@ def flow_place(flow: Flow, results: Path) -> Path:
     identity = content_hash([flow.task.hash, flow.submission.hash, flow.order, flow.tier, flow.dtype])
     name = f"{flow.submission.name}.{flow.order.partition(' ')[0]}-{identity[:12]}{FLOW}"
     return results / flow.task.id / flow.task.version.partition("-")[0] / name
+
+
+def find_flow(folder: Path, task: str, submission: str, order: str, tier: str, dtype: str) -> Flow | None:
+    """The flow in the folder of a task's records that is of these; None if there is none.
+
+    A damaged one is passed over. Its shells are not looked at.
+
+    Args:
+        task, submission: their hashes.
+    """
+    for path in sorted(folder.glob(f"*{FLOW}")):
+        try:
+            flow = _content(path)
+        except RecordError:  # told by `verify`; it is measured again, and then written anew
+            continue
+        stated = (flow.task.hash, flow.submission.hash, flow.order, flow.tier, flow.dtype)
+        if stated == (task, submission, order, tier, dtype):
+            return flow
+    return None
 
 
 def flows_beside(record: Path) -> list[Path]:

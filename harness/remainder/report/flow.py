@@ -177,7 +177,7 @@ def render_flow(
 
 
 def _title(flow: Flow) -> str:
-    where = {"dynamic": "sources kept at each token", "edges": "edges kept"}
+    where = {"dynamic": "sources kept at each token", "edges": "edges kept", "nodes": "nodes kept"}
     kept = where.get(flow.order, "sources of the dictionary kept")
     return (
         f"{flow.submission.name} on {flow.task.id}, version {flow.task.version}, tier {flow.tier}: "

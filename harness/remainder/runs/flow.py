@@ -11,11 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from remainder.base.cache import Progress
-from remainder.circuit.circuit import Circuit
-from remainder.circuit.ranking import Circuits
 from remainder.errors import RecordError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
@@ -28,7 +24,8 @@ from remainder.record.flow_file import require_shells, write_flow
 from remainder.record.rungs import BOARD
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
-from remainder.submission.shells import CircuitShell, Shell
+from remainder.runs.circuit_shells import circuit_shells
+from remainder.submission.shells import Shell
 from remainder.submission.submission import Entry, PromptEntry, SiteEntry
 
 __all__ = ["RUNGS", "Planned", "flow_plan", "keeps_of", "measure_flow", "plan_flow", "require_asked"]
@@ -102,6 +99,7 @@ def plan_flow(
     keeps: Sequence[int] | None = None,
     ratio: float | None = None,
     shells: int | None = None,
+    out: Path | None = None,
     progress: Progress | None = None,
 ) -> Planned:
     """The shells of a submission.
@@ -110,6 +108,8 @@ def plan_flow(
         order: in which sources of a reconstruction are kept, one of `measure.keeping.ORDERS`; default:
             dynamic. Circuits keep the edges of largest score, at their own sizes.
         keeps: how many sources the shells keep; default: by `ratio` (2) and `shells`, see `keeps_of`.
+        out: the folder of results; circuits whose flow lies there are not looked for again, unless one has to
+            be measured. Default: they are.
 
     Raises:
         InterpretationError: it has no sources in that order, or breaks a rule.
@@ -128,12 +128,11 @@ def plan_flow(
         asked = {"--order": order, "--keep": keeps, "--ratio": ratio, "--shells": shells}
         if given := [name for name, value in asked.items() if value is not None]:
             raise TaskError(
-                f"{', '.join(given)}: {entry.name} has circuits, which keep the edges of largest score, at "
-                "sizes of their own",
+                f"{', '.join(given)}: {entry.name} has circuits, which keep the edges or nodes of largest "
+                "score, at sizes of their own",
                 fix="leave it out",
             )
-        edges, circuits = _circuit_shells(loaded, entry, settings)
-        return Planned(loaded, entry, settings, "edges", edges, 0, circuits)
+        return Planned(loaded, entry, settings, *circuit_shells(loaded, entry, settings, out))
     raise TaskError(
         f"{entry.name} has no sources on {loaded.task.id}", fix="name an interpretation, or a circuit"
     )
@@ -224,23 +223,6 @@ def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> di
         )
         for keep in keeps
     }
-
-
-def _circuit_shells(loaded: PromptTask, entry: PromptEntry, settings: Plan) -> tuple[int, dict[int, Entry]]:
-    """Edges of the graph, and a shell for each size of the submission's circuits, with the empty one."""
-    with torch.inference_mode():
-        circuits = entry.circuits(loaded, settings.fit_windows).circuits
-    if not isinstance(circuits, Circuits):
-        raise TaskError(
-            f"{entry.name} is a circuit of features; a flow keeps edges or the codes at one site",
-            fix="`remainder explain` shows a circuit of features at every threshold",
-        )
-    graph = circuits.graph
-    kept = [Circuit.empty(graph), *(circuits.at(size, absolute=True) for size in circuits.sizes)]
-    entries: dict[int, Entry] = {
-        one.edges: CircuitShell(entry, "edges", one.edges, graph.edges, 0, circuit=one) for one in kept
-    }
-    return graph.edges, dict(sorted(entries.items()))
 
 
 def _asked(keeps: Sequence[int], sources: Sources, name: str) -> tuple[int, ...]:
