@@ -23,12 +23,12 @@ class CircuitShells(NamedTuple):
     """The shells of a submission of circuits."""
 
     order: str
-    """What is kept: `edges` or `nodes`."""
+    """The sources: `edges` or `nodes`."""
     sources: int
     """How many there are."""
     ties: int
     shells: dict[int, Entry]
-    """By how many each keeps, ascending."""
+    """Submissions by how many sources each keeps, ascending."""
 
 
 def circuit_shells(loaded: PromptTask, entry: PromptEntry, plan: Plan, out: Path | None) -> CircuitShells:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CIRCUIT_ORDERS", "CircuitShell", "Family", "Search", "Shell"]
 
 CIRCUIT_ORDERS = {"circuit": "edges", "feature-circuit": "nodes"}
-"""What circuits keep, by the kind of the submission."""
+"""Names of the sources of circuits, by the kind of the submission."""
 
 
 @dataclass(frozen=True)
