@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from remainder.api import evaluate as real_evaluate
-from remainder.errors import InterpretationError, RecordError, TaskError
+from remainder.errors import InterpretationError, MeasurementError, RecordError, TaskError
+from remainder.record.flow import Bracket
 from remainder.task.spec import Task, load_task
+from remainder.validation import flows
+from remainder.validation.claims import parse_quantity
+from remainder.validation.flows import FlowMeasurements
 from remainder.validation.run import Validation, controls, draw_seeds, validate
 from remainder.validation.tables import frame, render
 
@@ -112,6 +116,20 @@ def laws():
     return [{"name": "inverse square", "quantity": "raw kl", "interpretation": "keep-2", "exponent": -2.0,
              "tolerance": 0.2, "tasks": {"made/one": 1.0, "made/two": 2.0, "made/four": 4.0}}]
 """
+
+FLOW = """
+import numpy as np
+
+
+def claims(seed, classes=False, scale=1.0, documents=40):
+    rng = np.random.default_rng(seed)
+    a = scale * rng.normal(size=6) / 2
+    gaps = {k: float((a[k:] ** 2).sum() / 2) for k in (0, 2, 4)}
+    found = {f"{k}: raw kl": gap for k, gap in gaps.items()}
+    found |= {f"{k}: full kl": (2 * gap, 0.02) for k, gap in gaps.items()}
+    return {"keep-4 by index": found | MORE}
+"""
+
 
 TASK = """
 version = "1-A"
@@ -318,3 +336,43 @@ def test_the_frame_has_every_comparison(validation: Validation) -> None:
     assert render(validation, "csv").count("\n") == 1 + len(table)
     with pytest.raises(RecordError, match="no format 'pdf'"):
         render(validation, "pdf")
+
+
+def control(folder: Path, more: str) -> Any:
+    place = write_control(folder, more="")
+    (place / "flow.py").write_text(FLOW.replace("MORE", more), encoding="utf-8")
+    return load_task(place)
+
+
+@pytest.mark.slow
+def test_a_flow_is_compared_beside_its_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[FlowMeasurements] = []
+    own = flows.measure_flow_of
+
+    def once(*arguments: Any) -> FlowMeasurements:
+        measured.append(own(*arguments))
+        return measured[-1]
+
+    monkeypatch.setattr("remainder.validation.run.measure_flow_of", once)
+    found = validate([control(tmp_path, "{'k perturbative': 0.0}")], [None])
+    of_flow = [one for one in found.comparisons if one.interpretation == "keep-4 by index"]
+    assert found.passed
+    assert [one.quantity for one in of_flow][-1] == "k perturbative"
+    assert len(of_flow) == 7
+    (shells,) = measured
+    with pytest.raises(MeasurementError, match="k raw has no value: it is not reached"):
+        shells.read(parse_quantity("k raw", "x"))
+    with pytest.raises(MeasurementError, match="k shape has no value: rung permuted was not measured"):
+        shells.read(parse_quantity("k shape", "x"))
+    monkeypatch.setattr(flows, "brackets_of", lambda *_, **__: {"perturbative": Bracket(low=2, high=2)})
+    again = FlowMeasurements(shells.name, shells.records)
+    with pytest.raises(MeasurementError, match="k perturbative is 2, and by hand 0"):
+        again.read(parse_quantity("k perturbative", "x"))
+
+
+def test_one_shell_shows_no_scale(tmp_path: Path) -> None:
+    task = control(tmp_path, "{}")
+    script = task.build.folder / "flow.py"
+    script.write_text("def claims(seed, **_):\n    return {'keep-4 by index': {'2: raw kl': 1.0}}\n")
+    with pytest.raises(TaskError, match="claims are made of 1 shells"):
+        validate([task], [None])

@@ -52,6 +52,7 @@ __all__ = [
     "Met",
     "Shells",
     "brackets_of",
+    "criteria_of",
     "met",
 ]
 
@@ -157,12 +158,7 @@ def brackets_of(shells: Shells, *, seed: int) -> dict[str, Bracket]:
     tokens = column(shells.totals[0]["clean"], "tokens")
     found: dict[str, Bracket] = {}
     criteria: dict[str, Criterion] = {}
-    for name, columns_of in _COLUMNS.items():
-        columns = columns_of(shells)
-        if len(shells.keeps) < 2:
-            columns = "one shell shows no scale"
-        elif len(tokens) < MINIMUM_DOCUMENTS:
-            columns = f"{len(tokens)} documents; an interval needs {MINIMUM_DOCUMENTS}"
+    for name, columns in criteria_of(shells).items():
         if isinstance(columns, str):
             found[name] = Bracket(low=None, high=None, reason=columns)
         else:
@@ -178,6 +174,17 @@ def brackets_of(shells: Shells, *, seed: int) -> dict[str, Bracket]:
         found |= claimed
         criteria = {name: one for name, one in criteria.items() if name not in claimed}
     return {name: found[name] for name in SCALES}
+
+
+def criteria_of(shells: Shells) -> dict[str, Criterion | str]:
+    """The criterion of each scale, or why there is none."""
+    documents = len(shells.totals[0]["clean"])
+    why = None
+    if len(shells.keeps) < 2:
+        why = "one shell shows no scale"
+    elif documents < MINIMUM_DOCUMENTS:
+        why = f"{documents} documents; an interval needs {MINIMUM_DOCUMENTS}"
+    return {name: why or columns_of(shells) for name, columns_of in _COLUMNS.items()}
 
 
 class Criterion(NamedTuple):

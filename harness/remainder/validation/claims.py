@@ -20,6 +20,8 @@ per scored token, errors shares of scored tokens. Quantities:
 | `bath 0.6`, `bath 1` | annealed loss of the Gaussian residual at that amplitude, less the loss of `mean` |
 | `net bits`, `code bits` | bits a token that codes save with a Gaussian remainder, and that they spend |
 | `rho`, `rho even`, `rho odd`, `rho NULL`, … | the Gaussian ratio, its parts, and those to other nulls |
+| `K: QUANTITY` | any of these of the shell that keeps K sources, of a flow (see `validation.flows`) |
+| `k SCALE`, `K: margin SCALE` | where a scale of a flow is crossed; by how much a shell fails it |
 
 All that are made of several rungs are in `validation.combined`. Each may end in ` at least` or ` at most`:
 then only a deviation to the other side counts. The script may also define `laws() -> list[dict]`, power laws
@@ -35,7 +37,8 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from remainder.errors import TaskError
-from remainder.record.rungs import ALL, KERNELS
+from remainder.record.flow import SCALES
+from remainder.record.rungs import ALL, AMPLITUDES, KERNELS
 from remainder.task.script import guarded
 from remainder.validation.combined import COMBINED
 
@@ -53,6 +56,9 @@ Kind = Literal[
     "alpha",
     "radial kurtosis",
     "combined",
+    "scale",
+    "margin",
+    "of a shell",
 ]
 Side = Literal["equal", "at least", "at most"]
 
@@ -63,6 +69,13 @@ _TERMS: dict[Kind, tuple[str, ...]] = {
     "rest": ("matched",),
 }
 """Terms of the telescope, and the rungs that each is made from."""
+_OF_SCALES: dict[str, tuple[str, ...]] = {
+    "shape": ("mean", "full", "permuted"),
+    "perturbative": ("mean", *AMPLITUDES),
+    "raw": (),
+    "bath": ("mean", *AMPLITUDES),
+}
+"""Scales of a flow, and the rungs that their criteria take beside `raw`."""
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
 _RUNGS = {*KERNELS, "coupled", "full-sequential", "full-counterterm"}
 """The last two are of several sites at once: `validation.several_sites`."""
@@ -78,8 +91,12 @@ class ClaimedQuantity:
     """The name that the control gives it."""
     kind: Kind
     rung: str | None
-    """`clean`, a rung, or None for what belongs to none."""
+    """`clean`, a rung, the name of a scale, or None for what belongs to none."""
     side: Side = "equal"
+    shell: int | None = None
+    """How many sources the shell keeps; None where it is of no shell."""
+    inner: ClaimedQuantity | None = None
+    """The quantity of the shell, as of any record; of kind `of a shell` only."""
 
     @property
     def bare(self) -> str:
@@ -123,14 +140,17 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
     Raises:
         TaskError: if there is none of that name; the message begins with `place`.
     """
-    bare, side = text, "equal"
+    bare = text
+    side: Side = "equal"
     for one in _SIDES:
         if text.endswith(f" {one}"):
             bare, side = text.removesuffix(f" {one}"), one
+    if (of_flow := _of_a_flow(text, bare, side, place)) is not None:
+        return of_flow
     if bare in COMBINED:
-        return ClaimedQuantity(text, "combined", None, side)  # type: ignore[arg-type]
+        return ClaimedQuantity(text, "combined", None, side)
     if bare in _TERMS or bare in _WHOLE:
-        return ClaimedQuantity(text, bare, None, side)  # type: ignore[arg-type]
+        return ClaimedQuantity(text, bare, None, side)
     rung, _, word = bare.partition(" ")
     if rung == "clean" and word in ("", "error"):
         return ClaimedQuantity(text, word or "loss", rung, side)  # type: ignore[arg-type]
@@ -143,12 +163,28 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
     )
 
 
-def read_claims(script: ModuleType, seed: int, parameters: Mapping[str, Any], place: str) -> list[Claim]:
+def _of_a_flow(text: str, bare: str, side: Side, place: str) -> ClaimedQuantity | None:
+    """The quantity of a flow or of one of its shells that this is; None if it is neither."""
+    keep, colon, own = bare.partition(": ")
+    if colon and keep.isdecimal():
+        scale = own.removeprefix("margin ")
+        if scale in SCALES and scale != own:
+            return ClaimedQuantity(text, "margin", scale, side, int(keep))
+        return ClaimedQuantity(text, "of a shell", None, side, int(keep), parse_quantity(own, place))
+    if bare.startswith("k ") and (scale := bare.removeprefix("k ")) in SCALES:
+        return ClaimedQuantity(text, "scale", scale, side)
+    return None
+
+
+def read_claims(
+    script: ModuleType, seed: int, parameters: Mapping[str, Any], place: str, *, more: bool = False
+) -> list[Claim]:
     """The claims that a script makes about the world of `seed`.
 
     Args:
         parameters: the parameters of the task's build script.
         place: name of the script in messages.
+        more: whether these come beside others, so that there may be none.
 
     Raises:
         TaskError: if it defines none, or one is malformed.
@@ -164,7 +200,7 @@ def read_claims(script: ModuleType, seed: int, parameters: Mapping[str, Any], pl
             found.append(Claim(interpretation, quantity, _number(expected, here), _number(allowance, here)))
             if found[-1].allowance < 0:
                 raise TaskError(f"{here}: the allowance is negative", fix="give its size")
-    if not found:
+    if not found and not more:
         raise TaskError(f"{place} claims nothing", fix="claim a value, or remove `expected` from [build]")
     return found
 
@@ -187,7 +223,11 @@ def needs(quantities: Iterable[ClaimedQuantity]) -> Needs:
     """The rungs and pairs of draws that some quantities of one interpretation take."""
     rungs: dict[str, None] = {"raw": None}
     pairs = None
-    for quantity in quantities:
+    for claimed in quantities:
+        quantity = claimed if claimed.inner is None else claimed.inner
+        if quantity.kind in ("scale", "margin"):
+            rungs |= dict.fromkeys(_OF_SCALES[str(quantity.rung)])
+            continue
         if quantity.kind in _WHOLE or quantity.rung == "coupled":
             return Needs((ALL,), None)
         rungs |= dict.fromkeys(_TERMS.get(quantity.kind, ()))

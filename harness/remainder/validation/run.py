@@ -4,7 +4,7 @@
    weights, other examples, other expected values. By default three: the task's own, a fixed one, and one
    that is drawn when the run starts, so that nobody can tune anything to it.
 2. In each world every interpretation with a claim is scored by `remainder.evaluate`, like any other, on only
-   the rungs that its claims need.
+   the rungs that its claims need; and every flow with a claim shell by shell (`validation.flows`).
 3. All comparisons of the run are judged together (`verdict.judge`); then the laws across tasks.
 """
 
@@ -13,11 +13,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from remainder.api import evaluate
 from remainder.base.cache import Progress, silent
+from remainder.base.paths import project_root
 from remainder.errors import TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
@@ -25,6 +27,7 @@ from remainder.task.script import load_script
 from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
+from remainder.validation.flows import BY, FLOWS, FlowMeasurements, measure_flow_of
 from remainder.validation.quantities import Measurements
 from remainder.validation.several_sites import JOINED, SitesMeasurements, interpretation_of, measure_sites
 from remainder.validation.verdict import Finding, JudgedClaim, LawVerdict, judge, judge_law
@@ -41,11 +44,17 @@ class Control(NamedTuple):
     script: ModuleType
     place: str
     """The name of the script in messages."""
+    flows: ModuleType | None = None
+    """The script `flow.py` beside it, which claims of flows."""
 
     def claims(self, seed: int) -> list[Claim]:
         """The claims on the world of `seed`."""
         assert self.task.build is not None
-        return read_claims(self.script, seed, self.task.build.parameters, self.place)
+        parameters = self.task.build.parameters
+        found = read_claims(self.script, seed, parameters, self.place)
+        if self.flows is not None:
+            found += read_claims(self.flows, seed, parameters, f"{self.task.id}: {FLOWS}", more=True)
+        return found
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
     Raises:
         TaskError: if there is no such task, it is no control, or nothing is installed.
     """
-    tasks = [load_task(name) for name in (list_tasks() if names is None else names)]
+    every: Iterable[str | Path | Task] = [*list_tasks(), *_unlisted()] if names is None else names
+    tasks = [load_task(name) for name in every]
     tasks = list({task.id: task for task in tasks}.values())
     found = []
     for task in tasks:
@@ -94,7 +104,11 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
                 raise TaskError(
                     f"{task.id}: there is no {task.build.expected}", fix="correct [build] expected"
                 )
-            found.append(Control(task, load_script(path), f"{task.id}: {task.build.expected}"))
+            flows = path.with_name(FLOWS)
+            place = f"{task.id}: {task.build.expected}"
+            found.append(
+                Control(task, load_script(path), place, load_script(flows) if flows.is_file() else None)
+            )
         elif names is not None:
             raise TaskError(
                 f"task {task.id} is no control: nothing is expected of it",
@@ -144,6 +158,11 @@ def validate(
     )
 
 
+def _unlisted() -> list[Path]:
+    """Folders of controls that are no tasks of the board, and so lie one folder deeper than tasks do."""
+    return sorted(path.parent for path in (project_root() / "tasks").glob("*/*/*/task.toml"))
+
+
 _World = tuple[Control, int, list[Claim]]
 
 
@@ -174,9 +193,11 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
         for name in dict.fromkeys(claim.interpretation for claim in claims):
             (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
-            measurements: Measurements | SitesMeasurements
+            measurements: Measurements | SitesMeasurements | FlowMeasurements
             if JOINED in name:
                 measurements = measure_sites(control.script, control.place, name, seed, tier, device)
+            elif BY in name:
+                measurements = measure_flow_of(loaded, name, tier, [claim.quantity for claim in own])
             else:
                 measurements = _measured(loaded, name, tier, own)
             findings += [Finding(world.id, seed, claim, measurements.read(claim.quantity)) for claim in own]
