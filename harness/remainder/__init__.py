@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remainder._version import __version__
 
 if TYPE_CHECKING:
-    from remainder.api import evaluate, evaluate_all, score, worst_tokens
+    from remainder.api import evaluate, evaluate_all, flow, score, worst_tokens
     from remainder.circuit.circuit import Circuit
     from remainder.circuit.ranking import NodeRanking, Ranking
     from remainder.errors import (
@@ -78,6 +78,7 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "evaluate_sites",
+    "flow",
     "list_tasks",
     "load_results",
     "load_task",
@@ -120,6 +121,7 @@ _HOMES = {
     "evaluate": "remainder.api",
     "evaluate_all": "remainder.api",
     "evaluate_sites": "remainder.measure.several_sites",
+    "flow": "remainder.api",
     "list_tasks": "remainder.task.spec",
     "load_results": "remainder.report.results",
     "load_task": "remainder.task.spec",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from remainder.api import Result, _entry
+from remainder.api import Result
+from remainder.api.arguments import entry_of
 from remainder.errors import RemainderError
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import plan
@@ -23,5 +24,5 @@ def evaluate_together(
     wanted = tuple(rungs.split(",")) if isinstance(rungs, str) else rungs and tuple(rungs)
     chosen = plan(loaded.task, tier, rungs=wanted, device=loaded.device.type, **settings)
     named = things.items() if isinstance(things, Mapping) else [(None, thing) for thing in things]
-    entries = [_entry(thing, loaded.task, name) for name, thing in named]
+    entries = [entry_of(thing, loaded.task, name) for name, thing in named]
     return [one.problem or Result(*one.record()) for one in loaded.measure_group(entries, chosen)]

@@ -126,7 +126,9 @@ def test_no_token_acts_on_a_terminal_or_a_table(tmp_path: Path, ending: str) -> 
 
 
 def test_a_task_without_a_text_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remainder.api.open_task", lambda *_, **__: pytest.fail("a task was opened"))
+    monkeypatch.setattr(
+        "remainder.api.arguments.open_task", lambda *_, **__: pytest.fail("a task was opened")
+    )
     with pytest.raises(library.TaskError, match="tiny/digits has no text"):
         library.worst_tokens("tiny/digits", Shrink())
 

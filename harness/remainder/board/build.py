@@ -2,7 +2,8 @@
 
 1. Records are found by their place, a task at a time (`merge`). Tasks are independent of each other, so that
    many are shared out among processes.
-2. Per task: read, verify, rank, write the pages of the task and of each of its records.
+2. Per task: read, verify, rank, write the pages of the task and of each of its records; flows stand on the
+   pages of the records of their submissions (`flows`).
 3. What the pages of all tasks share: front page, list of all records, snapshots, assets, README.md.
 
 The site is made in a folder beside the one that is wanted, and takes its place when it is whole. A folder
@@ -26,6 +27,13 @@ from remainder.board.archive import Archive, archived
 from remainder.board.archive import section as section_of_archive
 from remainder.board.bundle import write_assets
 from remainder.board.by_size import SizeTable, size_tables
+from remainder.board.flows import (
+    BoardFlow,
+    files_of_flows,
+    flow_section,
+    read_flows,
+    write_flow_files,
+)
 from remainder.board.front import MARK, Shared, TaskLine, tier_text, write_shared
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
 from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
@@ -136,6 +144,7 @@ class _Job(NamedTuple):
 
     results: Path
     paths: list[Path]
+    flows: list[Path]
     site: Path | None
     snapshots: dict[str, tuple[str, ...]]
     """Names of snapshots, by each record that is in any."""
@@ -158,10 +167,12 @@ def _each(
     processes: int | None,
 ) -> Iterator[_Done]:
     """Every task's work, in the order of their ids, by as many processes as are worth it."""
-    jobs = [
-        _Job(results, paths, site, {path.stem: held[path.stem] for path in paths if path.stem in held})
-        for _, paths in sorted(found.items())
-    ]
+    flows = files_of_flows(results)
+    jobs = []
+    for task in sorted({*found, *flows}):
+        paths = found.get(task, [])
+        snapshots = {path.stem: held[path.stem] for path in paths if path.stem in held}
+        jobs.append(_Job(results, paths, flows.get(task, []), site, snapshots))
     if processes is None:
         processes = 1 if sum(map(len, found.values())) <= _ALONE else os.cpu_count() or 1
     if processes == 1:
@@ -175,10 +186,14 @@ def _task(job: _Job) -> _Done:
     """Read the records of one task, rank them, and write their pages."""
     site, snapshots = job.site, job.snapshots
     entries, faults = read_entries(job.results, job.paths)
+    flows, more = read_flows(job.results, job.flows, job.paths, entries)
+    faults += more
     history = tuple(history_row(entry, snapshots.get(entry.record.record_id, ())) for entry in entries)
     found = boards(entries)
     if site is not None:
-        _write_records(job, site, entries, found)
+        _write_records(job, site, entries, found, flows)
+        for flow in flows:
+            write_flow_files(flow, site / "records")
     titles = {board.group.task: _title(board.group.task) for board in found}
     majors = sorted({(int(board.group.major), board.group.task) for board in found})
     pages = [(str(major), page_name(task, str(major))) for major, task in majors]
@@ -200,7 +215,9 @@ def _task(job: _Job) -> _Done:
     return _Done(tuple(lines), history, sections, tuple(scored), tuple(circuits), tuple(faults))
 
 
-def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board]) -> None:
+def _write_records(
+    job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board], flows: Sequence[BoardFlow]
+) -> None:
     """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
     places: dict[str, list[PlaceWithin]] = {}
     for ranking in (ranking for board in found for ranking in board.rankings):
@@ -217,6 +234,7 @@ def _write_records(job: _Job, site: Path, entries: Sequence[BoardRow], found: Se
             places.get(record.record_id, []),
             same[record.submission.name],
             job.snapshots.get(record.record_id, ()),
+            [flow_section(flow) for flow in flows if flow.is_of(entry)],
         )
         page.write_text(text, encoding="utf-8")
         source = job.results / entry.path

@@ -17,7 +17,7 @@ from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.turns import RUNS
 from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
 
-__all__ = ["LINK", "VALUES", "record_files"]
+__all__ = ["LINK", "VALUES", "is_named_beside", "record_files"]
 
 VALUES = ".csv.gz"
 LINK = "is a link; results are plain files"
@@ -85,6 +85,12 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
             elif not file.with_name(name.removesuffix(VALUES) + ".json").is_file():
                 strays.append(_stray(file, "are values without their record"))
     return sorted(records), sorted(strays)
+
+
+def is_named_beside(record: Path) -> bool:
+    """Whether a flow or levels beside the folder of a record name it."""
+    beside = [path for path in record.parent.parent.glob("*") if path.suffix in _JOINT and path.is_file()]
+    return any(record.stem.encode() in path.read_bytes() for path in beside)
 
 
 def _stray(file: Path, why: str) -> tuple[Path, Remark]:

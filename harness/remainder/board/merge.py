@@ -50,6 +50,7 @@ from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.flow_file import FLOW
 from remainder.record.json import sha256
+from remainder.record.levels_file import LEVELS
 from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
 from remainder.record.rungs import CURVE
@@ -213,13 +214,13 @@ def _authors() -> dict[str, object]:
 
 
 def strays(results: Path) -> list[Fault]:
-    """Files below `results` that are neither a record, nor the values of one, nor a flow."""
+    """Files below `results` that are neither a record, nor the values of one, nor a flow or levels."""
     return [
         Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
         for path in sorted(results.rglob("*"))
         if path.is_file()
         and path.suffix != ".json"
-        and path.suffix != FLOW
+        and path.suffix not in (FLOW, LEVELS)
         and path not in (results / ORDER, results / WITHDRAWN)
         and not _is_values(path)
         and RUNS not in path.relative_to(results).parts

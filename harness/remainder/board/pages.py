@@ -18,6 +18,7 @@ from markupsafe import Markup
 from remainder.board.curves import Curve, CurvePanel, Named, curves_of, overlay
 from remainder.board.distortion import curve_table, rate_distortion
 from remainder.board.figures import pareto, rungs
+from remainder.board.flows import FlowSection
 from remainder.board.merge import BoardRow, Fault
 from remainder.board.rank import BoardRanking, Entered, Place, cost_of, kl_of, lead_of
 from remainder.board.text import oddities, page_name, visible
@@ -203,6 +204,7 @@ def record_html(
     places: Sequence[PlaceWithin],
     history: Iterable[BoardRow],
     snapshots: Sequence[str] = (),
+    flows: Sequence[FlowSection] = (),
 ) -> str:
     """The page of one record.
 
@@ -210,6 +212,7 @@ def record_html(
         places: within every budget where it has one.
         history: every record of the same submission on the same task, itself included.
         snapshots: names of those that hold it.
+        flows: of its submission on its task.
     """
     record, group = entry.record, entry.group
     newest = sorted(history, key=lambda one: one.arrival, reverse=True)
@@ -232,6 +235,7 @@ def record_html(
         ),
         points=curve_table(record, _entered(places)),
         snapshots=snapshots,
+        flows=flows,
         figure=rungs(record),
         curve=curves_of(record),
         history=[history_row(one) for one in newest],

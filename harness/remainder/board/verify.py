@@ -34,11 +34,10 @@ import pandas as pd
 
 from remainder.board import coding_checks, consistency, origin, plausibility
 from remainder.board.agreement import disagreements
-from remainder.board.listing import LINK, record_files
+from remainder.board.listing import LINK, is_named_beside, record_files
 from remainder.board.origin import Remark
 from remainder.board.shelf import LARGEST_JSON, Shelf, archived_protocol, is_board, results_root
 from remainder.errors import RecordError, RemainderError
-from remainder.record.flow_file import flows_beside
 from remainder.record.json import canonical_json
 from remainder.record.part import part_of
 from remainder.record.recordable import check_words
@@ -68,7 +67,7 @@ _DISPUTED = (
     "measure both again with `verify --rerun`, and take out the one that does not come out as recorded"
 )
 _UNREAD = "take what is no record out of a folder of results; if it was one, restore it as it was written"
-_FLOWLESS = "run `remainder flow` again, which finds it, or take it out"
+_FLOWLESS = "run `remainder flow` or `levels` again, which find it, or take it out"
 _RECORD = re.compile(r"[0-9a-f]{64}\.json")  # how records are called in folders of results
 _LONGEST = 600  # characters of a finding that are shown
 
@@ -248,8 +247,8 @@ def _on_board(subject: _Subject) -> bool:
 
 def _shell(subject: _Subject) -> Iterator[Remark]:
     """Whether a shell belongs to a flow; that it is the shell which this says is checked with the flow."""
-    if subject.record.submission.is_shell and not flows_beside(subject.path):
-        what = "is a shell, and no flow beside it names it"
+    if subject.record.submission.is_shell and not is_named_beside(subject.path):
+        what = "is a shell, and neither a flow nor levels beside it name it"
         yield Remark(what, is_fault=_on_board(subject), fix=_FLOWLESS)
 
 

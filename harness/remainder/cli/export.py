@@ -24,15 +24,15 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="csv or parquet, a row each; or saebench, a file each with the core metrics of SAEBench, "
-            "which --compat measures.",
+            help="csv or parquet, a row each; flows, a row for each shell of the flows beside them; or "
+            "saebench, a file each with the core metrics of SAEBench, which --compat measures.",
         ),
     ] = "csv",
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE|FOLDER",
-            help="Default: results.csv, results.parquet, or the folder saebench.",
+            help="Default: results.csv, results.parquet, flows.csv, or the folder saebench.",
         ),
     ] = None,
     overwrite: Annotated[

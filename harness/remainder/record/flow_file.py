@@ -28,6 +28,7 @@ from remainder.record.store import StoredRecord, read_record
 __all__ = [
     "FLOW",
     "find_flow",
+    "flow_id",
     "flow_place",
     "flow_schema",
     "flows_beside",
@@ -48,6 +49,11 @@ def write_flow(flow: Flow, results: Path) -> Path:
     path = flow_place(flow, results)
     write_atomically(path, _written(flow))
     return path
+
+
+def flow_id(flow: Flow) -> str:
+    """The hash of a flow's content, which its file states."""
+    return content_hash(flow.model_dump(mode="json"))
 
 
 def flow_place(flow: Flow, results: Path) -> Path:
@@ -170,7 +176,7 @@ def require_shells(flow: Flow, records: Mapping[int, Record]) -> None:
 
 def _written(flow: Flow) -> bytes:
     content = flow.model_dump(mode="json")
-    text = canonical_json({**content, "flow_id": content_hash(content)}, indent=1)
+    text = canonical_json({**content, "flow_id": flow_id(flow)}, indent=1)
     return f"{text}\n".encode()
 
 
@@ -183,7 +189,7 @@ def _content(path: Path) -> Flow:
         flow = Flow.model_validate(content)
     except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as problem:
         raise RecordError(f"{path}: is no flow ({message_of(problem)})", fix=_RESTORE) from problem
-    if content_hash(flow.model_dump(mode="json")) != stated:
+    if flow_id(flow) != stated:
         raise RecordError(f"{path}: its content is not that of its hash: it was edited", fix=_RESTORE)
     if _written(flow) != data:
         raise RecordError(f"{path}: is not in the one form that flows are written in", fix=_RESTORE)

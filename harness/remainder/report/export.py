@@ -1,4 +1,4 @@
-"""Records as files for other programs: tables as CSV and Parquet, and results in SAEBench's form.
+"""Records as files for other programs: tables as CSV and Parquet, flows, and results in SAEBench's form.
 
 All is made before anything is written; each file is written whole or not at all, and where one cannot be,
 those written before it are removed again.
@@ -13,10 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from remainder.base.files import explained, present, require_folder, require_target
 from remainder.errors import RecordError
+from remainder.record.flow_file import flows_beside, read_flow
 from remainder.record.json import write_atomically
 from remainder.record.rungs import ALL
+from remainder.report.flow import flow_frame
 from remainder.report.layout import require_format
 from remainder.report.results import Stored, frame_of
 from remainder.report.saebench import saebench_content, saebench_name
@@ -35,6 +39,8 @@ class Export(NamedTuple):
     ending: str | None
     """Ending of its one file; None: a folder with a file a record."""
     make: Callable[[Sequence[Stored], Path], Files]
+    name: str = "results"
+    """Name of the file that is written unless another is given."""
 
 
 def _csv(stored: Sequence[Stored], out: Path) -> Files:
@@ -46,6 +52,43 @@ def _parquet(stored: Sequence[Stored], out: Path) -> Files:
     buffer = io.BytesIO()
     frame_of(stored, ALL).to_parquet(buffer, engine="pyarrow", index=False)
     return {out: buffer.getvalue()}
+
+
+def _flows(stored: Sequence[Stored], out: Path) -> Files:
+    """A row for each shell of every flow that lies beside the records."""
+    shells = [one.path for one in stored if one.record.submission.is_shell]
+    paths = sorted({flow for path in shells for flow in flows_beside(path)})
+    if not paths:
+        raise RecordError(
+            "no flow lies beside these records", fix="name a folder of results of `remainder flow`"
+        )
+    text: str = pd.concat([_of_flow(path) for path in paths]).to_csv(index=False, lineterminator="\n")
+    return {out: text.encode()}
+
+
+def _of_flow(path: Path) -> pd.DataFrame:
+    """The shells of a flow, each with what the flow is of, and its scales."""
+    flow, records = read_flow(path)
+    head: dict[str, str | int] = {
+        "task": flow.task.id,
+        "version": flow.task.version,
+        "tier": flow.tier,
+        "dtype": flow.dtype,
+        "submission": flow.submission.name,
+        "submission_hash": flow.submission.hash,
+        "order": flow.order,
+        "sources": flow.sources,
+        "ties": flow.ties,
+    }
+    scales = {
+        f"k_{name}_{end}": getattr(bracket, end)
+        for name, bracket in flow.scales.items()
+        for end in ("low", "high")
+    }
+    frame = flow_frame(flow, records)
+    for place, (name, value) in enumerate(head.items()):
+        frame.insert(place, name, value)
+    return frame.assign(**{name: pd.array([value] * len(frame), "Int64") for name, value in scales.items()})
 
 
 def _saebench(stored: Sequence[Stored], out: Path) -> Files:
@@ -71,6 +114,7 @@ def _saebench(stored: Sequence[Stored], out: Path) -> Files:
 EXPORTS: Mapping[str, Export] = {
     "csv": Export(".csv", _csv),
     "parquet": Export(".parquet", _parquet),
+    "flows": Export(".csv", _flows, "flows"),
     "saebench": Export(None, _saebench),
 }
 """Formats by name."""
@@ -79,7 +123,7 @@ EXPORTS: Mapping[str, Export] = {
 def default_target(format: str) -> Path:
     """The file or folder that is written unless another is named."""
     ending = EXPORTS[format].ending
-    return Path(format) if ending is None else Path(f"results{ending}")
+    return Path(format) if ending is None else Path(f"{EXPORTS[format].name}{ending}")
 
 
 def require_free(format: str, out: Path, *, overwrite: bool = False) -> None:

@@ -16,7 +16,7 @@ from remainder.record.schema import Record
 from remainder.report.layout import FORMATS, WIDTH, require_format
 from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
 
-__all__ = ["COLUMNS", "flow_frame", "render_flow"]
+__all__ = ["COLUMNS", "PARTS", "SAYS", "flow_frame", "render_flow", "title_of"]
 
 
 class Column(NamedTuple):
@@ -82,7 +82,7 @@ def _fvu(record: Record) -> Number:
     return Number(**ends, reason=explained.reason)
 
 
-_PARTS = ("What the bath costs", "Order by order, and integrated out", "What the bath looks like")
+PARTS = ("What the bath costs", "Order by order, and integrated out", "What the bath looks like")
 """Tables, by their titles; the first has the flow's own."""
 
 COLUMNS = {
@@ -109,7 +109,7 @@ COLUMNS = {
 
 _UNIT = "Losses are less that of the clean model, nats a token."
 
-_SAYS = {
+SAYS = {
     "shape": "it costs what a Gaussian does (5 %)",
     "perturbative": "one order tells its cost (10 %)",
     "raw": "leaving it out costs under 5 % of all",
@@ -147,14 +147,14 @@ def render_flow(
         content = {**flow.model_dump(mode="json"), "shells": rows}
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     parts = []
-    for part, title in enumerate((_title(flow), *_PARTS[1:])):
+    for part, title in enumerate((title_of(flow), *PARTS[1:])):
         notes = Notes()
         columns = [
             column
             for column in COLUMNS.values()
             if column.part == part and any(column.of(record).value is not None for record in records)
         ]
-        if not columns and part < len(_PARTS) - 1:
+        if not columns and part < len(PARTS) - 1:
             continue
         headings = ["kept", *(column.heading for column in columns)]
         rows = [
@@ -163,7 +163,7 @@ def render_flow(
         ]
         says = "; ".join(f"{column.heading}: {column.says}" for column in columns)
         below = [*notes.lines(), *([f"{says}."] if says else []), *([] if part else [_UNIT])]
-        if part == len(_PARTS) - 1:
+        if part == len(PARTS) - 1:
             below += ["", *_verdicts(flow)]
         if format == "table":
             lines = [fill(line, width, hanging="  ") for line in below]
@@ -176,7 +176,8 @@ def render_flow(
     return "\n".join(parts)
 
 
-def _title(flow: Flow) -> str:
+def title_of(flow: Flow) -> str:
+    """A line on what a flow is of."""
     where = {"dynamic": "sources kept at each token", "edges": "edges kept", "nodes": "nodes kept"}
     kept = where.get(flow.order, "sources of the dictionary kept")
     return (
@@ -189,7 +190,7 @@ def _verdicts(flow: Flow) -> list[str]:
     lines = ["The scales, from which k on (95 %, all shells and scales together):"]
     for name in SCALES:
         bracket = flow.scales[name]
-        told = _SAYS[name] if bracket.reason is None else bracket.reason
+        told = SAYS[name] if bracket.reason is None else bracket.reason
         lines.append(f"{f'k_{name}':15} {bracket.verdict:18} {told}")
     if flow.ties:
         lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")

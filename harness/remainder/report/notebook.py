@@ -6,16 +6,20 @@ the notebook, light or dark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 from jinja2 import DictLoader, Environment, StrictUndefined, Template
 
+from remainder.record.flow import Flow
 from remainder.record.schema import Record
 from remainder.report.explain import explained
+from remainder.report.flow import title_of
+from remainder.report.flow_tables import scale_lines, tables_of_flow
 from remainder.report.tables import glances
+from remainder.report.text import in_words
 
-__all__ = ["explanation_html", "tables_html"]
+__all__ = ["explanation_html", "flow_html", "tables_html"]
 
 _TABLE = """
 {%- macro table(cells, words) -%}
@@ -36,6 +40,13 @@ _TABLE = """
 """
 _TEMPLATES = {
     "tables": _TABLE + "{% for cells in tables %}{{ table(cells, 1) }}{% endfor %}",
+    "flow": _TABLE
+    + """<p><b>{{ title }}</b></p>
+{%- for one in tables %}{{ table(one, 0) }}{% endfor %}
+<table><tbody>
+{%- for line in scales %}<tr>
+{%- for cell in line %}<td style="{{ side(false) }}">{{ cell }}</td>{% endfor %}</tr>{% endfor -%}
+</tbody></table>""",
     "explanation": _TABLE
     + """{{ table(explained.table, 2) }}
 {%- for section in explained.sections %}
@@ -68,3 +79,21 @@ def tables_html(records: Iterable[Record]) -> str:
 def explanation_html(record: Record) -> str:
     """The ladder of a record, its sections and footnotes: what `remainder explain` prints."""
     return _template("explanation").render(explained=explained(record))
+
+
+def flow_html(flow: Flow, records: Sequence[Record]) -> str:
+    """The tables of a flow and its scales.
+
+    Args:
+        records: of its shells, in their order.
+    """
+    tables = [
+        {
+            "title": one.title,
+            "headings": ["kept", *one.headings],
+            "rows": [[f"{keep:,}", *map(in_words, numbers)] for keep, numbers in one.rows],
+            "notes": [one.says],
+        }
+        for one in tables_of_flow(flow, records)
+    ]
+    return _template("flow").render(title=title_of(flow), tables=tables, scales=scale_lines(flow))

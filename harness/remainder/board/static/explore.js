@@ -134,4 +134,46 @@
       button.disabled = false;
     });
   }
+
+  // A flow's figure comes as plotly takes it; fonts and colours of lines are the page's.
+  for (const button of document.querySelectorAll("[data-zoom]")) {
+    const flow = button.closest("[data-flow]");
+    const figure = JSON.parse(flow.querySelector("[data-figure]").textContent);
+    const plot = flow.querySelector("[data-plot]");
+    const still = flow.querySelector("[data-still]");
+    const draw = async () => {
+      const Plotly = await plotly();
+      const narrow = matchMedia("(max-width: 700px)").matches;
+      const panels = figure.layout.grid.rows * figure.layout.grid.columns;
+      const layout = {
+        ...figure.layout,
+        height: narrow ? 280 * panels : figure.layout.height,
+        grid: narrow ? { ...figure.layout.grid, rows: panels, columns: 1 } : figure.layout.grid,
+        font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--ink") },
+      };
+      for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
+        layout[name] = { ...layout[name], gridcolor: colour("--line"), zerolinecolor: colour("--edge") };
+      }
+      await Plotly.react(plot, figure.data, layout, { responsive: true, displaylogo: false });
+    };
+    let drawn = false;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        const open = still.hidden;
+        plot.hidden = open;
+        if (!drawn) {
+          await draw();
+          document.addEventListener("remainder-theme", draw);
+          drawn = true;
+        }
+        still.hidden = !open;
+        button.textContent = open ? "Explore this figure" : "Back to the still figure";
+      } catch (problem) {
+        plot.textContent = String(problem.message || problem);
+      }
+      button.disabled = false;
+    });
+  }
 })();

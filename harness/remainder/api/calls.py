@@ -1,24 +1,20 @@
-"""The library in one call: `evaluate(task, interpretation)`, or `evaluate_all` for several at once."""
+"""`evaluate(task, interpretation)`, `evaluate_all` for several at once, and their worst tokens."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from remainder.api.arguments import entry_of, opened, place_of, rungs_of, spec_of
 from remainder.base.cache import Progress
 from remainder.base.progress import shown
-from remainder.base.resolve import resolve
-from remainder.errors import InterpretationError, RemainderError, TaskError
+from remainder.errors import InterpretationError, RemainderError
 from remainder.loading.loaded import LoadedTask
-from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
 from remainder.measure.tokens import TOKENS, require_text
 from remainder.measure.tokens import worst_tokens as worst_of
@@ -26,13 +22,11 @@ from remainder.report.result import Result
 from remainder.report.results import Stored, Unmeasured, frame_of_sweep
 from remainder.runs.cells import sweep
 from remainder.runs.work import Row
-from remainder.submission.adhoc import task_for
-from remainder.submission.objects import ObjectSubmission, label_of, object_submission
-from remainder.submission.open import open_submission
+from remainder.submission.objects import ObjectSubmission, label_of
 from remainder.submission.submission import Entry
-from remainder.task.spec import Task, load_task
+from remainder.task.spec import Task
 
-__all__ = ["evaluate", "evaluate_all", "score", "worst_tokens"]
+__all__ = ["evaluate", "evaluate_all", "worst_tokens"]
 
 _PARTS = 3  # of an object, in a warning
 
@@ -92,22 +86,22 @@ def evaluate(
     Raises:
         RemainderError: with what is wrong and how to mend it.
     """
-    spec = _spec(task)
+    spec = spec_of(task)
     chosen = plan(
         spec,
         tier,
-        rungs=_rungs(rungs),
+        rungs=rungs_of(rungs),
         pairs=pairs,
         dtype=dtype,
         compat=compat,
         documents=documents,
-        device=_place(task, device),
+        device=place_of(task, device),
     )
     # Before anything is loaded, whatever can be refused at once.
-    scored = _entry(interpretation if coarse is None else coarse, spec, name, ignore_fields, trust_code)
-    finer = None if coarse is None else _entry(interpretation, spec, None, trust_code=trust_code)
+    scored = entry_of(interpretation if coarse is None else coarse, spec, name, ignore_fields, trust_code)
+    finer = None if coarse is None else entry_of(interpretation, spec, None, trust_code=trust_code)
     with shown(progress) as tell:
-        loaded = _open(task, spec, device, batch_size, tell)
+        loaded = opened(task, spec, device, batch_size, tell)
         return Result(*loaded.measure(scored, chosen, reference=finer, progress=tell))
 
 
@@ -154,16 +148,16 @@ def evaluate_all(
             that cannot be opened or a folder that cannot be written to.
     """
     given = _named(interpretations)
-    spec = _spec(task)
+    spec = spec_of(task)
     chosen = plan(
         spec,
         tier,
-        rungs=_rungs(rungs),
+        rungs=rungs_of(rungs),
         pairs=pairs,
         dtype=dtype,
         compat=compat,
         documents=documents,
-        device=_place(task, device),
+        device=place_of(task, device),
     )
     opened = [_opened(thing, spec, chosen, name, ignore_fields, trust_code) for name, thing in given]
     entries = [one for one in opened if not isinstance(one, Unmeasured)]
@@ -216,136 +210,12 @@ def worst_tokens(
     Raises:
         RemainderError: as `evaluate`; TaskError too if the task has no text.
     """
-    spec = _spec(task)
+    spec = spec_of(task)
     require_text(spec)
-    chosen = plan(spec, tier, rungs=("raw",), dtype=dtype, documents=documents, device=_place(task, device))
-    scored: Any = _entry(interpretation, spec, None, ignore_fields, trust_code)
+    chosen = plan(spec, tier, rungs=("raw",), dtype=dtype, documents=documents, device=place_of(task, device))
+    scored: Any = entry_of(interpretation, spec, None, ignore_fields, trust_code)
     with shown(progress) as tell:
-        return worst_of(_open(task, spec, device, batch_size, tell), scored, chosen, most, tell)
-
-
-def score(
-    interpretation: Any,
-    *,
-    model: Any,
-    tokenizer: Any = None,
-    text: Any,
-    hook: str | None = None,
-    hook_out: str | None = None,
-    field: str = "text",
-    split: str | None = None,
-    first: int | None = None,
-    context: int | None = None,
-    bos: int | None = None,
-    sink_norm: float | None = None,
-    seed: int | None = None,
-    like: str | Path | Task | None = None,
-    save_task: str | Path | None = None,
-    name: str | None = None,
-    ignore_fields: Sequence[str] = (),
-    trust_code: bool = False,
-    device: str = "auto",
-    batch_size: int | None = None,
-    progress: Progress | bool | None = None,
-    **settings: Any,
-) -> Result:
-    """Score an interpretation on a model, a hook and a text of your own: an ad-hoc task, on no public board.
-
-    For several interpretations make the task once, with `adhoc_task`, and give it to `evaluate_all`.
-
-    Args:
-        interpretation: what `evaluate` takes.
-        model: a folder of transformers, an id of the Hugging Face hub, or a model in memory: of transformers,
-            a `TransformerBridge`, a `HookedTransformer`, a model of nnsight or nnterp.
-        tokenizer: of a model in memory; default: its own, or that which lies where it came from.
-        text: a file (`.txt`, `.jsonl`, `.parquet`), a folder of `.txt`, a list of strings or of arrays of
-            token ids, or `hf:OWNER/NAME`, a data set of the hub; see `remainder.loading.texts`.
-        hook: where activations are read, by a name of TransformerLens or of a module; default: what the
-            interpretation's config says.
-        hook_out: what a transcoder rebuilds; default: likewise, or `hook`.
-        field: of `.jsonl`, `.parquet` and data sets, the one that holds the text.
-        split: documents of `.txt`: `blank-lines` or `files`; default: the first for a single file.
-        first: how many documents are read at most; default: all, of a data set of the hub 1,000.
-        context: tokens of a window; default: 128, fewer where the model or documents are too short.
-        bos: id of the token before every window; default: the tokenizer's.
-        sink_norm: norm above which positions are attention sinks; default: found on calibration.
-        seed: of the noise and the splits; default: 0.
-        like: a task on a text whose windows, splits, sinks, seed, tiers and rungs are taken.
-        save_task: a folder that the task is written into; any command takes it as a task.
-        name, ignore_fields, trust_code, device, batch_size, progress: as for `evaluate`.
-        settings: `tier`, `rungs`, `pairs`, `dtype`, `compat` and `documents` as for `evaluate`. By default
-            the rungs are exact codes, quantised codes, and these with a Gaussian residual.
-
-    Raises:
-        RemainderError: with what is wrong and how to mend it; what is wrong with the text, before anything is
-            measured.
-    """
-    if isinstance(interpretation, (str, Path)):
-        entry: Any = open_submission(interpretation, ignore_fields, trust_code=trust_code)
-    else:
-        entry = object_submission(_instance(interpretation), name, ignore_fields)
-    _require_settings(settings)
-    with shown(progress) as tell:
-        loaded = task_for(
-            [entry],
-            model=model,
-            tokenizer=tokenizer,
-            hook=hook,
-            hook_out=hook_out,
-            text=text,
-            field=field,
-            split=split,
-            first=first,
-            context=context,
-            bos=bos,
-            sink_norm=sink_norm,
-            seed=seed,
-            like=like,
-            save_task=save_task,
-            check=partial(_planned, device=device, **settings),
-            device=device,
-            batch_size=batch_size,
-            progress=tell,
-        )
-    more: dict[str, Any] = {
-        **{"name": name, "ignore_fields": ignore_fields, "trust_code": trust_code},
-        "progress": progress,
-    }
-    return evaluate(loaded, interpretation, **more, **settings)
-
-
-def _planned(
-    task: Task,
-    *,
-    tier: str = "quick",
-    rungs: tuple[str, ...] | list[str] | str | None = None,
-    pairs: int | None = None,
-    dtype: str | None = None,
-    compat: bool | Sequence[str] = False,
-    documents: int | None = None,
-    device: str = "auto",
-) -> Plan:
-    """The plan of some settings of `score`, which are those of `evaluate`."""
-    return plan(
-        task,
-        tier,
-        rungs=_rungs(rungs),
-        pairs=pairs,
-        dtype=dtype,
-        compat=compat,
-        documents=documents,
-        device=device,
-    )
-
-
-def _require_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that `score` does not have, and offer near names."""
-    measured = list(signature(_planned).parameters)[1:]
-    for name in settings:
-        if name not in measured:
-            known = [*(one for one in signature(score).parameters if one != "settings"), *measured]
-            near = get_close_matches(name, known, n=3, cutoff=0.5) or measured
-            raise TaskError(f"score has no setting {name!r}", fix=f"did you mean {', '.join(near)}?")
+        return worst_of(opened(task, spec, device, batch_size, tell), scored, chosen, most, tell)
 
 
 def _named(interpretations: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str | None, Any]]:
@@ -367,7 +237,7 @@ def _opened(
 ) -> Entry | Unmeasured:
     """One of several, or why it cannot be scored."""
     try:
-        return _entry(thing, task, name, ignore_fields, trust_code)
+        return entry_of(thing, task, name, ignore_fields, trust_code)
     except RemainderError as problem:
         called = name or (str(thing) if isinstance(thing, (str, Path)) else type(thing).__name__)
         return Unmeasured(task.id, task.version, plan.tier, called, problem)
@@ -402,55 +272,3 @@ def _require_distinct(names: Sequence[str]) -> None:
                 f"{counts[name.casefold()]} interpretations are called {name}",
                 fix="give each a name of its own: {name: object or path}",
             )
-
-
-def _spec(task: str | Path | Task | LoadedTask) -> Task:
-    return task.task if isinstance(task, LoadedTask) else load_task(task)
-
-
-def _place(task: str | Path | Task | LoadedTask, device: str) -> str:
-    """The device that is measured on: that of a task which is ready."""
-    return task.device.type if isinstance(task, LoadedTask) else device
-
-
-def _open(
-    task: str | Path | Task | LoadedTask,
-    spec: Task,
-    device: str,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> LoadedTask:
-    if isinstance(task, LoadedTask):
-        return task
-    return open_task(spec, device=device, batch_size=batch_size, progress=progress)
-
-
-def _rungs(rungs: tuple[str, ...] | list[str] | str | None) -> tuple[str, ...] | None:
-    if isinstance(rungs, str):
-        rungs = [part.strip() for part in rungs.split(",")]
-    if rungs is not None and not isinstance(rungs, (tuple, list)):
-        raise TaskError(f"rungs is {rungs!r}", fix='give names of rungs, such as ["raw", "full"], or "all"')
-    return tuple(rungs) if rungs else None
-
-
-def _entry(
-    interpretation: Any,
-    task: Task,
-    name: str | None,
-    ignore_fields: Sequence[str] = (),
-    trust_code: bool = False,
-) -> Entry:
-    """An interpretation from a notebook, or what `remainder run --with` takes."""
-    if isinstance(interpretation, (str, Path)):
-        submission = open_submission(interpretation, ignore_fields, trust_code=trust_code)
-        return submission if name is None else submission.model_copy(update={"name": label_of(name)})
-    entry: Entry = resolve(task.kind.wrap)(_instance(interpretation), name, ignore_fields)
-    entry.require_fit(task)
-    return entry.with_code() if isinstance(entry, ObjectSubmission) else entry
-
-
-def _instance(interpretation: Any) -> Any:
-    if isinstance(interpretation, type):
-        name = interpretation.__name__
-        raise InterpretationError(f"{name} is a class", fix=f"give an instance, {name}(...)")
-    return interpretation
