@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remainder.record.flow import Bracket, Criterion, _bracket, _first, _within
+from remainder.record.flow import Bracket, Criterion, Shells, _bath, _bracket, _first, _within
 from remainder.record.intervals import Bootstrap, Ratio
 
 TOKENS = np.full(40, 10.0)
@@ -130,3 +131,62 @@ def test_the_first_shell_from_which_on_all_meet_it(met: list[bool]) -> None:
     keeps = tuple(range(len(met)))
     expected = next((place for place in keeps if all(met[place:])), None)
     assert _first(np.array(met), keeps) == expected
+
+
+# ------------------------------------------------------------------------------------ two forms of k_bath
+
+
+def bath_shells(losses: list[dict[str, np.ndarray]], draws: dict[str, tuple[int, ...]]) -> Shells:
+    """Shells of made-up losses by rung, `[documents]` each; annealed ones of most draws are lower by 0.1."""
+    totals, tables = [], []
+    for shell in losses:
+        totals.append({rung: pd.DataFrame({"loss": loss, "tokens": TOKENS}) for rung, loss in shell.items()})
+        rows = [
+            {"split": "evaluation", "rung": rung, "draw": count - 1, "document": f"{i:02}", "annealed": value}
+            for rung, counts in draws.items()
+            for count in counts
+            for i, value in enumerate(shell[rung] - 0.1 * (count == max(counts)))
+        ]
+        tables.append(pd.DataFrame(rows).assign(annealed_plain=lambda table: table["annealed"]))
+    return Shells(tuple(range(len(losses))), tuple(totals), tuple(tables))
+
+
+def of_bath(*, coupled: bool) -> list[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    rungs = ["clean", "mean", "full-0.6", "full", *(["coupled", "scaled"] if coupled else [])]
+    return [{rung: 30 + generator.normal(size=40) for rung in rungs} for _ in range(3)]
+
+
+def test_where_amplitudes_were_fitted_the_best_with_the_bath_is_compared_with_the_best_without() -> None:
+    losses = of_bath(coupled=True)
+    found = _bath(bath_shells(losses, {"full-0.6": (4, 8), "full": (4, 8, 16), "coupled": (4, 8, 16)}))
+    assert isinstance(found, Criterion)
+    assert found.form == "couplings"
+    expected = [[shell["coupled"] - 0.1 - shell["scaled"]] for shell in losses]
+    assert found.numerators == pytest.approx(np.array(expected))
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_without_them_in_every_shell_two_amplitudes_are_compared_with_the_mean(some: bool) -> None:
+    losses = of_bath(coupled=some)
+    losses[1].pop("coupled", None)
+    found = _bath(bath_shells(losses, {"full-0.6": (4, 8), "full": (4, 8, 16)}))
+    assert isinstance(found, Criterion)
+    assert found.form == "amplitudes"
+    expected = [[shell[rung] - 0.1 - shell["mean"] for rung in ("full-0.6", "full")] for shell in losses]
+    assert found.numerators == pytest.approx(np.array(expected))
+    assert bracket(found, (0, 1, 2)).criterion == "amplitudes"
+
+
+def test_amplitudes_that_change_nothing_claim_nothing() -> None:
+    losses = of_bath(coupled=True)
+    losses[2]["coupled"] = losses[2]["scaled"] + 0.1 + 1e-10  # what rounding leaves
+    found = _bath(bath_shells(losses, {"coupled": (4, 8)}))
+    assert isinstance(found, Criterion)
+    assert not found.numerators[2].any()
+    assert bracket(found, (0, 1, 2)).high == 2
+
+
+def test_one_pair_gives_no_annealed_loss() -> None:
+    found = _bath(bath_shells(of_bath(coupled=False), {"full-0.6": (4,), "full": (4,)}))
+    assert found == "rung full-0.6 has too few draws for an annealed loss"

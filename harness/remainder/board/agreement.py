@@ -48,7 +48,7 @@ def _draws(record: Record, rung: str) -> int:
     """Number of draws of a noisy rung; some have more in the company of others (of circuits none)."""
     stated = record.measurement
     rungs = () if record.is_of_circuits else stated.rungs
-    return draws_of(rung, rungs, stated.pairs, stated.annealed_draws // 2)
+    return draws_of(rung, rungs, stated.pairs, stated.annealed_draws // 2, whole=stated.whole)
 
 
 def _numbers(record: Record) -> dict[str, tuple[Number, float | None]]:

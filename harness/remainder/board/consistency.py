@@ -26,7 +26,9 @@ from remainder.record.rungs import (
     AROUND,
     CIRCUIT_RUNGS,
     COUPLED,
+    COUPLINGS,
     ERROR_RUNGS,
+    GAUSSIANITY,
     KERNELS,
     NULLS,
     REFITS,
@@ -115,10 +117,10 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     stated = record.measurement
     yield from _conditional(record)
     rows = of_split(values)
-    nulls = set(stated.rungs) & NULLS.keys()
-    known = set(CIRCUIT_RUNGS) if record.is_of_circuits else {*RUNGS, *AROUND, *nulls}
+    named = set(stated.rungs) & {*NULLS, *COUPLINGS}
+    known = set(CIRCUIT_RUNGS) if record.is_of_circuits else {*RUNGS, *AROUND, *named}
     there = set(rows["rung"]) & known
-    expected = set(stated.rungs) - set(stated.unmeasured)
+    expected = set(stated.rungs) - {*stated.unmeasured, GAUSSIANITY}
     if there != expected:
         yield (
             f"measurement.rungs: the values hold {_listed(there - expected)} besides, "
@@ -137,11 +139,8 @@ def check_measurement(record: Record, values: pd.DataFrame) -> Iterator[str]:
     annealed = [rung.annealed.draws for rung in record.metrics.rungs.values() if rung.annealed is not None]
     if stated.annealed_draws and stated.annealed_draws != max(annealed, default=stated.annealed_draws):
         yield f"measurement.annealed_draws: {stated.annealed_draws}, and rungs have up to {max(annealed)}"
-    if bool(stated.annealed_draws) != stated.whole:
-        yield (
-            f"measurement.annealed_draws is {stated.annealed_draws}, measurement.whole {stated.whole}: "
-            "one goes with the other"
-        )
+    if stated.whole and not stated.annealed_draws:
+        yield "measurement.annealed_draws is 0, measurement.whole True: one goes with the other"
     yield from _flags(record, values)
     excused = {name for name in stated.unmeasured if not name.startswith(_NOISES)}
     if strangers := excused - set(stated.rungs) - _BESIDE_RUNGS:
@@ -170,7 +169,7 @@ def _wanted_draws(record: Record, rung: str, count: int) -> int:
     kernel = (KERNELS | REFITS | {"coupled": COUPLED}).get(rung)
     if kernel is None or kernel.noise == "none":
         return 1
-    return draws_of(rung, stated.rungs, stated.pairs, stated.annealed_draws // 2)
+    return draws_of(rung, stated.rungs, stated.pairs, stated.annealed_draws // 2, whole=stated.whole)
 
 
 def check_checks(record: Record, values: pd.DataFrame) -> Iterator[str]:
@@ -298,11 +297,15 @@ def _true_rows(values: pd.DataFrame) -> Iterator[str]:
 
 def _flags(record: Record, values: pd.DataFrame) -> Iterator[str]:
     """Compare what was asked for with what is there."""
-    stated, unmeasured = record.measurement, record.measurement.unmeasured
+    stated, unmeasured, named = record.measurement, record.measurement.unmeasured, {*record.measurement.rungs}
     grid = bool((values["split"] == "calibration").any())
     there = {
-        "couplings": (stated.whole, grid, ""),
-        "gaussianity": (stated.whole, record.metrics.gaussianity is not None, "gaussianity"),
+        "couplings": (stated.whole or not named.isdisjoint(COUPLINGS), grid, ""),
+        "gaussianity": (
+            stated.whole or GAUSSIANITY in named,
+            record.metrics.gaussianity is not None,
+            "gaussianity",
+        ),
         "compat": (stated.compat, record.compat is not None, "compat"),
     }
     for name, (wanted, found, excuse) in there.items():

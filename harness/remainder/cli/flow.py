@@ -51,6 +51,14 @@ Documents = Annotated[
     int | None,
     typer.Option(metavar="N", help="Evaluation documents of each shell; default: 16 of a text, else all."),
 ]
+_Also = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,...",
+        help="Further rungs of every shell, such as cluster, neighbour; coupled: amplitudes of source "
+        "and noise, which k_bath then compares at; gaussianity: kurtosis of a bath of over 1,024 dimensions.",
+    ),
+]
 Save = Annotated[
     Path | None, typer.Option("--save", metavar="FILE", help="Draw it to this file (.png or .svg).")
 ]
@@ -64,6 +72,7 @@ def flow(
     keep: Keep = None,
     ratio: Ratio = None,
     shells: Shells = None,
+    also: _Also = None,
     tier: TierOption = "quick",
     documents: Documents = None,
     dtype: DtypeOption = None,
@@ -86,11 +95,11 @@ def flow(
     if save is not None:
         require_target(save, "--save", IMAGES)
     keeps = None if keep is None else numbers(keep)
+    further = [] if also is None else [name.strip() for name in also.split(",")]
     with reporting() as progress:
         progress("loading libraries", 0, None)
         from remainder.loading.open import open_task
-        from remainder.measure.estimate import estimate as estimate_rows
-        from remainder.runs.flow import flow_plan, measure_flow, plan_flow, require_asked
+        from remainder.runs.flow import estimate_flow, flow_plan, measure_flow, plan_flow, require_asked
         from remainder.submission.open import submissions_for
         from remainder.task.listing import task_in
 
@@ -102,7 +111,7 @@ def flow(
         planned = plan_flow(
             loaded,
             entry,
-            flow_plan(loaded, tier, documents, dtype),
+            flow_plan(loaded, tier, documents, dtype, more=further),
             order=order,
             keeps=keeps,
             ratio=ratio,
@@ -116,7 +125,7 @@ def flow(
         return show_flow(found, save, format)
     with reporting() as progress:
         progress("timing a few passes", 0, None)
-        cost = estimate_rows(loaded, list(planned.shells.values()), planned.plan)
+        cost = estimate_flow(planned)
     kept = ", ".join(map(str, planned.shells))
     print("\n".join([f"shells that keep {kept} of {planned.sources} ({planned.order})", *cost.lines()]))
     return None

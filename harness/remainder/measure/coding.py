@@ -20,7 +20,7 @@ Source: protocol 2, section 5.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -200,13 +200,18 @@ class CodedBatch:
 
 
 def fit_coder(
-    sample: CodeSample, interpretation: Adapted, device: torch.device, steps: Sequence[int] | None = None
+    sample: CodeSample,
+    interpretation: Adapted,
+    device: torch.device,
+    steps: Sequence[int] | None = None,
+    curve: Mapping[str, float] = CURVE,
 ) -> Coder | str:
     """Everything that is fixed on calibration, or why codes cannot be paid for.
 
     Args:
         steps: numbers of the steps that tables are made for; default: those of a curve, whose points are
             chosen among them.
+        curve: points, finest first, by the relative error that quantising is to add at each.
     """
     if not sample.tokens:
         return "no calibration token was seen"
@@ -225,7 +230,7 @@ def fit_coder(
     coder.silent = (sample.features or 0) - sample.live_features
     if steps is None:
         try:
-            coder.points, coder.added = _choose(coder, sample)
+            coder.points, coder.added = _choose(coder, sample, curve)
         except InterpretationError as problem:
             return f"quantised codes cannot be decoded: {problem.what}"
     return coder
@@ -252,7 +257,9 @@ def _coder(
     return Coder(interpretation, "sd", rms, {}, None, deviations, device=device)
 
 
-def _choose(coder: Coder, sample: CodeSample) -> tuple[dict[str, int], dict[str, float]]:
+def _choose(
+    coder: Coder, sample: CodeSample, curve: Mapping[str, float]
+) -> tuple[dict[str, int], dict[str, float]]:
     """Points of the curve, and what quantising adds at each; see step 2 of this module's text."""
 
     def error(number: int | None) -> float:
@@ -271,7 +278,7 @@ def _choose(coder: Coder, sample: CodeSample) -> tuple[dict[str, int], dict[str,
     added = [(error(number) - exact) / scale for number in range(STEPS)]
     points: dict[str, int] = {}
     coarser = STEPS
-    for name, target in CURVE.items():
+    for name, target in curve.items():
         if not coarser:
             break
         coarser = min(range(coarser), key=lambda number: abs(added[number] - target))

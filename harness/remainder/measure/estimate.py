@@ -30,7 +30,7 @@ from remainder.measure.plan import Plan
 from remainder.measure.reference import REFERENCE_STEPS, is_measured
 from remainder.record.compat import PEERS
 from remainder.record.couplings import FULL_GRID, QUICK_GRID
-from remainder.record.rungs import CURVE, KERNELS, REFITS
+from remainder.record.rungs import COUPLED, CURVE, KERNELS, REFITS, SCALED
 from remainder.submission.submission import Entry, SiteEntry
 
 __all__ = ["Estimate", "Passes", "estimate", "passes_of"]
@@ -40,6 +40,7 @@ _EVERYWHERE = frozenset(PEERS) - {"saelens"}
 _COUPLED_WINDOWS, _COUPLED_DRAWS, _GRADIENT_WINDOWS = 32, 4, 16
 _GRADIENT = 3.0  # passes: forward and back
 _EIGENDECOMPOSITIONS = 4.0  # a row that is fitted
+_OF_SURROGATES = 60 * 5 / 2  # as many beside each other as there are cores
 _LATER = 0.25e9  # bytes of tables of values and of libraries that summaries need
 _ROW = 2.0  # seconds a row for intervals and the rest
 _BYTES = 120  # of a row of values, compressed
@@ -64,6 +65,8 @@ class Estimate(NamedTuple):
 
     rows: int
     passes: Passes
+    more: int
+    """Passes of each window that some of the submissions take besides, all of them together."""
     total: float
     """Passes of a window in all."""
     seconds: float
@@ -77,7 +80,9 @@ class Estimate(NamedTuple):
     def lines(self) -> list[str]:
         """Sentences for a terminal."""
         shared, of_row, once, _ = self.passes
-        more = f", {once} once a task" if once else ""
+        more = (f", {self.more} more for some" if self.more else "") + (
+            f", {once} once a task" if once else ""
+        )
         return [
             f"passes: {shared} a window for all of a group, {of_row} for each of {self.rows} submission(s)"
             f"{more}; {self.total:,.0f} passes of a window in all",
@@ -99,19 +104,20 @@ class _Probe(NamedTuple):
 
 def passes_of(plan: Plan) -> Passes:
     """Passes of a plan; see the module's text, steps 1 and 2."""
-    rungs = {name: KERNELS[name] for name in (*plan.rungs, *plan.nulls)}
-    if plan.whole:
-        rungs |= REFITS | {"coupled": KERNELS["full"], "scaled": KERNELS["mean"]}
+    rungs = {name: KERNELS[name] for name in (*plan.rungs, *plan.nulls) if name in KERNELS}
+    rungs |= REFITS if plan.whole else {}
+    rungs |= {"coupled": COUPLED, "scaled": SCALED} if plan.couples else {}
     row = sum(1 if spec.noise == "none" else plan.draws(name) for name, spec in rungs.items())
-    if plan.is_coded:
+    if plan.is_coded and not plan.is_lean:
         row += len(CURVE) - 1
     if plan.compat and _EVERYWHERE & set(plan.peers or PEERS):
         row += 1
     calibration = 0.0
-    if plan.whole:
+    if plan.couples:
         grid = QUICK_GRID if plan.pairs == 1 else FULL_GRID
         of_grid = sum(_COUPLED_DRAWS if point.alpha else 1 for point in grid)
         calibration += min(_COUPLED_WINDOWS, plan.calibration_windows) * (1 + of_grid)
+    if plan.tests_gaussianity:
         calibration += min(_GRADIENT_WINDOWS, plan.calibration_windows) * _GRADIENT
     return Passes(
         shared=2 if plan.compat else 1,
@@ -121,8 +127,11 @@ def passes_of(plan: Plan) -> Passes:
     )
 
 
-def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estimate:
+def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan, *, more: int = 0) -> Estimate:
     """Foresee the measurement of some submissions; the model is loaded, and a few passes are run.
+
+    Args:
+        more: passes of each window that some submissions take besides, all of them together.
 
     Raises:
         TaskError: if the task is not at a site.
@@ -144,10 +153,11 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
         probe = _probe(loaded, entries[0], plan)
     missing = _missing(loaded, plan)
     groups, rows = list(loaded.groups(entries, plan)), len(entries)
-    a_window = len(groups) * passes.shared + rows * passes.row + passes.reference
+    a_window = len(groups) * passes.shared + rows * passes.row + more + passes.reference
     spliced = windows * a_window + rows * passes.calibration
     rebuilt = 2 * plan.calibration_windows + plan.fit_windows + 2 * windows
-    fits = _EIGENDECOMPOSITIONS * probe.decomposition if plan.fits else 0.0
+    decompositions = _EIGENDECOMPOSITIONS + (_OF_SURROGATES if plan.tests_gaussianity else 0.0)
+    fits = decompositions * probe.decomposition if plan.fits else 0.0
     seconds = (
         loading
         + spliced * probe.suffix
@@ -161,6 +171,7 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan) -> Estima
     return Estimate(
         rows=rows,
         passes=passes,
+        more=more,
         total=spliced,
         seconds=seconds,
         memory=_held(loaded.device) + fitted + _LATER,

@@ -19,7 +19,19 @@ from remainder.model.device import pick_device
 from remainder.record.compat import PEERS
 from remainder.record.intervals import MINIMUM_DOCUMENTS
 from remainder.record.part import Part, part_of
-from remainder.record.rungs import ALL, BARE, BOARD, BOARD_RUNGS, CODED, KERNELS, NULLS, draws_of
+from remainder.record.rungs import (
+    ALL,
+    BARE,
+    BOARD,
+    BOARD_RUNGS,
+    CODED,
+    COUPLINGS,
+    GAUSSIANITY,
+    KERNELS,
+    NULLS,
+    PARTS,
+    draws_of,
+)
 from remainder.record.store import Hashed, measurement_key
 from remainder.task.spec import DEMO, Task, Tier
 
@@ -60,6 +72,9 @@ class Plan(NamedTuple):
     """Whether the ladder is of quantised codes, those whose bits are counted."""
     documents: int | None = None
     """How many of the tier's evaluation documents are measured; None: all."""
+    is_lean: bool = False
+    """Whether it leaves out what a row of the board has beside its rungs: further points of the curve,
+    transform coding, description lengths."""
     notes: tuple[str, ...] = ()
     """Sentences on deviations from the tier, which every record of the plan has among its warnings."""
 
@@ -67,7 +82,7 @@ class Plan(NamedTuple):
     def has_reference(self) -> bool:
         """Whether transform coding is measured beside it, which takes 13 passes, once a task."""
         part = part_of(self.tier)
-        return self.is_coded and (self.whole or part is None or part.tier != DEMO)
+        return self.is_coded and not self.is_lean and (self.whole or part is None or part.tier != DEMO)
 
     @property
     def is_bare(self) -> bool:
@@ -87,11 +102,31 @@ class Plan(NamedTuple):
     @property
     def describes(self) -> bool:
         """Whether description lengths are measured: where conditional rungs are."""
-        return self.fits and any(KERNELS[rung].keeps for rung in self.rungs if rung in KERNELS)
+        return self.fits and self.keeps and not self.is_lean
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a rung is fitted to all calibration rows, which then have to be kept."""
+        return any(KERNELS[rung].keeps for rung in self.rungs if rung in KERNELS)
+
+    @property
+    def couples(self) -> bool:
+        """Whether amplitudes of source and noise are fitted."""
+        return self.whole or bool({*COUPLINGS} & {*self.rungs})
+
+    @property
+    def tests_gaussianity(self) -> bool:
+        """Whether the residual is tested for Gaussianity."""
+        return self.whole or GAUSSIANITY in self.rungs
+
+    @property
+    def annealed_draws(self) -> int:
+        """Draws of the rungs whose annealed loss is a headline; 0 if there is none."""
+        return 2 * self.annealed_pairs
 
     def draws(self, rung: str) -> int:
         """Number of noise draws for a stochastic rung."""
-        return draws_of(rung, self.rungs, self.pairs, self.annealed_pairs)
+        return draws_of(rung, self.rungs, self.pairs, self.annealed_pairs, whole=self.whole)
 
     def of_documents(self, documents: int | None, *notes: str) -> Plan:
         """This plan for the first documents of its tier (None: for all), with further sentences on it.
@@ -134,8 +169,9 @@ def plan(
         tier: one of the task's, or what `Plan.tier` calls a part of one.
         rungs: names (for circuits, of backgrounds); `board` asks for what every row of the board has, `all`
             for every rung, and where there is a residual for annealed losses, couplings, refits and
-            Gaussianity, on a text for `compat` too. Default: the task's (of tier `demo` only `full`), but
-            `true`, a check, is then run on one batch only.
+            Gaussianity, on a text for `compat` too. Of these `coupled` (couplings) and `gaussianity` may be
+            named by themselves. Default: the task's (of tier `demo` only `full`), but `true`, a check, is
+            then run on one batch only.
         dtype: default: the tier's; but float32 on a CPU that has no units for bfloat16.
         compat: the field's own metrics: True for those of every peer, or names of peers (`saelens`, …).
         documents: how many of the tier's evaluation documents are measured; default: all.
@@ -171,7 +207,7 @@ def plan(
         calibration_windows=amount.calibration_windows,
         fit_windows=amount.fit_windows,
         device=pick_device(device).type,
-        annealed_pairs=_ANNEALED_PAIRS if whole else 0,
+        annealed_pairs=_ANNEALED_PAIRS if whole or {*COUPLINGS} & {*ordered} else 0,
         whole=whole,
         compat=bool(peers) or (whole and task.corpus is not None),
         peers=None if whole or not peers or peers == PEERS else peers,
@@ -217,9 +253,10 @@ def _ordered(
     if BOARD in chosen and BOARD in several:
         board = (rung for rung in BOARD_RUNGS if rung in known)
         chosen = (*(rung for rung in chosen if rung != BOARD), *board)
-    unknown = [rung for rung in chosen if rung not in known and rung != ALL]
+    parts = PARTS if task.kind.has_residual else ()
+    unknown = [rung for rung in chosen if rung not in known and rung != ALL and rung not in parts]
     if unknown:
-        names = ", ".join([*several, *known])
+        names = ", ".join([*several, *known, *parts])
         raise TaskError(f"there is no rung {unknown[0]!r}", fix=f"choose from: {names}")
     everything = ALL in chosen
     # Every other rung is compared with exact and with quantised codes alone; `raw` by itself needs neither.
@@ -230,7 +267,10 @@ def _ordered(
     )
     if rungs is None:  # one batch tells as much
         ordered = tuple(rung for rung in ordered if rung != _CHECK)
-    return ordered, everything
+    if everything:  # then they come by themselves
+        return ordered, everything
+    named = {*chosen, *(COUPLINGS if {*COUPLINGS} & {*chosen} else ())}
+    return (*ordered, *(part for part in parts if part in named)), everything
 
 
 def _asks(task: Task) -> tuple[str, ...]:

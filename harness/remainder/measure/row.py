@@ -45,7 +45,7 @@ from remainder.model.bridge import Runner
 from remainder.record.compat import Compat
 from remainder.record.metrics import Gaussianity
 from remainder.record.recordable import require_recordable
-from remainder.record.rungs import CODED, KERNELS, REFITS
+from remainder.record.rungs import CODED, CURVE, KERNELS, REFITS
 from remainder.record.schema import CalibrationInfo, Complexity, DescriptionFit
 from remainder.record.store import StoredRecord
 from remainder.residual.calibration import Calibration
@@ -129,7 +129,7 @@ class Row:
         self.calibration = Calibration.empty(
             self.loaded.task.site.width,
             device=self.loaded.device,
-            keep=any(KERNELS[rung].keeps for rung in self.plan.rungs),
+            keep=self.plan.keeps,
         )
         entries = [self.entry, *([] if self.reference is None else [self.reference])]
         require_recordable([info(each) for each in entries], self.log.warnings)
@@ -152,7 +152,8 @@ class Row:
         if not self.plan.is_bare:
             self.phase("choosing steps")
             self.sample.again = again
-            self.coder = fit_coder(self.sample, self.interpretation, self.loaded.device)
+            curve = {CODED: CURVE[CODED]} if self.plan.is_lean else CURVE
+            self.coder = fit_coder(self.sample, self.interpretation, self.loaded.device, curve=curve)
         paid = self.coder if isinstance(self.coder, Coder) else None
         if paid is not None:
             self.sets.calibration = paid.sets_of(self.sample, CODED)
@@ -187,7 +188,8 @@ class Row:
             self.description = fit_description(self.described, self.coder)
             self.described = None
         self.phase("fitting residual models")
-        rungs = {name: KERNELS[name] for name in dict.fromkeys([*self.plan.rungs, *self.plan.nulls])}
+        names = dict.fromkeys([*self.plan.rungs, *self.plan.nulls])
+        rungs = {name: KERNELS[name] for name in names if name in KERNELS}
         if CODED in rungs and isinstance(self.coder, str):
             del rungs[CODED]
             self.log.unmeasured[CODED] = self.coder
@@ -246,7 +248,7 @@ class Row:
         rebuilt = self.rebuilder.rebuild(batch, shared.x)
         if (coded := rebuilt.coded) is not None:
             self.sets.evaluation.append(keys_of(coded.symbols(coded.coder.points[CODED])))
-        if self.plan.whole:
+        if self.plan.tests_gaussianity:
             self.residuals.update(batch, rebuilt.scored)
         if text is not None and self.sums is None and "compat" not in self.log.unmeasured:
             self.sums = PeerSums(text, self.interpretation)

@@ -257,17 +257,20 @@ class _Group:
         self._each("calibration", Row.fit)
 
     def _couple(self) -> None:
-        if self.plan.whole and self.documents is None:
+        if self.plan.couples and self.documents is None:
             self._each("couplings", lambda row: row.couple(self._calibration))
 
     def _test_gaussianity(self) -> None:
-        if self.plan.whole and self.documents is None and self.part is None:
+        if self.plan.tests_gaussianity and self.documents is None and self.part is None:
             gradients = self._gradients()
             self._each("gaussianity", lambda row: row.test_gaussianity(gradients))
 
     def _transform_coding(self) -> None:
         """Transform coding on the evaluation windows, for rows whose ladder is of quantised codes."""
         rows = [row for row in self._alive if row.rebuilder.is_coded]
+        if self.plan.is_lean:
+            for row in rows:
+                row.log.unmeasured["reference"] = "this plan has no transform coding beside it"
         if not rows or not self.plan.has_reference or self.finer is not None or self.part is not None:
             return
         windows, asked = self._asked()

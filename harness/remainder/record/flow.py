@@ -9,7 +9,7 @@
    | `shape` | abs(full − permuted) ≤ 5 % of (sampled − zero): real rows cost what Gaussian ones do |
    | `perturbative` | abs(sampled − one) ≤ 10 % of (sampled − zero): one order in the noise tells the loss |
    | `raw` | abs(gap of raw) ≤ 5 % of that with nothing kept |
-   | `bath` | annealed − mean < 0 at amplitude 0.6 or 1: integrated out, the bath helps to predict |
+   | `bath` | the bath, integrated out, helps to predict: of two forms that `Bracket.criterion` tells |
 
 3. All shells' numbers of a criterion have simultaneous intervals. k_hi is the smallest shell from which on
    the upper ends meet the criterion, k_lo the same by lower ends: k* lies between them. With k_lo alone it is
@@ -17,6 +17,10 @@
    A shell that leaves nothing out meets every criterion.
 4. Several scales are claimed at once, so their levels are Holm's: those that are reached at 1 − 5 %/4 are
    claimed, the others are tried again at 1 − 5 %/m with the m that are left.
+
+`bath`, where amplitudes of source and noise were fitted (`couplings`): annealed(α*, β*) − annealed(0, β₀*)
+< 0, both sides fitted on calibration, so that a shrunk source is not credited to the bath. Else
+(`amplitudes`): annealed − mean < 0 at amplitude 0.6 or 1. Annealed losses are of all draws that a shell has.
 
 Zero, one and sampled are the orders of `record.orders`, of common draws; of circuits zero is the mean at each
 position, and there are no orders.
@@ -27,20 +31,27 @@ Source: protocol 1, section 8; protocol 2, sections 1 and 2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from remainder.record.bath import bath_of
+from remainder.record.bath import annealed_less
 from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap
 from remainder.record.number import FrozenModel, Sha256
 from remainder.record.orders import order_weights, shared_draws
-from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS
+from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS, COUPLINGS
 from remainder.record.schema import Record, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord
-from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
+from remainder.record.values import (
+    KL_ROUNDING,
+    Totals,
+    annealed_totals,
+    canonical_values,
+    column,
+    document_totals,
+)
 
 __all__ = [
     "SCALES",
@@ -74,6 +85,8 @@ class Bracket(FrozenModel):
     """Number of kept sources from which on it holds; null where that is not shown."""
     reason: str | None = None
     """Why it could not be looked for; null where it was."""
+    criterion: Literal["couplings", "amplitudes"] | None = None
+    """The form of the criterion, where it has two."""
 
     @property
     def verdict(self) -> str:
@@ -195,11 +208,13 @@ class Criterion(NamedTuple):
     """Whether one side below 0 is enough; else all have to be."""
     unknown: NDArray[np.bool_] | None = None
     """Sides that have no value, `[shells, sides]`: they may be below 0 or not; None: all have one."""
+    form: Literal["couplings", "amplitudes"] | None = None
+    """Which form of the criterion it is, where there are two."""
 
 
 def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterion: Criterion) -> Bracket:
     may, does = met(bootstrap, tokens, criterion)
-    return Bracket(low=_first(may, keeps), high=_first(does, keeps))
+    return Bracket(low=_first(may, keeps), high=_first(does, keeps), criterion=criterion.form)
 
 
 class Met(NamedTuple):
@@ -285,17 +300,33 @@ def _perturbative(shells: Shells) -> Criterion | str:
 
 
 def _bath(shells: Shells) -> Criterion | str:
+    if _missing(shells, *COUPLINGS) is None:
+        return _paid(shells, {"coupled": "scaled"}, "couplings")
     if lacking := _missing(shells, "mean", *BATH):
         return lacking
+    return _paid(shells, dict.fromkeys(BATH, "mean"), "amplitudes")
+
+
+def _paid(
+    shells: Shells, pairs: Mapping[str, str], form: Literal["couplings", "amplitudes"]
+) -> Criterion | str:
+    """Annealed losses of some rungs, of all their draws, each less the loss of a rung without noise."""
     sides, unknown = [], []
+    bootstrap = Bootstrap(len(shells.totals[0]["clean"]), seed=0)
     for totals, table in zip(shells.totals, shells.tables, strict=True):
-        points = bath_of(Bootstrap(len(totals["clean"]), seed=0), table, totals) or ()
-        unknown.append([point.difference.value is None for point in points])
-        annealed = [annealed_totals(table, rung).get(2 * BATH_PAIRS[rung]) for rung in BATH]
-        if any(one is None for one in annealed):
-            return "the amplitudes have too few draws for an annealed loss"
-        sides.append([column(one, "annealed") - _loss(totals, "mean") for one in annealed if one is not None])
-    return Criterion(np.asarray(sides, dtype=np.float64), any_side=True, unknown=np.array(unknown))
+        of_shell, tokens = [], column(totals["clean"], "tokens")
+        for rung, still in pairs.items():
+            draws = annealed_totals(table, rung)
+            if max(draws, default=0) < 2 * BATH_PAIRS.get(rung, 2):
+                return f"rung {rung} has too few draws for an annealed loss"
+            annealed = draws[max(draws)]
+            less = column(annealed, "annealed") - _loss(totals, still)
+            # What moves nothing has no best amplitude, and rounding would decide.
+            of_shell.append(np.zeros_like(less) if np.abs(less).sum() < KL_ROUNDING * tokens.sum() else less)
+            unknown.append(annealed_less(bootstrap, annealed, totals, still).value is None)
+        sides.append(of_shell)
+    is_unknown = np.array(unknown).reshape(len(shells.keeps), len(pairs))
+    return Criterion(np.asarray(sides, dtype=np.float64), any_side=True, unknown=is_unknown, form=form)
 
 
 _COLUMNS = {"shape": _shape, "perturbative": _perturbative, "raw": _raw, "bath": _bath}

@@ -26,11 +26,14 @@ __all__ = [
     "CODED",
     "CONDITIONAL_MEANS",
     "COUPLED",
+    "COUPLINGS",
     "CURVE",
     "ERROR_RUNGS",
     "FOLDS",
+    "GAUSSIANITY",
     "KERNELS",
     "NULLS",
+    "PARTS",
     "PERTURBATIVE",
     "REFERENCE_MEAN",
     "REFITS",
@@ -275,15 +278,18 @@ ANNEALED = ("full", "permuted", "coupled")
 """Rungs whose annealed loss is a headline of the deep plan."""
 
 
-def draws_of(rung: str, rungs: Collection[str], pairs: int, annealed_pairs: int) -> int:
+def draws_of(
+    rung: str, rungs: Collection[str], pairs: int, annealed_pairs: int, *, whole: bool = False
+) -> int:
     """Number of draws of a noisy rung, measured among `rungs`.
 
     Args:
         pairs: antithetic pairs of every rung.
-        annealed_pairs: of those in `ANNEALED`, if more.
+        annealed_pairs: of those in `ANNEALED`, if more; in plans that are not whole, of the bath's rungs.
+        whole: whether the plan is the deep one.
     """
     together = set(rungs) >= BATH_PAIRS.keys()
-    more = annealed_pairs if rung in ANNEALED else 0
+    more = annealed_pairs if rung in (ANNEALED if whole else (*BATH, *COUPLINGS)) else 0
     return 2 * max(pairs, more, BATH_PAIRS.get(rung, 0) if together else 0)
 
 
@@ -292,6 +298,15 @@ COUPLED = RungSpec("noise × α*, source × β*", f"{_GAUSSIAN}:Coupled", "norma
 
 SCALED = COUPLED._replace(adds="source × β₀*, no noise", noise="none")
 """The mean residual beside the source at the amplitude that is best without noise; α is 0."""
+
+COUPLINGS = ("coupled", "scaled")
+"""Rungs with fitted amplitudes: of the deep plan, and of others that name one of them."""
+
+GAUSSIANITY = "gaussianity"
+"""The name that asks for tests of Gaussianity, which are no rung."""
+
+PARTS = (*COUPLINGS, GAUSSIANITY)
+"""Parts of the deep plan that another plan may name among its rungs."""
 
 BESIDE = {"coupled": COUPLED.adds, "scaled": SCALED.adds, "model": "the untouched model"}
 """Rows of a record that tables show below the ladder, and what each adds."""

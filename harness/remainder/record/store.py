@@ -33,6 +33,7 @@ from remainder.record.json import (
 )
 from remainder.record.memorised import CHECK, check_memorised
 from remainder.record.metrics import Gaussianity, Metrics
+from remainder.record.rungs import GAUSSIANITY
 from remainder.record.schema import (
     SCHEMA_VERSION,
     CalibrationInfo,
@@ -104,7 +105,7 @@ def make_record(
         RecordError: a number is NaN or infinite, a path of this machine would be stored, or a rung that was
             to be measured is not among the values.
     """
-    if absent := set(measurement.rungs) - set(values["rung"]) - set(measurement.unmeasured):
+    if absent := set(measurement.rungs) - {*values["rung"], *measurement.unmeasured, GAUSSIANITY}:
         fix = "measure them or leave them out of the rungs"
         raise RecordError(f"no values for the rungs {sorted(absent)}", fix=fix)
     table = canonical_values(values)
@@ -184,6 +185,8 @@ class MeasurementSettings(Protocol):
     @property
     def pairs(self) -> int: ...
     @property
+    def annealed_draws(self) -> int: ...
+    @property
     def dtype(self) -> str: ...
     @property
     def device(self) -> str: ...
@@ -214,6 +217,8 @@ def measurement_key(
         reference: the finer interpretation that stands in for the model, if any.
         version: of this package.
     """
+    # Of the deep plan, which has always as many, nothing is said.
+    annealed = {} if settings.whole or not settings.annealed_draws else {"annealed": settings.annealed_draws}
     return content_hash(
         {
             "task": task.hash,
@@ -224,6 +229,7 @@ def measurement_key(
             "whole": settings.whole,
             "compat": settings.compat if settings.peers is None else sorted(settings.peers),
             "pairs": settings.pairs,
+            **annealed,
             "dtype": settings.dtype,
             "device": settings.device,
             "protocol": str(protocol),

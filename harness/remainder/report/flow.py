@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from remainder.base.wrapping import fill
 from remainder.record.flow import SCALES, Flow
 from remainder.record.number import Number
+from remainder.record.rungs import GAUSSIANITY
 from remainder.record.schema import Record
 from remainder.report.layout import FORMATS, WIDTH, require_format
 from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
@@ -66,6 +67,37 @@ def _ratio(name: str) -> Callable[[Record], Number]:
     return of
 
 
+def _coupling(name: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        couplings = record.metrics.couplings
+        none = Number.null("amplitudes were not fitted")
+        found: Number | None = none if couplings is None else getattr(couplings, name)
+        return none if found is None else found
+
+    return of
+
+
+def _annealed(rung: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        found = record.metrics.rungs.get(rung)
+        if found is None or found.annealed is None:
+            return Number.null(f"rung {rung} has no annealed loss")
+        return found.annealed.gap
+
+    return of
+
+
+def _kurtosis(name: str) -> Callable[[Record], Number]:
+    def of(record: Record) -> Number:
+        found = record.metrics.gaussianity
+        if found is None:
+            why = record.measurement.unmeasured.get(GAUSSIANITY, "Gaussianity was not tested")
+            return Number.null(why)
+        return Number.bare(getattr(found.radial_kurtosis, name), "its null is of Gaussian surrogates")
+
+    return of
+
+
 def _kl(record: Record) -> Number:
     return record.metrics.rungs["raw"].quenched.kl
 
@@ -82,11 +114,12 @@ def _fvu(record: Record) -> Number:
     return Number(**ends, reason=explained.reason)
 
 
-PARTS = ("What the bath costs", "Order by order, and integrated out", "What the bath looks like")
+PARTS = ("What the bath costs", "Order by order", "Integrated out", "What the bath looks like")
 """Tables, by their titles; the first has the flow's own."""
+_HIDDEN = len(PARTS)  # of what data alone hold, and no table
 
 COLUMNS = {
-    "fvu": Column("left out", 0, _fvu, "share of the activation's variance, of exact codes"),
+    "fvu": Column("left out", 0, _fvu, "squared size of the bath over the activation's variance"),
     "bits": Column("bits", 0, lambda record: record.complexity.bits_per_token, "of the codes, a token"),
     "gap_raw": Column("raw", 0, _gap("raw"), "the bath left out"),
     "kl_raw": Column("KL", 0, _kl, "to the clean model, of raw"),
@@ -97,13 +130,25 @@ COLUMNS = {
     "two": Column("two", 1, _order("two"), "to second order"),
     "sampled": Column("sampled", 1, _order("sampled"), "the noise itself, of common draws"),
     "perturbativity": Column("π", 1, _order("perturbativity"), "(sampled − one)/(one − zero)"),
-    "annealed_06": Column("bath × .6", 1, _bath(0), "annealed loss less that of the mean, noise × .6"),
-    "annealed_1": Column("bath × 1", 1, _bath(1), "the same, noise × 1; below 0 the bath helps"),
-    "gap_permuted": Column("permuted", 2, _gap("permuted"), "the bath of other tokens, or prompts"),
-    "gap_cluster": Column("cluster", 2, _gap("cluster"), "a Gaussian in each cell of what is kept"),
-    "gap_neighbour": Column("neighbour", 2, _gap("neighbour"), "the bath of the nearest token"),
-    "rho_even": Column("ρ even", 2, _ratio("even"), "harm of the bath over that of Gaussian noise"),
-    "rho_odd": Column("ρ odd", 2, _ratio("odd"), "its part that turns with the bath's sign"),
+    "annealed_06": Column(
+        "bath × .6", 2, _bath(0), "annealed loss less that of the mean, noise × .6, 4 pairs"
+    ),
+    "annealed_1": Column("bath × 1", 2, _bath(1), "the same, noise × 1; below 0 the bath helps"),
+    "annealed_loss_06": Column(
+        "ann. × .6", 2, _annealed("full-0.6"), "annealed loss, where draws are enough"
+    ),
+    "annealed_loss_1": Column("ann. × 1", 2, _annealed("full"), "the same, noise × 1"),
+    "alpha": Column("α*", 2, _coupling("alpha"), "amplitude of the noise that predicts best"),
+    "beta": Column("β*", 2, _coupling("beta"), "amplitude of the source beside it"),
+    "beta_alone": Column("β₀*", _HIDDEN, _coupling("beta_alone"), "that of the source alone"),
+    "worth": Column("worth", 2, _coupling("difference"), "annealed(α*, β*) less the loss at β₀* alone"),
+    "gap_permuted": Column("permuted", 3, _gap("permuted"), "the bath of other tokens, or prompts"),
+    "gap_cluster": Column("cluster", 3, _gap("cluster"), "a Gaussian in each cell of what is kept"),
+    "gap_neighbour": Column("neighbour", 3, _gap("neighbour"), "the bath of the nearest token"),
+    "rho_even": Column("ρ even", 3, _ratio("even"), "harm of the bath over that of Gaussian noise"),
+    "rho_odd": Column("ρ odd", 3, _ratio("odd"), "its part that turns with the bath's sign"),
+    "kurtosis": Column("κ̂", 3, _kurtosis("value"), "radial kurtosis of the bath, 0 of a Gaussian"),
+    "kurtosis_null": Column("κ̂ null", 3, _kurtosis("null_high"), "97.5 % of Gaussians are below"),
 }
 """Numbers of a shell by their keys, in the order of tables."""
 
@@ -113,8 +158,11 @@ SAYS = {
     "shape": "it costs what a Gaussian does (5 %)",
     "perturbative": "one order tells its cost (10 %)",
     "raw": "leaving it out costs under 5 % of all",
-    "bath": "integrated out, it helps to predict",
+    "bath": "integrated out, it helps",
 }
+
+FORMS = {None: "", "couplings": " (at α*, β*)", "amplitudes": " (noise × .6 or × 1)"}
+"""Forms of a criterion."""
 
 
 def flow_frame(flow: Flow, records: Sequence[Record]) -> pd.DataFrame:
@@ -190,7 +238,7 @@ def _verdicts(flow: Flow) -> list[str]:
     lines = ["The scales, from which k on (95 %, all shells and scales together):"]
     for name in SCALES:
         bracket = flow.scales[name]
-        told = SAYS[name] if bracket.reason is None else bracket.reason
+        told = SAYS[name] + FORMS[bracket.criterion] if bracket.reason is None else bracket.reason
         lines.append(f"{f'k_{name}':15} {bracket.verdict:18} {told}")
     if flow.ties:
         lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")

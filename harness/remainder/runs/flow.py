@@ -16,24 +16,42 @@ from remainder.errors import RecordError, TaskError
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
+from remainder.measure.estimate import Estimate, estimate, passes_of
 from remainder.measure.keeping import ORDERS, Sources, look_at_sources
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.record.flow import Flow, FlowShell, MeasuredFlow, Shells, brackets_of
 from remainder.record.flow_file import require_shells, write_flow
-from remainder.record.rungs import BOARD
+from remainder.record.rungs import AMPLITUDES, CODED, GAUSSIANITY
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
 from remainder.runs.circuit_shells import circuit_shells
 from remainder.submission.shells import Shell
 from remainder.submission.submission import Entry, PromptEntry, SiteEntry
 
-__all__ = ["RUNGS", "Planned", "flow_plan", "keeps_of", "measure_flow", "plan_flow", "require_asked"]
+__all__ = [
+    "RUNGS",
+    "Planned",
+    "estimate_flow",
+    "flow_plan",
+    "keeps_of",
+    "measure_flow",
+    "plan_flow",
+    "require_asked",
+    "sharp_of",
+]
 
-RUNGS = (BOARD, "renormalised-mean")
-"""Rungs of every shell: those of a row of the board, and what the kept codes tell of the rest."""
+RUNGS = (
+    *("raw", CODED, "mean", *AMPLITUDES, "permuted"),
+    *("renormalised-mean", "mirror", "noise-fitted"),
+)
+"""Rungs of every shell, about thirty passes; others may be asked for."""
 
 _ORDER, _RATIO = "dynamic", 2.0
+_PAIRS, _FEWER_PAIRS = 8, 4
+"""Antithetic pairs of annealed losses, at three shells and at the others."""
+_TESTED = 1024
+"""Width up to which residuals are tested for Gaussianity unasked; time grows with its cube."""
 _DOCUMENTS = 16  # of a text: a first look at ten shells in minutes
 
 
@@ -61,20 +79,47 @@ def keeps_of(full: int, ratio: float, shells: int | None = None) -> tuple[int, .
     return (0, *reversed(found if shells is None else found[: shells - 1]))
 
 
+def sharp_of(keeps: Sequence[int]) -> frozenset[int]:
+    """The three shells whose annealed losses are of more draws: ends and middle in log k, of those above 0.
+
+    Scales are spread evenly in log k, and where they lie is not known when this is decided.
+    """
+    above = [keep for keep in keeps if keep > 0]
+    if len(above) <= 3:
+        return frozenset(above)
+    middle = min(above[1:-1], key=lambda keep: abs(2 * math.log(keep) - math.log(above[0] * above[-1])))
+    return frozenset({above[0], middle, above[-1]})
+
+
 def flow_plan(
     loaded: LoadedTask, tier: str, documents: int | None, dtype: str | None, *, more: Sequence[str] = ()
 ) -> Plan:
-    """The plan of every shell.
+    """The plan of the shells whose annealed losses are of most draws; see `Planned.plan_of`.
 
     Args:
         documents: of the evaluation split; default: 16 of a text, else all of the tier.
-        more: further rungs of a site.
+        more: rungs besides, and parts of the deep plan: `coupled` (amplitudes of source and noise),
+            `gaussianity` (unasked where the site is narrow enough).
+
+    Raises:
+        TaskError: as `measure.plan.plan`; or something is asked of circuits besides.
     """
     task = loaded.task
     if documents is None and task.corpus is not None and task.tier(tier).evaluation_windows > _DOCUMENTS:
         documents = _DOCUMENTS
-    rungs = (*RUNGS, *more) if task.kind.has_residual else (*task.rungs, "mean")
-    return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
+    if not task.kind.has_residual:
+        rungs = (*task.rungs, "mean", *more)
+        return plan(task, tier, rungs=rungs, dtype=dtype, documents=documents, device=loaded.device.type)
+    tested = (GAUSSIANITY,) if task.site.width <= _TESTED else ()
+    found = plan(
+        task,
+        tier,
+        rungs=(*RUNGS, *tested, *more),
+        dtype=dtype,
+        documents=documents,
+        device=loaded.device.type,
+    )
+    return found if found.whole else found._replace(annealed_pairs=_PAIRS, is_lean=True)
 
 
 class Planned(NamedTuple):
@@ -88,6 +133,13 @@ class Planned(NamedTuple):
     ties: int
     shells: Mapping[int, Entry]
     """Submissions by how many sources each keeps, ascending."""
+
+    def plan_of(self, keep: int) -> Plan:
+        """The plan of a shell: annealed losses of most of them are of fewer draws."""
+        if self.plan.whole or keep in sharp_of(tuple(self.shells)):
+            return self.plan
+        fewer = _FEWER_PAIRS if self.plan.couples else 0  # what the bath has anyway
+        return self.plan._replace(annealed_pairs=min(self.plan.annealed_pairs, fewer))
 
 
 def plan_flow(
@@ -162,23 +214,26 @@ def measure_flow(
     Raises:
         RemainderError: a shell cannot be measured; finished ones are kept.
     """
-    loaded, entries = planned.loaded, list(planned.shells.values())
-    rows = sweep(
-        loaded.task,
-        entries,
-        planned.plan,
-        out,
-        loaded=loaded,
-        device=loaded.device.type,
-        fresh=fresh,
-        progress=progress,
-    )
+    loaded = planned.loaded
     stored: dict[int, StoredRecord] = {}
-    for keep, row in zip(planned.shells, rows, strict=True):
-        if row.finished is None:
-            assert row.problem is not None
-            raise row.problem
-        stored[keep] = StoredRecord(row.finished.record, row.finished.values)
+    for settings in dict.fromkeys(map(planned.plan_of, planned.shells)):
+        keeps = [keep for keep in planned.shells if planned.plan_of(keep) == settings]
+        rows = sweep(
+            loaded.task,
+            [planned.shells[keep] for keep in keeps],
+            settings,
+            out,
+            loaded=loaded,
+            device=loaded.device.type,
+            fresh=fresh,
+            progress=progress,
+        )
+        for keep, row in zip(keeps, rows, strict=True):
+            if row.finished is None:
+                assert row.problem is not None
+                raise row.problem
+            stored[keep] = StoredRecord(row.finished.record, row.finished.values)
+    stored = {keep: stored[keep] for keep in planned.shells}
     first = next(iter(stored.values())).record
     flow = Flow(
         protocol=loaded.task.protocol,
@@ -208,6 +263,14 @@ def _require_same(flow: Flow, stored: Mapping[int, StoredRecord]) -> None:
     except RecordError as problem:
         fix = "measure all shells in one go, by --fresh (Python: fresh=True), or into a folder of their own"
         raise RecordError(f"{flow.submission.name} on {flow.task.id}: {problem.what}", fix=fix) from problem
+
+
+def estimate_flow(planned: Planned) -> Estimate:
+    """Foresee the measurement of all shells; see `measure.estimate`."""
+    plans = [planned.plan_of(keep) for keep in planned.shells]
+    least = min(plans, key=lambda one: passes_of(one).row)
+    more = sum(passes_of(one).row - passes_of(least).row for one in plans)
+    return estimate(planned.loaded, list(planned.shells.values()), least, more=more)
 
 
 def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> dict[int, Entry]:
