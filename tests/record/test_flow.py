@@ -7,9 +7,22 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers.tables import table_of
 
-from remainder.record.flow import Bracket, Criterion, Shells, _bath, _bracket, _first, _within
+from remainder.record.flow import (
+    Bracket,
+    Criterion,
+    Shells,
+    _bath,
+    _bracket,
+    _first,
+    _within,
+    brackets_of,
+)
 from remainder.record.intervals import Bootstrap, Ratio
+from remainder.record.schema import Record
+from remainder.record.store import StoredRecord
+from remainder.record.values import canonical_values
 
 TOKENS = np.full(40, 10.0)
 
@@ -190,3 +203,91 @@ def test_amplitudes_that_change_nothing_claim_nothing() -> None:
 def test_one_pair_gives_no_annealed_loss() -> None:
     found = _bath(bath_shells(of_bath(coupled=False), {"full-0.6": (4,), "full": (4,)}))
     assert found == "rung full-0.6 has too few draws for an annealed loss"
+
+
+# ---------------------------------------------------------------- criteria against the words of the protocol
+
+
+def logistic(bath: float, impurity: float) -> dict[str, np.ndarray]:
+    """Exact losses of documents of one token each, y drawn from sigmoid(3 t), t = s + r, of which s is kept.
+
+    The rest is r = impurity · (±1) + sqrt(bath) · g; integrals by Gauss–Hermite quadrature.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    source = np.random.default_rng(3).normal(size=40)
+    signs = np.array([-1.0, 1.0])
+    real = (impurity * signs[:, None] + np.sqrt(bath) * nodes).ravel()
+    real_weights = np.concatenate([weights, weights]) / 2
+    size = np.sqrt(impurity**2 + bath)
+
+    def logs(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        t = 3 * (source[:, None] + noise)
+        return -np.logaddexp(0, -t), -np.logaddexp(0, t)
+
+    chance = np.exp(logs(real)[0]) @ real_weights  # of y = 1, given what is kept
+
+    def loss(noise: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        yes, no = logs(noise)
+        return -(chance * (yes @ weight) + (1 - chance) * (no @ weight))
+
+    def annealed(noise: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        yes, no = (np.exp(log) @ weight for log in logs(noise))
+        return -(chance * np.log(yes) + (1 - chance) * np.log(no))
+
+    yes, no = logs(real)
+    none, one = np.zeros(1), np.ones(1)
+    return {
+        "clean": -(np.exp(yes) * yes + np.exp(no) * no) @ real_weights,
+        "raw": loss(none, one),
+        "mean": loss(none, one),
+        "full-0.3": loss(0.3 * size * nodes, weights),
+        "full-0.6": loss(0.6 * size * nodes, weights),
+        "full": loss(size * nodes, weights),
+        "permuted": loss(real, real_weights),
+        "annealed full-0.6": annealed(0.6 * size * nodes, weights),
+        "annealed full": annealed(size * nodes, weights),
+    }
+
+
+BATHS = [(1.0, 1.5), (0.6, 0.0), (0.15, 0.3), (0.02, 0.0), (0.0, 0.0)]
+"""Variance of the Gaussian part and size of the impurity, of shells that keep more and more."""
+
+
+def stored(losses: dict[str, np.ndarray]) -> StoredRecord:
+    """The values of a shell, with the annealed loss of four pairs of draws that are all alike."""
+    told = {rung: loss for rung, loss in losses.items() if not rung.startswith("annealed ")}
+    drawn = {rung: np.repeat(told[rung][:, None], 8, axis=1) for rung in ("full-0.6", "full")}
+    ends = {rung: np.full((40, 8), np.nan) for rung in drawn}
+    for rung, end in ends.items():
+        end[:, -1] = losses[f"annealed {rung}"]
+    return StoredRecord(Record.model_construct(), canonical_values(table_of(told | drawn, None, ends, ends)))
+
+
+def test_scales_of_a_logistic_model_are_those_of_its_integrals() -> None:
+    """Each criterion is decided once more, from exact losses and the words of the protocol."""
+    exact = [logistic(*bath) for bath in BATHS]
+    pooled = [{rung: float(loss.mean()) for rung, loss in shell.items()} for shell in exact]
+
+    def one(at: dict[str, float]) -> float:
+        # Γ(α) − Γ(0) = a₂α² + a₄α⁴ at .3 and .6, solved for a₂ by hand.
+        return at["mean"] + (16 * (at["full-0.3"] - at["mean"]) - (at["full-0.6"] - at["mean"])) / 1.08
+
+    met = {
+        "shape": [abs(at["full"] - at["permuted"]) <= 0.05 * (at["full"] - at["mean"]) for at in pooled],
+        "perturbative": [abs(at["full"] - one(at)) <= 0.1 * (at["full"] - at["mean"]) for at in pooled],
+        "raw": [at["raw"] - at["clean"] <= 0.05 * (pooled[0]["raw"] - pooled[0]["clean"]) for at in pooled],
+        "bath": [
+            min(at["annealed full-0.6"], at["annealed full"]) < at["mean"] or at["full"] == at["mean"]
+            for at in pooled
+        ],
+    }
+    found = brackets_of(Shells.of(dict(enumerate(map(stored, exact)))), seed=0)
+    for name, holds in met.items():
+        right = next(keep for keep in range(len(holds)) if all(holds[keep:]))
+        assert found[name].reason is None, name
+        assert found[name].low is not None, name
+        assert found[name].low <= right, (name, holds, found[name])
+        assert found[name].high is None or right <= found[name].high, (name, holds, found[name])
+    # The shells were chosen so that the scales differ.
+    assert [sum(holds) for holds in met.values()] != [len(BATHS)] * 4

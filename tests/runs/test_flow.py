@@ -457,6 +457,47 @@ def test_kept_has_what_the_whole_one_has() -> None:
     assert hasattr(kept, "skip") == hasattr(Shrink(), "skip")
 
 
+class Counted(Shrink):
+    """Counts how often it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        self.times += 1
+        return super().encode(x)
+
+
+def test_shells_share_the_codes_of_a_batch_and_have_the_numbers_that_they_have_alone(tmp_path: Path) -> None:
+    loaded, counted = make_loaded(), Counted()
+    settings = plan(loaded.task, "quick", rungs=("raw", "mean"))
+    planned = plan_flow(loaded, object_submission(counted, "all"), settings, order="energy", keeps=(2, 5, 9))
+    before = counted.times
+    together = measure_flow(planned, tmp_path / "together")
+    for_all, before = counted.times - before, counted.times
+    for keep, record in zip((2, 5, 9), together.records, strict=True):
+        alone, _ = loaded.measure(planned.shells[keep], settings)
+        assert alone.metrics == record.metrics
+    for_three = counted.times - before
+    assert for_all < 0.6 * for_three  # what is left is mostly the rules, which each shell has to keep
+
+
+class Restless(Shrink):
+    """Never encodes the same twice."""
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().encode(x) * (1 + 0.1 * torch.rand(()))
+
+
+def test_shells_of_what_is_not_deterministic_are_refused() -> None:
+    loaded = make_loaded()
+    with pytest.raises(InterpretationError, match="the same activations"):
+        plan_flow(
+            loaded, object_submission(Restless(), "restless"), plan(loaded.task, "quick"), order="index"
+        )
+
+
 def test_orders_rank_by_what_they_say() -> None:
     loaded = make_loaded()
     rows = loaded.rows("calibration")

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["Kept", "Some"]
+__all__ = ["Kept", "Shared", "Some"]
 
 
 def _largest(
@@ -54,6 +54,39 @@ class Some:
         assert self.sizes is not None
         contributions = codes.detach().abs() * self.sizes.to(codes)
         return torch.where(_largest(contributions, self.keep), codes, torch.zeros_like(codes))
+
+
+class Shared:
+    """An interpretation that several shells ask in turn: the codes of the last activations are at hand.
+
+    Encoding takes most of a reconstruction's time, and all shells begin with the same codes. Whether `encode`
+    is deterministic has to be checked of `inner` itself.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self._asked: Tensor | None = None
+        self._codes: Tensor | None = None
+        if callable(getattr(inner, "skip", None)):
+            self.skip = inner.skip
+        if isinstance(matrix := getattr(inner, "W_dec", None), Tensor):
+            self.W_dec = matrix
+
+    def encode(self, x: Float[Tensor, "docs pos d"]) -> Float[Tensor, "docs pos features"]:
+        """All codes, which nobody may change in place."""
+        if self._codes is None or self._asked is None or not _same(self._asked, x):
+            self._asked = x.clone()  # encode may work in place
+            self._codes = self.inner.encode(x)
+        return self._codes
+
+    def decode(self, codes: Float[Tensor, "docs pos features"]) -> Float[Tensor, "docs pos d"]:
+        """The reconstruction by these codes."""
+        decoded: Tensor = self.inner.decode(codes)
+        return decoded
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first, second)
 
 
 class Kept:

@@ -162,12 +162,21 @@ class Adapted:
         have a hundred times the usual norm.
         """
         codes = self.encode(x)
+        return codes, self.completed(codes, x, mask)
+
+    def completed(
+        self,
+        codes: Float[Tensor, "docs pos features"],
+        x: Float[Tensor, "docs pos d"],
+        mask: Bool[Tensor, "docs pos"] | None = None,
+    ) -> Float[Tensor, "docs pos d"]:
+        """The reconstruction of activations whose codes are known; see `reconstruct`."""
         reconstruction = self.decode(codes)
         passed = self.skip(x)
         if passed is not None:
             reconstruction = reconstruction + passed
         self.require_finite(codes, reconstruction, mask)
-        return codes, reconstruction
+        return reconstruction
 
     def require_finite(
         self,

@@ -28,6 +28,7 @@ from remainder.base.cache import Progress, silent
 from remainder.errors import InterpretationError
 from remainder.interpretation.kept import Some
 from remainder.interpretation.protocol import Adapted
+from remainder.interpretation.rules import check_conformance
 from remainder.loading.activations import Batch
 from remainder.loading.site import SiteTask
 from remainder.measure.codes import CodeSample
@@ -90,8 +91,8 @@ def look_at_sources(
     """The sources of a submission, in an order of keeping.
 
     Raises:
-        InterpretationError: it cannot be built, its codes are not finite, it has no sources, or none with
-            contributions where the order needs them.
+        InterpretationError: it cannot be built, breaks a rule, has codes that are not finite, no sources, or
+            none with contributions where the order needs them.
     """
     with torch.inference_mode():
         found = _Look(loaded, build(loaded, entry, plan, Log()), plan, progress or silent)
@@ -116,7 +117,7 @@ class _Look:
 
     def _batches(self, windows: int) -> Iterator[tuple[Batch, Tensor]]:
         batches = self.loaded.activations("calibration", windows).batches
-        for batch in batches(self.loaded.batch_size, self.loaded.device):
+        for batch in batches(max(self.loaded.batch_size, 2), self.loaded.device):  # rules need two windows
             yield batch, self.adapted.choose(batch.prefix.x_in, batch.prefix.x_out)
 
     def run(self, *, attributed: bool) -> None:
@@ -124,6 +125,8 @@ class _Look:
         for batch, read in self._batches(self.plan.calibration_windows):
             self.progress(f"{self.adapted.name}: sources", seen, None)
             here = batch.spliced
+            if not seen:  # shells share its codes, so that of them it could not be told
+                check_conformance(self.adapted, read, here, batch.prefix.x_out)
             codes, rebuilt = self.adapted.reconstruct(read, here)
             target = self.adapted.coded(batch.prefix.x_out, read)
             left = batch.prefix.x_out - rebuilt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,14 +24,25 @@ class Rebuilt:
 
     codes: Float[Tensor, "docs pos features"]
     """Exact ones."""
-    exact: Float[Tensor, "docs pos d"]
-    scored: Float[Tensor, "docs pos d"]
-    """The reconstruction by quantised codes at the point `coded`; by exact ones where the ladder is exact."""
+    decode: Callable[[], Tensor]
+    """Decodes the exact codes."""
     coded: CodedBatch | None
     """Null where codes are not paid for."""
     spliced: Bool[Tensor, "docs pos"]
     step: int | None
     """The step of the codes that `scored` stands on; None: exact ones."""
+
+    @cached_property
+    def exact(self) -> Float[Tensor, "docs pos d"]:
+        """The reconstruction by exact codes; made when it is first asked for."""
+        return self.decode()
+
+    @cached_property
+    def scored(self) -> Float[Tensor, "docs pos d"]:
+        """The reconstruction by quantised codes at the point `coded`; of an exact ladder, by exact ones."""
+        if self.coded is None or self.step is None:
+            return self.exact
+        return self.coded.reconstruction(self.step)
 
     @cached_property
     def kept(self) -> Codes:
@@ -58,11 +70,10 @@ class Rebuilder:
             x: the model's own activation; that of the batch may be another interpretation's.
         """
         read = self.interpretation.choose(batch.prefix.x_in, x)
-        codes, exact = self.interpretation.reconstruct(read, batch.spliced)
+        codes = self.interpretation.encode(read)
+        decode = partial(self.interpretation.completed, codes, read, batch.spliced)
         if self.coder is None:
-            return Rebuilt(codes, exact, exact, None, batch.spliced, None)
+            return Rebuilt(codes, decode, None, batch.spliced, None)
         coded = CodedBatch(self.coder, codes, batch.prefix.x_out, batch.spliced)
-        if not self.is_coded:
-            return Rebuilt(codes, exact, exact, coded, batch.spliced, None)
-        step = self.coder.points[CODED]
-        return Rebuilt(codes, exact, coded.reconstruction(step), coded, batch.spliced, step)
+        step = self.coder.points[CODED] if self.is_coded else None
+        return Rebuilt(codes, decode, coded, batch.spliced, step)

@@ -38,9 +38,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.record.bath import annealed_less
-from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap
+from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap, Ratio
 from remainder.record.number import FrozenModel, Sha256
-from remainder.record.orders import order_weights, shared_draws
+from remainder.record.orders import order_weights, shape_of, shared_draws
 from remainder.record.rungs import AMPLITUDES, BATH, BATH_PAIRS, COUPLINGS
 from remainder.record.schema import Record, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord
@@ -278,7 +278,7 @@ def _shape(shells: Shells) -> Criterion | str:
     zero = _zero(shells)
     if lacking := _missing(shells, "full", "permuted", zero):
         return lacking
-    shapes = [_loss(totals, "full") - _loss(totals, "permuted") for totals in shells.totals]
+    shapes = [shape.numerator for totals in shells.totals if isinstance(shape := shape_of(totals), Ratio)]
     rooms = [_loss(totals, "full") - _loss(totals, zero) for totals in shells.totals]
     return _within(shapes, rooms, _SHARES["shape"])
 

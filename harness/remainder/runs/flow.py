@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from remainder.base.cache import Progress
 from remainder.errors import RecordError, TaskError
+from remainder.interpretation.kept import Shared
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.prompts import PromptTask
 from remainder.loading.site import SiteTask
@@ -274,6 +276,7 @@ def estimate_flow(planned: Planned) -> Estimate:
 
 
 def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> dict[int, Entry]:
+    shared = replace(sources.adapted, inner=Shared(sources.adapted.inner))
     return {
         keep: Shell(
             entry,
@@ -281,7 +284,7 @@ def _site_shells(entry: SiteEntry, sources: Sources, keeps: Sequence[int]) -> di
             keep,
             sources.full,
             sources.ties,
-            adapted=sources.adapted,
+            adapted=shared,
             some=sources.keeping(keep),
         )
         for keep in keeps
