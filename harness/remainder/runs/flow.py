@@ -24,7 +24,7 @@ from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.record.flow import Flow, FlowShell, MeasuredFlow, Shells, brackets_of
 from remainder.record.flow_file import require_shells, write_flow
-from remainder.record.rungs import AMPLITUDES, CODED, GAUSSIANITY
+from remainder.record.rungs import AMPLITUDES, GAUSSIANITY
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
 from remainder.runs.circuit_shells import circuit_shells
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 RUNGS = (
-    *("raw", CODED, "mean", *AMPLITUDES, "permuted"),
+    *("raw", "mean", *AMPLITUDES, "permuted"),
     *("renormalised-mean", "mirror", "noise-fitted"),
 )
-"""Rungs of every shell, about thirty passes; others may be asked for."""
+"""Rungs of every shell beside its codes, about thirty passes; others may be asked for."""
 
 _ORDER, _RATIO = "dynamic", 2.0
 _PAIRS, _FEWER_PAIRS = 8, 4
