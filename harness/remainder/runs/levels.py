@@ -46,7 +46,7 @@ def levels_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str
         TaskError: the task has no activations at a site.
     """
     _require_site(loaded)
-    return flow_plan(loaded, tier, documents, dtype, more=RUNGS)
+    return flow_plan(loaded, tier, documents, dtype, more=RUNGS)._replace(annealed_pairs=0)
 
 
 def plan_levels(
