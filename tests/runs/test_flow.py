@@ -480,7 +480,8 @@ def test_shells_share_the_codes_of_a_batch_and_have_the_numbers_that_they_have_a
         alone, _ = loaded.measure(planned.shells[keep], settings)
         assert alone.metrics == record.metrics
     for_three = counted.times - before
-    assert for_all < 0.6 * for_three  # what is left is mostly the rules, which each shell has to keep
+    # Two of three find the codes of 4 batches of calibration, twice, and of 5 of `fit`; rules are each one's.
+    assert for_three - for_all >= 2 * 13
 
 
 class Restless(Shrink):
