@@ -26,6 +26,7 @@ def flow(
     keep: Sequence[int] | None = None,
     ratio: float | None = None,
     shells: int | None = None,
+    also: Sequence[str] = (),
     out: str | Path = "results",
     name: str | None = None,
     tier: str = "quick",
@@ -54,6 +55,8 @@ def flow(
         keep: how many sources the shells keep; default: by `ratio` and `shells`.
         ratio: how many times the sources of a shell the one above it keeps; default: 2.
         shells: how many at most, beside the one that keeps none; default: all.
+        also: rungs of every shell besides, such as `cluster` and `neighbour`; `coupled` fits amplitudes of
+            source and noise, which `k_bath` then compares at.
         out: the folder where records are kept, and found again; the flow's own file lies there too.
         documents: of the evaluation split; default: 16 of a text, else all of the tier.
         fresh: measure finished shells too.
@@ -73,7 +76,7 @@ def flow(
         planned = plan_flow(
             loaded,
             entry,
-            flow_plan(loaded, tier, documents, dtype),
+            flow_plan(loaded, tier, documents, dtype, more=(also,) if isinstance(also, str) else also),
             order=order,
             keeps=keeps,
             ratio=ratio,

@@ -10,14 +10,14 @@ import pandas as pd
 from rich.console import RenderableType
 
 from remainder.base.wrapping import fill
-from remainder.record.flow import SCALES, Flow
+from remainder.record.flow import SCALES, Bracket, Flow
 from remainder.record.number import Number
 from remainder.record.rungs import GAUSSIANITY
 from remainder.record.schema import Record
 from remainder.report.layout import FORMATS, WIDTH, require_format
 from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
 
-__all__ = ["COLUMNS", "PARTS", "SAYS", "flow_frame", "render_flow", "title_of"]
+__all__ = ["COLUMNS", "PARTS", "flow_frame", "render_flow", "says_of", "title_of"]
 
 
 class Column(NamedTuple):
@@ -154,15 +154,20 @@ COLUMNS = {
 
 _UNIT = "Losses are less that of the clean model, nats a token."
 
-SAYS = {
+_SAYS = {
     "shape": "it costs what a Gaussian does (5 %)",
     "perturbative": "one order tells its cost (10 %)",
     "raw": "leaving it out costs under 5 % of all",
     "bath": "integrated out, it helps",
 }
 
-FORMS = {None: "", "couplings": " (at α*, β*)", "amplitudes": " (noise × .6 or × 1)"}
+_FORMS = {None: "", "couplings": " (at α*, β*)", "amplitudes": " (noise × .6 or × 1)"}
 """Forms of a criterion."""
+
+
+def says_of(name: str, bracket: Bracket) -> str:
+    """A few words on the criterion of a scale, or why it could not be looked for."""
+    return _SAYS[name] + _FORMS[bracket.criterion] if bracket.reason is None else bracket.reason
 
 
 def flow_frame(flow: Flow, records: Sequence[Record]) -> pd.DataFrame:
@@ -238,8 +243,7 @@ def _verdicts(flow: Flow) -> list[str]:
     lines = ["The scales, from which k on (95 %, all shells and scales together):"]
     for name in SCALES:
         bracket = flow.scales[name]
-        told = SAYS[name] + FORMS[bracket.criterion] if bracket.reason is None else bracket.reason
-        lines.append(f"{f'k_{name}':15} {bracket.verdict:18} {told}")
+        lines.append(f"{f'k_{name}':15} {bracket.verdict:18} {says_of(name, bracket)}")
     if flow.ties:
         lines.append(f"{flow.ties} source(s) tie with the one before: their indices decide.")
     return lines

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from remainder.record.flow import SCALES, Flow
 from remainder.record.number import Number
 from remainder.record.schema import Record
-from remainder.report.flow import COLUMNS, PARTS, SAYS
+from remainder.report.flow import COLUMNS, PARTS, says_of
 
 __all__ = ["FlowTable", "ScaleLine", "scale_lines", "tables_of_flow"]
 
@@ -60,6 +60,6 @@ def tables_of_flow(flow: Flow, records: Sequence[Record]) -> list[FlowTable]:
 def scale_lines(flow: Flow) -> list[ScaleLine]:
     """The scales of a flow."""
     return [
-        ScaleLine(f"k_{name}", bracket.verdict, SAYS[name] if bracket.reason is None else bracket.reason)
+        ScaleLine(f"k_{name}", bracket.verdict, says_of(name, bracket))
         for name, bracket in ((name, flow.scales[name]) for name in SCALES)
     ]
