@@ -209,7 +209,7 @@ class Criterion(NamedTuple):
     unknown: NDArray[np.bool_] | None = None
     """Sides that have no value, `[shells, sides]`: they may be below 0 or not; None: all have one."""
     form: Literal["couplings", "amplitudes"] | None = None
-    """Which form of the criterion it is, where there are two."""
+    """The form of the criterion, where there are two."""
 
 
 def _bracket(bootstrap: Bootstrap, tokens: Array, keeps: Sequence[int], criterion: Criterion) -> Bracket:
