@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from remainder.record.circuit_summary import HEADLINE
 from remainder.record.flow import Flow
 from remainder.record.number import Number
 from remainder.record.schema import Record
@@ -63,7 +64,6 @@ class Stack(NamedTuple):
     """Parts that add up to the Gaussian gap."""
 
     name: str
-    says: str
     parts: tuple[Part, ...]
 
 
@@ -90,22 +90,6 @@ Of = Callable[[Record], Number]
 
 def _column(key: str) -> Of:
     return COLUMNS[key].of
-
-
-def _coupling(name: str) -> Of:
-    def of(record: Record) -> Number:
-        found = record.metrics.couplings
-        number: Number | None = None if found is None else getattr(found, name)
-        return Number.null("amplitudes were not fitted") if number is None else number
-
-    return of
-
-
-def _kurtosis(record: Record) -> Number:
-    found = record.metrics.gaussianity
-    if found is None:
-        return Number.null("the residual was not tested for Gaussianity")
-    return Number.bare(found.radial_kurtosis.value, "it is compared with surrogates")
 
 
 def _way(name: str) -> Of:
@@ -185,7 +169,7 @@ _PANELS = (
         "Shape κ̂, strength π",
         "0: Gaussian, weak",
         (
-            _Curve("κ̂", _kurtosis, GREEN, "-", "D", "kurtosis"),
+            _Curve("κ̂", _column("kurtosis"), GREEN, "-", "D", "kurtosis"),
             _Curve("π", _column("perturbativity"), PURPLE, "--", "^", "perturbativity"),
         ),
         levels=(0.0,),
@@ -196,8 +180,8 @@ _PANELS = (
         "Best amplitudes",
         "amplitude",
         (
-            _Curve("noise α*", _coupling("alpha"), ORANGE, "-", "o"),
-            _Curve("source β*", _coupling("beta"), BLACK, "--", "s"),
+            _Curve("noise α*", _column("alpha"), ORANGE, "-", "o"),
+            _Curve("source β*", _column("beta"), BLACK, "--", "s"),
         ),
         levels=(0.0, 1.0),
     ),
@@ -219,7 +203,7 @@ _PANELS = (
         (
             _Curve("noise × .6", _column("annealed_06"), SKY, "--", "o"),
             _Curve("noise × 1", _column("annealed_1"), BLUE, "-", "D"),
-            _Curve("noise × α*", _coupling("difference"), VERMILION, ":", "s"),
+            _Curve("noise × α*", _column("worth"), VERMILION, ":", "s"),
         ),
         levels=(0.0,),
         knee=1e-2,
@@ -283,21 +267,26 @@ def _orders(record: Record, keep: int) -> list[Number]:
 
 def _telescope(record: Record, keep: int) -> list[Number]:
     found = record.metrics.conditional
-    if found is not None:
+    if found is not None and found.not_found.value is not None:
         return [found.not_found, found.found, found.shape]
-    points = list(record.circuits.points.values())
-    circuit = points[-1].telescope if points else None
+    point = record.circuits.points.get(HEADLINE)
+    circuit = None if point is None else point.telescope
     if circuit is not None:
         return [circuit.rest, circuit.dependence, circuit.shape]
-    return [Number.null("not all rungs of the telescope were measured")] * 3
+    return [Number.null("no conditional sampler was measured")] * 3
 
 
-_STACKS: tuple[
-    tuple[str, str, Callable[[Record, int], list[Number]], tuple[tuple[str, str, str], ...]], ...
-] = (
+def _two_terms(record: Record, keep: int) -> list[Number]:
+    real = COLUMNS["gap_permuted"].of(record)
+    return [real, _difference(COLUMNS["gap_full"].of(record), real)]
+
+
+_Looks = tuple[tuple[str, str, str], ...]
+_REST, _SHAPE = ("rest", GREY, ""), ("shape", VERMILION, "\\\\")
+
+_STACKS: tuple[tuple[str, Callable[[Record, int], list[Number]], _Looks], ...] = (
     (
         "orders",
-        "by orders of the noise",
         _orders,
         (
             ("left when codes tell", GREEN, ""),
@@ -306,36 +295,29 @@ _STACKS: tuple[
             ("higher orders", PURPLE, "\\\\"),
         ),
     ),
-    (
-        "telescope",
-        "by what is real in it",
-        _telescope,
-        (
-            ("rest", GREY, ""),
-            ("dependence", BLUE, "//"),
-            ("shape", VERMILION, "\\\\"),
-        ),
-    ),
+    ("telescope", _telescope, (_REST, ("dependence", BLUE, "//"), _SHAPE)),
+    ("telescope", _two_terms, (_REST, _SHAPE)),
 )
+"""Ways to take the gap apart: of those of one name the first that some shell has."""
 
 
 def stacks_of(flow: Flow, records: Sequence[Record]) -> list[Stack]:
     """The Gaussian gap of each shell, taken apart in one way or two; those that no shell has are left out.
 
     1. By orders: clean → told by the codes → the mean (zero) → one order → sampled.
-    2. By what is real: clean → the best conditional sampler (of circuits the counterfactual prompt) → real
-       rows of other tokens (`permuted`) → a Gaussian of their covariance.
+    2. By what is real: clean → the best conditional sampler, where one was measured (of circuits the
+       counterfactual prompt) → real rows of other tokens (`permuted`) → a Gaussian of their covariance.
 
     Args:
         records: of its shells, in their order.
     """
-    found = []
-    for name, says, of, parts in _STACKS:
+    found: dict[str, Stack] = {}
+    for name, of, parts in _STACKS:
         rows = [of(record, shell.keep) for record, shell in zip(records, flow.shells, strict=True)]
-        if any(all(number.value is not None for number in row) for row in rows):
+        if name not in found and any(all(number.value is not None for number in row) for row in rows):
             stacked = tuple(
                 Part(part, color, hatch, tuple(row[place] for row in rows))
                 for place, (part, color, hatch) in enumerate(parts)
             )
-            found.append(Stack(name, says, stacked))
-    return found
+            found[name] = Stack(name, stacked)
+    return list(found.values())
