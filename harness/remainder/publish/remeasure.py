@@ -40,7 +40,7 @@ from remainder.measure.seal import Remeasured
 from remainder.publish.comparison import compare
 from remainder.publish.shells import flow_of, shell_of
 from remainder.record.provenance import git_state, machine_name
-from remainder.record.rungs import ALL, CODED, NULLS
+from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.store import StoredRecord, read_record
 from remainder.record.values import of_split
@@ -291,18 +291,8 @@ def plan_of(record: Record, loaded: LoadedTask) -> Plan:
         compat=False,
         nulls=tuple(name for name in NULLS if name in record.metrics.rungs),
         annealed_pairs=stated.annealed_draws // 2,
-        is_lean=_is_lean(record),
-    )
-
-
-def _is_lean(record: Record) -> bool:
-    """Whether neither the curve nor transform coding was measured, as in a flow's plan alone."""
-    coding = record.complexity.coding
-    return (
-        coding is not None
-        and set(coding.steps) == {CODED}
-        and not coding.reference_steps
-        and "reference" in record.measurement.unmeasured
+        # A flow's own plan describes no lengths, though it has the rungs with which others do.
+        is_lean=record.submission.is_shell and found.describes and record.calibration.description is None,
     )
 
 
