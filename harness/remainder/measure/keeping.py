@@ -58,6 +58,7 @@ class Sources:
     """‖d_j‖; None where the decoder is not affine."""
     ranking: Int[Tensor, " features"] | None = None
     """Sources in a static order; None of `dynamic`."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     features: int = 0
     live: int = 0
     """Sources that calibration saw on."""
@@ -80,8 +81,9 @@ class Sources:
         """The first `keep` sources."""
         if self.ranking is None:
             return Some(keep, sizes=self.sizes)
-        chosen = torch.zeros(self.features, dtype=torch.bool)
-        chosen[self.ranking[:keep]] = True
+        # Beside the weights: else each shell would be moved there as a copy of its own.
+        chosen = torch.zeros(self.features, dtype=torch.bool, device=self.device)
+        chosen[self.ranking[:keep].to(self.device)] = True
         return Some(keep, chosen=chosen)
 
 
@@ -161,7 +163,8 @@ class _Look:
                 f"{name} has no source: no code was on at any calibration token",
                 fix="name an interpretation with codes, such as an SAE",
             )
-        found = Sources(self.adapted, order, self.loaded.task.seed, features=len(counts), most=self.most)
+        found = Sources(self.adapted, order, self.loaded.task.seed, device=self.loaded.device)
+        found.features, found.most = len(counts), self.most
         found.live = int((counts > 0).sum())
         if isinstance(self.decoder, AffineDecoder):
             found.sizes = torch.zeros(len(counts), device=self.loaded.device)
