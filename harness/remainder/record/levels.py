@@ -111,6 +111,8 @@ class _Sums(NamedTuple):
 
     totals: Totals
     table: pd.DataFrame
+    unmeasured: Mapping[str, str]
+    """The reason why a rung has no values, by its name."""
 
 
 def statements_of_records(records: Sequence[StoredRecord], *, seed: int) -> dict[str, tuple[Verdict, ...]]:
@@ -124,7 +126,10 @@ def statements_of_records(records: Sequence[StoredRecord], *, seed: int) -> dict
     """
     _require_chain([one.record for one in records])
     tables = [canonical_values(one.values) for one in records]
-    sums = [_Sums(document_totals(table), table) for table in tables]
+    sums = [
+        _Sums(document_totals(table), table, one.record.measurement.unmeasured)
+        for table, one in zip(tables, records, strict=True)
+    ]
     if any(list(one.totals["clean"].index) != list(sums[0].totals["clean"].index) for one in sums):
         raise ValueError("levels are measured on the same documents")
     return _statements(sums, seed=seed)
@@ -219,7 +224,9 @@ def _sides(*pairs: list[Array]) -> _Sides:
 
 def _lacking(one: _Sums, *rungs: str) -> str | None:
     missing = [rung for rung in rungs if rung not in one.totals]
-    return f"rung {missing[0]} was not measured" if missing else None
+    if not missing:
+        return None
+    return one.unmeasured.get(missing[0], f"rung {missing[0]} was not measured")
 
 
 def _less(one: _Sums, rung: str, other: str) -> Array:

@@ -37,10 +37,15 @@ SAYS = {
 """Statements in a few words."""
 
 
+def _unmeasured(record: Record, rung: str) -> Number:
+    """No number of a rung, and why."""
+    return Number.null(record.measurement.unmeasured.get(rung, f"rung {rung} was not measured"))
+
+
 def _gap(rung: str) -> Callable[[Record], Number]:
     def of(record: Record) -> Number:
         found = record.metrics.rungs.get(rung)
-        return Number.null(f"rung {rung} was not measured") if found is None else found.quenched.gap
+        return _unmeasured(record, rung) if found is None else found.quenched.gap
 
     return of
 
@@ -59,7 +64,7 @@ def _told(rung: str) -> Callable[[Record], Number]:
     def of(record: Record) -> Number:
         found = (record.calibration.conditional or {}).get(rung)
         if found is None:
-            return Number.null(f"rung {rung} was not measured")
+            return _unmeasured(record, rung)
         if found.explained is None:
             return Number.null("what is to be told does not vary")
         return Number.bare(found.explained, "held-out calibration documents")

@@ -19,9 +19,9 @@ __all__ = ["levels_figure"]
 _COSTS = {
     "gap_raw": ("left out (raw)", "black", "o"),
     "gap_full": ("Gaussian", BLUE, "^"),
-    "gap_permuted": ("real, of other tokens", ORANGE, "v"),
-    "gap_cluster": ("Gaussian of each cell", GREEN, "s"),
-    "gap_hetero": ("Gaussian, size told", VERMILION, "D"),
+    "gap_permuted": ("other tokens", ORANGE, "v"),
+    "gap_cluster": ("of each cell", GREEN, "s"),
+    "gap_hetero": ("size told", VERMILION, "D"),
 }
 _LOOKS = {"rho_even": ("ρ even", BLUE, "o"), "rho_odd": ("ρ odd", ORANGE, "s")}
 _WORDS = {"holds": GREEN, "fails": VERMILION, "open": GREY, "–": GREY}
@@ -39,6 +39,10 @@ def levels_figure(levels: Levels, records: Sequence[Record]) -> Figure:
     costs.set_title("What a level costs in the next finer one", **TITLE)
     _draw(costs, columns, _COSTS)
     legend(costs)
+    costs.get_legend().set_ncols(len(_COSTS))
+    positive = [one.value for key in _COSTS for one in columns[key] if one.value]
+    if positive and min(positive) > 0:
+        costs.set_yscale("symlog", linthresh=max(min(positive), 1e-4))
     plain(costs, "loss − finer (nats per token)", grid="y")
     looks.set_title("Its harm over that of Gaussian noise of its covariance", **TITLE)
     looks.axhline(1, color=GREY, lw=0.8)

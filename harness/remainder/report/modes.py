@@ -1,0 +1,81 @@
+"""A discretised bath as a table: the error of one mode a shell, over the ratio of shells. Needs no torch."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.console import RenderableType
+
+from remainder.base.wrapping import fill
+from remainder.record.modes import Discretisation
+from remainder.report.layout import FORMATS, WIDTH, require_format
+from remainder.report.text import (
+    Notes,
+    draw,
+    format_value,
+    frame_cells,
+    in_words,
+    plain_table,
+    render_cells,
+    render_frame,
+)
+
+__all__ = ["modes_frame", "render_modes"]
+
+_KEPT = {"reading": "gᵀΣg, what the loss reads", "trace": "tr Σ, the power (control)"}
+_HEADINGS = ["a mode keeps", "Λ", "shells", "error", "spread over z"]
+
+
+def modes_frame(found: Discretisation) -> pd.DataFrame:
+    """One row a ratio and kind of mode."""
+    return pd.DataFrame(
+        {
+            "kind": row.kind,
+            "ratio": row.ratio,
+            "shells": " ".join(map(str, row.shells)),
+            **frame_cells("error", row.error),
+            "spread": row.spread,
+        }
+        for row in found.modes
+    )
+
+
+def render_modes(
+    found: Discretisation, format: str = "table", *, width: int = WIDTH, color: bool = False
+) -> str:
+    """The discretisation as text; `csv` has a row a ratio, `json` all of it.
+
+    Raises:
+        RecordError: there is no such format.
+    """
+    require_format(format, FORMATS)
+    if format == "csv":
+        return render_frame(modes_frame(found), format)
+    if format == "json":
+        return found.model_dump_json(indent=1) + "\n"
+    notes = Notes()
+    title = (
+        f"{found.submission} on {found.task}, tier {found.tier}: {found.keep} of {found.sources} sources "
+        f"kept ({found.order}), the others in shells of one Gaussian mode each"
+    )
+    rows = [
+        [
+            _KEPT[row.kind],
+            f"{row.ratio:g}",
+            f"{min(row.shells)} to {max(row.shells)}",
+            notes.cell(row.error),
+            format_value(row.spread),
+        ]
+        for row in found.modes
+    ]
+    below = [
+        *notes.lines(),
+        "error: loss, averaged over shifts z, less that of one independent mode a source; spread: largest "
+        "less smallest loss of a shift. Nats a token.",
+        f"The bath's own Gaussian costs {in_words(found.bath)} more than its mean; one independent mode a "
+        f"source costs {in_words(found.sources_apart)} more than that.",
+    ]
+    if format == "table":
+        lines = [fill(line, width, hanging="  ") for line in below]
+        shown: list[RenderableType] = [fill(title, width), "", plain_table(_HEADINGS, rows), *lines]
+        return draw(shown, width=width, color=color)
+    return render_cells(_HEADINGS, rows, format, title=title, notes=below)
