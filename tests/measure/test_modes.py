@@ -162,7 +162,8 @@ def test_single_modes_on_the_chain_against_the_exact_law() -> None:
     known = formulas.expected(formulas.Parameters(branching=2, kept=3))
     found = measure_modes(loaded, entry, settings, order="index", keep=3)
     assert within(found.bath, known["full"] - known["mean"])
-    assert within(found.sources_apart, 0.0)
+    # Parts are independent, and correlate on calibration rows by what is left of their evenness.
+    assert found.sources_apart.value == pytest.approx(0.0, abs=3e-4)
     for row in found.modes:
         assert within(row.error, 0.0)
         assert row.spread < 0.002

@@ -39,7 +39,7 @@ def levels_figure(levels: Levels, records: Sequence[Record]) -> Figure:
     costs.set_title("What a level costs in the next finer one", **TITLE)
     _draw(costs, columns, _COSTS)
     legend(costs)
-    costs.get_legend().set_ncols(len(_COSTS))
+    costs.set_title(costs.get_title(loc="left"), **(TITLE | {"pad": 30}))  # above two lines of the legend
     positive = [one.value for key in _COSTS for one in columns[key] if one.value]
     if positive and min(positive) > 0:
         costs.set_yscale("symlog", linthresh=max(min(positive), 1e-4))
