@@ -109,7 +109,7 @@ def measure_modes(
 
 @dataclass
 class _Bath:
-    """What is left out, shell by shell."""
+    """The part that is left out, shell by shell."""
 
     loaded: SiteTask
     sources: Sources

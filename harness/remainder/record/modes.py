@@ -22,7 +22,7 @@ from remainder.record.values import Totals, column
 __all__ = ["KINDS", "Discretisation", "Discretised", "discretisation_of", "mode_rung"]
 
 KINDS = ("reading", "trace")
-"""What a mode keeps of its shell: gᵀΣg, or tr Σ."""
+"""The power of its shell that a mode keeps: gᵀΣg, or tr Σ."""
 
 
 def mode_rung(kind: str, ratio: float, shift: float) -> str:
@@ -67,7 +67,7 @@ def discretisation_of(
     *,
     seed: int,
 ) -> tuple[Number, Number, tuple[Discretised, ...]]:
-    """What the noise of a bath costs, what correlations of its sources matter, and the error of every ratio.
+    """The cost of a bath's noise, the part of it that correlations of sources make, and every ratio's error.
 
     Args:
         totals: of rungs `clean`, `mean`, `full`, `independent` and those of `mode_rung`.
