@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 # Of what pip says only the large downloads and the long last step: enough to see that it is alive. The loop, and
 # with it the recipe, fails if pip did.
@@ -12,7 +13,7 @@ SHORTLY := while read -r line; do case "$$line" in \
 	FAILED) exit 1 ;; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo site validate test test-all bench dist floors release-check lint format clean
+.PHONY: help install demo site docs address validate test test-all bench dist floors release-check lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -23,6 +24,11 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) --quiet --upgrade pip
 	@{ $(PIP_INSTALL) --progress-bar off --editable ".[dev]" || echo FAILED; } | $(SHORTLY)
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	@echo "Installing what builds the documentation ..."
+	@{ $(PIP_INSTALL) --progress-bar off --editable ".[docs]" || echo FAILED; } | $(SHORTLY)
 	@touch $@
 
 install: $(STAMP)  ## make the environment
@@ -36,6 +42,13 @@ demo: $(STAMP)  ## score an autoencoder of a real model, a control with a known 
 site: $(STAMP)  ## build the board from the records in leaderboard/results, into site/
 	$(BIN)/remainder board build
 
+docs: $(DOCS_STAMP)  ## build the documentation into build/docs; fails at a dead link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "To read and search it: $(BIN)/remainder board serve --site build/docs"
+
+address: $(STAMP)  ## fail while the address of the repository is not set; ADDRESS=https://… sets it for once
+	@$(BIN)/python docs/mkdocs/address.py
+
 validate: $(STAMP)  ## measure the benchmark itself, and write docs/validation.md
 	$(BIN)/remainder validate
 
@@ -47,7 +60,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --maxprocesses=
 test: $(STAMP)  ## quick tests
 	$(PYTEST)
 
-test-all: $(STAMP)  ## slow tests too
+test-all: $(DOCS_STAMP)  ## slow tests too
 	$(PYTEST) -m ""
 
 # Two processes of one thread each: what is held against peers, and circuits, take as long as all others together.
@@ -66,7 +79,7 @@ dist: $(STAMP)  ## build both wheels and the source distribution, and try them i
 floors: $(STAMP)  ## try the oldest dependencies that pyproject.toml allows
 	$(BIN)/python tests/packaging/floors.py
 
-release-check: lint test-all dist floors  ## all that must hold before a release
+release-check: lint test-all docs dist floors address  ## all that must hold before a release
 
 lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import typechecks
@@ -70,3 +73,18 @@ def remainder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return Outcome(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The Chromium of the machine, else the one that playwright has fetched; skipped without either."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    with sync_api.sync_playwright() as driver:
+        try:
+            running = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
+        yield running
+        running.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,23 +19,7 @@ from remainder.record.schema import TaskInfo
 
 pytestmark = pytest.mark.slow
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
 TASK = "tasks/family.task.v1.html"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The Chromium of the machine, else the one that playwright has fetched; skipped without either."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with sync_api.sync_playwright() as driver:
-        try:
-            running = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started: {str(error).splitlines()[0]}")
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

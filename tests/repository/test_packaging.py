@@ -67,7 +67,7 @@ def test_version_is_the_same_everywhere() -> None:
 def test_every_direct_dependency_has_one_exact_pin_on_every_python(python: str) -> None:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    wanted = map(Requirement, [*project["dependencies"], *extras["test"], *extras["lint"]])
+    wanted = map(Requirement, [*project["dependencies"], *extras["test"], *extras["lint"], *extras["docs"]])
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
     for requirement in wanted:
         if requirement.marker and not requirement.marker.evaluate(environment):

@@ -89,8 +89,8 @@ class Ranking:
 class NodeRanking:
     """A ranking by scores of nodes: of all writers, which excludes the logits.
 
-    Raises: InterpretationError: if the shape is wrong, a score is infinite, or a node other than the input
-        has none.
+    Raises:
+        InterpretationError: the shape is wrong, a score is infinite, or a node other than the input has none.
     """
 
     graph: Graph
@@ -137,8 +137,9 @@ class NodeRanking:
 class Sized:
     """Circuits given outright, one for each of one or more sizes.
 
-    Raises: InterpretationError: if there is none, a size is not a share, or a circuit is of another graph or
-        keeps more edges than its size says.
+    Raises:
+        InterpretationError: there is none, a size is not a share, or a circuit is of another graph or keeps
+            more edges than its size says.
     """
 
     graph: Graph

@@ -67,7 +67,7 @@ def prepare_graphs(
 
     Args:
         graphs: a file of circuit-tracer or Neuronpedia, a folder of them, or several; all of one model.
-        transcoders: the set that they were made with: a folder, or OWNER/REPO[/FOLDER][@REVISION] of a hub.
+        transcoders: the set that they were made with: a folder, or `OWNER/REPO[/FOLDER][@REVISION]` of a hub.
         model: a folder or id, in place of the one that the set names.
         prompts: other prompts, whose activations removed nodes carry: texts, or a file with one a line;
             default: other orders of each graph's own words.
