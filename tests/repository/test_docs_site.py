@@ -86,6 +86,7 @@ def test_the_site_has_a_page_for_everything(site: Path) -> None:
 @pytest.mark.parametrize("width", [1280, 375])
 def test_pages_fit_and_ask_nobody_else(browser: Any, served: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(120_000)  # a machine that is busy is no fault of a page
     page, asked, complaints = context.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
@@ -105,10 +106,11 @@ def test_pages_fit_and_ask_nobody_else(browser: Any, served: str, width: int, sc
 @SITE
 def test_search_finds_a_function(browser: Any, served: str) -> None:
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.set_default_timeout(120_000)
     page.goto(f"{served}index.html")
     page.get_by_role("textbox", name="Search").fill("evaluate_all")
     found = page.locator(".md-search-result__link").first
-    found.wait_for(timeout=20_000)
+    found.wait_for()
     hrefs = [link.get_attribute("href") for link in page.locator(".md-search-result__link").all()]
     assert any("reference/python/score.html" in str(href) for href in hrefs), hrefs
     page.context.close()
