@@ -8,10 +8,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pandas as pd
 import pytest
 from terminal import Command
+from tests.board.test_browser import Tab, browser
 from tiny import Shrink, make_loaded
 
 import remainder as library
@@ -25,11 +28,11 @@ from remainder.board.snapshot import make_snapshot
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError, TaskError
 from remainder.loading.site import SiteTask
-from remainder.record.flow_file import flow_id, read_flow
+from remainder.record.flow_file import flow_id, flow_schema, read_flow
 from remainder.report.flow import render_flow
 from remainder.report.flow_result import FlowResult
 
-Built = board_build.BoardBuild
+__all__ = ["browser"]  # a fixture
 RUNGS = ("raw", "full")
 
 
@@ -191,6 +194,27 @@ def test_flows_are_exported_a_row_for_each_shell(
     assert not (tmp_path / "a.csv").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_flow_fits_a_phone_and_its_figure_can_be_explored(
+    width: int, results: Path, tmp_path: Path, browser: Any
+) -> None:
+    board_build.build(results, tmp_path / "site")
+    tab = Tab(browser, tmp_path / "site", viewport={"width": width, "height": 900})
+    (name,) = (path.name for path in (tmp_path / "site" / "records").glob("*.html"))
+    page = tab.open(f"records/{name}")
+    still, plot = page.locator(".flow [data-still]"), page.locator(".flow [data-plot]")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.locator("[data-zoom]").click()
+    page.wait_for_selector(".flow .plotly .point")
+    assert (still.is_visible(), plot.is_visible()) == (False, True)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.locator("[data-zoom]").click()
+    assert (still.is_visible(), plot.is_visible()) == (True, False)
+    assert tab.complaints == []
+    tab.context.close()
+
+
 # ------------------------------------------------------------------------------------------- remainder.flow
 
 
@@ -202,6 +226,7 @@ def test_the_call_gives_what_the_command_shows(flow: FlowResult, tmp_path: Path)
     assert max(map(len, repr(flow).splitlines())) <= 120
     assert flow.save(tmp_path / "flow.svg").stat().st_size > 5_000
     assert read_flow(flow.path).flow == flow.flow
+    jsonschema.validate(json.loads(flow.path.read_text(encoding="utf-8")), flow_schema())
     html = flow._repr_html_()
     for line in ("k_raw", "<td", "shrink on tiny/site"):
         assert line in html

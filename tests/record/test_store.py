@@ -16,6 +16,8 @@ import pytest
 from synthetic_records import fake_hash, synthetic_record
 from synthetic_values import synthetic_values
 
+from remainder.base.paths import project_root
+from remainder.build import load_script
 from remainder.errors import RecordError
 from remainder.record.find import find_record, fullest_record
 from remainder.record.json import canonical_json, content_hash, significant
@@ -308,8 +310,12 @@ def test_the_state_of_a_checkout(tmp_path: Path) -> None:
     assert git_state(tmp_path / "inner") is None
 
 
-def test_the_schema_can_be_published() -> None:
+def test_the_schemas_that_are_published_are_those_of_the_files() -> None:
+    """What `python docs/examples/schemas.py` writes is what lies in docs/schemas."""
     assert "result_id" in Record.model_json_schema()["properties"]
+    script = load_script(project_root() / "docs" / "examples" / "schemas.py")
+    for name, text in script.schemas().items():
+        assert (script.FOLDER / name).read_text(encoding="utf-8") == text, name
 
 
 def test_a_record_cannot_be_changed(record: Record) -> None:

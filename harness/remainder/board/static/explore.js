@@ -144,12 +144,13 @@
     const draw = async () => {
       const Plotly = await plotly();
       const narrow = matchMedia("(max-width: 700px)").matches;
-      const panels = figure.layout.grid.rows * figure.layout.grid.columns;
+      const panels = Object.keys(figure.layout).filter((key) => key.startsWith("xaxis")).length;
       const layout = {
         ...figure.layout,
         height: narrow ? 280 * panels : figure.layout.height,
         grid: narrow ? { ...figure.layout.grid, rows: panels, columns: 1 } : figure.layout.grid,
         font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--ink") },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--quiet"), activecolor: colour("--ink") },
       };
       for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
         layout[name] = { ...layout[name], gridcolor: colour("--line"), zerolinecolor: colour("--edge") };

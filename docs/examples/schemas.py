@@ -1,0 +1,26 @@
+"""The JSON schemas of the files that results consist of, written into docs/schemas: run it after a change.
+
+python docs/examples/schemas.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from remainder.record.flow_file import flow_schema
+from remainder.record.schema import Record
+
+FOLDER = Path(__file__).resolve().parents[1] / "schemas"
+
+
+def schemas() -> dict[str, str]:
+    """The content of each file, by its name."""
+    found = {"flow.json": flow_schema(), "record.json": Record.model_json_schema()}
+    return {name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in found.items()}
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in schemas().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
