@@ -264,7 +264,7 @@ def test_a_flow_that_is_interrupted_goes_on_and_writes_its_file_last(
     settings = {"name": "shrink", "order": "index", "keep": [0, 16], "out": tmp_path}
 
     def stop(doing: str, done: int, total: int | None) -> None:
-        if doing.startswith("1 of 2 done"):
+        if re.match(r"1 of \d done", doing):
             raise KeyboardInterrupt
 
     monkeypatch.setenv("REMAINDER_GROUP_GB", "0.000001")  # one shell after another

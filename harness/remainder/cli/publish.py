@@ -37,8 +37,8 @@ def verify(
         list[str],
         typer.Argument(
             metavar="PATH...",
-            help="Records (.json), flows (.flow), folders of results, names of submissions, or how a record's "
-            "id begins.",
+            help="Records (.json), flows (.flow), folders of results, names of submissions, or how a "
+            "record's id begins.",
         ),
     ],
     write: Annotated[
