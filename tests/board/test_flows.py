@@ -14,7 +14,7 @@ import jsonschema
 import pandas as pd
 import pytest
 from terminal import Command
-from tests.board.test_browser import Tab, browser
+from tests.board.test_browser import Tab
 from tiny import Shrink, make_loaded
 
 import remainder as library
@@ -32,7 +32,6 @@ from remainder.record.flow_file import flow_id, flow_schema, read_flow
 from remainder.report.flow import render_flow
 from remainder.report.flow_result import FlowResult
 
-__all__ = ["browser"]  # a fixture
 RUNGS = ("raw", "full")
 
 
