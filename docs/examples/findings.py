@@ -1,4 +1,4 @@
-"""Write the findings: docs/findings.md, docs/findings-1.md, their figures, and the README's table.
+"""Write the findings: docs/findings.md, docs/findings-1.md, figures, and what README and tour take of them.
 
     python docs/examples/findings.py
 
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from remainder.errors import RecordError
@@ -38,24 +39,25 @@ from remainder.task.spec import Task, load_task
 if TYPE_CHECKING:
     import findings_codes as codes
     import findings_noise as noise
+    import findings_pairs as pairs
     import findings_protocol_1 as protocol_1
     import findings_words as words
     from findings_words import Rows, Side
 else:
-    codes, noise, protocol_1, words = (
+    codes, noise, pairs, protocol_1, words = (
         load_script(Path(__file__).with_name(f"findings_{name}.py"))
-        for name in ("codes", "noise", "protocol_1", "words")
+        for name in ("codes", "noise", "pairs", "protocol_1", "words")
     )
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "leaderboard" / "results"
 PAGE, FIRST_PAGE = ROOT / "docs" / "findings.md", ROOT / "docs" / "findings-1.md"
-README = ROOT / "README.md"
+README, TOUR = ROOT / "README.md", ROOT / "docs" / "tour.md"
 FIGURES = ROOT / "docs" / "figures"
 
-DETAILED: tuple[str, ...] = ("tiny/wiki",)
-"""Tasks whose rows the page shows one by one. Add smollm2-135m/resid-15 once all of its rows are measured."""
+DETAILED: tuple[str, ...] = ("smollm2-135m/resid-15", "tiny/wiki")
+"""Tasks whose rows the page shows one by one."""
 
 COUNTED: tuple[str, ...] = (
     *(
@@ -65,6 +67,7 @@ COUNTED: tuple[str, ...] = (
         "tiny/modular-addition",
         "tiny/rule-and-noise",
     ),
+    *(f"smollm2-135m/{site}" for site in ("resid-8", "resid-22", "mlp-15", "attn-15")),
     *("tiny/wiki-mlp", "tracr/frac-prevs", "tracr/histogram", "tracr/reverse"),
 )
 """Further tasks, whose rows are counted in the overview."""
@@ -79,8 +82,11 @@ PICTURES = {
 
 NO_TASK = "*No task of this page has all of its rows yet.*"
 
-README_TASK = "tiny/wiki"
-"""The task whose default columns stand in the README."""
+TOUR_TASKS = ("smollm2-135m/resid-15", "smollm2-135m/ioi")
+"""Tasks whose tables, as `show` prints them, stand in the tour."""
+
+PAIRED = "smollm2-135m/resid-15"
+"""The task whose dictionaries are compared in pairs."""
 
 SECTIONS = {
     "default columns": codes.default_columns,
@@ -116,8 +122,9 @@ def read_rows(results: Path, name: str) -> Rows | str:
 
 
 def lacking_rungs(task: Task, record: Record) -> list[str]:
-    """Rungs of the board's plan that the record neither has nor gives a reason for."""
-    wanted = [rung for rung in BOARD_RUNGS if rung != CODED or task.ladder == "coded"]
+    """Rungs of the board's plan, or of the task's own, that the record neither has nor gives a reason for."""
+    rungs = BOARD_RUNGS if task.kind.has_residual else task.rungs
+    wanted = [rung for rung in rungs if rung != CODED or task.ladder == "coded"]
     having = {*record.metrics.rungs, *record.measurement.unmeasured}
     return [rung for rung in wanted if rung not in having]
 
@@ -230,18 +237,24 @@ def first_blocks() -> dict[str, str]:
     }
 
 
-def filled_readme(text: str, detailed: Sequence[Rows]) -> str:
-    """The README with its table of default columns as it is now.
+def filled_tour(text: str, shown: Sequence[Rows]) -> str:
+    """The tour with its tables of default columns as they are now.
 
     Raises:
-        KeyError: it has no such table.
+        KeyError: it lacks one of them.
     """
-    records = next(rows.records for rows in detailed if rows.task == README_TASK)
-    table = render(records).strip()
-    found = re.compile(rf"^{README_TASK}, version .*?(?=\n```$)", re.MULTILINE | re.DOTALL)
-    if len(found.findall(text)) != 1:
-        raise KeyError(f"the README has no table of {README_TASK}")
-    return found.sub(lambda _: table, text)
+    for rows in shown:
+        found = re.compile(rf"^{rows.task}, version .*?(?=\n```$)", re.MULTILINE | re.DOTALL)
+        if len(found.findall(text)) != 1:
+            raise KeyError(f"the tour has no table of {rows.task}")
+        table = render(rows.records).strip()
+        text = found.sub(lambda _, table=table: table, text)  # type: ignore[misc]
+    return text
+
+
+def give_colours(axes: Axes, rows: Rows) -> None:
+    """Another colour for each row: those that come by themselves begin again after ten."""
+    axes.set_prop_cycle(color=plt.get_cmap("tab10" if len(rows.records) <= 10 else "tab20").colors)  # type: ignore[attr-defined]
 
 
 def curves(detailed: Sequence[Rows]) -> Figure:
@@ -250,6 +263,7 @@ def curves(detailed: Sequence[Rows]) -> Figure:
         1, len(detailed), figsize=(5.2 * len(detailed), 4), layout="constrained", squeeze=False
     )
     for axes, rows in zip(panels[0], detailed, strict=True):
+        give_colours(axes, rows)
         codings = [(r.submission.name, r.metrics.coding) for r in rows.records if r.metrics.coding]
         reference = codings[0][1].reference
         axes.plot(
@@ -278,6 +292,7 @@ def explained(detailed: Sequence[Rows]) -> Figure:
         1, len(detailed), figsize=(6.2 * len(detailed), 3.4), layout="constrained", squeeze=False
     )
     for axes, rows in zip(panels[0], detailed, strict=True):
+        give_colours(axes, rows)
         numbers: set[int] = set()
         for record in rows.records:
             fit = (record.calibration.conditional or {}).get("neighbour")
@@ -296,7 +311,7 @@ def explained(detailed: Sequence[Rows]) -> Figure:
 
 def require_checkout() -> None:
     """Raise RecordError if this script was copied out of the repository, whose pages it writes."""
-    for path in (RESULTS, PAGE, FIRST_PAGE, README, FIGURES):
+    for path in (RESULTS, PAGE, FIRST_PAGE, README, TOUR, FIGURES):
         if not path.exists():
             raise RecordError(
                 f"{path} does not exist; this script writes into the checkout that it lies in",
@@ -316,8 +331,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         PAGE: words.filled(PAGE.read_text(encoding="utf-8"), blocks(detailed, counted)),
         FIRST_PAGE: words.filled(FIRST_PAGE.read_text(encoding="utf-8"), first_blocks()),
     }
-    if README_TASK in [rows.task for rows in detailed]:
-        pages[README] = filled_readme(README.read_text(encoding="utf-8"), detailed)
+    if not given.tasks:
+        decided = {"decisions": pairs.decisions(given.results, PAIRED)}
+        pages[README] = words.filled(README.read_text(encoding="utf-8"), decided)
+        shown = read_tasks(given.results, TOUR_TASKS)
+        pages[TOUR] = filled_tour(TOUR.read_text(encoding="utf-8"), shown)
     for path, text in pages.items():
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")

@@ -116,7 +116,12 @@ def coverage(before: Mapping[Key, Record], after: Mapping[Key, Record]) -> str:
     sets = (before.keys() & after.keys(), before.keys() - after.keys(), after.keys() - before.keys())
     cells = [[name, *(str(sum(suite(key) == name for key in keys)) for keys in sets)] for name in suites]
     cells.append(["all", *(str(len(keys)) for keys in sets)])
-    return str(words.table(("suite", "in both", "protocol 1 alone", "protocol 2 alone"), cells, Notes()))
+    table = words.table(("suite", "in both", "protocol 1 alone", "protocol 2 alone"), cells, Notes())
+    dropped: dict[str, list[str]] = {}
+    for task, name, finer in sorted(sets[1]):
+        dropped.setdefault(task, []).append(f"`{name}`" + (f" against `{finer}`" if finer else ""))
+    gone = [f"Of {task} by protocol 1 alone: {', '.join(names)}." for task, names in dropped.items()]
+    return str(words.stacked(table, words.bullets(gone)))
 
 
 def sizes(before: Mapping[Key, Record], after: Mapping[Key, Record]) -> str:

@@ -73,9 +73,10 @@ def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
     assert findings.words.filled(page, findings.blocks(detailed, counted)) == page
     first = findings.FIRST_PAGE.read_text(encoding="utf-8")
     assert findings.words.filled(first, findings.first_blocks()) == first
-    if findings.README_TASK in findings.DETAILED:
-        readme = findings.README.read_text(encoding="utf-8")
-        assert findings.filled_readme(readme, detailed) == readme
+    readme, tour = (path.read_text(encoding="utf-8") for path in (findings.README, findings.TOUR))
+    decided = {"decisions": findings.pairs.decisions(findings.RESULTS, findings.PAIRED)}
+    assert findings.words.filled(readme, decided) == readme
+    assert findings.filled_tour(tour, findings.read_tasks(findings.RESULTS, findings.TOUR_TASKS)) == tour
 
 
 def test_what_moved_is_that_of_the_records() -> None:
@@ -145,8 +146,8 @@ def test_pairs_that_are_ordered_differently_are_counted(words: ModuleType) -> No
     assert len(pairs) / total == pytest.approx((1 - kendalltau(one, other).statistic) / 2)
 
 
-def test_figures_of_small_models_in_the_readme_are_those_of_records(findings: ModuleType) -> None:
-    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+def test_figures_of_small_models_in_the_tour_are_those_of_records(findings: ModuleType) -> None:
+    tour = findings.TOUR.read_text(encoding="utf-8")
 
     def number(task: str, name: str, key: str) -> float:
         folder = findings.RESULTS / task / "2" / name
@@ -172,12 +173,7 @@ def test_figures_of_small_models_in_the_readme_are_those_of_records(findings: Mo
         f"by {beaten[0]:.2f} nats raw and {beaten[1]:.2f} Gaussian",
         f"cost {lost[0]:.2f} nats, 16 principal components {lost[1]:.2f}",
     ):
-        assert said in readme
-    found = {
-        name: number("tiny/wiki", name, "efficiency") for name in ("wiki-jumprelu", "wiki-l1", "wiki-topk")
-    }
-    assert min(found.values()) > 0.1
-    assert max(found, key=found.__getitem__) == "wiki-jumprelu"
+        assert said in tour
 
 
 def test_what_was_generated_stands_in_no_other_place(findings: ModuleType) -> None:
@@ -289,7 +285,7 @@ def test_prose_on_protocol_1_has_the_figures_of_its_records(first: ModuleType) -
     """Ranges over trained dictionaries, and over all that leave something out, in each page."""
     pages = {
         name: " ".join((project_root() / name).read_text(encoding="utf-8").split())
-        for name in ("README.md", "CHANGELOG.md", "docs/findings-1.md")
+        for name in ("CHANGELOG.md", "docs/findings-1.md")
     }
     kept = first.with_gap(first.records("resid-15"))
     trained = [record for record in kept if first.is_sparse(record)]
@@ -312,16 +308,33 @@ def test_prose_on_protocol_1_has_the_figures_of_its_records(first: ModuleType) -
         assert stated in pages["CHANGELOG.md"]
 
 
-def test_the_table_of_protocol_1_in_the_readme_is_that_of_its_records(first: ModuleType) -> None:
-    readme = (project_root() / "README.md").read_text(encoding="utf-8")
-    (table,) = re.findall(r"^(smollm2-135m/resid-15, version 1-A.*?)\n```$", readme, re.MULTILINE | re.DOTALL)
-    shown = {
-        line.split()[0]: line.split()[1:] for line in table.splitlines() if re.match(r"[a-z]\S+ +\d", line)
-    }
-    records = {record.submission.name: record for record in first.records("resid-15")}
-    assert set(shown) == set(records)
-    for name, cells in shown.items():
-        rungs, ratio = records[name].metrics.rungs, records[name].metrics.gaussian_ratio.fitted
-        numbers = [rungs["raw"].quenched.gap, rungs["full"].quenched.gap, ratio]
-        for number, cell in zip(numbers, cells[1:], strict=True):
-            assert number.value is None or float(cell) == pytest.approx(number.value, rel=0.006, abs=6e-4)
+def test_prose_of_the_tour_on_a_real_model_is_that_of_its_records(
+    findings: ModuleType, first: ModuleType
+) -> None:
+    """What stands below the table of its first task: who beats transform coding, and both parts of ρ."""
+    tour = " ".join(findings.TOUR.read_text(encoding="utf-8").split())
+    (rows,) = findings.read_tasks(findings.RESULTS, [findings.PAIRED])
+    records = {record.submission.name: record for record in rows.records}
+
+    def number(name: str, key: str) -> Number:
+        found = findings.words.quantity(key)(records[name])
+        assert found.value is not None
+        return found
+
+    bits, lost = (number("topk-sae-32", key).value for key in ("bits_per_token", "kl_coded"))
+    assert f"loses {lost:.3f} nats of KL at {bits:.1f} bits" in tour
+    at = {active: number(f"topk-sae-{active}", "efficiency") for active in (16, 32, 64)}
+    assert at[16].low > 0 > at[64].high
+    assert at[32].low < 0 < at[32].high
+    trained = [name for name, record in records.items() if first.is_sparse(record)]
+    assert len(trained) == 8
+    most = {name: number(name, "kl_coded").high for name in trained}
+    for name in ("pca-400", "identity"):
+        assert number(name, "kl_coded").low < min(most.values())
+        assert number(name, "efficiency").high < 0
+    for name in trained:
+        assert max(point.efficiency.low for point in records[name].metrics.coding.points.values()) > 0
+    worse = {name: number(name, "gap_gaussian").value > number(name, "gap_raw").value for name in records}
+    assert [name for name, held in worse.items() if not held] == ["mean-only"]
+    for key, digits, words in (("rho_even", 2, "the first is"), ("rho_odd", 3, "the second")):
+        assert f"{words} {span([number(name, key).value for name in trained], digits)}" in tour

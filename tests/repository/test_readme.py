@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from remainder.base.paths import project_root
+from remainder.record.find import fullest_record
+from remainder.record.number import Number
 from remainder.record.scales import SCALES, ScaleName
 from remainder.record.schema import Record
+from remainder.record.store import read_summary
 from remainder.report.quantities import default_columns
-from remainder.report.text import format_value
+from remainder.report.text import format_interval, format_value
 
 README = Path(__file__).parents[2] / "README.md"
+TOUR, COMMANDS = (README.parent / "docs" / f"{name}.md" for name in ("tour", "commands"))
 
 
 REAL = ("smollm2-135m/resid-15", "baselines/topk-sae-32/weights")
@@ -72,19 +76,63 @@ def test_the_notebook_example_runs_on_a_small_model(
     assert 0 < raw < full
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_it_is_short() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 210
+
+
+def test_the_table_below_the_example_is_that_of_the_record() -> None:
+    """The row of the board of the same autoencoder; a slow test runs the lines."""
+    folder = project_root() / "leaderboard" / "results" / "smollm2-135m" / "resid-15" / "2" / "topk-sae-32"
+    record = read_summary(fullest_record(folder))
+    text = README.read_text(encoding="utf-8")
+    (heading, _, values, intervals) = re.findall(r"```\n(Submission .*?)\n```", text, re.DOTALL)[
+        0
+    ].splitlines()
+    columns = default_columns([record])
+    assert heading.split() == ["Submission", *" ".join(column.heading for column in columns).split()]
+    numbers = [column.of_record(record) for column in columns]
+    assert values.split()[1:] == [format_value(number.value) for number in numbers]
+    assert intervals.split() == [
+        format_interval(number, short=True)
+        for column, number in zip(columns, numbers, strict=True)
+        if not column.is_cost
+    ]
+
+
+def test_what_the_readme_says_of_the_second_score_holds() -> None:
+    """No pair of dictionaries turned round; a reconstruction that denoises; a projection that is unsure."""
+    assert "The Gaussian KL turns none of them round" in " ".join(README.read_text(encoding="utf-8").split())
+
+    def gaps(task: str, rung: str) -> dict[str, Number]:
+        folders = (project_root() / "leaderboard" / "results" / task / "2").iterdir()
+        records = [read_summary(fullest_record(folder)) for folder in folders]
+        return {record.submission.name: record.metrics.rungs[rung].quenched.gap for record in records}
+
+    one, other = (gaps("controls/gaussian-equivalence", rung)["linear"] for rung in ("raw", "full"))
+    assert one.high < 0
+    assert other.low < 0 < other.high
+    raw, full = (gaps("tiny/rule-and-noise", rung) for rung in ("raw", "full"))
+    best = min(raw, key=lambda name: raw[name].value)
+    assert best.startswith("rule-and-noise-random")
+    assert raw[best].high < 0 < full[best].low
+
+
+@pytest.mark.parametrize("page", [README, TOUR, COMMANDS], ids=lambda page: page.stem)
+def test_every_command_of_the_readme_exists(page: Path) -> None:
     from typer.main import get_command
 
     from remainder.cli.main import app
 
     known = set(get_command(app).commands)  # type: ignore[attr-defined]
-    named = set(re.findall(r"^remainder (\w+)", README.read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"^remainder (\w+)", page.read_text(encoding="utf-8"), re.MULTILINE))
     assert named
     assert named <= known
 
 
 def test_shares_that_intervals_hold_are_those_of_the_validation() -> None:
-    """The README and the page on intervals say what was counted, of laws where it is not 95 %, too."""
+    """The tour and the page on intervals say what was counted, of laws where it is not 95 %, too."""
     root = project_root()
     table = (root / "docs/validation.md").read_text(encoding="utf-8")
     held = {
@@ -96,24 +144,24 @@ def test_shares_that_intervals_hold_are_those_of_the_validation() -> None:
     page = " ".join((root / "docs/design/intervals.md").read_text(encoding="utf-8").split())
     assert f"Of lognormal documents {few} % are held at n = 15" in page
     assert f"are held in {ratios[0]} to {ratios[-1]} %" in page
-    readme = " ".join(README.read_text(encoding="utf-8").split())
-    assert f"{min(more[1:])} to {max(more[1:])} % of lognormal ones ({few} % where there are 15" in readme
-    assert f"heavy denominator ({ratios[0]} % at the least" in readme
+    tour = " ".join(TOUR.read_text(encoding="utf-8").split())
+    assert f"{min(more[1:])} to {max(more[1:])} % of lognormal ones ({few} % where there are 15" in tour
+    assert f"heavy denominator ({ratios[0]} % at the least" in tour
 
 
-def test_comparisons_of_the_readme_are_those_of_the_validation() -> None:
+def test_comparisons_of_the_tour_are_those_of_the_validation() -> None:
     """Their number, that all pass, the largest deviation, and the power of the law."""
-    readme = README.read_text(encoding="utf-8")
+    tour = TOUR.read_text(encoding="utf-8")
     page = (project_root() / "docs" / "validation.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[\S+\]\(#\S+\) +\|[^|]+\| +(\d+) \| +([\d.]+) \| pass +\|$", page, re.M)
     number = f"{sum(int(count) for count, _ in rows):,}"
     assert f"{number} comparisons, all pass." in page
-    assert f"All {number} comparisons" in readme
-    assert f"The largest deviation is {max(float(z) for _, z in rows)} standard" in readme
-    assert re.search(rf"^{len(rows)} controls have known answers", readme, re.M)
+    assert f"All {number} comparisons" in tour
+    assert f"The largest deviation is {max(float(z) for _, z in rows)} standard" in tour
+    assert re.search(rf"^{len(rows)} controls have known answers", tour, re.M)
     power = re.search(r"has the power (\S+ ± \S+);", page)
     assert power is not None
-    assert f"as a power {power[1]} (one" in readme
+    assert f"as a power {power[1]} (one" in tour
 
 
 def test_the_floor_that_the_page_states_is_the_one_in_use() -> None:
