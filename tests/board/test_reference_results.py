@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from remainder.base.paths import project_root
-from remainder.record.recompute import recompute
 from remainder.record.schema import Record
-from remainder.record.store import read_record, read_summary
+from remainder.record.store import read_summary
 from remainder.submission.open import baselines_for
 from remainder.task.lock import read_lock
 from remainder.task.spec import Task, list_tasks, load_task
 
 RESULTS = project_root() / "leaderboard" / "results"
-WAITING = project_root() / "leaderboard" / "waiting"
 # What lies on a hub cannot be had by everybody who builds this; docs/hub.md says that none was measured.
 # Tasks that give places are measured when the lock closes.
 PUBLIC = [
@@ -41,17 +39,6 @@ def test_every_baseline_is_measured_on_every_public_task(task: Task) -> None:
         )
     ]
     assert not missing, f"run: remainder run {task.id} --out leaderboard/results"
-
-
-def test_rows_wait_while_the_lock_is_open_and_no_longer() -> None:
-    """They are sound, and of tasks that have no row on the board yet."""
-    waiting = sorted(WAITING.rglob("*.json"))
-    assert bool(waiting) == read_lock().open
-    first = {path.parents[2]: path for path in reversed(waiting)}
-    for path in first.values():
-        record, values = read_record(path)
-        recompute(record, values)
-        assert not (RESULTS / record.task.id).exists()
 
 
 def test_there_are_tasks_and_records_to_look_at() -> None:
