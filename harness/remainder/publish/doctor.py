@@ -99,8 +99,8 @@ def _machine() -> Section:
         "memory free": f"{free_memory() / 1e9:.1f} GB",
         "not limited with --trust-code": unlimited(),
     }
-    for name in ("tasks", "baselines"):
-        count = len([*(project_root() / name).rglob("task.toml" if name == "tasks" else "submission.toml")])
+    for name, file in (("tasks", "*/*/task.toml"), ("baselines", "*/submission.toml")):
+        count = len([*(project_root() / name).glob(file)])
         found.facts[name] = count
         if not count:
             found.faults.append((f"the installation has no {name}", "install the package anew"))
