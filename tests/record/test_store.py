@@ -98,6 +98,7 @@ def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> No
         "compat": False,
         "peers": None,
         "pairs": 1,
+        "annealed_draws": 8,
         "dtype": "float32",
         "device": "cpu",
         "protocol": 1,
@@ -113,8 +114,11 @@ def test_the_measurement_key_ignores_the_order_of_rungs_and_nothing_else() -> No
     key = key_of()
     assert key_of(rungs=("full", "raw"), protocol="1") == key
     changes = {**dict.fromkeys(arguments, "other"), "rungs": ("raw",), "pairs": 2, "peers": ("saelens",)}
+    changes["annealed_draws"] = 16
     keys = {key_of(**{name: value}) for name, value in changes.items()}
     assert len(keys | {key}) == len(arguments) + 1
+    # The deep plan has always as many, and board rows have none: of both, keys are as they were before this.
+    assert key_of(whole=True) == key_of(whole=True, annealed_draws=0) != key_of(annealed_draws=0)
 
 
 def test_a_finished_record_is_found_by_its_key(
