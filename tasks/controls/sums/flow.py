@@ -34,12 +34,11 @@ def claims(seed: int, **parameters: Any) -> Claims:
     """Expected values of the flow, in nats; the same for every seed."""
     chosen = expected.Parameters(**parameters)
     losses = {kept: expected.expected(replace(chosen, kept=kept)) for kept in KEPT[chosen.law]}
+    shells = chosen.law == "shells"
     own: dict[str, float | tuple[float, float]] = {}
     for kept, at in losses.items():
-        own |= {f"{kept}: {name}": at[name] for name in ("shape", "full kl")}
-        own[f"{kept}: raw gap"] = at["raw kl"]
-        if chosen.law == "shells":
-            own[f"{kept}: missing"] = at["missing"]
-    if chosen.law == "shells":
+        own |= {f"{kept}: raw gap": at["raw kl"], f"{kept}: full kl": at["full kl"]}
+        own |= {f"{kept}: {name}": at[name] for name in (("missing",) if shells else ("shape",))}
+    if shells:
         own |= {f"k {name}": scales.scale(name, losses) for name in ("perturbative", "raw")}
     return {"identity by index": own}
