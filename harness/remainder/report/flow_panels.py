@@ -202,8 +202,8 @@ _PANELS = (
         "annealed − mean (nats)",
         (
             _Curve("noise × .6", _column("annealed_06"), SKY, "--", "o"),
-            _Curve("noise × 1", _column("annealed_1"), BLUE, "-", "D"),
-            _Curve("noise × α*", _column("worth"), VERMILION, ":", "s"),
+            _Curve("× 1", _column("annealed_1"), BLUE, "-", "D"),
+            _Curve("× α*", _column("worth"), VERMILION, ":", "s"),
         ),
         levels=(0.0,),
         knee=1e-2,

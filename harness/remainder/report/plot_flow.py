@@ -108,11 +108,11 @@ def flow_figure(flow: Flow, records: Sequence[Record]) -> Figure:
     if stacks:
         _draw_stacks(upper[2], "b", stacks, ruler, inches)
     if rows:
-        lower = parts[1].subplots(rows, 2, squeeze=False).ravel()
-        for axes, letter, panel in zip(lower, "cdefgh" if stacks else "bcdefg", panels, strict=False):
-            _draw_panel(axes, letter, panel, ruler, _WIDTH / 2 - 0.75)
-        for axes in lower[len(panels) :]:
-            axes.remove()
+        keys = [panel.key for panel in panels]
+        pairs = [keys[start : start + 2] for start in range(0, len(keys), 2)]
+        lower = parts[1].subplot_mosaic([pair if len(pair) == 2 else pair * 2 for pair in pairs])
+        for letter, panel in zip("cdefgh" if stacks else "bcdefg", panels, strict=False):
+            _draw_panel(lower[panel.key], letter, panel, ruler, _WIDTH / 2 - 0.75)
     _write_around(figure, flow, records, has_chain=any(one.faint for p in panels for one in p.series))
     return figure
 
@@ -312,7 +312,7 @@ def _place(axes: Axes, ruler: Ruler, inches: float, *, labels: bool) -> None:
 
 def _legend(axes: Axes, handles: Sequence[Line2D | Patch], *, beside: bool) -> None:
     """The names of what is drawn: beside the axes, or between them and their title, where no data can be."""
-    axes.legend(
+    found = axes.legend(
         handles=handles,
         loc="upper left" if beside else "lower left",
         bbox_to_anchor=(1.01, 1.04) if beside else (-0.02, 0.99),
@@ -326,6 +326,9 @@ def _legend(axes: Axes, handles: Sequence[Line2D | Patch], *, beside: bool) -> N
         columnspacing=0.9,
         labelspacing=0.3,
     )
+    found.set_in_layout(
+        beside
+    )  # above, the title keeps the room, and a long one takes none from its neighbour
 
 
 def _finish(axes: Axes, title: str, label: str, *, pad: float) -> None:

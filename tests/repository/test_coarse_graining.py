@@ -1,0 +1,197 @@
+"""The page on flows is that of the flows that are committed, and its answers follow from their numbers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from remainder.base.paths import project_root
+from remainder.errors import RecordError
+from remainder.record.flow import _SHARES, Bracket, MeasuredFlow
+from remainder.record.flow_file import read_flow
+from remainder.record.number import Number
+from remainder.task.script import load_script
+
+FLOWS = sorted((project_root() / "leaderboard" / "flows").rglob("*.flow"))
+SMALLEST = min(FLOWS, key=lambda path: sum(one.stat().st_size for one in path.parent.rglob("*.gz")))
+MOST = 6_000_000
+"""Bytes of all committed flows of small tasks, with their shells."""
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    return load_script(project_root() / "docs" / "examples" / "coarse_graining.py")
+
+
+@pytest.fixture(scope="module")
+def flows(page: ModuleType) -> dict[Any, MeasuredFlow]:
+    found: dict[Any, MeasuredFlow] = page.read(page.FLOWS)
+    return found
+
+
+@pytest.fixture(scope="module")
+def example(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> MeasuredFlow:
+    return flows[page.example_of(flows)]
+
+
+def test_the_page_is_that_of_the_flows(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> None:
+    """What `python docs/examples/coarse_graining.py` writes is what stands there."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.words.filled(text, page.blocks(flows)) == text
+    named = set(re.findall(r"\(figures/(flow-[^)]+\.png)\)", text))
+    leads = {}
+    for place, measured in flows.items():
+        leads.setdefault(place.task, (page.figure_name(place), page.drawn_of(measured.flow)))
+    assert named == {name for name, _ in leads.values()}
+    for name, drawn in leads.values():
+        with Image.open(page.FIGURES / name) as figure:
+            assert figure.info["Comment"] == drawn, f"{name} is of other records"
+
+
+def test_prose_beside_the_blocks_has_the_numbers_of_the_code(page: ModuleType) -> None:
+    text = " ".join(page.PAGE.read_text(encoding="utf-8").split())
+    for name, words in (("shape", "full − permuted is within"), ("perturbative", "sampled − one is within")):
+        assert f"{words} {100 * _SHARES[name]:.0f} % of sampled − zero" in text
+    assert f"raw is within {100 * _SHARES['raw']:.0f} % of raw with nothing kept" in text
+
+
+FALSIFIERS = (
+    "1. ρ even does not approach 1 as k grows: the bath harms by more than its covariance says at every "
+    "scale.",
+    "2. The annealed loss is below the mean's at no shell: the bath holds nothing that a Gaussian could give "
+    "back.",
+    "3. `k_shape` is not reached: real rows cost something else than Gaussian ones even next to the model.",
+    "4. A random order shows the same scales as the order of contributions: then they are no property of the "
+    "sources.",
+)
+"""As they were written before any flow of SmolLM2 was measured."""
+
+
+def test_what_was_written_beforehand_stands_as_it_was_written(page: ModuleType) -> None:
+    lines = page.PAGE.read_text(encoding="utf-8").splitlines()
+    for statement in FALSIFIERS:
+        assert statement in lines
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path == SMALLEST else pytest.mark.slow, id="/".join(path.parts[-4:]))
+        for path in FLOWS
+    ],
+)
+def test_a_committed_flow_proves_itself(path: Path) -> None:
+    assert read_flow(path).flow.scales
+
+
+def test_flows_are_small(page: ModuleType) -> None:
+    held = [path for path in page.FLOWS.rglob("*") if path.is_file()]
+    own = [path for path in held if path.relative_to(page.FLOWS).parts[0] in ("tiny", "tracr", "controls")]
+    assert sum(path.stat().st_size for path in own) < MOST
+    named = {shell.record for path in FLOWS for shell in page.flow_alone(path).shells}
+    assert {path.stem for path in held if path.suffix == ".json"} == named, "a record is no flow's"
+
+
+# --------------------------------------------------------------------------------------------------- answers
+
+
+def with_even(measured: MeasuredFlow, numbers: list[tuple[float, float]]) -> MeasuredFlow:
+    """The flow with other intervals of ρ even at its last shells."""
+    records = []
+    for record, (low, high) in zip(measured.records[-len(numbers) :], numbers, strict=True):
+        assert record.metrics.ratio_parts is not None
+        even = Number(value=(low + high) / 2, low=low, high=high)
+        parts = record.metrics.ratio_parts.model_copy(update={"even": even})
+        metrics = record.metrics.model_copy(update={"ratio_parts": parts})
+        records.append(record.model_copy(update={"metrics": metrics}))
+    flow = measured.flow.model_copy(update={"shells": measured.flow.shells[-len(numbers) :]})
+    return MeasuredFlow(flow, tuple(records))
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        ([(1.5, 1.7), (1.2, 1.4)], "holds"),
+        ([(1.5, 1.7), (0.95, 1.05)], "does not hold"),
+        ([(1.5, 1.7), (0.7, 0.8)], "does not hold"),
+        ([(1.5, 1.7), (0.95, 1.3)], "undecided"),
+        ([(0.95, 1.3), (1.2, 1.3)], "undecided"),
+    ],
+)
+def test_rho_even_is_judged_by_its_intervals(
+    page: ModuleType, example: MeasuredFlow, last: list[tuple[float, float]], verdict: str
+) -> None:
+    answer = page.answers.rho(with_even(example, last))
+    assert answer.verdict == verdict
+    low, high = last[-1]
+    assert f"{(low + high) / 2:.2f}" in answer.because
+
+
+@pytest.mark.parametrize(
+    ("intervals", "verdict"),
+    [
+        ([(0.01, 0.02), (0.02, 0.03)], "holds"),
+        ([(0.01, 0.02), (-0.03, -0.02)], "does not hold"),
+        ([(0.01, 0.02), (-0.03, -0.0005)], "undecided"),  # below 0 alone, and not of four
+        ([(0.01, 0.02), (-0.01, 0.02)], "undecided"),
+    ],
+)
+def test_the_annealed_loss_is_judged_at_the_level_of_all_shells(
+    page: ModuleType, example: MeasuredFlow, intervals: list[tuple[float, float]], verdict: str
+) -> None:
+    records = []
+    for record, (low, high) in zip(example.records[-2:], intervals, strict=True):
+        number = Number(value=(low + high) / 2, low=low, high=high)
+        points = tuple(point.model_copy(update={"difference": number}) for point in record.metrics.bath)
+        records.append(
+            record.model_copy(update={"metrics": record.metrics.model_copy(update={"bath": points})})
+        )
+    flow = example.flow.model_copy(update={"shells": example.flow.shells[-2:]})
+    assert page.answers.annealed(MeasuredFlow(flow, tuple(records))).verdict == verdict
+
+
+def with_scale(measured: MeasuredFlow, low: int | None, high: int | None) -> MeasuredFlow:
+    scales = dict.fromkeys(measured.flow.scales, Bracket(low=low, high=high))
+    return measured._replace(flow=measured.flow.model_copy(update={"scales": scales}))
+
+
+def test_scales_are_judged_by_their_brackets(page: ModuleType, example: MeasuredFlow) -> None:
+    keeps = [shell.keep for shell in example.flow.shells]
+    reached, open_, never = (
+        with_scale(example, low, high) for low, high in ((keeps[1], keeps[2]), (keeps[1], None), (None, None))
+    )
+    shape = page.answers.shape
+    assert [shape(one).verdict for one in (reached, open_, never)] == ["does not hold", "undecided", "holds"]
+    later = with_scale(example, keeps[3], keeps[4])
+    random = page.answers.random
+    assert random(reached, later).verdict == "does not hold"
+    assert random(reached, with_scale(example, keeps[2], keeps[4])).verdict == "holds"
+    assert random(reached, open_).verdict == "undecided"
+    assert random(reached, never).verdict == "does not hold"
+
+
+def test_more_flows_are_listed_and_a_missing_shell_is_named(
+    page: ModuleType, flows: dict[Any, MeasuredFlow], tmp_path: Path
+) -> None:
+    example = page.example_of(flows)
+    path = next(path for path in FLOWS if path.name.startswith(f"{example.submission}.{example.order}"))
+    place = tmp_path / path.relative_to(page.FLOWS).parent
+    place.mkdir(parents=True)
+    shutil.copy(path, place)
+    with pytest.raises(RecordError, match="is missing"):
+        page.read(tmp_path)
+    for shell in page.flow_alone(path).shells:
+        (record,) = path.parent.glob(f"*/{shell.record}.json")
+        (place / record.parent.name).mkdir(exist_ok=True)
+        shutil.copy(record, place / record.parent.name)
+    found = page.read(tmp_path)
+    assert list(found) == [example]
+    assert "No flow that is committed answers this." in page.blocks(found)["falsified 4"]
+    with pytest.raises(RecordError, match="holds no flow"):
+        page.read(place / record.parent.name)
