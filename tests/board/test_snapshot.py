@@ -28,6 +28,7 @@ from remainder.record.store import values_path
 
 FROZEN: dict[str, str] = {
     "2026.12": "a43c90739406a420edce93616751d31d165a8dcecdc34b412e38741221eeeb53",
+    "2026.12.2": "1b53fbe1d7a58dbe55171ab80e7d65cffc26a13daa850a0b1a2a2edadf864587",
 }
 """Root of every snapshot that was ever frozen. Lines are added, never changed and never removed."""
 
