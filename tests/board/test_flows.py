@@ -256,6 +256,7 @@ def test_what_is_no_list_of_numbers_is_told(keep: object) -> None:
         numbers_of(keep)
 
 
+@pytest.mark.slow
 def test_a_flow_that_is_interrupted_goes_on_and_writes_its_file_last(
     loaded: SiteTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

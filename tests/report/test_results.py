@@ -226,7 +226,7 @@ def test_an_existing_file_is_replaced_only_on_demand(
     [
         (["--out", "t.txt"], "does not end in .csv"),
         (["--format", "parquet", "--out", "t.csv"], "does not end in .parquet"),
-        (["--format", "xlsx"], "use one of csv, parquet, saebench"),
+        (["--format", "xlsx"], "use one of csv, parquet, flows, saebench"),
         (["--out", "no/t.csv"], "no folder"),
         (["absent"], "there is no record 'absent'"),
         (["results", "--format", "saebench"], "3 of 3 records cannot be exported"),

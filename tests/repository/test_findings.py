@@ -338,3 +338,25 @@ def test_prose_of_the_tour_on_a_real_model_is_that_of_its_records(
     assert [name for name, held in worse.items() if not held] == ["mean-only"]
     for key, digits, words in (("rho_even", 2, "the first is"), ("rho_odd", 3, "the second")):
         assert f"{words} {span([number(name, key).value for name in trained], digits)}" in tour
+
+
+def test_prose_of_the_tour_on_circuits_is_that_of_their_records(findings: ModuleType) -> None:
+    """What it says below the table of its second task."""
+    tour = " ".join(findings.TOUR.read_text(encoding="utf-8").split())
+    (rows,) = findings.read_tasks(findings.RESULTS, [findings.TOUR_TASKS[1]])
+    records = {record.submission.name: record for record in rows.records}
+
+    def number(name: str, key: str) -> float:
+        value = findings.words.quantity(key)(records[name]).value
+        assert value is not None
+        return value
+
+    answer, raw, full = (number("eap-ig", key) for key in ("faithfulness", "gap_raw", "gap_gaussian"))
+    assert f"keeps {100 * answer:.0f} % of the answer" in tour
+    assert f"still loses {raw:.1f} nats when they carry their mean, and {full:.1f} when" in tour
+    assert number("eap-ig", "cpr") == pytest.approx(2, abs=0.1)
+    raw, full = (number("feature-circuit", key) for key in ("gap_raw", "gap_gaussian"))
+    kept = number("feature-circuit", "kept")
+    assert f"Its {kept:,.0f} of 156,740 nodes lose {raw:.2f} nats raw and {full:.1f} Gaussian" in tour
+    without = records["feature-circuit"].metrics.rungs["errors-mean"].quenched.gap.value
+    assert f"replaced by their mean, they lose {without:.1f}" in tour

@@ -398,6 +398,7 @@ def test_flows_of_one_submission_lie_side_by_side_unless_only_the_shells_differ(
     assert {path.parent for path in others} == {first.parent}
 
 
+@pytest.mark.slow
 def test_scales_and_shells_that_were_forged_with_their_hash_are_at_fault(
     chain: MeasuredFlow, place: Path, tmp_path: Path, remainder: Command
 ) -> None:

@@ -213,6 +213,7 @@ def test_levels_in_every_format(levels: MeasuredLevels, tmp_path: Path) -> None:
     assert (tmp_path / "levels.svg").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_levels_prove_themselves(
     levels: MeasuredLevels, place: Path, remainder: Command, tmp_path: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_levels_prove_themselves(
         read_levels(write_levels(gone, copy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "says"),
     [

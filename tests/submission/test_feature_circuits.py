@@ -152,6 +152,7 @@ def test_thresholds_that_keep_the_same_nodes_are_one_circuit(
         found_in(submission(tmp_path, method), task)
 
 
+@pytest.mark.slow
 def test_a_flow_keeps_the_nodes_beyond_each_threshold(
     task: PromptTask, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
