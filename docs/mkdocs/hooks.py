@@ -93,7 +93,8 @@ def _named(nav: Any) -> Iterator[str]:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links as the site needs them, and fences without the word that marks a block for the tests."""
     place = page.file.src_uri
-    pages = {f"docs/{file.src_uri}": file.src_uri for file in files if file.src_uri not in sources}
+    kept = [file.src_uri for file in files if not file.inclusion.is_excluded()]
+    pages = {f"docs/{name}": name for name in kept if name not in sources}
     notebook = sources.get(place, "").endswith(".ipynb")
     made = {source: made for made, source in sources.items() if not (notebook and source == sources[place])}
     text = links.each_fence(markdown, lambda line: re.sub(r"^( *```+\w+) run$", r"\1", line))
