@@ -7,7 +7,7 @@ import pytest
 
 from remainder.record.flow import Criterion
 from remainder.record.intervals import Bootstrap
-from remainder.record.levels import Verdict, _claims, _decided, _within
+from remainder.record.verdicts import Verdict, claims, decided, within
 
 TOKENS = np.full(40, 10.0)
 
@@ -20,11 +20,11 @@ def spread(means: list[float], sd: float, seed: int = 4) -> np.ndarray:
 
 
 def verdicts(**criteria: Criterion) -> dict[str, list[str]]:
-    claims = _claims(Bootstrap(40, seed=0), TOKENS, criteria)
+    found = claims(Bootstrap(40, seed=0), TOKENS, criteria)
     return {
         name: [
-            Verdict(holds=_decided(bool(holds), bool(fails))).word
-            for holds, fails in zip(claims[name, "holds"], claims[name, "fails"], strict=True)
+            Verdict(holds=decided(bool(holds), bool(fails))).word
+            for holds, fails in zip(found[name, "holds"], found[name, "fails"], strict=True)
         ]
         for name in criteria
     }
@@ -33,7 +33,7 @@ def verdicts(**criteria: Criterion) -> dict[str, list[str]]:
 def equivalence(means: list[float], sd: float) -> Criterion:
     """|size| ≤ 0.1."""
     sizes, room = spread(means, sd), spread([1.0], 0.0)[0]
-    return Criterion(np.array([_within(size, room, 0.1) for size in sizes]))
+    return Criterion(np.array([within(size, room, 0.1) for size in sizes]))
 
 
 def test_what_documents_say_of_an_equivalence() -> None:
@@ -77,9 +77,9 @@ def test_false_claims_are_as_rare_as_they_should_be() -> None:
     for seed in range(tries):
         noise = np.random.default_rng(seed).normal(size=(2, 3, 40))
         criteria = {
-            name: Criterion(np.array([_within(10 * (0.5 + 0.2 * one), TOKENS, 0.5) for one in part]))
+            name: Criterion(np.array([within(10 * (0.5 + 0.2 * one), TOKENS, 0.5) for one in part]))
             for name, part in zip(("one", "two"), noise, strict=True)
         }
-        claims = _claims(Bootstrap(40, seed=seed, resamples=400), TOKENS, criteria)
-        wrong += any(found.any() for found in claims.values())
+        found = claims(Bootstrap(40, seed=seed, resamples=400), TOKENS, criteria)
+        wrong += any(one.any() for one in found.values())
     assert wrong / tries <= 0.10

@@ -21,10 +21,11 @@ from remainder.errors import RecordError
 from remainder.loading.open import open_task
 from remainder.loading.site import SiteTask
 from remainder.measure.plan import Plan, plan
-from remainder.record.levels import STATEMENTS, MeasuredLevels, Verdict
+from remainder.record.levels import STATEMENTS, MeasuredLevels
 from remainder.record.levels_file import read_levels, write_levels
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
+from remainder.record.verdicts import Verdict
 from remainder.report.levels import COLUMNS, levels_frame, render_levels, steps_of
 from remainder.report.plot import save
 from remainder.report.plot_levels import levels_figure

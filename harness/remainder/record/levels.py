@@ -32,14 +32,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from remainder.record.bath import bath_of
-from remainder.record.flow import Criterion, met
-from remainder.record.intervals import LEVEL, MINIMUM_DOCUMENTS, Bootstrap, Ratio
+from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.number import FrozenModel, Sha256
 from remainder.record.ratio import ratio_even, ratio_odd
 from remainder.record.rungs import BATH, BATH_PAIRS
 from remainder.record.schema import Record, SubmissionInfo, TaskInfo
 from remainder.record.store import StoredRecord
 from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
+from remainder.record.verdicts import Sides, Verdict, verdicts_of, within
 
 __all__ = [
     "CONDITIONAL",
@@ -47,7 +47,6 @@ __all__ = [
     "Level",
     "Levels",
     "MeasuredLevels",
-    "Verdict",
     "statements_of_records",
 ]
 
@@ -61,22 +60,6 @@ CONDITIONAL = ("cluster", "hetero")
 
 _SHARE, _RATIO = 0.05, 0.15
 """Room that statements leave: a share of the cost of the noise, and of a ratio."""
-
-
-class Verdict(FrozenModel):
-    """The documents' answer to a statement at a level."""
-
-    holds: bool | None
-    """Null where they leave it open, or where it was not measured."""
-    reason: str | None = None
-    """Why it was not measured; null where it was."""
-
-    @property
-    def word(self) -> str:
-        """One word for tables."""
-        if self.reason is not None:
-            return "–"
-        return "open" if self.holds is None else "holds" if self.holds else "fails"
 
 
 class Level(FrozenModel):
@@ -152,74 +135,8 @@ def _require_chain(records: Sequence[Record]) -> None:
 def _statements(sums: Sequence[_Sums], *, seed: int) -> dict[str, tuple[Verdict, ...]]:
     """A verdict for each level, by statement."""
     tokens = column(sums[0].totals["clean"], "tokens")
-    sides: dict[str, list[_Sides | str]] = {}
-    for name, of in _SIDES.items():
-        too_few = f"{len(tokens)} documents; an interval needs {MINIMUM_DOCUMENTS}"
-        sides[name] = [too_few if len(tokens) < MINIMUM_DOCUMENTS else of(one) for one in sums]
-    criteria = {
-        name: Criterion(
-            np.stack([one.numerators for one in known]),
-            any_side=name == "bath",
-            unknown=np.stack([one.unknown for one in known]),
-        )
-        for name, found in sides.items()
-        if (known := [one for one in found if not isinstance(one, str)])
-    }
-    claims = _claims(Bootstrap(len(tokens), seed=seed), tokens, criteria) if criteria else {}
-    verdicts: dict[str, tuple[Verdict, ...]] = {}
-    for name, found in sides.items():
-        holds, fails = (iter(claims.get((name, word), ())) for word in _WORDS)
-        verdicts[name] = tuple(
-            Verdict(holds=None, reason=one)
-            if isinstance(one, str)
-            else Verdict(holds=_decided(bool(next(holds)), bool(next(fails))))
-            for one in found
-        )
-    return verdicts
-
-
-_WORDS = ("holds", "fails")
-
-
-def _decided(holds: bool, fails: bool) -> bool | None:
-    return True if holds else False if fails else None
-
-
-def _claims(
-    bootstrap: Bootstrap, tokens: Array, criteria: Mapping[str, Criterion]
-) -> dict[tuple[str, str], NDArray[np.bool_]]:
-    """Whether each family of claims, a statement and a word, claims each of its levels, by Holm's rule."""
-    claims: dict[tuple[str, str], NDArray[np.bool_]] = {}
-    left = {(name, word) for name in criteria for word in _WORDS}
-    while left:
-        # Two one-sided families take the two tails of one region.
-        at = bootstrap.at_level(1 - 2 * (1 - LEVEL) / max(len(left), 2))
-        for name in {name for name, _ in left}:
-            may, does = met(at, tokens, criteria[name])
-            found = {"holds": does, "fails": ~may}
-            claims |= {(name, word): found[word] for word in _WORDS if (name, word) in left}
-        done = {family for family in left if claims[family].all()}
-        if not done:
-            break
-        left -= done
-    return claims
-
-
-class _Sides(NamedTuple):
-    """Numerators of one level, `[sides, documents]`, and which sides have no value."""
-
-    numerators: Array
-    unknown: NDArray[np.bool_]
-
-
-def _within(size: Array, room: Array, share: float) -> list[Array]:
-    """|size| ≤ share · room, as two sides."""
-    return [size - share * room, -size - share * room]
-
-
-def _sides(*pairs: list[Array]) -> _Sides:
-    numerators = np.array([side for pair in pairs for side in pair])
-    return _Sides(numerators, np.zeros(len(numerators), dtype=np.bool_))
+    sides = {name: [of(one) for one in sums] for name, of in _SIDES.items()}
+    return verdicts_of(sides, tokens, seed=seed, any_side=("bath",))
 
 
 def _lacking(one: _Sums, *rungs: str) -> str | None:
@@ -233,33 +150,33 @@ def _less(one: _Sums, rung: str, other: str) -> Array:
     return column(one.totals[rung], "loss") - column(one.totals[other], "loss")
 
 
-def _costs(*rungs: str) -> Callable[[_Sums], _Sides | str]:
+def _costs(*rungs: str) -> Callable[[_Sums], Sides | str]:
     """The Gaussian costs what these do."""
 
-    def of(one: _Sums) -> _Sides | str:
+    def of(one: _Sums) -> Sides | str:
         if lacking := _lacking(one, "full", "mean", *rungs):
             return lacking
         room = _less(one, "full", "mean")
-        return _sides(*(_within(_less(one, "full", rung), room, _SHARE) for rung in rungs))
+        return Sides.of(*(within(_less(one, "full", rung), room, _SHARE) for rung in rungs))
 
     return of
 
 
-def _ratio(of_totals: Callable[[Totals], Ratio | str], wanted: float) -> Callable[[_Sums], _Sides | str]:
+def _ratio(of_totals: Callable[[Totals], Ratio | str], wanted: float) -> Callable[[_Sums], Sides | str]:
     """A ratio to noise of its covariance is near what is wanted."""
 
-    def of(one: _Sums) -> _Sides | str:
+    def of(one: _Sums) -> Sides | str:
         if lacking := _lacking(one, "mirror", "noise-fitted"):
             return lacking
         found = of_totals(one.totals)
         if isinstance(found, str):
             return found
-        return _sides(_within(found.numerator - wanted * found.denominator, found.denominator, _RATIO))
+        return Sides.of(within(found.numerator - wanted * found.denominator, found.denominator, _RATIO))
 
     return of
 
 
-def _bath(one: _Sums) -> _Sides | str:
+def _bath(one: _Sums) -> Sides | str:
     if lacking := _lacking(one, "mean", *BATH):
         return lacking
     points = bath_of(Bootstrap(len(one.totals["clean"]), seed=0), one.table, one.totals) or ()
@@ -267,13 +184,13 @@ def _bath(one: _Sums) -> _Sides | str:
     if any(each is None for each in annealed):
         return "the amplitudes have too few draws for an annealed loss"
     mean = column(one.totals["mean"], "loss")
-    return _Sides(
+    return Sides(
         np.array([column(each, "annealed") - mean for each in annealed if each is not None]),
         np.array([point.difference.value is None for point in points]),
     )
 
 
-_SIDES: dict[str, Callable[[_Sums], _Sides | str]] = {
+_SIDES: dict[str, Callable[[_Sums], Sides | str]] = {
     "shape": _costs("permuted"),
     "even": _ratio(ratio_even, 1.0),
     "odd": _ratio(ratio_odd, 0.0),
