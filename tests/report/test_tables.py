@@ -11,6 +11,7 @@ from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values, with_coding
 
 from remainder.errors import RecordError
+from remainder.record.metrics import AnnealedMetrics, RatioParts
 from remainder.record.number import Number
 from remainder.record.rungs import RUNGS
 from remainder.record.schema import Check, Complexity, MethodInfo, Record, SubmissionInfo
@@ -18,7 +19,15 @@ from remainder.record.store import StoredRecord
 from remainder.record.values import canonical_values
 from remainder.report.compare import compare_records
 from remainder.report.layout import FORMATS
-from remainder.report.quantities import QUANTITIES, Quantity, applicable, default_columns, number_of
+from remainder.report.quantities import (
+    QUANTITIES,
+    SECOND_COLUMNS,
+    SITE_COLUMNS,
+    Quantity,
+    applicable,
+    default_columns,
+    number_of,
+)
 from remainder.report.tables import render, rows, troubles
 from remainder.report.text import Notes, format_interval, format_value
 
@@ -166,6 +175,20 @@ def test_where_codes_are_paid_for_the_table_is_of_them() -> None:
     for key in ("kl_coded", "efficiency"):
         assert format_interval(number_of(record, key), short=True) in text
     assert "its codes were not spliced in" in text
+
+
+def test_the_second_score_stands_in_a_table_in_which_any_row_has_it() -> None:
+    without = synthetic_record(with_coding(synthetic_values()), name="without")
+    number = Number.bare(0.3, "made up")
+    parts = RatioParts(even=number, odd=number, small=number, mean_kl=number, factors={}, others={})
+    annealed = AnnealedMetrics(loss=number, gap=number, draws=8, nested={})
+    full = without.metrics.rungs["full"].model_copy(update={"annealed": annealed})
+    rungs = without.metrics.rungs | {"full": full}
+    metrics = without.metrics.model_copy(update={"ratio_parts": parts, "rungs": rungs})
+    record = without.model_copy(update={"metrics": metrics})
+    assert [column.key for column in default_columns([without, record])] == list(SITE_COLUMNS)
+    assert SITE_COLUMNS[-2:] == SECOND_COLUMNS
+    assert [column.key for column in default_columns([without])] == list(SITE_COLUMNS[:-2])
 
 
 def test_columns_are_there_on_demand(records: list[Record]) -> None:

@@ -31,6 +31,8 @@ __all__ = [
     "CIRCUIT",
     "MAIN_RUNGS",
     "QUANTITIES",
+    "SECOND_COLUMNS",
+    "SITE_COLUMNS",
     "Quantity",
     "applicable",
     "chosen",
@@ -44,8 +46,13 @@ __all__ = [
 MAIN_RUNGS = {"coded": CODED, "raw": "raw", "gaussian": "full"}
 """Names of the rungs of every table -> the rung; `full` adds the Gaussian residual."""
 
+SITE_COLUMNS = ("bits_per_token", "kl_coded", "efficiency", "gap_annealed", "rho_even")
+"""The columns of every table of a site at which codes are paid for, behind the place where there is one; of
+`SECOND_COLUMNS` those that any row has a value for."""
+SECOND_COLUMNS = ("gap_annealed", "rho_even")
+"""Columns that not every plan measures; a table in which no row has a value leaves them out."""
 _DEFAULTS = (
-    ("kl_coded", ("bits_per_token", "kl_coded", "efficiency")),
+    ("kl_coded", SITE_COLUMNS),
     (
         "faithfulness",
         ("kept", "kl_raw", "kl_gaussian", "efficiency", "faithfulness", "cpr", "cmd", "cmd_gaussian"),
@@ -53,7 +60,7 @@ _DEFAULTS = (
     ("kl_raw", ("bits_per_token", "kl_raw", "kl_gaussian", "gaussian_ratio")),
 )
 """The columns that a table shows unless it is asked for others: those beside the first key that any of its
-records has a value for. The second score joins the first line when it is measured of every row."""
+records has a value for."""
 CIRCUIT = "Circuit"
 """The group of quantities that circuits alone have."""
 _LOSSES: dict[str, tuple[str, Better, str, str]] = {
@@ -356,12 +363,12 @@ def on_rungs(rungs: Iterable[str]) -> list[Quantity]:
 
 def default_columns(records: Collection[Record]) -> list[Quantity]:
     """The columns that a table of these records shows unless it is asked for others."""
-    fitting = [
-        columns
-        for key, columns in _DEFAULTS
-        if any(number_of(record, key).value is not None for record in records)
-    ]
-    return [QUANTITIES[name] for name in (fitting or [_DEFAULTS[-1][1]])[0]]
+
+    def known(key: str) -> bool:
+        return any(number_of(record, key).value is not None for record in records)
+
+    columns = next((columns for key, columns in _DEFAULTS if known(key)), _DEFAULTS[-1][1])
+    return [QUANTITIES[key] for key in columns if key not in SECOND_COLUMNS or known(key)]
 
 
 def chosen(keys: Iterable[str], records: Collection[Record]) -> list[Quantity]:
