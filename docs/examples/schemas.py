@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from remainder.record.flow_file import flow_schema
+from remainder.record.flow_file import FLOWS
+from remainder.record.levels_file import LEVELS
 from remainder.record.schema import Record
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
@@ -16,7 +17,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 
 def schemas() -> dict[str, str]:
     """The content of each file, by its name."""
-    found = {"flow.json": flow_schema(), "record.json": Record.model_json_schema()}
+    found = {"record.json": Record.model_json_schema()}
+    found |= {f"{kind.command}.json": kind.schema() for kind in (FLOWS, LEVELS)}
     return {name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in found.items()}
 
 

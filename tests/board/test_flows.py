@@ -28,7 +28,7 @@ from remainder.board.snapshot import make_snapshot
 from remainder.board.verify import record_files, verify_paths
 from remainder.errors import RecordError, TaskError
 from remainder.loading.site import SiteTask
-from remainder.record.flow_file import flow_id, flow_schema, read_flow
+from remainder.record.flow_file import FLOWS, read_flow
 from remainder.report.flow import render_flow
 from remainder.report.flow_result import FlowResult
 
@@ -87,7 +87,7 @@ def test_a_flow_stands_on_its_submission_s_page_and_moves_nothing_else(
     (page,) = (name for name in without if re.fullmatch(r"records/\w{64}\.html", name))
     assert {name for name in without if without[name] != with_[name]} == {page}
     ids = [shell.record for shell in flow.flow.shells]
-    own = flow_id(flow.flow)
+    own = FLOWS.id(flow.flow)
     added = {f"records/{own}.flow", f"records/{own}.svg"}
     added |= {f"records/{one}{ending}" for one in ids for ending in (".json", ".csv.gz")}
     assert with_.keys() - without.keys() == added
@@ -225,7 +225,7 @@ def test_the_call_gives_what_the_command_shows(flow: FlowResult, tmp_path: Path)
     assert max(map(len, repr(flow).splitlines())) <= 120
     assert flow.save(tmp_path / "flow.svg").stat().st_size > 5_000
     assert read_flow(flow.path).flow == flow.flow
-    jsonschema.validate(json.loads(flow.path.read_text(encoding="utf-8")), flow_schema())
+    jsonschema.validate(json.loads(flow.path.read_text(encoding="utf-8")), FLOWS.schema())
     html = flow._repr_html_()
     for line in ("k_raw", "<td", "shrink on tiny/site"):
         assert line in html

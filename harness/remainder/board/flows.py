@@ -20,7 +20,7 @@ from remainder.board.listing import is_named_beside
 from remainder.board.merge import BoardRow, Fault
 from remainder.errors import RecordError
 from remainder.record.flow import MeasuredFlow
-from remainder.record.flow_file import FLOW, flow_id, flow_place, read_flow
+from remainder.record.flow_file import FLOW, FLOWS, flow_place, read_flow
 from remainder.record.store import read_summary, values_path
 from remainder.record.withdrawn import read_withdrawn
 from remainder.report.explore_flow import explorable_flow
@@ -42,7 +42,7 @@ class BoardFlow(NamedTuple):
     @property
     def id(self) -> str:
         """The hash of its content, by which its files are named."""
-        return flow_id(self.found.flow)
+        return FLOWS.id(self.found.flow)
 
     def is_of(self, entry: BoardRow) -> bool:
         """Whether it is of the submission and task of a record."""

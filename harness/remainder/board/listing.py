@@ -17,10 +17,11 @@ from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.turns import RUNS
 from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
 
-__all__ = ["LINK", "VALUES", "is_named_beside", "record_files"]
+__all__ = ["JOINT", "LINK", "VALUES", "is_named_beside", "record_files"]
 
 VALUES = ".csv.gz"
 LINK = "is a link; results are plain files"
+_OWN = "every number follows from the values that it holds"
 _STRAY = "take what is no record out of a folder of results"
 _LISTS: dict[str, Callable[[Path], object]] = {ORDER: read_order, WITHDRAWN: check_withdrawn}
 """Files at the root of a folder of results that are no records, with what they are checked by."""
@@ -32,6 +33,7 @@ class _Joint(NamedTuple):
     expected: Path
     """The place where a folder of results has it."""
     records: Sequence[Record]
+    """None where it holds the values that it follows from itself."""
     stated: SubmissionInfo | None
     """A submission that it states besides those of the records, if any."""
 
@@ -46,16 +48,17 @@ def _levels(path: Path) -> _Joint:
     return _Joint(levels_place(levels, Path()), records, None)
 
 
-_JOINT: dict[str, Callable[[Path], _Joint]] = {FLOW: _flow, LEVELS: _levels}
-"""Files beside the folders of records, by their endings, with what reads them."""
+JOINT: dict[str, Callable[[Path], _Joint]] = {FLOW: _flow, LEVELS.ending: _levels}
+"""Files beside the folders of records, by their endings, with what reads them; all of these are verified."""
 
 
 def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
     """Records at or below a path, sorted; and what lies there besides, each with what is wrong with it.
 
-    Of a flow or of levels, which follow from records, these are the records.
+    Of a file that follows from records, such as a flow or levels, these are the records. One that holds its
+    own values has a note.
     """
-    if path.suffix in _JOINT and path.is_file():
+    if path.suffix in JOINT and path.is_file():
         return _of_joint(path)
     if not path.is_dir():
         return [path], []
@@ -78,7 +81,7 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
                 records.append(file)
             elif file.is_symlink():
                 strays.append(_stray(file, LINK))
-            elif file.suffix in _JOINT:
+            elif file.suffix in JOINT:
                 strays += _at_fault(file, placed=True)
             elif not name.endswith(VALUES):
                 strays.append(_stray(file, "is neither a record nor its values"))
@@ -89,7 +92,7 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
 
 def is_named_beside(record: Path) -> bool:
     """Whether a flow or levels beside the folder of a record name it."""
-    beside = [path for path in record.parent.parent.glob("*") if path.suffix in _JOINT and path.is_file()]
+    beside = [path for path in record.parent.parent.glob("*") if path.suffix in JOINT and path.is_file()]
     return any(record.stem.encode() in path.read_bytes() for path in beside)
 
 
@@ -98,26 +101,28 @@ def _stray(file: Path, why: str) -> tuple[Path, Remark]:
 
 
 def _of_joint(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
-    """The records that a flow or levels follow from; or, in their place, what is wrong with it."""
-    if wrong := _at_fault(path, placed=False):
-        return [], wrong
-    records = _JOINT[path.suffix](path).records
+    """The records that such a file follows from; or, in their place, what is said of it."""
+    if remarks := _at_fault(path, placed=False):
+        return [], remarks
+    records = JOINT[path.suffix](path).records
     return sorted(file for record in records for file in path.parent.glob(f"*/{record.record_id}.json")), []
 
 
 def _at_fault(path: Path, *, placed: bool) -> list[tuple[Path, Remark]]:
-    """A flow or levels with what is wrong with it; nothing if it is sound.
+    """Such a file with what is wrong with it; nothing if it is sound and has records, else a note.
 
     Args:
         placed: whether its place in a folder of results is looked at too.
     """
     try:
-        joint = _JOINT[path.suffix](path)
+        joint = JOINT[path.suffix](path)
     except RecordError as problem:
         return [(path, Remark(problem.what.removeprefix(f"{path}: "), fix=problem.fix))]
     expected, parts = joint.expected, path.absolute().parts
     if placed and parts[-len(expected.parts) :] != expected.parts:
         return [(path, Remark(f"lies at the wrong place; expected {expected}", fix="move it there"))]
+    if not joint.records:
+        return [(path, Remark(_OWN, is_fault=False))]
     if joint.stated is None:
         return []
     root = path.absolute().parents[len(expected.parts) - 1]

@@ -45,12 +45,11 @@ from remainder.base.files import present, read_toml, require_file
 from remainder.base.paths import baseline_folders
 from remainder.board.agreement import content_of, disagreements
 from remainder.board.audits import Audits, audit_path, read_audits
+from remainder.board.listing import JOINT
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
-from remainder.record.flow_file import FLOW
 from remainder.record.json import sha256
-from remainder.record.levels_file import LEVELS
 from remainder.record.order import ORDER, Order, read_order
 from remainder.record.part import part_of
 from remainder.record.rungs import CURVE
@@ -214,13 +213,13 @@ def _authors() -> dict[str, object]:
 
 
 def strays(results: Path) -> list[Fault]:
-    """Files below `results` that are neither a record, nor the values of one, nor a flow or levels."""
+    """Files below `results` that are neither a record, nor the values of one, nor a flow, levels or such."""
     return [
         Fault(path.relative_to(results).as_posix(), "is neither a record nor the values of one")
         for path in sorted(results.rglob("*"))
         if path.is_file()
         and path.suffix != ".json"
-        and path.suffix not in (FLOW, LEVELS)
+        and path.suffix not in JOINT
         and path not in (results / ORDER, results / WITHDRAWN)
         and not _is_values(path)
         and RUNS not in path.relative_to(results).parts

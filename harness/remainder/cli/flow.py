@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from remainder.base.files import IMAGES, require_folder, require_target
+from remainder.cli.joint import open_asked, require_output, show
 from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption
-from remainder.cli.records import show_flow
 from remainder.cli.run_options import (
     BatchSizeOption,
     DeviceOption,
@@ -19,7 +18,7 @@ from remainder.cli.run_options import (
     OutOption,
     TierOption,
 )
-from remainder.errors import RecordError, TaskError
+from remainder.errors import TaskError
 
 __all__ = ["Documents", "Keep", "Order", "Ratio", "Save", "Shells", "Task", "flow", "numbers"]
 
@@ -88,26 +87,25 @@ def flow(
 ) -> None:
     """Keep fewer and fewer sources: at which scale does what is left out become a Gaussian bath?"""
     from remainder.base.progress import reporting
-    from remainder.report.layout import require_format
 
-    require_format(format)
-    require_folder(out, "--out", RecordError)
-    if save is not None:
-        require_target(save, "--save", IMAGES)
+    require_output(format, out, save)
     keeps = None if keep is None else numbers(keep)
     further = [] if also is None else [name.strip() for name in also.split(",")]
     with reporting() as progress:
         progress("loading libraries", 0, None)
-        from remainder.loading.open import open_task
         from remainder.runs.flow import estimate_flow, flow_plan, measure_flow, plan_flow, require_asked
-        from remainder.submission.open import submissions_for
-        from remainder.task.listing import task_in
 
         require_asked(order, keeps, ratio, shells)
-        place = task if folder is None else task_in(folder, task)
-        loaded = open_task(place, device=device, batch_size=batch_size, progress=progress)
-        (entry,) = submissions_for(loaded, [with_], ignore_field or (), trust_code=trust_code)
-        entry.require_fit(loaded.task)
+        loaded, (entry,) = open_asked(
+            task,
+            [with_],
+            folder,
+            ignore_field=ignore_field,
+            trust_code=trust_code,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
         planned = plan_flow(
             loaded,
             entry,
@@ -122,7 +120,7 @@ def flow(
         if not estimate:
             found = measure_flow(planned, out, fresh=fresh, progress=progress)
     if not estimate:
-        return show_flow(found, save, format)
+        return show(".flow", found, save, format)
     with reporting() as progress:
         progress("timing a few passes", 0, None)
         cost = estimate_flow(planned)

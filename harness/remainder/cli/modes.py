@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from remainder.cli import flow
+from remainder.cli.joint import open_asked
 from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption, print_text
 from remainder.cli.run_options import BatchSizeOption, DeviceOption, DtypeOption, TierOption
 
@@ -42,20 +43,26 @@ def modes(
     require_format(format)
     with reporting() as progress:
         progress("loading libraries", 0, None)
-        from remainder.loading.open import at_site, open_task
+        from remainder.loading.open import at_site
         from remainder.measure.modes import measure_modes
         from remainder.report.modes import render_modes
         from remainder.runs.flow import flow_plan, require_asked
-        from remainder.submission.open import submissions_for
         from remainder.submission.submission import SiteEntry
-        from remainder.task.listing import task_in
 
         require_asked(order, None, None, None)
-        place = task if folder is None else task_in(folder, task)
-        loaded = at_site(open_task(place, device=device, batch_size=batch_size, progress=progress))
-        (entry,) = submissions_for(loaded, [with_], ignore_field or (), trust_code=trust_code)
-        entry.require_fit(loaded.task)
+        loaded, (entry,) = open_asked(
+            task,
+            [with_],
+            folder,
+            ignore_field=ignore_field,
+            trust_code=trust_code,
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
         assert isinstance(entry, SiteEntry)
         settings = flow_plan(loaded, tier, documents, dtype)
-        found = measure_modes(loaded, entry, settings, order=order or "dynamic", keep=keep, progress=progress)
+        found = measure_modes(
+            at_site(loaded), entry, settings, order=order or "dynamic", keep=keep, progress=progress
+        )
     print_text(render_modes(found, format, color=sys.stdout.isatty()))

@@ -1,21 +1,19 @@
-"""Commands on records that are there: compare two, explain one, a flow, or levels."""
+"""Commands on records that are there: compare two, explain one, or what follows from several."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from remainder.base.files import IMAGES, require_target
+from remainder.base.resolve import resolve
+from remainder.cli.joint import JOINT, show
 from remainder.cli.options import RECORD_HELP, FormatOption, one_record, print_text
 
-if TYPE_CHECKING:
-    from remainder.record.flow import MeasuredFlow
-    from remainder.record.levels import MeasuredLevels
-
-__all__ = ["compare", "explain", "show_flow", "show_levels"]
+__all__ = ["compare", "explain"]
 
 
 def compare(
@@ -54,30 +52,6 @@ def compare(
         refuse(changes, first, second)
 
 
-def show_flow(flow: MeasuredFlow, save: Path | None, format: str) -> None:
-    """Draw a flow, where that is asked for, and print it."""
-    from remainder.report.flow import render_flow
-
-    if save is not None:
-        from remainder.report.plot import save as save_figure
-        from remainder.report.plot_flow import flow_figure
-
-        save_figure(flow_figure(*flow), save)
-    print_text(render_flow(*flow, format, color=sys.stdout.isatty()))
-
-
-def show_levels(levels: MeasuredLevels, save: Path | None, format: str) -> None:
-    """Draw levels, where that is asked for, and print them."""
-    from remainder.report.levels import render_levels
-
-    if save is not None:
-        from remainder.report.plot import save as save_figure
-        from remainder.report.plot_levels import levels_figure
-
-        save_figure(levels_figure(*levels), save)
-    print_text(render_levels(*levels, format, color=sys.stdout.isatty()))
-
-
 def explain(
     record: Annotated[str, typer.Argument(metavar="RECORD", help=RECORD_HELP)],
     save: Annotated[
@@ -86,8 +60,6 @@ def explain(
     format: FormatOption = "table",
 ) -> None:
     """Show the whole ladder of a record, a flow, or levels, and where the lost nats live."""
-    from remainder.record.flow_file import FLOW, read_flow
-    from remainder.record.levels_file import LEVELS, read_levels
     from remainder.record.store import read_record
     from remainder.report.explain import explain as explain_record
     from remainder.report.layout import require_format
@@ -95,11 +67,8 @@ def explain(
     require_format(format)
     if save is not None:
         require_target(save, "--save", IMAGES)
-    if record.endswith(FLOW):
-        show_flow(read_flow(Path(record)), save, format)
-        return
-    if record.endswith(LEVELS):
-        show_levels(read_levels(Path(record)), save, format)
+    if (ending := Path(record).suffix) in JOINT:
+        show(ending, resolve(JOINT[ending].read)(Path(record)), save, format)
         return
     explained = read_record(one_record(record)).record
     if save is not None:

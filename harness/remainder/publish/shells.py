@@ -9,7 +9,7 @@ from remainder.errors import RecordError
 from remainder.loading.loaded import LoadedTask
 from remainder.measure.plan import Plan
 from remainder.record.flow import Flow
-from remainder.record.flow_file import flows_beside, read_flow
+from remainder.record.flow_file import FLOWS, read_flow
 from remainder.record.schema import Record
 from remainder.runs.flow import Planned, plan_flow
 from remainder.submission.shells import CIRCUIT_ORDERS
@@ -28,7 +28,7 @@ def flow_of(path: Path) -> Flow:
     Raises:
         RecordError: there is none, or it is at fault.
     """
-    found = flows_beside(path)
+    found = FLOWS.beside(path)
     if not found:
         raise RecordError(
             f"{path}: is a shell, and no flow beside it names it: nothing says how it is made",

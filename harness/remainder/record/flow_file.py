@@ -11,50 +11,36 @@ sources there are, and how many tie, is what every shell says too; only measurin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from remainder.base.files import require_file
 from remainder.base.messages import message_of
 from remainder.errors import RecordError
 from remainder.record.flow import Flow, MeasuredFlow, Shells, brackets_of
-from remainder.record.json import canonical_json, content_hash, write_atomically
+from remainder.record.joint import JointFile
+from remainder.record.json import content_hash
 from remainder.record.schema import Record
 from remainder.record.shell import shell_hash, shell_name, shell_note
-from remainder.record.store import StoredRecord, read_record
+from remainder.record.store import StoredRecord
 
 __all__ = [
     "FLOW",
+    "FLOWS",
     "find_flow",
     "flow_alone",
-    "flow_id",
     "flow_place",
-    "flow_schema",
-    "flows_beside",
     "read_flow",
     "require_shells",
     "write_flow",
 ]
 
-FLOW = ".flow"
-"""The ending of such files."""
-
-_LARGEST = 1_000_000  # bytes; one of ten shells has two thousand
-_RESTORE = "restore it as it was written, or run `remainder flow` again, which finds the shells"
+FLOWS = JointFile(Flow, "flow", "is no flow")
+FLOW = FLOWS.ending
 
 
 def write_flow(flow: Flow, results: Path) -> Path:
     """Write a flow whole or not at all, into the folder of results that holds its shells; gives its path."""
-    path = flow_place(flow, results)
-    write_atomically(path, _written(flow))
-    return path
-
-
-def flow_id(flow: Flow) -> str:
-    """The hash of a flow's content, which its file states."""
-    return content_hash(flow.model_dump(mode="json"))
+    return FLOWS.write(flow, flow_place(flow, results))
 
 
 def flow_place(flow: Flow, results: Path) -> Path:
@@ -74,7 +60,7 @@ def find_flow(folder: Path, task: str, submission: str, order: str, tier: str, d
     """
     for path in sorted(folder.glob(f"*{FLOW}")):
         try:
-            flow = _content(path)
+            flow = flow_alone(path)
         except RecordError:  # told by `verify`; it is measured again, and then written anew
             continue
         stated = (flow.task.hash, flow.submission.hash, flow.order, flow.tier, flow.dtype)
@@ -83,34 +69,17 @@ def find_flow(folder: Path, task: str, submission: str, order: str, tier: str, d
     return None
 
 
-def flows_beside(record: Path) -> list[Path]:
-    """The files of flows that name a record, which lies in the folder of its submission; sorted."""
-    found = []
-    for path in sorted(record.parent.parent.glob(f"*{FLOW}")):
-        if path.is_file() and path.stat().st_size <= _LARGEST and record.stem.encode() in path.read_bytes():
-            found.append(path)
-    return found
-
-
-def flow_schema() -> dict[str, Any]:
-    """The JSON schema of such a file."""
-    schema = Flow.model_json_schema()
-    schema["properties"]["flow_id"] = {
-        "description": "SHA-256 of the canonical JSON of everything else.",
-        "pattern": "^[0-9a-f]{64}$",
-        "type": "string",
-    }
-    schema["required"] = [*schema["required"], "flow_id"]
-    return schema
-
-
 def flow_alone(path: Path) -> Flow:
     """A flow, its own hash verified; the records of its shells are neither read nor looked at.
 
     Raises:
         RecordError: the file is damaged or was edited.
     """
-    return _content(path)
+    flow = FLOWS.read(path)
+    keeps = [shell.keep for shell in flow.shells]
+    if len(keeps) < 2 or keeps != sorted(set(keeps)):
+        raise FLOWS.fault(path, "its shells do not ascend, one is listed twice, or there is but one")
+    return flow
 
 
 def read_flow(path: Path) -> MeasuredFlow:
@@ -120,31 +89,23 @@ def read_flow(path: Path) -> MeasuredFlow:
         RecordError: the file is damaged or was edited, a shell is missing, at fault or not of this flow, or
             the scales do not follow from the shells.
     """
-    flow = _content(path)
-    stored: dict[int, StoredRecord] = {}
-    for shell in flow.shells:
-        found = sorted(path.parent.glob(f"*/{shell.record}.json"))
-        if not found:
-            raise RecordError(
-                f"{path}: the shell that keeps {shell.keep} is missing: there is no record "
-                f"{shell.record[:12]}… in the folders beside it",
-                fix=_RESTORE,
-            )
-        stored[shell.keep] = read_record(found[0])
+    flow = flow_alone(path)
+    stored: dict[int, StoredRecord] = {
+        shell.keep: FLOWS.record(path, shell.record, f"the shell that keeps {shell.keep}")
+        for shell in flow.shells
+    }
     try:
         require_shells(flow, {keep: one.record for keep, one in stored.items()})
         first = next(iter(stored.values())).record
         scales = brackets_of(Shells.of(stored), seed=first.measurement.seed)
     except (ValueError, RecordError) as problem:
         what = problem.what if isinstance(problem, RecordError) else message_of(problem)
-        raise RecordError(f"{path}: {what}", fix=_RESTORE) from problem
+        raise FLOWS.fault(path, what) from problem
     if set(scales) != set(flow.scales):
-        raise RecordError(f"{path}: its scales are not {', '.join(scales)}", fix=_RESTORE)
+        raise FLOWS.fault(path, f"its scales are not {', '.join(scales)}")
     for name, scale in scales.items():
         if scale != flow.scales[name]:
-            raise RecordError(
-                f"{path}: k_{name} does not follow from the shells: it is {scale.verdict}", fix=_RESTORE
-            )
+            raise FLOWS.fault(path, f"k_{name} does not follow from the shells: it is {scale.verdict}")
     return MeasuredFlow(flow, tuple(one.record for one in stored.values()))
 
 
@@ -182,30 +143,3 @@ def require_shells(flow: Flow, records: Mapping[int, Record]) -> None:
             )
         if keep > flow.sources:
             raise RecordError(f"a shell keeps {keep} of {flow.sources} sources")
-
-
-def _written(flow: Flow) -> bytes:
-    content = flow.model_dump(mode="json")
-    text = canonical_json({**content, "flow_id": flow_id(flow)}, indent=1)
-    return f"{text}\n".encode()
-
-
-def _content(path: Path) -> Flow:
-    require_file(path, most=_LARGEST, error=RecordError)
-    try:
-        data = path.read_bytes()
-        content: dict[str, Any] = json.loads(data)
-        stated = content.pop("flow_id")
-        flow = Flow.model_validate(content)
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as problem:
-        raise RecordError(f"{path}: is no flow ({message_of(problem)})", fix=_RESTORE) from problem
-    if flow_id(flow) != stated:
-        raise RecordError(f"{path}: its content is not that of its hash: it was edited", fix=_RESTORE)
-    if _written(flow) != data:
-        raise RecordError(f"{path}: is not in the one form that flows are written in", fix=_RESTORE)
-    keeps = [shell.keep for shell in flow.shells]
-    if len(keeps) < 2 or keeps != sorted(set(keeps)):
-        raise RecordError(
-            f"{path}: its shells do not ascend, one is listed twice, or there is but one", fix=_RESTORE
-        )
-    return flow

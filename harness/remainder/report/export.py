@@ -17,7 +17,7 @@ import pandas as pd
 
 from remainder.base.files import explained, present, require_folder, require_target
 from remainder.errors import RecordError
-from remainder.record.flow_file import flows_beside, read_flow
+from remainder.record.flow_file import FLOWS, read_flow
 from remainder.record.json import write_atomically
 from remainder.record.rungs import ALL
 from remainder.report.flow import flow_frame
@@ -57,7 +57,7 @@ def _parquet(stored: Sequence[Stored], out: Path) -> Files:
 def _flows(stored: Sequence[Stored], out: Path) -> Files:
     """A row for each shell of every flow that lies beside the records."""
     shells = [one.path for one in stored if one.record.submission.is_shell]
-    paths = sorted({flow for path in shells for flow in flows_beside(path)})
+    paths = sorted({flow for path in shells for flow in FLOWS.beside(path)})
     if not paths:
         raise RecordError(
             "no flow lies beside these records", fix="name a folder of results of `remainder flow`"

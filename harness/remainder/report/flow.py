@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
-from rich.console import RenderableType
 
-from remainder.base.wrapping import fill
 from remainder.record.flow import SCALES, Bracket, Flow
 from remainder.record.number import Number
 from remainder.record.rungs import GAUSSIANITY
 from remainder.record.schema import Record
-from remainder.report.layout import FORMATS, WIDTH, require_format
-from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
+from remainder.report.joint import render_joint
+from remainder.report.layout import WIDTH
+from remainder.report.text import Cells, Notes, frame_cells
 
 __all__ = ["COLUMNS", "PARTS", "flow_frame", "render_flow", "says_of", "title_of"]
 
@@ -192,41 +190,28 @@ def render_flow(
     Raises:
         RecordError: there is no such format.
     """
-    require_format(format, FORMATS)
-    if format == "csv":
-        return render_frame(flow_frame(flow, records), format)
-    if format == "json":
-        rows = json.loads(render_frame(flow_frame(flow, records), format))
-        content = {**flow.model_dump(mode="json"), "shells": rows}
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    parts = []
-    for part, title in enumerate((title_of(flow), *PARTS[1:])):
-        notes = Notes()
-        columns = [
-            column
-            for column in COLUMNS.values()
-            if column.part == part and any(column.of(record).value is not None for record in records)
-        ]
-        if not columns and part < len(PARTS) - 1:
-            continue
-        headings = ["kept", *(column.heading for column in columns)]
-        rows = [
-            [str(shell.keep), *(notes.value(column.of(record)).plain for column in columns)]
-            for shell, record in zip(flow.shells, records, strict=True)
-        ]
-        says = "; ".join(f"{column.heading}: {column.says}" for column in columns)
-        below = [*notes.lines(), *([f"{says}."] if says else []), *([] if part else [_UNIT])]
-        if part == len(PARTS) - 1:
-            below += ["", *_verdicts(flow)]
-        if format == "table":
-            lines = [fill(line, width, hanging="  ") for line in below]
-            shown: list[RenderableType] = [fill(title, width), "", plain_table(headings, rows), *lines]
-            parts.append(draw(shown, width=width, color=color))
-        else:
-            parts.append(
-                render_cells(headings, rows, format, title=title, notes=[line for line in below if line])
-            )
-    return "\n".join(parts)
+    tables = [_table(flow, records, part, title) for part, title in enumerate((title_of(flow), *PARTS[1:]))]
+    tables[-1].notes.extend(["", *_verdicts(flow)])
+    shown = [cells for cells in tables[:-1] if cells.headings[1:]]
+    frame = flow_frame(flow, records)
+    return render_joint(flow, frame, [*shown, tables[-1]], format, rows="shells", width=width, color=color)
+
+
+def _table(flow: Flow, records: Sequence[Record], part: int, title: str) -> Cells:
+    """The columns of a part in which some shell has a value."""
+    notes = Notes()
+    columns = [
+        column
+        for column in COLUMNS.values()
+        if column.part == part and any(column.of(record).value is not None for record in records)
+    ]
+    rows = [
+        [str(shell.keep), *(notes.value(column.of(record)).plain for column in columns)]
+        for shell, record in zip(flow.shells, records, strict=True)
+    ]
+    says = "; ".join(f"{column.heading}: {column.says}" for column in columns)
+    below = [*notes.lines(), *([f"{says}."] if says else []), *([] if part else [_UNIT])]
+    return Cells(title, ["kept", *(column.heading for column in columns)], rows, below)
 
 
 def title_of(flow: Flow) -> str:

@@ -5,22 +5,20 @@ Needs no torch.
 
 from __future__ import annotations
 
-import json
 import os.path
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pandas as pd
-from rich.console import RenderableType
 
-from remainder.base.wrapping import fill
 from remainder.record.levels import STATEMENTS, Levels
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.report.flow import COLUMNS as OF_SHELLS
 from remainder.report.flow import Column
-from remainder.report.layout import FORMATS, WIDTH, require_format
-from remainder.report.text import Notes, draw, frame_cells, plain_table, render_cells, render_frame
+from remainder.report.joint import render_joint
+from remainder.report.layout import WIDTH
+from remainder.report.text import Cells, Notes, frame_cells
 
 __all__ = ["COLUMNS", "SAYS", "levels_frame", "render_levels", "steps_of"]
 
@@ -146,34 +144,16 @@ def render_levels(
     Raises:
         RecordError: there is no such format.
     """
-    require_format(format, FORMATS)
-    if format == "csv":
-        return render_frame(levels_frame(levels, records), format)
-    if format == "json":
-        rows = json.loads(render_frame(levels_frame(levels, records), format))
-        content = {**levels.model_dump(mode="json"), "levels": rows}
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     steps = steps_of(levels)
     tables = [
         *(_numbers(steps, records, part, title) for part, title in enumerate((_title(levels), *_PARTS[1:]))),
         _verdicts(levels, steps),
     ]
-    parts = []
-    for title, headings, rows, below in tables:
-        if format == "table":
-            lines = [fill(line, width, hanging="  ") for line in below]
-            shown: list[RenderableType] = [fill(title, width), "", plain_table(headings, rows), *lines]
-            parts.append(draw(shown, width=width, color=color))
-        else:
-            parts.append(render_cells(headings, rows, format, title=title, notes=below))
-    return "\n".join(parts)
+    frame = levels_frame(levels, records)
+    return render_joint(levels, frame, tables, format, rows="levels", width=width, color=color)
 
 
-_Shown = tuple[str, list[str], list[list[str]], list[str]]
-"""Title, headings, rows, and lines below."""
-
-
-def _numbers(steps: Sequence[str], records: Sequence[Record], part: int, title: str) -> _Shown:
+def _numbers(steps: Sequence[str], records: Sequence[Record], part: int, title: str) -> Cells:
     notes = Notes()
     columns = [column for column in COLUMNS.values() if column.part == part]
     rows = [
@@ -182,7 +162,7 @@ def _numbers(steps: Sequence[str], records: Sequence[Record], part: int, title: 
     ]
     says = "; ".join(f"{column.heading}: {column.says}" for column in columns)
     below = [*notes.lines(), f"{says}.", *([] if part else [_UNIT])]
-    return title, ["level", *(column.heading for column in columns)], rows, below
+    return Cells(title, ["level", *(column.heading for column in columns)], rows, below)
 
 
 def _title(levels: Levels) -> str:
@@ -195,7 +175,7 @@ def _title(levels: Levels) -> str:
     )
 
 
-def _verdicts(levels: Levels, steps: Sequence[str]) -> _Shown:
+def _verdicts(levels: Levels, steps: Sequence[str]) -> Cells:
     notes = Notes()
     rows = [
         [step, *(verdict.word + notes.mark(verdict.reason) for verdict in row)]
@@ -205,4 +185,4 @@ def _verdicts(levels: Levels, steps: Sequence[str]) -> _Shown:
     ]
     says = [f"{name}: {SAYS[name]}" for name in STATEMENTS]
     title = "What a hierarchy would say (95 %, all levels and statements together)"
-    return title, ["level", *STATEMENTS], rows, [*notes.lines(), f"{'; '.join(says)}."]
+    return Cells(title, ["level", *STATEMENTS], rows, [*notes.lines(), f"{'; '.join(says)}."])

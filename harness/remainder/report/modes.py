@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-from rich.console import RenderableType
 
-from remainder.base.wrapping import fill
 from remainder.record.modes import Discretisation
-from remainder.report.layout import FORMATS, WIDTH, require_format
-from remainder.report.text import (
-    Notes,
-    draw,
-    format_value,
-    frame_cells,
-    in_words,
-    plain_table,
-    render_cells,
-    render_frame,
-)
+from remainder.report.joint import render_joint
+from remainder.report.layout import WIDTH
+from remainder.report.text import Cells, Notes, format_value, frame_cells, in_words
 
 __all__ = ["modes_frame", "render_modes"]
 
@@ -47,11 +37,6 @@ def render_modes(
     Raises:
         RecordError: there is no such format.
     """
-    require_format(format, FORMATS)
-    if format == "csv":
-        return render_frame(modes_frame(found), format)
-    if format == "json":
-        return found.model_dump_json(indent=1) + "\n"
     notes = Notes()
     title = (
         f"{found.submission} on {found.task}, tier {found.tier}: {found.keep} of {found.sources} sources "
@@ -74,8 +59,5 @@ def render_modes(
         f"The bath's own Gaussian costs {in_words(found.bath)} more than its mean; one independent mode a "
         f"source costs {in_words(found.sources_apart)} more than that.",
     ]
-    if format == "table":
-        lines = [fill(line, width, hanging="  ") for line in below]
-        shown: list[RenderableType] = [fill(title, width), "", plain_table(_HEADINGS, rows), *lines]
-        return draw(shown, width=width, color=color)
-    return render_cells(_HEADINGS, rows, format, title=title, notes=below)
+    cells = Cells(title, _HEADINGS, rows, below)
+    return render_joint(found, modes_frame(found), [cells], format, rows="modes", width=width, color=color)
