@@ -21,7 +21,7 @@ from remainder.measure.plan import Plan, plan
 from remainder.publish.remeasure import plan_of, rerun
 from remainder.publish.shells import shell_of
 from remainder.record.flow import SCALES, Bracket, Flow, MeasuredFlow, Shells
-from remainder.record.flow_file import read_flow, write_flow
+from remainder.record.flow_file import read_flow, shells_of, write_flow
 from remainder.record.number import Number
 from remainder.record.rungs import AMPLITUDES
 from remainder.record.store import read_record, values_path
@@ -172,12 +172,12 @@ def test_a_shell_is_measured_again_from_the_whole_submission(
     forged = chain.flow.model_copy(update={"sources": 9})
     record = chain.records[1]
     with pytest.raises(RecordError, match="3 of 9 sources"):
-        shell_of(forged, record, whole, loaded, plan_of(record, loaded))
+        shell_of(shells_of(forged), record.submission, whole, loaded, plan_of(record, loaded))
     alone = tmp_path / path.parent.name / path.name
     alone.parent.mkdir()
     shutil.copyfile(path, alone)
     shutil.copyfile(values_path(path), values_path(alone))
-    with pytest.raises(RecordError, match="is a shell, and no flow beside it names it"):
+    with pytest.raises(RecordError, match="is a shell, and neither a flow nor levels beside it name it"):
         rerun(alone)
 
 

@@ -4,7 +4,7 @@ A record whose values, summaries and hashes were changed in step agrees with its
 that it is wrong.
 
 1. Task and submission, as they are here, must be those of the record, and the record's windows those of the
-   task's tier. A shell is made again from its whole submission, by a flow beside it.
+   task's tier. A shell is made again from its whole submission, by a flow or levels beside it.
 2. Choose documents: those whose SHA-256 of `seed|nonce|record_id|document` is smallest. The seed is the
    commit under review and the nonce a word drawn afterwards, so that nobody knows the choice when a record
    is made.
@@ -38,7 +38,8 @@ from remainder.loading.open import open_task
 from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import Remeasured
 from remainder.publish.comparison import compare
-from remainder.publish.shells import flow_of, shell_of
+from remainder.publish.shells import shell_of, shells_beside
+from remainder.record.levels_file import LEVELS
 from remainder.record.provenance import git_state, machine_name
 from remainder.record.rungs import ALL, NULLS
 from remainder.record.schema import Record, SubmissionInfo
@@ -152,18 +153,20 @@ def rerun(
         seed = "" if state is None else state.commit
     nonce = secrets.token_hex(8) if nonce is None else nonce
     loaded = open_recorded(record, progress, task)
-    measured = plan_of(record, loaded)
-    flow = flow_of(path) if record.submission.is_shell else None
-    stated = record.submission if flow is None else flow.submission
-    subject = subject_of(stated, submission, loaded, trust_code=trust_code)
-    if flow is not None:
-        subject = shell_of(flow, record, subject, loaded, measured, progress)
+    measured = plan_of(record, loaded, of_levels=bool(LEVELS.beside(path)))
+    shells = shells_beside(path) if record.submission.is_shell else None
+
+    def again(stated: SubmissionInfo, given: str | Path | None) -> Entry:
+        if shells is None or not stated.is_shell:
+            return subject_of(stated, given, loaded, trust_code=trust_code)
+        whole = subject_of(shells.submission, given, loaded, trust_code=trust_code)
+        return shell_of(shells, stated, whole, loaded, measured, progress)
+
+    subject = again(record.submission, submission)
     chosen = choose_documents(stored, documents, seed, nonce)
-    reference = (
-        None
-        if record.reference is None
-        else subject_of(record.reference, None, loaded, trust_code=trust_code)
-    )
+    # Levels that are shells stand in shells of the same submission.
+    same = submission if shells is not None else None
+    reference = None if record.reference is None else again(record.reference, same)
     found = loaded.remeasure(subject, measured, chosen, reference=reference, progress=progress)
     return replace(
         _compared(stored, found, measured.tier, seed, nonce),
@@ -279,8 +282,12 @@ def subject_of(
     return found
 
 
-def plan_of(record: Record, loaded: LoadedTask) -> Plan:
-    """The plan that a record was measured by, without the field's own metrics."""
+def plan_of(record: Record, loaded: LoadedTask, *, of_levels: bool = False) -> Plan:
+    """The plan that a record was measured by, without the field's own metrics.
+
+    Args:
+        of_levels: whether it is one of levels over each other.
+    """
     stated = record.measurement
     rungs = (ALL,) if stated.whole else stated.rungs
     found = plan(
@@ -291,8 +298,10 @@ def plan_of(record: Record, loaded: LoadedTask) -> Plan:
         compat=False,
         nulls=tuple(name for name in NULLS if name in record.metrics.rungs),
         annealed_pairs=stated.annealed_draws // 2,
-        # A flow's own plan describes no lengths, though it has the rungs with which others do.
-        is_lean=record.submission.is_shell and found.describes and record.calibration.description is None,
+        # Plans of flows and levels describe no lengths, though they have the rungs with which others do.
+        is_lean=(record.submission.is_shell or of_levels)
+        and found.describes
+        and record.calibration.description is None,
     )
 
 

@@ -20,7 +20,7 @@ from remainder.record.flow import Flow, MeasuredFlow, Shells, brackets_of
 from remainder.record.joint import JointFile
 from remainder.record.json import content_hash
 from remainder.record.schema import Record
-from remainder.record.shell import shell_hash, shell_name, shell_note
+from remainder.record.shells import ShellsOf, require_shell
 from remainder.record.store import StoredRecord
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "flow_place",
     "read_flow",
     "require_shells",
+    "shells_of",
     "write_flow",
 ]
 
@@ -115,31 +116,28 @@ def require_shells(flow: Flow, records: Mapping[int, Record]) -> None:
     Raises:
         RecordError: one is not.
     """
-    first = next(iter(records.values()))
+    first, shells = next(iter(records.values())), shells_of(flow)
     for keep, record in records.items():
-        stated, whole = record.submission, flow.submission
-        shell = shell_hash(whole.hash, flow.order, keep), shell_name(whole.name, flow.order, keep)
-        if (stated.hash, stated.name) != shell or not stated.is_shell:
-            raise RecordError(
-                f"the record of the shell that keeps {keep} is of {stated.name} (hash {stated.hash[:12]}…), "
-                f"and not of {whole.name} with {keep} sources in the order {flow.order}"
-            )
+        require_shell(shells, keep, record)
         same = {
             "task": (record.task, flow.task),
             "tier": (record.tier, flow.tier),
             "dtype": (record.measurement.dtype, flow.dtype),
             "protocol": (record.protocol, flow.protocol),
-            "kind": (stated.kind, whole.kind),
-            "files": (stated.files, whole.files),
             "model": (record.model, first.model),
             "data": (record.corpus, first.corpus),
             "seed": (record.measurement.seed, first.measurement.seed),
         }
         if other := [name for name, (found, expected) in same.items() if found != expected]:
             raise RecordError(f"the shell that keeps {keep} is of another {', '.join(other)}")
-        if shell_note(keep, flow.order, flow.sources, flow.ties) not in record.warnings:
-            raise RecordError(
-                f"{flow.sources} sources, of which {flow.ties} tie: the shell that keeps {keep} states others"
-            )
-        if keep > flow.sources:
-            raise RecordError(f"a shell keeps {keep} of {flow.sources} sources")
+
+
+def shells_of(flow: Flow) -> ShellsOf:
+    """The shells of a flow."""
+    return ShellsOf(
+        submission=flow.submission,
+        order=flow.order,
+        sources=flow.sources,
+        ties=flow.ties,
+        keeps=tuple(shell.keep for shell in flow.shells),
+    )

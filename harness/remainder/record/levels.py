@@ -37,6 +37,7 @@ from remainder.record.number import FrozenModel, Sha256
 from remainder.record.ratio import ratio_even, ratio_odd
 from remainder.record.rungs import BATH, BATH_PAIRS
 from remainder.record.schema import Record, SubmissionInfo, TaskInfo
+from remainder.record.shells import ShellsOf
 from remainder.record.store import StoredRecord
 from remainder.record.values import Totals, annealed_totals, canonical_values, column, document_totals
 from remainder.record.verdicts import Sides, Verdict, verdicts_of, within
@@ -77,6 +78,8 @@ class Levels(FrozenModel):
     protocol: str
     task: TaskInfo
     tier: str
+    shells: ShellsOf | None
+    """Where the levels are shells of one submission: of which; null where they are submissions."""
     levels: tuple[Level, ...]
     statements: dict[str, tuple[Verdict, ...]]
     """Verdicts on each level, by the name of the statement."""

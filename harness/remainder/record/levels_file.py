@@ -6,11 +6,15 @@ a level in the next one, and by statements that are computed from these once mor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from remainder.base.messages import message_of
+from remainder.errors import RecordError
 from remainder.record.joint import JointFile
 from remainder.record.levels import Levels, MeasuredLevels, statements_of_records
+from remainder.record.schema import Record
+from remainder.record.shells import ShellsOf, require_shell
 
 __all__ = ["LEVELS", "levels_place", "read_levels", "write_levels"]
 
@@ -47,11 +51,26 @@ def read_levels(path: Path) -> MeasuredLevels:
             what = f"the record of {level.submission.name} is of another task, tier or submission"
             raise LEVELS.fault(path, what)
     try:
+        if levels.shells is not None:
+            _require_shells(levels.shells, [one.record for one in stored])
         statements = statements_of_records(stored, seed=stored[0].record.measurement.seed)
-    except ValueError as problem:
-        raise LEVELS.fault(path, message_of(problem)) from problem
+    except (ValueError, RecordError) as problem:
+        what = problem.what if isinstance(problem, RecordError) else message_of(problem)
+        raise LEVELS.fault(path, what) from problem
     if statements != levels.statements:
         wrong = next(name for name in statements if statements[name] != levels.statements.get(name))
         words = ", ".join(verdict.word for verdict in statements[wrong])
         raise LEVELS.fault(path, f"what it says of {wrong} does not follow from the records: {words}")
     return MeasuredLevels(levels, tuple(one.record for one in stored))
+
+
+def _require_shells(shells: ShellsOf, records: Sequence[Record]) -> None:
+    """Check that the levels are shells, each with more sources than the one before.
+
+    Raises:
+        RecordError: one is not.
+    """
+    if len(shells.keeps) != len(records) or list(shells.keeps) != sorted(set(shells.keeps)):
+        raise RecordError(f"its shells keep {', '.join(map(str, shells.keeps))}: not one more a level")
+    for keep, record in zip(shells.keeps, records, strict=True):
+        require_shell(shells, keep, record)

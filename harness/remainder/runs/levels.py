@@ -19,9 +19,10 @@ from remainder.measure.plan import Plan
 from remainder.measure.seal import info
 from remainder.record.levels import CONDITIONAL, Level, Levels, MeasuredLevels, statements_of_records
 from remainder.record.levels_file import write_levels
+from remainder.record.shells import ShellsOf
 from remainder.record.store import StoredRecord
 from remainder.runs.cells import sweep
-from remainder.runs.flow import flow_plan, plan_flow
+from remainder.runs.flow import Planned, flow_plan, plan_flow
 from remainder.submission.submission import Entry, SiteEntry
 
 __all__ = ["RUNGS", "PlannedLevels", "levels_plan", "measure_levels", "plan_levels"]
@@ -37,6 +38,8 @@ class PlannedLevels(NamedTuple):
     plan: Plan
     levels: tuple[Entry, ...]
     """Submissions from coarse to fine."""
+    shells: Planned | None = None
+    """The flow whose shells they are; None where they are submissions."""
 
 
 def levels_plan(loaded: LoadedTask, tier: str, documents: int | None, dtype: str | None) -> Plan:
@@ -83,7 +86,7 @@ def plan_levels(
             shells=shells,
             progress=progress,
         )
-        return PlannedLevels(loaded, settings, tuple(planned.shells.values()))
+        return PlannedLevels(loaded, settings, tuple(planned.shells.values()), planned)
     asked = {"--order": order, "--keep": keeps, "--ratio": ratio, "--shells": shells}
     if given := [name for name, value in asked.items() if value is not None]:
         raise TaskError(
@@ -132,6 +135,7 @@ def measure_levels(
         protocol=loaded.task.protocol,
         task=first.task,
         tier=planned.plan.tier,
+        shells=None if planned.shells is None else _shells_of(planned.shells),
         levels=tuple(
             Level(submission=info(entry), record=one.record.record_id)
             for entry, one in zip(entries, stored, strict=True)
@@ -140,6 +144,16 @@ def measure_levels(
     )
     write_levels(levels, out)
     return MeasuredLevels(levels, tuple(one.record for one in stored))
+
+
+def _shells_of(planned: Planned) -> ShellsOf:
+    return ShellsOf(
+        submission=info(planned.whole),
+        order=planned.order,
+        sources=planned.sources,
+        ties=planned.ties,
+        keeps=tuple(planned.shells),
+    )
 
 
 def _require_site(loaded: LoadedTask) -> None:
