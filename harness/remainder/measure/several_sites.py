@@ -44,7 +44,7 @@ from remainder.residual.noise import NoiseKeys
 from remainder.submission.objects import object_submission
 from remainder.submission.open import open_submission
 
-__all__ = ["Shift", "SitesResult", "evaluate_sites"]
+__all__ = ["Shift", "SitesResult", "evaluate_sites", "site_batches", "site_model"]
 
 _RUNGS: Mapping[Statistics, str] = {
     "single-shot": "full",
@@ -110,7 +110,7 @@ def evaluate_sites(
         MeasurementError: a result is not finite.
     """
     loaded = [at_site(task) for task in tasks]
-    model = _site_model(loaded, interpretations, dtype)
+    model = site_model(loaded, interpretations, dtype)
     device, seed = loaded[0].device, loaded[0].task.seed
     sites = [
         FeatureSite(
@@ -124,11 +124,11 @@ def evaluate_sites(
     with torch.no_grad():
 
         def calibration() -> Iterator[SiteBatch]:
-            return _batches(loaded, sites, "calibration", calibration_windows, batch_size)
+            return site_batches(loaded, sites, "calibration", calibration_windows, batch_size)
 
         single = fit_sites(model, sites, calibration, ("single-shot", *statistics))
         done = 0
-        for batch in _batches(loaded, sites, "evaluation", evaluation_windows, batch_size):
+        for batch in site_batches(loaded, sites, "evaluation", evaluation_windows, batch_size):
             rows += _scores(model, sites, batch, {rule: single[rule] for rule in statistics}, pairs)
             done += len(batch.inputs)
             (progress or silent)(f"{len(sites)} sites at once", done, evaluation_windows)
@@ -154,8 +154,12 @@ def _opened(interpretation: Any, loaded: SiteTask, trust_code: bool) -> Adapted:
     return entry.build(loaded.task, lambda: loaded.fit_moments(loaded.task.tier("quick").fit_windows))
 
 
-def _site_model(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtype: str) -> SiteModel:
-    """The one model of all tasks."""
+def site_model(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtype: str) -> SiteModel:
+    """The one model of all tasks.
+
+    Raises:
+        TaskError: they are not as many as interpretations, or of different models.
+    """
     if len(loaded) != len(interpretations) or not loaded:
         raise TaskError(
             f"{len(loaded)} tasks and {len(interpretations)} interpretations",
@@ -174,7 +178,7 @@ def _site_model(loaded: Sequence[SiteTask], interpretations: Sequence[Any], dtyp
     return runner
 
 
-def _batches(
+def site_batches(
     loaded: Sequence[SiteTask], sites: Sequence[FeatureSite], split: Any, windows: int, size: int
 ) -> Iterator[SiteBatch]:
     """Windows of all tasks side by side."""

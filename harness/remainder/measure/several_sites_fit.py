@@ -38,7 +38,16 @@ from remainder.residual.covariance import DenseCovariance, fit_covariance
 from remainder.residual.moments import Moments
 from remainder.residual.noise import Draw, NoiseKeys, folds, normal
 
-__all__ = ["STATISTICS", "Batches", "SiteBatch", "SiteNoise", "Statistics", "fit_sites", "run_sites"]
+__all__ = [
+    "STATISTICS",
+    "Batches",
+    "FoldMoments",
+    "SiteBatch",
+    "SiteNoise",
+    "Statistics",
+    "fit_sites",
+    "run_sites",
+]
 
 Statistics = Literal["single-shot", "sequential", "counterterm"]
 STATISTICS: tuple[Statistics, ...] = ("single-shot", "sequential", "counterterm")
@@ -126,7 +135,7 @@ def run_sites(
     return model.run(batch.inputs, _splices(sites, batch, noises, Draw(draw)))
 
 
-class _Folds:
+class FoldMoments:
     """Moments of rows, by fold of documents."""
 
     def __init__(self) -> None:
@@ -135,13 +144,23 @@ class _Folds:
     def update(
         self, places: NoiseKeys, rows: Float[Tensor, "docs pos d"], mask: Bool[Tensor, "docs pos"]
     ) -> None:
+        """Add the rows where `mask` holds, those of each window to the fold of its document."""
         if not self.parts:
             self.parts = [Moments.empty(rows.shape[-1], rows.device) for _ in range(FOLDS)]
+        # By document, so that what a covariance is shrunk by is held out.
         dealt = torch.tensor(folds(places, FOLDS)).to(mask.device)
         for index, part in enumerate(self.parts):
             part.update(rows[(dealt == index)[:, None] & mask].double())
 
     def found(self, name: str) -> list[Moments]:
+        """Moments of each fold.
+
+        Args:
+            name: of the site, for the message.
+
+        Raises:
+            MeasurementError: fewer than two rows were seen.
+        """
         if sum(part.count for part in self.parts) < 2:
             raise MeasurementError(
                 f"fewer than two positions of calibration are spliced at {name}", fix="use more windows"
@@ -153,8 +172,8 @@ def _clean_moments(
     model: SiteModel, sites: Sequence[FeatureSite], batches: Batches
 ) -> tuple[dict[str, list[Moments]], dict[str, Moments]]:
     """Moments of every site's residual, by fold, and of its activation, in the untouched model."""
-    residuals = {site.name: _Folds() for site in sites}
-    activations = {site.name: _Folds() for site in sites}
+    residuals = {site.name: FoldMoments() for site in sites}
+    activations = {site.name: FoldMoments() for site in sites}
     order: list[str] = []
     for batch in batches():
         order.clear()
@@ -189,7 +208,7 @@ def _sweep(
     residual: bool,
 ) -> list[Moments]:
     """Moments by fold at a site, of x' − x̂(x') or of x̂(x'), where the sites before it are replaced."""
-    found = _Folds()
+    found = FoldMoments()
     for batch in batches():
         edits = _splices(before, batch, noises, Draw(0))
         seen: list[Tensor] = []

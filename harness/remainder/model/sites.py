@@ -23,7 +23,16 @@ from remainder.model.bridge import Reached, hooked_pass, require_hook
 from remainder.model.bridge_errors import architecture_of, by_token, of_the_bridge
 from remainder.model.skipping import Skipping, block_of
 
-__all__ = ["BridgeSiteModel", "Edit", "Edits", "Entry", "SiteModel", "entry_of", "run_from"]
+__all__ = [
+    "BridgeSiteModel",
+    "Edit",
+    "Edits",
+    "Entry",
+    "SiteModel",
+    "activation_from",
+    "entry_of",
+    "run_from",
+]
 
 Edit = Callable[[Tensor], Tensor | None]
 """Activation [rows, positions, d] → its replacement of the same shape, or None to leave it."""
@@ -83,6 +92,20 @@ def run_from(
         return model.run(inputs, edits, positions)
     assert isinstance(model, BridgeSiteModel)
     return model.run(inputs, edits, positions, entry=entry)
+
+
+def activation_from(
+    model: SiteModel,
+    entry: Entry | None,
+    inputs: Shaped[Tensor, "rows pos *item"],
+    edits: Edits,
+    hook: str,
+) -> Float[Tensor, "rows pos d"]:
+    """The activation at `hook` in a pass that starts where `entry_of` these inputs says."""
+    if entry is None:
+        return model.activation(inputs, edits, hook)
+    assert isinstance(model, BridgeSiteModel)
+    return model.activation(inputs, edits, hook, entry=entry)
 
 
 @dataclass
@@ -181,9 +204,17 @@ class BridgeSiteModel:
         return logits
 
     def activation(
-        self, inputs: Shaped[Tensor, "rows pos"], edits: Edits, hook: str
+        self,
+        inputs: Shaped[Tensor, "rows pos"],
+        edits: Edits,
+        hook: str,
+        *,
+        entry: Entry | None = None,
     ) -> Float[Tensor, "rows pos d"]:
         """The activation at `hook`; the pass ends there.
+
+        Args:
+            entry: what comes into a block before all edits and `hook`; the pass starts there.
 
         Raises:
             TaskError: if the model has no such hook.
@@ -203,7 +234,7 @@ class BridgeSiteModel:
             for place, (name, edit) in enumerate(((hook, keep), *edits))
         ]
         try:
-            self._forward(inputs, hooks)
+            self._forward(inputs, hooks, entry)
         except Reached:
             return seen[0]
         raise MeasurementError(
