@@ -10,7 +10,7 @@ from remainder.errors import TaskError
 from remainder.task.script import load_script
 from remainder.task.spec import list_tasks
 from remainder.validation.claims import needs, parse_quantity
-from remainder.validation.flows import crossing
+from remainder.validation.flows import FLOWS, crossing
 from remainder.validation.run import controls
 
 KEEPS = np.array([0.0, 2.0, 4.0])
@@ -77,5 +77,5 @@ def test_controls_of_flows_alone_are_no_tasks_of_a_board() -> None:
     ids = [one.task.id for one in controls()]
     alone = [name for name in ids if name not in list_tasks()]
     assert alone == ["flows/isotropic", "flows/weak-background"]
-    with_flows = [one.task.id for one in controls() if one.flows is not None]
+    with_flows = [one.task.id for one in controls() if FLOWS in one.beside]
     assert {"controls/shell-chain-1", "controls/mixture", "tracr/histogram"} <= set(with_flows)

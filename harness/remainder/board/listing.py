@@ -11,6 +11,7 @@ from remainder.board.origin import Remark, check_stated
 from remainder.board.shelf import is_board
 from remainder.errors import RecordError
 from remainder.record.flow_file import FLOW, flow_place, read_flow
+from remainder.record.layers_file import LAYERS, layers_place, read_layers
 from remainder.record.levels_file import LEVELS, levels_place, read_levels
 from remainder.record.order import ORDER, read_order
 from remainder.record.schema import Record, SubmissionInfo
@@ -48,7 +49,15 @@ def _levels(path: Path) -> _Joint:
     return _Joint(levels_place(levels, Path()), records, None)
 
 
-JOINT: dict[str, Callable[[Path], _Joint]] = {FLOW: _flow, LEVELS.ending: _levels}
+def _layers(path: Path) -> _Joint:
+    return _Joint(layers_place(read_layers(path).chain, Path()), (), None)
+
+
+JOINT: dict[str, Callable[[Path], _Joint]] = {
+    FLOW: _flow,
+    LAYERS.ending: _layers,
+    LEVELS.ending: _levels,
+}
 """Files beside the folders of records, by their endings, with what reads them; all of these are verified."""
 
 

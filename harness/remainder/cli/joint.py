@@ -35,6 +35,11 @@ JOINT = {
         "remainder.report.flow:render_flow",
         "remainder.report.plot_flow:flow_figure",
     ),
+    ".layers": JointKind(
+        "remainder.record.layers_file:shown_layers",
+        "remainder.report.layers:render_layers",
+        "remainder.report.plot_layers:layers_figure",
+    ),
     ".levels": JointKind(
         "remainder.record.levels_file:read_levels",
         "remainder.report.levels:render_levels",

@@ -23,6 +23,7 @@ from remainder.cli import complete
 from remainder.cli import doctor as cli_doctor
 from remainder.cli import export as cli_export
 from remainder.cli import flow as cli_flow
+from remainder.cli import layers as cli_layers
 from remainder.cli import levels as cli_levels
 from remainder.cli import modes as cli_modes
 from remainder.cli import publish as cli_publish
@@ -75,6 +76,7 @@ app.command()(cli_run.run)
 app.command()(cli_score.score)
 app.command()(cli_flow.flow)
 app.command()(cli_levels.levels)
+app.command()(cli_layers.layers)
 app.command()(cli_modes.modes)
 app.command()(cli_export.export)
 

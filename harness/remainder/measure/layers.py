@@ -58,7 +58,7 @@ __all__ = ["LEADING", "STEP", "LayerValues", "Layered", "measure_layers", "requi
 STEP = 0.05
 """Share of the noise by which J is taken: rounding moves J ε by less than a thousandth, curvature by less."""
 LEADING = 10
-"""Eigenvectors whose space is compared, at most."""
+"""Eigenvectors whose space is compared, at most; of a narrow site half of its width."""
 
 _SHOWN = 5  # eigenvalues that are kept
 
@@ -108,20 +108,20 @@ def measure_layers(
         return found.evaluate()
 
 
-def require_order(chain: Sequence[FeatureSite], model: SiteModel, inputs: Tensor) -> None:
-    """Check that each site comes before the next in a pass over these inputs.
+def require_order(hooks: Sequence[str], model: SiteModel, inputs: Tensor) -> None:
+    """Check that hooks come in this order in a pass over these inputs.
 
     Raises:
-        TaskError: one does not.
+        TaskError: they do not.
     """
     reached: list[str] = []
 
-    def noted(name: str) -> Callable[[Tensor], None]:
-        return lambda x: reached.append(name)
+    def noted(hook: str) -> Edit:
+        return lambda x: reached.append(hook)
 
     with torch.no_grad():
-        model.run(inputs, [(site.name, noted(site.name)) for site in chain])
-    if reached != [site.name for site in chain]:
+        model.run(inputs, [(hook, noted(hook)) for hook in hooks])
+    if reached != list(hooks):
         raise TaskError(
             f"in a pass the sites come as {', '.join(reached)}",
             fix="name their tasks in this order, lowest first",
@@ -568,7 +568,7 @@ def _against(folded: FoldMoments, reference: FoldMoments) -> Against | None:
     a, b = old.covariance, new.covariance
     if not (power := float(a.trace())) > 0:
         return None
-    count = min(LEADING, len(a))
+    count = min(LEADING, len(a) // 2)
     spaces = [torch.linalg.eigh(each).eigenvectors[:, -count:] for each in (a, b)]
     return Against(
         mean=float((new.mean - old.mean).norm()) / power**0.5,

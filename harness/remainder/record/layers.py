@@ -32,7 +32,7 @@ Source: protocol 1, section 8; protocol 2, section 7.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,8 @@ __all__ = [
     "Arrived",
     "Chain",
     "ChainNumbers",
+    "LayerNumbers",
+    "LayerRatios",
     "LayerShell",
     "LayerSite",
     "LayerSums",
@@ -63,6 +65,7 @@ __all__ = [
     "SiteSums",
     "Spectrum",
     "numbers_of",
+    "ratios_of",
     "rungs_of",
     "statements_of",
 ]
@@ -272,6 +275,7 @@ class Layers(FrozenModel):
     @model_validator(mode="after")
     def _whole(self) -> Layers:
         count, keeps = len(self.documents), [shell.keep for shell in self.shells]
+        rungs = rungs_of(len(self.chain.sites))
         if len(self.chain.sites) < 2:
             raise ValueError("one site has no layer below it")
         if not keeps or keeps != sorted(set(keeps)):
@@ -280,10 +284,8 @@ class Layers(FrozenModel):
             raise ValueError("documents are not sorted, or one is listed twice")
         lists: list[Sequence[object]] = [self.tokens, self.clean]
         for shell in self.shells:
-            if list(shell.sums.rungs) != sorted(rungs_of(len(self.chain.sites))):
-                raise ValueError(
-                    f"rungs with {shell.keep} kept are not {', '.join(rungs_of(len(self.chain.sites)))}"
-                )
+            if set(shell.sums.rungs) != set(rungs):
+                raise ValueError(f"rungs with {shell.keep} kept are not {', '.join(rungs)}")
             if len(shell.sums.sites) != len(self.chain.sites):
                 raise ValueError(f"{len(shell.sums.sites)} sites with {shell.keep} kept")
             for rung in shell.sums.rungs.values():
@@ -305,7 +307,7 @@ def rungs_of(sites: int) -> list[str]:
     return alone + [f"{kind} to {place}" for kind in ("raw", "full", "sequential") for place in places[1:]]
 
 
-class _Numbers(NamedTuple):
+class LayerNumbers(NamedTuple):
     """What follows from the sums of one shell."""
 
     rungs: dict[str, RungNumbers]
@@ -313,7 +315,63 @@ class _Numbers(NamedTuple):
     whole: ChainNumbers
 
 
-def numbers_of(sums: LayerSums, tokens: Sequence[int], *, seed: int) -> _Numbers:
+class LayerRatios(NamedTuple):
+    """The same as ratios of sums over documents, by the fields of `SiteNumbers` and `ChainNumbers`."""
+
+    sites: tuple[dict[str, Ratio | str], ...]
+    """A word in place of a ratio says why there is none."""
+    whole: dict[str, Ratio | str]
+
+
+def ratios_of(sums: LayerSums, tokens: Sequence[int]) -> LayerRatios:
+    """Ratios of sums over documents.
+
+    Args:
+        tokens: scored tokens of each document.
+    """
+    counts, chain, last = np.array(tokens, dtype=np.float64), _Chain(sums), len(sums.sites)
+    places = range(1, last + 1)
+    raw = np.sum([chain.loss(f"raw {place}") for place in places], axis=0)
+    full = np.sum([chain.loss(f"full {place}") for place in places], axis=0)
+    sequential = chain.upto("sequential", last)
+    whole = {
+        "raw_sum": raw,
+        "raw_excess": chain.upto("raw", last) - raw,
+        "gaussian_sum": full,
+        "gaussian_excess": sequential - full,
+        "correction": sequential - chain.upto("full", last),
+    }
+    return LayerRatios(
+        tuple(_of_site(chain, place, counts) for place in range(last)),
+        {name: Ratio(numerator, counts) for name, numerator in whole.items()},
+    )
+
+
+def _of_site(chain: _Chain, place: int, counts: Array) -> dict[str, Ratio | str]:
+    """Ratios of a site, counted from 0."""
+    alone = chain.remainder(place, "alone")
+
+    def share(numerator: Array, denominator: Array) -> Ratio | str:
+        return Ratio(numerator, denominator, "positive") if denominator.any() else "nothing is left over"
+
+    found: dict[str, Ratio | str] = {
+        "left_out": share(alone, np.array(chain.sums.sites[place].activation)),
+        "raw_given": Ratio(chain.given("raw", place + 1), counts),
+        "gaussian_given": Ratio(chain.given("sequential", place + 1), counts),
+    }
+    if place == 0:
+        return {**dict.fromkeys(SiteNumbers.model_fields, _NOTHING_BELOW), **found}
+    linear = chain.arrival(place, "linear")
+    return found | {
+        "power_raw": share(chain.remainder(place, "raw"), alone),
+        "power_gaussian": share(chain.remainder(place, "gaussian"), alone),
+        "arrives": share(linear, alone),
+        "gaussian_to_linear": share(chain.arrival(place, "gaussian"), linear),
+        "real_to_linear": share(chain.arrival(place, "real"), linear),
+    }
+
+
+def numbers_of(sums: LayerSums, tokens: Sequence[int], *, seed: int) -> LayerNumbers:
     """Numbers with intervals over documents.
 
     Args:
@@ -322,61 +380,24 @@ def numbers_of(sums: LayerSums, tokens: Sequence[int], *, seed: int) -> _Numbers
     """
     counts = np.array(tokens, dtype=np.float64)
     bootstrap = Bootstrap(len(counts), seed=seed)
-    chain = _Chain(sums)
 
-    def pooled(numerator: Array) -> Number:
-        return Number.of(bootstrap.estimate(Ratio(numerator, counts)))
+    def numbers(ratios: Mapping[str, Ratio | str]) -> dict[str, Number]:
+        return {name: Number.of_ratio(bootstrap, ratio) for name, ratio in ratios.items()}
 
-    def share(numerator: Array, denominator: Array) -> Number:
-        if not denominator.any():
-            return Number.null("nothing is left over")
-        return Number.of(bootstrap.estimate(Ratio(numerator, denominator, "positive")))
-
-    def top1(own: RungSums) -> Number:
-        if own.top1 is None:
-            return Number.null("its outputs are no classes")
-        return Number.of(bootstrap.estimate(Ratio(np.array(own.top1), counts, "share")))
-
-    rungs = {
-        name: RungNumbers(
-            gap=pooled(chain.loss(name)),
-            kl=Number.of(bootstrap.estimate(Ratio(np.array(own.kl), counts, "positive"))),
-            top1=top1(own),
+    def of_rung(own: RungSums) -> RungNumbers:
+        none = "its outputs are no classes"
+        top1 = none if own.top1 is None else Ratio(np.array(own.top1), counts, "share")
+        return RungNumbers(
+            gap=Number.of_ratio(bootstrap, Ratio(np.array(own.loss), counts)),
+            kl=Number.of_ratio(bootstrap, Ratio(np.array(own.kl), counts, "positive")),
+            top1=Number.of_ratio(bootstrap, top1),
         )
-        for name, own in sums.rungs.items()
-    }
-    sites = []
-    none = Number.null(_NOTHING_BELOW)
-    for place, site in enumerate(sums.sites):
-        alone = np.array(site.remainder["alone"])
-        power = {name: share(np.array(part), alone) for name, part in site.remainder.items()}
-        arrival = {name: np.array(part) for name, part in site.arrival.items()}
-        linear = arrival.get("linear", np.zeros(1))
-        sites.append(
-            SiteNumbers(
-                left_out=share(alone, np.array(site.activation)),
-                raw_given=pooled(chain.given("raw", place + 1)),
-                gaussian_given=pooled(chain.given("sequential", place + 1)),
-                power_raw=power.get("raw", none),
-                power_gaussian=power.get("gaussian", none),
-                arrives=share(linear, alone) if arrival else none,
-                gaussian_to_linear=share(arrival["gaussian"], linear) if arrival else none,
-                real_to_linear=share(arrival["real"], linear) if arrival else none,
-            )
-        )
-    last = len(sums.sites)
-    raw, full = (sum(chain.loss(f"{kind} {one}") for one in range(1, last + 1)) for kind in ("raw", "full"))
-    sequential = chain.upto("sequential", last)
-    return _Numbers(
-        rungs,
-        tuple(sites),
-        ChainNumbers(
-            raw_sum=pooled(np.asarray(raw)),
-            raw_excess=pooled(chain.upto("raw", last) - raw),
-            gaussian_sum=pooled(np.asarray(full)),
-            gaussian_excess=pooled(sequential - full),
-            correction=pooled(sequential - chain.upto("full", last)),
-        ),
+
+    ratios = ratios_of(sums, tokens)
+    return LayerNumbers(
+        {name: of_rung(own) for name, own in sums.rungs.items()},
+        tuple(SiteNumbers(**numbers(one)) for one in ratios.sites),
+        ChainNumbers(**numbers(ratios.whole)),
     )
 
 

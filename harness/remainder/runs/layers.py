@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from remainder.base.cache import Progress
-from remainder.errors import RecordError, TaskError
+from remainder.errors import TaskError
 from remainder.interpretation.kept import Shared
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.site import SiteTask
@@ -25,14 +25,14 @@ from remainder.measure.plan import Plan, plan
 from remainder.measure.seal import info
 from remainder.measure.several_sites import site_model
 from remainder.model.device import may_round_to_tf32
-from remainder.record.layers import LayerShell, LayerSite, Layers, numbers_of, statements_of
+from remainder.record.layers import Chain, Layers, LayerShell, LayerSite, numbers_of, statements_of
 from remainder.record.layers_file import layers_place, read_layers, write_layers
 from remainder.record.provenance import collect_provenance
 from remainder.record.schema import TaskInfo
 from remainder.runs.flow import keeps_of
 from remainder.submission.submission import Entry, SiteEntry
 
-__all__ = ["PlannedLayers", "layers_plan", "measured_layers", "plan_layers", "require_chain"]
+__all__ = ["PlannedLayers", "chain_of", "layers_plan", "measured_layers", "plan_layers", "require_chain"]
 
 _ORDER = "dynamic"
 _RATIO = 2.0
@@ -93,13 +93,14 @@ def require_chain(loaded: Sequence[LoadedTask], entries: Sequence[Entry]) -> lis
     """Check that tasks are a chain of sites of one model and text, with an interpretation for each.
 
     Raises:
-        TaskError: there is one site alone, one is named twice, they are not as many as submissions, one has no
-            activations at a site, or they are of different models or texts.
+        TaskError: there is one site alone, one is named twice, they are not as many as submissions, one has
+            no activations at a site, or they are of different models or texts.
     """
     names = [one.task.id for one in loaded]
     if len(loaded) < 2:
         raise TaskError(
-            f"{', '.join(names)}: one site has no layer below it", fix="name two tasks or more, lowest site first"
+            f"{', '.join(names)}: one site has no layer below it",
+            fix="name two tasks or more, lowest site first",
         )
     if len(loaded) != len(entries):
         raise TaskError(
@@ -211,25 +212,66 @@ def measured_layers(
     Raises:
         RemainderError: it cannot be measured, or the file that is there is damaged.
     """
-    empty = _layers(planned, (), (), (), (), {})
-    place = layers_place(empty, out)
+    chain = chain_of(planned)
+    place = layers_place(chain, out)
     if place.is_file() and not fresh:
         found = read_layers(place)
         if [shell.keep for shell in found.shells] == list(planned.keeps):
             return found
     started = time.perf_counter()
     values = measure_layers(planned.chain, planned.keeps, planned.plan, progress=progress)
-    seed = planned.chain[0].loaded.task.seed
-    shells = tuple(
-        LayerShell(
-            keep=keep,
-            sums=values.sums[keep],
-            fits=values.fits[keep],
-            **numbers_of(values.sums[keep], values.tokens, seed=seed)._asdict(),
-        )
-        for keep in planned.keeps
+    first = planned.chain[0].loaded
+    layers = Layers(
+        chain=chain,
+        documents=values.documents,
+        tokens=values.tokens,
+        clean=values.clean,
+        shells=tuple(
+            LayerShell(
+                keep=keep,
+                sums=values.sums[keep],
+                fits=values.fits[keep],
+                **numbers_of(values.sums[keep], values.tokens, seed=chain.seed)._asdict(),
+            )
+            for keep in planned.keeps
+        ),
+        statements=statements_of(
+            [values.sums[keep] for keep in planned.keeps], values.tokens, seed=chain.seed
+        ),
+        provenance=collect_provenance(
+            {"measurement": time.perf_counter() - started},
+            threads=torch.get_num_threads(),
+            tf32=may_round_to_tf32(first.device),
+        ),
     )
-    spent = {"all": time.perf_counter() - started}
-    layers = _layers(planned, values.documents, values.tokens, values.clean, shells, spent)
     write_layers(layers, out)
     return layers
+
+
+def chain_of(planned: PlannedLayers) -> Chain:
+    """What a file of layers states of a chain."""
+    first = planned.chain[0].loaded
+    return Chain(
+        protocol=first.task.protocol,
+        sites=tuple(
+            LayerSite(
+                task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
+                submission=info(entry),
+                hook=task.site.hook_out,
+                width=task.site.width,
+                sources=one.sources.full,
+            )
+            for one, entry in zip(planned.chain, planned.entries, strict=True)
+            for task in [one.loaded.task]
+        ),
+        model=first.model,
+        data=first.data,
+        tier=planned.plan.tier,
+        dtype=planned.plan.dtype,
+        order=_ORDER,
+        seed=first.task.seed,
+        pairs=planned.plan.pairs,
+        step=STEP,
+        leading=LEADING,
+        calibration_windows=planned.plan.calibration_windows,
+    )

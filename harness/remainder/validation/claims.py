@@ -22,6 +22,7 @@ per scored token, errors shares of scored tokens. Quantities:
 | `rho`, `rho even`, `rho odd`, `rho NULL`, … | the Gaussian ratio, its parts, and those to other nulls |
 | `K: QUANTITY` | any of these of the shell that keeps K sources, of a flow (see `validation.flows`) |
 | `k SCALE`, `K: margin SCALE` | where a scale of a flow is crossed; by how much a shell fails it |
+| `K: NAME at S`, `K: NAME` | number of the S-th site of a chain, or of all of it (see `validation.layers`) |
 
 All that are made of several rungs are in `validation.combined`. Each may end in ` at least` or ` at most`:
 then only a deviation to the other side counts. The script may also define `laws() -> list[dict]`, power laws
@@ -38,6 +39,7 @@ from typing import Any, Literal, NamedTuple
 
 from remainder.errors import TaskError
 from remainder.record.flow import SCALES
+from remainder.record.layers import ChainNumbers, SiteNumbers
 from remainder.record.rungs import ALL, AMPLITUDES, KERNELS
 from remainder.task.script import guarded
 from remainder.validation.combined import COMBINED
@@ -59,6 +61,7 @@ Kind = Literal[
     "scale",
     "margin",
     "of a shell",
+    "of layers",
 ]
 Side = Literal["equal", "at least", "at most"]
 
@@ -77,6 +80,11 @@ _OF_SCALES: dict[str, tuple[str, ...]] = {
 }
 """Scales of a flow, and the rungs that their criteria take beside `raw`."""
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
+_OF_LAYERS: dict[str, bool] = {
+    **{name.replace("_", " "): True for name in SiteNumbers.model_fields},
+    **{name.replace("_", " "): False for name in ChainNumbers.model_fields},
+}
+"""Numbers of layers, and whether each is of a site."""
 _RUNGS = {*KERNELS, "coupled", "full-sequential", "full-counterterm"}
 """The last two are of several sites at once: `validation.several_sites`."""
 _ANNEALED_PAIRS = 8
@@ -97,6 +105,8 @@ class ClaimedQuantity:
     """How many sources the shell keeps; None where it is of no shell."""
     inner: ClaimedQuantity | None = None
     """The quantity of the shell, as of any record; of kind `of a shell` only."""
+    site: int | None = None
+    """Which site of a chain it is of, from 1; None where it is of none."""
 
     @property
     def bare(self) -> str:
@@ -164,9 +174,19 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
 
 
 def _of_a_flow(text: str, bare: str, side: Side, place: str) -> ClaimedQuantity | None:
-    """The quantity of a flow or of one of its shells that this is; None if it is neither."""
+    """The quantity of a flow, of one of its shells or of layers that this is; None if it is neither."""
     keep, colon, own = bare.partition(": ")
     if colon and keep.isdecimal():
+        name, at, site = own.partition(" at ")
+        if _OF_LAYERS.get(name) is bool(at) and (not at or site.isdecimal()):
+            return ClaimedQuantity(
+                text,
+                "of layers",
+                name.replace(" ", "_"),
+                side,
+                int(keep),
+                site=int(site) if at else None,
+            )
         scale = own.removeprefix("margin ")
         if scale in SCALES and scale != own:
             return ClaimedQuantity(text, "margin", scale, side, int(keep))

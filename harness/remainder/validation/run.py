@@ -4,17 +4,18 @@
    weights, other examples, other expected values. By default three: the task's own, a fixed one, and one
    that is drawn when the run starts, so that nobody can tune anything to it.
 2. In each world every interpretation with a claim is scored by `remainder.evaluate`, like any other, on only
-   the rungs that its claims need; and every flow with a claim shell by shell (`validation.flows`).
+   the rungs that its claims need; and every flow with a claim shell by shell (`validation.flows`),
+   and chains of sites (`validation.layers`).
 3. All comparisons of the run are judged together (`verdict.judge`); then the laws across tasks.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import NamedTuple
 
 from remainder.api import evaluate
@@ -28,6 +29,7 @@ from remainder.task.spec import Task, list_tasks, load_task
 from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_claims, read_laws
 from remainder.validation.figures import FigureSpec, read_figure
 from remainder.validation.flows import BY, FLOWS, FlowMeasurements, measure_flow_of
+from remainder.validation.layers import ACROSS, LAYERS, LayerMeasurements, measure_layers_of
 from remainder.validation.quantities import Measurements
 from remainder.validation.several_sites import JOINED, SitesMeasurements, interpretation_of, measure_sites
 from remainder.validation.verdict import Finding, JudgedClaim, LawVerdict, judge, judge_law
@@ -44,16 +46,16 @@ class Control(NamedTuple):
     script: ModuleType
     place: str
     """The name of the script in messages."""
-    flows: ModuleType | None = None
-    """The script `flow.py` beside it, which claims of flows."""
+    beside: Mapping[str, ModuleType] = MappingProxyType({})
+    """Scripts beside it that claim more, by their names: of flows, of layers."""
 
     def claims(self, seed: int) -> list[Claim]:
         """The claims on the world of `seed`."""
         assert self.task.build is not None
         parameters = self.task.build.parameters
         found = read_claims(self.script, seed, parameters, self.place)
-        if self.flows is not None:
-            found += read_claims(self.flows, seed, parameters, f"{self.task.id}: {FLOWS}", more=True)
+        for name, script in self.beside.items():
+            found += read_claims(script, seed, parameters, f"{self.task.id}: {name}", more=True)
         return found
 
 
@@ -104,11 +106,13 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
                 raise TaskError(
                     f"{task.id}: there is no {task.build.expected}", fix="correct [build] expected"
                 )
-            flows = path.with_name(FLOWS)
+            beside = {
+                name: load_script(path.with_name(name))
+                for name in (FLOWS, LAYERS)
+                if path.with_name(name).is_file()
+            }
             place = f"{task.id}: {task.build.expected}"
-            found.append(
-                Control(task, load_script(path), place, load_script(flows) if flows.is_file() else None)
-            )
+            found.append(Control(task, load_script(path), place, beside))
         elif names is not None:
             raise TaskError(
                 f"task {task.id} is no control: nothing is expected of it",
@@ -193,8 +197,13 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
         for name in dict.fromkeys(claim.interpretation for claim in claims):
             (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
-            measurements: Measurements | SitesMeasurements | FlowMeasurements
-            if JOINED in name:
+            measurements: Measurements | SitesMeasurements | FlowMeasurements | LayerMeasurements
+            if name.endswith(ACROSS):
+                claimed = [claim.quantity for claim in own]
+                measurements = measure_layers_of(
+                    control.script, control.place, name, seed, tier, device, claimed
+                )
+            elif JOINED in name:
                 measurements = measure_sites(control.script, control.place, name, seed, tier, device)
             elif BY in name:
                 measurements = measure_flow_of(loaded, name, tier, [claim.quantity for claim in own])
