@@ -15,14 +15,12 @@ Source: `record.layers`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from numpy.typing import NDArray
+from jaxtyping import Float
 from torch import Tensor
 
 from remainder.base.cache import Progress, silent
@@ -32,37 +30,20 @@ from remainder.interpretation.kept import Kept
 from remainder.loading.site import SiteTask
 from remainder.measure.gather import evaluation_part
 from remainder.measure.keeping import Sources
+from remainder.measure.layers_fit import LEADING, Fitted, fit_of, mean_of, noise_of, spectrum_of
+from remainder.measure.layers_sums import Sums, by_window
 from remainder.measure.likelihood import likelihood_of
 from remainder.measure.plan import Plan
 from remainder.measure.several_sites import site_batches, site_model
 from remainder.measure.several_sites_fit import FoldMoments, SiteBatch, SiteNoise
 from remainder.model.sites import Edit, Entry, SiteModel, activation_from, entry_of, run_from
-from remainder.record.layers import (
-    ARRIVALS,
-    REMAINDERS,
-    Against,
-    Arrived,
-    LayerSums,
-    RungSums,
-    SiteFit,
-    SiteSums,
-    Spectrum,
-)
-from remainder.record.values import without_rounding
-from remainder.residual.covariance import fit_covariance
-from remainder.residual.moments import Moments
+from remainder.record.layers import LayerSums, SiteFit
 from remainder.residual.noise import Draw
 
 __all__ = ["LEADING", "STEP", "LayerValues", "Layered", "measure_layers", "require_order"]
 
 STEP = 0.05
 """Share of the noise by which J is taken: rounding moves J ε by less than a thousandth, curvature by less."""
-LEADING = 10
-"""Eigenvectors whose space is compared, at most; of a narrow site half of its width."""
-
-_SHOWN = 5  # eigenvalues that are kept
-
-Array = NDArray[np.float64]
 
 
 class Layered(NamedTuple):
@@ -137,22 +118,6 @@ class _Seen(NamedTuple):
 
 
 @dataclass
-class _Fitted:
-    """Moments of one k and site, and the noise that follows from them."""
-
-    remainder: dict[str, FoldMoments] = field(
-        default_factory=lambda: {name: FoldMoments() for name in REMAINDERS}
-    )
-    arrival: dict[str, FoldMoments] = field(
-        default_factory=lambda: {name: FoldMoments() for name in ARRIVALS}
-    )
-    single: SiteNoise = field(init=False)
-    """Noise of the remainder in the untouched model."""
-    sequential: SiteNoise = field(init=False)
-    """Noise of the remainder with noise below."""
-
-
-@dataclass
 class _Measured:
     chain: Sequence[Layered]
     keeps: tuple[int, ...]
@@ -165,7 +130,7 @@ class _Measured:
             self.tasks, [one.sources.adapted for one in self.chain], self.plan.dtype
         )
         self.sites = {keep: [one.at(keep) for one in self.chain] for keep in self.keeps}
-        self.fitted = {keep: [_Fitted() for _ in self.chain] for keep in self.keeps}
+        self.fitted = {keep: [Fitted() for _ in self.chain] for keep in self.keeps}
         first = self.sites[self.keeps[0]]
         self.hooks = sorted({hook for site in first for hook in (site.hook_in, site.hook_out)})
         self.activations = [FoldMoments() for _ in self.chain]
@@ -186,7 +151,7 @@ class _Measured:
                     fitted.remainder["alone"].update(batch.places, rows, batch.spliced[one.name])
         for keep in self.keeps:
             for one, fitted in zip(self.sites[keep], self.fitted[keep], strict=True):
-                fitted.single = _noise(one, fitted.remainder["alone"])
+                fitted.single = noise_of(one.name, fitted.remainder["alone"])
             self.fitted[keep][0].sequential = self.fitted[keep][0].single
         for place in range(1, len(self.chain)):
             for batch, entry in self._batches("calibration", f"layer {place + 1} of {len(self.chain)}"):
@@ -199,7 +164,7 @@ class _Measured:
                         fitted.arrival[name].update(batch.places, rows, mask)
             for keep in self.keeps:
                 fitted = self.fitted[keep][place]
-                fitted.sequential = _noise(self.sites[keep][place], fitted.remainder["gaussian"])
+                fitted.sequential = noise_of(self.sites[keep][place].name, fitted.remainder["gaussian"])
 
     def _given_below(self, batch: SiteBatch, entry: Entry | None, keep: int, place: int) -> None:
         """Remainders at a site with x̂ below, and with x̂ and noise."""
@@ -237,7 +202,7 @@ class _Measured:
 
     def evaluate(self) -> LayerValues:
         """Sums over the documents of evaluation."""
-        sums = _Sums(self.keeps, len(self.chain))
+        sums = Sums(self.keeps, len(self.chain))
         for batch, entry in self._batches("evaluation", "all sites"):
             self._add(batch, entry, sums)
         documents = sums.documents
@@ -249,24 +214,24 @@ class _Measured:
             {keep: self._fits(keep) for keep in self.keeps},
         )
 
-    def _add(self, batch: SiteBatch, entry: Entry | None, sums: _Sums) -> None:
+    def _add(self, batch: SiteBatch, entry: Entry | None, sums: Sums) -> None:
         """One batch of evaluation windows."""
         names, scored = batch.places.documents, batch.scored
         targets = batch.targets[scored]
         likelihood = likelihood_of(targets)
         outputs = run_from(self.model, entry, batch.inputs, [])[scored]
         kept, clean = likelihood.clean(outputs, targets)
-        sums.add("tokens", names, _by_window(torch.ones_like(clean.loss), scored))
-        sums.add("clean", names, _by_window(clean.loss, scored))
+        sums.add("tokens", names, by_window(torch.ones_like(clean.loss), scored))
+        sums.add("clean", names, by_window(clean.loss, scored))
         draws = [Draw(index) for index in range(2 * self.plan.pairs)]
         untouched = self._untouched(batch, entry)
         for keep in self.keeps:
             squares = partial(self._squares, sums, batch, keep)
             for place, (fitted, at) in enumerate(zip(self.fitted[keep], untouched[keep], strict=True)):
                 squares(
-                    place, "activation", "", at.x.double() - _mean(self.activations[place]).to(at.x.device)
+                    place, "activation", "", at.x.double() - mean_of(self.activations[place]).to(at.x.device)
                 )
-                rest = at.x.double() - at.estimate - _mean(fitted.remainder["alone"]).to(at.x.device)
+                rest = at.x.double() - at.estimate - mean_of(fitted.remainder["alone"]).to(at.x.device)
                 squares(place, "remainder", "alone", rest)
 
             def score(rung: str, edits: list[tuple[str, Edit]], of: int, keep: int = keep) -> None:
@@ -281,7 +246,7 @@ class _Measured:
                 if compared.answers is not None and clean.answers is not None:
                     parts["top1"] = (compared.answers == clean.answers).to(compared.loss)
                 for name, values in parts.items():
-                    sums.add((keep, rung, name), names, _by_window(values, scored) / of)
+                    sums.add((keep, rung, name), names, by_window(values, scored) / of)
 
             for place in range(len(self.chain)):
                 one = range(place, place + 1)
@@ -311,14 +276,14 @@ class _Measured:
 
         def note(at: str, x: Tensor, estimate: Tensor) -> None:
             if at == name:
-                mean = _mean(self.fitted[keep][place].remainder[below]).to(x.device)
+                mean = mean_of(self.fitted[keep][place].remainder[below]).to(x.device)
                 squares(place, "remainder", below, x.double() - estimate - mean, of)
 
         return note
 
     def _squares(
         self,
-        sums: _Sums,
+        sums: Sums,
         batch: SiteBatch,
         keep: int,
         place: int,
@@ -330,7 +295,7 @@ class _Measured:
         """Add sums of squares over spliced tokens, of one of `of` draws."""
         mask = batch.spliced[self.sites[keep][place].name]
         squares = rows[mask].square().sum(-1)
-        sums.add((keep, place, group, name), batch.places.documents, _by_window(squares, mask) / of)
+        sums.add((keep, place, group, name), batch.places.documents, by_window(squares, mask) / of)
 
     # ----------------------------------------------------------------------------------------------- passes
 
@@ -418,70 +383,7 @@ class _Measured:
     def _fits(self, keep: int) -> tuple[SiteFit, ...]:
         """Covariances on calibration, in a few numbers."""
         first, *others = self.fitted[keep]
-        return SiteFit(alone=_spectrum(first.remainder["alone"])), *(map(_fit, others))
-
-
-class _Sums:
-    """Sums over documents, by what is summed."""
-
-    def __init__(self, keeps: Sequence[int], sites: int) -> None:
-        self.keeps, self.sites = keeps, sites
-        self._found: dict[Any, dict[str, float]] = {}
-
-    def add(self, key: Any, names: Sequence[str], values: Array) -> None:
-        """Add the values of some windows, whose documents have these names."""
-        own = self._found.setdefault(key, {})
-        for name, value in zip(names, values.tolist(), strict=True):
-            own[name] = own.get(name, 0.0) + value
-
-    @property
-    def documents(self) -> tuple[str, ...]:
-        """Sorted."""
-        return tuple(sorted(self._found.get("tokens", ())))
-
-    def of(self, key: Any) -> Array:
-        """One sum, `[documents]`."""
-        own = self._found[key]
-        return np.array([own[name] for name in self.documents], dtype=np.float64)
-
-    def of_shell(self, keep: int) -> LayerSums:
-        """All sums of one k."""
-        rungs = dict.fromkeys(key[1] for key in self._found if len(key) == 3 and key[0] == keep)
-        tokens = self.of("tokens")
-
-        def listed(key: Any) -> tuple[float, ...]:
-            return tuple(self.of(key).tolist())
-
-        def of_site(place: int, group: str) -> dict[str, tuple[float, ...]]:
-            keys = [key for key in self._found if len(key) == 4 and key[:3] == (keep, place, group)]
-            return {key[3]: listed(key) for key in keys}
-
-        return LayerSums(
-            rungs={
-                rung: RungSums(
-                    loss=listed((keep, rung, "loss")),
-                    kl=tuple(without_rounding(self.of((keep, rung, "kl")), tokens).tolist()),
-                    top1=listed((keep, rung, "top1")) if (keep, rung, "top1") in self._found else None,
-                )
-                for rung in rungs
-            },
-            sites=tuple(
-                SiteSums(
-                    activation=listed((keep, place, "activation", "")),
-                    remainder=of_site(place, "remainder"),
-                    arrival=of_site(place, "arrival"),
-                )
-                for place in range(self.sites)
-            ),
-        )
-
-
-def _by_window(values: Float[Tensor, " rows"], mask: Bool[Tensor, "docs pos"]) -> Array:
-    """Sums over each window of what is given where `mask` holds, `[docs]`."""
-    spread = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
-    spread[mask] = values.double()
-    summed: Array = spread.sum(1).cpu().numpy()
-    return summed
+        return SiteFit(alone=spectrum_of(first.remainder["alone"])), *(map(fit_of, others))
 
 
 def _part(batch: SiteBatch, documents: frozenset[str]) -> SiteBatch:
@@ -521,57 +423,3 @@ def _edits(
         return torch.where(batch.spliced[site.name][..., None], put(estimate), x.double()).to(x.dtype)
 
     return site.edits(splice)
-
-
-def _noise(site: FeatureSite, moments: FoldMoments) -> SiteNoise:
-    return SiteNoise(site.name, fit_covariance(moments.found(site.name)))
-
-
-def _mean(moments: FoldMoments) -> Float[Tensor, " d"]:
-    return Moments.merged(moments.parts).mean
-
-
-def _fit(fitted: _Fitted) -> SiteFit:
-    """The figures of a site with sites below."""
-    below, arrival = fitted.remainder, fitted.arrival
-    return SiteFit(
-        alone=_spectrum(below["alone"]),
-        raw=_spectrum(below["raw"]),
-        gaussian=_spectrum(below["gaussian"]),
-        raw_to_alone=_against(below["raw"], below["alone"]),
-        gaussian_to_alone=_against(below["gaussian"], below["alone"]),
-        arrived=Arrived(
-            linear=_spectrum(arrival["linear"]),
-            gaussian=_spectrum(arrival["gaussian"]),
-            real=_spectrum(arrival["real"]),
-            gaussian_to_linear=_against(arrival["gaussian"], arrival["linear"]),
-            real_to_linear=_against(arrival["real"], arrival["linear"]),
-        ),
-    )
-
-
-def _spectrum(folded: FoldMoments) -> Spectrum:
-    covariance = Moments.merged(folded.parts).covariance
-    values = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
-    power = float(values.sum())
-    shares = values[:_SHOWN] / power if power else torch.zeros(0)
-    return Spectrum(
-        power=power,
-        leading=tuple(shares.tolist()),
-        directions=power**2 / float(values.square().sum()) if power else 0.0,
-    )
-
-
-def _against(folded: FoldMoments, reference: FoldMoments) -> Against | None:
-    """A mean and covariance beside others; None where these are nothing."""
-    new, old = Moments.merged(folded.parts), Moments.merged(reference.parts)
-    a, b = old.covariance, new.covariance
-    if not (power := float(a.trace())) > 0:
-        return None
-    count = min(LEADING, len(a) // 2)
-    spaces = [torch.linalg.eigh(each).eigenvectors[:, -count:] for each in (a, b)]
-    return Against(
-        mean=float((new.mean - old.mean).norm()) / power**0.5,
-        distance=float((b - a).norm() / a.norm()),
-        overlap=float((spaces[0].T @ spaces[1]).square().sum()) / count,
-    )
