@@ -11,6 +11,7 @@ from pathlib import Path
 from remainder.record.flow_file import FLOWS
 from remainder.record.layers_file import LAYERS
 from remainder.record.levels_file import LEVELS
+from remainder.record.modes_file import MODES
 from remainder.record.schema import Record
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
@@ -19,7 +20,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 def schemas() -> dict[str, str]:
     """The content of each file, by its name."""
     found = {"record.json": Record.model_json_schema()}
-    found |= {f"{kind.command}.json": kind.schema() for kind in (FLOWS, LAYERS, LEVELS)}
+    kinds = (FLOWS, LAYERS, LEVELS, MODES)
+    found |= {f"{kind.command}.json": kind.schema() for kind in kinds}
     return {name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in found.items()}
 
 

@@ -12,16 +12,18 @@ import torch
 from terminal import Command
 
 from remainder.base.paths import project_root
+from remainder.board.listing import record_files
 from remainder.build import load_script
-from remainder.errors import InterpretationError, TaskError
+from remainder.errors import InterpretationError, RecordError, TaskError
 from remainder.loading.open import open_task
 from remainder.loading.site import SiteTask
 from remainder.measure.modes import RATIOS, SHIFTS, measure_modes
 from remainder.measure.plan import plan
-from remainder.record.modes import Discretisation
+from remainder.record.modes import Discretisation, edges_of, rungs_of
+from remainder.record.modes_file import read_modes, write_modes
 from remainder.record.number import Number
 from remainder.report.modes import modes_frame, render_modes
-from remainder.residual.modes import Modes, edges_of, reading_mode, trace_mode
+from remainder.residual.modes import Modes, reading_mode, trace_mode
 from remainder.submission.objects import object_submission
 from remainder.submission.open import submissions_for
 
@@ -144,11 +146,40 @@ def test_modes_in_every_format(linear: tuple[Discretisation, dict[str, float]]) 
     text = render_modes(found)
     assert max(map(len, text.splitlines())) <= 80
     assert "2 of 12 sources kept (index)" in " ".join(text.split())
-    assert Discretisation.model_validate_json(render_modes(found, "json")) == found
+    assert "…" not in text
+    content = json.loads(render_modes(found, "json"))
+    assert [row["error"] for row in content["modes"]] == [row.error.value for row in found.modes]
+    assert set(content["values"]["above"]) == set(rungs_of(RATIOS, SHIFTS))
     assert list(modes_frame(found)["ratio"]) == [*RATIOS, *RATIOS]
     assert render_modes(found, "csv").count("\n") == 7
     for format in ("markdown", "latex"):
         assert "shells" in render_modes(found, format)
+
+
+def test_modes_prove_themselves(
+    linear: tuple[Discretisation, dict[str, float]], remainder: Command, tmp_path: Path
+) -> None:
+    """Every number is computed from the losses of the documents once more."""
+    found, _ = linear
+    path = write_modes(found, tmp_path)
+    assert read_modes(path) == (found,)
+    assert record_files(tmp_path)[1] == record_files(path)[1]  # a note, and no fault
+    assert "1 file verified: 1 passed" in remainder("verify", str(path)).out
+    shown = remainder("explain", str(path), "--save", str(tmp_path / "modes.svg"))
+    assert shown.out == render_modes(found)
+    assert (tmp_path / "modes.svg").stat().st_size > 10_000
+    first, *others = found.modes
+    for changed, says in (
+        ({"modes": (first.model_copy(update={"spread": 0.5}), *others)}, "modes does not follow"),
+        ({"bath": Number.bare(0.0, "forged")}, "bath does not follow"),
+        ({"keep": 3}, "modes does not follow"),
+        ({"ratios": (2.0, 4.0)}, "its rungs are not those of its ratios"),
+        ({"values": found.values.model_copy(update={"tokens": found.values.tokens[1:]})}, "a document is"),
+    ):
+        forged = write_modes(found.model_copy(update=changed), tmp_path / "forged")
+        with pytest.raises(RecordError, match=says):
+            read_modes(forged)
+        assert remainder("verify", str(forged)).code != 0
 
 
 @pytest.mark.slow
@@ -193,7 +224,13 @@ def test_what_has_no_modes_is_refused() -> None:
 @pytest.mark.slow
 def test_the_command(remainder: Command, tmp_path: Path) -> None:
     arguments = ("controls/shell-chain-2", "--with", "identity", "--order", "index", "--keep", "3")
-    outcome = remainder("modes", *arguments, "--format", "json")
+    out = tmp_path / "out"
+    foreseen = remainder("modes", *arguments, "--out", str(out), "--estimate")
+    assert foreseen.out.startswith("modes of identity, 3 kept\npasses: ")
+    assert not out.exists()
+    outcome = remainder("modes", *arguments, "--format", "json", "--out", str(out))
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["sources"] == 8
+    (kept,) = out.rglob("*.modes")
+    assert remainder("explain", str(kept), "--format", "json").out == outcome.out
     assert "no order of keeping" in remainder("modes", *arguments[:3], "--order", "fame").err

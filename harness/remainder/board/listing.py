@@ -13,6 +13,7 @@ from remainder.errors import RecordError
 from remainder.record.flow_file import FLOW, flow_place, read_flow
 from remainder.record.layers_file import LAYERS, layers_place, read_layers
 from remainder.record.levels_file import LEVELS, levels_place, read_levels
+from remainder.record.modes_file import MODES, modes_place, read_modes
 from remainder.record.order import ORDER, read_order
 from remainder.record.schema import Record, SubmissionInfo
 from remainder.record.turns import RUNS
@@ -53,10 +54,15 @@ def _layers(path: Path) -> _Joint:
     return _Joint(layers_place(read_layers(path).chain, Path()), (), None)
 
 
+def _modes(path: Path) -> _Joint:
+    return _Joint(modes_place(read_modes(path).found, Path()), (), None)
+
+
 JOINT: dict[str, Callable[[Path], _Joint]] = {
     FLOW: _flow,
     LAYERS.ending: _layers,
     LEVELS.ending: _levels,
+    MODES.ending: _modes,
 }
 """Files beside the folders of records, by their endings, with what reads them; all of these are verified."""
 

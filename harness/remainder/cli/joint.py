@@ -45,6 +45,11 @@ JOINT = {
         "remainder.report.levels:render_levels",
         "remainder.report.plot_levels:levels_figure",
     ),
+    ".modes": JointKind(
+        "remainder.record.modes_file:read_modes",
+        "remainder.report.modes:render_modes",
+        "remainder.report.plot_modes:modes_figure",
+    ),
 }
 """Kinds of such files by their endings: `remainder explain` shows any of them."""
 

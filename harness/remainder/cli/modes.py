@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from remainder.cli import flow
-from remainder.cli.joint import open_asked
-from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption, print_text
-from remainder.cli.run_options import BatchSizeOption, DeviceOption, DtypeOption, TierOption
+from remainder.cli.joint import open_asked, require_output, show
+from remainder.cli.options import FormatOption, IgnoreOption, TasksOption, TrustOption
+from remainder.cli.run_options import (
+    BatchSizeOption,
+    DeviceOption,
+    DtypeOption,
+    EstimateOption,
+    OutOption,
+    TierOption,
+)
 
 __all__ = ["modes"]
 
@@ -34,23 +41,26 @@ def modes(
     trust_code: TrustOption = False,
     device: DeviceOption = "auto",
     batch_size: BatchSizeOption = None,
+    out: OutOption = Path("results"),
+    save: flow.Save = None,
     format: FormatOption = "table",
+    estimate: EstimateOption = False,
 ) -> None:
     """Put one Gaussian mode in the place of each shell of sources: how coarse may the shells be?"""
     from remainder.base.progress import reporting
-    from remainder.report.layout import require_format
 
-    require_format(format)
+    require_output(format, out, save)
     with reporting() as progress:
         progress("loading libraries", 0, None)
         from remainder.loading.open import at_site
-        from remainder.measure.modes import measure_modes
-        from remainder.report.modes import render_modes
+        from remainder.measure.modes import estimate_modes, measure_modes
+        from remainder.record.modes import MeasuredModes
+        from remainder.record.modes_file import MODES, write_modes
         from remainder.runs.flow import flow_plan, require_asked
         from remainder.submission.submission import SiteEntry
 
         require_asked(order, None, None, None)
-        loaded, (entry,) = open_asked(
+        opened, (entry,) = open_asked(
             task,
             [with_],
             folder,
@@ -60,9 +70,17 @@ def modes(
             batch_size=batch_size,
             progress=progress,
         )
-        assert isinstance(entry, SiteEntry)
+        loaded = at_site(opened)
+        assert isinstance(entry, SiteEntry)  # a task at a site scores no others
         settings = flow_plan(loaded, tier, documents, dtype)
-        found = measure_modes(
-            at_site(loaded), entry, settings, order=order or "dynamic", keep=keep, progress=progress
-        )
-    print_text(render_modes(found, format, color=sys.stdout.isatty()))
+        order = order or "dynamic"
+        if not estimate:
+            found = measure_modes(loaded, entry, settings, order=order, keep=keep, progress=progress)
+            write_modes(found, out)
+        else:
+            progress("timing a few passes", 0, None)
+            cost = estimate_modes(loaded, entry, settings, order=order, keep=keep, progress=progress)
+    if not estimate:
+        return show(MODES.ending, MeasuredModes(found), save, format)
+    print("\n".join([f"modes of {entry.name}, {keep} kept", *cost.lines()]))
+    return None

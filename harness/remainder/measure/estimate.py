@@ -127,11 +127,14 @@ def passes_of(plan: Plan) -> Passes:
     )
 
 
-def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan, *, more: int = 0) -> Estimate:
+def estimate(
+    loaded: LoadedTask, entries: Sequence[Entry], plan: Plan, *, more: int = 0, rebuilt: int = 0
+) -> Estimate:
     """Foresee the measurement of some submissions; the model is loaded, and a few passes are run.
 
     Args:
         more: passes of each window that some submissions take besides, all of them together.
+        rebuilt: windows that are reconstructed besides, those of all submissions together.
 
     Raises:
         TaskError: if the task is not at a site.
@@ -155,14 +158,15 @@ def estimate(loaded: LoadedTask, entries: Sequence[Entry], plan: Plan, *, more: 
     groups, rows = list(loaded.groups(entries, plan)), len(entries)
     a_window = len(groups) * passes.shared + rows * passes.row + more + passes.reference
     spliced = windows * a_window + rows * passes.calibration
-    rebuilt = 2 * plan.calibration_windows + plan.fit_windows + 2 * windows
+    of_row = 2 * plan.calibration_windows + plan.fit_windows + 2 * windows
     decompositions = _EIGENDECOMPOSITIONS + (_OF_SURROGATES if plan.tests_gaussianity else 0.0)
     fits = decompositions * probe.decomposition if plan.fits else 0.0
     seconds = (
         loading
         + spliced * probe.suffix
         + sum(missing.values()) * probe.prefix
-        + rows * (rebuilt * probe.rebuilt + fits + _ROW)
+        + rows * (of_row * probe.rebuilt + fits + _ROW)
+        + rebuilt * probe.rebuilt
     )
     values = rows * windows * (passes.row + 1 + 2 + len(REFERENCE_STEPS)) * _BYTES
     width = math.prod(loaded.windows("evaluation").inputs.shape[1:2]) * loaded.task.site.width

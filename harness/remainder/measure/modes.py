@@ -26,20 +26,24 @@ from remainder.interpretation.kept import Some
 from remainder.loading.activations import Batch
 from remainder.loading.site import SiteTask
 from remainder.measure.directions import gradient_directions
+from remainder.measure.estimate import Estimate, estimate
 from remainder.measure.gather import evaluation_part
 from remainder.measure.keeping import Sources, look_at_sources
 from remainder.measure.kernels import FittedRung, score, table_rows
 from remainder.measure.losses import clean_pass
 from remainder.measure.plan import Plan
-from remainder.record.modes import Discretisation, discretisation_of, mode_rung
+from remainder.measure.seal import Spent, info
+from remainder.record.modes import Discretisation, discretised, edges_of, mode_rung, rungs_of, sums_of
+from remainder.record.provenance import collect_provenance
 from remainder.record.rungs import RungSpec
+from remainder.record.schema import TaskInfo
 from remainder.record.values import canonical_values, document_totals
-from remainder.residual.modes import Modes, edges_of, reading_mode, trace_mode
+from remainder.residual.modes import Modes, reading_mode, trace_mode
 from remainder.residual.moments import Moments
 from remainder.residual.noise import NoiseKeys
 from remainder.submission.submission import SiteEntry
 
-__all__ = ["RATIOS", "SHIFTS", "measure_modes"]
+__all__ = ["RATIOS", "SHIFTS", "estimate_modes", "measure_modes"]
 
 RATIOS = (2.0, 4.0, 8.0)
 """Λ of the shells."""
@@ -73,7 +77,75 @@ def measure_modes(
         InterpretationError: it has no sources in that order, none with contributions, or breaks a rule.
         TaskError: nothing would be left out.
     """
+    start = Spent.now()
     tell = progress or silent
+    sources = _sources_of(loaded, entry, plan, order, keep, progress)
+    with torch.inference_mode():
+        bath = _Bath(loaded, sources, plan, keep, list(product(ratios, shifts)), tell)
+        bath.gather()
+        table = canonical_values(pd.DataFrame(bath.rows()))
+    values = sums_of(document_totals(table), ratios, shifts)
+    spent, task = start.since(), loaded.task
+    return Discretisation(
+        protocol=task.protocol,
+        task=TaskInfo(id=task.id, version=task.version, hash=task.hash),
+        submission=info(entry),
+        model=loaded.model,
+        corpus=loaded.data,
+        tier=plan.tier,
+        dtype=plan.dtype,
+        seed=task.seed,
+        order=sources.label,
+        keep=keep,
+        sources=sources.full,
+        ratios=tuple(ratios),
+        shifts=tuple(shifts),
+        values=values,
+        provenance=collect_provenance(
+            {"modes": spent.wall}, cpu={"modes": spent.cpu}, threads=torch.get_num_threads()
+        ),
+        **discretised(values, sources.full, keep, ratios, shifts, seed=task.seed),
+    )
+
+
+def estimate_modes(
+    loaded: SiteTask,
+    entry: SiteEntry,
+    plan: Plan,
+    *,
+    order: str = "dynamic",
+    keep: int = 0,
+    ratios: Sequence[float] = RATIOS,
+    shifts: Sequence[float] = SHIFTS,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Foresee what `measure_modes` would take; see `measure.estimate`.
+
+    Raises:
+        RemainderError: as `measure_modes`.
+    """
+    sources = _sources_of(loaded, entry, plan, order, keep, progress)
+    edges = {edge for place in product(ratios, shifts) for edge in edges_of(sources.full, *place, keep)}
+    noisy = len(rungs_of(ratios, shifts)) - 1
+    least = plan._replace(rungs=("mean",), nulls=(), annealed_pairs=0, is_lean=True)
+    return estimate(
+        loaded,
+        [entry],
+        least,
+        more=2 * plan.pairs * noisy,
+        rebuilt=len(edges) * plan.calibration_windows,
+    )
+
+
+def _sources_of(
+    loaded: SiteTask, entry: SiteEntry, plan: Plan, order: str, keep: int, progress: Progress | None
+) -> Sources:
+    """The sources, some of which are left out.
+
+    Raises:
+        InterpretationError: it has no sources in that order, none with contributions, or breaks a rule.
+        TaskError: nothing would be left out, or it cannot keep as many.
+    """
     sources = look_at_sources(loaded, entry, plan, order, progress=progress)
     if sources.sizes is None:
         raise InterpretationError(
@@ -84,27 +156,7 @@ def measure_modes(
         raise TaskError(
             f"--keep {keep}: {entry.name} has {sources.full} sources", fix=f"keep 0 to {sources.full - 1}"
         )
-    with torch.inference_mode():
-        bath = _Bath(loaded, sources, plan, keep, list(product(ratios, shifts)), tell)
-        bath.gather()
-        table = canonical_values(pd.DataFrame(bath.rows()))
-    shells = {place: len(edges) - 1 for place, edges in bath.edges.items()}
-    noise, apart, modes = discretisation_of(
-        document_totals(table), shells, ratios, shifts, seed=loaded.task.seed
-    )
-    return Discretisation(
-        task=loaded.task.id,
-        tier=plan.tier,
-        submission=entry.name,
-        hash=entry.hash,
-        order=sources.label,
-        keep=keep,
-        sources=sources.full,
-        shifts=tuple(shifts),
-        bath=noise,
-        sources_apart=apart,
-        modes=modes,
-    )
+    return sources
 
 
 @dataclass

@@ -2,32 +2,83 @@
 
 For the quenched loss Γ of a bath's Gaussian, per scored token:
 
-1. `bath` is Γ(full) − Γ(mean), what its noise costs; `sources` is Γ(one independent mode a source) − Γ(full),
-   what their correlations matter.
+1. `bath` is Γ(full) − Γ(mean), what its noise costs; `sources_apart` is Γ(one independent mode a source) −
+   Γ(full), what their correlations matter.
 2. Of each Λ the losses of all shifts z are averaged, document by document. `error` is that mean less
    Γ(one independent mode a source), which it meets as Λ falls to 1.
 3. `spread` is the largest loss of a shift less the smallest: what one of them alone may be off by.
+
+All of it follows from losses summed over each document, which are kept with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from remainder.record.intervals import Bootstrap, Ratio
 from remainder.record.number import FrozenModel, Number, Real
+from remainder.record.schema import Pinned, Provenance, SubmissionInfo, TaskInfo
 from remainder.record.values import Totals, column
 
-__all__ = ["KINDS", "Discretisation", "Discretised", "discretisation_of", "mode_rung"]
+__all__ = [
+    "KINDS",
+    "Discretisation",
+    "Discretised",
+    "DocumentSums",
+    "MeasuredModes",
+    "discretised",
+    "edges_of",
+    "mode_rung",
+    "rungs_of",
+    "sums_of",
+]
 
 KINDS = ("reading", "trace")
 """The power of its shell that a mode keeps: gᵀΣg, or tr Σ."""
+
+_COMPARED = ("mean", "full", "independent")
+"""Rungs beside those of modes."""
+
+
+def edges_of(full: int, ratio: float, shift: float, keep: int) -> tuple[int, ...]:
+    """Edges of shells, ascending: how many are kept, then k_n = round(full · ratio^(−n − shift)) and `full`.
+
+    Args:
+        full: how many sources there are.
+        ratio: Λ, above 1.
+        shift: z.
+        keep: how many are kept, below `full`.
+    """
+    found, number = {keep, full}, 0
+    while (edge := round(full * ratio ** -(number + shift))) > keep:
+        found.add(edge)
+        number += 1
+    return tuple(sorted(found))
 
 
 def mode_rung(kind: str, ratio: float, shift: float) -> str:
     """The name of a discretised bath among rungs."""
     return f"{kind} {ratio:g} {shift:g}"
+
+
+def rungs_of(ratios: Sequence[float], shifts: Sequence[float]) -> tuple[str, ...]:
+    """Rungs of a discretisation, without the clean model."""
+    modes = (mode_rung(kind, ratio, shift) for kind in KINDS for ratio in ratios for shift in shifts)
+    return (*_COMPARED, *modes)
+
+
+class DocumentSums(FrozenModel):
+    """Losses summed over each document's scored tokens."""
+
+    documents: tuple[str, ...]
+    tokens: tuple[int, ...]
+    """Scored tokens of each document."""
+    above: dict[str, tuple[Real, ...]]
+    """Loss of each rung less that of the clean model, nats, averaged over draws of the noise."""
 
 
 class Discretised(FrozenModel):
@@ -39,6 +90,8 @@ class Discretised(FrozenModel):
     """Numbers of shells, by shift."""
     error: Number
     """Mean over shifts less one independent mode a source, nats a token."""
+    shifted: tuple[Real, ...]
+    """The same of each shift alone."""
     spread: Real
     """Largest less smallest loss of a shift, nats a token."""
 
@@ -46,55 +99,90 @@ class Discretised(FrozenModel):
 class Discretisation(FrozenModel):
     """A bath by modes."""
 
-    task: str
+    modes_version: int = 1
+    protocol: str
+    task: TaskInfo
+    submission: SubmissionInfo
+    model: Pinned
+    corpus: Pinned
     tier: str
-    submission: str
-    hash: str
+    dtype: str
+    seed: int
+    """Of the noise and of the bootstrap."""
     order: str
+    """The order in which sources are kept, with all that it depends on besides the submission."""
     keep: int
     sources: int
+    """How many there are to keep."""
+    ratios: tuple[Real, ...]
     shifts: tuple[Real, ...]
+    values: DocumentSums
     bath: Number
     sources_apart: Number
     modes: tuple[Discretised, ...]
+    provenance: Provenance
 
 
-def discretisation_of(
-    totals: Totals,
-    shells: Mapping[tuple[float, float], int],
-    ratios: Sequence[float],
-    shifts: Sequence[float],
-    *,
-    seed: int,
-) -> tuple[Number, Number, tuple[Discretised, ...]]:
+class MeasuredModes(NamedTuple):
+    """A discretisation, as what renders and draws it is given it."""
+
+    found: Discretisation
+
+
+def sums_of(totals: Totals, ratios: Sequence[float], shifts: Sequence[float]) -> DocumentSums:
+    """What is kept of a table of values.
+
+    Args:
+        totals: of the clean model and of `rungs_of` these.
+    """
+    clean = totals["clean"]
+    return DocumentSums(
+        documents=tuple(map(str, clean.index)),
+        tokens=tuple(int(each) for each in column(clean, "tokens")),
+        above={
+            rung: tuple(float(each) for each in column(totals[rung], "loss") - column(clean, "loss"))
+            for rung in rungs_of(ratios, shifts)
+        },
+    )
+
+
+def discretised(
+    values: DocumentSums, full: int, keep: int, ratios: Sequence[float], shifts: Sequence[float], *, seed: int
+) -> Mapping[str, Any]:
     """The cost of a bath's noise, the part of it that correlations of sources make, and every ratio's error.
 
     Args:
-        totals: of rungs `clean`, `mean`, `full`, `independent` and those of `mode_rung`.
-        shells: their number, by ratio and shift.
+        values: of all `rungs_of` these.
+        full: how many sources there are, of which `keep` are kept.
         seed: of the bootstrap.
+
+    Returns:
+        `bath`, `sources_apart` and `modes` of a `Discretisation`.
     """
-    tokens = column(totals["clean"], "tokens")
+    tokens = np.array(values.tokens, dtype=np.float64)
     bootstrap = Bootstrap(len(tokens), seed=seed)
+    loss = {rung: np.array(above, dtype=np.float64) for rung, above in values.above.items()}
 
-    def loss(rung: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return column(totals[rung], "loss")
-
-    def number(numerator: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Number:
+    def number(numerator: NDArray[np.float64]) -> Number:
         return Number.of_ratio(bootstrap, Ratio(numerator, tokens))
 
     rows = []
     for kind in KINDS:
         for ratio in ratios:
-            losses = np.stack([loss(mode_rung(kind, ratio, shift)) for shift in shifts])
-            pooled = losses.sum(1) / tokens.sum()
+            losses = np.stack([loss[mode_rung(kind, ratio, shift)] for shift in shifts])
+            pooled = (losses - loss["independent"]).sum(1) / tokens.sum()
             rows.append(
                 Discretised(
                     kind=kind,
                     ratio=ratio,
-                    shells=tuple(shells[ratio, shift] for shift in shifts),
-                    error=number(losses.mean(0) - loss("independent")),
+                    shells=tuple(len(edges_of(full, ratio, shift, keep)) - 1 for shift in shifts),
+                    error=number(losses.mean(0) - loss["independent"]),
+                    shifted=tuple(float(each) for each in pooled),
                     spread=float(pooled.max() - pooled.min()),
                 )
             )
-    return number(loss("full") - loss("mean")), number(loss("independent") - loss("full")), tuple(rows)
+    return {
+        "bath": number(loss["full"] - loss["mean"]),
+        "sources_apart": number(loss["independent"] - loss["full"]),
+        "modes": tuple(rows),
+    }

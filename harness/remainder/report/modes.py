@@ -11,8 +11,8 @@ from remainder.report.text import Cells, Notes, format_value, frame_cells, in_wo
 
 __all__ = ["modes_frame", "render_modes"]
 
-_KEPT = {"reading": "gᵀΣg, what the loss reads", "trace": "tr Σ, the power (control)"}
-_HEADINGS = ["a mode keeps", "Λ", "shells", "error", "spread over z"]
+_KEPT = {"reading": "gᵀΣg", "trace": "tr Σ"}
+_HEADINGS = ["keeps", "Λ", "shells", "error", "spread over z"]
 
 
 def modes_frame(found: Discretisation) -> pd.DataFrame:
@@ -39,8 +39,8 @@ def render_modes(
     """
     notes = Notes()
     title = (
-        f"{found.submission} on {found.task}, tier {found.tier}: {found.keep} of {found.sources} sources "
-        f"kept ({found.order}), the others in shells of one Gaussian mode each"
+        f"{found.submission.name} on {found.task.id}, tier {found.tier}: {found.keep} of {found.sources} "
+        f"sources kept ({found.order}), the others in shells of one Gaussian mode each"
     )
     rows = [
         [
@@ -54,8 +54,9 @@ def render_modes(
     ]
     below = [
         *notes.lines(),
-        "error: loss, averaged over shifts z, less that of one independent mode a source; spread: largest "
-        "less smallest loss of a shift. Nats a token.",
+        "A mode keeps gᵀΣg, what the loss reads of its shell, or as a control tr Σ, its power. error: loss, "
+        "averaged over shifts z, less that of one independent mode a source; spread: largest less smallest "
+        "loss of a shift. Nats a token.",
         f"The bath's own Gaussian costs {in_words(found.bath)} more than its mean; one independent mode a "
         f"source costs {in_words(found.sources_apart)} more than that.",
     ]

@@ -1,7 +1,8 @@
 """Logarithmic discretisation of a bath, as the numerical renormalization group does it.
 
 1. Sources in an order, of which the first k are kept. The others fall into shells between the edges
-   k_n = K Λ^{−n−z}, K all of them, z a shift from 0 to 1. Shell n adds δ_n, of covariance Σ_n.
+   k_n = K Λ^{−n−z}, K all of them, z a shift from 0 to 1 (`record.modes.edges_of`). Shell n adds δ_n, of
+   covariance Σ_n.
 2. Each shell is replaced by one Gaussian mode, a standard normal number times a vector. The vector
    Σ_n g/√(gᵀΣ_n g) keeps gᵀΣ_n g, with g the direction that the loss reads most: what couples a shell to the
    model, as the hybridisation of a Wilson chain couples a shell to its impurity. The control is the leading
@@ -21,25 +22,9 @@ from torch import Tensor
 from remainder.residual.covariance import DenseCovariance
 from remainder.residual.gaussian import Full
 
-__all__ = ["Modes", "edges_of", "reading_mode", "trace_mode"]
+__all__ = ["Modes", "reading_mode", "trace_mode"]
 
 _ROUNDING = 1e-12
-
-
-def edges_of(full: int, ratio: float, shift: float, keep: int) -> tuple[int, ...]:
-    """Edges of shells, ascending: how many are kept, then k_n = round(full · ratio^(−n − shift)) and `full`.
-
-    Args:
-        full: how many sources there are.
-        ratio: Λ, above 1.
-        shift: z.
-        keep: how many are kept, below `full`.
-    """
-    found, number = {keep, full}, 0
-    while (edge := round(full * ratio ** -(number + shift))) > keep:
-        found.add(edge)
-        number += 1
-    return tuple(sorted(found))
 
 
 def reading_mode(covariance: Float[Tensor, "d d"], reads: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
