@@ -179,7 +179,7 @@ def test_modes_prove_themselves(
         forged = write_modes(found.model_copy(update=changed), tmp_path / "forged")
         with pytest.raises(RecordError, match=says):
             read_modes(forged)
-        assert remainder("verify", str(forged)).code != 0
+    assert remainder("verify", str(forged)).code != 0
 
 
 @pytest.mark.slow
