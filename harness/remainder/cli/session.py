@@ -15,7 +15,7 @@ import typer
 from remainder.base.progress import errors, reporting, say
 from remainder.base.wrapping import fill
 from remainder.cli.options import print_text
-from remainder.errors import RemainderError
+from remainder.errors import RecordError, RemainderError
 from remainder.record.rungs import ALL, BOARD
 
 if TYPE_CHECKING:
@@ -163,11 +163,27 @@ class Session:
                 print()
             color = sys.stdout.isatty()
             print_text(render(records, rungs=further, columns=self.columns, color=color, stated=self._stated))
+            self._place(self.rows[source])
             sys.stdout.flush()  # tables of a suite appear as they are finished, in a pipe too
         for line in context(records):
             errors.print(line, markup=False, highlight=False, soft_wrap=True)
         self.records += records
         self._rungs |= dict.fromkeys(further)
+
+    def _place(self, rows: Sequence[Row]) -> None:
+        """Print where these rows would stand on the board, where that can be told."""
+        from remainder.board.shelf import results_folder
+        from remainder.board.stand import render_standing, stand
+
+        finished = [row.finished for row in rows if row.finished is not None]
+        try:
+            found = stand([(row.record, row.values) for row in finished], results_folder())
+        except RecordError as problem:  # the rows are measured and shown; what is at fault is the board's
+            self._say([f"no place on the board: {problem.what}"])
+            return
+        if found is not None:
+            print()
+            print_text(render_standing(found))
 
     def show_all(self) -> None:
         """Print what is for programs, all records as one; and what could not be measured.

@@ -81,8 +81,7 @@ class Plan(NamedTuple):
     @property
     def has_reference(self) -> bool:
         """Whether transform coding is measured beside it, which takes 13 passes, once a task."""
-        part = part_of(self.tier)
-        return self.is_coded and not self.is_lean and (self.whole or part is None or part.tier != DEMO)
+        return self.is_coded and not self.is_lean
 
     @property
     def is_bare(self) -> bool:
@@ -303,15 +302,15 @@ def _check_documents(documents: int, task: Task, tier: str) -> None:
 
 
 def _nulls(tier: str, rungs: tuple[str, ...], *, everything: bool) -> tuple[str, ...]:
-    """The nulls whose ratios somebody will read: those asked for, in a quick look its table's, else all.
+    """The nulls whose ratios somebody will read: those asked for, in the quick tier its table's, else all.
 
-    None beside `raw` alone.
+    None in a first look, whose table has no ratio, and none beside `raw` alone.
     """
     if named := tuple(name for name in NULLS if name in rungs):
         return named
-    if not set(rungs) - {"raw", CODED}:
+    if not set(rungs) - {"raw", CODED} or (tier == DEMO and not everything):
         return ()
-    return (_NULL,) if tier in (_QUICK, DEMO) and not everything else tuple(NULLS)
+    return (_NULL,) if tier == _QUICK and not everything else tuple(NULLS)
 
 
 def _dtype(wanted: str | None, amount: Tier, device: str) -> tuple[str, tuple[str, ...]]:
