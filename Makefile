@@ -13,7 +13,7 @@ SHORTLY := while read -r line; do case "$$line" in \
 	FAILED) exit 1 ;; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo site docs address validate test test-all bench dist floors release-check lint format clean
+.PHONY: help install demo tour site docs address snapshots validate test test-all bench dist floors release-check lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -33,11 +33,12 @@ $(DOCS_STAMP): $(STAMP)
 
 install: $(STAMP)  ## make the environment
 
-demo: $(STAMP)  ## score an autoencoder of a real model, a control with a known answer, a small model
-	$(BIN)/remainder run smollm2-135m/resid-15 --with topk-sae-32 --tier demo \
-		--columns bits_per_token,kl_coded,gap_raw,gap_gaussian
-	$(BIN)/remainder run controls/gaussian-equivalence --rungs full
-	$(BIN)/remainder run tiny/modular-addition --rungs full
+demo: $(STAMP)  ## score two autoencoders and a projection of a real model, and say where they would stand on the board
+	$(BIN)/remainder run smollm2-135m/resid-15 --with topk-sae-16 --with topk-sae-32 --with pca-400 --tier demo
+
+tour: $(STAMP)  ## a control with a known answer, a small model, a circuit
+	$(BIN)/remainder run controls/gaussian-equivalence tiny/modular-addition --rungs full
+	$(BIN)/remainder run tiny/induction-circuit
 
 site: $(STAMP)  ## build the board from the records in leaderboard/results, into site/
 	$(BIN)/remainder board build
@@ -48,6 +49,10 @@ docs: $(DOCS_STAMP)  ## build the documentation into build/docs; fails at a dead
 
 address: $(STAMP)  ## fail while the address of the repository is not set; ADDRESS=https://… sets it for once
 	@$(BIN)/python docs/mkdocs/address.py
+
+snapshots: $(STAMP)  ## make every frozen snapshot again from its records, and fail if one comes out otherwise
+	@for file in leaderboard/snapshots/*.json; do \
+		$(BIN)/remainder board freeze "$$(basename "$$file" .json)" --check || exit 1; done
 
 validate: $(STAMP)  ## measure the benchmark itself, and write docs/validation.md
 	$(BIN)/remainder validate
@@ -79,7 +84,7 @@ dist: $(STAMP)  ## build both wheels and the source distribution, and try them i
 floors: $(STAMP)  ## try the oldest dependencies that pyproject.toml allows
 	$(BIN)/python tests/packaging/floors.py
 
-release-check: lint test-all docs dist floors address  ## all that must hold before a release
+release-check: lint test-all docs dist snapshots floors address  ## all that must hold before a release
 
 lint: $(STAMP)  ## ruff, which room imports which, and mypy
 	$(BIN)/ruff check

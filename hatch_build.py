@@ -3,7 +3,7 @@
 The data lie outside the package in the checkout. `remainder.base.paths` finds them there in an editable
 install, and in these folders of installed wheels:
 
-1. `remainder` has the tasks, the frozen lists of records, `leaderboard.json` and the baselines, in
+1. `remainder` has the tasks, the frozen lists of records, `leaderboard.json`, CITATION.cff and the baselines, in
    `remainder/_bundled/`. Of a baseline whose files take more than `largest` bytes, and which is not among
    `whole`, it has the `submission.toml` alone.
 2. `remainder-baselines` (baselines/pyproject.toml) has those baselines whole, in
@@ -21,7 +21,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 HERE = Path(__file__).resolve().parent
-BUNDLED = ("tasks", "leaderboard/snapshots", "leaderboard/leaderboard.json")
+BUNDLED = ("tasks", "leaderboard/snapshots", "leaderboard/leaderboard.json", "CITATION.cff")
 DESCRIPTION = "submission.toml"
 
 

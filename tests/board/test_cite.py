@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,6 +15,8 @@ from synthetic_records import synthetic_record
 from synthetic_values import synthetic_values
 from terminal import Command
 
+import remainder
+from remainder.base.address import PLACEHOLDER, repository
 from remainder.base.paths import project_root
 from remainder.board import cite as module
 from remainder.board import snapshot
@@ -39,6 +42,12 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "snapshots").mkdir()
     (tmp_path / "snapshots" / "2026.12.json").write_bytes(frozen.content)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day on which all dates of these tests are past, wherever they run."""
+    monkeypatch.setattr(module, "_today", lambda: "2027-06-01")
 
 
 def hostile() -> Citation:
@@ -89,7 +98,7 @@ def check_cff(text: str) -> dict[str, Any]:
     assert {"cff-version", "message", "title", "authors"} <= content.keys()
     assert content.keys() <= {
         *("cff-version", "message", "type", "title", "authors", "version", "date-released", "identifiers"),
-        *("license", "keywords"),
+        *("license", "keywords", "url", "doi"),
     }
     assert content["cff-version"] == "1.2.0"
     assert content["type"] in ("dataset", "software")
@@ -120,7 +129,39 @@ def test_apa_is_one_line_that_says_who_when_what_and_the_hash() -> None:
 def test_authors_and_title_are_those_of_the_citation_file() -> None:
     content = check_cff((project_root() / "CITATION.cff").read_text(encoding="utf-8"))
     assert content["title"] == module._TITLE
-    assert tuple(author["name"] for author in content["authors"]) == module._AUTHORS
+    assert tuple(author["name"] for author in content["authors"]) == module._contributors()
+    zenodo = json.loads((project_root() / ".zenodo.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in zenodo["creators"]] == [*module._contributors()]
+    keys = {"title": "title", "license": "license", "keywords": "keywords", "version": "version"}
+    assert {key: zenodo[key] for key in keys} == {key: content[name] for key, name in keys.items()}
+    assert content["version"] == remainder.__version__
+
+
+def test_people_are_named_as_the_citation_file_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    authors = [{"given-names": "Ada", "name-particle": "of", "family-names": "Lovelace"}, {"name": "A group"}]
+    monkeypatch.setattr(module, "_project", lambda: {"authors": authors, "doi": "10.5281/zenodo.1"})
+    assert module._contributors() == ("Ada of Lovelace", "A group")
+
+
+def test_a_citation_has_an_address_and_a_doi_once_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = hostile()._replace(url="https://example.org/x", doi="10.5281/zenodo.1")
+    fields = entry_of(module._bibtex(full))
+    assert (fields["url"], fields["doi"]) == ("{https://example.org/x}", "{10.5281/zenodo.1}")
+    content = check_cff(module._cff(full))
+    assert (content["url"], content["doi"]) == (full.url, full.doi)
+    assert module._apa(full).endswith("[Data set]. https://doi.org/10.5281/zenodo.1 https://example.org/x")
+    assert not {"url", "doi"} & entry_of(module._bibtex(hostile())).keys()
+    monkeypatch.setenv("ADDRESS", "https://example.org/x/")
+    assert repository() == "https://example.org/x"
+    monkeypatch.setenv("ADDRESS", f"https://somewhere{PLACEHOLDER}x")
+    assert repository() is None
+
+
+def test_no_date_is_in_the_future(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sorted(results.rglob("*.json"))[0]
+    assert "n.d." not in cite(str(path))
+    monkeypatch.setattr(module, "_today", lambda: "2020-01-01")
+    assert "n.d." in cite(str(path))
 
 
 @pytest.mark.parametrize("style", ["bibtex", "cff", "apa"])
@@ -167,7 +208,8 @@ def test_a_record_is_cited_by_file_or_by_the_start_of_its_id(results: Path) -> N
     for path in paths:
         by_path = cite(str(path))
         assert cite(path.stem) == cite(path.stem[:12]) == by_path
-        assert by_path.count(path.stem) == 3
+        assert by_path.startswith("@misc{")
+        assert cite(str(path), "all").count(path.stem) == 3
         check_cff(cite(path.stem, "cff"))
         entry_of(cite(path.stem, "bibtex"))
     assert "pca-32 on family/task 1-0, quick" in "".join(cite(path.stem, "apa") for path in paths)

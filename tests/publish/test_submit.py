@@ -23,6 +23,7 @@ from remainder.publish.requirements import (
     read_described,
     refuse_taken_name,
     required_tasks,
+    untold,
 )
 from remainder.publish.submit import Destinations, git_commands, open_pull_request, places, submit
 from remainder.submission.submission import Submission
@@ -81,7 +82,9 @@ def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: 
     assert "tiny/induction gives no places: they are given at sites" in first.out
     assert "git switch --create submit-my-sae" in first.out
     assert "git commit --message 'Submit my-sae: tiny/induction'" in first.out
+    assert "gh repo fork" in first.out
     assert "gh pr create" in first.out
+    assert "does not state its training" not in " ".join(first.out.split())
 
     there = tree(to.root)
     (record,) = [name for name in there if name.endswith(".json") and name.startswith("results/")]
@@ -124,6 +127,22 @@ def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
     done = submit(str(EXAMPLE), to, device="cpu")
     assert [row.kept for row in done.rows] == [True]
     assert done.rows[0].path.is_file()
+    # What `run` measured before is taken over, too.
+    expected = tree(to.root)
+    measured = to.results.rename(to.root.with_name("results"))
+    shutil.rmtree(to.root)
+    done = submit(str(EXAMPLE), to, device="cpu", measured=measured)
+    assert [row.kept for row in done.rows] == [True]
+    assert tree(to.root) == expected
+
+
+def test_what_is_not_stated_of_the_training_is_asked_for(edited: Edit) -> None:
+    assert untold(read_described(EXAMPLE)) is None
+    asked = untold(read_described(edited('script = "train.py"\n', "")))
+    assert asked is not None
+    assert "does not state its training script, without" in asked
+    assert '`script = "train.py"`' in asked
+    assert "log" not in asked
 
 
 # a submission that is refused
@@ -144,6 +163,9 @@ def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
         ('"my-sae"', '"my-s\\u0430e"', "name"),  # a Cyrillic a
         ('"my-sae"', '"../my-sae"', "name"),
         ('path = "weights"', 'path = "../weights"', "method"),
+        ('"train.py"', '"gone.py"', "training.script: there is no file 'gone.py'"),
+        ('"train.log"', '"../my-sae/train.log"', "training.log: there is no file"),
+        ("seed = 0", 'seed = "a"', "training.seed"),
         ('["tiny/induction"]', '["tiny/inductoin"]', "tiny/induction"),
         ('["tiny/induction"]', '["tiny/wiki"]', "cannot be scored on tiny/wiki: fits"),
     ],
@@ -332,16 +354,23 @@ def test_open_makes_branch_commit_and_pull_request(
 ) -> None:
     fake = tmp_path / "bin"
     fake.mkdir()
-    (fake / "gh").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/gh.txt\n')
+    # As gh does: this account may not push to the repository, so that its branch goes to a fork.
+    (fake / "gh").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/gh.txt\n[ "$2" != view ] || echo READ\n'
+        f'[ "$2" != fork ] || git remote add "$5" {tmp_path}/fork.git\n'
+    )
+    subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "fork.git")], check=True)
     (fake / "gh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake}{os.pathsep}{os.environ['PATH']}")
     done = submit(str(EXAMPLE), to, device="cpu")
     (repository / "mine.txt").write_text("not of the submission")
     assert git_commands(done)[1] == ["git", "add", "baselines/my-sae", "results/tiny/induction/2/my-sae"]
     open_pull_request(done)
-    assert (tmp_path / "gh.txt").read_text() == "pr create --fill\n"
+    asked, forked, made = (tmp_path / "gh.txt").read_text().splitlines()
+    assert (asked.split()[:2], forked.split()[:2], made) == (["repo", "view"], ["repo", "fork"], "pr create --fill")
+    assert git_commands(done, fork=False)[3] == ["git", "push", "--set-upstream", "origin", "submit-my-sae"]
     pushed = subprocess.run(
-        ["git", "-C", str(tmp_path / "origin.git"), "ls-tree", "-r", "--name-only", "submit-my-sae"],
+        ["git", "-C", str(tmp_path / "fork.git"), "ls-tree", "-r", "--name-only", "submit-my-sae"],
         check=True,
         capture_output=True,
         text=True,

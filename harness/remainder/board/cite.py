@@ -5,22 +5,28 @@
 2. Who: of a snapshot the benchmark's authors, as CITATION.cff has them; of a record those of the submission,
    if it comes with the benchmark.
 3. When: of a record the day that it was written; of a snapshot that of its commit, since its name is a label.
-   Where no history of the repository is at hand, in an installed package say, it has no date ("n.d.").
-4. Write it down, with the hash that pins every number: the Merkle root of a snapshot, the id of a record.
+   Where no history of the repository is at hand, in an installed package say, and where a clock was wrong and
+   the day is still to come, it has no date ("n.d.").
+4. Where: the address of the repository, and of a snapshot the DOI that CITATION.cff has, once there are any.
+5. Write it down, with the hash that pins every number: the Merkle root of a snapshot, the id of a record.
 """
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
 from remainder._version import __version__
+from remainder.base.address import repository
 from remainder.base.files import read_toml
-from remainder.base.paths import baseline_folders
+from remainder.base.paths import baseline_folders, project_root
 from remainder.board.packaged import packaged
 from remainder.board.shelf import archives, relative_place, results_folder
 from remainder.board.snapshot import Snapshot, read_snapshot, snapshots_folder
@@ -36,7 +42,6 @@ __all__ = ["FORMATS", "Citation", "citation_of", "cite", "of_snapshot", "styles"
 FORMATS = ("bibtex", "cff", "apa", "all")
 
 _TITLE = "Remainder: a benchmark for what an interpretation of a neural network leaves out"
-_AUTHORS = ("Remainder contributors",)
 _SHORTEST = 6  # hexadecimal digits of an id that are taken for one
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _TEX = str.maketrans(
@@ -70,9 +75,11 @@ class Citation(NamedTuple):
     hash: str
     hash_name: str
     """A name for what is hashed."""
+    url: str | None = None
+    doi: str | None = None
 
 
-def cite(what: str, format: str = "all") -> str:
+def cite(what: str, format: str = "bibtex") -> str:
     """The citation of a snapshot or record.
 
     Args:
@@ -128,11 +135,13 @@ def of_snapshot(snapshot: Snapshot, date: str | None) -> Citation:
     return Citation(
         key=f"remainder-{name.replace('.', '-')}",
         title=f"{_TITLE}. Leaderboard {name} ({count} of {tasks} task{'s' * (tasks != 1)})",
-        authors=_AUTHORS,
+        authors=_contributors(),
         version=name,
-        date=date,
+        date=_past(date),
         hash=snapshot.root,
         hash_name="Merkle root",
+        url=repository(),
+        doi=_project().get("doi"),
     )
 
 
@@ -154,11 +163,12 @@ def _of_measurement(
     return Citation(
         key=f"remainder-{record_id[:12]}",
         title=f"{name} on {where}: a record of Remainder",
-        authors=_authors(submission) or _AUTHORS,
+        authors=_authors(submission) or _contributors(),
         version=version,
-        date=date,
+        date=_past(date),
         hash=record_id,
         hash_name="record id",
+        url=repository(),
     )
 
 
@@ -180,6 +190,32 @@ def _of_package(start: str) -> Citation:
         version=row["remainder"],
         date=row["written"],
     )
+
+
+@cache
+def _project() -> Mapping[str, Any]:
+    """CITATION.cff of the project."""
+    found: dict[str, Any] = yaml.safe_load((project_root() / "CITATION.cff").read_text(encoding="utf-8"))
+    return found
+
+
+def _contributors() -> tuple[str, ...]:
+    """The benchmark's authors: people by their given and family names, groups by their name."""
+    names = (
+        author.get("name")
+        or " ".join(author[key] for key in ("given-names", "name-particle", "family-names") if key in author)
+        for author in _project()["authors"]
+    )
+    return tuple(names)
+
+
+def _past(date: str | None) -> str | None:
+    """The date, unless it is still to come: then a clock was wrong, and nobody knows when it was."""
+    return None if date is None or date > _today() else date
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def _authors(submission: str) -> tuple[str, ...]:
@@ -226,6 +262,8 @@ def _bibtex(found: Citation) -> str:
         "year": f"{{{_year(found)}}}",
         **({} if found.date is None else {"month": _MONTHS[int(found.date[5:7]) - 1]}),
         "version": f"{{{found.version.translate(_TEX)}}}",
+        **({} if found.doi is None else {"doi": f"{{{found.doi}}}"}),
+        **({} if found.url is None else {"url": f"{{{found.url}}}"}),
         "note": f"{{{found.hash_name.translate(_TEX)} \\texttt{{{found.hash}}}}}",
     }
     lines = [f"  {name:<7} = {value}," for name, value in fields.items()]
@@ -241,6 +279,8 @@ def _cff(found: Citation) -> str:
         "authors": [{"name": author} for author in found.authors],
         "version": found.version,
         **({} if found.date is None else {"date-released": found.date}),
+        **({} if found.doi is None else {"doi": found.doi}),
+        **({} if found.url is None else {"url": found.url}),
         "identifiers": [
             {"type": "other", "value": f"sha256:{found.hash}", "description": found.hash_name},
         ],
@@ -253,4 +293,6 @@ def _apa(found: Citation) -> str:
     *others, last = found.authors
     names = f"{', '.join(others)}, & {last}" if others else last
     version = f"Version {found.version}; {found.hash_name} {found.hash}"
-    return f"{names} ({_year(found)}). {found.title} ({version}) [Data set]."
+    places = [f"https://doi.org/{found.doi}" if found.doi else "", found.url or ""]
+    where = "".join(f" {place}" for place in places if place)
+    return f"{names} ({_year(found)}). {found.title} ({version}) [Data set].{where}"

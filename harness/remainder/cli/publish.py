@@ -171,6 +171,13 @@ def submit(
             "submission.toml.",
         ),
     ] = None,
+    measured: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where `remainder run` has put records; those of the same measurement are taken over.",
+        ),
+    ] = Path("results"),
     trust_code: TrustOption = False,
     open_: Annotated[
         bool, typer.Option("--open", help="Commit, push, and open a pull request, with git and gh.")
@@ -182,7 +189,7 @@ def submit(
     from remainder.base.progress import reporting
     from remainder.errors import RecordError
     from remainder.publish.place import describe_place
-    from remainder.publish.requirements import read_described
+    from remainder.publish.requirements import read_described, untold
     from remainder.publish.submit import open_pull_request, places, require_repository
     from remainder.publish.submit import submit as submit_folder
     from remainder.report.tables import render
@@ -203,13 +210,18 @@ def submit(
             tier=tier,
             device=device,
             family=family,
+            measured=measured,
             trust_code=trust_code,
             progress=progress,
         )
     stated: set[str] = set()
     for row in done.rows:
         print(render([row.record], color=sys.stdout.isatty(), stated=stated).rstrip("\n"))
+        if row.kept:
+            print(_wrapped(f"{row.record.task.id}: measured before; the record is taken over."))
         print(*map(_wrapped, describe_place(row.record, to.results)), sep="\n", end="\n\n")
+    if (request := untold(done.submission)) is not None:
+        print(f"{_wrapped(request)}\n")
     if done.left:
         print(f"still required: {', '.join(done.left)}\n")
     if not done.written:
@@ -248,6 +260,8 @@ def _print_commands(done: Submitted) -> None:
         print(f"  {command(['cd', str(done.places.root)])}")
     for words in git_commands(done):
         print(f"  {command(words)}")
+    print("`gh repo fork` makes your own copy of the repository, to which you may push, and changes nothing if")
+    print("you have one. Who may push to the repository itself leaves it out, and pushes to origin.")
 
 
 def review(
@@ -354,21 +368,29 @@ def audit(
 
 def cite(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="SNAPSHOT|RECORD", help="A snapshot's name, a record's file, or how its id begins."
+            metavar="[SNAPSHOT|RECORD]",
+            help="A snapshot's name, a record's file, or how its id begins. Default: the newest snapshot, which "
+            "stands for the benchmark.",
         ),
-    ],
+    ] = None,
     format: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="bibtex, cff, apa, or all.")
-    ] = "all",
+    ] = "bibtex",
 ) -> None:
-    """Print how a snapshot or a record is cited, with its hash."""
+    """Print how the benchmark, a snapshot or a record is cited, with its hash."""
     from remainder.board.cite import citation_of
     from remainder.board.cite import cite as cite_text
     from remainder.board.shelf import results_folder
+    from remainder.board.rows import newest_snapshot
+    from remainder.errors import RecordError
     from remainder.record.withdrawn import read_withdrawn
 
+    if what is None:
+        if (newest := newest_snapshot()) is None:
+            raise RecordError("there is no snapshot to cite", fix="name a record")
+        what = newest.name
     print(cite_text(what, format))
     found = citation_of(what)
     if (gone := read_withdrawn(results_folder()).get(found.hash)) is not None:
@@ -376,6 +398,6 @@ def cite(
     if found.date is None:
         print(
             "  It has no date here: a snapshot's is that of its commit, which only a checkout with its whole "
-            "history knows.",
+            "history knows, and no day that is still to come is taken for one.",
             file=sys.stderr,
         )

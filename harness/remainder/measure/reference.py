@@ -132,10 +132,11 @@ def _measure(
         passes = {REFERENCE_MEAN: (mean.to(x).expand_as(x), [0.0] * len(batch.windows))}
         passes |= {rung: (coded.reconstruction(step), coded.bits(step)) for rung, step in rungs.items()}
         for rung, (estimate, bits) in passes.items():
+            # Told before each pass, since the model may have been loaded, under another name, just now.
+            progress(doing, len(rows), total * len(passes))
             for new in score(runner, clean, [FittedRung(rung, RUNGS["raw"], Raw())], estimate, places):
                 add_paid(new, batch, estimate, bits)
                 rows += new
-        progress(doing, len(rows) // len(passes), total)
     return rows
 
 

@@ -53,9 +53,11 @@ def describe_place(record: Record, results: Path) -> list[str]:
     lines = list(_places(own, peers))
     other, why = _compared_with(own, peers)
     if other is not None:
-        start = f"Against {other.record.submission.name} ({why}): KL"
+        name = other.record.submission.name
         compared = dict.fromkeys((lead_of([own, other]), "gaussian"))
-        lines += [f"{start} {_NAMES[by]} {_in_words(difference(own, other, by))}." for by in compared]
+        lines += [
+            f"Against {name} ({why}), by KL {_NAMES[by]}: {_in_words(difference(own, other, by))}." for by in compared
+        ]
     return lines
 
 
@@ -110,10 +112,12 @@ def _compared_with(own: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow |
 
 
 def _in_words(apart: Estimate) -> str:
-    """A paired difference, and whether it is separable."""
+    """Whether it is better or worse by a paired difference of KL, less being better, or neither can be told."""
     if apart.value is None:
         return f"cannot be compared: {apart.reason}"
     number = Number.of(apart)
     interval = format_interval(number)
     value = f"{apart.value:+.3g}" + ("" if interval is None else f" {interval}")
-    return f"{value}, {'separable' if apart.excludes_zero() else 'not separable'}"
+    if not apart.excludes_zero():
+        return f"these documents do not tell which is better ({value} nats)"
+    return f"{'better' if apart.value < 0 else 'worse'} ({value} nats)"

@@ -32,6 +32,7 @@ __all__ = [
     "refuse_taken_name",
     "require_plain",
     "required_tasks",
+    "untold",
 ]
 
 LIMIT = 10_000_000
@@ -104,9 +105,32 @@ def check_description(found: Submission) -> None:
             f"is {revision!r}, and what a name on a hub stands for may change",
             f"give the commit of the hub's repository, 40 hexadecimal digits{here}",
         )
+    for name in ("script", "log"):
+        stated = getattr(found.training, name)
+        if stated is None or re.match(r"https?://", stated):
+            continue
+        inside = (found.folder / stated).resolve().is_relative_to(found.folder.resolve())
+        if not inside or not (found.folder / stated).is_file():
+            fix = "name a file of the folder, or an address that begins with https://"
+            refuse(f"training.{name}", f"there is no file {stated!r} in the folder", fix)
     for name in found.files:
         if not found.is_on_hub and not (root_of(found.folder, name) / name).is_file():
             refuse("method", f"{name} lies outside of the folder", "put all files into it")
+
+
+def untold(found: Submission) -> str | None:
+    """A sentence that asks for what would let others train it again; None if all is told, or nothing was trained."""
+    missing = found.training.missing
+    if not missing or not (found.files or found.is_on_hub):
+        return None
+    *others, last = missing
+    lines = {"script": 'script = "train.py"', "seed": "seed = 0", "log": 'log = "train.log"'}
+    return (
+        f"{found.name} does not state its training {', '.join(others)}{' and ' * bool(others)}{last}, without which "
+        "nobody can make it again. If you have them, add to its submission.toml a table [training] with "
+        + ", ".join(f"`{lines[name]}`" for name in missing)
+        + "."
+    )
 
 
 def require_plain(found: Submission) -> None:

@@ -5,7 +5,8 @@
 2. Required are the tasks that it names; if it names none, the one task that its config fits.
 3. Its name must be free, or its content be what already has that name.
 4. Rules that every interpretation keeps (`remainder check`), on every task.
-5. Measure: into the user's cache, where an interrupted run is taken up again.
+5. Measure: into the user's cache, where an interrupted run is taken up again. What `remainder run` has measured
+   with the same settings is taken over.
 6. Verify the records (`remainder verify`).
 7. Only now write into the checkout: the folder and the records. What is there already is left alone, so
    that a second run changes nothing. Tables and verifications are made on the main branch, from all records:
@@ -59,6 +60,11 @@ __all__ = [
 ]
 
 
+_FORK = "fork"
+"""The name of the remote for a fork; `origin` is the repository itself."""
+_MAY_PUSH = ("WRITE", "MAINTAIN", "ADMIN")
+
+
 class Destinations(NamedTuple):
     """The folders that a submission is written to."""
 
@@ -107,6 +113,7 @@ def submit(
     tier: str = "quick",
     device: str = "auto",
     family: str | None = None,
+    measured: Path | None = None,
     trust_code: bool = False,
     progress: Progress | None = None,
 ) -> Submitted:
@@ -118,6 +125,7 @@ def submit(
         tier: how much is measured: `quick` or `standard`.
         device: `auto`, `cpu` or `cuda`.
         family: the method that it is of, which is written into its `submission.toml` first.
+        measured: a folder of results that `remainder run` wrote; rows of the same measurement are taken over.
         trust_code: whether its code may be executed, if it is code.
         progress: told what is being done.
 
@@ -146,8 +154,9 @@ def submit(
     for task in chosen:
         place = Path(task.id) / str(task.major) / submission.name
         sweep(to.results / place)
-        if (to.results / place).is_dir():  # finished records are found where the engine looks
-            shutil.copytree(to.results / place, staging / place, dirs_exist_ok=True)
+        for results in (to.results, measured):  # finished records are found where the engine looks
+            if results is not None and (results / place).is_dir():
+                shutil.copytree(results / place, staging / place, dirs_exist_ok=True)
         loaded = open_task(task, device=device, progress=progress)
         rows += run_rows(loaded, [submission], plan(task, tier), staging, progress=progress)
     _verify([row.path for row in rows], [staging])
@@ -214,8 +223,12 @@ def _require_ready(tasks: Sequence[Task], tier: str, to: Destinations) -> None:
         require_folder(to.results / task.id / str(task.major), "--out", RecordError)
 
 
-def git_commands(done: Submitted) -> list[list[str]]:
-    """The commands that make a branch, a commit and a pull request of a submission."""
+def git_commands(done: Submitted, *, fork: bool = True) -> list[list[str]]:
+    """The commands that make a branch, a commit and a pull request of a submission.
+
+    Args:
+        fork: whether the branch goes to a fork, which is made if there is none; else to the remote `origin`.
+    """
     name = done.submission.name
     folders = [done.folder, *(row.path.parent for row in done.rows)]
     paths = [_in_repository(path, done.places) for path in dict.fromkeys(folders)]
@@ -224,18 +237,19 @@ def git_commands(done: Submitted) -> list[list[str]]:
         ["git", "switch", "--create", f"submit-{name}"],
         ["git", "add", *paths],
         ["git", "commit", "--message", f"Submit {name}: {what}"],
-        ["git", "push", "--set-upstream", "origin", f"submit-{name}"],
+        *([["gh", "repo", "fork", "--remote", "--remote-name", _FORK]] if fork else []),
+        ["git", "push", "--set-upstream", _FORK if fork else "origin", f"submit-{name}"],
         ["gh", "pr", "create", "--fill"],
     ]
 
 
 def open_pull_request(done: Submitted) -> None:
-    """Run `git_commands`.
+    """Run `git_commands`, through a fork unless this account may push to the repository itself.
 
     Raises:
         RecordError: if git or gh is missing, or a command fails; the message names those that are left.
     """
-    commands = git_commands(done)
+    commands = git_commands(done, fork=not _may_push(done.places.root))
     for number, command in enumerate(commands):
         left = "; ".join(shlex.join(rest) for rest in commands[number:])
         try:
@@ -250,6 +264,16 @@ def open_pull_request(done: Submitted) -> None:
                 f"{shlex.join(command)} failed: {said[-1] if said else ran.returncode}",
                 fix=f"see to it, and run what is left: {left}",
             )
+
+
+def _may_push(root: Path) -> bool:
+    """Whether GitHub says that this account may push to the repository; where it says nothing, it may not."""
+    words = ["gh", "repo", "view", "--json", "viewerPermission", "--jq", ".viewerPermission"]
+    try:
+        told = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return False
+    return told.returncode == 0 and told.stdout.strip() in _MAY_PUSH
 
 
 def _named(name: str, submission: Submission) -> Task:

@@ -23,6 +23,7 @@ from remainder.task.spec import Task
 __all__ = [
     "DESCRIPTION",
     "Description",
+    "Training",
     "baselines",
     "comes_with_second_package",
     "read_description",
@@ -33,6 +34,21 @@ DESCRIPTION = "submission.toml"
 """The file that describes a submission, in its folder."""
 
 _Model = TypeVar("_Model", bound="Description")
+
+
+class Training(BaseModel):
+    """How weights came about, for whoever wants to make them again. It changes no score and is part of no hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    script: str | None = Field(default=None, description="a string: a file of the folder, or an address")
+    seed: int | None = Field(default=None, description="a whole number")
+    log: str | None = Field(default=None, description="a string: a file of the folder, or an address")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names of what is not stated."""
+        return tuple(name for name, value in self if value is None)
 
 
 class Description(BaseModel):
@@ -50,6 +66,9 @@ class Description(BaseModel):
         default=None,
         pattern=NAME,
         description="a name as `name` is one, of the method: the same for its submissions to several sites",
+    )
+    training: Training = Field(
+        default=Training(), description="one table, [training], with a `script`, a `seed` and a `log`"
     )
     method: SerializeAsAny[Method] = Field(description="one table, [method], which names a `format`")
     # After `method`, since it is checked against the format.
