@@ -3,8 +3,8 @@
 The data lie outside the package in the checkout. `remainder.base.paths` finds them there in an editable
 install, and in these folders of installed wheels:
 
-1. `remainder` has the tasks, the frozen lists of records, `leaderboard.json`, CITATION.cff and the baselines, in
-   `remainder/_bundled/`. Of a baseline whose files take more than `largest` bytes, and which is not among
+1. `remainder` has the tasks, the frozen lists of records, `leaderboard.json`, CITATION.cff and the baselines,
+   in `remainder/_bundled/`. Of a baseline whose files take more than `largest` bytes, and which is not among
    `whole`, it has the `submission.toml` alone.
 2. `remainder-baselines` (baselines/pyproject.toml) has those baselines whole, in
    `remainder_baselines/baselines/`.

@@ -19,8 +19,11 @@ CODE_OR_LINK = re.compile(
     r"|(?P<before>\]\(|^\[[^\]\n]+\]: +|\b(?:href|src)=\")(?P<target>[^)\s\"]+)",
     re.MULTILINE | re.DOTALL,
 )
-OUTSIDE = re.compile(r"\[!\[[^\]]*\]\(https?:[^)]*\)\]\([^)]*\) ?|!\[[^\]]*\]\(https?:[^)]*\) ?")
-"""Pictures that lie elsewhere, such as badges: the site asks nobody for anything."""
+_ELSEWHERE = r"(?:https?:|\.\./\.\./actions/)[^)]*"
+_PICTURE = rf"!\[[^\]]*\]\({_ELSEWHERE}\)"
+OUTSIDE = re.compile(rf"(?:\[{_PICTURE}\]\([^)]*\)|{_PICTURE})\s?")
+"""Pictures that lie elsewhere, such as badges, some of them where the repository is browsed: the site asks nobody
+for anything."""
 ASKED_FOR = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 NOT_ASKED_FOR = {"canonical", "alternate", "next", "prev", "edit"}
 

@@ -1,4 +1,4 @@
-"""Where rows that were just measured would stand: as if they lay on the board, on the documents that all scored."""
+"""Where rows that were just measured would stand: as on the board, on the documents that all scored."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_part_is_placed_by_its_documents(results: Path) -> None:
     assert found.documents == 6
     stood = found.places["mine"][-1]
     assert stood is not None
-    # By KL of six documents: behind two that lose a fifth and a tenth, before one that loses as much as its seed.
+    # By KL of six documents: behind those that lose a fifth and a tenth of what the seed does.
     assert (stood.at, stood.place.of) == (3, 4)
     assert stood.place.first <= 3 <= stood.place.last
     shown = render_standing(found)

@@ -56,8 +56,8 @@ def test_places_within_budgets_and_the_nearest_in_bits(tmp_path: Path) -> None:
     ), lines[4]
     for line, key in zip(lines[5:], ("kl_coded", "kl_gaussian"), strict=True):
         match = re.fullmatch(
-            r"Against near \(nearest in bits: 1[01]\d\.?\d?, this one 10\d\.?\d?\), by KL \w+: these documents do "
-            r"not tell which is better \(([+-][\d.e-]+) \[.*\] nats\)\.",
+            r"Against near \(nearest in bits: 1[01]\d\.?\d?, this one 10\d\.?\d?\), by KL \w+: these "
+            r"documents do not tell which is better \(([+-][\d.e-]+) \[.*\] nats\)\.",
             line,
         )
         assert match, line
@@ -79,7 +79,9 @@ def test_a_second_record_is_held_against_the_first(tmp_path: Path) -> None:
     )
     lines = told(tmp_path, second)
     assert "place 1 of 2" in lines[4]
-    assert lines[5].startswith(f"Against mine (its previous record {first.stem[:12]}), by KL coded: better (-")
+    assert lines[5].startswith(
+        f"Against mine (its previous record {first.stem[:12]}), by KL coded: better (-"
+    )
     assert lines[5].endswith("] nats).")
     assert told(tmp_path, first) == [
         "Not the current record of its submission: another one has more rungs, or came later."

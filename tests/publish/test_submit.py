@@ -367,7 +367,11 @@ def test_open_makes_branch_commit_and_pull_request(
     assert git_commands(done)[1] == ["git", "add", "baselines/my-sae", "results/tiny/induction/2/my-sae"]
     open_pull_request(done)
     asked, forked, made = (tmp_path / "gh.txt").read_text().splitlines()
-    assert (asked.split()[:2], forked.split()[:2], made) == (["repo", "view"], ["repo", "fork"], "pr create --fill")
+    assert (asked.split()[:2], forked.split()[:2], made) == (
+        ["repo", "view"],
+        ["repo", "fork"],
+        "pr create --fill",
+    )
     assert git_commands(done, fork=False)[3] == ["git", "push", "--set-upstream", "origin", "submit-my-sae"]
     pushed = subprocess.run(
         ["git", "-C", str(tmp_path / "fork.git"), "ls-tree", "-r", "--name-only", "submit-my-sae"],

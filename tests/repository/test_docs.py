@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from docs.mkdocs import address, links, reference
 from typer.main import get_command
 
@@ -23,7 +24,7 @@ import remainder
 from remainder.base.paths import project_root
 from remainder.cli.main import app
 from remainder.report.quantities import quantity
-from remainder.task.spec import list_tasks
+from remainder.task.spec import list_tasks, load_task
 
 ROOT = project_root()
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
@@ -62,6 +63,8 @@ def dead(page: Path, text: str) -> Iterator[str]:
         target = match["target"]
         if target is None or re.match(r"[a-z]+:", target):
             continue
+        if page == ROOT / "README.md" and target.startswith("../../actions/"):
+            continue  # beside the files, where the repository is browsed
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         if (
@@ -75,6 +78,44 @@ def dead(page: Path, text: str) -> Iterator[str]:
 def test_links_lead_somewhere_in_a_checkout() -> None:
     found = {page: list(dead(page, text_of(page))) for page in PAGES}
     assert {page: links for page, links in found.items() if links} == {}
+
+
+def test_what_is_said_of_tasks_holds() -> None:
+    """Which suites there are and which need the hub; how many sites and circuits the first one has."""
+    tasks = [load_task(name) for name in list_tasks()]
+    of_hub = {task.id.split("/")[0] for task in tasks if task.model.hub is not None}
+    text = text_of(ROOT / "README.md")
+    rows = dict(re.findall(r"^\| (`.+`) \| .* \| (.+) \|$", text.partition("## Tasks")[2], re.MULTILINE))
+    needs = {suite: need for names, need in rows.items() for suite in re.findall(r"`([^`]+)`", names)}
+    assert needs.keys() == {task.id.split("/")[0] for task in tasks}
+    assert {suite for suite, need in needs.items() if "hub" in need} == of_hub
+    numbers = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    of_first = [task for task in tasks if task.id.startswith("smollm2-135m/")]
+    for is_site, words in ((True, "sites"), (False, "circuits")):
+        names = {task.id.split("/")[1] for task in of_first if task.kind.has_residual == is_site}
+        (listed,) = re.findall(rf"{numbers[len(names)]} {words} \(([^)]+)\)", text)
+        assert set(re.findall(r"`([^`]+)`", listed)) == names
+    page = " ".join(text_of(ROOT / "docs" / "commands.md").split())
+    (listed,) = re.findall(r"Tasks of the suites (.+?) are of models on the Hugging Face hub, and only", page)
+    assert set(re.findall(r"`([^`]+)`", listed)) == of_hub
+
+
+def test_the_readme_cites_as_the_citation_file_does() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", text_of(ROOT / "README.md"), re.DOTALL)
+    assert f"title = {{{{{cited['title']}}}}}" in entry
+    assert f"version = {{{cited['version']}}}" in entry
+    assert all(author["name"] in entry for author in cited["authors"])
+
+
+def test_commands_of_the_makefile_are_ones() -> None:
+    recipes = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = re.findall(r"\$\(BIN\)/remainder (.+)", recipes)
+    plain = [
+        re.split(r" --check|; |\"", line.replace('"$$(basename "$$file" .json)"', "X"))[0] for line in lines
+    ]
+    assert len(plain) >= 6
+    assert [(line, fault) for line in plain if (fault := wrong(line.strip()))] == []
 
 
 def test_a_dead_link_would_be_found() -> None:

@@ -40,7 +40,7 @@ def test_few_rungs_are_measured_on_eight_documents(demo: Result) -> None:
 
 
 def test_transform_coding_is_measured_beside_it_and_ratios_are_not(demo: Result) -> None:
-    """The headline of a first table is that of every other; ρ costs two passes a row, and no default column has it."""
+    """The headline is that of every table; ρ costs two passes a row, and no default column has it."""
     coding = demo.record.metrics.coding
     assert coding is not None
     assert len(coding.reference) > 2

@@ -1,4 +1,4 @@
-"""The address of the repository: one line of pyproject.toml, which the metadata of an installed package repeat."""
+"""The address of the repository: one line of pyproject.toml, which installed metadata repeat."""
 
 from __future__ import annotations
 

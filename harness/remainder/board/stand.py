@@ -1,10 +1,10 @@
 """The places that rows would have on the board, told to whoever has just measured them.
 
 1. Only where the board gives places (`board.rank`), and its records are at hand: in a checkout.
-2. The board's rows of the same task, number of its version, tier (of a part: the tier that it is a part of) and dtype.
-   A row that was just measured takes the place of the board's row of the same name.
-3. Rows are compared on the documents that all of them scored, with the same tokens. A part of a tier has fewer, so
-   that its places are wider; it may also have calibrated on less, which the sentence above the table says.
+2. The board's rows of the same task, number of its version, tier (of a part: the tier that it is a part of)
+   and dtype. A row that was just measured takes the place of the board's row of the same name.
+3. Rows are compared on the documents that all of them scored, with the same tokens. A part of a tier has
+   fewer, so that its places are wider; it has calibrated on less, which the sentence above the table says.
 4. Places within every budget, as on the board: the same budgets, the same separation of all pairs at once.
 """
 
@@ -143,9 +143,7 @@ def _tier(record: Record) -> str:
 def _on_common_documents(rows: Sequence[BoardRow]) -> list[BoardRow] | None:
     """The rows with sums over the documents of which all scored the same tokens; None if there is none."""
     counts = [dict(zip(row.sums.documents, row.sums.tokens, strict=True)) for row in rows]
-    common = sorted(
-        name for name in counts[0] if all(count.get(name) == counts[0][name] for count in counts)
-    )
+    common = sorted(name for name in counts[0] if all(count.get(name) == counts[0][name] for count in counts))
     if not common:
         return None
     return [replace(row, sums=_of(row.sums, common)) for row in rows]

@@ -260,7 +260,9 @@ def _print_commands(done: Submitted) -> None:
         print(f"  {command(['cd', str(done.places.root)])}")
     for words in git_commands(done):
         print(f"  {command(words)}")
-    print("`gh repo fork` makes your own copy of the repository, to which you may push, and changes nothing if")
+    print(
+        "`gh repo fork` makes your own copy of the repository, to which you may push, and changes nothing if"
+    )
     print("you have one. Who may push to the repository itself leaves it out, and pushes to origin.")
 
 
@@ -371,8 +373,8 @@ def cite(
         str | None,
         typer.Argument(
             metavar="[SNAPSHOT|RECORD]",
-            help="A snapshot's name, a record's file, or how its id begins. Default: the newest snapshot, which "
-            "stands for the benchmark.",
+            help="A snapshot's name, a record's file, or how its id begins. Default: the newest "
+            "snapshot, which stands for the benchmark.",
         ),
     ] = None,
     format: Annotated[
@@ -382,8 +384,8 @@ def cite(
     """Print how the benchmark, a snapshot or a record is cited, with its hash."""
     from remainder.board.cite import citation_of
     from remainder.board.cite import cite as cite_text
-    from remainder.board.shelf import results_folder
     from remainder.board.rows import newest_snapshot
+    from remainder.board.shelf import results_folder
     from remainder.errors import RecordError
     from remainder.record.withdrawn import read_withdrawn
 

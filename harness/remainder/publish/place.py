@@ -56,7 +56,8 @@ def describe_place(record: Record, results: Path) -> list[str]:
         name = other.record.submission.name
         compared = dict.fromkeys((lead_of([own, other]), "gaussian"))
         lines += [
-            f"Against {name} ({why}), by KL {_NAMES[by]}: {_in_words(difference(own, other, by))}." for by in compared
+            f"Against {name} ({why}), by KL {_NAMES[by]}: {_in_words(difference(own, other, by))}."
+            for by in compared
         ]
     return lines
 
@@ -112,7 +113,7 @@ def _compared_with(own: BoardRow, peers: Sequence[BoardRow]) -> tuple[BoardRow |
 
 
 def _in_words(apart: Estimate) -> str:
-    """Whether it is better or worse by a paired difference of KL, less being better, or neither can be told."""
+    """Better or worse by a paired difference of KL, less being better, or neither can be told."""
     if apart.value is None:
         return f"cannot be compared: {apart.reason}"
     number = Number.of(apart)

@@ -119,17 +119,16 @@ def check_description(found: Submission) -> None:
 
 
 def untold(found: Submission) -> str | None:
-    """A sentence that asks for what would let others train it again; None if all is told, or nothing was trained."""
+    """A sentence that asks for what lets others train it again; None if nothing is missing."""
     missing = found.training.missing
     if not missing or not (found.files or found.is_on_hub):
         return None
     *others, last = missing
     lines = {"script": 'script = "train.py"', "seed": "seed = 0", "log": 'log = "train.log"'}
     return (
-        f"{found.name} does not state its training {', '.join(others)}{' and ' * bool(others)}{last}, without which "
-        "nobody can make it again. If you have them, add to its submission.toml a table [training] with "
-        + ", ".join(f"`{lines[name]}`" for name in missing)
-        + "."
+        f"{found.name} does not state its training {', '.join(others)}{' and ' * bool(others)}"
+        f"{last}, without which nobody can make it again. If you have them, add to its submission.toml a "
+        "table [training] with " + ", ".join(f"`{lines[name]}`" for name in missing) + "."
     )
 
 

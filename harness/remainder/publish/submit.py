@@ -5,8 +5,8 @@
 2. Required are the tasks that it names; if it names none, the one task that its config fits.
 3. Its name must be free, or its content be what already has that name.
 4. Rules that every interpretation keeps (`remainder check`), on every task.
-5. Measure: into the user's cache, where an interrupted run is taken up again. What `remainder run` has measured
-   with the same settings is taken over.
+5. Measure: into the user's cache, where an interrupted run is taken up again. What `remainder run` has
+   measured with the same settings is taken over.
 6. Verify the records (`remainder verify`).
 7. Only now write into the checkout: the folder and the records. What is there already is left alone, so
    that a second run changes nothing. Tables and verifications are made on the main branch, from all records:
