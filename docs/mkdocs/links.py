@@ -22,8 +22,7 @@ CODE_OR_LINK = re.compile(
 _ELSEWHERE = r"(?:https?:|\.\./\.\./actions/)[^)]*"
 _PICTURE = rf"!\[[^\]]*\]\({_ELSEWHERE}\)"
 OUTSIDE = re.compile(rf"(?:\[{_PICTURE}\]\([^)]*\)|{_PICTURE})\s?")
-"""Pictures that lie elsewhere, such as badges, some of them where the repository is browsed: the site asks nobody
-for anything."""
+"""Pictures that lie elsewhere, such as badges, some where the repository is browsed: the site asks nobody."""
 ASKED_FOR = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 NOT_ASKED_FOR = {"canonical", "alternate", "next", "prev", "edit"}
 
