@@ -118,6 +118,13 @@ def test_commands_of_the_makefile_are_ones() -> None:
     assert [(line, fault) for line in plain if (fault := wrong(line.strip()))] == []
 
 
+def test_every_figure_stands_on_a_page() -> None:
+    """One that no page shows is made again by nobody, and is wrong before long."""
+    texts = "\n".join(map(text_of, PAGES))
+    figures = [path.name for path in sorted((ROOT / "docs" / "figures").iterdir())]
+    assert [name for name in figures if f"figures/{name}" not in texts] == []
+
+
 def test_a_dead_link_would_be_found() -> None:
     text = "[a](gone.md) `[b](code.md)` [c](ci.md#pytest) [d](ci.md#gone) [e](https://example.org)\n```\n[f](x)\n```"
     assert list(dead(ROOT / "docs" / "results.md", text)) == ["gone.md", "ci.md#gone"]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from remainder.base.paths import project_root
+from remainder.board.stand import render_standing, stand
 from remainder.record.find import fullest_record
 from remainder.record.number import Number
 from remainder.record.scales import SCALES, ScaleName
 from remainder.record.schema import Record
-from remainder.record.store import read_summary
+from remainder.record.store import read_record, read_summary
 from remainder.report.quantities import default_columns
 from remainder.report.text import format_interval, format_value
 
@@ -117,6 +118,18 @@ def test_what_the_readme_says_of_the_second_score_holds() -> None:
     best = min(raw, key=lambda name: raw[name].value)
     assert best.startswith("rule-and-noise-random")
     assert raw[best].high < 0 < full[best].low
+
+
+def test_places_of_the_tour_are_those_that_a_run_prints() -> None:
+    text = TOUR.read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```\n(Where they would stand .*?)^```$", text, re.DOTALL | re.MULTILINE)
+    results = project_root() / "leaderboard" / "results"
+    folder = results / "smollm2-135m" / "resid-15" / "2"
+    rows = [read_record(fullest_record(folder / name)) for name in re.findall(r"^topk-sae-\d+", shown, re.M)]
+    assert len(rows) == 3
+    found = stand([(row.record, row.values) for row in rows], results)
+    assert found is not None
+    assert render_standing(found) == shown
 
 
 @pytest.mark.parametrize("page", [README, TOUR, COMMANDS], ids=lambda page: page.stem)

@@ -124,7 +124,7 @@ def _cell(stood: Stood | None) -> Text:
     if stood is None:
         return Text(MISSING)
     one = stood.place
-    return Text.assemble((f"{stood.at} of {one.of}", "bold"), "\n", (f"[{one.first}–{one.last}]", "dim"))
+    return Text.assemble((f"{stood.at} of {one.of}", "bold"), "\n", (f"[{one.text}]", "dim"))
 
 
 def _stood(ranking: BoardRanking, name: str) -> Stood | None:

@@ -30,7 +30,7 @@ from remainder.errors import RecordError, RemainderError
 from remainder.publish.draws import Draws, new_key, settings_of
 from remainder.publish.place import describe_place
 from remainder.publish.remeasure import Rerun, render_rerun, rerun
-from remainder.publish.requirements import LIMIT, read_described, refuse_taken_name, required_tasks
+from remainder.publish.requirements import LIMIT, read_described, refuse_taken_name, required_tasks, untold
 from remainder.record.json import write_atomically
 from remainder.record.schema import Record
 from remainder.record.store import read_record
@@ -162,6 +162,8 @@ def review(
             if trust_code or not submission.format.runs_code:
                 _measure_again(verdict.path, result, settings | {"trust_code": trust_code}, progress)
             result.standings += describe_place(verdict.record, results)
+    if submission is not None and (asked := untold(submission)) is not None:
+        result.standings.append(asked)
     if submission is not None and submission.format.runs_code and not trust_code:
         result.waits += _waits(submission, head)
     try:
