@@ -16,7 +16,7 @@ _LABEL = "Repository"
 
 
 def repository() -> str | None:
-    """Where the repository lies, without a slash at the end; None while that is not known.
+    """The address of the repository, without a slash at the end; None while that is not known.
 
     `ADDRESS` in the environment takes the place of what is written down.
     """

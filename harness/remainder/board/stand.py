@@ -36,7 +36,7 @@ class Stood(NamedTuple):
     """A place within a budget."""
 
     at: int
-    """By KL alone, 1 for the least."""
+    """The place by KL alone, 1 for the least."""
     place: Place
     """The places that it may truly have."""
 
@@ -56,7 +56,7 @@ class Standing(NamedTuple):
 
 
 def stand(rows: Sequence[tuple[Record, pd.DataFrame]], results: Path) -> Standing | None:
-    """Where rows would stand among the records below `results`; None if there is nothing to stand among.
+    """Place rows among the records below `results`; None if there is nothing to stand among.
 
     Args:
         rows: records with their per-document values, of one plan on one task.

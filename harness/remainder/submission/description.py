@@ -37,7 +37,7 @@ _Model = TypeVar("_Model", bound="Description")
 
 
 class Training(BaseModel):
-    """How weights came about, for whoever wants to make them again; part of no hash."""
+    """The training of the weights, for whoever wants to make them again; part of no hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
