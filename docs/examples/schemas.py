@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from remainder.board.data import BoardFile
 from remainder.record.flow_file import FLOWS
 from remainder.record.layers_file import LAYERS
 from remainder.record.levels_file import LEVELS
@@ -19,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 
 def schemas() -> dict[str, str]:
     """The content of each file, by its name."""
-    found = {"record.json": Record.model_json_schema()}
+    found = {"leaderboard.json": BoardFile.model_json_schema(), "record.json": Record.model_json_schema()}
     kinds = (FLOWS, LAYERS, LEVELS, MODES)
     found |= {f"{kind.command}.json": kind.schema() for kind in kinds}
     return {name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in found.items()}

@@ -25,8 +25,10 @@ from typing import NamedTuple
 
 from remainder.board.archive import Archive, archived
 from remainder.board.archive import section as section_of_archive
+from remainder.board.badges import badge_name, write_badges
 from remainder.board.bundle import write_assets
 from remainder.board.by_size import SizeTable, size_tables
+from remainder.board.data import DataRow, rows_of
 from remainder.board.flows import (
     BoardFlow,
     files_of_flows,
@@ -34,19 +36,22 @@ from remainder.board.flows import (
     read_flows,
     write_flow_files,
 )
-from remainder.board.front import MARK, Shared, TaskLine, tier_text, write_shared
+from remainder.board.front import MARK, Badge, Shared, TaskLine, tier_text, write_shared
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
+from remainder.board.makers import copy_texts
 from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
 from remainder.board.overall import Overall, Scored, overall, scored_of
 from remainder.board.pages import HistoryRow, PlaceWithin, TaskText, history_row, record_html, task_html
 from remainder.board.readme import readme, section
+from remainder.board.resolution import Resolution, resolution
 from remainder.board.shelf import archives
 from remainder.board.text import page_name
 from remainder.board.view import Board, boards, record_page
 from remainder.errors import RecordError
 from remainder.record.json import write_atomically
 from remainder.record.store import values_path
-from remainder.task.spec import list_tasks, load_task
+from remainder.submission.facts import facts_of
+from remainder.task.spec import Task, list_tasks, load_task
 
 __all__ = ["BoardBuild", "build", "check"]
 
@@ -65,6 +70,9 @@ class _Done:
     """Rows that count over tasks."""
     circuits: tuple[SizeTable, ...]
     faults: tuple[Fault, ...]
+    data: tuple[DataRow, ...]
+    resolutions: tuple[tuple[str, str, Resolution], ...]
+    badges: tuple[Badge, ...]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,17 @@ def build(results: Path, site: Path | None, *, processes: int | None = None) -> 
         lines = [line for one in done for line in one.lines]
         history = [row for one in done for row in one.history]
         circuits = [table for one in done for table in one.circuits]
-        write_shared(made, Shared(lines, history, over, circuits, snapshots, old, built.faults))
+        found_data = [row for one in done for row in one.data]
+        resolutions = [row for one in done for row in one.resolutions]
+        badges = [row for one in done for row in one.badges]
+        listed = {path.relative_to(results).as_posix(): path.stem for some in found.values() for path in some}
+        write_shared(
+            made,
+            Shared(
+                lines, history, over, circuits, snapshots, old, built.faults,
+                found_data, resolutions, badges, listed,
+            ),
+        )  # fmt: skip
         if site.exists():
             shutil.rmtree(site)
         made.replace(site)
@@ -194,25 +212,60 @@ def _task(job: _Job) -> _Done:
         _write_records(job, site, entries, found, flows)
         for flow in flows:
             write_flow_files(flow, site / "records")
-    titles = {board.group.task: _title(board.group.task) for board in found}
+    known = {task: load_task(task) for task in {board.group.task for board in found} & set(list_tasks())}
+    titles = {task: known[task].title if task in known else "" for task in {one.group.task for one in found}}
     majors = sorted({(int(board.group.major), board.group.task) for board in found})
     pages = [(str(major), page_name(task, str(major))) for major, task in majors]
     lines: list[TaskLine] = []
     scored: list[Scored] = []
     circuits: list[SizeTable] = []
+    data = tuple(row for board in found for row in rows_of(board))
+    resolutions: list[tuple[str, str, Resolution]] = []
+    badges: list[Badge] = []
     for (name, major), some in groupby(found, key=lambda board: (board.group.task, board.group.major)):
         tables, page = list(some), page_name(name, major)
-        task = TaskText(name, major, titles[name], pages)
+        task = _task_text(name, major, pages, known.get(name))
         newest = major == pages[-1][0]
-        lines.append(TaskLine(name, major, task.title, page, newest, tuple(map(tier_text, tables))))
+        lines.append(
+            TaskLine(
+                name,
+                major,
+                task.title,
+                page,
+                newest,
+                tuple(map(tier_text, tables)),
+                name in known and known[name].gives_places,
+            )
+        )
         if newest:
             scored += [row for board in tables for row in scored_of(board, page)]
+            for board in tables if lines[-1].real else ():
+                one = resolution([row.entry for row in board.main], board.lead)
+                resolutions += [] if one is None else [(name, page, one)]
             for number, board in enumerate(tables):
                 circuits += size_tables(board, page, f"{page}-{number}".replace(".", "-"))
         if site is not None:
+            for board in tables:
+                write_badges(board, site)
+                if lines[-1].real:
+                    badges += [
+                        Badge(row.entry.record.submission.name, name, file)
+                        for row in board.main
+                        if row.best and (file := badge_name(row))
+                    ]
             (site / "tasks" / page).write_text(task_html(task, tables), encoding="utf-8")
     sections = tuple(section(titles[board.group.task], board) for board in found if board.rows)
-    return _Done(tuple(lines), history, sections, tuple(scored), tuple(circuits), tuple(faults))
+    return _Done(
+        tuple(lines),
+        history,
+        sections,
+        tuple(scored),
+        tuple(circuits),
+        tuple(faults),
+        data,
+        tuple(resolutions),
+        tuple(badges),
+    )
 
 
 def _write_records(
@@ -238,6 +291,7 @@ def _write_records(
         )
         page.write_text(text, encoding="utf-8")
         source = job.results / entry.path
+        copy_texts(record, site)
         shutil.copyfile(source, page.with_suffix(".json"))
         shutil.copyfile(values_path(source), page.with_suffix(".csv.gz"))
 
@@ -257,9 +311,13 @@ def _summary(
     return built, over
 
 
-def _title(task: str) -> str:
-    """The title of a task that comes with this package; ids from records are never opened as paths."""
-    return load_task(task).title if task in list_tasks() else ""
+def _task_text(name: str, major: str, pages: list[tuple[str, str]], task: Task | None) -> TaskText:
+    """The text about a task; facts are of the version that comes with this package."""
+    if task is None:
+        return TaskText(name, major, "", pages)
+    if str(task.major) != major:
+        return TaskText(name, major, task.title, pages)
+    return TaskText(name, major, task.title, pages, " ".join(task.description.split()), tuple(facts_of(task)))
 
 
 def _check_replaceable(site: Path, results: Path) -> None:

@@ -1,8 +1,8 @@
 """Rate and distortion: KL of the codes that the bits of a row write, against these bits: a figure and tables.
 
 1. A row is a curve of up to four points, joined; transform coding is the reference that all rows are held
-   against. Budgets are vertical lines.
-2. Both axes are logarithmic, and linear next to 0: the mean alone takes no bits.
+   against, as far as the rows reach. Budgets are vertical lines.
+2. Both axes are logarithmic; linear next to 0 where a row loses nothing or takes no bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from remainder.board.curves import Curve, CurvePanel, Key, Named
 from remainder.board.numbers import Grid, Shown, in_words, parted, shown, within
 from remainder.board.rank import Budget
-from remainder.board.svg import Frame, Scale, grid, line, marker, path, svg, text, whisker
+from remainder.board.svg import Frame, Scale, fitting, grid, line, marker, path, svg, text, whisker
 from remainder.board.text import visible
 from remainder.record.metrics import CodedPoint, CodingMetrics
 from remainder.record.number import Number
@@ -52,11 +52,14 @@ class _Line(NamedTuple):
     href: str = ""
 
 
-def rate_distortion(rows: Sequence[Named], budgets: Sequence[Budget], ident: str) -> Curve | None:
+def rate_distortion(
+    rows: Sequence[Named], budgets: Sequence[Budget], ident: str, further: Sequence[Named] = ()
+) -> Curve | None:
     """The curves of some records of one task; None if none of them has any.
 
     Args:
         rows: in the order of the table; of more than `_MOST` the others are in the table only.
+        further: rows that are in the table only.
         budgets: drawn as lines.
         ident: of the drawing, unique on the page.
     """
@@ -67,7 +70,9 @@ def rate_distortion(rows: Sequence[Named], budgets: Sequence[Budget], ident: str
         _Line(row.name, f"s{number}", shape, _spots(row.record), row.href)
         for number, (row, shape) in enumerate(zip(curved, _SHAPES, strict=False))
     ]
-    reference = _Line(_REFERENCE, "transform", "dot", _reference(curved[0].record))
+    reach = [*(spot.bits for one in drawn for spot in one.spots), *(one.bits for one in budgets)]
+    near = _between(_reference(curved[0].record), min(reach), max(reach))
+    reference = _Line(_REFERENCE, "transform", "dot", near)
     lines = [reference, *drawn] if reference.spots else drawn
     title = f"KL of the codes against their bits: {', '.join(visible(one.name, 40) for one in drawn)}"
     panel = CurvePanel(
@@ -76,13 +81,14 @@ def rate_distortion(rows: Sequence[Named], budgets: Sequence[Budget], ident: str
     caption = (
         "Points of a row: quantising adds 1, 10, 35 and 100 % to its median squared error. Grey: transform "
         "coding, all principal coefficients at one step. "
-        + ("Dashed: the budgets, shares of R₀. " if budgets else "")
-        + "Axes are logarithmic, and linear next to 0. Bars: 95 % intervals; an arrow: it goes beyond."
+        + ("Dashed: the budgets, shares of R₀, its bits at 1 % of the KL of the mean. " if budgets else "")
+        + "Axes are logarithmic. Bars: 95 % intervals; an arrow: it goes beyond."
     )
-    if more := len(curved) - len(drawn):
+    others = [row for row in further if row.record.metrics.coding is not None and _spots(row.record)]
+    if more := len(curved) - len(drawn) + len(others):
         caption += f" {more} more row{'s are' if more > 1 else ' is'} in the table below only."
     keys = tuple(Key(_sample(one), one.name, "", one.href) for one in lines)
-    return Curve((panel,), "", keys, caption, _table(curved))
+    return Curve((panel,), "", keys, caption, _table([*curved, *others]))
 
 
 def curve_table(record: Record, entered: Mapping[str, Sequence[str]]) -> Grid | None:
@@ -132,11 +138,19 @@ def _reference(record: Record) -> tuple[_Spot, ...]:
     )
 
 
+def _between(spots: Sequence[_Spot], low: float, high: float) -> tuple[_Spot, ...]:
+    """The spots from the last one at or below `low` bits to the first one at or above `high`."""
+    below = max((spot.bits for spot in spots if 0 < spot.bits <= low), default=low)
+    above = min((spot.bits for spot in spots if spot.bits >= high), default=high)
+    return tuple(spot for spot in spots if below <= spot.bits <= above)
+
+
 def _figure(lines: Sequence[_Line], budgets: Sequence[Budget], title: str, ident: str) -> Markup:
     spots = [spot for one in lines for spot in one.spots]
-    xs = Scale([*(spot.bits for spot in spots), *(one.bits for one in budgets)], _FRAME.left, _FRAME.right)
+    bits = [*(spot.bits for spot in spots), *(one.bits for one in budgets)]
+    xs = fitting(bits, _FRAME.left, _FRAME.right, dust=0.0)
     ends = [max(end, 0.0) for end in within((spot.kl for spot in spots), reach=9.0)]
-    ys = Scale(ends, _FRAME.bottom, _FRAME.top, dust=_DUST)
+    ys = fitting(ends, _FRAME.bottom, _FRAME.top, dust=_DUST)
     parts = [
         grid(xs, ys, _FRAME),
         text((_FRAME.left + _FRAME.right) / 2, 310.0, "bits per token", "axis", "middle"),
@@ -144,7 +158,8 @@ def _figure(lines: Sequence[_Line], budgets: Sequence[Budget], title: str, ident
     ]
     for one in budgets:
         parts.append(line(xs(one.bits), _FRAME.top, xs(one.bits), _FRAME.bottom, "grid whole"))
-        parts.append(text(xs(one.bits), _FRAME.top - 4, one.name, "tick", "middle"))
+        share = f"R₀/{one.name.partition('/')[2]}"
+        parts.append(text(xs(one.bits), _FRAME.top - 4, share, "tick", "middle"))
     for one_line in lines:
         parts += _curve(one_line, xs, ys)
     described = "; ".join(

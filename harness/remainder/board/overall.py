@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from remainder.board.merge import BoardRow
-from remainder.board.rank import dtype_of, unplaced_because
+from remainder.board.rank import Place, dtype_of, unplaced_because
 from remainder.board.view import Board
 from remainder.record.number import Number
 from remainder.report.quantities import number_of
@@ -47,6 +47,10 @@ class Scored(NamedTuple):
     efficiency: Number
     runs_code: bool = False
     """Whether code of its own encodes and decodes."""
+    net_bits: Number = Number.null("it was not asked for")
+    """Bits a token that its codes save, beside a Gaussian of x."""
+    places: tuple[tuple[str, Place], ...] = ()
+    """Its places on the task, with the name of the budget of each."""
 
 
 class Method(NamedTuple):
@@ -55,6 +59,23 @@ class Method(NamedTuple):
     name: str
     mean: Number
     by_task: dict[str, Scored]
+    net_bits: Number = Number.null("it was not asked for")
+    """Mean over those of its tasks that have it, each weighted once."""
+
+    @property
+    def places(self) -> list[tuple[str, str, Place]]:
+        """Its places on all of its tasks: task, name of the budget, place."""
+        return [(task, *held) for task, one in self.by_task.items() for held in one.places]
+
+    @property
+    def firsts(self) -> int:
+        """In how many budgets of its tasks it may be the first."""
+        return sum(place.first == 1 for _, _, place in self.places)
+
+    @property
+    def ties(self) -> int:
+        """In how many budgets of its tasks its place is shared: some other row is not told from it."""
+        return sum(place.first != place.last for _, _, place in self.places)
 
     @property
     def runs_code(self) -> bool:
@@ -68,8 +89,13 @@ class Overall(NamedTuple):
     tasks: tuple[str, ...]
     """Ids of the tasks that any of the methods has a result on."""
     methods: tuple[Method, ...]
-    started: int
-    """Methods with a result on fewer tasks."""
+    others: tuple[Method, ...]
+    """Methods with results on fewer tasks, whose mean is no result over tasks; the most efficient first."""
+
+    @property
+    def started(self) -> int:
+        """How many methods have results on fewer tasks."""
+        return len(self.others)
 
 
 def scored_of(board: Board, page: str) -> list[Scored]:
@@ -87,8 +113,10 @@ def scored_of(board: Board, page: str) -> list[Scored]:
             frozenset(entry.sums.documents),
             efficiency,
             entry.record.submission.runs_code,
+            number_of(entry.record, "net_bits"),
+            tuple((name, place) for name, place in row.places.items() if place is not None),
         )
-        for entry in (row.entry for row in board.rows)
+        for row, entry in ((row, row.entry) for row in board.rows)
         if entry.record.record_id not in apart and (efficiency := _efficiency(entry)).value is not None
     ]
 
@@ -106,11 +134,19 @@ def overall(rows: Iterable[Scored]) -> Overall:
         before = found.get(row.task)
         if before is None or _weight(row) > _weight(before):
             found[row.task] = row
-    enough = {name: found for name, found in by_method.items() if len(found) >= LEAST}
-    methods = [Method(name, mean_of(list(found.values())), found) for name, found in enough.items()]
-    methods.sort(key=lambda one: (-(one.mean.value or 0.0), one.name))
+    every = [_method(name, found) for name, found in by_method.items()]
+    every.sort(key=lambda one: (-(one.mean.value or 0.0), one.name))
+    methods = [one for one in every if len(one.by_task) >= LEAST]
+    others = [one for one in every if len(one.by_task) < LEAST]
     tasks = sorted({task for one in methods for task in one.by_task})
-    return Overall(tuple(tasks), tuple(methods), len(by_method) - len(enough))
+    return Overall(tuple(tasks), tuple(methods), tuple(others))
+
+
+def _method(name: str, found: dict[str, Scored]) -> Method:
+    rows = list(found.values())
+    saving = [row._replace(efficiency=row.net_bits) for row in rows if row.net_bits.value is not None]
+    net = mean_of(saving) if saving else Number.null("none of its records has it")
+    return Method(name, mean_of(rows), found, net)
 
 
 def _weight(row: Scored) -> tuple[int, float, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,23 @@ from remainder.board.curves import Curve, CurvePanel, Named, curves_of, overlay
 from remainder.board.distortion import curve_table, rate_distortion
 from remainder.board.figures import pareto, rungs
 from remainder.board.flows import FlowSection
+from remainder.board.makers import maker_of
 from remainder.board.merge import BoardRow, Fault
 from remainder.board.rank import BoardRanking, Entered, Place, cost_of, kl_of, lead_of
+from remainder.board.resolution import resolution
+from remainder.board.second_order import second_order
 from remainder.board.text import oddities, page_name, visible
-from remainder.board.view import COLUMNS, Board, Cell, Column, cell, cells_of, explorable, points, record_page
+from remainder.board.view import (
+    COLUMNS,
+    Board,
+    Cell,
+    TableRow,
+    cell,
+    cells_of,
+    explorable,
+    points,
+    record_page,
+)
 from remainder.record.schema import Record
 from remainder.report.text import MISSING, format_value
 
@@ -69,6 +81,14 @@ class TaskText(NamedTuple):
     """Empty if the task does not come with this package."""
     majors: list[tuple[str, str]]
     """Every major version with records, and its page."""
+    description: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What `remainder show` says of it, as words and texts; empty of a task or version that is not here."""
+
+    @property
+    def command(self) -> str:
+        """The command that measures an interpretation of one's own on it."""
+        return f"remainder run {self.id} --with MINE"
 
 
 class HistoryRow(NamedTuple):
@@ -136,9 +156,11 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "says": _SAYS_OF_CIRCUITS if board.of_circuits else _SAYS,
             "curves": _overlays(board, f"tier-{number}"),
             "kinds": sorted({row.entry.record.submission.kind for row in board.rows}),
-            "headings": _headings(board.columns),
             "columns": board.columns,
-            "rows": board.rows,
+            "main": board.main,
+            "seeds": board.seeds,
+            "references": board.references,
+            "makers": {row.entry.record.record_id: maker_of(row.entry.record) for row in board.rows},
             "nested": board.nested,
             "lead": board.lead,
             "name": _NAMES[board.lead],
@@ -146,6 +168,8 @@ def task_html(task: TaskText, found: Sequence[Board]) -> str:
             "places": board.places,
             "ordered": ordered(board),
             "remarks": board.remarks,
+            "resolution": resolution([row.entry for row in board.rows], board.lead),
+            "second": second_order([row.entry for row in board.rows], board.lead),
         }
         for number, board in enumerate(found, 1)
     ]
@@ -178,7 +202,8 @@ def _figures(board: Board) -> list[Drawings]:
 
 def _distortion(board: Board, ident: str) -> Curve | None:
     """The curves of a table, and beside them KL Gaussian at the point of each that its columns are of."""
-    curve = rate_distortion(_named(board), [one.budget for one in board.rankings], ident)
+    budgets = [one.budget for one in board.rankings]
+    curve = rate_distortion(_named(board.main), budgets, ident, _named([*board.seeds, *board.references]))
     if curve is None:
         return None
     drawing = pareto(points(board, "gaussian"), "gaussian", f"KL Gaussian against {board.unit}", board.unit)
@@ -188,15 +213,15 @@ def _distortion(board: Board, ident: str) -> Curve | None:
 
 def _overlays(board: Board, ident: str) -> list[Curve]:
     """Circuits of all sizes: of edges, and of nodes, never on one axis."""
-    rows = _named(board)
+    rows = _named(board.rows)
     parts = [[row for row in rows if row.record.keeps_nodes is nodes] for nodes in (False, True)]
     found = [overlay(part, f"{ident}-{number}") for number, part in enumerate(parts)]
     return [curve for curve in found if curve is not None]
 
 
-def _named(board: Board) -> list[Named]:
-    rows = (row.entry.record for row in board.rows)
-    return [Named(one.submission.name, one, f"../{record_page(one.record_id)}") for one in rows]
+def _named(rows: Iterable[TableRow]) -> list[Named]:
+    records = (row.entry.record for row in rows)
+    return [Named(one.submission.name, one, f"../{record_page(one.record_id)}") for one in records]
 
 
 def record_html(
@@ -304,17 +329,6 @@ def _scope(board: Board) -> str:
     losses = [row.entry.record.metrics.clean.loss.value for row in board.rows]
     shown = sorted({format_value(loss) for loss in losses if loss is not None})
     return text + (f", clean loss {' to '.join({shown[0]: 0, shown[-1]: 0})} nats" if shown else "")
-
-
-def _headings(columns: Sequence[Column]) -> list[tuple[str, list[Column]]]:
-    """Groups of columns that stand side by side, and are shown together or not: heading, and the columns."""
-    found: list[tuple[str, list[Column]]] = []
-    for (heading, _), some in groupby(
-        columns, key=lambda column: (column.quantity.group or column.key, column.default)
-    ):
-        part = list(some)
-        found.append((heading if part[0].quantity.group else "", part))
-    return found
 
 
 def _again(record: Record) -> str:

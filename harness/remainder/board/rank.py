@@ -47,6 +47,7 @@ __all__ = [
     "cost_of",
     "difference",
     "dtype_of",
+    "further_seeds",
     "gives_places",
     "kl_of",
     "lead_of",
@@ -206,7 +207,7 @@ def rank(entries: Iterable[BoardRow], budget: Budget) -> BoardRanking:
     common = Counter((one.entry.sums.documents, one.entry.sums.tokens.tobytes()) for one in within)
     most = max(common, key=lambda key: (common[key], len(key[0]), key)) if common else None
     order, apart = [], {}
-    further = _further_seeds([one.entry for one in within])
+    further = further_seeds([one.entry for one in within])
     for one in within:
         if one.entry.record.record_id in further:
             apart[one.entry.record.record_id] = further[one.entry.record.record_id]
@@ -217,7 +218,7 @@ def rank(entries: Iterable[BoardRow], budget: Budget) -> BoardRanking:
     return BoardRanking(budget, tuple(order), _places(order), apart)
 
 
-def _further_seeds(entries: Sequence[BoardRow]) -> dict[str, str]:
+def further_seeds(entries: Sequence[BoardRow]) -> dict[str, str]:
     """Why trainings of one method have no place of their own, by `record_id`: the least efficient has it."""
     found: dict[str, str] = {}
     for stem, some in trainings(entry.record for entry in entries).items():

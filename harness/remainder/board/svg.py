@@ -12,7 +12,21 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-__all__ = ["Frame", "Scale", "grid", "line", "linked", "marker", "path", "svg", "text", "vertical", "whisker"]
+__all__ = [
+    "Frame",
+    "LogScale",
+    "Scale",
+    "fitting",
+    "grid",
+    "line",
+    "linked",
+    "marker",
+    "path",
+    "svg",
+    "text",
+    "vertical",
+    "whisker",
+]
 
 _ONE_SCALE = 12.0
 
@@ -95,6 +109,40 @@ class Scale:
 
     def _warp(self, value: float) -> float:
         return math.asinh(value / self.knee) if self.knee else value
+
+
+class LogScale(Scale):
+    """Values above 0 to pixels, without room for 0, so that what lies close together is seen apart.
+
+    Args:
+        values: everything that has to fit, all above 0 and not all equal.
+        start: pixel of the smallest.
+        stop: pixel of the largest.
+    """
+
+    def __init__(self, values: Iterable[float], start: float, stop: float) -> None:
+        found = [*values]
+        self.start, self.stop, self.knee = start, stop, 0.0
+        self._low, self._high = min(found), max(found)
+        room = 0.05 * (self._warp(self._high) - self._warp(self._low))
+        self._from, self._to = self._warp(self._low) - room, self._warp(self._high) + room
+
+    def ticks(self) -> list[float]:
+        """Powers of ten within the scale, with 2 and 5 times each where it spans less than two decades."""
+        parts = (1, 2, 5) if self._high < 100 * self._low else (1,)
+        low, high = math.floor(math.log10(self._low)), math.floor(math.log10(self._high))
+        found = [part * 10.0**power for power in range(low, high + 1) for part in parts]
+        return [value for value in found if self._low <= value <= self._high]
+
+    def _warp(self, value: float) -> float:
+        return math.log(value)
+
+
+def fitting(values: Sequence[float], start: float, stop: float, *, dust: float) -> Scale:
+    """A logarithmic scale if all values are above `dust` and differ by a factor of 2, else one with 0."""
+    if values and min(values) > dust and max(values) > 2 * min(values):
+        return LogScale(values, start, stop)
+    return Scale(values, start, stop, dust=dust)
 
 
 def svg(

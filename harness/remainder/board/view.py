@@ -15,6 +15,7 @@ from remainder.board.rank import (
     BoardRanking,
     Place,
     budgets_of,
+    further_seeds,
     gives_places,
     kl_of,
     lead_of,
@@ -32,6 +33,7 @@ from remainder.report.text import in_words
 
 __all__ = [
     "COLUMNS",
+    "BestPlace",
     "Board",
     "Cell",
     "Column",
@@ -73,8 +75,21 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The heading of the column, below that of its group if it has one."""
-        return (self.quantity.short or self.quantity.heading) + (f" {DEEP}" if self.deep else "")
+        """The heading of the column, with the mark of the deep plan if some rows leave it empty."""
+        return self.quantity.heading + (f" {DEEP}" if self.deep else "")
+
+
+class BestPlace(NamedTuple):
+    """The best of the places that a row has."""
+
+    place: Place
+    budget: str
+    """Name of the budget within which it has it; of equal places the smallest budget."""
+
+    @property
+    def ties(self) -> int:
+        """How many other rows within the budget its range does not tell from it."""
+        return self.place.last - self.place.first
 
 
 class TableRow(NamedTuple):
@@ -91,6 +106,19 @@ class TableRow(NamedTuple):
     """Whether it is on the Pareto front of the KL that the table is ordered by."""
     unplaced: dict[str, str]
     """Why it has no place within a budget, by its name."""
+    further_seed: str = ""
+    """Why another training of the same method stands for it; empty if none does."""
+
+    @property
+    def best(self) -> BestPlace | None:
+        """The best of its places; None if it has none."""
+        held = [BestPlace(place, name) for name, place in self.places.items() if place is not None]
+        return min(held, key=lambda one: (one.place.first, one.place.last), default=None)
+
+    @property
+    def why_unplaced(self) -> str:
+        """Why it has no place at all."""
+        return next(iter(self.unplaced.values()), "")
 
 
 class Board(NamedTuple):
@@ -130,6 +158,22 @@ class Board(NamedTuple):
     def submissions(self) -> int:
         """Rows that are not references."""
         return sum(not row.entry.is_reference for row in self.rows)
+
+    @property
+    def main(self) -> list[TableRow]:
+        """Rows of the main table: submissions, one for all seeds of a method; without any, all rows."""
+        own = [row for row in self.rows if not row.entry.is_reference and not row.further_seed]
+        return own or list(self.rows)
+
+    @property
+    def references(self) -> list[TableRow]:
+        """Reference rows, where they do not make up the main table."""
+        return [row for row in self.rows if row.entry.is_reference] if self.submissions else []
+
+    @property
+    def seeds(self) -> list[TableRow]:
+        """Further trainings of methods of the main table."""
+        return [row for row in self.rows if row.further_seed]
 
 
 COLUMNS = tuple(map(Column, QUANTITIES.values()))
@@ -199,13 +243,14 @@ def _board(group: Group, entries: Sequence[BoardRow]) -> Board:
     plain.sort(key=lambda entry: _order(entry, lead))
     places = gives_places(group.task)
     rankings = tuple(rank(plain, budget) for budget in budgets_of(plain)) if places else ()
-    front = _front(plain, lead)
+    front, seeds = _front(plain, lead), further_seeds(plain)
 
     def row(entry: BoardRow) -> TableRow:
         name = entry.record.record_id
         given = {ranking.budget.name: ranking.places.get(name) for ranking in rankings}
         why = {one.budget.name: _unplaced(entry, one) for one in rankings if name not in one.places}
-        return TableRow(entry, cell(size_of(entry)).order, cells_of(entry), given, name in front, why)
+        seed = seeds.get(name, "")
+        return TableRow(entry, cell(size_of(entry)).order, cells_of(entry), given, name in front, why, seed)
 
     rows = tuple(row(entry) for entry in plain)
     nested = tuple(row(entry) for entry in current if entry.is_nested)

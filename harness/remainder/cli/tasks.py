@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,6 +90,7 @@ def show(
     """Show what a task measures, or the numbers of records: a table for each task."""
     from remainder.board.packaged import packaged, text_of
     from remainder.report.layout import require_format
+    from remainder.submission.facts import facts_of
     from remainder.task.spec import is_task, load_task
 
     require_format(format)
@@ -103,41 +104,10 @@ def show(
     task = load_task(what[0])
     print(f"{task.id}  version {task.version}  (hash {task.hash[:16]})\n{task.title}\n")
     print(fill(" ".join(task.description.split()), WIDTH), end="\n\n")
-    for word, text in _facts(task):
+    for word, text in facts_of(task):
         print(fill(f"{word:<11}{text}", WIDTH, hanging=" " * 11))
     if board is not None and (rows := board.of_task(task.id, str(task.major))):
         print_text(f"\n{text_of(rows, 'table', board)}")
-
-
-def _facts(task: Task) -> Iterator[tuple[str, str]]:
-    """Facts about a task, each with the word that its line begins with."""
-    from remainder.base.paths import SECOND_PACKAGE
-    from remainder.submission.description import baselines, comes_with_second_package
-
-    yield "model", f"{task.model.name} ({task.model.licence})"
-    if build := task.build:
-        yield "data", f"{build.data} ({build.data_licence})"
-    if corpus := task.corpus:
-        yield "text", f"{corpus.name} ({corpus.licence})"
-    yield from task.kind.facts(task)
-    if corpus and task.positions:
-        special = " ".join(str(token) for token in corpus.special_tokens)
-        yield "masked", f"special tokens {special}; norms above {task.positions.sink_norm:g}"
-    if splits := task.splits:
-        counts = f"{splits.evaluation} evaluation, {splits.calibration} calibration, the rest fit"
-        yield "documents", counts
-    if build and build.expected is not None:
-        yield "control", f"its right answers are known beforehand, from {build.expected}"
-    yield "rungs", ", ".join(task.rungs)
-    for name, tier in task.every_tier.items():
-        counts = f"{tier.evaluation_windows} evaluation and {tier.calibration_windows} calibration"
-        draws = "1 pair of draws" if tier.pairs == 1 else f"{tier.pairs} pairs of draws"
-        yield "tier", f"{name}: {counts} {task.kind.samples}, {draws}, {tier.dtype}"
-    fitting = baselines(task)
-    absent = [found.name for folder, found in fitting if comes_with_second_package(folder, found)]
-    yield "baselines", ", ".join(found.name for _, found in fitting if found.name not in absent)
-    if absent:
-        yield "absent", f"{', '.join(absent)} (pip install {SECOND_PACKAGE})"
 
 
 def _show_records(what: Sequence[str], format: str, columns: str | None, skip_damaged: bool) -> None:

@@ -106,7 +106,7 @@
         const open = plot.hidden;
         plot.hidden = !open;
         still.hidden = open;
-        button.textContent = open ? "Back to the still figures" : "Explore these figures";
+        button.textContent = open ? "Back to the still figures" : "Zoom into these figures";
         return;
       }
       button.disabled = true;
@@ -128,7 +128,7 @@
         button.textContent = "Back to the still figures";
       } catch (problem) {
         plot.textContent = String(problem.message || problem);
-        button.textContent = "Explore these figures";
+        button.textContent = "Zoom into these figures";
         canvas = null;
       }
       button.disabled = false;
@@ -170,7 +170,7 @@
           drawn = true;
         }
         still.hidden = !open;
-        button.textContent = open ? "Explore this figure" : "Back to the still figure";
+        button.textContent = open ? "Zoom into this figure" : "Back to the still figure";
       } catch (problem) {
         plot.textContent = String(problem.message || problem);
       }

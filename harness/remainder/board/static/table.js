@@ -38,13 +38,13 @@
 
     const every = of("all");
     if (every && element.querySelector("th.more")) {
-      const show = () => element.classList.toggle("brief", !every.checked);
+      const tables = board.querySelectorAll("table.board"); // references and further seeds have the same columns
+      const show = () => tables.forEach((one) => one.classList.toggle("brief", !every.checked));
       every.addEventListener("change", show);
       show();
     } else if (every) every.parentElement.remove();
 
     const wanted = (row) => {
-      if (row.classList.contains("reference")) return true; // in view under every filter
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       if (!words.every((word) => (row.dataset.words || row.textContent.toLowerCase()).includes(word))) return false;
       if (kind && kind.value && row.dataset.kind !== kind.value) return false;
@@ -55,11 +55,9 @@
 
     const tell = () => {
       const nodes = table.rows().nodes().toArray();
-      const references = nodes.filter((row) => row.classList.contains("reference")).length;
-      const all = nodes.length - references;
-      const shown = table.rows({ search: "applied" }).count() - references;
+      const shown = table.rows({ search: "applied" }).count();
       const what = board.dataset.pages ? "records" : "submissions";
-      count.textContent = shown + " of " + all + " " + what + (references ? ", " + references + " references" : "");
+      count.textContent = shown + " of " + nodes.length + " " + what;
     };
     const apply = () => { table.draw(); tell(); };
     tools.addEventListener("input", apply);
@@ -68,7 +66,7 @@
       if (front) front.checked = false;
       table.order([]);
       apply();
-      search.focus();
+      if (search.offsetParent) search.focus();
     });
     tools.hidden = false;
     tell();

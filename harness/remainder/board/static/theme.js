@@ -14,8 +14,8 @@
     const button = document.querySelector("button.theme");
     if (button) {
       button.hidden = false;
-      button.textContent = choice[0].toUpperCase() + choice.slice(1);
-      button.setAttribute("aria-label", "Colours: " + choice);
+      button.textContent = "Colours: " + { auto: "automatic", light: "light", dark: "dark" }[choice];
+      button.title = "Automatic, light or dark";
     }
     document.dispatchEvent(new CustomEvent("remainder-theme"));
   }
