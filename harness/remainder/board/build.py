@@ -276,6 +276,7 @@ def _write_records(
     for ranking in (ranking for board in found for ranking in board.rankings):
         for record_id, one in ranking.entered.items():
             places.setdefault(record_id, []).append(PlaceWithin(ranking, one, ranking.places[record_id]))
+    badges = {row.entry.record.record_id: badge_name(row) for board in found for row in board.rows}
     same: dict[str, list[BoardRow]] = {}
     for entry in entries:
         same.setdefault(entry.record.submission.name, []).append(entry)
@@ -288,6 +289,7 @@ def _write_records(
             same[record.submission.name],
             job.snapshots.get(record.record_id, ()),
             [flow_section(flow) for flow in flows if flow.is_of(entry)],
+            badges.get(record.record_id, ""),
         )
         page.write_text(text, encoding="utf-8")
         source = job.results / entry.path

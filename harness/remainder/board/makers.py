@@ -70,7 +70,7 @@ def maker_of(record: Record) -> Maker | None:
         stated.authors,
         stated.licence,
         paper if paper.startswith("https://") else "",
-        (*_weights(folder, stated), *_texts_of(folder)),
+        (*_weights(folder, stated), *_texts_of(folder, stated)),
     )
 
 
@@ -95,13 +95,19 @@ def _weights(folder: Path, stated: Description) -> list[Link]:
     return [Link("weights", "" if address is None else f"{address}/tree/main/{where}", where)]
 
 
-def _texts_of(folder: Path) -> list[Link]:
-    """Training logs, code and notes in its folder; else the shared script, if that trains it."""
+def _texts_of(folder: Path, stated: Description) -> list[Link]:
+    """Training log, code and notes: those that it states or that are in its folder, or the shared script."""
     texts = [path for path in sorted(folder.iterdir()) if _is_text(path)]
-    # Of several logs or scripts that with the shortest name: the others are of further seeds.
+    # Of several logs or scripts that with the shortest name: the others are of further seeds or parts.
     found = {path.suffix: path for path in sorted(texts, key=lambda path: -len(path.name))}.values()
     words = {".log": "log", ".py": "code", ".md": "notes", ".toml": "description"}
-    links = [_copied(words[path.suffix], path) for path in found]
+    elsewhere = {
+        word: Link(word, address, address)
+        for word, address in (("log", stated.training.log), ("code", stated.training.script))
+        if address is not None and address.startswith("https://")
+    }
+    links = [_copied(words[path.suffix], path) for path in found if words[path.suffix] not in elsewhere]
+    links += elsewhere.values()
     shared = folder.parent / _SHARED
     own = any(link.word == "code" for link in links)
     if not own and _is_text(shared) and f'"{folder.name}"' in shared.read_text(encoding="utf-8"):

@@ -230,6 +230,7 @@ def record_html(
     history: Iterable[BoardRow],
     snapshots: Sequence[str] = (),
     flows: Sequence[FlowSection] = (),
+    badge: str = "",
 ) -> str:
     """The page of one record.
 
@@ -238,6 +239,7 @@ def record_html(
         history: every record of the same submission on the same task, itself included.
         snapshots: names of those that hold it.
         flows: of its submission on its task.
+        badge: its path below the site, without an ending; empty if it has none.
     """
     record, group = entry.record, entry.group
     newest = sorted(history, key=lambda one: one.arrival, reverse=True)
@@ -261,6 +263,8 @@ def record_html(
         points=curve_table(record, _entered(places)),
         snapshots=snapshots,
         flows=flows,
+        badge=badge,
+        maker=maker_of(record),
         figure=rungs(record),
         curve=curves_of(record),
         history=[history_row(one) for one in newest],
