@@ -3,8 +3,8 @@
     python docs/examples/coarse_graining.py [--flows DIR] [--figures DIR]
 
 Every flow below the folder has a place on the page, by its task: another one is put there by copying it, with
-the records of its shells, and running this. Tables and sentences that state a number are made here and stand
-between `<!-- NAME -->` and `<!-- end -->`.
+the records of its shells, and running this. So have files of layers. Tables and sentences that state a number
+are made here and stand between `<!-- NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from remainder.errors import RecordError
 from remainder.record.flow import SCALES, Flow, MeasuredFlow
 from remainder.record.flow_file import FLOW, flow_alone
 from remainder.record.json import write_atomically
+from remainder.record.layers import Layers
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.record.store import read_summary
@@ -33,10 +34,12 @@ from remainder.task.script import load_script
 
 if TYPE_CHECKING:
     import coarse_graining_answers as answers
+    import coarse_graining_layers as across
     import findings_words as words
 else:
     words = load_script(Path(__file__).with_name("findings_words.py"))
     answers = load_script(Path(__file__).with_name("coarse_graining_answers.py"))
+    across = load_script(Path(__file__).with_name("coarse_graining_layers.py"))
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = ROOT / "leaderboard" / "flows"
@@ -304,8 +307,8 @@ def figure_name(place: Place) -> str:
     return "flow-" + re.sub(r"[^a-z0-9]+", "-", f"{place.task}-{place.submission}") + ".png"
 
 
-def draw(flows: dict[Place, MeasuredFlow], folder: Path) -> list[Path]:
-    """The figure of the first flow of each task."""
+def draw(flows: dict[Place, MeasuredFlow], chains: Mapping[str, Layers], folder: Path) -> list[Path]:
+    """The figure of the first flow of each task, and of each chain of layers."""
     leads: dict[str, Place] = {}
     for place in flows:
         leads.setdefault(place.task, place)
@@ -314,6 +317,9 @@ def draw(flows: dict[Place, MeasuredFlow], folder: Path) -> list[Path]:
         paths.append(folder / figure_name(place))
         flow, records = flows[place]
         write_atomically(paths[-1], _png(flow_figure(flow, records), drawn_of(flow)))
+    for name, figure, drawn in across.figures(chains):
+        paths.append(folder / name)
+        write_atomically(paths[-1], _png(figure, drawn))
     return paths
 
 
@@ -328,13 +334,14 @@ def _png(figure: Figure, comment: str) -> bytes:
     return data.getvalue()
 
 
-def blocks(flows: dict[Place, MeasuredFlow]) -> dict[str, str]:
+def blocks(flows: dict[Place, MeasuredFlow], chains: Mapping[str, Layers]) -> dict[str, str]:
     """Every block of the page by its name."""
     return {
         "example": example(flows),
         "overview": overview(flows),
         "flows": by_task(flows),
         **answers.blocks(flows),
+        **across.blocks(chains),
     }
 
 
@@ -343,9 +350,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--flows", type=Path, default=FLOWS, help="folder of results with flows")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the figures")
     given = parser.parse_args(arguments)
-    flows = read(given.flows)
-    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows))
-    drawn = draw(flows, given.figures)
+    flows, chains = read(given.flows), across.read(given.flows)
+    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows, chains))
+    drawn = draw(flows, chains, given.figures)
     PAGE.write_text(page, encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)} and {len(drawn)} figure(s)")
 

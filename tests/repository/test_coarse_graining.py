@@ -43,7 +43,8 @@ def example(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> MeasuredFlow:
 def test_the_page_is_that_of_the_flows(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> None:
     """What `python docs/examples/coarse_graining.py` writes is what stands there."""
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.words.filled(text, page.blocks(flows)) == text
+    chains = page.across.read(page.FLOWS)
+    assert page.words.filled(text, page.blocks(flows, chains)) == text
     named = set(re.findall(r"\(figures/(flow-[^)]+\.png)\)", text))
     leads = {}
     for place, measured in flows.items():
@@ -52,6 +53,12 @@ def test_the_page_is_that_of_the_flows(page: ModuleType, flows: dict[Any, Measur
     for name, drawn in leads.values():
         with Image.open(page.FIGURES / name) as figure:
             assert figure.info["Comment"] == drawn, f"{name} is of other records"
+    assert set(re.findall(r"\(figures/(layers-[^)]+\.png)\)", text)) == set(
+        map(page.across.figure_name, chains.values())
+    )
+    for layers in chains.values():
+        with Image.open(page.FIGURES / page.across.figure_name(layers)) as figure:
+            assert figure.info["Comment"] == page.across.LAYERS.id(layers)
 
 
 def test_prose_beside_the_blocks_has_the_numbers_of_the_code(page: ModuleType) -> None:
@@ -73,10 +80,25 @@ FALSIFIERS = (
 """As they were written before any flow of SmolLM2 was measured."""
 
 
+LAYERS = (
+    "1. From some k on all five hold at every larger k, next to the model. *Against the picture*: one of "
+    "them fails at the largest k.",
+    "2. With nothing kept one of the five fails: near sources act across layers one by one. *Against it*: "
+    "all five hold there.",
+    "3. Where `kept` holds, so does `corrected`: layers above feel those below through their statistics "
+    "alone. *Against it*: `corrected` fails where `kept` holds.",
+    "4. `additive` holds only where `linear` does: costs add up because what arrives is weak. *Against it*: "
+    "`additive` holds where `linear` fails.",
+)
+"""As they were written before the layers of any language model were measured."""
+
+
 def test_what_was_written_beforehand_stands_as_it_was_written(page: ModuleType) -> None:
-    lines = page.PAGE.read_text(encoding="utf-8").splitlines()
+    text = page.PAGE.read_text(encoding="utf-8")
     for statement in FALSIFIERS:
-        assert statement in lines
+        assert statement in text.splitlines()
+    for statement in LAYERS:
+        assert statement in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +214,47 @@ def test_more_flows_are_listed_and_a_missing_shell_is_named(
         shutil.copy(record, place / record.parent.name)
     found = page.read(tmp_path)
     assert list(found) == [example]
-    assert "No flow that is committed answers this." in page.blocks(found)["falsified 4"]
+    assert "No flow that is committed answers this." in page.blocks(found, {})["falsified 4"]
     with pytest.raises(RecordError, match="holds no flow"):
         page.read(place / record.parent.name)
+
+
+# ----------------------------------------------------------------------------------------------------- layers
+
+
+def test_layers_are_judged_by_their_verdicts(page: ModuleType) -> None:
+    across = page.across
+    layers = next(iter(across.read(page.FLOWS).values()))
+    many = len(layers.statements["kept"])
+
+    def given(**words: str) -> Any:
+        holds = {"h": True, "f": False, "o": None}
+        statements = {
+            name: tuple(
+                one.model_copy(update={"holds": holds[letter], "reason": None})
+                for one, letter in zip(verdicts, words.get(name, "h" * many), strict=True)
+            )
+            for name, verdicts in layers.statements.items()
+        }
+        return layers.model_copy(update={"statements": statements})
+
+    rest = "h" * (many - 1)
+    for of, words, side in (
+        (across.next_to_the_model, {}, "for"),
+        (across.next_to_the_model, {"noise": f"{rest}f"}, "against"),
+        (across.next_to_the_model, {"noise": f"{rest}o"}, "undecided"),
+        (across.near_sources, {}, "against"),
+        (across.near_sources, {"kept": f"f{rest}"}, "for"),
+        (across.near_sources, {"kept": f"o{rest}"}, "undecided"),
+    ):
+        assert of(given(**words)).side == side, (of, words)
+    for given_name, wanted in (("kept", "corrected"), ("additive", "linear")):
+        for words, side in (
+            ({}, "for"),
+            ({wanted: f"f{rest}"}, "against"),
+            ({wanted: f"o{rest}"}, "undecided"),
+            ({wanted: f"f{rest}", given_name: f"o{rest}"}, "for"),
+            ({given_name: "o" * many}, "undecided"),
+        ):
+            assert across._follows(given(**words), given_name, wanted).side == side, words
+    assert across.blocks({})["layers"] == "No layers are committed."
