@@ -23,7 +23,8 @@ from remainder.interpretation.references import Identity
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.measure.keeping import Sources
-from remainder.measure.layers import STEP, Layered, _Measured
+from remainder.measure.layers import STEP, Layered, Measured
+from remainder.measure.layers_estimate import estimate_layers
 from remainder.measure.plan import plan
 from remainder.measure.several_sites_fit import SiteNoise
 from remainder.record.layers import STATEMENTS, Layers, rungs_of
@@ -128,10 +129,14 @@ def test_a_sweep_with_nothing_below_is_the_untouched_model(
     settings = layers_plan(loaded, "quick", 4, pairs=1, calibration=4)
     planned = plan_layers(loaded, entries, settings, keeps=[2])
     with torch.no_grad():
-        found = _Measured(planned.chain, planned.keeps, settings, lambda *_: None)
+        found = Measured(planned.chain, planned.keeps, settings, lambda *_: None)
         found.calibrate()
-        for batch, entry in found._batches("calibration", "again"):
+        for batch, entry in found.batches("calibration", "again"):
             found._given_below(batch, entry, 2, 0)
+    cost = estimate_layers(planned.chain, planned.keeps, settings)
+    assert (cost.calibration, cost.evaluation) == (4, 4)
+    assert cost.seconds > 0
+    assert "4 of calibration" in cost.lines()[0]
     parts = found.fitted[2][0].remainder
     for below in ("raw", "gaussian"):
         again, alone = (Moments.merged(parts[name].parts) for name in (below, "alone"))
@@ -151,9 +156,9 @@ def test_what_arrives_linearly_is_the_derivative_of_the_map_between_the_sites() 
     chain = [Layered(one, Sources(adapt(shrink, tiny.WIDTH), "dynamic", 5, sizes=sizes)) for one in loaded]
     settings = plan(loaded[0].task, "quick", rungs=("raw", "full"))._replace(calibration_windows=12)
     with torch.no_grad():
-        found = _Measured(chain, (tiny.WIDTH,), settings, lambda *_: None)
+        found = Measured(chain, (tiny.WIDTH,), settings, lambda *_: None)
         found.calibrate()
-        batch, entry = next(found._batches("evaluation", "once"))
+        batch, entry = next(found.batches("evaluation", "once"))
         noise = found.fitted[tiny.WIDTH][0].single
         small = SiteNoise(noise.name, replace(noise.covariance, values=noise.covariance.values * 1e-2))
         found.fitted[tiny.WIDTH][0].single = small

@@ -14,6 +14,7 @@ from remainder.cli.run_options import (
     BatchSizeOption,
     DeviceOption,
     DtypeOption,
+    EstimateOption,
     FreshOption,
     OutOption,
     PairsOption,
@@ -63,6 +64,7 @@ def layers(
     save: flow.Save = None,
     format: FormatOption = "table",
     fresh: FreshOption = False,
+    estimate: EstimateOption = False,
 ) -> None:
     """Coarse-grain sites from below: does what a layer leaves over depend on what layers below leave over?"""
     from remainder.base.progress import reporting
@@ -76,6 +78,7 @@ def layers(
         )
     with reporting() as progress:
         progress("loading libraries", 0, None)
+        from remainder.measure.layers_estimate import estimate_layers
         from remainder.runs.flow import require_asked
         from remainder.runs.layers import layers_plan, measured_layers, plan_layers
 
@@ -98,5 +101,13 @@ def layers(
         planned = plan_layers(
             loaded, entries, settings, keeps=keeps, ratio=ratio, shells=shells, progress=progress
         )
-        found = measured_layers(planned, out, fresh=fresh, progress=progress)
-    show(".layers", (found,), save, format)
+        if estimate:
+            progress("timing a few passes", 0, None)
+            cost = estimate_layers(planned.chain, planned.keeps, planned.plan)
+        else:
+            found = measured_layers(planned, out, fresh=fresh, progress=progress)
+    if estimate:
+        kept = ", ".join(map(str, planned.keeps))
+        print("\n".join([f"{len(tasks)} sites that keep {kept}", *cost.lines()]))
+    else:
+        show(".layers", (found,), save, format)

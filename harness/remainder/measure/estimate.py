@@ -33,7 +33,7 @@ from remainder.record.couplings import FULL_GRID, QUICK_GRID
 from remainder.record.rungs import COUPLED, CURVE, KERNELS, REFITS, SCALED
 from remainder.submission.submission import Entry, SiteEntry
 
-__all__ = ["Estimate", "Passes", "estimate", "passes_of"]
+__all__ = ["Estimate", "Passes", "duration", "estimate", "passes_of"]
 
 _EVERYWHERE = frozenset(PEERS) - {"saelens"}
 """Peers that put x̂ at every position; the others' splice is that of `raw`, but for attention sinks."""
@@ -86,7 +86,7 @@ class Estimate(NamedTuple):
         return [
             f"passes: {shared} a window for all of a group, {of_row} for each of {self.rows} submission(s)"
             f"{more}; {self.total:,.0f} passes of a window in all",
-            f"time: about {_duration(self.seconds)}",
+            f"time: about {duration(self.seconds)}",
             f"memory: up to {self.memory / 1e9:.1f} GB",
             f"disk: {self.results / 1e6:,.1f} MB of results, {self.cache / 1e6:,.0f} MB in the cache",
         ]
@@ -238,7 +238,7 @@ def _held(device: torch.device) -> float:
     return most_held()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds, or minutes or hours where there are many."""
     if seconds < 100:
         return f"{seconds:.0f} seconds"
