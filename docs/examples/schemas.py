@@ -14,6 +14,7 @@ from remainder.record.layers_file import LAYERS
 from remainder.record.levels_file import LEVELS
 from remainder.record.modes_file import MODES
 from remainder.record.schema import Record
+from remainder.record.tissues_file import TISSUES
 
 FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 
@@ -21,7 +22,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "schemas"
 def schemas() -> dict[str, str]:
     """The content of each file, by its name."""
     found = {"leaderboard.json": BoardFile.model_json_schema(), "record.json": Record.model_json_schema()}
-    kinds = (FLOWS, LAYERS, LEVELS, MODES)
+    kinds = (FLOWS, LAYERS, LEVELS, MODES, TISSUES)
     found |= {f"{kind.command}.json": kind.schema() for kind in kinds}
     return {name: json.dumps(one, indent=1, ensure_ascii=False) + "\n" for name, one in found.items()}
 

@@ -76,6 +76,6 @@ def test_quantities_of_a_flow_are_read() -> None:
 def test_controls_of_flows_alone_are_no_tasks_of_a_board() -> None:
     ids = [one.task.id for one in controls()]
     alone = [name for name in ids if name not in list_tasks()]
-    assert alone == ["flows/isotropic", "flows/weak-background"]
+    assert alone == ["flows/isotropic", "flows/squared-loss", "flows/weak-background"]
     with_flows = [one.task.id for one in controls() if FLOWS in one.beside]
     assert {"controls/shell-chain-1", "controls/mixture", "tracr/histogram"} <= set(with_flows)

@@ -16,10 +16,11 @@ from remainder.record.levels_file import LEVELS, levels_place, read_levels
 from remainder.record.modes_file import MODES, modes_place, read_modes
 from remainder.record.order import ORDER, read_order
 from remainder.record.schema import Record, SubmissionInfo
+from remainder.record.tissues_file import TISSUES, read_tissues, tissues_place
 from remainder.record.turns import RUNS
 from remainder.record.withdrawn import WITHDRAWN, check_withdrawn
 
-__all__ = ["JOINT", "LINK", "VALUES", "is_named_beside", "record_files"]
+__all__ = ["JOINT", "LINK", "VALUES", "is_named_beside", "is_values", "record_files"]
 
 VALUES = ".csv.gz"
 LINK = "is a link; results are plain files"
@@ -58,11 +59,16 @@ def _modes(path: Path) -> _Joint:
     return _Joint(modes_place(read_modes(path).found, Path()), (), None)
 
 
+def _tissues(path: Path) -> _Joint:
+    return _Joint(tissues_place(read_tissues(path).tissues, Path()), (), None)
+
+
 JOINT: dict[str, Callable[[Path], _Joint]] = {
     FLOW: _flow,
     LAYERS.ending: _layers,
     LEVELS.ending: _levels,
     MODES.ending: _modes,
+    TISSUES.ending: _tissues,
 }
 """Files beside the folders of records, by their endings, with what reads them; all of these are verified."""
 
@@ -100,9 +106,16 @@ def record_files(path: Path) -> tuple[list[Path], list[tuple[Path, Remark]]]:
                 strays += _at_fault(file, placed=True)
             elif not name.endswith(VALUES):
                 strays.append(_stray(file, "is neither a record nor its values"))
-            elif not file.with_name(name.removesuffix(VALUES) + ".json").is_file():
+            elif not is_values(file):
                 strays.append(_stray(file, "are values without their record"))
     return sorted(records), sorted(strays)
+
+
+def is_values(file: Path) -> bool:
+    """Whether a file holds the values of a record, or of tokens, that lie beside it."""
+    name = file.name.removesuffix(VALUES)
+    own = file.with_name(name) if name.endswith(TISSUES.ending) else file.with_name(f"{name}.json")
+    return name != file.name and own.is_file()
 
 
 def is_named_beside(record: Path) -> bool:

@@ -45,7 +45,7 @@ from remainder.base.files import present, read_toml, require_file
 from remainder.base.paths import baseline_folders
 from remainder.board.agreement import content_of, disagreements
 from remainder.board.audits import Audits, audit_path, read_audits
-from remainder.board.listing import JOINT
+from remainder.board.listing import JOINT, is_values
 from remainder.board.verifications import Verification, read_verification, verification_path
 from remainder.errors import RecordError
 from remainder.record.circuit_summary import HEADLINE
@@ -221,13 +221,9 @@ def strays(results: Path) -> list[Fault]:
         and path.suffix != ".json"
         and path.suffix not in JOINT
         and path not in (results / ORDER, results / WITHDRAWN)
-        and not _is_values(path)
+        and not is_values(path)
         and RUNS not in path.relative_to(results).parts
     ]
-
-
-def _is_values(path: Path) -> bool:
-    return path.name.endswith(".csv.gz") and path.with_name(path.name[:-7] + ".json").is_file()
 
 
 def folders_of_tasks(results: Path) -> dict[str, list[Path]]:

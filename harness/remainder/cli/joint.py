@@ -50,6 +50,11 @@ JOINT = {
         "remainder.report.modes:render_modes",
         "remainder.report.plot_modes:modes_figure",
     ),
+    ".tissues": JointKind(
+        "remainder.record.tissues_file:read_tissues",
+        "remainder.report.tissues:render_tissues",
+        "remainder.report.plot_tissues:tissues_figure",
+    ),
 }
 """Kinds of such files by their endings: `remainder explain` shows any of them."""
 

@@ -31,6 +31,7 @@ from remainder.cli import records as cli_records
 from remainder.cli import run as cli_run
 from remainder.cli import score as cli_score
 from remainder.cli import tasks as cli_tasks
+from remainder.cli import tissues as cli_tissues
 from remainder.cli import validate as cli_validate
 from remainder.cli import withdraw as cli_withdraw
 from remainder.cli.app import App, QuietOption, VerboseOption, set_levels
@@ -78,6 +79,7 @@ app.command()(cli_flow.flow)
 app.command()(cli_levels.levels)
 app.command()(cli_layers.layers)
 app.command()(cli_modes.modes)
+app.command()(cli_tissues.tissues)
 app.command()(cli_export.export)
 
 

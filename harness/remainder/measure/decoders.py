@@ -56,6 +56,11 @@ class AffineDecoder:
         order[self.row[known]] = known
         return order
 
+    def rows_of(self, latent: Int[Tensor, " entries"]) -> Int[Tensor, " entries"]:
+        """The row of `directions` of each latent, probed now if it was not before."""
+        self._learn(latent)
+        return self.row[latent]
+
     def norms(self, latent: Int[Tensor, " entries"]) -> Float[Tensor, " entries"]:
         """‖d_j‖, float64."""
         self._learn(latent)

@@ -66,6 +66,8 @@ class Sources:
     """The largest number of sources that are on at one token."""
     ties: int = 0
     """Live sources whose score equals that of the one before: their indices decide."""
+    decoder: AffineDecoder | None = None
+    """None where it is not affine."""
 
     @property
     def full(self) -> int:
@@ -167,6 +169,7 @@ class _Look:
         found.features, found.most = len(counts), self.most
         found.live = int((counts > 0).sum())
         if isinstance(self.decoder, AffineDecoder):
+            found.decoder = self.decoder
             found.sizes = torch.zeros(len(counts), device=self.loaded.device)
             found.sizes[self.decoder.live] = self.decoder.directions.norm(dim=-1)
         elif order not in ("index", "random"):

@@ -77,6 +77,10 @@ class Categorical:
         kl = negentropy - torch.linalg.vecdot(probabilities, outputs) + partition
         return Compared(loss, kl, outputs.argmax(-1))
 
+    def entropy(self, outputs: Outputs) -> Float[Tensor, " rows"] | None:
+        """−Σ p log p, nats."""
+        return -self.keep(outputs)[1]
+
     def _keep(self, outputs: Outputs, partition: Float[Tensor, " rows"]) -> Kept:
         p = (outputs - partition[:, None]).exp_()
         return p, torch.linalg.vecdot(p, outputs) - partition
@@ -98,6 +102,10 @@ class Normal:
         """Loss of `outputs`, and KL from the clean outputs to them."""
         loss = (targets - outputs[:, 0]).square() / 2 + math.log(2 * math.pi) / 2
         return Compared(loss, (outputs - kept[0])[:, 0].square() / 2, None)
+
+    def entropy(self, outputs: Outputs) -> Float[Tensor, " rows"] | None:
+        """None: it is the same of all."""
+        return None
 
 
 Likelihood = Categorical | Normal

@@ -29,6 +29,7 @@ __all__ = [
     "KEPT",
     "Clean",
     "WindowScores",
+    "clean_entropy",
     "clean_pass",
     "compared_pass",
     "kl_histogram",
@@ -108,6 +109,17 @@ def clean_pass(runner: Runner, batch: Batch, *, everywhere: bool = False) -> Cle
     scored = _scored(batch, rows, compared)
     scores = _by_window(batch, scored, scored.answers, batch.targets[batch.scored])
     return Clean(batch, rows, targets, hidden, everything, compared, scores)
+
+
+def clean_entropy(runner: Runner, clean: Clean) -> Float[Tensor, " rows"] | None:
+    """Entropy of the clean predictions, nats; None where targets are numbers."""
+    likelihood = likelihood_of(clean.targets)
+    found = [
+        likelihood.entropy(runner.logits(clean.hidden[part]))
+        for part in _chunks(len(clean.hidden), runner.logits(clean.hidden[:1]).shape[-1])
+    ]
+    known = [part for part in found if part is not None]
+    return torch.cat(known) if known else None
 
 
 def compared_pass(runner: Runner, clean: Clean, activations: Float[Tensor, "docs pos d"]) -> Compared:

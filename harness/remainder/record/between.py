@@ -1,17 +1,18 @@
 """Groups of tokens: how far they differ beyond sampling, by a test that permutes labels, and all their ends.
 
-A quantity v of every token has the mean m_g over the tokens of group g. Documents are what is sampled, and one
-document has tokens of several groups.
+A quantity v of every token has the mean m_g over the tokens of group g. Documents are what is sampled, and
+one document has tokens of several groups.
 
 1. The covariance S of the m_g is that of their linearised errors, summed by document: with n_g tokens,
    e_dg = Σ_{t in d and g} (v_t − m_g)/n_g and S = D/(D − 1) Σ_d e_d e_dᵀ.
-2. With weights w_g and A = diag(w) − wwᵀ/Σw, the spread Q = mᵀAm has the mean tr(AS) + τ² tr A, where τ² is the
-   variance of the groups' true means. So τ² = (Q − tr(AS))/tr A, which may come out below 0. With w_g = 1/S_gg
-   and a diagonal S it is the estimate of DerSimonian and Laird (1986); any fixed weights will do (DerSimonian and
-   Kacker 2007), and n_g, which is taken here, is one that a group without any spread leaves finite.
+2. With weights w_g and A = diag(w) − wwᵀ/Σw, the spread Q = mᵀAm has the mean tr(AS) + τ² tr A, where τ² is
+   the variance of the groups' true means. So τ² = (Q − tr(AS))/tr A, which may come out below 0. With w_g =
+   1/S_gg and a diagonal S it is the estimate of DerSimonian and Laird (1986); any fixed weights will do
+   (DerSimonian and Kacker 2007), and n_g, which is taken here, is one that a group without any spread leaves
+   finite.
 3. Its standard error is the jackknife's, over documents.
-4. Test: labels are permuted among the tokens of a band, which keeps what the bands alone explain, and Q/tr(AS)
-   is compared with that of the permuted ones.
+4. Test: labels are permuted among the tokens of a band, which keeps what the bands alone explain, and
+   Q/tr(AS) is compared with that of the permuted ones.
 
 Bands are deciles of the clean model's entropy. Needs no torch.
 """
@@ -28,7 +29,17 @@ from scipy import sparse
 from remainder.record.intervals import MINIMUM_DOCUMENTS, Bootstrap
 from remainder.record.scales import SCALES
 
-__all__ = ["BANDS", "PERMUTATIONS", "Between", "Groups", "bands_of", "between", "simultaneous_means", "spread_of"]
+__all__ = [
+    "BANDS",
+    "PERMUTATIONS",
+    "Between",
+    "Ends",
+    "Groups",
+    "bands_of",
+    "between",
+    "simultaneous_means",
+    "spread_of",
+]
 
 BANDS = 10
 PERMUTATIONS = 1999
@@ -49,6 +60,14 @@ class Between(NamedTuple):
     """Share of permuted labels that spread as much, these included."""
     permuted: float
     """95 % of permuted labels have a τ² below this."""
+
+
+class Ends(NamedTuple):
+    """Values with the ends of their intervals, `[m]`."""
+
+    values: Array
+    low: Array
+    high: Array
 
 
 class Groups(NamedTuple):
@@ -172,12 +191,14 @@ def between(
 
 
 def simultaneous_means(
-    bootstrap: Bootstrap, numerators: Float[np.ndarray, "documents m"], denominators: Float[np.ndarray, "documents m"]
-) -> tuple[Array, Array, Array]:
-    """Values, lower and upper ends of several ratios of sums, all ends of a side valid together.
+    bootstrap: Bootstrap,
+    numerators: Float[np.ndarray, "documents m"],
+    denominators: Float[np.ndarray, "documents m"],
+) -> Ends:
+    """Several ratios of sums, all ends of a side valid together.
 
-    As `Bootstrap.simultaneous`, with a denominator for each. Ends are infinite where too many resamples of the
-    documents lack all of a denominator.
+    As `Bootstrap.simultaneous`, with a denominator for each. Ends are infinite where too many resamples of
+    the documents lack all of a denominator.
     """
     documents, _ = numerators.shape
     weight = denominators / denominators.mean(0)
@@ -188,7 +209,7 @@ def simultaneous_means(
     low, high = values.copy(), values.copy()
     varies = error > 1e-12 * np.maximum(np.abs(scaled).mean(0), np.finfo(np.float64).tiny)
     if not varies.any():
-        return values, low, high
+        return Ends(values, low, high)
     kept, own = influence[:, varies], weight[:, varies]
     with np.errstate(divide="ignore", invalid="ignore"):
         total = bootstrap.weights @ own
@@ -205,5 +226,8 @@ def simultaneous_means(
     # An undefined resample could lie at either end: it counts against both.
     smallest = np.sort(np.where(np.isnan(t), -np.inf, t).min(1))[first]
     largest = np.sort(np.where(np.isnan(t), np.inf, t).max(1))[bootstrap.resamples - 1 - first]
-    low[varies], high[varies] = values[varies] - largest * error[varies], values[varies] - smallest * error[varies]
-    return values, low, high
+    low[varies], high[varies] = (
+        values[varies] - largest * error[varies],
+        values[varies] - smallest * error[varies],
+    )
+    return Ends(values, low, high)

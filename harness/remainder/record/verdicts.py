@@ -6,6 +6,9 @@ a lower end is above. Ends are simultaneous over things. That a statement holds,
 families of claims, whose levels are Holm's: a family is done when it claims all of its things, and the others
 share what it had. So all claims hold together in 95 % of samples.
 
+A statement may also rest on a test of each thing, by its p. Then it can hold or be open, and is one family,
+which takes its level over things as Bonferroni does.
+
 Source: Holm, "A simple sequentially rejective multiple test procedure", 1979; protocol 2, section 8.
 """
 
@@ -71,7 +74,12 @@ class Sides(NamedTuple):
 
 
 def verdicts_of(
-    sides: Mapping[str, Sequence[Sides | str]], tokens: Array, *, seed: int, any_side: Collection[str] = ()
+    sides: Mapping[str, Sequence[Sides | str]],
+    tokens: Array,
+    *,
+    seed: int,
+    any_side: Collection[str] = (),
+    tests: Mapping[str, Sequence[float | str]] | None = None,
 ) -> dict[str, tuple[Verdict, ...]]:
     """Verdicts on statements about several things.
 
@@ -80,7 +88,9 @@ def verdicts_of(
         tokens: the denominator of all, `[documents]`.
         seed: of the bootstrap.
         any_side: statements of which one side below 0 is enough.
+        tests: p of statements that rest on a test, at each thing, or why it was not made there.
     """
+    tests = tests or {}
     if len(tokens) < MINIMUM_DOCUMENTS:
         too_few = f"{len(tokens)} documents; an interval needs {MINIMUM_DOCUMENTS}"
         sides = {name: [too_few] * len(found) for name, found in sides.items()}
@@ -93,7 +103,13 @@ def verdicts_of(
         for name, found in sides.items()
         if (known := [one for one in found if not isinstance(one, str)])
     }
-    claimed = claims(Bootstrap(len(tokens), seed=seed), tokens, criteria) if criteria else {}
+    chances = {
+        name: np.array(made)
+        for name, ps in tests.items()
+        if (made := [p for p in ps if not isinstance(p, str)])
+    }
+    any_claim = criteria or chances
+    claimed = claims(Bootstrap(len(tokens), seed=seed), tokens, criteria, chances) if any_claim else {}
     verdicts: dict[str, tuple[Verdict, ...]] = {}
     for name, found in sides.items():
         holds, fails = (iter(claimed.get((name, word), ())) for word in WORDS)
@@ -103,19 +119,37 @@ def verdicts_of(
             else Verdict(holds=decided(bool(next(holds)), bool(next(fails))))
             for one in found
         )
+    for name, ps in tests.items():
+        holds = iter(claimed.get((name, "holds"), ()))
+        verdicts[name] = tuple(
+            Verdict(holds=None, reason=p) if isinstance(p, str) else Verdict(holds=bool(next(holds)) or None)
+            for p in ps
+        )
     return verdicts
 
 
 def claims(
-    bootstrap: Bootstrap, tokens: Array, criteria: Mapping[str, Criterion]
+    bootstrap: Bootstrap,
+    tokens: Array,
+    criteria: Mapping[str, Criterion],
+    chances: Mapping[str, Array] | None = None,
 ) -> dict[tuple[str, str], NDArray[np.bool_]]:
-    """Whether each family of claims, a statement and a word, claims each of its things, by Holm's rule."""
+    """Whether each family of claims, a statement and a word, claims each of its things, by Holm's rule.
+
+    Args:
+        chances: p of statements that rest on tests, `[things]`.
+    """
+    chances = chances or {}
     found: dict[tuple[str, str], NDArray[np.bool_]] = {}
-    left = {(name, word) for name in criteria for word in WORDS}
+    left = {(name, word) for name in criteria for word in WORDS} | {(name, "holds") for name in chances}
     while left:
         # Two one-sided families take the two tails of one region.
-        at = bootstrap.at_level(1 - 2 * (1 - LEVEL) / max(len(left), 2))
+        share = (1 - LEVEL) / max(len(left), 2)
+        at = bootstrap.at_level(1 - 2 * share)
         for name in {name for name, _ in left}:
+            if name in chances:
+                found[name, "holds"] = np.asarray(chances[name] * len(chances[name]) <= share)
+                continue
             may, does = met(at, tokens, criteria[name])
             of = {"holds": does, "fails": ~may}
             found |= {(name, word): of[word] for word in WORDS if (name, word) in left}

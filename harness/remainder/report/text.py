@@ -46,6 +46,7 @@ _SIGNS = {
     "ρ₀": r"$\rho_0$",
     "ρ": r"$\rho$",
     "π": r"$\pi$",
+    "τ": r"$\tau$",
     "κ̂": r"$\hat{\kappa}$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",

@@ -23,6 +23,7 @@ per scored token, errors shares of scored tokens. Quantities:
 | `K: QUANTITY` | any of these of the shell that keeps K sources, of a flow (see `validation.flows`) |
 | `k SCALE`, `K: margin SCALE` | where a scale of a flow is crossed; by how much a shell fails it |
 | `K: NAME at S`, `K: NAME` | number of the S-th site of a chain, or of all of it (see `validation.layers`) |
+| `K: tau2 NAME`, `K: spread NAME` | how far tissues of tokens differ (see `validation.tissues`) |
 
 All that are made of several rungs are in `validation.combined`. Each may end in ` at least` or ` at most`:
 then only a deviation to the other side counts. The script may also define `laws() -> list[dict]`, power laws
@@ -41,6 +42,7 @@ from remainder.errors import TaskError
 from remainder.record.flow import SCALES
 from remainder.record.layers import ChainNumbers, SiteNumbers
 from remainder.record.rungs import ALL, AMPLITUDES, KERNELS
+from remainder.record.tissues import QUANTITIES
 from remainder.task.script import guarded
 from remainder.validation.combined import COMBINED
 
@@ -62,6 +64,8 @@ Kind = Literal[
     "margin",
     "of a shell",
     "of layers",
+    "tau2",
+    "spread",
 ]
 Side = Literal["equal", "at least", "at most"]
 
@@ -79,6 +83,7 @@ _OF_SCALES: dict[str, tuple[str, ...]] = {
     "bath": ("mean", *AMPLITUDES),
 }
 """Scales of a flow, and the rungs that their criteria take beside `raw`."""
+_OF_TISSUES: tuple[Kind, ...] = ("tau2", "spread")
 _WHOLE: tuple[Kind, ...] = ("alpha", "radial kurtosis")
 _OF_LAYERS: dict[str, bool] = {
     **{name.replace("_", " "): True for name in SiteNumbers.model_fields},
@@ -190,6 +195,9 @@ def _of_a_flow(text: str, bare: str, side: Side, place: str) -> ClaimedQuantity 
         scale = own.removeprefix("margin ")
         if scale in SCALES and scale != own:
             return ClaimedQuantity(text, "margin", scale, side, int(keep))
+        word, _, name = own.partition(" ")
+        if word in _OF_TISSUES and name in QUANTITIES:
+            return ClaimedQuantity(text, word, name, side, int(keep))
         return ClaimedQuantity(text, "of a shell", None, side, int(keep), parse_quantity(own, place))
     if bare.startswith("k ") and (scale := bare.removeprefix("k ")) in SCALES:
         return ClaimedQuantity(text, "scale", scale, side)

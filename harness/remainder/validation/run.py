@@ -5,7 +5,7 @@
    that is drawn when the run starts, so that nobody can tune anything to it.
 2. In each world every interpretation with a claim is scored by `remainder.evaluate`, like any other, on only
    the rungs that its claims need; and every flow with a claim shell by shell (`validation.flows`),
-   and chains of sites (`validation.layers`).
+   chains of sites (`validation.layers`), and tissues of tokens (`validation.tissues`).
 3. All comparisons of the run are judged together (`verdict.judge`); then the laws across tasks.
 """
 
@@ -32,6 +32,7 @@ from remainder.validation.flows import BY, FLOWS, FlowMeasurements, measure_flow
 from remainder.validation.layers import ACROSS, LAYERS, LayerMeasurements, measure_layers_of
 from remainder.validation.quantities import Measurements
 from remainder.validation.several_sites import JOINED, SitesMeasurements, interpretation_of, measure_sites
+from remainder.validation.tissues import IN_TISSUES, TISSUES, TissueMeasurements, measure_tissues_of
 from remainder.validation.verdict import Finding, JudgedClaim, LawVerdict, judge, judge_law
 
 __all__ = ["Control", "Validation", "controls", "draw_seeds", "validate"]
@@ -108,7 +109,7 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
                 )
             beside = {
                 name: load_script(path.with_name(name))
-                for name in (FLOWS, LAYERS)
+                for name in (FLOWS, LAYERS, TISSUES)
                 if path.with_name(name).is_file()
             }
             place = f"{task.id}: {task.build.expected}"
@@ -197,7 +198,9 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
         for name in dict.fromkeys(claim.interpretation for claim in claims):
             (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
-            measurements: Measurements | SitesMeasurements | FlowMeasurements | LayerMeasurements
+            measurements: (
+                Measurements | SitesMeasurements | FlowMeasurements | LayerMeasurements | TissueMeasurements
+            )
             if name.endswith(ACROSS):
                 claimed = [claim.quantity for claim in own]
                 measurements = measure_layers_of(
@@ -205,6 +208,8 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
                 )
             elif JOINED in name:
                 measurements = measure_sites(control.script, control.place, name, seed, tier, device)
+            elif name.endswith(IN_TISSUES):
+                measurements = measure_tissues_of(loaded, name, tier, [claim.quantity for claim in own])
             elif BY in name:
                 measurements = measure_flow_of(loaded, name, tier, [claim.quantity for claim in own])
             else:
