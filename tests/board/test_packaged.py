@@ -17,6 +17,7 @@ from remainder.board.rows import context, newest_snapshot, rows_of
 from remainder.board.shelf import results_folder
 from remainder.board.snapshot import make_snapshot, read_snapshot
 from remainder.errors import RecordError
+from remainder.record.part import Part
 from remainder.record.store import read_summary, values_path
 from remainder.task.spec import load_task
 
@@ -121,6 +122,8 @@ def test_a_run_is_set_beside_the_rows_of_no_more_bits(package: Package) -> None:
     fewest = min(coded, key=lambda one: one.complexity.bits_per_token.value)
     assert context([fewest]) == []  # itself alone has so few
     assert len(context([most] * 9)) == 3
+    (look,) = context([most.model_copy(update={"tier": Part("quick", 8).name})])
+    assert "in snapshot 2026.11, measured on all documents, the least is " in look
 
 
 def test_a_damaged_file_is_told(package: Package) -> None:

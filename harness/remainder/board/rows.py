@@ -14,6 +14,7 @@ from remainder._version import __version__
 from remainder.board.packaged import Row, cell, packaged
 from remainder.board.shelf import place_in
 from remainder.board.snapshot import Snapshot, read_snapshot, snapshots_folder
+from remainder.board.stand import board_tier
 from remainder.record.json import canonical_json
 from remainder.record.schema import Record
 from remainder.record.store import read_sealed
@@ -70,17 +71,18 @@ def context(records: Sequence[Record]) -> list[str]:
         peers = [
             row
             for row in board.of_task(record.task.id, record.task.version.partition("-")[0])
-            if row["tier"] == record.tier
+            if row["tier"] == board_tier(record)
             and row["hash"] != record.submission.hash
             and cell(row, "bits_per_token", math.inf) <= bits
             and "kl_coded" in row
         ]
         if not peers:
             continue
+        others = "" if record.tier == board_tier(record) else ", measured on all documents,"
         best = min(peers, key=lambda row: float(row["kl_coded"]))
         lines.append(
             f"{record.submission.name}: KL coded {kl:.4g} at {bits:.4g} bits; of the {len(peers)} rows of no "
-            f"more bits in snapshot {board.snapshot} the least is {float(best['kl_coded']):.4g} "
+            f"more bits in snapshot {board.snapshot}{others} the least is {float(best['kl_coded']):.4g} "
             f"({best['submission']})"
         )
     return lines

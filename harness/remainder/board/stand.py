@@ -28,8 +28,11 @@ from remainder.record.schema import Record
 from remainder.record.values import values_to_csv
 from remainder.report.layout import WIDTH
 from remainder.report.text import MISSING, draw, ruled_table
+from remainder.task.spec import DEMO
 
-__all__ = ["Standing", "Stood", "render_standing", "stand"]
+__all__ = ["Standing", "Stood", "board_tier", "render_standing", "stand"]
+
+_OF_A_FIRST_LOOK = "quick"
 
 
 class Stood(NamedTuple):
@@ -73,7 +76,7 @@ def stand(rows: Sequence[tuple[Record, pd.DataFrame]], results: Path) -> Standin
         BoardRow(record, "", document_sums(values_to_csv(values).decode(), record.submission.name))
         for record, values in rows
     ]
-    group = own[0].group._replace(tier=_tier(first))
+    group = own[0].group._replace(tier=board_tier(first))
     entries, _ = read_entries(results, folders_of_tasks(results).get(first.task.id, []))
     names = {row.record.submission.name for row in own}
     peers = [
@@ -105,7 +108,7 @@ def render_standing(found: Standing) -> str:
     whole = part_of(found.record.tier) is None
     title = (
         f"Where {'it' if len(found.places) == 1 else 'they'} would stand on the board, "
-        f"{found.record.task.id}, tier {_tier(found.record)}, by {found.documents} documents"
+        f"{found.record.task.id}, tier {board_tier(found.record)}, by {found.documents} documents"
         + ("" if whole else " (a first look, calibrated on less text)")
     )
     table = ruled_table([Column("Place")], [f"≤ {budget.bits:.0f} bits" for budget in found.budgets])
@@ -134,10 +137,12 @@ def _stood(ranking: BoardRanking, name: str) -> Stood | None:
     return Stood([one.entry.record.record_id for one in ranking.order].index(name) + 1, place)
 
 
-def _tier(record: Record) -> str:
+def board_tier(record: Record) -> str:
     """The board's tier that a record is of, or of a part of."""
     part = part_of(record.tier)
-    return record.tier if part is None else ("quick" if part.tier == "demo" else part.tier)
+    if part is None:
+        return record.tier
+    return _OF_A_FIRST_LOOK if part.tier == DEMO else part.tier
 
 
 def _on_common_documents(rows: Sequence[BoardRow]) -> list[BoardRow] | None:
