@@ -1,11 +1,11 @@
-"""Train and measure the dictionaries of the studies; rows go to `synthetic.jsonl`, `wiki.jsonl`, `steps.jsonl`.
+"""Train and measure the dictionaries of the studies; each has a file of rows, such as `synthetic.jsonl`.
 
-    python leaderboard/studies/sanity/measure.py synthetic|wiki|steps
+    python leaderboard/studies/sanity/measure.py synthetic wiki steps
 
 What is compared, and what would count as what, is in ANALYSIS.md, which is older than any row. A row has the
 recipe of its dictionary, the steps it has seen, and scores; rows of `wiki` and `steps` also sums over each
-document, from which scores follow (`scores.py`). Weights are not kept: `rows.json` has the hashes of the scripts
-that make them, and the same seed makes them again. Rows that are there already are not measured again.
+document, from which scores follow (`scores.py`). Weights are not kept: `rows.json` has the hashes of the
+scripts that make them, and the same seed makes them again. Rows that are there already are not measured again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,16 +42,16 @@ RUNGS = ("raw", "coded", "mean", "full", "renormalised-mean", "mirror", "noise-f
 PAIRS = 4
 """Antithetic pairs of the annealed loss."""
 
-WIKI = {"latents": 320, "active": 12, "steps": 1500, "batch": 512}
-WIKI_CALIBRATION = 160
-STEPS_DOCUMENTS = 16
-STEPS = (15, 30, 75, 150, 300, 750, 1500)
+WIKI = {"latents": 320, "active": 12, "steps": 800, "batch": 512}
+WIKI_CALIBRATION, WIKI_DOCUMENTS = 160, 20
+"""Windows of calibration, and evaluation documents: fewer than the tier has."""
+STEPS = (8, 16, 40, 80, 160, 400, 800)
 COEFFICIENTS = {"topk": 0.0, "jumprelu": 1.0, "l1": 1.4}
 SEEDS = 5
 BASELINE_SEEDS = 3
 
 WORLD_WIDTHS = (32, 48, 96)
-WORLD_STEPS = (0, 12, 40, 120, 400, 1200)
+WORLD_STEPS = (0, 6, 20, 60, 200, 600)
 WORLD_ACTIVE = 4
 WORLD_KINDS = {
     "topk": ("topk", "none", 0.0),
@@ -185,7 +184,7 @@ class Store:
 def measured(
     task: Any, chosen: Plan, dictionaries: dict[str, Any], zero: Any
 ) -> Iterator[tuple[str, dict[str, list[float]], dict[str, float | None], Any]]:
-    """Name, sums over documents, scores and record of each dictionary."""
+    """Name, sums over documents, scores and record of each dictionary, all in one group."""
     entries = [entry_of(sae, task.task, name) for name, sae in dictionaries.items()]
     for outcome in task.measure_group(entries, chosen):
         stored = outcome.record()
@@ -196,84 +195,102 @@ def measured(
 def synthetic() -> None:
     store = Store("synthetic")
     task = open_task(HERE / "world", device="cpu")
-    rows, zero, chosen = task.rows("fit"), zero_losses(task, None, None), settings(task, None, None, False)
+    rows, made, facts = task.rows("fit"), {}, {}
     for kind, (method, constraint, coefficient) in WORLD_KINDS.items():
         for latents in WORLD_WIDTHS:
-            run = f"{kind}-{latents}"
-            if f"{run}-{WORLD_STEPS[-1]}" in store.there:
-                continue
             recipe = train.Recipe(
                 method, latents, WORLD_ACTIVE, coefficient, WORLD_STEPS[-1], 256, 0, constraint
             )
             kept, log = train.trained(rows, recipe, WORLD_STEPS)
-            made = {f"{run}-{steps}": sae for steps, sae in kept.items()}
-            for name, _, found, _ in measured(task, chosen, made, zero):
-                steps = int(name.rsplit("-", 1)[1])
-                truth = recovered(kept[steps], task, task.task.seed)
-                losses = [line for line in log if line["step"] == steps]
-                store.add(
-                    {
-                        "name": name,
-                        "run": run,
+            for seen, sae in kept.items():
+                name = f"{kind}-{latents}-{seen}"
+                if name not in store.there:
+                    made[name] = sae
+                    facts[name] = {
+                        "run": f"{kind}-{latents}",
                         "recipe": recipe._asdict(),
-                        "steps": steps,
-                        "truth": truth,
-                        "scores": found,
-                        "log": losses,
+                        "steps": seen,
+                        "log": [line for line in log if line["step"] == seen],
+                        "truth": recovered(sae, task, task.task.seed),
                     }
-                )
+    zero, chosen = zero_losses(task, None, None), settings(task, None, None, False)
+    for name, _, found, _ in measured(task, chosen, made, zero):
+        store.add({"name": name, **facts[name], "scores": found})
 
 
 def wiki_recipe(kind: str, seed: int, constraint: str = "none") -> Any:
     return train.Recipe(kind, coefficient=COEFFICIENTS[kind], seed=seed, constraint=constraint, **WIKI)
 
 
-def steps() -> None:
-    """Snapshots of three methods, five seeds of one; of the last ones all documents and SAEBench's numbers."""
-    store, last = Store("steps"), Store("wiki")
+def add_rows(
+    task: Any, store: Store, made: dict[str, Any], facts: dict[str, Any], *, compat: bool = False
+) -> None:
+    """Measure dictionaries of tiny/wiki, or of the same text with another model, in one group."""
+    made = {name: sae for name, sae in made.items() if name not in store.there}
+    if not made:
+        return
+    zero = zero_losses(task, WIKI_CALIBRATION, WIKI_DOCUMENTS)
+    chosen = settings(task, WIKI_CALIBRATION, WIKI_DOCUMENTS, compat)
+    for name, columns, found, record in measured(task, chosen, made, zero):
+        peers = {"saebench": peers_of(record)} if compat else {}
+        store.add({"name": name, **facts[name], "scores": found, **peers, "columns": columns})
+
+
+def facts_of(kind: str, recipe: Any, seen: int, log: list[dict[str, float]]) -> dict[str, Any]:
+    of_step = [line for line in log if line["step"] == seen]
+    return {"kind": kind, "recipe": recipe._asdict(), "steps": seen, "log": of_step}
+
+
+def wiki() -> None:
+    """The trained ones, and the baselines of the sanity checks; the most important rows come first."""
+    store = Store("wiki")
     task = open_task("tiny/wiki", device="cpu")
     rows = task.rows("fit")
-    few, all_ = (settings(task, WIKI_CALIBRATION, n, n is None) for n in (STEPS_DOCUMENTS, None))
-    zero_few, zero_all = (zero_losses(task, WIKI_CALIBRATION, n) for n in (STEPS_DOCUMENTS, None))
-    runs = [("topk", seed) for seed in range(SEEDS)] + [("jumprelu", 0), ("l1", 0)]
-    for kind, seed in runs:
-        final = f"{kind}-{seed}"
-        if final in last.there:
-            continue
-        recipe = wiki_recipe(kind, seed)
+
+    def go(where: Any, kind: str, constraint: str, data: torch.Tensor, seeds: int, **more: bool) -> None:
+        made, facts = {}, {}
+        for seed in range(seeds):
+            name, recipe, given = f"{kind}-{seed}", wiki_recipe("topk", seed, constraint), data
+            if name in store.there:
+                continue
+            if kind == "shuffled":  # each coordinate in an order of its own
+                generator = torch.Generator().manual_seed(seed)
+                order = torch.stack([torch.randperm(len(data), generator=generator) for _ in data[0]], 1)
+                given = data.gather(0, order)
+            if kind == "untrained":  # what training begins with
+                recipe = recipe._replace(steps=1)
+            seen = 0 if kind == "untrained" else recipe.steps
+            kept, log = train.trained(given, recipe, (seen,))
+            made[name], facts[name] = kept[seen], facts_of(kind, recipe, seen, log)
+        add_rows(where, store, made, facts, **more)
+
+    go(task, "trained", "none", rows, SEEDS, compat=True)
+    go(task, "frozen-decoder", "frozen-decoder", rows, BASELINE_SEEDS)
+    go(task, "untrained", "none", rows, BASELINE_SEEDS)
+    go(task, "soft-frozen-decoder", "soft-frozen-decoder", rows, BASELINE_SEEDS)
+    go(task, "frozen-encoder", "frozen-encoder", rows, BASELINE_SEEDS)
+    go(task, "shuffled", "none", rows, BASELINE_SEEDS)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = random_model(Path(folder))
+        go(drawn, "random-model", "none", drawn.rows("fit"), BASELINE_SEEDS)
+
+
+def steps() -> None:
+    """Snapshots of one run each of three methods."""
+    store = Store("steps")
+    task = open_task("tiny/wiki", device="cpu")
+    rows, made, facts = task.rows("fit"), {}, {}
+    for kind in COEFFICIENTS:
+        recipe = wiki_recipe(kind, 0)
         kept, log = train.trained(rows, recipe, STEPS)
-        for chosen, zero, into, wanted in (
-            (few, zero_few, store, STEPS[:-1]),
-            (all_, zero_all, last, STEPS[-1:]),
-        ):
-            made = {
-                final if seen == STEPS[-1] else f"{final}-{seen}": sae
-                for seen, sae in kept.items()
-                if seen in wanted
-            }
-            made = {name: sae for name, sae in made.items() if name not in into.there}
-            begun = time.process_time()
-            for name, columns, found, record in measured(task, chosen, made, zero):
-                seen = STEPS[-1] if name == final else int(name.rsplit("-", 1)[1])
-                row = {
-                    "name": name,
-                    "kind": kind,
-                    "recipe": recipe._asdict(),
-                    "steps": seen,
-                    "scores": found,
-                    "log": [line for line in log if line["step"] == seen],
-                    "seconds": round(time.process_time() - begun, 1),
-                }
-                if into is last:
-                    row |= {"columns": columns, "saebench": peers_of(record)}
-                else:
-                    # SAEBench's own numbers need passes of their own, and were taken of the last rows.
-                    row |= {"columns": columns}
-                into.add(row)
+        for seen, sae in kept.items():
+            made[f"{kind}-0-{seen}"] = sae
+            facts[f"{kind}-0-{seen}"] = facts_of(kind, recipe, seen, log)
+    add_rows(task, store, made, facts)
 
 
 def random_model(folder: Path) -> Any:
-    """The task with a model of the same shape whose weights are drawn, as training drew them, and not trained."""
+    """The task with a model of the same shape whose weights are as they are before training."""
     source = project_root() / "tasks" / "tiny" / "wiki"
     maker = load_script(source / "train.py")
     model = maker.make_model(0, 0.0)
@@ -288,58 +305,6 @@ def random_model(folder: Path) -> Any:
     return open_task(folder / "drawn", device="cpu")
 
 
-def wiki() -> None:
-    """The baselines of the sanity checks, beside the trained ones that `steps` measures."""
-    store = Store("wiki")
-    task = open_task("tiny/wiki", device="cpu")
-    rows, chosen = task.rows("fit"), settings(task, WIKI_CALIBRATION, None, False)
-    zero = zero_losses(task, WIKI_CALIBRATION, None)
-    plans = [
-        *((kind, kind, rows) for kind in train.CONSTRAINTS[1:]),
-        ("untrained", "none", rows),
-        ("shuffled", "none", rows),
-    ]
-
-    def go(where: Any, kind: str, constraint: str, data: torch.Tensor, zeros: Any) -> None:
-        made, recipes, logs = {}, {}, {}
-        for seed in range(BASELINE_SEEDS):
-            name = f"{kind}-{seed}"
-            if name in store.there:
-                continue
-            recipe = wiki_recipe("topk", seed, constraint)
-            if kind == "untrained":  # what training begins with
-                recipe = recipe._replace(steps=1)
-            if kind == "shuffled":  # each coordinate in an order of its own
-                generator = torch.Generator().manual_seed(seed)
-                order = torch.stack([torch.randperm(len(data), generator=generator) for _ in data[0]], 1)
-                data_here = data.gather(0, order)
-            else:
-                data_here = data
-            seen = 0 if kind == "untrained" else recipe.steps
-            kept, logs[name] = train.trained(data_here, recipe, (seen,))
-            made[name], recipes[name] = kept[seen], recipe
-        begun = time.process_time()
-        for name, columns, found, _ in measured(where, chosen, made, zeros) if made else ():
-            store.add(
-                {
-                    "name": name,
-                    "kind": kind,
-                    "recipe": recipes[name]._asdict(),
-                    "steps": 0 if kind == "untrained" else recipes[name].steps,
-                    "scores": found,
-                    "log": logs[name],
-                    "seconds": round(time.process_time() - begun, 1),
-                    "columns": columns,
-                }
-            )
-
-    for kind, constraint, data in plans:
-        go(task, kind, constraint, data, zero)
-    with tempfile.TemporaryDirectory() as folder:
-        drawn = random_model(Path(folder))
-        go(drawn, "random-model", "none", drawn.rows("fit"), zero_losses(drawn, WIKI_CALIBRATION, None))
-
-
 def write_provenance() -> None:
     """Hashes of the scripts, and versions."""
     content = {
@@ -352,11 +317,12 @@ def write_provenance() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train and measure the dictionaries of the studies.")
-    parser.add_argument("study", choices=("synthetic", "wiki", "steps"))
+    parser.add_argument("study", nargs="+", choices=("synthetic", "wiki", "steps"))
     torch.set_num_threads(1)
-    study = parser.parse_args().study
+    studies = parser.parse_args().study
     write_provenance()
-    {"synthetic": synthetic, "wiki": wiki, "steps": steps}[study]()
+    for study in studies:
+        {"synthetic": synthetic, "wiki": wiki, "steps": steps}[study]()
 
 
 if __name__ == "__main__":

@@ -15,11 +15,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Columns = Mapping[str, Array]
 
-EPSILON = 1e-6
-"""Nats per token that are added to a KL before its logarithm, as in `remainder.record.coding`."""
-POINTS = 13
-"""Points of the reference curve: the mean activation, and steps 2 to 13 of transform coding, or fewer."""
-
 
 class Score(NamedTuple):
     """A score."""
@@ -57,9 +52,7 @@ SCORES: dict[str, Score] = {
     "annealed_difference": Score(
         "Δ annealed, nats", "small", ("annealed", "mean", "tokens"), _per("annealed", "mean")
     ),
-    "gaussian_ratio": Score(
-        "ρ", "one", ("kl_coded", "kl_noise"), lambda c: c["kl_coded"] / c["kl_noise"]
-    ),
+    "gaussian_ratio": Score("ρ", "one", ("kl_coded", "kl_noise"), lambda c: c["kl_coded"] / c["kl_noise"]),
     "rho_even": Score(
         "ρ even",
         "one",
@@ -69,7 +62,11 @@ SCORES: dict[str, Score] = {
     "net_bits": Score("net bits", "large", ("net", "spliced"), _per("net", tokens="spliced")),
     "bits_per_token": Score("bits", "small", ("bits", "spliced"), _per("bits", tokens="spliced")),
     "explained_variance": Score(
-        "explained variance", "large", ("residual", "centred"), lambda c: 1 - c["residual"] / c["centred"], False
+        "explained variance",
+        "large",
+        ("residual", "centred"),
+        lambda c: 1 - c["residual"] / c["centred"],
+        False,
     ),
     "ce_recovered": Score(
         "CE recovered",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sae_lens
@@ -79,9 +78,7 @@ def _made(recipe: Recipe, width: int) -> Any:
         )
     if recipe.kind == "l1":
         return StandardTrainingSAE(
-            StandardTrainingSAEConfig(
-                l1_coefficient=recipe.coefficient, l1_warm_up_steps=warm_up, **shared
-            )
+            StandardTrainingSAEConfig(l1_coefficient=recipe.coefficient, l1_warm_up_steps=warm_up, **shared)
         )
     raise ValueError(f"there is no kind {recipe.kind!r}")
 

@@ -3,13 +3,13 @@
 1. Of 48 sources, 12 are independent; 12 are in pairs (the second is active with probability 0.6 where the
    first is, and by chance else); 24 are in 6 families of a parent and three children: a child is active only
    where its parent is, with probability 0.4. An active source has the size 1 + |z|/2, z normal.
-2. x = Σ size · direction + noise of standard deviation 0.05 per coordinate; directions are of unit length, drawn
-   independently in 24 dimensions.
-3. Logits of 16 classes are a random matrix times relu(⟨x, direction⟩ − ½) of all sources; labels are drawn from
-   them, so that nothing else is known of a label.
+2. x = Σ size · direction + noise of standard deviation 0.05 per coordinate; directions are of unit length,
+   drawn independently in 24 dimensions.
+3. Logits of 16 classes are a random matrix times relu(⟨x, direction⟩ − ½) of all sources; labels are drawn
+   from them, so that nothing else is known of a label.
 
-Inputs of the module are sources and noise, [windows, positions, 48 + 24], so that sources can be read from the
-examples; the site holds x. A document is one window.
+Inputs of the module are sources and noise, [windows, positions, 48 + 24], so that sources can be read from
+the examples; the site holds x. A document is one window.
 """
 
 from __future__ import annotations
