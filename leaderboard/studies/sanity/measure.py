@@ -5,7 +5,7 @@
 What is compared, and what would count as what, is in ANALYSIS.md, which is older than any row. A row has the
 recipe of its dictionary, the steps it has seen, and scores; rows of `wiki` and `steps` also sums over each
 document, from which scores follow (`scores.py`). Weights are not kept: `rows.json` has the hashes of the
-scripts that make them, and the same seed makes them again. Rows that are there already are not measured again.
+scripts that make them, and the same seed makes them again. Rows that are there are not measured again.
 """
 
 from __future__ import annotations
