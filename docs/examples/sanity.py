@@ -2,8 +2,8 @@
 
     python docs/examples/sanity.py
 
-Blocks between `<!-- NAME -->` and `<!-- end -->` are made from rows; the comparisons are those of ANALYSIS.md,
-which lies beside them. A study whose rows are not all there is shown as far as it goes, and says what it lacks.
+Blocks between `<!-- NAME -->` and `<!-- end -->` are made from rows; comparisons are those of ANALYSIS.md,
+beside them. A study that lacks rows is shown as far as it goes, and says what it lacks.
 
 1. An effect is f(means of documents' sums) with a studentised bootstrap over documents
    (`Bootstrap.of_function`): the mean of a score over the seeds of one kind less that of another, both
