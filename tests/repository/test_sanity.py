@@ -65,8 +65,7 @@ def test_a_constraint_holds_in_training(constraint: str) -> None:
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(2048, 8)).astype(np.float32)) + 1
     recipe = train.Recipe("topk", 16, 2, 0.0, 200, 64, 0, constraint)
     kept, _ = train.trained(rows, recipe, (0, 200))
-    drawn, after = kept[0], kept[200]
-    # Lengths are folded into the encoder when a dictionary is stored, so that directions are what can be held.
+    # Lengths are folded into the encoder when a dictionary is stored: directions are what can be held.
     with torch.no_grad():
         decoders = torch.nn.functional.cosine_similarity(kept[0].W_dec, kept[200].W_dec, dim=1)
         encoders = torch.nn.functional.cosine_similarity(kept[0].W_enc, kept[200].W_enc, dim=0)
