@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS = ROOT / "leaderboard" / "studies" / "sanity"
 PAGE = ROOT / "docs" / "sanity.md"
 FIGURE = ROOT / "docs" / "figures" / "sanity-world.png"
+PICTURE = "![Rank correlation of every score with MCC](figures/sanity-world.png)"
 scores = load_script(ROWS / "scores.py")
 
 Array = NDArray[np.float64]
@@ -422,7 +423,7 @@ def world_block() -> str:
         f"{truths[:, 1].min():.2f} to {truths[:, 1].max():.2f}; where a rank correlation is that of "
         "untrained and trained ones alone, the right half of the table shows it."
     )
-    return words.stacked(note_of_lacking("synthetic"), table, words.bullets(said))
+    return words.stacked(note_of_lacking("synthetic"), table, PICTURE, words.bullets(said))
 
 
 def training_block() -> str:
