@@ -13,7 +13,7 @@ SHORTLY := while read -r line; do case "$$line" in \
 	FAILED) exit 1 ;; esac; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo tour site docs address snapshots validate test test-all bench dist floors release-check lint format clean
+.PHONY: help install demo tour site docs findings address snapshots validate test test-all bench dist floors release-check lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -46,6 +46,10 @@ site: $(STAMP)  ## build the board from the records in leaderboard/results, into
 docs: $(DOCS_STAMP)  ## build the documentation into build/docs; fails at a dead link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "To read and search it: $(BIN)/remainder board serve --site build/docs"
+
+findings: $(STAMP)  ## write all pages and figures that follow from committed records, in minutes
+	for page in findings coarse_graining what_moved idea ladder "clone_power --page"; do \
+		set -- $$page; $(BIN)/python docs/examples/$$1.py $$2 || exit 1; done
 
 address: $(STAMP)  ## fail while the address of the repository is not set; ADDRESS=https://… sets it for once
 	@$(BIN)/python docs/mkdocs/address.py

@@ -1,4 +1,4 @@
-"""Write the findings: docs/findings.md, docs/findings-1.md, figures, and what README and tour take of them.
+"""Write the findings: docs/findings.md, its tables, docs/findings-1.md, figures, parts of README and tour.
 
     python docs/examples/findings.py
 
@@ -8,7 +8,7 @@ hand. Where a row of a task is missing nothing is written, and the message says 
 
     python docs/examples/findings.py --results DIR TASK ...
 
-writes the page from records in another folder, with the sections of these tasks alone.
+writes the tables from records in another folder, with the sections of these tasks alone.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from remainder.errors import RecordError
-from remainder.record.find import fullest_record
 from remainder.record.rungs import BOARD_RUNGS, CODED
 from remainder.record.schema import Record
-from remainder.record.store import read_summary
 from remainder.report.order_sections import INTERACTING
 from remainder.report.tables import render
 from remainder.report.text import Notes
@@ -37,22 +35,32 @@ from remainder.task.script import load_script
 from remainder.task.spec import Task, load_task
 
 if TYPE_CHECKING:
+    import coarse_graining as flows
+    import findings_circuits as circuits
     import findings_codes as codes
+    import findings_columns as columns
     import findings_noise as noise
     import findings_pairs as pairs
+    import findings_plots as plots
     import findings_protocol_1 as protocol_1
+    import findings_report as report
     import findings_words as words
     from findings_words import Rows, Side
 else:
-    codes, noise, pairs, protocol_1, words = (
+    circuits, codes, columns, noise, pairs, plots, protocol_1, report, words = (
         load_script(Path(__file__).with_name(f"findings_{name}.py"))
-        for name in ("codes", "noise", "pairs", "protocol_1", "words")
+        for name in (
+            *("circuits", "codes", "columns", "noise", "pairs"),
+            *("plots", "protocol_1", "report", "words"),
+        )
     )
+    flows = load_script(Path(__file__).with_name("coarse_graining.py"))
 
 # Of the checkout that this script lies in, whichever one the package is installed from.
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "leaderboard" / "results"
-PAGE, FIRST_PAGE = ROOT / "docs" / "findings.md", ROOT / "docs" / "findings-1.md"
+REPORT, PAGE = ROOT / "docs" / "findings.md", ROOT / "docs" / "findings-tables.md"
+FIRST_PAGE = ROOT / "docs" / "findings-1.md"
 README, TOUR = ROOT / "README.md", ROOT / "docs" / "tour.md"
 FIGURES = ROOT / "docs" / "figures"
 
@@ -109,7 +117,7 @@ def read_rows(results: Path, name: str) -> Rows | str:
     found = {path.name: path for path in folder.iterdir()} if folder.is_dir() else {}
     if absent := sorted(wanted - set(found)):
         return f"{name} has no row of {', '.join(absent)}"
-    records = [read_summary(fullest_record(path)) for path in found.values()]
+    records = [words.summary(path) for path in found.values()]
     for record in records:
         if lacking := lacking_rungs(task, record):
             return f"{name}, {record.submission.name} was not measured on {', '.join(lacking)}"
@@ -221,12 +229,61 @@ def training() -> str:
 
 
 def blocks(detailed: list[Rows], counted: list[Rows]) -> dict[str, str]:
-    """Every block of the page by its name."""
+    """Every block of the page of tables by its name, but for the list of records."""
     content = dict.fromkeys(SECTIONS, NO_TASK)
     if detailed:
         for name, section in SECTIONS.items():
             content[name] = words.stacked(*(section(rows) for rows in detailed), PICTURES.get(name, ""))
     return content | {"overview": overview([*detailed, *counted]), "training": training()}
+
+
+def report_blocks(results: Path, decisions: str) -> dict[str, str]:
+    """Every block of the report by its name, but for that on circuits, which needs values of records.
+
+    Args:
+        decisions: the paragraph on pairs of dictionaries.
+    """
+    records = words.every(results)
+    rows = report.board(records)
+    found = columns.all_correlations(records)
+    first = [
+        record
+        for record in protocol_1.with_gap(protocol_1.records("resid-15"))
+        if protocol_1.is_sparse(record)
+    ]
+    return {
+        "abstract": report.abstract(rows, circuits.ranges(rows.circuits), *columns.largest(found[0])),
+        "measured": report.measured(rows),
+        "price": report.price(rows, decisions),
+        "orders": report.orders(rows),
+        "shape": report.shape(rows),
+        "ratio": report.ratio(rows, first),
+        "bath": report.bath(rows),
+        "lexical": report.lexical(rows),
+        "net bits": report.net_bits(rows),
+        "flow": flows.overview(flows.read(flows.FLOWS)),
+        "columns": columns.said(found),
+    }
+
+
+def circuit_block(results: Path) -> dict[str, str]:
+    """The block on circuits."""
+    rows = report.board(words.every(results))
+    return {"circuits": circuits.said(circuits.spreads(results, rows.circuits))}
+
+
+def listed(results: Path) -> str:
+    """A line for each row that the report is about: what it is of, and the record."""
+    rows = report.board(words.every(results))
+    cells = [
+        [
+            *(record.task.id, words.name_of(record)),
+            "circuit" if record.is_of_circuits else plots.kind(record)[0],
+            f"`{record.record_id[:12]}`",
+        ]
+        for record in (*rows.sites, *rows.circuits)
+    ]
+    return str(words.table(("task", "submission", "kind of row", "record"), cells, Notes()))
 
 
 def first_blocks() -> dict[str, str]:
@@ -260,7 +317,7 @@ def give_colours(axes: Axes, rows: Rows) -> None:
 def curves(detailed: Sequence[Rows]) -> Figure:
     """KL against bits: the curve of each interpretation beside transform coding."""
     figure, panels = plt.subplots(
-        1, len(detailed), figsize=(5.2 * len(detailed), 4), layout="constrained", squeeze=False
+        1, len(detailed), figsize=(5.2 * len(detailed), 4), layout="constrained", squeeze=False, dpi=150
     )
     for axes, rows in zip(panels[0], detailed, strict=True):
         give_colours(axes, rows)
@@ -289,7 +346,7 @@ def curves(detailed: Sequence[Rows]) -> Figure:
 def explained(detailed: Sequence[Rows]) -> Figure:
     """R² of the nearest neighbour's residual against the number of rows that it is sought among."""
     figure, panels = plt.subplots(
-        1, len(detailed), figsize=(6.2 * len(detailed), 3.4), layout="constrained", squeeze=False
+        1, len(detailed), figsize=(6.2 * len(detailed), 3.4), layout="constrained", squeeze=False, dpi=150
     )
     for axes, rows in zip(panels[0], detailed, strict=True):
         give_colours(axes, rows)
@@ -311,7 +368,7 @@ def explained(detailed: Sequence[Rows]) -> Figure:
 
 def require_checkout() -> None:
     """Raise RecordError if this script was copied out of the repository, whose pages it writes."""
-    for path in (RESULTS, PAGE, FIRST_PAGE, README, TOUR, FIGURES):
+    for path in (RESULTS, REPORT, PAGE, FIRST_PAGE, README, TOUR, FIGURES):
         if not path.exists():
             raise RecordError(
                 f"{path} does not exist; this script writes into the checkout that it lies in",
@@ -327,23 +384,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     require_checkout()
     detailed = read_tasks(given.results, given.tasks or DETAILED)
     counted = read_tasks(given.results, () if given.tasks else COUNTED)
+    tables = blocks(detailed, counted) | {"records": listed(given.results)}
     pages = {
-        PAGE: words.filled(PAGE.read_text(encoding="utf-8"), blocks(detailed, counted)),
+        PAGE: words.filled(PAGE.read_text(encoding="utf-8"), tables),
         FIRST_PAGE: words.filled(FIRST_PAGE.read_text(encoding="utf-8"), first_blocks()),
     }
     if not given.tasks:
-        decided = {"decisions": pairs.decisions(given.results, PAIRED)}
-        pages[README] = words.filled(README.read_text(encoding="utf-8"), decided)
+        decided = pairs.decisions(given.results, PAIRED)
+        pages[README] = words.filled(README.read_text(encoding="utf-8"), {"decisions": decided})
+        said = report_blocks(given.results, decided) | circuit_block(given.results)
+        pages[REPORT] = words.filled(REPORT.read_text(encoding="utf-8"), said)
         shown = read_tasks(given.results, TOUR_TASKS)
         pages[TOUR] = filled_tour(TOUR.read_text(encoding="utf-8"), shown)
-    for path, text in pages.items():
-        path.write_text(text, encoding="utf-8")
-        print(f"wrote {path.relative_to(ROOT)}")
     figures = {"findings-frontier": protocol_1.frontier()}
     if detailed:
         figures |= {"findings-curves": curves(detailed), "findings-neighbour": explained(detailed)}
+    if not given.tasks:
+        figures |= drawn(given.results)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
     for name, figure in figures.items():
-        figure.savefig(FIGURES / f"{name}.png", dpi=150)
+        figure.savefig(FIGURES / f"{name}.png")
+
+
+def drawn(results: Path) -> dict[str, Figure]:
+    """The figures of the report by their names."""
+    records = words.every(results)
+    rows = report.board(records)
+    return {
+        "findings-perturbativity": plots.perturbativity(rows),
+        "findings-ratio": plots.ratio(rows.text),
+        "findings-bath": plots.bath(rows.text),
+        "findings-lexical": plots.lexical(rows.text),
+        "findings-net-bits": plots.net_bits(rows.text),
+        "findings-circuits": circuits.figure(circuits.spreads(results, rows.circuits)),
+        "findings-columns": columns.figure(columns.all_correlations(records)),
+    }
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def frontier() -> Figure:
     """KL against bits: sparse autoencoders beside projections."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained", dpi=150)
     for axes, task in zip(panels, ("resid-15", "mlp-15"), strict=True):
         chosen = with_gap(records(task))
         styles = {"pca": ("o", "#0072B2"), "random": ("x", "#666666"), "sparse": ("D", "#D55E00")}

@@ -5,15 +5,21 @@ A sentence that states a sign or an order is made here from the numbers, never w
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from scipy.stats import t as student
+
+from remainder.record.find import fullest_record
 from remainder.record.number import Number
 from remainder.record.rungs import CODED
 from remainder.record.schema import Record
+from remainder.record.store import read_summary
 from remainder.report.quantities import number_of
 from remainder.report.text import Notes, written_table
 
@@ -31,6 +37,119 @@ SIGNS: dict[Side, str] = {
 WIDTH = 130
 _MANY = 3
 """All of more rows than this are not named one by one."""
+
+
+@functools.cache
+def summary(folder: Path) -> Record:
+    """The fullest record of a folder, read once however many pages ask for it."""
+    paths = list(folder.glob("*.json"))
+    return read_summary(paths[0] if len(paths) == 1 else fullest_record(folder))
+
+
+def every(results: Path) -> list[Record]:
+    """The fullest record of every submission below a folder of results, by task and name."""
+    return [summary(folder) for folder in sorted({path.parent for path in results.rglob("*.json")})]
+
+
+def suite(record: Record) -> str:
+    """The suite of its task."""
+    return record.task.id.partition("/")[0]
+
+
+def site(record: Record) -> str:
+    """The name of its task within the suite."""
+    return record.task.id.partition("/")[2]
+
+
+def is_text(record: Record) -> bool:
+    """Whether it is of a site of a language model."""
+    own = suite(record) == "tiny" and site(record).startswith("wiki")
+    return not record.is_of_circuits and (own or suite(record) not in ("tiny", "tracr", "controls"))
+
+
+def format_of(record: Record) -> str:
+    """The format of its submission; empty where the record does not name one."""
+    return str(record.submission.format)
+
+
+def is_dictionary(record: Record) -> bool:
+    """Whether it is a trained dictionary: a sparse autoencoder or a transcoder."""
+    return format_of(record) in (
+        "saelens",
+        "dictionary-learning",
+        "sparsify",
+        "circuit-tracer",
+        "gemma-scope",
+    )
+
+
+def is_bound(record: Record) -> bool:
+    """Whether it keeps everything or nothing, and so is the end of every scale."""
+    return format_of(record) in ("identity", "mean", "empty-graph", "full-graph")
+
+
+def joint(number: Number | None, many: int, documents: int) -> Number | None:
+    """The number with an interval that holds together with those of `many` tests (Bonferroni, 95 %).
+
+    Half-widths grow as the quantile of Student's law with one degree of freedom fewer than documents does.
+    """
+    if number is None or number.value is None or number.low is None or number.high is None:
+        return number
+    wider = _quantile(many, documents - 1) / _quantile(1, documents - 1)
+    low, high = (number.value + (end - number.value) * wider for end in (number.low, number.high))
+    return number.model_copy(update={"low": low, "high": high})
+
+
+@functools.cache
+def _quantile(tests: int, degrees: int) -> float:
+    return float(student.ppf(1 - 0.025 / tests, degrees))
+
+
+def jointly(records: Sequence[Record], of: Of, tests: int = 1) -> list[tuple[Record, Number]]:
+    """The number of each record that has one with an interval; all intervals hold together.
+
+    Args:
+        tests: numbers of each record that the same claim is made of.
+    """
+    having = [(record, found) for record in records if (found := of(record)) and side(found) != "missing"]
+    many = tests * len(having)
+    wide = ((record, joint(found, many, record.documents.documents)) for record, found in having)
+    return [(record, number) for record, number in wide if number is not None]
+
+
+def sides(
+    numbers: Iterable[tuple[Record, Number]], low: float = 0.0, high: float = 0.0
+) -> dict[Side, list[Record]]:
+    """Records by the place of their interval."""
+    placed: dict[Side, list[Record]] = {}
+    for record, number in numbers:
+        placed.setdefault(side(number, low, high), []).append(record)
+    return placed
+
+
+def among(record: Record, records: Iterable[Record]) -> bool:
+    """Whether it is one of these very records; by what they hold, two are compared for long."""
+    return any(record is other for other in records)
+
+
+def few(records: Sequence[Record]) -> str:
+    """Up to four rows by name and task, in brackets; empty for none or more."""
+    if not 0 < len(records) <= 4:
+        return ""
+    tasks: dict[str, list[str]] = {}
+    for record in records:
+        tasks.setdefault(record.task.id, []).append(f"`{record.submission.name}`")
+    return " (" + "; ".join(f"{', '.join(names)} at {task}" for task, names in tasks.items()) + ")"
+
+
+def tasks_of(records: Iterable[Record]) -> list[str]:
+    """Their tasks, layers of a model in their order."""
+
+    def place(task: str) -> tuple[str, str, int]:
+        head, _, layer = task.rpartition("-")
+        return (head.rpartition("/")[0], head, int(layer)) if layer.isdigit() else (task, "", 0)
+
+    return sorted({record.task.id for record in records}, key=place)
 
 
 class Rows(NamedTuple):

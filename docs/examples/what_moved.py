@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from remainder.errors import RecordError
-from remainder.record.find import fullest_record
 from remainder.record.schema import Record
-from remainder.record.store import read_summary
 from remainder.report.quantities import number_of
 from remainder.report.text import Notes, format_value, in_words
 from remainder.task.script import load_script
@@ -79,11 +77,7 @@ def read(folder: Path) -> dict[Key, Record]:
     Raises:
         RecordError: there is none.
     """
-    places: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*.json")):
-        places.setdefault(path.parent, []).append(path)
-    chosen = [paths[0] if len(paths) == 1 else fullest_record(place) for place, paths in places.items()]
-    records = [read_summary(path) for path in chosen]
+    records = [words.summary(place) for place in sorted({path.parent for path in folder.rglob("*.json")})]
     if not records:
         raise RecordError(f"{folder}: holds no record", fix="give a folder of results")
     return {(r.task.id, r.submission.name, r.reference.name if r.reference else ""): r for r in records}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from statistics import NormalDist
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 
 from remainder.base.paths import project_root
 from remainder.errors import RecordError
@@ -64,30 +65,142 @@ def test_every_number_follows_from_the_values_beside_it(path) -> None:
     assert record.provenance.git_commit
 
 
+def block(page: str, name: str) -> str:
+    """What stands in a block of a page."""
+    return page.partition(f"<!-- {name} -->\n\n")[2].partition("\n\n<!-- end -->")[0]
+
+
 def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
-    """What `python docs/examples/findings.py` writes is what stands there."""
+    """What `python docs/examples/findings.py` writes is what stands there; a slow test has the circuits."""
     detailed, counted = (
         findings.read_tasks(findings.RESULTS, names) for names in (findings.DETAILED, findings.COUNTED)
     )
     page = findings.PAGE.read_text(encoding="utf-8")
-    assert findings.words.filled(page, findings.blocks(detailed, counted)) == page
+    tables = findings.blocks(detailed, counted) | {"records": findings.listed(findings.RESULTS)}
+    assert findings.words.filled(page, tables) == page
     first = findings.FIRST_PAGE.read_text(encoding="utf-8")
     assert findings.words.filled(first, findings.first_blocks()) == first
     readme, tour = (path.read_text(encoding="utf-8") for path in (findings.README, findings.TOUR))
-    decided = {"decisions": findings.pairs.decisions(findings.RESULTS, findings.PAIRED)}
-    assert findings.words.filled(readme, decided) == readme
+    decided = findings.pairs.decisions(findings.RESULTS, findings.PAIRED)
+    assert findings.words.filled(readme, {"decisions": decided}) == readme
     assert findings.filled_tour(tour, findings.read_tasks(findings.RESULTS, findings.TOUR_TASKS)) == tour
+    report = findings.REPORT.read_text(encoding="utf-8")
+    said = findings.report_blocks(findings.RESULTS, decided)
+    said["circuits"] = block(report, "circuits")
+    assert findings.words.filled(report, said) == report
 
 
-def test_what_moved_is_that_of_the_records() -> None:
+@pytest.mark.slow
+def test_the_report_on_circuits_is_that_of_their_values(findings: ModuleType) -> None:
+    said = findings.circuit_block(findings.RESULTS)["circuits"]
+    assert said == block(findings.REPORT.read_text(encoding="utf-8"), "circuits")
+    rows = findings.report.board(findings.words.every(findings.RESULTS))
+    for spread in findings.circuits.spreads(findings.RESULTS, rows.circuits):
+        if spread.difference.value is not None:
+            one, other = (spread.shares[name].value for name in ("counterfactual", "raw"))
+            assert spread.difference.value == pytest.approx(one - other, abs=1e-5)
+
+
+def test_figures_of_the_report_are_there_and_small(findings: ModuleType) -> None:
+    report = findings.REPORT.read_text(encoding="utf-8")
+    named = set(re.findall(r"\(figures/(findings-[^)]+\.png)\)", report))
+    assert len(named) == 8
+    for name in named:
+        assert (findings.FIGURES / name).stat().st_size < 150_000, name
+
+
+def test_the_paragraph_on_the_ladder_is_that_of_the_record() -> None:
+    """What `python docs/examples/ladder.py` writes is what stands in the tour."""
+    ladder = load_script(project_root() / "docs" / "examples" / "ladder.py")
+    page = ladder.PAGE.read_text(encoding="utf-8")
+    assert block(page, "ladder") == ladder.blocks()["ladder"]
+
+
+def test_a_joint_interval_is_that_of_a_level_split_over_tests(words: ModuleType) -> None:
+    number = Number(value=1.0, low=0.0, high=3.0)
+    assert words.joint(number, 1, 32) == number
+    many = words.joint(number, 10, 10**7)  # Student's law is normal there
+    wider = NormalDist().inv_cdf(1 - 0.0025) / NormalDist().inv_cdf(0.975)
+    assert (many.low, many.high) == pytest.approx((1 - wider, 1 + 2 * wider), rel=1e-5)
+    few = words.joint(number, 10, 8)
+    assert few.high > many.high
+
+
+def test_joint_intervals_hold_together() -> None:
+    """Of normal documents all 20 intervals hold their means in 95 % of samples at least."""
+    words = load_script(project_root() / "docs" / "examples" / "findings_words.py")
+    documents, tests, samples = 16, 20, 400
+    draws = np.random.default_rng(0).normal(size=(samples, tests, documents))
+    mean, error = draws.mean(-1), draws.std(-1, ddof=1) / documents**0.5
+    half = 2.131 * error  # of Student's law with 15 degrees of freedom, 95 %
+    number = Number(value=0.0, low=-1.0, high=1.0)
+    wider = words.joint(number, tests, documents).high
+    held = (np.abs(mean) <= wider * half).all(-1).mean()
+    assert 0.93 < held < 0.985
+
+
+def test_rank_correlations_of_one_task_are_those_of_spearman(findings: ModuleType) -> None:
+    columns = findings.columns
+    numbers = np.random.default_rng(1).normal(size=(13, 3))
+    numbers[:, 2] += numbers[:, 0]
+    numbers[3, 1] = numbers[4, 1]
+    records = [SimpleNamespace(task=SimpleNamespace(id="a/b"), place=place) for place in range(13)]
+
+    def score(axis: int) -> Any:
+        return columns.Score(str(axis), lambda row: Number.bare(float(numbers[row.place, axis]), "a draw"))
+
+    found = columns.correlations("kind", records, tuple(map(score, range(3))))
+    assert found.value == pytest.approx(spearmanr(numbers).statistic, abs=1e-9)
+    assert (found.low <= found.value + 1e-9).all()
+    assert (found.value <= found.high + 1e-9).all()
+    # Nats of another model change nothing: a second task with all numbers shifted has the same ranks.
+    doubled = [*records, *(SimpleNamespace(task=SimpleNamespace(id="a/c"), place=p) for p in range(13))]
+    again = columns.correlations("kind", doubled, found.scores)
+    assert again.value == pytest.approx(found.value)
+    assert columns.Correlations(
+        "k", found.scores, 13, 1, np.sign(found.value), found.low, found.high
+    ).groups()
+
+
+def test_a_number_that_changes_sign_changes_the_report(findings: ModuleType) -> None:
+    """A row whose interval moves to the other side is counted on that side."""
+    rows = findings.report.board(
+        [
+            findings.words.summary(path)
+            for path in sorted((findings.RESULTS / "tiny" / "wiki" / "2").iterdir())
+        ]
+    )
+    record = next(record for record in rows.text if record.submission.name == "wiki-topk")
+
+    def said(low: float, high: float) -> str:
+        parts = record.metrics.ratio_parts.model_copy(
+            update={"odd": Number(value=(low + high) / 2, low=low, high=high)}
+        )
+        metrics = record.metrics.model_copy(update={"ratio_parts": parts})
+        changed = record.model_copy(update={"metrics": metrics})
+        numbers = findings.words.jointly([changed], findings.words.quantity("rho_odd"))
+        return findings.report._by_sign("ρ odd", numbers, "above 0", "below 0")
+
+    assert said(0.2, 0.3) == "ρ odd: above 0 in 1 of 1 (`wiki-topk` at tiny/wiki)."
+    assert said(-0.3, -0.2) == "ρ odd: below 0 in 1 of 1 (`wiki-topk` at tiny/wiki)."
+    assert said(-0.1, 0.2).endswith("not told apart in 1 of 1 (`wiki-topk` at tiny/wiki).")
+
+
+@pytest.fixture(scope="module")
+def moved(findings: ModuleType) -> ModuleType:
+    """The page on what moved, which reads no record that the findings have read already."""
+    module = load_script(project_root() / "docs" / "examples" / "what_moved.py")
+    module.words = findings.words
+    return module
+
+
+def test_what_moved_is_that_of_the_records(moved: ModuleType) -> None:
     """What `python docs/examples/what_moved.py` writes is what stands there."""
-    moved = load_script(project_root() / "docs" / "examples" / "what_moved.py")
     page = moved.PAGE.read_text(encoding="utf-8")
     assert moved.words.filled(page, moved.blocks(moved.read(moved.BEFORE), moved.read(moved.AFTER))) == page
 
 
-def test_a_change_counts_where_an_interval_is_left() -> None:
-    moved = load_script(project_root() / "docs" / "examples" / "what_moved.py")
+def test_a_change_counts_where_an_interval_is_left(moved: ModuleType) -> None:
     before, after = moved.read(moved.BEFORE / "tiny" / "wiki"), moved.read(moved.AFTER / "tiny" / "wiki")
     by_name = {change.key[1]: change for change in moved.changes(before, after, "kl_raw")}
     assert set(by_name) >= {"wiki-topk", "wiki-pca-16"}
@@ -178,9 +291,8 @@ def test_figures_of_small_models_in_the_tour_are_those_of_records(findings: Modu
 
 def test_what_was_generated_stands_in_no_other_place(findings: ModuleType) -> None:
     """Beside blocks the page explains: it has no interval, and names no row."""
-    page = re.sub(
-        r"<!-- (?!end).*?<!-- end -->", "", findings.PAGE.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    pages = "".join(path.read_text(encoding="utf-8") for path in (findings.PAGE, findings.REPORT))
+    page = re.sub(r"<!-- (?!end).*?<!-- end -->", "", pages, flags=re.DOTALL)
     assert re.findall(r"\[-?\d[\d.]*, -?\d[\d.]*\]", page) == []
     names = {path.name for path in (project_root() / "baselines").iterdir()} - {"identity", "mean-only"}
     assert [name for name in names if f"`{name}`" in page] == []

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from remainder.record.circuit_summary import HEADLINE
 from remainder.record.metrics import CircuitPoint
 from remainder.record.number import Number
+from remainder.record.rungs import CIRCUIT_RUNGS
 from remainder.record.schema import Record
+from remainder.report.quantities import by_background, number_of
 from remainder.report.text import MISSING, Notes, format_interval, format_value, half_width, in_words
 
 __all__ = ["Section", "circuit_sections"]
@@ -52,6 +54,7 @@ def circuit_sections(record: Record, notes: Notes) -> Iterator[Section]:
                 (background, MISSING if cpr is None else notes.cell(cpr), notes.cell(circuit.cmd[background]))
             )
         yield Section("Areas under f (CPR) and |1 − f| (CMD; 0 is best) over sizes, by background", rows)
+    yield from _backgrounds(record, notes)
     yield from _telescope(circuit.points[HEADLINE])
     fitted = notes.cell(record.metrics.gaussian_ratio.fitted)
     yield Section("ρ: KL of raw over KL of noise around the clean values", [("fitted", fitted)])
@@ -103,6 +106,20 @@ def _thresholds(record: Record, notes: Notes) -> Iterator[Line]:
             *("" if number is None else notes.value(number).plain for number in numbers),
             _efficiency(circuit.points[size], notes),
         )
+
+
+def _backgrounds(record: Record, notes: Notes) -> Iterator[Section]:
+    """Faithfulness by what removed edges carry: how far one number of it depends on that choice."""
+    found = by_background(record)
+    if not found:
+        return
+    rows: list[Line] = [
+        (name, notes.cell(number), CIRCUIT_RUNGS[name].partition(";")[0]) for name, number in found.items()
+    ]
+    rows.append(("range", notes.value(number_of(record, "faithfulness_range")).plain, "largest − smallest"))
+    others = [name for name in CIRCUIT_RUNGS if name not in found]
+    missing = [f"Not measured: {', '.join(others)}."] if others else []
+    yield Section("f of the headline circuit by background: what removed edges carry", [*rows, *missing])
 
 
 def _efficiency(point: CircuitPoint, notes: Notes) -> str:

@@ -19,7 +19,7 @@ from remainder.record.intervals import Ratio
 from remainder.record.number import Number
 from remainder.record.orders import shape_of
 from remainder.record.ratio import gaussian_ratio
-from remainder.record.rungs import ALL, CODED, is_deep
+from remainder.record.rungs import ALL, CIRCUIT_RUNGS, CODED, is_deep
 from remainder.record.schema import Record
 from remainder.record.summary import explained_variance, l0
 from remainder.record.values import Totals, gap, pooled
@@ -35,6 +35,7 @@ __all__ = [
     "SITE_COLUMNS",
     "Quantity",
     "applicable",
+    "by_background",
     "chosen",
     "default_columns",
     "number_of",
@@ -130,6 +131,26 @@ def _kept(record: Record) -> Number:
 def _faithfulness(record: Record) -> Number:
     rung = record.circuits.points[HEADLINE].rungs.get("counterfactual")
     return Number.null("background counterfactual was not measured") if rung is None else rung.faithfulness
+
+
+def by_background(record: Record) -> dict[str, Number]:
+    """Faithfulness of the headline circuit with each background that it was measured with.
+
+    Backgrounds of SAE errors are left out: they keep other nodes, and do not fill the same ones otherwise.
+    """
+    rungs = record.circuits.points[HEADLINE].rungs
+    return {
+        name: rungs[name].faithfulness
+        for name in CIRCUIT_RUNGS
+        if name in rungs and rungs[name].faithfulness.value is not None
+    }
+
+
+def _faithfulness_range(record: Record) -> Number:
+    values = [number.value for number in by_background(record).values() if number.value is not None]
+    if len(values) < 2:
+        return Number.null("faithfulness was measured with fewer than two backgrounds")
+    return Number.bare(max(values) - min(values), "largest less smallest of the backgrounds measured")
 
 
 def _area(metric: str, background: str = "counterfactual") -> OfRecord:
@@ -324,6 +345,13 @@ _TABLE = (
     ),
     _cost("kilobytes", "kB", "Size of the submission's files, weights among them", "small", _kilobytes),
     _of_circuits("faithfulness", "f", "Faithfulness, counterfactual background", _faithfulness, "large"),
+    _of_circuits(
+        "faithfulness_range",
+        "f range",
+        "Largest less smallest f over the backgrounds that removed edges were given",
+        _faithfulness_range,
+        "small",
+    ),
     _of_circuits("cpr", "CPR", "MIB: area under f over circuits of all sizes", _area("cpr"), "large"),
     _of_circuits("cmd", "CMD", "MIB: area under |1 − f| over all sizes", _area("cmd"), "small"),
     _of_circuits(
