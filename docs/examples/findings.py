@@ -36,6 +36,7 @@ from remainder.task.spec import Task, load_task
 
 if TYPE_CHECKING:
     import coarse_graining as flows
+    import findings_board as board
     import findings_circuits as circuits
     import findings_codes as codes
     import findings_columns as columns
@@ -44,14 +45,15 @@ if TYPE_CHECKING:
     import findings_plots as plots
     import findings_protocol_1 as protocol_1
     import findings_report as report
+    import findings_residual as residual
     import findings_words as words
     from findings_words import Rows, Side
 else:
-    circuits, codes, columns, noise, pairs, plots, protocol_1, report, words = (
+    board, circuits, codes, columns, noise, pairs, plots, protocol_1, report, residual, words = (
         load_script(Path(__file__).with_name(f"findings_{name}.py"))
         for name in (
-            *("circuits", "codes", "columns", "noise", "pairs"),
-            *("plots", "protocol_1", "report", "words"),
+            *("board", "circuits", "codes", "columns", "noise", "pairs"),
+            *("plots", "protocol_1", "report", "residual", "words"),
         )
     )
     flows = load_script(Path(__file__).with_name("coarse_graining.py"))
@@ -244,7 +246,7 @@ def report_blocks(results: Path, decisions: str) -> dict[str, str]:
         decisions: the paragraph on pairs of dictionaries.
     """
     records = words.every(results)
-    rows = report.board(records)
+    rows = board.board(records)
     found = columns.all_correlations(records)
     first = [
         record
@@ -255,10 +257,10 @@ def report_blocks(results: Path, decisions: str) -> dict[str, str]:
         "abstract": report.abstract(rows, circuits.ranges(rows.circuits), *columns.largest(found[0])),
         "measured": report.measured(rows),
         "price": report.price(rows, decisions),
-        "orders": report.orders(rows),
-        "shape": report.shape(rows),
-        "ratio": report.ratio(rows, first),
-        "bath": report.bath(rows),
+        "orders": residual.orders(rows),
+        "shape": residual.shape(rows),
+        "ratio": residual.ratio(rows, first),
+        "bath": residual.bath(rows),
         "lexical": report.lexical(rows),
         "net bits": report.net_bits(rows),
         "flow": flows.overview(flows.read(flows.FLOWS)),
@@ -268,13 +270,13 @@ def report_blocks(results: Path, decisions: str) -> dict[str, str]:
 
 def circuit_block(results: Path) -> dict[str, str]:
     """The block on circuits."""
-    rows = report.board(words.every(results))
+    rows = board.board(words.every(results))
     return {"circuits": circuits.said(circuits.spreads(results, rows.circuits))}
 
 
 def listed(results: Path) -> str:
     """A line for each row that the report is about: what it is of, and the record."""
-    rows = report.board(words.every(results))
+    rows = board.board(words.every(results))
     cells = [
         [
             *(record.task.id, words.name_of(record)),
@@ -411,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def drawn(results: Path) -> dict[str, Figure]:
     """The figures of the report by their names."""
     records = words.every(results)
-    rows = report.board(records)
+    rows = board.board(records)
     return {
         "findings-perturbativity": plots.perturbativity(rows),
         "findings-ratio": plots.ratio(rows.text),

@@ -85,6 +85,8 @@ def _fvu(record: Record) -> Number | None:
     return None if point is None else point.fvu
 
 
+BESIDE = ("annealed − mean, × 0.6", "net bits")
+"""Scores that stand in the table beside default columns."""
 SITES = (
     Score("bits", words.quantity("bits_per_token"), default=True),
     Score("L0", words.quantity("l0")),
@@ -97,7 +99,8 @@ SITES = (
     Score("|Δ raw|", _size("gap_raw")),
     Score("|Δ Gaussian|", _size("gap_gaussian")),
     Score("efficiency", words.quantity("efficiency"), default=True),
-    Score("annealed − mean, × 0.6", words.quantity("annealed_difference_0.6"), default=True),
+    Score("|Δ annealed|", _size("gap_annealed"), default=True),
+    Score("annealed − mean, × 0.6", words.quantity("annealed_difference_0.6")),
     Score("ρ", words.quantity("gaussian_ratio")),
     Score("ρ even", words.quantity("rho_even"), default=True),
     Score("ρ odd", words.quantity("rho_odd")),
@@ -133,9 +136,13 @@ class Correlations(NamedTuple):
     low: Array
     high: Array
 
+    def is_known(self, place: int) -> bool:
+        """Whether enough rows have the score, and another beside it."""
+        return bool(np.isfinite(self.value[place]).sum() > 1)
+
     def groups(self) -> list[list[int]]:
         """Scores that say the same, by their places; those without a correlation stand alone."""
-        known = [i for i in range(len(self.scores)) if np.isfinite(self.value[i]).sum() > 1]
+        known = [i for i in range(len(self.scores)) if self.is_known(i)]
         distance = 1 - np.abs(np.nan_to_num(self.value[np.ix_(known, known)]))
         np.fill_diagonal(distance, 0)
         tree = linkage(squareform((distance + distance.T) / 2, checks=False), "average")
@@ -263,13 +270,15 @@ def _sentence(one: Correlations) -> str:
         if twice
         else "Every default column stands in a group of its own. "
     )
-    text += f"Scores by themselves, and no default columns: {', '.join(unheard)}." if unheard else ""
+    text += f"Scores by themselves, and no default columns: {', '.join(unheard)}. " if unheard else ""
+    empty = [score.label for i, score in enumerate(one.scores) if score.default and not one.is_known(i)]
+    text += f"Default columns that too few rows have a number for: {', '.join(empty)}." if empty else ""
     return text.strip()
 
 
 def _defaults(one: Correlations) -> str:
-    """Correlations of the default columns with their intervals, as a table."""
-    places = [i for i, score in enumerate(one.scores) if score.default]
+    """Correlations of the default columns, and of those beside them, with their intervals, as a table."""
+    places = [i for i, s in enumerate(one.scores) if (s.default or s.label in BESIDE) and one.is_known(i)]
     cells = []
     for i in places:
         row = [one.scores[i].label]
@@ -277,8 +286,9 @@ def _defaults(one: Correlations) -> str:
             row.append("" if j >= i else cell(one, i, j))
         cells.append(row)
     headings = ("", *(one.scores[i].label for i in places[:-1]))
-    return f"Rank correlations of the default columns, {one.kind}:\n\n" + words.table(
-        headings, [row[:-1] for row in cells[1:]], Notes()
+    return (
+        f"Rank correlations of default columns, and of {' and '.join(BESIDE)}, at {one.kind}:\n\n"
+        + words.table(headings, [row[:-1] for row in cells[1:]], Notes())
     )
 
 

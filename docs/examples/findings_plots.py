@@ -16,13 +16,15 @@ from remainder.report.palette import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERM
 from remainder.task.script import load_script
 
 if TYPE_CHECKING:
+    import findings_board as board
     import findings_noise as noise
-    import findings_report as report
+    import findings_residual as residual
     import findings_words as words
     from findings_words import Of
 else:
-    noise, report, words = (
-        load_script(Path(__file__).with_name(f"findings_{name}.py")) for name in ("noise", "report", "words")
+    board, noise, residual, words = (
+        load_script(Path(__file__).with_name(f"findings_{name}.py"))
+        for name in ("board", "noise", "residual", "words")
     )
 
 KINDS: tuple[tuple[str, Callable[[Record], bool], str, str], ...] = (
@@ -167,7 +169,7 @@ LARGEST = 1.2
 """Sizes of π beyond this lie on the edge of the map."""
 
 
-def perturbativity(rows: report.Board) -> Figure:
+def perturbativity(rows: board.Board) -> Figure:
     """π over the quadratic order of every row of the board."""
     figure = Figure(figsize=(7.2, 3.7), layout="constrained", dpi=110)
     axes = figure.subplots()
@@ -179,7 +181,7 @@ def perturbativity(rows: report.Board) -> Figure:
     )
     for label, records, colour, marker in groups:
         for record in records:
-            at, number = report._a2(record), words.quantity("perturbativity")(record)
+            at, number = residual.quadratic(record), words.quantity("perturbativity")(record)
             if at is None or at <= 0 or number is None or number.value is None:
                 continue
             low, value, high = (
@@ -189,10 +191,10 @@ def perturbativity(rows: report.Board) -> Figure:
             axes.plot(at, value, marker, color=colour, ms=4, label=label, zorder=3)
             axes.plot([at, at], [low, high], color=colour, lw=0.9, zorder=2)
             label = "_"
-    for bound in (-report.WEAK, report.WEAK):
+    for bound in (-residual.WEAK, residual.WEAK):
         axes.axhline(bound, color=GREY, lw=0.7, ls=":")
     axes.axhline(0, color=GREY, lw=0.8)
-    axes.axvline(report.STRONG, color=GREY, lw=0.7, ls=":")
+    axes.axvline(residual.STRONG, color=GREY, lw=0.7, ls=":")
     axes.set_xscale("log")
     axes.set_xlim(1e-5, None)
     axes.set_xlabel("quadratic order of the Gaussian residual's cost, nats a token", fontsize=8)

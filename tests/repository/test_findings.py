@@ -20,6 +20,7 @@ from remainder.record.number import Number
 from remainder.record.recompute import recompute
 from remainder.record.schema import Record
 from remainder.record.store import read_record, read_summary
+from remainder.report.quantities import default_columns
 from remainder.task.script import load_script
 
 RESULTS = sorted((project_root() / "leaderboard" / "results").rglob("*.json"))
@@ -94,7 +95,7 @@ def test_the_pages_are_those_of_the_records(findings: ModuleType) -> None:
 def test_the_report_on_circuits_is_that_of_their_values(findings: ModuleType) -> None:
     said = findings.circuit_block(findings.RESULTS)["circuits"]
     assert said == block(findings.REPORT.read_text(encoding="utf-8"), "circuits")
-    rows = findings.report.board(findings.words.every(findings.RESULTS))
+    rows = findings.board.board(findings.words.every(findings.RESULTS))
     for spread in findings.circuits.spreads(findings.RESULTS, rows.circuits):
         if spread.difference.value is not None:
             one, other = (spread.shares[name].value for name in ("counterfactual", "raw"))
@@ -162,9 +163,22 @@ def test_rank_correlations_of_one_task_are_those_of_spearman(findings: ModuleTyp
     ).groups()
 
 
+def test_default_columns_of_the_correlations_are_those_of_the_board(findings: ModuleType) -> None:
+    """A site of a public model, and a circuit: the quantities of default columns give the very numbers."""
+    for scores, place in (
+        (findings.columns.SITES, "smollm2-135m/resid-15/2/topk-sae-32"),
+        (findings.columns.CIRCUITS, "smollm2-135m/ioi/2/eap-ig"),
+    ):
+        record = findings.words.summary(findings.RESULTS / place)
+        columns = default_columns([record])
+        shown = [abs(column.of_record(record).value) for column in columns]
+        found = [score.of(record) for score in scores if score.default]
+        assert [abs(number.value) for number in found if number and number.value is not None] == shown, place
+
+
 def test_a_number_that_changes_sign_changes_the_report(findings: ModuleType) -> None:
     """A row whose interval moves to the other side is counted on that side."""
-    rows = findings.report.board(
+    rows = findings.board.board(
         [
             findings.words.summary(path)
             for path in sorted((findings.RESULTS / "tiny" / "wiki" / "2").iterdir())
@@ -179,7 +193,7 @@ def test_a_number_that_changes_sign_changes_the_report(findings: ModuleType) -> 
         metrics = record.metrics.model_copy(update={"ratio_parts": parts})
         changed = record.model_copy(update={"metrics": metrics})
         numbers = findings.words.jointly([changed], findings.words.quantity("rho_odd"))
-        return findings.report._by_sign("ρ odd", numbers, "above 0", "below 0")
+        return findings.board.by_sign("ρ odd", numbers, "above 0", "below 0")
 
     assert said(0.2, 0.3) == "ρ odd: above 0 in 1 of 1 (`wiki-topk` at tiny/wiki)."
     assert said(-0.3, -0.2) == "ρ odd: below 0 in 1 of 1 (`wiki-topk` at tiny/wiki)."
