@@ -48,6 +48,8 @@ class Panel(NamedTuple):
     """A band that a criterion allows."""
     knee: float | None = None
     """Up to this share of the largest size the scale is linear, beyond it logarithmic; None: linear."""
+    unit_size: float = 0.0
+    """The scale is linear up to this size at least."""
 
 
 class Part(NamedTuple):
@@ -137,6 +139,7 @@ class _Spec(NamedTuple):
     levels: tuple[float, ...] = ()
     allowed: tuple[float, float] | None = None
     knee: float | None = None
+    unit_size: float = 0.0
 
 
 _PANELS = (
@@ -195,6 +198,8 @@ _PANELS = (
         ),
         levels=(0.0, 1.0),
         allowed=(0.9, 1.1),
+        knee=1e-3,
+        unit_size=1.0,
     ),
     _Spec(
         "bath",
@@ -236,6 +241,7 @@ def panels_of(flow: Flow, records: Sequence[Record]) -> list[Panel]:
                     spec.levels,
                     spec.allowed,
                     spec.knee,
+                    spec.unit_size,
                 )
             )
     return found

@@ -184,12 +184,13 @@ def _scale(axes: Axes, panel: Panel, knee: float) -> None:
     numbers = [number for series in panel.series for number in series.numbers]
     values = [end for n in numbers for end in (n.value, n.low, n.high) if end is not None]
     sizes = [abs(number.value) for number in numbers if number.value]
-    if not sizes or max(sizes) < _ONE_SCALE * min(sizes):
+    if not sizes or max(sizes) < _ONE_SCALE * max(min(sizes), panel.unit_size):
         return
     if min(values) > 0:
         axes.set_yscale("log")
         return
-    linear = 10.0 ** math.floor(math.log10(knee * max(sizes)) + 0.5)
+    # There is nothing to tell apart below the smallest size, nor room for it.
+    linear = 10.0 ** math.floor(math.log10(max(knee * max(sizes), min(sizes), panel.unit_size)) + 0.5)
     axes.set_yscale("symlog", linthresh=linear, linscale=0.7)
     powers = range(math.ceil(math.log10(max(map(abs, values)) / linear) - 0.05), -1, -1)
     sides = [(-1, -min(values)), (1, max(values))]
