@@ -15,12 +15,16 @@ from remainder.record.part import Part
 from remainder.report.tables import render
 from remainder.task.spec import DEMO, Tier, list_tasks, load_task
 
+TOLD: list[tuple[str, int, int | None]] = []
+"""What a person is told while it is measured: what is done, how much of it, and of how much."""
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REMAINDER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return evaluate(make_loaded(), Shrink(), tier=DEMO)
+        TOLD.clear()
+        return evaluate(make_loaded(), Shrink(), tier=DEMO, progress=lambda *told: TOLD.append(told))
 
 
 def test_every_text_has_it_and_nothing_else_has() -> None:
@@ -49,6 +53,17 @@ def test_transform_coding_is_measured_beside_it_and_ratios_are_not(demo: Result)
     assert demo.record.metrics.gaussian_ratio.fitted.value is None
     assert plan(make_task(), DEMO).nulls == ()
     assert len(plan(make_task(), DEMO, rungs=("all",)).nulls) == 3
+
+
+@pytest.mark.usefixtures("demo")
+def test_no_phase_stands_still_under_the_name_of_another() -> None:
+    """Passes of transform coding are counted: the model may be loaded after the phase was named."""
+    counted = [(done, total) for doing, done, total in TOLD if doing.startswith("transform coding") and total]
+    assert len(counted) > 2
+    assert [done for done, _ in counted] == sorted({done for done, _ in counted})
+    assert all(
+        done < total for done, total in counted
+    )  # told before each pass: it is never full and still at work
 
 
 def test_the_table_says_what_it_is(demo: Result) -> None:

@@ -398,8 +398,8 @@ def cite(
     if (gone := read_withdrawn(results_folder()).get(found.hash)) is not None:
         print(_wrapped(f"  This record {gone.sentence}"), file=sys.stderr)
     if found.date is None:
-        print(
+        why = (
             "  It has no date here: a snapshot's is that of its commit, which only a checkout with its whole "
-            "history knows, and no day that is still to come is taken for one.",
-            file=sys.stderr,
+            "history knows, and no day that is still to come is taken for one."
         )
+        print(_wrapped(why), file=sys.stderr)
