@@ -14,12 +14,16 @@ from remainder.task.lock import read_lock
 from remainder.task.spec import Task, list_tasks, load_task
 
 RESULTS = project_root() / "leaderboard" / "results"
-# What lies on a hub cannot be had by everybody who builds this; docs/hub.md says that none was measured.
-# Tasks that give places are measured when the lock closes.
+LATER = {"smollm2-135m/resid-15-python", "smollm2-135m/resid-15-wiki-to-python"}
+"""Tasks that came after the lock was closed, and whose baselines are not measured yet: docs/texts.md says so."""
+# What lies on a hub, or is under terms, cannot be had by everybody who builds this; docs/hub.md and
+# docs/texts.md say what was measured of it. Tasks that give places are measured when the lock closes.
 PUBLIC = [
     task
     for name in list_tasks()
-    if (task := load_task(name)).model.hub is None and not (task.gives_places and read_lock().open)
+    if (task := load_task(name)).model.is_open
+    and name not in LATER
+    and not (task.gives_places and read_lock().open)
 ]
 
 
@@ -39,6 +43,11 @@ def test_every_baseline_is_measured_on_every_public_task(task: Task) -> None:
         )
     ]
     assert not missing, f"run: remainder run {task.id} --out leaderboard/results"
+
+
+def test_what_is_measured_later_is_said() -> None:
+    page = (project_root() / "docs" / "texts.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in LATER)
 
 
 def test_there_are_tasks_and_records_to_look_at() -> None:

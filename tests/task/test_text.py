@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from remainder.errors import AssetError
 from remainder.task.spec import CorpusSpec, SplitSpec, WheelSpec, load_task
-from remainder.task.text import Corpus, Document, build_corpus, read_documents, text_of
+from remainder.task.text import Corpus, Document, TransferCorpus, build_corpus, read_documents, text_of
 
 BOS = 99
 SPLITS = ("evaluation", "calibration", "fit")
@@ -157,3 +157,11 @@ def test_the_text_of_the_project_is_found_by_the_file_that_it_was_read_from() ->
 def test_a_folder_without_its_token_ids_is_named(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"lacks tokens\.safetensors, of its text letters"):
         Corpus.load(tmp_path, spec(), SplitSpec(seed=0, evaluation=2, calibration=2))
+
+
+def test_a_text_may_be_evaluated_on_another() -> None:
+    one, other = (corpus_of([30, 12, 25, 40, 8, 33, 27, 19], seed) for seed in (1, 2))
+    found = TransferCorpus.of(one, other)
+    for split, text in (("fit", one), ("calibration", one), ("evaluation", other)):
+        assert found.windows(split).inputs.tolist() == text.windows(split).inputs.tolist()
+    assert found.hash not in {one.hash, other.hash}

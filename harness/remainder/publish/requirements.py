@@ -143,6 +143,8 @@ def require_plain(found: Submission) -> None:
 def required_tasks(submission: Submission) -> list[Task]:
     """The tasks that a submission must have records of: those that it names, else the one that it fits.
 
+    Of tasks that differ in their text alone that is the one which is no variant of another.
+
     Raises:
         TaskError: if it names an unknown one, or none and fits none or several.
     """
@@ -150,7 +152,8 @@ def required_tasks(submission: Submission) -> list[Task]:
         return [public_task(name) for name in submission.tasks]
     fitting: list[Task] = []
     if "hub" in submission.format.sources:  # weights, whose settings tell their place; others fit everything
-        fitting = [task for task in map(load_task, list_tasks()) if _fits(submission, task)]
+        tasks = [task for task in map(load_task, list_tasks()) if task.variant_of is None]
+        fitting = [task for task in tasks if _fits(submission, task)]
     if len(fitting) == 1:
         return fitting
     many = ", ".join(task.id for task in fitting[:6])

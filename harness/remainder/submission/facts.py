@@ -13,11 +13,18 @@ __all__ = ["facts_of"]
 
 def facts_of(task: Task) -> Iterator[tuple[str, str]]:
     """Facts about a task, each with the word that its line begins with."""
+    if task.variant_of is not None:
+        yield "variant", f"of {task.variant_of}: the same site, on another text"
     yield "model", f"{task.model.name} ({task.model.licence})"
+    if terms := task.model.terms:
+        accepting = f"`remainder fetch {task.id} --accept-terms {terms.id}`"
+        yield "terms", f"{terms.name}, {terms.url}; {accepting} accepts them"
     if build := task.build:
         yield "data", f"{build.data} ({build.data_licence})"
     if corpus := task.corpus:
         yield "text", f"{corpus.name} ({corpus.licence})"
+    if evaluated := task.evaluated:
+        yield "evaluated", f"on another text: {evaluated.name} ({evaluated.licence})"
     yield from task.kind.facts(task)
     if corpus and task.positions:
         special = " ".join(str(token) for token in corpus.special_tokens)

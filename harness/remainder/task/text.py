@@ -1,6 +1,7 @@
 """Token ids of a pinned text, cut into windows of documents and split by document.
 
-1. Read the documents of a text of this project (`tasks/texts`).
+1. Read the documents of a text of this project (`tasks/texts`), or the modules of pinned wheels
+   (`task.modules`).
 2. Tokenise each document with the model's own tokenizer, cut it into windows of `window - 1` tokens,
    and put the beginning-of-sequence token before each. A remainder shorter than a window is not used.
 3. Order documents by a seeded hash; the first go to `evaluation`, the next to `calibration`, the rest
@@ -35,6 +36,7 @@ __all__ = [
     "Document",
     "SealedCorpus",
     "Split",
+    "TransferCorpus",
     "Windows",
     "build_corpus",
     "read_documents",
@@ -226,6 +228,28 @@ class SealedCorpus(Corpus):
         sealed = Corpus.of_documents(public.spec, public.splits, names, names, ids)
         own = {each.name: getattr(public, each.name) for each in fields(Corpus)}
         return cls(**own, sealed=sealed)
+
+
+@dataclass(frozen=True)
+class TransferCorpus(Corpus):
+    """A task's text for fitting and calibration, and another one for evaluation."""
+
+    other: Corpus
+    """The text of the evaluation split, which is the one that it has in a task of its own."""
+
+    def windows(self, split: Split) -> Windows:
+        """Windows as those of `Corpus`, on the split `evaluation` those of the other text."""
+        return self.other.windows(split) if split == "evaluation" else super().windows(split)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of both texts' hashes."""
+        return hashlib.sha256(f"{super().hash}|{self.other.hash}".encode()).hexdigest()
+
+    @classmethod
+    def of(cls, public: Corpus, other: Corpus) -> TransferCorpus:
+        """The text `public` with the evaluation split of `other` in place of its own."""
+        return cls(**{each.name: getattr(public, each.name) for each in fields(Corpus)}, other=other)
 
 
 def text_of(wheel: WheelSpec) -> Path:
