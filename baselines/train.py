@@ -1,4 +1,4 @@
-"""Train a sparse autoencoder or transcoder of a language model; write `weights/` and `train.log` into its folder.
+"""Train a sparse autoencoder or transcoder of a language model; write `weights/` and `train.log`.
 
     python baselines/train.py topk-sae-32                # baselines/topk-sae-32
     python baselines/train.py topk-sae-32 --seed 1       # baselines/topk-sae-32-seed-1
@@ -6,8 +6,8 @@
 Activations are those of the task's `fit` split at spliced positions (attention sinks and special tokens
 left out), shuffled anew in every epoch from the seed. Sparse autoencoders are trained by sae-lens. It has no
 trainer for transcoders, whose inputs and targets differ: theirs is `fit_transcoder`, and the result is saved
-as a sae-lens transcoder. Matrix products are bfloat16 unless the recipe says otherwise, sums and weights float32; what is stored is
-float16.
+as a sae-lens transcoder. Matrix products are bfloat16 unless the recipe says otherwise, sums and weights
+float32; what is stored is float16.
 """
 
 from __future__ import annotations

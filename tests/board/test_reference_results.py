@@ -15,7 +15,7 @@ from remainder.task.spec import Task, list_tasks, load_task
 
 RESULTS = project_root() / "leaderboard" / "results"
 LATER = {"smollm2-135m/resid-15-python", "smollm2-135m/resid-15-wiki-to-python"}
-"""Tasks that came after the lock was closed, and whose baselines are not measured yet: docs/texts.md says so."""
+"""Tasks that came after the lock was closed, whose baselines are not measured yet: docs/texts.md says so."""
 # What lies on a hub, or is under terms, cannot be had by everybody who builds this; docs/hub.md and
 # docs/texts.md say what was measured of it. Tasks that give places are measured when the lock closes.
 PUBLIC = [

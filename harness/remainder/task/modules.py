@@ -52,7 +52,7 @@ def read_modules(wheels: Sequence[tuple[SourceWheel, Path]]) -> list[Document]:
 
 
 def stated_licences(archive: zipfile.ZipFile) -> set[str]:
-    """What the METADATA of a wheel states as its licence, in small letters; a whole text is no name."""
+    """The licences that the METADATA of a wheel states, in small letters; a whole text is no name."""
     (name,) = [each for each in archive.namelist() if each.endswith(".dist-info/METADATA")]
     message = HeaderParser().parsestr(archive.read(name).decode())
     stated = [message.get("License-Expression", ""), message.get("License", "")]
