@@ -1,7 +1,7 @@
 """`python -m remainder.loading.windows [TASK|SUITE ...]` writes windows of tasks into `tasks/windows.json`.
 
 See `remainder.record.windows`. Without a task those of all that can be opened here are written; a task that
-cannot (its model lies on a hub) keeps what the file has.
+not everybody can open (its model lies on a hub, or is under terms) keeps what the file has.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main(names: Sequence[str]) -> None:
     known = list_tasks()
     chosen = [task for name in names for task in ([name] if name in known else list_tasks(name))]
     for name in chosen or known:
-        if load_task(name).model.hub is not None:
-            print(f"{name}: left out, its model lies on a hub", file=sys.stderr)
+        if not load_task(name).model.is_open:
+            print(f"{name}: left out, its model lies on a hub or is under terms", file=sys.stderr)
             continue
         try:
             content[name] = tier_hashes(name)
