@@ -199,7 +199,7 @@ class Measured:
     def _arrivals(
         self, batch: SiteBatch, entry: Entry | None, keep: int, place: int, clean: Tensor, draw: Draw
     ) -> dict[str, Float[Tensor, "docs pos d"]]:
-        """What arrives at a site from the one below it, by name."""
+        """Arrivals at a site from the one below it, by name."""
         site, below = self.sites[keep][place], self.sites[keep][place - 1]
         noise = self.fitted[keep][place - 1].single
 

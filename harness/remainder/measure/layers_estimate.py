@@ -25,7 +25,7 @@ __all__ = ["LayersEstimate", "estimate_layers"]
 
 
 class LayersEstimate(NamedTuple):
-    """What it would take."""
+    """The cost of a measurement."""
 
     calibration: int
     """Windows."""

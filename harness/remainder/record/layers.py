@@ -76,9 +76,9 @@ STATEMENTS = ("kept", "linear", "noise", "additive", "corrected")
 """Statements of a site with sites below, in the order of tables."""
 
 REMAINDERS = ("alone", "raw", "gaussian")
-"""What lies below a site when its remainder is looked at: the model itself, x̂, or x̂ with noise."""
+"""States of the sites below one whose remainder is looked at: the model itself, x̂, or x̂ with noise."""
 ARRIVALS = ("linear", "gaussian", "real")
-"""What arrives at a site from the one below: J ε, noise, and the remainder itself."""
+"""Arrivals at a site from the one below: J ε, noise, and the remainder itself."""
 
 _SHARE, _OF_COST = 0.10, 0.05
 """Room that statements leave."""
@@ -115,7 +115,7 @@ class SiteSums(FrozenModel):
     activation: tuple[Real, ...]
     """‖x − mean‖² in the untouched model."""
     remainder: dict[str, tuple[Real, ...]]
-    """By what lies below, one of `REMAINDERS`; of the first site `alone` only."""
+    """‖x − x̂ − mean‖² by what lies below, one of `REMAINDERS`; of the first site `alone` only."""
     arrival: dict[str, tuple[Real, ...]]
     """One of `ARRIVALS`; of the first site none."""
 
@@ -131,9 +131,9 @@ class Spectrum(FrozenModel):
     """A covariance."""
 
     power: Real
-    """Its trace."""
+    """The trace."""
     leading: tuple[Real, ...]
-    """Its largest eigenvalues, as shares of the trace, descending."""
+    """The largest eigenvalues, as shares of the trace, descending."""
     directions: Real
     """(tr Σ)² / tr Σ²: in how many directions it lies."""
 
@@ -166,9 +166,9 @@ class SiteFit(FrozenModel):
 
     alone: Spectrum
     raw: Spectrum | None = None
-    """With x̂ below; null of the first site."""
+    """The remainder with x̂ below; null of the first site."""
     gaussian: Spectrum | None = None
-    """With x̂ and noise below."""
+    """The remainder with x̂ and noise below."""
     raw_to_alone: Against | None = None
     gaussian_to_alone: Against | None = None
     arrived: Arrived | None = None
@@ -196,7 +196,7 @@ class SiteNumbers(FrozenModel):
     power_raw: Number
     """Power of the remainder with x̂ below, over that alone."""
     power_gaussian: Number
-    """The same with noise below."""
+    """Power of the remainder with x̂ and noise below, over that alone."""
     arrives: Number
     """Power of J ε over that of the site's own remainder."""
     gaussian_to_linear: Number
@@ -221,10 +221,10 @@ class ChainNumbers(FrozenModel):
 
 
 class LayerShell(FrozenModel):
-    """So many sources kept at every site."""
+    """The chain with so many sources kept at every site."""
 
     keep: int
-    """At each token and site; where fewer are on, these."""
+    """Number of sources at each token and site; where fewer are on, these."""
     sums: LayerSums
     fits: tuple[SiteFit, ...]
     rungs: dict[str, RungNumbers]
@@ -237,7 +237,7 @@ class Chain(FrozenModel):
 
     protocol: str
     sites: tuple[LayerSite, ...]
-    """In the order of a pass."""
+    """Sites in the order of a pass."""
     model: Pinned
     data: Pinned
     tier: str
@@ -245,7 +245,7 @@ class Chain(FrozenModel):
     order: str
     """The order in which sources are kept."""
     seed: int
-    """Of noise and bootstrap: that of the first site's task."""
+    """Seed of noise and bootstrap: that of the first site's task."""
     pairs: int
     """Antithetic pairs of draws."""
     step: Real
@@ -261,7 +261,7 @@ class Layers(FrozenModel):
     layers_version: int = 1
     chain: Chain
     documents: tuple[str, ...]
-    """Of the evaluation split, sorted."""
+    """Documents of the evaluation split, sorted."""
     tokens: tuple[int, ...]
     """Scored tokens of each: those that are scored at every site."""
     clean: tuple[Real, ...]
@@ -308,7 +308,7 @@ def rungs_of(sites: int) -> list[str]:
 
 
 class LayerNumbers(NamedTuple):
-    """What follows from the sums of one shell."""
+    """Numbers that follow from the sums of one shell."""
 
     rungs: dict[str, RungNumbers]
     sites: tuple[SiteNumbers, ...]

@@ -29,7 +29,7 @@ __all__ = ["WORDS", "Sides", "Verdict", "claims", "decided", "verdicts_of", "wit
 Array = NDArray[np.float64]
 
 WORDS = ("holds", "fails")
-"""What is claimed of a statement."""
+"""Claims that are made of a statement."""
 
 
 class Verdict(FrozenModel):

@@ -26,7 +26,7 @@ class Column(NamedTuple):
     part: int
     """The table that shows it."""
     of: Callable[[LayerShell, int], Number]
-    """Of a shell and a site, counted from 0."""
+    """The number of a shell and a site, counted from 0."""
     says: str
     """A few words for the legend."""
 

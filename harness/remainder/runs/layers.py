@@ -42,7 +42,7 @@ class PlannedLayers(NamedTuple):
     """A chain before it is measured."""
 
     chain: tuple[Layered, ...]
-    """In the order of a pass."""
+    """Sites in the order of a pass."""
     entries: tuple[Entry, ...]
     plan: Plan
     keeps: tuple[int, ...]
@@ -249,7 +249,7 @@ def measured_layers(
 
 
 def chain_of(planned: PlannedLayers) -> Chain:
-    """What a file of layers states of a chain."""
+    """The facts of a chain that its file states."""
     first = planned.chain[0].loaded
     return Chain(
         protocol=first.task.protocol,

@@ -111,7 +111,7 @@ class ClaimedQuantity:
     inner: ClaimedQuantity | None = None
     """The quantity of the shell, as of any record; of kind `of a shell` only."""
     site: int | None = None
-    """Which site of a chain it is of, from 1; None where it is of none."""
+    """The site of a chain that it is of, from 1; None where it is of none."""
 
     @property
     def bare(self) -> str:
