@@ -1,4 +1,4 @@
-"""What changed between two snapshots, and since the newest one.
+"""Changes between two snapshots, and since the newest one.
 
 Records lie at `TASK/N/SUBMISSION/ID.json`; what shares all but the id is the same row at another time.
 Between two lists of them a row is new, gone, or stands with another record. Of a row with one record in both
@@ -76,7 +76,7 @@ def changes_between(earlier: Mapping[str, str], later: Mapping[str, str], names:
 
 
 def history_of_changes(snapshots: Sequence[Frozen], now: Mapping[str, str]) -> list[Changes]:
-    """From each snapshot to the next one and from the newest to the records that are there, the last first.
+    """List changes from each snapshot to the next one, and from the newest to the records there, the last first.
 
     Args:
         snapshots: newest first.

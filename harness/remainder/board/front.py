@@ -122,7 +122,7 @@ class Badge(NamedTuple):
     name: str
     task: str
     file: str
-    """Its path below the site, without the ending."""
+    """The path of its page below the site, without the ending."""
 
 
 class Shared(NamedTuple):

@@ -36,7 +36,7 @@ class _Joint(NamedTuple):
     expected: Path
     """The place where a folder of results has it."""
     records: Sequence[Record]
-    """None where it holds the values that it follows from itself."""
+    """The values that it follows from; None where it holds them itself."""
     stated: SubmissionInfo | None
     """A submission that it states besides those of the records, if any."""
 

@@ -42,13 +42,13 @@ class Link(NamedTuple):
 
 
 class Maker(NamedTuple):
-    """What the folder of a submission says."""
+    """The facts that the folder of a submission states."""
 
     title: str
     authors: tuple[str, ...]
     licence: str
     paper: str
-    """Its address; empty where none is stated."""
+    """The address; empty where none is stated."""
     links: tuple[Link, ...]
 
 
@@ -85,7 +85,7 @@ def copy_texts(record: Record, site: Path) -> None:
 
 
 def _weights(folder: Path, stated: Description) -> list[Link]:
-    """Where the weights lie, if it has any."""
+    """The place of the weights, if it has any."""
     hub, place = stated.method.get("hub"), stated.method.place
     if hub is not None:
         return [Link("weights", "", f"hub {hub}")]

@@ -50,7 +50,7 @@ class Scored(NamedTuple):
     net_bits: Number = Number.null("it was not asked for")
     """Bits a token that its codes save, beside a Gaussian of x."""
     places: tuple[tuple[str, Place], ...] = ()
-    """Its places on the task, with the name of the budget of each."""
+    """The places on the task, with the name of the budget of each."""
 
 
 class Method(NamedTuple):
@@ -64,17 +64,17 @@ class Method(NamedTuple):
 
     @property
     def places(self) -> list[tuple[str, str, Place]]:
-        """Its places on all of its tasks: task, name of the budget, place."""
+        """The places on all of its tasks: task, name of the budget, place."""
         return [(task, *held) for task, one in self.by_task.items() for held in one.places]
 
     @property
     def firsts(self) -> int:
-        """In how many budgets of its tasks it may be the first."""
+        """The number of budgets of its tasks in which it may be the first."""
         return sum(place.first == 1 for _, _, place in self.places)
 
     @property
     def ties(self) -> int:
-        """In how many budgets of its tasks its place is shared: some other row is not told from it."""
+        """The number of budgets in which its place is shared: some other row is not told from it."""
         return sum(place.first != place.last for _, _, place in self.places)
 
     @property

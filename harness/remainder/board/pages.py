@@ -83,7 +83,7 @@ class TaskText(NamedTuple):
     """Every major version with records, and its page."""
     description: str = ""
     facts: tuple[tuple[str, str], ...] = ()
-    """What `remainder show` says of it, as words and texts; empty of a task or version that is not here."""
+    """The facts that `remainder show` states, as words and texts; empty for a task that is not here."""
 
     @property
     def command(self) -> str:

@@ -1,4 +1,4 @@
-"""What commands share that measure several rows together: their beginning, and showing what they found."""
+"""Parts of commands that measure several rows together: their beginning, and showing what they found."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["JOINT", "JointKind", "open_asked", "require_output", "show"]
 
 
 class JointKind(NamedTuple):
-    """How a file that follows from several measurements is read and shown; places are `module:function`."""
+    """The functions that read and show a file of several measurements, as `module:function`."""
 
     read: str
-    """Of a path: what `render` and `figure` are given, as a tuple of their arguments."""
+    """The reader: from a path to the arguments of `render` and `figure`, as a tuple."""
     render: str
     figure: str
 

@@ -67,7 +67,7 @@ class Sources:
     ties: int = 0
     """Live sources whose score equals that of the one before: their indices decide."""
     decoder: AffineDecoder | None = None
-    """None where it is not affine."""
+    """The affine decoder; None where it is not affine."""
 
     @property
     def full(self) -> int:

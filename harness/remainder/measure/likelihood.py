@@ -104,7 +104,7 @@ class Normal:
         return Compared(loss, (outputs - kept[0])[:, 0].square() / 2, None)
 
     def entropy(self, outputs: Outputs) -> Float[Tensor, " rows"] | None:
-        """None: it is the same of all."""
+        """Return None: the entropy is the same for all outputs."""
         return None
 
 

@@ -85,7 +85,7 @@ class TokenValues:
     tokens: pd.DataFrame
     """A row a scored token: document, window, position, tissue, entropy (empty for numbers)."""
     values: dict[Cell, dict[str, NDArray[np.float64]]]
-    """By column: losses less the clean one and KLs, nats, `[tokens]`."""
+    """Values by column: losses less the clean one and KLs, nats, `[tokens]`."""
     unmeasured: dict[Cell, dict[str, str]]
     tissues: TissueCells
     words: list[tuple[str, ...]]
@@ -93,7 +93,7 @@ class TokenValues:
 
 
 def cells_of(orders: Sequence[str], keeps: Sequence[int], full: int) -> list[Cell]:
-    """What is measured: the first order at every number, the others where they keep something else."""
+    """The measurements: the first order at every number, the others where they keep something else."""
     return [Cell(order, keep) for order in orders for keep in keeps if order == orders[0] or 0 < keep < full]
 
 
@@ -136,7 +136,7 @@ class _Measurement:
     progress: Progress
     rungs: tuple[str, ...]
     gradients: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By split, batch after batch, where they are needed."""
+    """The values by split, batch after batch, where they are needed."""
 
     @property
     def _name(self) -> str:

@@ -55,7 +55,7 @@ class Between(NamedTuple):
     variance: float
     """τ², in the square of the quantity's unit; below 0 where groups differ less than sampling makes them."""
     error: float
-    """Its standard error."""
+    """The standard error."""
     p: float
     """Share of permuted labels that spread as much, these included."""
     permuted: float

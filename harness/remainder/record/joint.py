@@ -33,7 +33,7 @@ class JointFile(Generic[Content]):
     command: str
     """The command of `remainder` that writes them."""
     nothing: str
-    """What another file is told to be: "is no flow"."""
+    """The words for another file: "is no flow"."""
 
     @property
     def ending(self) -> str:
@@ -47,7 +47,7 @@ class JointFile(Generic[Content]):
 
     @property
     def fix(self) -> str:
-        """What mends a file that is at fault."""
+        """The sentence that says how to mend a file that is at fault."""
         return (
             f"restore it as it was written, or run `remainder {self.command}` again, which finds its records"
         )

@@ -79,7 +79,7 @@ class Levels(FrozenModel):
     task: TaskInfo
     tier: str
     shells: ShellsOf | None
-    """Where the levels are shells of one submission: of which; null where they are submissions."""
+    """The submission whose shells the levels are; null where they are submissions."""
     levels: tuple[Level, ...]
     statements: dict[str, tuple[Verdict, ...]]
     """Verdicts on each level, by the name of the statement."""

@@ -91,7 +91,7 @@ class Discretised(FrozenModel):
     error: Number
     """Mean over shifts less one independent mode a source, nats a token."""
     shifted: tuple[Real, ...]
-    """The same of each shift alone."""
+    """The value for each shift alone."""
     spread: Real
     """Largest less smallest loss of a shift, nats a token."""
 
@@ -108,7 +108,7 @@ class Discretisation(FrozenModel):
     tier: str
     dtype: str
     seed: int
-    """Of the noise and of the bootstrap."""
+    """The seed of the noise and of the bootstrap."""
     order: str
     """The order in which sources are kept, with all that it depends on besides the submission."""
     keep: int
@@ -130,7 +130,7 @@ class MeasuredModes(NamedTuple):
 
 
 def sums_of(totals: Totals, ratios: Sequence[float], shifts: Sequence[float]) -> DocumentSums:
-    """What is kept of a table of values.
+    """The part of a table of values that is kept.
 
     Args:
         totals: of the clean model and of `rungs_of` these.

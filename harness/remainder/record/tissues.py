@@ -133,7 +133,7 @@ class TissueAt(FrozenModel):
 
 
 class Spread(FrozenModel):
-    """How far tissues differ in one quantity."""
+    """The differences of tissues in one quantity."""
 
     variance: Real | None
     """τ², nats²."""
@@ -154,9 +154,9 @@ class Worst(FrozenModel):
     """The tissue that leaving the bath out harms most."""
 
     tissue: int | None
-    """Its number, from 1; null where there is none."""
+    """The number of the tissue, from 1; null where there is none."""
     raw: Number
-    """With an interval that is valid for all tissues at once."""
+    """The value, with an interval that is valid for all tissues at once."""
 
 
 class Shell(FrozenModel):
@@ -164,11 +164,11 @@ class Shell(FrozenModel):
 
     keep: int
     orders: dict[str, At]
-    """With none or all kept only the first order is there: all others keep the same."""
+    """Results by order; with none or all kept only the first is there: all others keep the same."""
     nearer: dict[str, Number]
     """Raw of the first order less raw of each other."""
     tissues: tuple[TissueAt, ...]
-    """By the first order."""
+    """The tissues by the first order."""
     between: dict[str, Spread]
     worst: Worst
 
@@ -193,7 +193,7 @@ class Tissues(FrozenModel):
     dtype: str
     seed: int
     orders: tuple[str, ...]
-    """In which near sources are chosen; tissues are by the first."""
+    """The orders in which near sources are chosen; tissues are by the first."""
     sources: int
     """How many there are to keep; the largest number at one token, or of `index` in the dictionary."""
     asked: int
@@ -204,10 +204,10 @@ class Tissues(FrozenModel):
     unmeasured: dict[str, dict[str, dict[str, str]]]
     """Reasons why a rung has no values, by order, number of near sources and rung."""
     sums: dict[str, dict[str, dict[str, tuple[Real, ...]]]]
-    """Of orders but the first: sums over each document, by order, number and column."""
+    """The sums over each document, by order (but the first), number and column."""
     follows: Follows
     values_sha256: Sha256
-    """Of the table of tokens beside it."""
+    """The hash of the table of tokens beside it."""
 
 
 class Summaries(NamedTuple):

@@ -1,4 +1,4 @@
-"""What follows from several measurements together, such as a flow, in every format. Needs no torch."""
+"""Results of several measurements together, such as a flow, in every format. Needs no torch."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def tau(spread: Spread) -> float | None:
 
 
 def named(tissue: Tissue) -> str:
-    """What stands out in a tissue: words of the text, else sources."""
+    """The words of the text, else sources, that stand out in a tissue."""
     if tissue.words:
         return " ".join(word.strip() or repr(word) for word in tissue.words)[:_WORDS]
     return " ".join(f"#{one}" for one in tissue.sources)

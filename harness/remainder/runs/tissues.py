@@ -147,7 +147,7 @@ def plan_tissues(
     asked: int | None = None,
     progress: Progress | None = None,
 ) -> PlannedTissues:
-    """What is measured of a submission.
+    """The measurements of a submission.
 
     Args:
         orders: of `measure.near`, that of the tissues first; default: attribution, dynamic and random.

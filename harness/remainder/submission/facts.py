@@ -1,4 +1,4 @@
-"""What `remainder show TASK` and the board's page of a task say of it, as words and texts."""
+"""Facts of a task that `remainder show TASK` and the board's page of it state, as words and texts."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "MIT": ("mit", "mit license"),
     "PSF-2.0": ("psf-2.0", "python software foundation license"),
 }  # fmt: skip
-"""How packages state these licences, in small letters."""
+"""The spellings by which packages state these licences, in small letters."""
 
 
 def read_modules(wheels: Sequence[tuple[SourceWheel, Path]]) -> list[Document]:

@@ -88,7 +88,7 @@ class TissueMeasurements:
 
 
 def normal_spread(document: NDArray[np.int64], label: NDArray[np.int64], value: Array) -> float:
-    """How far groups differ beyond sampling, as a standard normal number (step 2)."""
+    """The difference of groups beyond sampling, as a standard normal number (step 2)."""
     from scipy import stats
 
     frame = pd.DataFrame({"document": document, "label": label, "value": value, "count": 1.0})
