@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from remainder._version import __version__
 
 if TYPE_CHECKING:
-    from remainder.api import evaluate, evaluate_all, flow, score, worst_tokens
+    from remainder.api import evaluate, evaluate_all, flow, levels, score, worst_tokens
     from remainder.circuit.circuit import Circuit
     from remainder.circuit.ranking import NodeRanking, Ranking
     from remainder.errors import (
@@ -79,6 +79,7 @@ __all__ = [
     "evaluate_all",
     "evaluate_sites",
     "flow",
+    "levels",
     "list_tasks",
     "load_results",
     "load_task",
@@ -122,6 +123,7 @@ _HOMES = {
     "evaluate_all": "remainder.api",
     "evaluate_sites": "remainder.measure.several_sites",
     "flow": "remainder.api",
+    "levels": "remainder.api",
     "list_tasks": "remainder.task.spec",
     "load_results": "remainder.report.results",
     "load_task": "remainder.task.spec",

@@ -3,7 +3,7 @@
 1. Records are found by their place, a task at a time (`merge`). Tasks are independent of each other, so that
    many are shared out among processes.
 2. Per task: read, verify, rank, write the pages of the task and of each of its records; flows stand on the
-   pages of the records of their submissions (`flows`).
+   pages of the records of their submissions (`flows`), and so do levels and modes (`joint`).
 3. What the pages of all tasks share: front page, list of all records, snapshots, assets, README.md.
 
 The site is made in a folder beside the one that is wanted, and takes its place when it is whole. A folder
@@ -38,6 +38,13 @@ from remainder.board.flows import (
 )
 from remainder.board.front import MARK, Badge, Shared, TaskLine, tier_text, write_shared
 from remainder.board.frozen import Frozen, folder_beside, frozen, missing
+from remainder.board.joint import (
+    BoardJoint,
+    files_of_joint,
+    joint_section,
+    read_joint,
+    write_joint_files,
+)
 from remainder.board.makers import copy_texts
 from remainder.board.merge import BoardRow, Fault, folders_of_tasks, read_entries, strays
 from remainder.board.overall import Overall, Scored, overall, scored_of
@@ -163,6 +170,8 @@ class _Job(NamedTuple):
     results: Path
     paths: list[Path]
     flows: list[Path]
+    joint: list[Path]
+    """Files of levels and modes."""
     site: Path | None
     snapshots: dict[str, tuple[str, ...]]
     """Names of snapshots, by each record that is in any."""
@@ -185,12 +194,12 @@ def _each(
     processes: int | None,
 ) -> Iterator[_Done]:
     """Every task's work, in the order of their ids, by as many processes as are worth it."""
-    flows = files_of_flows(results)
+    flows, joint = files_of_flows(results), files_of_joint(results)
     jobs = []
-    for task in sorted({*found, *flows}):
+    for task in sorted({*found, *flows, *joint}):
         paths = found.get(task, [])
         snapshots = {path.stem: held[path.stem] for path in paths if path.stem in held}
-        jobs.append(_Job(results, paths, flows.get(task, []), site, snapshots))
+        jobs.append(_Job(results, paths, flows.get(task, []), joint.get(task, []), site, snapshots))
     if processes is None:
         processes = 1 if sum(map(len, found.values())) <= _ALONE else os.cpu_count() or 1
     if processes == 1:
@@ -205,13 +214,16 @@ def _task(job: _Job) -> _Done:
     site, snapshots = job.site, job.snapshots
     entries, faults = read_entries(job.results, job.paths)
     flows, more = read_flows(job.results, job.flows, job.paths, entries)
-    faults += more
+    joint, others = read_joint(job.results, job.joint, entries)
+    faults += [*more, *others]
     history = tuple(history_row(entry, snapshots.get(entry.record.record_id, ())) for entry in entries)
     found = boards(entries)
     if site is not None:
-        _write_records(job, site, entries, found, flows)
+        _write_records(job, site, entries, found, flows, joint)
         for flow in flows:
             write_flow_files(flow, site / "records")
+        for one in joint:
+            write_joint_files(one, site / "records")
     known = {task: load_task(task) for task in {board.group.task for board in found} & set(list_tasks())}
     titles = {task: known[task].title if task in known else "" for task in {one.group.task for one in found}}
     majors = sorted({(int(board.group.major), board.group.task) for board in found})
@@ -269,7 +281,12 @@ def _task(job: _Job) -> _Done:
 
 
 def _write_records(
-    job: _Job, site: Path, entries: Sequence[BoardRow], found: Sequence[Board], flows: Sequence[BoardFlow]
+    job: _Job,
+    site: Path,
+    entries: Sequence[BoardRow],
+    found: Sequence[Board],
+    flows: Sequence[BoardFlow],
+    joint: Sequence[BoardJoint],
 ) -> None:
     """The page of every record, and copies of its two files, so that a reader of the site can verify it."""
     places: dict[str, list[PlaceWithin]] = {}
@@ -290,6 +307,7 @@ def _write_records(
             job.snapshots.get(record.record_id, ()),
             [flow_section(flow) for flow in flows if flow.is_of(entry)],
             badges.get(record.record_id, ""),
+            [joint_section(one) for one in joint if one.is_of(entry)],
         )
         page.write_text(text, encoding="utf-8")
         source = job.results / entry.path

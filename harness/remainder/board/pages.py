@@ -18,6 +18,7 @@ from remainder.board.curves import Curve, CurvePanel, Named, curves_of, overlay
 from remainder.board.distortion import curve_table, rate_distortion
 from remainder.board.figures import pareto, rungs
 from remainder.board.flows import FlowSection
+from remainder.board.joint import JointSection
 from remainder.board.makers import maker_of
 from remainder.board.merge import BoardRow, Fault
 from remainder.board.rank import BoardRanking, Entered, Place, cost_of, kl_of, lead_of
@@ -231,6 +232,7 @@ def record_html(
     snapshots: Sequence[str] = (),
     flows: Sequence[FlowSection] = (),
     badge: str = "",
+    joint: Sequence[JointSection] = (),
 ) -> str:
     """The page of one record.
 
@@ -238,7 +240,7 @@ def record_html(
         places: within every budget where it has one.
         history: every record of the same submission on the same task, itself included.
         snapshots: names of those that hold it.
-        flows: of its submission on its task.
+        flows, joint: of its submission on its task.
         badge: its path below the site, without an ending; empty if it has none.
     """
     record, group = entry.record, entry.group
@@ -265,6 +267,7 @@ def record_html(
         flows=flows,
         badge=badge,
         maker=maker_of(record),
+        joint=joint,
         figure=rungs(record),
         curve=curves_of(record),
         history=[history_row(one) for one in newest],

@@ -20,7 +20,15 @@ from remainder.report.joint import render_joint
 from remainder.report.layout import WIDTH
 from remainder.report.text import Cells, Notes, frame_cells
 
-__all__ = ["COLUMNS", "SAYS", "levels_frame", "render_levels", "steps_of"]
+__all__ = [
+    "COLUMNS",
+    "SAYS",
+    "levels_frame",
+    "render_levels",
+    "steps_of",
+    "tables_of_levels",
+    "title_of",
+]
 
 _PARTS = ("What a level adds, and what it costs", "Whether it is noise", "What the coarser level tells")
 """Tables, by their titles; the first has the levels' own."""
@@ -144,13 +152,24 @@ def render_levels(
     Raises:
         RecordError: there is no such format.
     """
+    tables, frame = tables_of_levels(levels, records), levels_frame(levels, records)
+    return render_joint(levels, frame, tables, format, rows="levels", width=width, color=color)
+
+
+def tables_of_levels(levels: Levels, records: Sequence[Record]) -> list[Cells]:
+    """The tables of levels: numbers of each, and verdicts on it.
+
+    Args:
+        records: of the levels, in their order.
+    """
     steps = steps_of(levels)
-    tables = [
-        *(_numbers(steps, records, part, title) for part, title in enumerate((_title(levels), *_PARTS[1:]))),
+    return [
+        *(
+            _numbers(steps, records, part, title)
+            for part, title in enumerate((title_of(levels), *_PARTS[1:]))
+        ),
         _verdicts(levels, steps),
     ]
-    frame = levels_frame(levels, records)
-    return render_joint(levels, frame, tables, format, rows="levels", width=width, color=color)
 
 
 def _numbers(steps: Sequence[str], records: Sequence[Record], part: int, title: str) -> Cells:
@@ -165,7 +184,8 @@ def _numbers(steps: Sequence[str], records: Sequence[Record], part: int, title: 
     return Cells(title, ["level", *(column.heading for column in columns)], rows, below)
 
 
-def _title(levels: Levels) -> str:
+def title_of(levels: Levels) -> str:
+    """A line on what levels are of."""
     names = [level.submission.name for level in levels.levels]
     pairs = zip(_labels(levels), names, strict=True)
     named = ", ".join(name if name.endswith(label) else f"{label}: {name}" for label, name in pairs)

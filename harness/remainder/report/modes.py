@@ -9,7 +9,7 @@ from remainder.report.joint import render_joint
 from remainder.report.layout import WIDTH
 from remainder.report.text import Cells, Notes, format_value, frame_cells, in_words
 
-__all__ = ["modes_frame", "render_modes"]
+__all__ = ["modes_frame", "render_modes", "table_of_modes"]
 
 _KEPT = {"reading": "gᵀΣg", "trace": "tr Σ"}
 _HEADINGS = ["keeps", "Λ", "shells", "error", "spread over z"]
@@ -37,6 +37,12 @@ def render_modes(
     Raises:
         RecordError: there is no such format.
     """
+    frame, tables = modes_frame(found), [table_of_modes(found)]
+    return render_joint(found, frame, tables, format, rows="modes", width=width, color=color)
+
+
+def table_of_modes(found: Discretisation) -> Cells:
+    """The table of a discretisation, with lines on it."""
     notes = Notes()
     title = (
         f"{found.submission.name} on {found.task.id}, tier {found.tier}: {found.keep} of {found.sources} "
@@ -60,5 +66,4 @@ def render_modes(
         f"The bath's own Gaussian costs {in_words(found.bath)} more than its mean; one independent mode a "
         f"source costs {in_words(found.sources_apart)} more than that.",
     ]
-    cells = Cells(title, _HEADINGS, rows, below)
-    return render_joint(found, modes_frame(found), [cells], format, rows="modes", width=width, color=color)
+    return Cells(title, _HEADINGS, rows, below)

@@ -17,9 +17,9 @@ from remainder.report.explain import explained
 from remainder.report.flow import title_of
 from remainder.report.flow_tables import scale_lines, tables_of_flow
 from remainder.report.tables import glances
-from remainder.report.text import in_words
+from remainder.report.text import Cells, in_words
 
-__all__ = ["explanation_html", "flow_html", "tables_html"]
+__all__ = ["cells_html", "explanation_html", "flow_html", "tables_html"]
 
 _TABLE = """
 {%- macro table(cells, words) -%}
@@ -74,6 +74,11 @@ def _template(name: str) -> Template:
 def tables_html(records: Iterable[Record]) -> str:
     """The tables of records with the columns that a terminal shows, their footnotes below."""
     return _template("tables").render(tables=glances(records))
+
+
+def cells_html(tables: Sequence[Cells]) -> str:
+    """Tables of ready cells, their notes below."""
+    return _template("tables").render(tables=tables)
 
 
 def explanation_html(record: Record) -> str:
