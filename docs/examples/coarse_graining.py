@@ -1,4 +1,4 @@
-"""Write docs/coarse-graining.md and its figures from the flows that are committed.
+"""Write docs/coarse-graining.md and its figures from the flows, levels and modes that are committed.
 
     python docs/examples/coarse_graining.py [--flows DIR] [--figures DIR]
 
@@ -35,11 +35,13 @@ from remainder.task.script import load_script
 if TYPE_CHECKING:
     import coarse_graining_answers as answers
     import coarse_graining_layers as across
+    import coarse_graining_levels as levels
     import findings_words as words
 else:
     words = load_script(Path(__file__).with_name("findings_words.py"))
     answers = load_script(Path(__file__).with_name("coarse_graining_answers.py"))
     across = load_script(Path(__file__).with_name("coarse_graining_layers.py"))
+    levels = load_script(Path(__file__).with_name("coarse_graining_levels.py"))
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = ROOT / "leaderboard" / "flows"
@@ -334,14 +336,21 @@ def _png(figure: Figure, comment: str) -> bytes:
     return data.getvalue()
 
 
-def blocks(flows: dict[Place, MeasuredFlow], chains: Mapping[str, Layers]) -> dict[str, str]:
-    """Every block of the page by its name."""
+def blocks(
+    flows: dict[Place, MeasuredFlow], chains: Mapping[str, Layers], over: levels.Committed
+) -> dict[str, str]:
+    """Every block of the page by its name.
+
+    Args:
+        over: levels over each other, and modes.
+    """
     return {
         "example": example(flows),
         "overview": overview(flows),
         "flows": by_task(flows),
         **answers.blocks(flows),
         **across.blocks(chains),
+        **levels.blocks(over),
     }
 
 
@@ -351,8 +360,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the figures")
     given = parser.parse_args(arguments)
     flows, chains = read(given.flows), across.read(given.flows)
-    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows, chains))
+    over = levels.read(given.flows, list(TITLES))
+    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows, chains, over))
     drawn = draw(flows, chains, given.figures)
+    for name, (figure, drawn_from) in levels.figures(over).items():
+        drawn.append(given.figures / name)
+        write_atomically(drawn[-1], _png(figure, drawn_from))
     PAGE.write_text(page, encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)} and {len(drawn)} figure(s)")
 

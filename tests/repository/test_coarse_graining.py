@@ -43,14 +43,15 @@ def example(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> MeasuredFlow:
 def test_the_page_is_that_of_the_flows(page: ModuleType, flows: dict[Any, MeasuredFlow]) -> None:
     """What `python docs/examples/coarse_graining.py` writes is what stands there."""
     text = page.PAGE.read_text(encoding="utf-8")
-    chains = page.across.read(page.FLOWS)
-    assert page.words.filled(text, page.blocks(flows, chains)) == text
-    named = set(re.findall(r"\(figures/(flow-[^)]+\.png)\)", text))
+    chains, over = page.across.read(page.FLOWS), page.levels.read(page.FLOWS, list(page.TITLES))
+    assert page.words.filled(text, page.blocks(flows, chains, over)) == text
+    named = set(re.findall(r"\(figures/((?:flow|levels|modes)-[^)]+\.png)\)", text))
     leads = {}
     for place, measured in flows.items():
         leads.setdefault(place.task, (page.figure_name(place), page.drawn_of(measured.flow)))
-    assert named == {name for name, _ in leads.values()}
-    for name, drawn in leads.values():
+    drawn_from = dict(leads.values()) | page.levels.drawn_from(over)
+    assert named == set(drawn_from)
+    for name, drawn in drawn_from.items():
         with Image.open(page.FIGURES / name) as figure:
             assert figure.info["Comment"] == drawn, f"{name} is of other records"
     assert set(re.findall(r"\(figures/(layers-[^)]+\.png)\)", text)) == set(
@@ -117,6 +118,7 @@ def test_flows_are_small(page: ModuleType) -> None:
     own = [path for path in held if path.relative_to(page.FLOWS).parts[0] in ("tiny", "tracr", "controls")]
     assert sum(path.stat().st_size for path in own) < MOST
     named = {shell.record for path in FLOWS for shell in page.flow_alone(path).shells}
+    named |= page.levels.records_of(page.levels.read(page.FLOWS, []))
     assert {path.stem for path in held if path.suffix == ".json"} == named, "a record is no flow's"
 
 
@@ -214,7 +216,10 @@ def test_more_flows_are_listed_and_a_missing_shell_is_named(
         shutil.copy(record, place / record.parent.name)
     found = page.read(tmp_path)
     assert list(found) == [example]
-    assert "No flow that is committed answers this." in page.blocks(found, {})["falsified 4"]
+    assert (
+        "No flow that is committed answers this."
+        in page.blocks(found, {}, page.levels.Committed((), ()))["falsified 4"]
+    )
     with pytest.raises(RecordError, match="holds no flow"):
         page.read(place / record.parent.name)
 

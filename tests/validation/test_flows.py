@@ -68,6 +68,8 @@ def test_quantities_of_a_flow_are_read() -> None:
     assert (margin.kind, margin.rung, margin.shell) == ("margin", "bath", 3)
     assert needs([shell, scale]).rungs == ("raw",)
     assert set(needs([margin]).rungs) == {"raw", "mean", "full-0.3", "full-0.6", "full"}
+    mode = parse_quantity("3: reading 4", "x")
+    assert (mode.kind, mode.rung, mode.shell) == ("of modes", "reading 4", 3)
     for text in ("x: raw", "3: k raw2", "k height", "3: margin height"):
         with pytest.raises(TaskError, match="no quantity"):
             parse_quantity(text, "x")

@@ -33,6 +33,7 @@ __all__ = [
     "discretised",
     "edges_of",
     "mode_rung",
+    "numerators_of",
     "rungs_of",
     "sums_of",
 ]
@@ -161,11 +162,11 @@ def discretised(
     """
     tokens = np.array(values.tokens, dtype=np.float64)
     bootstrap = Bootstrap(len(tokens), seed=seed)
-    loss = {rung: np.array(above, dtype=np.float64) for rung, above in values.above.items()}
-
-    def number(numerator: NDArray[np.float64]) -> Number:
-        return Number.of_ratio(bootstrap, Ratio(numerator, tokens))
-
+    numbers = {
+        name: Number.of_ratio(bootstrap, Ratio(numerator, tokens))
+        for name, numerator in numerators_of(values, ratios, shifts).items()
+    }
+    loss = _losses(values)
     rows = []
     for kind in KINDS:
         for ratio in ratios:
@@ -176,13 +177,34 @@ def discretised(
                     kind=kind,
                     ratio=ratio,
                     shells=tuple(len(edges_of(full, ratio, shift, keep)) - 1 for shift in shifts),
-                    error=number(losses.mean(0) - loss["independent"]),
+                    error=numbers[f"{kind} {ratio:g}"],
                     shifted=tuple(float(each) for each in pooled),
                     spread=float(pooled.max() - pooled.min()),
                 )
             )
     return {
-        "bath": number(loss["full"] - loss["mean"]),
-        "sources_apart": number(loss["independent"] - loss["full"]),
+        "bath": numbers["bath"],
+        "sources_apart": numbers["sources apart"],
         "modes": tuple(rows),
     }
+
+
+def numerators_of(
+    values: DocumentSums, ratios: Sequence[float], shifts: Sequence[float]
+) -> dict[str, NDArray[np.float64]]:
+    """What is told of a discretisation, summed over each document, `[documents]`, in nats.
+
+    Returns:
+        `bath`, `sources apart`, and the error of each kind of mode and ratio, such as `reading 4`.
+    """
+    loss = _losses(values)
+    found = {"bath": loss["full"] - loss["mean"], "sources apart": loss["independent"] - loss["full"]}
+    for kind in KINDS:
+        for ratio in ratios:
+            shifted = [loss[mode_rung(kind, ratio, shift)] for shift in shifts]
+            found[f"{kind} {ratio:g}"] = np.mean(shifted, axis=0) - loss["independent"]
+    return found
+
+
+def _losses(values: DocumentSums) -> dict[str, NDArray[np.float64]]:
+    return {rung: np.array(above, dtype=np.float64) for rung, above in values.above.items()}

@@ -22,6 +22,7 @@ per scored token, errors shares of scored tokens. Quantities:
 | `rho`, `rho even`, `rho odd`, `rho NULL`, … | the Gaussian ratio, its parts, and those to other nulls |
 | `K: QUANTITY` | any of these of the shell that keeps K sources, of a flow (see `validation.flows`) |
 | `k SCALE`, `K: margin SCALE` | where a scale of a flow is crossed; by how much a shell fails it |
+| `K: bath`, `K: sources apart`, `K: reading Λ`, … | of one Gaussian mode a shell (see `validation.levels`) |
 | `K: NAME at S`, `K: NAME` | number of the S-th site of a chain, or of all of it (see `validation.layers`) |
 | `K: tau2 NAME`, `K: spread NAME` | how far tissues of tokens differ (see `validation.tissues`) |
 
@@ -33,6 +34,7 @@ across tasks, with the fields of `Law`, and `figure() -> dict` (see `remainder.v
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from types import ModuleType
@@ -41,6 +43,7 @@ from typing import Any, Literal, NamedTuple
 from remainder.errors import TaskError
 from remainder.record.flow import SCALES
 from remainder.record.layers import ChainNumbers, SiteNumbers
+from remainder.record.modes import KINDS
 from remainder.record.rungs import ALL, AMPLITUDES, KERNELS
 from remainder.record.tissues import QUANTITIES
 from remainder.task.script import guarded
@@ -64,6 +67,7 @@ Kind = Literal[
     "margin",
     "of a shell",
     "of layers",
+    "of modes",
     "tau2",
     "spread",
 ]
@@ -90,6 +94,7 @@ _OF_LAYERS: dict[str, bool] = {
     **{name.replace("_", " "): False for name in ChainNumbers.model_fields},
 }
 """Numbers of layers, and whether each is of a site."""
+_OF_MODES = re.compile(rf"bath|sources apart|({'|'.join(KINDS)}) [0-9.]+")
 _RUNGS = {*KERNELS, "coupled", "full-sequential", "full-counterterm"}
 """The last two are of several sites at once: `validation.several_sites`."""
 _ANNEALED_PAIRS = 8
@@ -179,7 +184,7 @@ def parse_quantity(text: str, place: str) -> ClaimedQuantity:
 
 
 def _of_a_flow(text: str, bare: str, side: Side, place: str) -> ClaimedQuantity | None:
-    """The quantity of a flow, of one of its shells or of layers that this is; None if it is neither."""
+    """The quantity of a flow, one of its shells, layers or modes that this is; None if it is of none."""
     keep, colon, own = bare.partition(": ")
     if colon and keep.isdecimal():
         name, at, site = own.partition(" at ")
@@ -192,6 +197,8 @@ def _of_a_flow(text: str, bare: str, side: Side, place: str) -> ClaimedQuantity 
                 int(keep),
                 site=int(site) if at else None,
             )
+        if _OF_MODES.fullmatch(own):
+            return ClaimedQuantity(text, "of modes", own, side, int(keep))
         scale = own.removeprefix("margin ")
         if scale in SCALES and scale != own:
             return ClaimedQuantity(text, "margin", scale, side, int(keep))

@@ -5,7 +5,8 @@
    that is drawn when the run starts, so that nobody can tune anything to it.
 2. In each world every interpretation with a claim is scored by `remainder.evaluate`, like any other, on only
    the rungs that its claims need; and every flow with a claim shell by shell (`validation.flows`),
-   chains of sites (`validation.layers`), and tissues of tokens (`validation.tissues`).
+   chains of sites (`validation.layers`), levels and modes (`validation.levels`), and tissues of tokens
+   (`validation.tissues`).
 3. All comparisons of the run are judged together (`verdict.judge`); then the laws across tasks.
 """
 
@@ -30,6 +31,16 @@ from remainder.validation.claims import Claim, Law, needs, parse_quantity, read_
 from remainder.validation.figures import FigureSpec, read_figure
 from remainder.validation.flows import BY, FLOWS, FlowMeasurements, measure_flow_of
 from remainder.validation.layers import ACROSS, LAYERS, LayerMeasurements, measure_layers_of
+from remainder.validation.levels import (
+    IN_LEVELS,
+    IN_MODES,
+    LEVELS,
+    MODES,
+    LevelMeasurements,
+    ModeMeasurements,
+    measure_levels_of,
+    measure_modes_of,
+)
 from remainder.validation.quantities import Measurements
 from remainder.validation.several_sites import JOINED, SitesMeasurements, interpretation_of, measure_sites
 from remainder.validation.tissues import IN_TISSUES, TISSUES, TissueMeasurements, measure_tissues_of
@@ -109,7 +120,7 @@ def controls(names: Iterable[str | Task] | None = None) -> list[Control]:
                 )
             beside = {
                 name: load_script(path.with_name(name))
-                for name in (FLOWS, LAYERS, TISSUES)
+                for name in (FLOWS, LAYERS, LEVELS, MODES, TISSUES)
                 if path.with_name(name).is_file()
             }
             place = f"{task.id}: {task.build.expected}"
@@ -199,9 +210,19 @@ def _findings(worlds: Sequence[_World], tier: str, device: str, progress: Progre
             (progress or silent)(f"{world.id}: {name}, seed {seed}", done, total)
             own = [claim for claim in claims if claim.interpretation == name]
             measurements: (
-                Measurements | SitesMeasurements | FlowMeasurements | LayerMeasurements | TissueMeasurements
+                Measurements
+                | SitesMeasurements
+                | FlowMeasurements
+                | LayerMeasurements
+                | LevelMeasurements
+                | ModeMeasurements
+                | TissueMeasurements
             )
-            if name.endswith(ACROSS):
+            if name.endswith(IN_LEVELS):
+                measurements = measure_levels_of(loaded, name, tier, [claim.quantity for claim in own])
+            elif name.endswith(IN_MODES):
+                measurements = measure_modes_of(loaded, name, tier, [claim.quantity for claim in own])
+            elif name.endswith(ACROSS):
                 claimed = [claim.quantity for claim in own]
                 measurements = measure_layers_of(
                     control.script, control.place, name, seed, tier, device, claimed
