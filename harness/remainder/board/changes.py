@@ -76,7 +76,7 @@ def changes_between(earlier: Mapping[str, str], later: Mapping[str, str], names:
 
 
 def history_of_changes(snapshots: Sequence[Frozen], now: Mapping[str, str]) -> list[Changes]:
-    """List changes from each snapshot to the next one, and from the newest to the records there, the last first.
+    """List changes from each snapshot to the next, and from the newest to the records there, the last first.
 
     Args:
         snapshots: newest first.
