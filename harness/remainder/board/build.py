@@ -222,8 +222,8 @@ def _task(job: _Job) -> _Done:
         _write_records(job, site, entries, found, flows, joint)
         for flow in flows:
             write_flow_files(flow, site / "records")
-        for one in joint:
-            write_joint_files(one, site / "records")
+        for part in joint:
+            write_joint_files(part, site / "records")
     known = {task: load_task(task) for task in {board.group.task for board in found} & set(list_tasks())}
     titles = {task: known[task].title if task in known else "" for task in {one.group.task for one in found}}
     majors = sorted({(int(board.group.major), board.group.task) for board in found})

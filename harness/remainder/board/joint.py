@@ -35,7 +35,7 @@ __all__ = ["BoardJoint", "JointSection", "files_of_joint", "joint_section", "rea
 
 
 class JointSection(NamedTuple):
-    """What follows from several measurements, as a section of a page."""
+    """The results of several measurements, as a section of a page."""
 
     heading: str
     title: str
@@ -58,9 +58,9 @@ class BoardJoint:
     """The place of its figure, `module:function`."""
     content: Any
     arguments: tuple[Any, ...]
-    """What the figure is drawn from."""
+    """The content that the figure is drawn from."""
     place: Path
-    """Where a folder of results has it."""
+    """The place that a folder of results has for it."""
     task: TaskInfo
     submissions: frozenset[str]
     """Hashes of those on whose pages it is shown."""

@@ -192,7 +192,7 @@ def discretised(
 def numerators_of(
     values: DocumentSums, ratios: Sequence[float], shifts: Sequence[float]
 ) -> dict[str, NDArray[np.float64]]:
-    """What is told of a discretisation, summed over each document, `[documents]`, in nats.
+    """The sums of a discretisation over each document, `[documents]`, in nats.
 
     Returns:
         `bath`, `sources apart`, and the error of each kind of mode and ratio, such as `reading 4`.

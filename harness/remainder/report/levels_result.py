@@ -32,7 +32,7 @@ class LevelsResult:
     records: tuple[Record, ...]
     """Records of the levels, from coarse to fine."""
     path: Path
-    """Their file; the records lie in the folders beside it."""
+    """The file of the levels; the records lie in the folders beside it."""
 
     @property
     def statements(self) -> Mapping[str, tuple[Verdict, ...]]:

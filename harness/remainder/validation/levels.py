@@ -57,7 +57,7 @@ class LevelMeasurements:
     """Levels, from which claimed quantities can be read."""
 
     records: dict[int, StoredRecord]
-    """By how many sources each keeps, ascending."""
+    """The records of levels by how many sources each keeps, ascending."""
 
     def read(self, quantity: ClaimedQuantity) -> Measured:
         """The measured value of a quantity."""
@@ -73,7 +73,7 @@ class ModeMeasurements:
     name: str
     """The task and the interpretation, for messages."""
     found: dict[int, Discretisation]
-    """By how many sources each keeps."""
+    """The discretisations by how many sources each keeps."""
 
     def read(self, quantity: ClaimedQuantity) -> Measured:
         """The measured value of a quantity.
