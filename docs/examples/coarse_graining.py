@@ -26,6 +26,7 @@ from remainder.record.layers import Layers
 from remainder.record.number import Number
 from remainder.record.schema import Record
 from remainder.record.store import read_summary
+from remainder.record.tissues import Summaries
 from remainder.report.flow import COLUMNS
 from remainder.report.flow_panels import kept_what
 from remainder.report.plot_flow import flow_figure
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     import coarse_graining_answers as answers
     import coarse_graining_layers as across
     import coarse_graining_levels as levels
+    import coarse_graining_tissues as near
     import findings_words as words
 else:
     words = load_script(Path(__file__).with_name("findings_words.py"))
     answers = load_script(Path(__file__).with_name("coarse_graining_answers.py"))
     across = load_script(Path(__file__).with_name("coarse_graining_layers.py"))
     levels = load_script(Path(__file__).with_name("coarse_graining_levels.py"))
+    near = load_script(Path(__file__).with_name("coarse_graining_tissues.py"))
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = ROOT / "leaderboard" / "flows"
@@ -337,7 +340,10 @@ def _png(figure: Figure, comment: str) -> bytes:
 
 
 def blocks(
-    flows: dict[Place, MeasuredFlow], chains: Mapping[str, Layers], over: levels.Committed
+    flows: dict[Place, MeasuredFlow],
+    chains: Mapping[str, Layers],
+    over: levels.Committed,
+    tissues: Mapping[str, Summaries],
 ) -> dict[str, str]:
     """Every block of the page by its name.
 
@@ -351,6 +357,7 @@ def blocks(
         **answers.blocks(flows),
         **across.blocks(chains),
         **levels.blocks(over),
+        **near.blocks(tissues),
     }
 
 
@@ -360,10 +367,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the figures")
     given = parser.parse_args(arguments)
     flows, chains = read(given.flows), across.read(given.flows)
-    over = levels.read(given.flows, list(TITLES))
-    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows, chains, over))
+    over, tissues = levels.read(given.flows, list(TITLES)), near.read(given.flows)
+    page = words.filled(PAGE.read_text(encoding="utf-8"), blocks(flows, chains, over, tissues))
     drawn = draw(flows, chains, given.figures)
     for name, (figure, drawn_from) in levels.figures(over).items():
+        drawn.append(given.figures / name)
+        write_atomically(drawn[-1], _png(figure, drawn_from))
+    for name, figure, drawn_from in near.figures(tissues):
         drawn.append(given.figures / name)
         write_atomically(drawn[-1], _png(figure, drawn_from))
     PAGE.write_text(page, encoding="utf-8")

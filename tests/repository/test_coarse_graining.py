@@ -44,7 +44,13 @@ def test_the_page_is_that_of_the_flows(page: ModuleType, flows: dict[Any, Measur
     """What `python docs/examples/coarse_graining.py` writes is what stands there."""
     text = page.PAGE.read_text(encoding="utf-8")
     chains, over = page.across.read(page.FLOWS), page.levels.read(page.FLOWS, list(page.TITLES))
-    assert page.words.filled(text, page.blocks(flows, chains, over)) == text
+    tissues = page.near.read(page.FLOWS)
+    assert page.words.filled(text, page.blocks(flows, chains, over, tissues)) == text
+    drawn_tissues = {name: drawn for name, _, drawn in page.near.figures(tissues)}
+    assert set(re.findall(r"\(figures/(tissues-[^)]+\.png)\)", text)) == set(drawn_tissues)
+    for name, drawn in drawn_tissues.items():
+        with Image.open(page.FIGURES / name) as figure:
+            assert figure.info["Comment"] == drawn
     named = set(re.findall(r"\(figures/((?:flow|levels|modes)-[^)]+\.png)\)", text))
     leads = {}
     for place, measured in flows.items():
@@ -218,7 +224,7 @@ def test_more_flows_are_listed_and_a_missing_shell_is_named(
     assert list(found) == [example]
     assert (
         "No flow that is committed answers this."
-        in page.blocks(found, {}, page.levels.Committed((), ()))["falsified 4"]
+        in page.blocks(found, {}, page.levels.Committed((), ()), {})["falsified 4"]
     )
     with pytest.raises(RecordError, match="holds no flow"):
         page.read(place / record.parent.name)
