@@ -66,9 +66,9 @@ def abstract(rows: Board, circuits: Sequence[float], alike: Sequence[str], apart
         f"at the median of public models and by up to {format_value(max(circuits))}.",
         f"Of the scores of a row {len(alike)} say one thing ({', '.join(alike)}); "
         + (
-            "each of the board's default columns says another."
+            "each default column of the board that rows have says another."
             if apart
-            else "not each of the board's default columns says another."
+            else "not each default column of the board says another."
         ),
     ]
     return textwrap.fill(" ".join(sentences), words.WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -124,7 +124,7 @@ def price(rows: Board, decisions: str) -> str:
         f"every step{words.few(worse)}.",
         board.by_sign("At the finest step alone", finest, "better", "worse"),
         *([f"Without an efficiency: {board.names(lacking)}."] if lacking else []),
-        decisions,
+        f"{decisions} Pairs are judged one by one here, each at 95 %.",
     ]
     return str(words.bullets(sentences))
 
