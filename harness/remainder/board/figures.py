@@ -20,6 +20,8 @@ __all__ = ["Figure", "ParetoPoint", "pareto", "rungs", "spark"]
 
 _DUST = 1e-6  # nats per token by which losses of float32 passes do not differ
 _LETTER = 5.9  # pixels of a letter, about
+_REASON = 24
+"""Letters that a line of the ladder has room for."""
 _NAMED = 7
 """Points of the front whose names are written beside them, at most."""
 
@@ -142,6 +144,12 @@ def _steps(spots: Sequence[tuple[float, float]], kind: str) -> Markup:
     return Markup('<path class="front {}" d="{}"/>').format(kind, "".join(moves))
 
 
+def _short(reason: str) -> str:
+    """As much of a reason as has room; the table below the figure has all of it."""
+    shown = visible(reason)
+    return shown if len(shown) <= _REASON else f"{shown[: _REASON - 1]}…"
+
+
 def _rung(rung: Rung, y: float, scale: Scale, frame: Frame) -> list[Markup]:
     """A line of the ladder: name, markers, value, and what the rung adds."""
     parts = [
@@ -149,7 +157,7 @@ def _rung(rung: Rung, y: float, scale: Scale, frame: Frame) -> list[Markup]:
         text(frame.right + 170, y + 4, rung.adds, "muted"),
     ]
     if rung.gap.value is None:
-        return [*parts, text(frame.right + 14, y + 4, visible(rung.reason, 24), "muted")]
+        return [*parts, text(frame.right + 14, y + 4, _short(rung.reason), "muted")]
     beside = 4.5 if rung.annealed.value is not None else 0.0
     for number, at, shape, kind, what in (
         (rung.gap, y - beside, "dot", "raw", "quenched"),

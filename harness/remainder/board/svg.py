@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _ONE_SCALE = 12.0
+_LETTER = 6.4  # pixels of a letter of a tick, about
 
 
 class Frame(NamedTuple):
@@ -188,12 +189,15 @@ def grid(xs: Scale, ys: Scale, frame: Frame, *, percent: bool = False) -> Markup
 
 def vertical(scale: Scale, frame: Frame, *, percent: bool = False) -> Markup:
     """Lines at round numbers of the scale that goes from left to right."""
-    parts = []
+    parts, taken = [], -math.inf
     for value in scale.ticks():
         kind = "grid" if value else "grid zero"
-        said = f"{_tick(100 * value)} %" if percent else _tick(value)
-        parts.append(line(scale(value), frame.top, scale(value), frame.bottom, kind))
-        parts.append(text(scale(value), frame.bottom + 15, said, "tick", "middle"))
+        said, at = f"{_tick(100 * value)} %" if percent else _tick(value), scale(value)
+        parts.append(line(at, frame.top, at, frame.bottom, kind))
+        half = _LETTER * len(said) / 2
+        if at - half > taken:  # what is next to 0 on a logarithmic scale may have no room
+            parts.append(text(at, frame.bottom + 18, said, "tick", "middle"))
+            taken = at + half + 4
     return Markup("").join(parts)
 
 
