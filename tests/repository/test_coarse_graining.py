@@ -16,6 +16,7 @@ from remainder.errors import RecordError
 from remainder.record.flow import _SHARES, Bracket, MeasuredFlow
 from remainder.record.flow_file import read_flow
 from remainder.record.number import Number
+from remainder.record.tissues_file import read_tissues
 from remainder.task.script import load_script
 
 FLOWS = sorted((project_root() / "leaderboard" / "flows").rglob("*.flow"))
@@ -269,3 +270,58 @@ def test_layers_are_judged_by_their_verdicts(page: ModuleType) -> None:
         ):
             assert across._follows(given(**words), given_name, wanted).side == side, words
     assert across.blocks({})["layers"] == "No layers are committed."
+
+
+# ---------------------------------------------------------------------------------------------- near and far
+
+NEAR_AND_FAR = (
+    "1. `near` holds at every k between none and all. *Against the picture*: it fails at one of them.",
+    "2. `far` holds from some k on. *Against it*: it fails with all sources kept.",
+    "3. `alike` holds with all sources kept. *Against it*: it fails there, and some tissue has a bath of another "
+    "law.",
+    "4. `own` holds with none kept, and is open with all: what tells tissues apart are near sources, and no longer "
+    "the bath. *Against it*: `own` holds with all sources kept.",
+)
+"""As they were written before the tissues of any task but controls were measured."""
+
+
+def test_near_and_far_are_judged_by_what_was_written_beforehand(page: ModuleType) -> None:
+    text = " ".join(page.PAGE.read_text(encoding="utf-8").split())
+    for statement in NEAR_AND_FAR:
+        assert statement in text
+    near = page.near
+    one = next(iter(near.read(page.FLOWS).values())).tissues
+    holds = {"h": True, "f": False, "o": None}
+
+    def given(statement: str, letters: str) -> Any:
+        """Verdicts with none, some and all kept."""
+        verdicts = one.follows.statements[statement]
+        words = [letters[0], *letters[1] * (len(verdicts) - 2), letters[2]]
+        new = tuple(
+            verdict.model_copy(update={"holds": holds.get(word), "reason": "–" if word == "-" else None})
+            for verdict, word in zip(verdicts, words, strict=True)
+        )
+        statements = {**one.follows.statements, statement: new}
+        return one.model_copy(update={"follows": one.follows.model_copy(update={"statements": statements})})
+
+    for of, statement, letters, side in (
+        (near.near, "near", "-h-", "for"),
+        (near.near, "near", "-f-", "against"),
+        (near.near, "near", "-o-", "undecided"),
+        (near.own, "own", "hho", "for"),
+        (near.own, "own", "hhh", "against"),
+        (near.own, "own", "ooo", "undecided"),
+    ):
+        assert of(given(statement, letters)).side == side, (statement, letters)
+    for letters, side in (("ffh", "for"), ("hhf", "against"), ("hho", "undecided")):
+        assert near._largest(given("far", letters), "far").side == side
+    assert near.blocks({})["tissues"] == "No tissues are committed."
+
+
+TISSUES = sorted((project_root() / "leaderboard" / "flows").rglob("*.tissues"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", TISSUES, ids=lambda path: "/".join(path.parts[-4:]))
+def test_committed_tissues_prove_themselves(path: Path) -> None:
+    assert read_tissues(path).tissues.follows.shells
