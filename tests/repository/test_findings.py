@@ -20,6 +20,7 @@ from remainder.record.number import Number
 from remainder.record.recompute import recompute
 from remainder.record.schema import Record
 from remainder.record.store import read_record, read_summary
+from remainder.report.order_sections import FACTORS
 from remainder.report.quantities import default_columns
 from remainder.task.script import load_script
 
@@ -115,6 +116,40 @@ def test_the_paragraph_on_the_ladder_is_that_of_the_record() -> None:
     ladder = load_script(project_root() / "docs" / "examples" / "ladder.py")
     page = ladder.PAGE.read_text(encoding="utf-8")
     assert block(page, "ladder") == ladder.blocks()["ladder"]
+
+
+@pytest.fixture
+def deep(findings: ModuleType) -> Record:
+    """A row of the board with the parts that the deep plan adds, numbers made up or of protocol 1."""
+    record = findings.words.summary(findings.RESULTS / "smollm2-135m" / "resid-15" / "2" / "topk-sae-32")
+    ladder = load_script(project_root() / "docs" / "examples" / "ladder.py")
+    first = findings.words.summary(ladder.ARCHIVE / "topk-sae-32").metrics
+    others = {
+        "cov-random": Number(value=1.3, low=1.2, high=1.4),
+        "activation-difference": Number(value=0.7, low=0.65, high=0.75),
+    }
+    factors = dict.fromkeys(FACTORS, Number(value=0.1, low=0.05, high=0.15))
+    parts = record.metrics.ratio_parts.model_copy(update={"others": others, "factors": factors})
+    grown = {"ratio_parts": parts, "telescope": first.telescope, "gaussianity": first.gaussianity}
+    return record.model_copy(update={"metrics": record.metrics.model_copy(update=grown)})
+
+
+def test_the_dispute_on_nulls_is_told_by_rows_that_have_them(findings: ModuleType, deep: Record) -> None:
+    first = [row for row in findings.protocol_1.records("resid-15") if findings.protocol_1.is_sparse(row)]
+    said = " ".join(findings.residual.dispute(findings.board.board([deep]), first).split())
+    assert "ρ is above 1 with fitted covariance, cov-random; below 1 with activation-difference" in said
+    assert "The answer turns with the null." in said
+    assert "| ρ, cov-random |" in re.sub(" +", " ", said)
+
+
+def test_the_ladder_says_more_of_a_deep_row(deep: Record) -> None:
+    ladder = load_script(project_root() / "docs" / "examples" / "ladder.py")
+    said = " ".join(ladder.paragraphs(deep, [ladder.deepest("pca-128", "linear-mean")]).split())
+    assert "These figures are of protocol 2." in said
+    assert "could not have shown" in said
+    assert "with `cov-random`" in said
+    assert "`pca-128` by protocol 1" in said
+    assert f"`{deep.metrics.conditional.best}` is the most likely" in said
 
 
 def test_a_joint_interval_is_that_of_a_level_split_over_tests(words: ModuleType) -> None:
