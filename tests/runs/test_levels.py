@@ -21,6 +21,7 @@ from remainder.errors import RecordError
 from remainder.loading.open import open_task
 from remainder.loading.site import SiteTask
 from remainder.measure.plan import Plan, plan
+from remainder.publish.remeasure import rerun
 from remainder.record.levels import STATEMENTS, MeasuredLevels
 from remainder.record.levels_file import read_levels, write_levels
 from remainder.record.number import Number
@@ -234,6 +235,27 @@ def test_levels_prove_themselves(
     gone = levels.levels.model_copy(update={"levels": levels.levels.levels[::2]})
     with pytest.raises(RecordError, match="subspace-3 stands in subspace-7, not in identity"):
         read_levels(write_levels(gone, copy))
+
+
+@pytest.mark.slow
+def test_levels_of_shells_are_measured_again_from_the_whole_submission(
+    loaded: SiteTask, settings: Plan, tmp_path: Path
+) -> None:
+    """Both the level and the finer one that it stands in are made again by the levels beside the record."""
+    planned = plan_levels(loaded, submissions_for(loaded, ["identity"]), settings, order="index", keeps=KEPT)
+    found = measure_levels(planned, tmp_path)
+    shells = found.levels.shells
+    assert shells is not None
+    assert (shells.submission.name, shells.keeps, shells.sources) == ("identity", KEPT, 12)
+    for level in found.levels.levels:
+        (path,) = tmp_path.rglob(f"{level.record}.json")
+        again = rerun(path, nonce="fixed")
+        assert again.passed, again.faults
+        assert again.rows
+    other = shells.model_copy(update={"sources": 11})
+    forged = write_levels(found.levels.model_copy(update={"shells": other}), tmp_path)
+    with pytest.raises(RecordError, match="11 sources, of which 0 tie: the shell that keeps 3 states others"):
+        read_levels(forged)
 
 
 @pytest.mark.slow
