@@ -255,7 +255,7 @@ def _missing(found: Mapping[str, Verdict]) -> str | None:
 
 
 def _word(verdict: Verdict) -> str:
-    return {"–": "not measured", "open": "is open"}.get(verdict.word, verdict.word)
+    return {"–": "was not measured", "open": "is open"}.get(verdict.word, verdict.word)
 
 
 def _words(found: Mapping[str, Verdict]) -> str:
@@ -263,7 +263,7 @@ def _words(found: Mapping[str, Verdict]) -> str:
     said = [
         f"{', '.join(f'`{name}`' for name in names)} {word if len(names) == 1 else several}"
         for word, several in (
-            ("holds", "hold"), ("fails", "fail"), ("is open", "are open"), ("not measured", "not measured")
+            ("holds", "hold"), ("fails", "fail"), ("is open", "are open"), ("was not measured", "were not measured")
         )
         if (names := [name for name, verdict in found.items() if _word(verdict) == word])
     ]  # fmt: skip
