@@ -277,10 +277,10 @@ def test_layers_are_judged_by_their_verdicts(page: ModuleType) -> None:
 NEAR_AND_FAR = (
     "1. `near` holds at every k between none and all. *Against the picture*: it fails at one of them.",
     "2. `far` holds from some k on. *Against it*: it fails with all sources kept.",
-    "3. `alike` holds with all sources kept. *Against it*: it fails there, and some tissue has a bath of another "
-    "law.",
-    "4. `own` holds with none kept, and is open with all: what tells tissues apart are near sources, and no longer "
-    "the bath. *Against it*: `own` holds with all sources kept.",
+    "3. `alike` holds with all sources kept. *Against it*: it fails there, and some tissue has a bath of "
+    "another law.",
+    "4. `own` holds with none kept, and is open with all: what tells tissues apart are near sources, and no "
+    "longer the bath. *Against it*: `own` holds with all sources kept.",
 )
 """As they were written before the tissues of any task but controls were measured."""
 

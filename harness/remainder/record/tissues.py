@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 
 from remainder.record.between import Between, Groups, bands_of, between, simultaneous_means
 from remainder.record.intervals import MINIMUM_DOCUMENTS, Bootstrap, Ratio
+from remainder.record.json import significant
 from remainder.record.number import FrozenModel, Number, Real, Sha256
 from remainder.record.schema import SubmissionInfo, TaskInfo
 from remainder.record.verdicts import Sides, Verdict, verdicts_of, within
@@ -527,4 +528,4 @@ def _within(sizes: Sequence[Ratio | str], rooms: Sequence[Ratio | str]) -> Sides
 
 
 def _mean(values: Array) -> float | None:
-    return None if not len(values) or np.isnan(values).any() else float(values.mean())
+    return None if not len(values) or np.isnan(values).any() else significant(float(values.mean()))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -21,6 +22,8 @@ __all__ = ["tissues_figure"]
 
 _MOST = 600  # tokens that are drawn, evenly of all
 _LEAST = 1e-6  # nats a token; a KL below has no colour of its own
+_NOTHING = "#dddddd"
+"""Where noise does no harm, and a ratio has no value."""
 _RATIOS = 8.0  # ρ even beyond is drawn as that
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY, PALE, BLACK, "#8c6d31", "#7b4173", "#bd9e39")
 
@@ -45,7 +48,11 @@ def tissues_figure(tissues: Tissues, tokens: pd.DataFrame) -> Figure:
     # From the median's tenth of a thousandth on: single tokens of no harm would take all colours.
     low = max(ends[0], ends[1] * 1e-5)
     image = _draw_grid(
-        harm, np.clip(raw, low, None), keeps, norm=LogNorm(low, max(ends[1], 1.01 * low)), cmap="magma"
+        harm,
+        np.clip(raw, low, None),
+        keeps,
+        norm=LogNorm(low, max(ends[1], 1.01 * low)),
+        cmap=colormaps["magma"],
     )
     bar = figure.colorbar(image, ax=harm, pad=0.01)
     bar.set_label("KL, nats", fontsize=8)
@@ -57,7 +64,7 @@ def tissues_figure(tissues: Tissues, tokens: pd.DataFrame) -> Figure:
         np.clip(np.log2(even), -np.log2(_RATIOS), np.log2(_RATIOS)),
         keeps,
         norm=TwoSlopeNorm(0.0, -np.log2(_RATIOS), np.log2(_RATIOS)),
-        cmap="RdBu_r",
+        cmap=colormaps["RdBu_r"].with_extremes(bad=_NOTHING),
     )
     bar = figure.colorbar(image, ax=ratio, pad=0.01, ticks=[-3, -1, 0, 1, 3])
     bar.set_label("ρ even", fontsize=8)
@@ -99,7 +106,6 @@ def _ratios(tokens: pd.DataFrame, keeps: Sequence[int]) -> Array:
 
 def _draw_grid(axes: Axes, values: Array, keeps: Sequence[int], **look: Any) -> Any:
     image = axes.imshow(values, aspect="auto", interpolation="nearest", origin="lower", **look)
-    image.cmap.set_bad("#dddddd")
     axes.set_yticks(range(len(keeps)), [f"{keep:,}" for keep in keeps], fontsize=7)
     axes.set_ylabel("near sources k", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
@@ -140,7 +146,7 @@ def _draw_lines(axes: Axes, tissues: Tissues, keeps: Sequence[int]) -> None:
         )
     first = tissues.orders[0]
     for place, shell in enumerate(shells):
-        whisker(axes, place, shell.orders[first].raw, 0.0)
+        whisker(axes, float(place), shell.orders[first].raw, 0.0)
     of_all = _known(shell.orders[first].raw.value for shell in shells)
     axes.plot(places, of_all, "o-", color="black", ms=4, label="all")
     for key, marker, label in (("raw", "s", "τ of raw"), ("shape", "v", "τ of shape")):
