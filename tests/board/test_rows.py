@@ -153,6 +153,9 @@ def test_the_maker_is_known_by_the_hashes_of_the_files(real: Record, tmp_path: P
     copy_texts(real, tmp_path)
     log = project_root() / "baselines/topk-sae-16/train.log"
     assert (tmp_path / "submissions/topk-sae-16/train.log").read_bytes() == log.read_bytes()
+    circuits = project_root() / "leaderboard" / "results" / "smollm2-135m" / "ioi" / "2"
+    # A circuit of features names files of other baselines, from which it is made.
+    assert maker_of(read_summary(fullest_record(circuits / "feature-circuit"))) is not None
     files = dict.fromkeys(real.submission.files, "0" * 64)
     other = real.submission.model_copy(update={"files": files})
     assert maker_of(real.model_copy(update={"submission": other})) is None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from remainder.base.address import repository
-from remainder.base.paths import BENCHMARK, baseline_folders, is_checkout, project_root
+from remainder.base.paths import BENCHMARK, baseline_folders, is_checkout, project_root, root_of
 from remainder.errors import InterpretationError
 from remainder.record.json import sha256
 from remainder.record.schema import Record
@@ -24,6 +24,7 @@ from remainder.submission.description import Description, read_description
 
 __all__ = ["Link", "Maker", "copy_texts", "maker_of"]
 
+_DESCRIPTION = "submission.toml"
 _TEXTS = (".log", ".md", ".py", ".toml")
 _LARGEST = 1_000_000
 """Bytes of a text that is copied."""
@@ -56,7 +57,11 @@ def maker_of(record: Record) -> Maker | None:
     """The maker of a record's submission; None if no folder here has its content."""
     submission = record.submission
     folder = baseline_folders().get(submission.name) if is_checkout() else None
-    if folder is None or not all(_hash(folder / name) == found for name, found in submission.files.items()):
+    if folder is None:
+        return None
+    # The hash of a part's description is one of its settings, which its files stand for here.
+    files = {name: found for name, found in submission.files.items() if not name.endswith(_DESCRIPTION)}
+    if any(_hash(root_of(folder, name) / name) != found for name, found in files.items()):
         return None
     try:
         stated = read_description(folder, Description)
