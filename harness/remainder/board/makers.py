@@ -59,7 +59,7 @@ def maker_of(record: Record) -> Maker | None:
     folder = baseline_folders().get(submission.name) if is_checkout() else None
     if folder is None:
         return None
-    # The hash of a part's description is one of its settings, which its files stand for here.
+    # The description of a part may have got another title or licence since; its weights say what it is.
     files = {name: found for name, found in submission.files.items() if not name.endswith(_DESCRIPTION)}
     if any(_hash(root_of(folder, name) / name) != found for name, found in files.items()):
         return None
