@@ -263,10 +263,13 @@ def _words(found: Mapping[str, Verdict]) -> str:
     said = [
         f"{', '.join(f'`{name}`' for name in names)} {word if len(names) == 1 else several}"
         for word, several in (
-            ("holds", "hold"), ("fails", "fail"), ("is open", "are open"), ("was not measured", "were not measured")
+            ("holds", "hold"),
+            ("fails", "fail"),
+            ("is open", "are open"),
+            ("was not measured", "were not measured"),
         )
         if (names := [name for name, verdict in found.items() if _word(verdict) == word])
-    ]  # fmt: skip
+    ]
     return " and ".join(said) if len(said) < 3 else ", ".join(said[:-1]) + f" and {said[-1]}"
 
 
