@@ -145,7 +145,7 @@ def _steps(spots: Sequence[tuple[float, float]], kind: str) -> Markup:
 
 
 def _short(reason: str) -> str:
-    """As much of a reason as has room; the table below the figure has all of it."""
+    """The part of a reason that has room; the table below the figure has all of it."""
     shown = visible(reason)
     return shown if len(shown) <= _REASON else f"{shown[: _REASON - 1]}…"
 

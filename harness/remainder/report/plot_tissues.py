@@ -23,7 +23,7 @@ __all__ = ["tissues_figure"]
 _MOST = 600  # tokens that are drawn, evenly of all
 _LEAST = 1e-6  # nats a token; a KL below has no colour of its own
 _NOTHING = "#dddddd"
-"""Where noise does no harm, and a ratio has no value."""
+"""The colour where noise does no harm, and a ratio has no value."""
 _RATIOS = 8.0  # ρ even beyond is drawn as that
 _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY, PALE, BLACK, "#8c6d31", "#7b4173", "#bd9e39")
 
