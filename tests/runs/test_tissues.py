@@ -52,7 +52,8 @@ def test_tissues_of_controls(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_program_has_tissues(remainder: Command, tmp_path: Path) -> None:
-    arguments = ("tissues", "tracr/histogram", "--with", "keep-all-read", "--out", str(tmp_path))
+    out = tmp_path / "results"
+    arguments = ("tissues", "tracr/histogram", "--with", "keep-all-read", "--out", str(out))
     outcome = remainder(*arguments, "--format", "json", "--save", str(tmp_path / "a.png"))
     assert outcome.code == 0, outcome.err
     content = json.loads(outcome.out)
@@ -63,9 +64,11 @@ def test_a_compiled_program_has_tissues(remainder: Command, tmp_path: Path) -> N
     assert second["orders"].keys() == {"attribution", "dynamic", "random"}
     (path,) = tmp_path.rglob("*.tissues")
     assert json.loads(remainder("explain", str(path), "--format", "json").out) == content
-    verified = remainder("verify", str(tmp_path))
+    verified = remainder("verify", str(out))
     assert verified.code == 0, verified.out + verified.err
-    assert "estimate" not in remainder(*arguments, "--estimate").err
+    foreseen = remainder(*arguments, "--estimate")
+    assert "0, 1, 2 near sources of 2, by attribution, dynamic, random" in foreseen.out, foreseen.err
+    assert "time: about" in foreseen.out
 
 
 @pytest.mark.slow
