@@ -498,6 +498,8 @@ def variation_block() -> str:
         if len(having) < len(found) or not len(having):
             return [title, whose, "–", "–", "–"]
         mean, spread = float(having.mean()), float(having.std(ddof=1))
+        if spread < 1e-12 * abs(mean):  # rounding
+            spread = 0.0
         crosses = having.min() < 0 < having.max() or mean == 0
         share = "–" if crosses else f"{100 * spread / abs(mean):.2g} %"
         return [title, whose, format_value(mean, spread or None), f"{spread:.2g}", share]
