@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy import sparse
 
 from remainder.record.intervals import MINIMUM_DOCUMENTS, Bootstrap
 from remainder.record.scales import SCALES
@@ -84,6 +83,8 @@ class Groups(NamedTuple):
         """Sums over the tokens of each document and group."""
         place = self.document * self.groups + self.label
         shape = (len(place), self.documents * self.groups)
+        from scipy import sparse  # slow to load, and whoever reads a record needs none
+
         chosen = sparse.csr_matrix((np.ones(len(place)), place, np.arange(len(place) + 1)), shape)
         found: Array = (chosen.T @ values).reshape(self.documents, self.groups, -1)
         return found

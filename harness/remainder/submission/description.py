@@ -95,8 +95,9 @@ class Description(BaseModel):
         return kind
 
     def fits(self, task: Task) -> bool:
-        """Whether it was made for `task`; one that names no tasks was made for all."""
-        return self.kind in task.kind.submissions and (not self.tasks or task.id in self.tasks)
+        """Whether it was made for `task`, or for the one that it is a variant of; naming none, for all."""
+        made_for = not self.tasks or task.id in self.tasks or task.variant_of in self.tasks
+        return self.kind in task.kind.submissions and made_for
 
 
 def read_description(place: Path, model: type[_Model], **more: Any) -> _Model:
