@@ -48,7 +48,7 @@ docs: $(DOCS_STAMP)  ## build the documentation into build/docs; fails at a dead
 	@echo "To read and search it: $(BIN)/remainder board serve --site build/docs"
 
 findings: $(STAMP)  ## write all pages and figures that follow from committed records, in minutes
-	@for page in findings coarse_graining what_moved idea ladder "clone_power --page"; do \
+	@for page in findings coarse_graining what_moved idea ladder sanity "clone_power --page"; do \
 		set -- $$page; $(BIN)/python docs/examples/$$1.py $$2 || exit 1; done
 
 address: $(STAMP)  ## fail while the address of the repository is not set; ADDRESS=https://… sets it for once

@@ -19,7 +19,7 @@ from remainder.record.intervals import Ratio
 from remainder.record.number import Number
 from remainder.record.orders import shape_of
 from remainder.record.ratio import gaussian_ratio
-from remainder.record.rungs import ALL, AMPLITUDES, BATH, CIRCUIT_RUNGS, CODED, is_deep
+from remainder.record.rungs import ALL, CIRCUIT_RUNGS, CODED, is_deep
 from remainder.record.schema import Record
 from remainder.record.summary import explained_variance, l0
 from remainder.record.values import Totals, gap, pooled
@@ -83,20 +83,10 @@ def _on_rung(rung: str, name: str) -> OfRecord:
 
 
 def _annealed(record: Record) -> Number:
-    """Of the draws of `full` where they are enough, else of the bath's pairs at amplitude 1."""
     metrics = record.metrics.rungs.get("full")
-    own = None if metrics is None or metrics.annealed is None else metrics.annealed.gap
-    if own is not None and own.value is not None:
-        return own
-    clean = record.metrics.clean.loss
-    for point in record.metrics.bath or ():
-        if point.amplitude == AMPLITUDES[BATH[-1]]:
-            if point.loss.value is None or clean.value is None:
-                return point.loss if point.loss.value is None else clean
-            return Number.bare(
-                point.loss.value - clean.value, "no paired interval of it is kept; Δ bath has one"
-            )
-    return Number.null("it was not asked for") if own is None else own
+    if metrics is None or metrics.annealed is None:
+        return Number.null("it was not asked for")
+    return metrics.annealed.gap
 
 
 def _bits(record: Record) -> Number:
@@ -297,6 +287,7 @@ _TABLE = (
         better="near zero",
         group=GAP,
         short="annealed",
+        deep=True,
     ),
     Quantity(
         "gaussian_ratio",
