@@ -57,7 +57,12 @@ THEIRS = ("explained_variance", "ce_recovered")
 ASKED = ("gap_raw", "gap_annealed", "annealed_difference", "rho_even", "net_bits")
 """Scores that the issue asks of: do they separate where `THEIRS` do not?"""
 EFFICIENCY = scores.Score("efficiency", "large", (), lambda c: c["efficiency"])
-ALL = {**scores.SCORES, "efficiency": EFFICIENCY}
+TITLES = {"gap_annealed": "Δ annealed, nats", "annealed_difference": "annealed − mean, nats"}
+"""The words of all other pages, where the script that measured has its own."""
+ALL = {
+    **{key: one._replace(title=TITLES.get(key, one.title)) for key, one in scores.SCORES.items()},
+    "efficiency": EFFICIENCY,
+}
 RESAMPLES, SEED, LEVEL, POWER = 20_000, 16, 0.95, 0.8
 RUN_RESAMPLES = 4000
 METHODS = ("topk", "jumprelu", "l1")
