@@ -20,7 +20,7 @@ from saelens_peer import all_numbers, as_saelens
 from together import evaluate_together
 
 from remainder.base.paths import project_root
-from remainder.loading.fetch import load_bridge
+from remainder.loading.fetch import load_bridge, local_model
 from remainder.loading.loaded import LoadedTask
 from remainder.loading.open import open_task
 from remainder.task.spec import Tier, load_task
@@ -64,8 +64,9 @@ def subject() -> Subject:
     task = load_task(TASK).model_copy(update={"tiers": {"bench": TIER}})
     loaded: Any = open_task(task, device="cpu")
     tokens = torch.from_numpy(loaded.windows("evaluation").first(WINDOWS).inputs)
-    bridge = as_saelens(load_bridge(task.model, folder=loaded.folder))
-    plain = AutoModelForCausalLM.from_pretrained(loaded.folder, dtype=torch.float32).eval()
+    folder = local_model(task.model)
+    bridge = as_saelens(load_bridge(task.model, folder=folder))
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return Subject(loaded, tokens, bridge, plain)
 
 
