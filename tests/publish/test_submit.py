@@ -349,6 +349,7 @@ def repository(tmp_path: Path) -> Path:
     return checkout
 
 
+@pytest.mark.slow
 def test_open_makes_branch_commit_and_pull_request(
     repository: Path, to: Destinations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

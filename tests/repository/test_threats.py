@@ -421,8 +421,10 @@ def test_attacks_that_memorise_a_split_fail_the_check(known: Known, name: str) -
     "name",
     [
         "trap-token",
-        "offset",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("stealth-tokens", "memorised-evaluation")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("offset", "stealth-tokens", "memorised-evaluation")
+        ),
     ],
 )
 def test_figures_of_attacks_are_measured_again(known: Known, name: str, tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def test_a_shell_is_measured_again_from_the_whole_submission(
         rerun(alone)
 
 
+@pytest.mark.slow
 def test_a_flow_is_kept_beside_its_shells_and_proves_itself(
     chain: MeasuredFlow, place: Path, remainder: Command, tmp_path: Path
 ) -> None:
