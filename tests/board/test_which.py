@@ -158,6 +158,7 @@ def test_other_tasks_versions_and_standings_are_told_apart(here: Path) -> None:
     assert record_of("mine")
 
 
+@pytest.mark.slow
 def test_a_beginning_that_several_records_have_is_refused(here: Path) -> None:
     found = [put(Path("results"), f"mine-{number}")[0] for number in range(40)]
     folder = Path("copies")

@@ -321,6 +321,7 @@ def test_independent_baths_are_shared_ones_for_a_single_reader_in_distribution()
     assert float((ratio - 1).abs().max()) < 0.15
 
 
+@pytest.mark.slow
 def test_counterterm_restores_mean_and_covariance() -> None:
     """On a linear model the logits' moments over calibration prompts are the clean ones."""
     model = PlainModel(linear=True, seed=5)

@@ -83,6 +83,7 @@ def test_a_job_leaves_its_files_outputs_and_summary(
     assert "To mend it" not in summary
 
 
+@pytest.mark.slow
 def test_every_task_is_compared_before_the_job_fails(
     measured: list[str], tmp_path: Path, remainder: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_a_ranking_is_measured_at_every_size(task: PromptTask, tmp_path: Path) -
     assert rows([record])["kept"][0] == costs["headline"].edges
 
 
+@pytest.mark.slow
 def test_random_circuits_are_run_once_a_task_and_the_median_is_kept(
     task: PromptTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

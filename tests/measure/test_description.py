@@ -287,6 +287,7 @@ def test_what_cannot_be_described_says_why() -> None:
 # ------------------------------------------------------------------------------------ whole runs
 
 
+@pytest.mark.slow
 def test_a_run_with_conditional_rungs_states_net_bits_and_verifies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

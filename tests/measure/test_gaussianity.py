@@ -131,6 +131,7 @@ def above_zero(gain: Number) -> bool:
 # ------------------------------------------------------------------------------- what fires, and what not
 
 
+@pytest.mark.slow
 def test_a_gaussian_residual_passes_every_diagnostic() -> None:
     # Five tests at 5 %, two of them dependent, and two gains: one seed in five would fail by chance, and this
     # is one of the others. How often each diagnostic fires is counted in a slow test below.

@@ -275,6 +275,7 @@ def measured(loaded: SiteTask, chosen: Plan, kept: Kept | None = None) -> list[R
 
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_what_was_finished_before_a_stop_is_not_measured_again(
     whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +306,7 @@ def test_what_was_finished_before_a_stop_is_not_measured_again(
         assert counted.windows == 4 * checked(loaded)
 
 
+@pytest.mark.slow
 def test_parts_together_are_the_whole() -> None:
     loaded = loaded_task()
     chosen = plan(loaded.task, "quick", rungs=RUNGS)

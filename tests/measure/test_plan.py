@@ -121,6 +121,7 @@ def test_instruction_sets_that_are_masked_do_not_count() -> None:
 
 
 @pytest.mark.usefixtures("without_units")
+@pytest.mark.slow
 def test_record_table_and_resumed_run_know_of_the_other_dtype(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ def test_a_broken_splice_is_found_on_the_one_batch(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("without_units")
 @pytest.mark.parametrize("tier", ["quick", "standard"])
+@pytest.mark.slow
 def test_a_part_is_the_first_documents_of_the_tier(tier: str, tmp_path: Path) -> None:
     loaded = make_loaded(make_task(tiers=TIERS))
     whole = evaluate(loaded, Shrink(), tier=tier)

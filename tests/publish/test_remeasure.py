@@ -127,6 +127,7 @@ def shares_of(stored: StoredRecord, other: StoredRecord) -> dict[str, Any]:
 # what is honest repeats
 
 
+@pytest.mark.slow
 def test_an_honest_record_repeats_in_any_of_its_documents(tmp_path: Path) -> None:
     place = measured((NAME,), None, tmp_path)[NAME]
     found = rerun(place, documents=3, seed="commit", nonce="word")
@@ -178,6 +179,7 @@ def test_a_document_measured_alone_has_the_values_that_it_has_among_all(nested: 
     assert found.calibration == record.calibration
 
 
+@pytest.mark.slow
 def test_of_a_circuit_all_prompts_are_measured_again(tmp_path: Path) -> None:
     loaded = open_task("tracr/reverse-circuit", device="cpu")
     submission = open_submission("random-edges")
@@ -273,6 +275,7 @@ def test_documents_that_were_left_out_are_missed(honest: dict[str, Path], tmp_pa
     assert found.faults == ("windows: 0 are none of the tier quick, 10 of its 64 are missing",)
 
 
+@pytest.mark.slow
 def test_bits_that_are_all_shifted_alike_are_noticed(honest: dict[str, Path], tmp_path: Path) -> None:
     """What one window is allowed is not allowed to each of nine; nor in the reference's rows."""
     stored = read_record(honest[NAME])
@@ -287,6 +290,7 @@ def test_bits_that_are_all_shifted_alike_are_noticed(honest: dict[str, Path], tm
         assert [fault.partition(":")[0] for fault in told] == [f"sum of {column} of rung {rung}"]
 
 
+@pytest.mark.slow
 def test_one_window_whose_code_turned_is_rounding_and_two_are_not(
     honest: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_example_is_submitted_once_and_for_all(to: Destinations, remainder: 
     assert tree(to.root) == there
 
 
+@pytest.mark.slow
 def test_a_failure_at_the_end_leaves_nothing_and_loses_nothing(
     to: Destinations, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_what_cannot_be_scored_fails_with_one_message(run: Run, marker: str, cal
     assert "pytest_plugin.py" not in text
 
 
+@pytest.mark.slow
 def test_a_task_is_made_ready_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     real = opening.open_task

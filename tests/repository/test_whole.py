@@ -225,6 +225,7 @@ class Shifted(Identity):
         return codes - 0.5
 
 
+@pytest.mark.slow
 def test_a_constant_residual_is_measured_as_far_as_it_goes(exact_ladder: None, tmp_path: Path) -> None:
     result = run(Shifted(), rungs="all", batch_size=12)
     record = result.record

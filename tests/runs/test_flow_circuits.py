@@ -40,6 +40,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_circuits_keep_edges_at_the_sizes_that_they_have(tmp_path: Path, searches: list[str]) -> None:
     loaded = open_task("tiny/induction-circuit", device="cpu")
     (entry,) = submissions_for(loaded, ["other-circuit"])

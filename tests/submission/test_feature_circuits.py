@@ -327,6 +327,7 @@ def _choose(n: int, k: int) -> int:
     return comb(n, k)
 
 
+@pytest.mark.slow
 def test_rungs_that_features_have_not_are_recorded_as_such(task: PromptTask, folder: Path) -> None:
     record = remainder.evaluate(task, folder, rungs="raw,zero,full-sequential").record
     assert set(record.measurement.unmeasured) == {"full-sequential"}
@@ -522,6 +523,7 @@ def test_a_record_of_an_sae_that_has_changed_is_refused(
 # forged records
 
 
+@pytest.mark.slow
 def test_what_is_forged_is_found(
     stored: StoredRecord, place: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
