@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from terminal import Command
 
-from remainder.errors import TaskError
+from remainder.errors import RecordError, TaskError
 from remainder.loading.open import open_task
 from remainder.record.tissues_file import read_tissues
 from remainder.runs.tissues import measure_tissues, plan_tissues, require_tissues, tissues_plan
@@ -88,5 +88,8 @@ def test_what_has_no_near_sources_is_refused_and_nothing_is_written(tmp_path: Pa
     before = path.stat().st_mtime_ns
     assert measure_tissues(one, tmp_path).tissues == read_tissues(path).tissues
     assert path.stat().st_mtime_ns == before  # found again
+    path.write_text(path.read_text(encoding="utf-8").replace('"dynamic"', '"random"', 1), encoding="utf-8")
+    with pytest.raises(RecordError, match="--fresh"):  # and what is damaged is not replaced in silence
+        measure_tissues(one, tmp_path)
     with pytest.raises(TaskError, match="no activations at a site"):
         tissues_plan(open_task("tiny/induction-circuit", device="cpu"), "quick", None, None)

@@ -221,8 +221,8 @@ def measure_tissues(
     if not fresh and place.is_file():
         try:
             return read_tissues(place)
-        except RecordError:  # told by `verify`; it is measured again, and then written anew
-            pass
+        except RecordError as problem:
+            raise RecordError(problem.what, fix="measure it anew by --fresh, or remove it") from problem
     found = summarised(planned, progress)
     write_tissues(found, out)
     return found
